@@ -1,0 +1,1 @@
+"""What two components of Lengthwise must agree on, and nothing else."""

@@ -1,0 +1,260 @@
+"""Bodies of the HTTP APIs that two Lengthwise processes, or a user and one of them, must agree on.
+
+The unit of every number is in its field's name. Called by the queue service, the predictor, the
+worker, the command line and the lab; imports nothing of theirs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lengthwise_contract.states import JobState
+
+#: The engine paths that a job may ask for.
+Endpoint = Literal["/v1/chat/completions", "/v1/completions"]
+
+#: Order of service of one queue; see docs/ordering.md.
+PolicyName = Literal["sjf", "fcfs", "shadow"]
+
+
+class Body(BaseModel):
+    """A body we define: an unknown field is an error that names it, never silently dropped."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+# ------------------------------------------------------------------------------- the predictor
+
+
+class PredictRequest(Body):
+    """`POST /v1/predict`: how long will this answer be?
+
+    Exactly one of `prompt` and `messages` is given. `messages` are rendered by
+    `lengthwise_contract.prompts.render_prompt`, as in training.
+    """
+
+    model: str = Field(min_length=1, max_length=256, description="Name of the LLM that will answer")
+    prompt: str | None = Field(default=None, description="The text of a completion request")
+    messages: list[dict[str, Any]] | None = Field(default=None, description="Chat messages")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> PredictRequest:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give exactly one of `prompt` and `messages`")
+        return self
+
+
+class Prediction(Body):
+    """The predicted length of one answer, as quantiles of a distribution.
+
+    `p10_tokens <= p50_tokens <= p90_tokens`; all are output tokens of the LLM asked about, > 0.
+    `rank_score` orders answers of one LLM by length, and only its order means anything.
+    """
+
+    model_version: str = Field(description="Which predictor said so")
+    p10_tokens: float = Field(gt=0)
+    p50_tokens: float = Field(gt=0)
+    p90_tokens: float = Field(gt=0)
+    mean_tokens: float = Field(gt=0)
+    rank_score: float
+
+
+class PredictBatchRequest(Body):
+    """`POST /v1/predict/batch`: many at once, answered in the same order."""
+
+    inputs: list[PredictRequest] = Field(min_length=1, max_length=1024)
+
+
+class PredictBatchResponse(Body):
+    """The answers to a `PredictBatchRequest`, in its order."""
+
+    predictions: list[Prediction]
+
+
+# ------------------------------------------------------------------------------- jobs
+
+
+class JobRequest(Body):
+    """`POST /v1/jobs`: one request to an LLM, to be answered later.
+
+    `body` is an OpenAI request body and reaches the engine untouched, except that
+    `stream: true` is added where it says nothing about streaming, so that the job's own
+    stream has tokens in it.
+    """
+
+    endpoint: Endpoint = "/v1/chat/completions"
+    body: dict[str, Any]
+    job_class: str = Field(default="interactive", alias="class", max_length=63)
+    max_attempts: int = Field(default=3, ge=1, le=20)
+    delay_ms: int = Field(default=0, ge=0, le=30 * 86_400_000, description="Not before now + this")
+    ttl_ms: int | None = Field(
+        default=None,
+        ge=1,
+        le=30 * 86_400_000,
+        description="Expires if unfinished; null: the queue's",
+    )
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+
+class JobError(Body):
+    """Why a job failed; `code` is stable, `message` says what to do."""
+
+    code: str
+    message: str
+    status: int | None = Field(default=None, description="The engine's HTTP status, if it gave one")
+    body: Any = Field(default=None, description="The engine's own error body, if it gave one")
+
+
+class JobView(Body):
+    """`GET /v1/jobs/{id}`: a job as its owner sees it. Times: ms since the epoch, by Redis."""
+
+    id: str
+    object: Literal["job"] = "job"
+    queue: str
+    endpoint: str
+    job_class: str = Field(alias="class")
+    state: JobState
+    attempt: int = Field(description="How often a worker has claimed it")
+    accepted_ms: float
+    started_ms: float | None = None
+    first_output_ms: float | None = None
+    finished_ms: float | None = None
+    due_ms: float
+    predicted_tokens: float
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    cancel_requested: bool = False
+    error: JobError | None = None
+    response: dict[str, Any] | None = Field(
+        default=None, description="The OpenAI response; while running, what there is of it"
+    )
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+
+class Explanation(Body):
+    """`GET /v1/jobs/{id}/explain`: why the job stands where it stands."""
+
+    id: str
+    queue: str
+    state: JobState
+    policy: PolicyName
+    prediction: Prediction | None = Field(description="null: the predictor did not answer in time")
+    predicted_tokens: float
+    ms_per_token: float = Field(description="Measured; what one output token costs here, ms")
+    predicted_ms: float
+    overtake_factor: float
+    class_offset_ms: float
+    accepted_ms: float
+    due_ms: float
+    position: int | None = Field(description="How many jobs are ahead; null: not waiting")
+    tokens_ahead: float | None = Field(description="Predicted tokens of the jobs ahead")
+    estimated_start_ms: float | None = Field(description="ms since the epoch; null: unknown")
+    why: str
+
+
+# ------------------------------------------------------------------------------- queues
+
+
+class QueueClass(Body):
+    """A service class: a fixed head start or handicap; it ages like every other."""
+
+    name: str = Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    offset_ms: float = Field(ge=0, le=30 * 86_400_000, description="Added to the due time, ms")
+
+
+class QueueSettings(Body):
+    """`PUT /v1/queues/{name}`: how one model's queue behaves; stored in Redis, read by all."""
+
+    policy: PolicyName = "sjf"
+    overtake_factor: float = Field(default=3.0, ge=0, le=1000, description="k; 0 is FCFS")
+    classes: list[QueueClass] = Field(
+        default_factory=lambda: [
+            QueueClass(name="interactive", offset_ms=0),
+            QueueClass(name="batch", offset_ms=600_000),
+        ],
+        min_length=1,
+        max_length=16,
+    )
+    max_depth: int = Field(default=10_000, ge=1, le=10_000_000, description="429 above this")
+    request_ttl_ms: int = Field(default=600_000, ge=1000, le=30 * 86_400_000)
+    default_tokens: float = Field(
+        default=256, gt=0, description="Length assumed before any job has finished, tokens"
+    )
+    default_ms_per_token: float = Field(
+        default=20, gt=0, description="Speed assumed before any job has finished, ms"
+    )
+    max_model_len: int | None = Field(
+        default=None, ge=1, description="Context of the model, tokens; null: the engine decides"
+    )
+    tokenizer: str | None = Field(
+        default=None, description="Path of the model's tokenizer.json; null: prompts are estimated"
+    )
+
+    @model_validator(mode="after")
+    def _distinct_classes(self) -> QueueSettings:
+        names = [c.name for c in self.classes]
+        if len(set(names)) != len(names):
+            raise ValueError(f"class names must be distinct, got {names}")
+        return self
+
+
+class WorkerView(Body):
+    """One worker, from its last heartbeat."""
+
+    id: str
+    slots: int
+    running: int
+    engine: str
+    seen_ms: float
+
+
+class QueueView(Body):
+    """`GET /v1/queues/{name}`: the line as it stands."""
+
+    name: str
+    settings: QueueSettings
+    depth: int = Field(description="Jobs waiting")
+    scheduled: int
+    in_flight: int
+    dead: int
+    backlog_tokens: float = Field(description="Predicted tokens of the waiting jobs")
+    backlog_seconds: float | None = Field(description="At the measured speed; null: no worker")
+    oldest_wait_seconds: float
+    ms_per_token: float
+    median_tokens: float
+    accepted: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    expired: int
+    fallbacks: int = Field(description="Jobs accepted without an answer from the predictor")
+    workers: list[WorkerView]
+
+
+class LineEntry(Body):
+    """One job of the line, for `lengthwise top`; the text of prompts is never shown."""
+
+    id: str
+    state: JobState
+    job_class: str = Field(alias="class")
+    predicted_tokens: float
+    output_tokens: int | None
+    accepted_ms: float
+    due_ms: float
+    started_ms: float | None
+    finished_ms: float | None
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+
+class LineView(Body):
+    """`GET /v1/queues/{name}/line`: the next jobs, those running, and the last finished."""
+
+    now_ms: float
+    waiting: list[LineEntry]
+    running: list[LineEntry]
+    finished: list[LineEntry]

@@ -1,0 +1,1 @@
+"""Where a policy is proved: workloads, measurements, charts."""

@@ -1,0 +1,1 @@
+"""The predictor: output length of a request, as quantiles, from one ONNX model."""

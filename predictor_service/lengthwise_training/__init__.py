@@ -1,0 +1,1 @@
+"""Training of the length predictor: dataset, train, evaluate, export."""

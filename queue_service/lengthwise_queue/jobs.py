@@ -1,0 +1,237 @@
+"""What goes into the store and what comes out of it. Values only; no client, no clock.
+
+All times are ms since the epoch by the Redis server's clock, as floats with us in the fraction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from lengthwise_contract.api import Endpoint, JobError, Prediction, QueueSettings, WorkerView
+from lengthwise_contract.states import JobState
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewJob:
+    """A job as the front end hands it in.
+
+    `id` is a UUIDv7: fixed width and time-ordered, so that equal due times leave in submit order.
+    """
+
+    id: str
+    endpoint: Endpoint
+    body: bytes  #: The engine's request body, JSON, as it came.
+    job_class: str
+    policy: str  #: The policy that priced it, for `explain`.
+    slack_ms: float  #: due = accepted + this; from `policy.slack_ms`.
+    predicted_tokens: float
+    predicted_ms: float
+    prediction: Prediction | None
+    max_attempts: int
+    delay_ms: int  #: Not served before accepted + this.
+    ttl_ms: int  #: Expires unless finished by accepted + this.
+    max_depth: int  #: Refused when this many are waiting or scheduled.
+    idempotency_key: str | None = None
+    fingerprint: str = ""  #: Of the request, to tell a repeat from a reused key.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accepted:
+    """The job is in the line (`duplicate`: it already was, under the same idempotency key)."""
+
+    id: str
+    state: JobState
+    accepted_ms: float
+    due_ms: float
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueFull:
+    """Not accepted: `depth` jobs wait already. Nothing was written."""
+
+    depth: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyReused:
+    """Not accepted: the idempotency key belongs to a different request, job `id`."""
+
+    id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """A worker's right to a job. `nonce` is random per claim: a stale worker is found out."""
+
+    job_id: str
+    nonce: str
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A job that was leased to the caller."""
+
+    lease: Lease
+    endpoint: Endpoint
+    body: bytes
+    due_ms: float
+    predicted_tokens: float
+    deadline_ms: float
+
+
+class LeaseState(StrEnum):
+    """What the store says to a worker that speaks about a job."""
+
+    HELD = "held"  #: The lease stands (and was extended).
+    CANCEL = "cancel"  #: The lease stands, but the answer is no longer wanted: abort and finish.
+    LOST = "lost"  #: The job is no longer this worker's: abort, and say nothing more.
+
+
+class OutcomeKind(StrEnum):
+    """How a claim ended."""
+
+    OK = "ok"  #: Answered.
+    ERROR = "error"  #: Failed for good: the request's own fault.
+    RETRY = "retry"  #: Failed, and may work next time; spends an attempt.
+    RELEASE = "release"  #: Handed back, by a shutdown or a busy engine; spends no attempt.
+    CANCELLED = "cancelled"  #: Aborted, because the store said CANCEL.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a claim ended, with what was measured.
+
+    `output_tokens`, `prompt_tokens`: from the engine's `usage`; None if it gave none.
+    `service_ms`: claim to end, on the worker's monotonic clock.
+    `delay_ms`: with RETRY or RELEASE, not again before now + this.
+    """
+
+    kind: OutcomeKind
+    output_tokens: int | None = None
+    prompt_tokens: int | None = None
+    service_ms: float | None = None
+    error: JobError | None = None
+    delay_ms: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """The answer to `finish`: `state` is None when the lease was lost, and nothing was written.
+
+    Repeating a `finish` whose reply was lost, with the same nonce, gives the same state again.
+    """
+
+    state: JobState | None
+    next_claims: list[Claim] = field(default_factory=list)
+
+
+class EntryKind(StrEnum):
+    """What one entry of a job's output stream is."""
+
+    CHUNK = "chunk"  #: One piece of the engine's answer: an SSE event's JSON, or the whole body.
+    ATTEMPT = "attempt"  #: A new attempt begins: forget all chunks of earlier attempts.
+    END = "end"  #: The last entry, exactly one; `data` is a JSON object {state, error, usage}.
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputEntry:
+    """One entry of a job's output stream; `id` is what `Last-Event-ID` resumes after."""
+
+    id: str
+    kind: EntryKind
+    attempt: int
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job's record, as read."""
+
+    id: str
+    queue: str
+    endpoint: Endpoint
+    job_class: str
+    policy: str
+    state: JobState
+    attempt: int  #: Claims so far.
+    spent: int  #: Attempts that count towards `max_attempts`.
+    max_attempts: int
+    accepted_ms: float
+    due_ms: float
+    deadline_ms: float
+    predicted_tokens: float
+    predicted_ms: float
+    slack_ms: float
+    prediction: Prediction | None = None
+    started_ms: float | None = None
+    first_output_ms: float | None = None
+    finished_ms: float | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    cancel_requested: bool = False
+    worker: str | None = None
+    error: JobError | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TickReport:
+    """What one tick moved."""
+
+    promoted: int = 0  #: scheduled -> queued
+    returned: int = 0  #: leases that ran out, back in the line with their original due time
+    failed: int = 0  #: leases that ran out on their last attempt
+    expired: int = 0  #: deadlines passed
+    cancelled: int = 0  #: leases that ran out on a job whose cancellation was requested
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueStats:
+    """The counters of one queue, read at one instant."""
+
+    now_ms: float
+    depth: int
+    scheduled: int
+    in_flight: int
+    dead: int
+    backlog_tokens: float
+    oldest_accepted_ms: float | None
+    ms_per_token: float | None  #: Measured; None before any job has finished.
+    median_tokens: float | None  #: Measured; None before any job has finished.
+    counters: dict[str, int]  #: accepted, succeeded, failed, cancelled, expired, ...
+    workers: list[WorkerView]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """The jobs to show: next to be served first, then the running, then the last finished."""
+
+    now_ms: float
+    waiting: list[Job]
+    running: list[Job]
+    finished: list[Job]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a waiting job stands: the jobs ahead of it, and their predicted tokens.
+
+    The tokens are exact up to 1,000 jobs ahead; behind those they are scaled by the mean.
+    """
+
+    ahead: int
+    tokens_ahead: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queue:
+    """A queue and its settings."""
+
+    name: str
+    settings: QueueSettings
+
+
+JsonObject = dict[str, Any]

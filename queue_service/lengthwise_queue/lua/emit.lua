@@ -1,0 +1,36 @@
+--[[
+emit: running -> running
+
+Append pieces of the answer to the job's stream. Repeating a call whose reply was lost appends
+nothing twice: `first` counts the pieces of this attempt that came before.
+
+KEYS
+  job     hash    this job's record
+  out     stream  this job's output
+  leases  zset    job id -> lease end, ms since the epoch
+ARGV
+  now_ms, id, nonce, lease_ms, max_entries, first, then the pieces
+RETURNS
+  "held" | "cancel" | "lost"
+]]
+local job, out, leases = unpack(KEYS)
+local now_ms, id, nonce, lease_ms, max_entries, first = unpack(ARGV, 1, 6)
+local now = tonumber(now_ms)
+if not now then
+  local time = redis.call("TIME")
+  now = time[1] * 1000 + time[2] / 1000
+end
+
+local record = redis.call("HMGET", job, "state", "nonce", "cancel", "attempt", "emitted")
+if record[1] ~= "running" or record[2] ~= nonce then
+  return "lost"
+end
+local emitted = tonumber(record[5])
+for i = 7 + math.max(0, emitted - tonumber(first)), #ARGV do
+  redis.call("XADD", out, "MAXLEN", "~", max_entries, "*", "k", "chunk", "a", record[4], "d", ARGV[i])
+  emitted = emitted + 1
+end
+redis.call("HSET", job, "emitted", emitted)
+redis.call("HSETNX", job, "first_output_ms", string.format("%.3f", now))
+redis.call("ZADD", leases, "XX", now + tonumber(lease_ms), id)
+return record[3] and "cancel" or "held"

@@ -1,0 +1,66 @@
+"""Loads the Lua scripts, one per event, and reads the moves that their headers declare.
+
+A header's first lines are its moves, `event: source | source -> target | target`; a test holds
+them equal to `TRANSITIONS`. A line `--@include name` brings in lua/include/name.lua.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from lengthwise_contract.states import Event, JobState
+
+_MOVE = re.compile(r"^(?P<event>[a-z]+): (?P<source>[a-z]+) -> (?P<targets>[a-z |]+)$")
+_INCLUDE = re.compile(r"^--@include (?P<name>[a-z_]+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Script:
+    """One script: its text as Redis gets it, and the SHA-1 that EVALSHA calls it by."""
+
+    event: Event
+    text: str
+    sha: str
+    moves: tuple[tuple[JobState | None, JobState], ...]
+
+
+def _moves(event: Event, text: str) -> Iterator[tuple[JobState | None, JobState]]:
+    header = text.removeprefix("--[[\n").split("]]", 1)[0]
+    for line in header.splitlines():
+        match = _MOVE.match(line)
+        if match is None:
+            break
+        if match["event"] != event:
+            raise ValueError(f"lua/{event}.lua declares a move of {match['event']!r}")
+        source = None if match["source"] == "none" else JobState(match["source"])
+        for target in match["targets"].split("|"):
+            yield source, JobState(target.strip())
+
+
+@cache
+def load(event: Event) -> Script:
+    """The script of an event.
+
+    Raises:
+        ValueError: Its header declares no move, or another event's.
+    """
+    folder = files("lengthwise_queue") / "lua"
+    source = (folder / f"{event}.lua").read_text(encoding="utf-8")
+    moves = tuple(_moves(event, source))
+    if not moves:
+        raise ValueError(f"lua/{event}.lua: the header's first line must be 'event: a -> b'")
+    text = _INCLUDE.sub(
+        lambda m: (folder / "include" / f"{m['name']}.lua").read_text(encoding="utf-8"), source
+    )
+    sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+    return Script(event=event, text=text, sha=sha, moves=moves)
+
+
+def load_all() -> dict[Event, Script]:
+    """Every event's script."""
+    return {event: load(event) for event in Event}

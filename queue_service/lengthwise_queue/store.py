@@ -1,0 +1,130 @@
+"""The store of jobs: one method per event, one Lua script per method, Redis the only truth.
+
+`JobStore` is the seam; `RedisJobStore` in redis_store.py is the implementation. Called by the
+HTTP routes (submit, cancel, reads) and by the worker (claim, beat, emit, finish, tick).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from lengthwise_contract.api import QueueSettings, WorkerView
+from lengthwise_contract.states import JobState
+from lengthwise_queue.jobs import (
+    Accepted,
+    Claim,
+    Finished,
+    Job,
+    KeyReused,
+    Lease,
+    LeaseState,
+    Line,
+    NewJob,
+    Outcome,
+    OutputEntry,
+    Position,
+    Queue,
+    QueueFull,
+    QueueStats,
+    TickReport,
+)
+
+
+class JobStore(Protocol):
+    """Every queue of one Redis. Methods raise `StoreUnavailable` when Redis does not answer."""
+
+    # --- events, one Lua script each
+
+    async def submit(self, queue: str, job: NewJob) -> Accepted | QueueFull | KeyReused:
+        """Hand a job in. Repeating it with the same id or idempotency key is one job."""
+
+    async def claim(self, queue: str, *, worker_id: str, count: int) -> list[Claim]:
+        """Take up to `count` of the next jobs, each on a lease of `lease_ms`; never blocks."""
+
+    async def beat(
+        self, queue: str, *, worker: WorkerView, leases: Sequence[Lease]
+    ) -> dict[str, LeaseState]:
+        """Extend all leases of a worker in one call; job id -> how it stands now."""
+
+    async def emit(self, queue: str, lease: Lease, chunks: Sequence[bytes]) -> LeaseState:
+        """Append pieces of the answer to the job's stream, in order; extends the lease."""
+
+    async def finish(
+        self,
+        queue: str,
+        lease: Lease,
+        outcome: Outcome,
+        *,
+        chunks: Sequence[bytes] = (),
+        worker_id: str,
+        claim_next: int = 0,
+    ) -> Finished:
+        """End a claim, appending the last `chunks` first, and take up to `claim_next` more jobs."""
+
+    async def cancel(self, queue: str, job_id: str) -> JobState | None:
+        """Withdraw a job; its state afterwards (what runs hears it soon), None: unknown."""
+
+    async def tick(self, queue: str) -> TickReport | None:
+        """Let time pass; None when another process did so within the last tick interval."""
+
+    async def stats(self, queue: str) -> QueueStats:
+        """The counters at one instant."""
+
+    # --- waiting
+
+    async def wait_for_work(self, queue: str, timeout_s: float) -> bool:
+        """Block until a job may be waiting, or the time is over.
+
+        Holds a connection of its own per queue; one waiter per queue and store object.
+        """
+
+    async def cancellations(self, queue: str, timeout_s: float) -> list[str]:
+        """Ids of jobs whose cancellation was requested: a hint, `beat` is the truth.
+
+        Holds a connection of its own; waits up to `timeout_s` for the first.
+        """
+
+    # --- reads
+
+    async def get(self, queue: str, job_id: str) -> Job | None:
+        """One job's record."""
+
+    async def find(self, job_id: str) -> Job | None:
+        """One job's record, whichever queue it is in."""
+
+    async def position(self, queue: str, job_id: str) -> Position | None:
+        """Where a waiting job stands; None: it is not waiting."""
+
+    async def line(self, queue: str, limit: int) -> Line:
+        """The line as it stands, at most `limit` jobs of each kind."""
+
+    async def read_output(
+        self, queue: str, job_id: str, *, after: str = "0-0", limit: int = 1000
+    ) -> list[OutputEntry]:
+        """What stands in a job's stream behind entry `after`; never blocks."""
+
+    async def wait_output(
+        self, queue: str, job_id: str, *, after: str = "0-0", timeout_s: float
+    ) -> list[OutputEntry]:
+        """Like `read_output`, but waits up to `timeout_s` for the first entry.
+
+        All waits of a store object share one blocking connection per queue.
+        """
+
+    # --- queues
+
+    async def queues(self) -> list[Queue]:
+        """All queues with their settings, by name."""
+
+    async def queue(self, name: str) -> Queue | None:
+        """One queue with its settings; None: there is none of that name."""
+
+    async def put_queue(self, name: str, settings: QueueSettings) -> None:
+        """Create a queue or change its settings; jobs already waiting keep their due times."""
+
+    async def check(self) -> None:
+        """Raise `StoreUnavailable` unless Redis answers and is fit: version, no eviction policy."""
+
+    async def aclose(self) -> None:
+        """Close every connection."""

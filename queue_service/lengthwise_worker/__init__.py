@@ -1,0 +1,1 @@
+"""The worker: claims jobs, drives an engine, reports back."""

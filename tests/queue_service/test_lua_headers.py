@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+from lengthwise_contract.states import TERMINAL, TRANSITIONS, Event, JobState
+from lengthwise_queue import scripts
+
+
+def test_every_legal_move_stands_in_its_script_and_no_script_declares_another() -> None:
+    # If this breaks, states.py or a lua/*.lua header was changed without the other.
+    declared = sorted(
+        (str(source), str(script.event), str(target))
+        for script in scripts.load_all().values()
+        for source, target in script.moves
+    )
+    want = sorted(
+        (str(source), str(event), str(target))
+        for (source, event), targets in TRANSITIONS.items()
+        for target in targets
+    )
+    assert declared == want
+
+
+def test_no_move_leaves_a_terminal_state() -> None:
+    assert not [source for source, _ in TRANSITIONS if source in TERMINAL]
+
+
+def test_every_state_can_be_reached() -> None:
+    reached = {target for targets in TRANSITIONS.values() for target in targets}
+    assert reached == set(JobState)
+
+
+@pytest.mark.parametrize("event", list(Event))
+def test_no_script_reads_keys_or_arguments_by_position_after_naming_them(event: Event) -> None:
+    # `ARGV[i]` in a loop over pieces is the one use of an index that a name cannot replace.
+    body = scripts.load(event).text.split("]]", 1)[1]
+    assert "KEYS[" not in body
+    assert body.count("ARGV[") <= 2
