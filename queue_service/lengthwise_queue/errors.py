@@ -2,19 +2,27 @@
 
 ```
 LengthwiseError
-├── BadRequest          400  the client changes its request
-│   ├── ModelNotFound   404
-│   └── BodyTooLarge    413
-├── JobNotFound         404  no such job (or not yours)
-├── KeyConflict         422  the idempotency key names another request
-├── QueueOverloaded     429  the client waits `retry_after_s`
-└── StoreUnavailable    503  Redis is away; the client tries again
+├── BadRequest              400  the client changes its request
+│   ├── ModelNotFound       404
+│   ├── BodyTooLarge        413
+│   └── UnsupportedMedia    415
+├── JobNotFound             404  no such job (or not yours)
+├── KeyConflict             422  the idempotency key names another request
+├── QueueOverloaded         429  the client waits `retry_after_s`
+├── StoreUnavailable        503  Redis is away; the client tries again
+├── AttemptRestarted        502  a retry's output cannot continue what was already sent
+└── JobEnded                     the job was accepted, and ended without an answer
+    ├── JobFailed           502  or the engine's own status and body
+    ├── JobCancelled        409  somebody withdrew it
+    └── JobExpired          504  not finished before its deadline
 ```
 
 Each carries the OpenAI error fields; `app.py` turns it into the answer, and nobody else does.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class LengthwiseError(Exception):
@@ -24,12 +32,30 @@ class LengthwiseError(Exception):
     type: str = "server_error"
 
     def __init__(
-        self, message: str, *, param: str | None = None, retry_after_s: int | None = None
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        if code is not None:
+            self.code = code
+
+    def as_openai(self) -> dict[str, Any]:
+        """The error as the body of an OpenAI answer."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
 
 
 class BadRequest(LengthwiseError):
@@ -49,6 +75,12 @@ class BodyTooLarge(BadRequest):
     """The body is over the size limit."""
 
     code = "body_too_large"
+
+
+class UnsupportedMedia(BadRequest):
+    """The body is of a type or encoding that is not read."""
+
+    code = "unsupported_media_type"
 
 
 class JobNotFound(LengthwiseError):
@@ -77,3 +109,55 @@ class StoreUnavailable(LengthwiseError):
 
     type = "server_error"
     code = "store_unavailable"
+
+
+class AttemptRestarted(LengthwiseError):
+    """A new attempt does not repeat what was already sent, so the stream cannot go on."""
+
+    type = "server_error"
+    code = "attempt_restarted"
+
+
+class JobEnded(LengthwiseError):
+    """An accepted job ended without an answer. Sending it again makes a new job.
+
+    `status` and `engine_body` are the engine's own, if it gave them; the client gets those.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        job_id: str,
+        code: str | None = None,
+        status: int | None = None,
+        engine_body: Any = None,
+    ) -> None:
+        super().__init__(message, code=code)
+        self.job_id = job_id
+        self.status = status
+        self.engine_body = engine_body
+
+    def as_openai(self) -> dict[str, Any]:
+        """The engine's error as it gave it, else ours."""
+        if isinstance(self.engine_body, dict) and self.engine_body:
+            return self.engine_body
+        return super().as_openai()
+
+
+class JobFailed(JobEnded):
+    """The engine refused the job, or every attempt at it failed."""
+
+    code = "job_failed"
+
+
+class JobCancelled(JobEnded):
+    """The job was withdrawn while somebody waited for it."""
+
+    code = "job_cancelled"
+
+
+class JobExpired(JobEnded):
+    """The job was not finished before its deadline."""
+
+    code = "job_expired"

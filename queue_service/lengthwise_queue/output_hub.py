@@ -8,7 +8,6 @@ entry in a stream of its own (the nudge) when that set changes. Called by `Redis
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 import uuid
@@ -68,6 +67,7 @@ class OutputHub:
         self._nudge_seen = "0-0"
         self._streams: dict[str, _Stream] = {}
         self._task: asyncio.Task[None] | None = None
+        self._closing = False
 
     def is_behind(self, stream: str, after: str) -> bool:
         """Whether entries behind `after` may already have been read past: look into Redis first."""
@@ -113,7 +113,7 @@ class OutputHub:
 
     async def _read_all(self) -> None:
         pause_s = 0.0
-        while self._streams:
+        while self._streams and not self._closing:
             await asyncio.sleep(pause_s)
             self._forget_idle()
             wanted: dict[Any, Any] = {name: s.tail for name, s in self._streams.items()}
@@ -152,8 +152,11 @@ class OutputHub:
 
     async def aclose(self) -> None:
         """Stop reading; waits in progress end empty-handed at their time limit."""
-        if self._task is not None:
+        self._closing = True
+        if self._task is not None and not self._task.done():
+            # A nudge and not a cancel: a blocking redis-py command that was cancelled as its
+            # reply came in was seen to go on until its time limit (10 s, redis-py 8.1).
+            await self._wake()
+            await asyncio.wait([self._task], timeout=1)
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
         await self._blocking.aclose()
