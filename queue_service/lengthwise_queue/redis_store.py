@@ -7,6 +7,7 @@ script that pops a job learns its id only then (docs/decisions/0003-keys-of-popp
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import uuid
 from collections.abc import Awaitable, Sequence
@@ -418,15 +419,20 @@ class RedisJobStore:
             # A connection of its own: a blocking command that is cancelled leaves its reply
             # behind, and must never leave it to somebody else (redis-py #2624).
             client = self._waiting[queue] = self._client(timeout_s + 5)
+        # In a task of its own, because redis-py can swallow a cancellation that comes together
+        # with the reply; whoever cancels the wait is let go at once. A marker popped in that very
+        # moment is put back by the next tick.
+        popped = asyncio.ensure_future(client.bzpopmin(QueueKeys(queue).wake, timeout_s))
         try:
-            popped = await client.bzpopmin(QueueKeys(queue).wake, timeout_s)
+            return await asyncio.shield(popped) is not None
         except BaseException as exc:
             self._waiting.pop(queue, None)
+            popped.cancel()
+            popped.add_done_callback(lambda task: task.cancelled() or task.exception())
             await client.aclose()
             if isinstance(exc, AWAY):
                 raise _away() from exc
             raise
-        return popped is not None
 
     async def cancellations(self, queue: str, timeout_s: float) -> list[str]:
         """Job ids whose cancellation was requested since the last call: a hint only."""

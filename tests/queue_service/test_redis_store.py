@@ -594,6 +594,20 @@ def test_wait_for_work_ends_empty_handed_at_its_time_limit(redis_url: str) -> No
     run(body, redis_url)
 
 
+def test_a_cancelled_wait_for_work_lets_go_and_the_next_one_works(redis_url: str) -> None:
+    async def body(store: RedisJobStore) -> None:
+        wait = asyncio.create_task(store.wait_for_work(Q, 30))
+        done, _ = await asyncio.wait([wait], timeout=0.1)
+        assert not done
+        wait.cancel()
+        done, _ = await asyncio.wait([wait], timeout=5)
+        assert done
+        await accept(store, "0a")
+        assert await store.wait_for_work(Q, 10)
+
+    run(body, redis_url)
+
+
 def test_a_cancellation_is_hinted_to_the_workers(redis_url: str) -> None:
     async def body(store: RedisJobStore) -> None:
         assert await store.cancellations(Q, 0.05) == []
