@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    p
+    for p in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")]
+    if p.exists()
+)
+
+
+def test_no_source_root_hides_the_standard_library() -> None:
+    roots = [ROOT, *(p for p in ROOT.iterdir() if p.is_dir() and p.name[0] != ".")]
+    names = {p.stem for r in roots for p in r.glob("*.py")}
+    names |= {p.parent.name for r in roots for p in r.glob("*/__init__.py")}
+    assert not names & sys.stdlib_module_names
+
+
+def test_every_package_is_shipped_typed_and_held_by_the_layers() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    packages = sorted(p.parent for p in ROOT.glob("*/lengthwise_*/__init__.py"))
+    shipped = config["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert sorted(shipped) == sorted(str(p.relative_to(ROOT)) for p in packages)
+    assert sorted(config["importlinter"]["root_packages"]) == sorted(p.name for p in packages)
+    assert all((p / "py.typed").exists() for p in packages)
+
+
+def test_no_test_folder_is_a_package() -> None:
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
+def test_every_relative_link_of_a_page_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_the_readme_names_every_make_target_that_it_uses() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    used = set(re.findall(r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text()))
+    assert used <= targets
