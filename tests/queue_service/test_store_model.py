@@ -102,7 +102,7 @@ class StoreMachine(RuleBasedStateMachine):
         slack=st.integers(0, 5000),
         cost=st.integers(1, 500),
         delay=st.sampled_from([0, 0, 700]),
-        ttl=st.sampled_from([500, 4000, 60_000]),
+        ttl=st.sampled_from([500, 60_000, 60_000]),
         attempts=st.integers(1, 3),
     )
     def submit(self, slack: int, cost: int, delay: int, ttl: int, attempts: int) -> None:
@@ -214,8 +214,10 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(job.stale for job in self.jobs.values()))
     @rule(data=st.data())
     def a_stale_worker_speaks(self, data: st.DataObject) -> None:
-        stale = [claim for job in self.jobs.values() for claim in job.stale]
-        lease = data.draw(st.sampled_from(stale)).lease
+        with_stale = [job for job in self.jobs.values() if job.stale]
+        # The dangerous one is a job that runs again, on somebody else's lease.
+        again = [job for job in with_stale if job.state is JobState.RUNNING]
+        lease = data.draw(st.sampled_from(again or with_stale)).stale[-1].lease
         assert self.wait(self.store.emit(Q, lease, [b"ghost"])) is LeaseState.LOST
         answer = self.wait(self.store.beat(Q, worker=WORKER, leases=[lease]))
         assert answer == {lease.job_id: LeaseState.LOST}
@@ -232,7 +234,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.end(job, JobState.CANCELLED)
         assert answer is job.state
 
-    @rule(ms=st.integers(1, 1500))
+    @rule(ms=st.sampled_from([1, 400, 1100]))
     def time_passes(self, ms: int) -> None:
         self.now += ms
         self.store.now_ms = self.now
@@ -309,7 +311,7 @@ def test_the_store_does_what_the_model_does_over_any_sequence_of_events(valkey_p
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=60,
+            max_examples=120,
             stateful_step_count=40,
             deadline=None,
             derandomize=True,

@@ -1,0 +1,169 @@
+"""The micro-batcher: nobody waits for company, nobody is lost, nobody gets another's answer.
+
+The model is replaced by one whose pass we can hold open, since what is tested is who is in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import pytest
+from lengthwise_predictor.batching import Batcher
+from lengthwise_predictor.errors import NotReady, Overloaded
+from lengthwise_predictor.model import Encoded, LengthModel
+from numpy.typing import NDArray
+
+
+class HeldModel:
+    """Answers a text with its length, but only while its gate is open."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.begun = threading.Event()
+        self.sizes: list[int] = []
+
+    def encode(self, text: str, llm: str) -> Encoded:
+        if text == "poison":
+            raise RuntimeError("poison")
+        return Encoded([1] * len(text), np.zeros(1, dtype=np.float32), 0)
+
+    def run(self, batch: Sequence[Encoded]) -> NDArray[np.float32]:
+        self.sizes.append(len(batch))
+        self.begun.set()
+        assert self.gate.wait(30)
+        return np.array([[len(e.ids)] * 4 for e in batch], dtype=np.float32)
+
+
+def batcher(model: HeldModel, *, max_batch: int = 8, max_waiting: int = 100) -> Batcher:
+    return Batcher(
+        cast(LengthModel, model),
+        max_batch=max_batch,
+        latency_target_ms=60_000,  # held open on purpose: the size must not adapt to that
+        max_waiting=max_waiting,
+    )
+
+
+def lengths(rows: Sequence[NDArray[np.float32]]) -> list[int]:
+    return [int(r[0]) for r in rows]
+
+
+async def begun(model: HeldModel) -> None:
+    assert await asyncio.to_thread(model.begun.wait, 30)
+
+
+def test_a_lone_request_runs_at_once_and_what_comes_meanwhile_runs_together() -> None:
+    async def scenario() -> None:
+        model = HeldModel()
+        b = batcher(model)
+        b.start()
+        first = asyncio.create_task(b.predict([("a", "m")]))
+        await begun(model)  # nobody else has asked, and the pass has begun
+        later = [asyncio.create_task(b.predict([("b" * n, "m")])) for n in range(2, 7)]
+        await asyncio.sleep(0)
+        assert b.waiting == 5
+        model.gate.set()
+        assert lengths(await first) == [1]
+        assert [lengths(await t) for t in later] == [[2], [3], [4], [5], [6]]
+        assert model.sizes == [1, 5]
+        assert b.waiting == 0
+        await b.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_large_request_is_served_in_passes_of_at_most_max_batch() -> None:
+    async def scenario() -> None:
+        model = HeldModel()
+        model.gate.set()
+        b = batcher(model, max_batch=8)
+        b.start()
+        rows = await b.predict([("x" * n, "m") for n in range(1, 21)])
+        assert lengths(rows) == list(range(1, 21))
+        assert model.sizes == [8, 8, 4]
+        await b.stop()
+
+    asyncio.run(scenario())
+
+
+def test_what_nobody_waits_for_any_more_is_not_run() -> None:
+    async def scenario() -> None:
+        model = HeldModel()
+        b = batcher(model)
+        b.start()
+        first = asyncio.create_task(b.predict([("a", "m")]))
+        await begun(model)
+        left = asyncio.create_task(b.predict([("bb", "m")]))
+        stays = asyncio.create_task(b.predict([("ccc", "m")]))
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        model.gate.set()
+        assert lengths(await stays) == [3]
+        await first
+        assert model.sizes == [1, 1]
+        assert b.waiting == 0
+        await b.stop()
+
+    asyncio.run(scenario())
+
+
+def test_above_max_waiting_a_request_is_refused_with_what_to_do() -> None:
+    async def scenario() -> None:
+        model = HeldModel()
+        b = batcher(model, max_waiting=2)
+        b.start()
+        tasks = [asyncio.create_task(b.predict([("a", "m")]))]
+        await begun(model)
+        tasks += [asyncio.create_task(b.predict([("a", "m")])) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="add replicas") as refused:
+            await b.predict([("a", "m")])
+        assert refused.value.retry_after_s == 1
+        model.gate.set()
+        await asyncio.gather(*tasks)
+        await b.predict([("a", "m")])  # and once the line is short again, it is served
+        await b.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_pass_that_fails_fails_its_own_requests_only() -> None:
+    async def scenario() -> None:
+        model = HeldModel()
+        model.gate.set()
+        b = batcher(model)
+        b.start()
+        with pytest.raises(RuntimeError, match="poison"):
+            await b.predict([("poison", "m")])
+        assert lengths(await b.predict([("fine", "m")])) == [4]
+        await b.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_stopped_batcher_refuses_what_waits_and_what_comes() -> None:
+    async def scenario() -> None:
+        model = HeldModel()
+        b = batcher(model)
+        with pytest.raises(NotReady):
+            await b.predict([("early", "m")])
+        b.start()
+        running = asyncio.create_task(b.predict([("a", "m")]))
+        await begun(model)
+        waiting = asyncio.create_task(b.predict([("b", "m")]))
+        await asyncio.sleep(0)
+        stopping = asyncio.create_task(b.stop())
+        await asyncio.sleep(0)
+        model.gate.set()
+        await stopping
+        got = await asyncio.gather(running, waiting, return_exceptions=True)
+        assert isinstance(got[0], asyncio.CancelledError)
+        assert isinstance(got[1], NotReady)
+        with pytest.raises(NotReady):
+            await b.predict([("late", "m")])
+
+    asyncio.run(scenario())
