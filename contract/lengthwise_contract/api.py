@@ -86,7 +86,7 @@ class JobRequest(Body):
 
     endpoint: Endpoint = "/v1/chat/completions"
     body: dict[str, Any]
-    job_class: str = Field(default="interactive", alias="class", max_length=63)
+    job_class: str = Field(default="interactive", validation_alias="class", serialization_alias="class", max_length=63)
     max_attempts: int = Field(default=3, ge=1, le=20)
     delay_ms: int = Field(default=0, ge=0, le=30 * 86_400_000, description="Not before now + this")
     ttl_ms: int | None = Field(
@@ -115,7 +115,7 @@ class JobView(Body):
     object: Literal["job"] = "job"
     queue: str
     endpoint: str
-    job_class: str = Field(alias="class")
+    job_class: str = Field(validation_alias="class", serialization_alias="class")
     state: JobState
     attempt: int = Field(description="How often a worker has claimed it")
     accepted_ms: float
@@ -240,7 +240,7 @@ class LineEntry(Body):
 
     id: str
     state: JobState
-    job_class: str = Field(alias="class")
+    job_class: str = Field(validation_alias="class", serialization_alias="class")
     predicted_tokens: float
     output_tokens: int | None
     accepted_ms: float
