@@ -32,7 +32,8 @@ def sample(index: int, **values: float) -> Sample:
 
 @pytest.mark.parametrize("q", [0.0, 0.1, 0.5, 0.9, 0.99, 1.0])
 def test_a_quantile_is_numpys(q: float) -> None:
-    values = [random.Random(7).expovariate(1) for _ in range(101)]
+    chance = random.Random(7)  # noqa: S311
+    values = [chance.expovariate(1) for _ in range(101)]
     assert quantile(values, q) == pytest.approx(float(np.quantile(values, q)))
 
 
@@ -65,8 +66,7 @@ def test_a_summary_has_the_usual_points() -> None:
         pytest.param([1, 2, 3], [3, 2, 1], -1.0, id="the opposite order"),
         # 6 pairs: 4 concordant, 1 discordant, 1 tied in x: 3 / sqrt(5 * 6).
         pytest.param([1, 1, 2, 3], [1, 2, 4, 3], 3 / math.sqrt(30), id="a tie in one"),
-        # 6 pairs: (0,1) tied in both, 3 concordant, (1,3) and (0,3) ... counted in the comment:
-        # x ties: 1, y ties: 1 + 0, concordant 4, discordant 1: 3 / 5.
+        # 6 pairs: 4 concordant, 1 discordant, 1 tied in both: 3 / sqrt(5 * 5).
         pytest.param([1, 1, 2, 3], [1, 1, 4, 3], 3 / 5, id="a tie in both"),
     ],
 )
@@ -77,7 +77,7 @@ def test_tau_b_is_what_one_counts_by_hand(xs: list[float], ys: list[float], want
 @pytest.mark.parametrize("values", [3, 10, 1000], ids=["many ties", "some ties", "few ties"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_tau_b_is_scipys_also_with_ties(seed: int, values: int) -> None:
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311
     xs = [float(chance.randrange(values)) for _ in range(200)]
     ys = [x + chance.randrange(values) for x in xs]
     assert tau_b(xs, ys) == pytest.approx(float(kendalltau(xs, ys).statistic))

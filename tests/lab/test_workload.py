@@ -95,5 +95,5 @@ def test_a_bad_file_is_refused_with_the_line(tmp_path: Path, content: str, want:
 
 
 def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(BadWorkload, match="cannot read .*nowhere"):
+    with pytest.raises(BadWorkload, match=r"cannot read .*nowhere"):
         read_bodies(tmp_path / "nowhere.jsonl", max_tokens=50)

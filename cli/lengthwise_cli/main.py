@@ -1,0 +1,51 @@
+"""The `lengthwise` command: what it can do, and how it ends when something is wrong.
+
+Every flag can also be given by environment: `lengthwise up --port` is LENGTHWISE_UP_PORT.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from lengthwise_cli import bench, demo, submit, top, up
+from lengthwise_cli.errors import CliError
+from lengthwise_lab.errors import LabError
+
+app = typer.Typer(
+    name="lengthwise",
+    help="LLM serving that answers the short requests first.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("up")(up.up)
+app.command("submit")(submit.submit)
+app.command("top")(top.top)
+app.command("demo")(demo.demo)
+bench_app = typer.Typer(help="Measure a running service.", no_args_is_help=True)
+bench_app.command("serve")(bench.serve)
+app.add_typer(bench_app, name="bench")
+
+
+@app.callback()
+def root() -> None:
+    """LLM serving that answers the short requests first."""
+
+
+def main() -> None:
+    """Run the command line; exit 1 with one message when it cannot do what was asked."""
+    try:
+        app(auto_envvar_prefix="LENGTHWISE")
+    except (CliError, LabError) as exc:
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print(f"lengthwise: {exc}", style="red", markup=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

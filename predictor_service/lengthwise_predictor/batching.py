@@ -1,0 +1,174 @@
+"""Micro-batching: while one forward pass runs, what arrives is collected for the next.
+
+An idle service starts at once, so a lone request never waits for company. Under load the batch
+grows by itself, up to what is expected to fit the latency target.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise_predictor.errors import NotReady, Overloaded
+from lengthwise_predictor.model import Encoded, LengthModel
+
+#: Weight of the newest batch in the running estimate of the cost of one text.
+SMOOTHING = 0.2
+
+Text = tuple[str, str]
+Row = NDArray[np.float32]
+
+
+@dataclass
+class _Waiting:
+    texts: Sequence[Text]
+    future: asyncio.Future[list[Row]]
+
+
+class Batcher:
+    """Feeds a `LengthModel` from one event loop; tokenising and inference happen in one thread.
+
+    One thread, not a pool: the pass is compute-bound, and a second one would only take turns.
+    """
+
+    def __init__(
+        self,
+        model: LengthModel,
+        *,
+        max_batch: int,
+        latency_target_ms: float,
+        max_waiting: int,
+        on_batch: Callable[[int, float], None] = lambda size, seconds: None,
+    ) -> None:
+        """Build a batcher; `start` runs it.
+
+        Args:
+            model: What to run.
+            max_batch: Most texts in a pass.
+            latency_target_ms: A pass is kept to about this, ms.
+            max_waiting: Texts that may wait before `predict` refuses.
+            on_batch: Told each pass's size and its duration in seconds.
+        """
+        self._model = model
+        self._max_batch = max_batch
+        self._target_s = latency_target_ms / 1000
+        self._max_waiting = max_waiting
+        self._on_batch = on_batch
+        self._line: deque[_Waiting] = deque()
+        self._arrived = asyncio.Event()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="predict")
+        self._task: asyncio.Task[None] | None = None
+        self._text_s = 0.0
+        self.waiting = 0
+
+    def start(self) -> None:
+        """Begin to serve; call it in the event loop."""
+        self._task = asyncio.get_running_loop().create_task(self._serve(), name="batcher")
+
+    async def stop(self) -> None:
+        """Refuse what waits and end the thread."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        while self._line:
+            future = self._line.popleft().future
+            if not future.done():
+                future.set_exception(NotReady("the predictor is going down; ask another replica"))
+        self.waiting = 0
+        self._thread.shutdown(wait=True)
+
+    async def predict(self, texts: Sequence[Text]) -> list[Row]:
+        """The model's rows for some (text, LLM name) pairs, in their order.
+
+        Args:
+            texts: At least one pair; more than a batch holds are served in several passes.
+
+        Raises:
+            NotReady: The batcher is not running.
+            Overloaded: Too much is waiting already.
+        """
+        if self._task is None:
+            raise NotReady("the predictor is not serving yet; try again", retry_after_s=1)
+        # A request larger than the whole limit is served when nothing else waits.
+        if self.waiting and self.waiting + len(texts) > self._max_waiting:
+            raise Overloaded(
+                f"{self.waiting} texts wait for a prediction (max_waiting is {self._max_waiting}); "
+                "add replicas, or go on without a prediction",
+                retry_after_s=1,
+            )
+        loop = asyncio.get_running_loop()
+        parts = [
+            _Waiting(texts[i : i + self._max_batch], loop.create_future())
+            for i in range(0, len(texts), self._max_batch)
+        ]
+        self._line.extend(parts)
+        self.waiting += len(texts)
+        self._arrived.set()
+        try:
+            done = await asyncio.gather(*(p.future for p in parts))
+        except asyncio.CancelledError:
+            for p in parts:
+                p.future.cancel()
+            raise
+        return [row for rows in done for row in rows]
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._line:
+                batch = self._take()
+                if not batch:
+                    continue
+                try:
+                    rows, seconds = await loop.run_in_executor(self._thread, self._pass, batch)
+                except asyncio.CancelledError:
+                    for w in batch:
+                        w.future.cancel()
+                    raise
+                except Exception as exc:  # the outermost loop: a bad batch must not end service
+                    for w in batch:
+                        if not w.future.done():
+                            w.future.set_exception(exc)
+                    continue
+                self._learn(len(rows), seconds)
+                start = 0
+                for w in batch:
+                    if not w.future.done():
+                        w.future.set_result(rows[start : start + len(w.texts)])
+                    start += len(w.texts)
+
+    def _take(self) -> list[_Waiting]:
+        """The head of the line, as much as fits; what nobody waits for any more is dropped."""
+        room = self._max_batch
+        if self._text_s > 0:
+            room = max(1, min(room, int(self._target_s / self._text_s)))
+        batch: list[_Waiting] = []
+        while self._line and (not batch or len(self._line[0].texts) <= room):
+            w = self._line.popleft()
+            self.waiting -= len(w.texts)
+            if w.future.done():
+                continue
+            batch.append(w)
+            room -= len(w.texts)
+        return batch
+
+    def _pass(self, batch: list[_Waiting]) -> tuple[list[Row], float]:
+        began = time.perf_counter()
+        encoded: list[Encoded] = [self._model.encode(*t) for w in batch for t in w.texts]
+        rows = list(self._model.run(encoded))
+        return rows, time.perf_counter() - began
+
+    def _learn(self, size: int, seconds: float) -> None:
+        cost = seconds / size
+        self._text_s += SMOOTHING * (cost - self._text_s) if self._text_s else cost
+        self._on_batch(size, seconds)

@@ -1,0 +1,63 @@
+"""What can go wrong in the predictor, and what a caller does about it.
+
+```
+PredictorError
+├── BadRequest          400  the client changes its request
+│   └── BodyTooLarge    413  the client sends less
+├── Overloaded          503  the client waits `retry_after_s`, or goes on without a prediction
+├── NotReady            503  the model is not loaded yet; the client tries again
+└── ModelUnusable       (at start-up) the operator of the service mends the model's folder
+```
+
+Each carries the OpenAI error fields; `app.py` turns it into the answer, and nobody else does.
+"""
+
+from __future__ import annotations
+
+
+class PredictorError(Exception):
+    """Base of all; `code`, `param` and `type` are those of OpenAI's error object."""
+
+    code: str = "internal_error"
+    type: str = "server_error"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: int | None = None
+    ) -> None:
+        """`retry_after_s`: seconds after which trying again makes sense; None says nothing."""
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class BadRequest(PredictorError):
+    """The request is wrong; the message says what to change."""
+
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class BodyTooLarge(BadRequest):
+    """The body is over the size limit."""
+
+    code = "body_too_large"
+
+
+class Overloaded(PredictorError):
+    """As many predictions wait as the settings allow."""
+
+    type = "rate_limit_error"
+    code = "predictor_overloaded"
+
+
+class NotReady(PredictorError):
+    """The model is still being loaded, or the service is going down."""
+
+    code = "not_ready"
+
+
+class ModelUnusable(PredictorError):
+    """A model's folder lacks a file, or its files do not belong together."""
+
+    code = "model_unusable"

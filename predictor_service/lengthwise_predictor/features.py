@@ -1,0 +1,135 @@
+"""What the network sees of a text besides its tokens: counts that a tokenizer blurs.
+
+Serving and training both call this, so that they cannot differ. Nothing here knows what is long
+and what is short; that is learned.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Names of the columns of `text_features`, in order; part of a model's identity.
+FEATURE_NAMES = (
+    "log_chars",
+    "log_words",
+    "log_lines",
+    "log_tokens",
+    "chars_per_word",
+    "digit_share",
+    "upper_share",
+    "punctuation_share",
+    "non_ascii_share",
+    "log_question_marks",
+    "ends_with_question_mark",
+    "log_code_fences",
+    "log_code_marks",
+    "log_list_lines",
+    "log_sentences",
+    "log_largest_number",
+    "log_asked_words",
+    "log_asked_items",
+    "last_line_share",
+    "unique_word_share",
+)
+
+_WORD = re.compile(r"\w+")
+_SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
+_LIST_LINE = re.compile(r"^\s*(?:[-*\u2022]|\d{1,3}[.)])\s", re.MULTILINE)
+_CODE_MARK = re.compile(r"[{}();=<>\[\]]|\bdef\b|\bimport\b|\breturn\b")
+_NUMBER = re.compile(r"(?<![\w.])\d{1,6}(?![\w.]*\d)")
+_ASKED_WORDS = re.compile(r"(\d{1,6})\+?[\s-]*words?\b", re.IGNORECASE)
+_ASKED_ITEMS = re.compile(
+    r"(\d{1,4})\+?[\s-]+(?:\w+[\s-]+)?(?:sentences?|paragraphs?|sections?|bullets?|items?|points?|"
+    r"steps?|ideas?|examples?|tips?|reasons?|lines?|ways?|questions?|pages?)\b",
+    re.IGNORECASE,
+)
+
+
+def text_features(text: str, token_count: int) -> NDArray[np.float32]:
+    """Counts and shares of one text, roughly in -1 to 10.
+
+    Args:
+        text: A prompt, already clipped, so that this takes bounded time.
+        token_count: How many tokens it has, before they are cut to the network's window.
+
+    Returns:
+        float32, (len(FEATURE_NAMES),).
+    """
+    chars = len(text)
+    words = _WORD.findall(text)
+    per_char = 1.0 / max(chars, 1)
+    lines = text.split("\n")
+    digits = sum(map(str.isdigit, text))
+    upper = sum(map(str.isupper, text))
+    letters = sum(map(str.isalnum, text))
+    spaces = sum(map(str.isspace, text))
+    ascii_chars = len(text.encode("ascii", "ignore"))
+    numbers = _NUMBER.findall(text)
+    asked_words = _ASKED_WORDS.findall(text)
+    asked_items = _ASKED_ITEMS.findall(text)
+    return np.array(
+        [
+            np.log1p(chars),
+            np.log1p(len(words)),
+            np.log1p(len(lines)),
+            np.log1p(token_count),
+            min(chars / max(len(words), 1), 30.0) / 5.0,
+            digits * per_char,
+            upper * per_char,
+            (chars - letters - spaces) * per_char,
+            (chars - ascii_chars) * per_char,
+            np.log1p(text.count("?")),
+            float(text.rstrip().endswith("?")),
+            np.log1p(text.count("```")),
+            np.log1p(len(_CODE_MARK.findall(text))),
+            np.log1p(len(_LIST_LINE.findall(text))),
+            np.log1p(len(_SENTENCE_END.findall(text))),
+            np.log1p(_largest(numbers)),
+            np.log1p(_largest(asked_words)),
+            np.log1p(_largest(asked_items)),
+            len(lines[-1]) * per_char,
+            len({w.lower() for w in words}) / max(len(words), 1),
+        ],
+        dtype=np.float32,
+    )
+
+
+def _largest(numbers: Sequence[str]) -> float:
+    return float(max((int(n) for n in numbers), default=0))
+
+
+def normalise(text: str) -> str:
+    """The text without what no tokenizer should meet: NUL and other control characters.
+
+    Tabs and line ends stay; lone surrogates, which JSON can carry and UTF-8 cannot, become U+FFFD.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return "".join(
+        c if c in "\n\t" or unicodedata.category(c) != "Cc" else " "
+        for c in text.replace("\r\n", "\n")
+    )
+
+
+def window(ids: Sequence[int], limit: int) -> list[int]:
+    """At most `limit` token ids: the first three quarters and the last quarter of the window."""
+    if len(ids) <= limit:
+        return list(ids)
+    tail = limit // 4
+    return [*ids[: limit - tail], *ids[-tail:]]
+
+
+def canonical_llm(name: str) -> str:
+    """One spelling for the names that one LLM goes by: no owner, no case, no `-instruct`.
+
+    `meta-llama/Llama-3.1-8B-Instruct` and `llama-3.1-8b-instruct` are the same LLM.
+    """
+    last = name.strip().rstrip("/").rsplit("/", 1)[-1].lower()
+    last = re.sub(r"[\s_:]+", "-", last)
+    return re.sub(r"-(instruct|it|chat)(?=-|$)", "", last)

@@ -1,0 +1,184 @@
+"""The ONNX session: texts in, log quantiles out. The only module that knows the graph's shapes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from lengthwise_contract.api import Prediction
+from lengthwise_contract.prompts import clip
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from lengthwise_predictor.errors import ModelUnusable
+from lengthwise_predictor.features import (
+    FEATURE_NAMES,
+    canonical_llm,
+    normalise,
+    text_features,
+    window,
+)
+
+#: Row of the LLM embeddings that stands for every LLM the model was not trained on.
+ANY_LLM = 0
+
+#: Log tokens beyond which no prediction goes: 1 token and about a million.
+LOG_TOKEN_RANGE = (0.0, 14.0)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One text, ready for the graph.
+
+    Attributes:
+        ids: Token ids, none of them 0, at most a window long.
+        features: float32, (len(FEATURE_NAMES),).
+        llm: Row of the LLM embeddings.
+    """
+
+    ids: list[int]
+    features: NDArray[np.float32]
+    llm: int
+
+
+class LengthModel:
+    """A loaded model; `encode` and `run` may be called from several threads."""
+
+    def __init__(
+        self, directory: Path, *, provider: str = "auto", intra_op_threads: int = 1
+    ) -> None:
+        """Load model.json, tokenizer.json and model.onnx from a folder.
+
+        Args:
+            directory: Written by `lengthwise_training.export`.
+            provider: `auto`, `cpu` or `cuda`.
+            intra_op_threads: Threads of one forward pass.
+
+        Raises:
+            ModelUnusable: A file is missing or broken, or was made for other features.
+        """
+        self.card = _card(directory)
+        self.version = str(self.card["version"])
+        self.max_tokens = int(self.card["max_tokens"])
+        self._llms = {canonical_llm(n): i for i, n in enumerate(self.card["llms"]) if i != ANY_LLM}
+        try:
+            self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        except Exception as exc:  # tokenizers raises a bare Exception, whatever is wrong
+            raise ModelUnusable(
+                f"cannot read {directory / 'tokenizer.json'}: {exc}; export the model again"
+            ) from exc
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._session = _session(directory / "model.onnx", provider, intra_op_threads)
+        self.provider: str = self._session.get_providers()[0]
+
+    def llm_row(self, name: str) -> int:
+        """The embedding row of an LLM by any of its spellings; `ANY_LLM` if it is unknown."""
+        return self._llms.get(canonical_llm(name), ANY_LLM)
+
+    def encode(self, text: str, llm: str) -> Encoded:
+        """Clip, clean, tokenise and count; takes bounded time whatever the text is."""
+        return self.encode_for(text, [llm])[0]
+
+    def encode_for(self, text: str, llms: Sequence[str]) -> list[Encoded]:
+        """`encode` for several LLMs, doing the work once."""
+        clean = normalise(clip(text))
+        ids = self._tokenizer.encode(clean, add_special_tokens=False).ids
+        seen = window(ids, self.max_tokens) or [1]
+        features = text_features(clean, len(ids))
+        return [Encoded(seen, features, self.llm_row(llm)) for llm in llms]
+
+    def run(self, batch: Sequence[Encoded]) -> NDArray[np.float32]:
+        """One forward pass.
+
+        Args:
+            batch: At least one text.
+
+        Returns:
+            float32, (batch, 4): log tokens of p10, p50, p90 and of the mean.
+        """
+        longest = max(len(e.ids) for e in batch)
+        ids = np.zeros((len(batch), longest), dtype=np.int64)  # right-padded with 0
+        for row, e in zip(ids, batch, strict=True):
+            row[: len(e.ids)] = e.ids
+        outputs = self._session.run(
+            None,
+            {
+                "ids": ids,
+                "features": np.stack([e.features for e in batch]),
+                "llm": np.array([e.llm for e in batch], dtype=np.int64),
+            },
+        )
+        return np.asarray(outputs[0], dtype=np.float32)
+
+    def prediction(self, row: NDArray[np.float32]) -> Prediction:
+        """The answer for one row of `run`; quantiles are put in order and kept within reason."""
+        p10, p50, p90, mean = (_bounded(float(x)) for x in row)
+        return Prediction(
+            model_version=self.version,
+            p10_tokens=math.exp(min(p10, p50)),
+            p50_tokens=math.exp(p50),
+            p90_tokens=math.exp(max(p90, p50)),
+            mean_tokens=math.exp(mean),
+            rank_score=float(row[1]),
+        )
+
+    def predict(self, text: str, llm: str) -> Prediction:
+        """One text, from the string to the answer, without the batcher."""
+        return self.prediction(self.run([self.encode(text, llm)])[0])
+
+    def warm_up(self, max_batch: int) -> None:
+        """Run the shapes that service will meet, so that the first request pays for none."""
+        for size in sorted({1, 2, max_batch}):
+            for length in (8, 64, self.max_tokens):
+                self.run([Encoded([1] * length, text_features("", length), ANY_LLM)] * size)
+
+
+def _bounded(log_tokens: float) -> float:
+    low, high = LOG_TOKEN_RANGE
+    return min(max(log_tokens, low), high)
+
+
+def _card(directory: Path) -> dict[str, Any]:
+    path = directory / "model.json"
+    try:
+        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"version", "max_tokens", "llms", "feature_names"} - card.keys()
+    except (OSError, ValueError, AttributeError) as exc:
+        raise ModelUnusable(f"cannot read {path}: {exc}; point model_dir at a model") from exc
+    if missing:
+        raise ModelUnusable(f"{path} lacks {sorted(missing)}; export the model again")
+    if tuple(card["feature_names"]) != FEATURE_NAMES:
+        raise ModelUnusable(
+            f"{path} was trained on other features than this version computes; train it again"
+        )
+    return card
+
+
+def _session(path: Path, provider: str, intra_op_threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = intra_op_threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    # Shapes differ from batch to batch; an arena that only grows would keep the largest for ever.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    there = ort.get_available_providers()
+    if provider == "cuda" and "CUDAExecutionProvider" not in there:
+        raise ModelUnusable(
+            f"provider is cuda, but this ONNX Runtime has only {there}; "
+            "install the `gpu` extra, or set provider to auto"
+        )
+    wanted = ["CPUExecutionProvider"]
+    if provider != "cpu" and "CUDAExecutionProvider" in there:
+        wanted.insert(0, "CUDAExecutionProvider")
+    try:
+        return ort.InferenceSession(str(path), options, providers=wanted)
+    except Exception as exc:  # onnxruntime raises a class of its own for each cause
+        raise ModelUnusable(f"cannot load {path}: {exc}; export the model again") from exc

@@ -1,0 +1,47 @@
+"""What an operator of the predictor can set, from `LENGTHWISE_PREDICTOR_...` variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+#: The model that ships with the package.
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+class PredictorSettings(BaseSettings):
+    """Settings of one predictor process; the unit of every number is in its name."""
+
+    model_config = SettingsConfigDict(env_prefix="LENGTHWISE_PREDICTOR_", extra="ignore")
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on")
+    port: int = Field(default=8081, ge=0, le=65_535, description="TCP port; 0 picks a free one")
+    model_dir: Path = Field(
+        default=BUNDLED, description="Folder with model.onnx, tokenizer.json and model.json"
+    )
+    provider: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto: CUDA if ONNX Runtime has it, else the CPU"
+    )
+    intra_op_threads: int = Field(
+        default=1, ge=1, le=256, description="Threads of one forward pass; scale by replicas first"
+    )
+    max_batch: int = Field(
+        default=32, ge=1, le=1024, description="Most texts in one forward pass"
+    )
+    latency_target_ms: float = Field(
+        default=15.0,
+        gt=0,
+        le=10_000,
+        description="A batch is kept so small that it is expected to take at most this, ms; "
+        "the queue service gives up after 20",
+    )
+    max_waiting: int = Field(
+        default=4096, ge=1, le=1_000_000, description="Texts waiting above which 503 is answered"
+    )
+    max_body_bytes: int = Field(
+        default=8_388_608, ge=1024, le=1_073_741_824, description="413 above this, bytes"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = "info"

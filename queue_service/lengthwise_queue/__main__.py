@@ -1,0 +1,60 @@
+"""`python -m lengthwise_queue`: the queue service's process."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+
+import uvicorn
+from fastapi import FastAPI
+
+from lengthwise_queue import logs
+from lengthwise_queue.app import create_app
+from lengthwise_queue.settings import Settings
+
+log = logging.getLogger("lengthwise_queue")
+
+
+class Server(uvicorn.Server):
+    """A server that says so when it is about to stop: readers of job streams go elsewhere."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, and give open answers their time."""
+        app = self.config.app
+        if isinstance(app, FastAPI):
+            app.state.service.draining.set()
+        await super().shutdown(sockets)
+
+
+def make_server(settings: Settings) -> Server:
+    """A server for one app, not yet running."""
+    return Server(
+        uvicorn.Config(
+            create_app(settings),
+            host=settings.host,
+            port=settings.port,
+            loop="uvloop",
+            http="httptools",
+            log_config=None,  # ours is set up already
+            access_log=False,  # each route logs its outcome, with the job's id
+            server_header=False,
+            timeout_graceful_shutdown=settings.shutdown_grace_s,
+        )
+    )
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT, and exit with 0."""
+    # uvicorn raises the signal again when it is done; by default that would look like a crash.
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop, lambda *_: sys.exit(0))
+    settings = Settings()
+    logs.set_up(settings.log_level)
+    log.info("queue service starts", extra={"host": settings.host, "port": settings.port})
+    make_server(settings).run()
+
+
+if __name__ == "__main__":
+    main()

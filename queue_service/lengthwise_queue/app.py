@@ -1,0 +1,127 @@
+"""The queue service as an ASGI app: wiring, lifespan, and how an error becomes an answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from lengthwise_queue import (
+    errors,
+    routes_health,
+    routes_jobs,
+    routes_openai,
+    routes_queues,
+)
+from lengthwise_queue.answers import CLIENT_CLOSED_REQUEST, JOB_ID_HEADER
+from lengthwise_queue.errors import BadRequest, JobEnded, LengthwiseError
+from lengthwise_queue.redis_store import RedisJobStore
+from lengthwise_queue.service import Service, of
+from lengthwise_queue.settings import Settings
+
+#: How each error is answered; one that is not here, as its nearest base.
+STATUS: dict[type[LengthwiseError], int] = {
+    errors.BadRequest: 400,
+    errors.ModelNotFound: 404,
+    errors.BodyTooLarge: 413,
+    errors.UnsupportedMedia: 415,
+    errors.JobNotFound: 404,
+    errors.KeyConflict: 422,
+    errors.QueueOverloaded: 429,
+    errors.StoreUnavailable: 503,
+    errors.AttemptRestarted: 502,
+    errors.JobFailed: 502,
+    errors.JobCancelled: 409,
+    errors.JobExpired: 504,
+    LengthwiseError: 500,
+}
+
+#: `Retry-After` of a 503 that says nothing itself, s.
+RETRY_503_S = 1
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The app. It connects when it starts, and does not mind if Redis is not there yet."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service = Service(settings, RedisJobStore(settings.redis_url))
+        app.state.service = service
+        yield
+        await service.aclose()
+
+    app = FastAPI(
+        title="Lengthwise",
+        summary="LLM serving that answers the short requests first.",
+        lifespan=lifespan,
+        redirect_slashes=False,  # a redirect would lose the body
+    )
+    app.include_router(routes_openai.router)
+    app.include_router(routes_jobs.router)
+    app.include_router(routes_queues.router)
+    app.include_router(routes_health.router)
+    app.add_exception_handler(LengthwiseError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_bad_parameter)
+    app.add_exception_handler(HTTPException, _on_no_route)
+    app.add_exception_handler(ClientDisconnect, _on_half_a_body)
+    app.add_exception_handler(Exception, _on_bug)
+    return app
+
+
+def status_of(error: LengthwiseError) -> int:
+    """The HTTP status of an error: the engine's own, or that of the table."""
+    if isinstance(error, JobEnded) and error.status is not None and 400 <= error.status <= 599:
+        return error.status
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def _answer(error: LengthwiseError, status: int) -> Response:
+    headers: dict[str, str] = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    elif status == 503:
+        headers["Retry-After"] = str(RETRY_503_S)
+    if isinstance(error, JobEnded):
+        headers[JOB_ID_HEADER] = error.job_id
+        # OpenAI's client repeats a 409 and every 5xx by itself. This job was tried as often as
+        # was asked for; once more is the caller's decision.
+        headers["x-should-retry"] = "false"
+    return Response(
+        to_json(error.as_openai()), status, headers=headers, media_type="application/json"
+    )
+
+
+async def _on_error(request: Request, exc: Exception) -> Response:
+    error = exc if isinstance(exc, LengthwiseError) else LengthwiseError(str(exc))
+    return _answer(error, status_of(error))
+
+
+async def _on_bad_parameter(request: Request, exc: Exception) -> Response:
+    first = exc.errors()[0] if isinstance(exc, RequestValidationError) else {}
+    param = str(first.get("loc", ("",))[-1])
+    return _answer(BadRequest(f"`{param}` is wrong: {first.get('msg')}.", param=param), 400)
+
+
+async def _on_no_route(request: Request, exc: Exception) -> Response:
+    status = exc.status_code if isinstance(exc, HTTPException) else 500
+    asked = f"{request.method} {request.url.path}"
+    error = BadRequest(
+        f"There is no {asked}. GET /openapi.json lists what there is.", code="unknown_url"
+    )
+    return _answer(error, status)
+
+
+async def _on_half_a_body(request: Request, exc: Exception) -> Response:
+    of(request).metrics.requests.labels("", "hung_up").inc()
+    return Response(status_code=CLIENT_CLOSED_REQUEST)  # nobody is there to read it
+
+
+async def _on_bug(request: Request, exc: Exception) -> Response:
+    # The server logs the traceback; the client learns nothing of the inside.
+    return _answer(LengthwiseError("The server met a bug of its own; its log has more."), 500)

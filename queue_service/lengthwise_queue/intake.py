@@ -1,0 +1,186 @@
+"""From a checked request to a job in the line. Called by the OpenAI routes and `POST /v1/jobs`."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import uuid_utils
+
+from lengthwise_contract.api import Endpoint, QueueSettings
+from lengthwise_queue import pricing
+from lengthwise_queue.errors import (
+    BadRequest,
+    KeyConflict,
+    LengthwiseError,
+    ModelNotFound,
+    QueueOverloaded,
+    StoreUnavailable,
+)
+from lengthwise_queue.jobs import Accepted, KeyReused, NewJob, QueueFull
+from lengthwise_queue.metrics import refusal
+from lengthwise_queue.queue_book import Page
+from lengthwise_queue.service import Service
+from lengthwise_queue.validation import Checked
+
+#: Longest `Idempotency-Key`, characters.
+MAX_KEY = 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What a client may say about a job beside its body; None: what its queue says."""
+
+    job_class: str | None = None
+    max_attempts: int = 3
+    delay_ms: int = 0
+    ttl_ms: int | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ticket:
+    """A job that is in the line: `accepted.id` is its id, `new` what was handed in."""
+
+    queue: str
+    new: NewJob
+    accepted: Accepted
+
+
+def key_from(header: str | None) -> str | None:
+    """An `Idempotency-Key` header's value.
+
+    Raises:
+        BadRequest: It is empty or too long.
+    """
+    if header is not None and not 0 < len(header) <= MAX_KEY:
+        raise BadRequest(
+            f"`Idempotency-Key` must have 1 to {MAX_KEY} characters, and has {len(header)}.",
+            param="Idempotency-Key",
+        )
+    return header
+
+
+async def submit(
+    service: Service, endpoint: Endpoint, body: bytes, checked: Checked, wishes: Wishes
+) -> Ticket:
+    """Price a job and put it into the line.
+
+    Args:
+        service: This app's.
+        endpoint: The engine path it asks for.
+        body: The engine's request body; stored as it is.
+        checked: What `validation.check` found in it.
+        wishes: What the client said beside it.
+
+    Raises:
+        BadRequest: The queue has no such class, or the request is too long for the model.
+        ModelNotFound: No queue serves the model.
+        KeyConflict: The idempotency key names another request.
+        QueueOverloaded: The queue is full.
+        StoreUnavailable: Redis does not answer.
+    """
+    service_name = checked.model
+    try:
+        page = await service.book.page(checked.model)
+        return await _submit(service, page, endpoint, body, checked, wishes)
+    except LengthwiseError as exc:
+        if isinstance(exc, (ModelNotFound, StoreUnavailable)):
+            service_name = ""  # it may not exist, and labels are bounded
+        service.metrics.requests.labels(service_name, refusal(exc)).inc()
+        raise
+
+
+async def _submit(
+    service: Service,
+    page: Page,
+    endpoint: Endpoint,
+    body: bytes,
+    checked: Checked,
+    wishes: Wishes,
+) -> Ticket:
+    settings, queue = page.settings, page.queue.name
+    job_class = _job_class(settings, wishes.job_class)
+    _check_cap(settings, checked)
+    await service.prompt_length.check(settings, checked)
+    prediction = await service.predictor.predict(queue, checked.text)
+    cost = pricing.price(
+        settings,
+        page.stats,
+        prediction=prediction,
+        job_class=job_class,
+        max_tokens=checked.max_tokens,
+        answers=checked.answers,
+    )
+    job = NewJob(
+        id=str(uuid_utils.uuid7()),
+        endpoint=endpoint,
+        body=body,
+        job_class=job_class,
+        policy=settings.policy,
+        slack_ms=cost.slack_ms,
+        predicted_tokens=cost.tokens,
+        predicted_ms=cost.ms,
+        prediction=prediction,
+        max_attempts=wishes.max_attempts,
+        delay_ms=wishes.delay_ms,
+        ttl_ms=settings.request_ttl_ms if wishes.ttl_ms is None else wishes.ttl_ms,
+        max_depth=settings.max_depth,
+        idempotency_key=wishes.idempotency_key,
+        fingerprint=_fingerprint(endpoint, body, wishes) if wishes.idempotency_key else "",
+    )
+    try:
+        answer = await service.store.submit(queue, job)
+    except StoreUnavailable:
+        if wishes.idempotency_key is None:
+            # The reply may have been lost after the job was written, and its client is told that
+            # it was not accepted. (With a key the client's next try finds it.)
+            service.in_background(service.withdraw(queue, job.id, "submit was not confirmed"))
+        raise
+    match answer:
+        case Accepted():
+            return Ticket(queue=queue, new=job, accepted=answer)
+        case QueueFull():
+            raise QueueOverloaded(
+                f"The queue of {queue} is full: {answer.depth} jobs are waiting. Try again after "
+                "the time in `Retry-After`.",
+                retry_after_s=pricing.retry_after_s(settings, page.stats),
+            )
+        case KeyReused():
+            raise KeyConflict(
+                f"This `Idempotency-Key` belongs to a different request, job {answer.id}. Use a "
+                "new key for a new request.",
+                param="Idempotency-Key",
+            )
+
+
+def _job_class(settings: QueueSettings, wanted: str | None) -> str:
+    names = [c.name for c in settings.classes]
+    if wanted is None:
+        return names[0]
+    if wanted not in names:
+        raise BadRequest(
+            f"The queue has no such class. Set `class` to one of {', '.join(names)}.",
+            param="class",
+            code="invalid_value",
+        )
+    return wanted
+
+
+def _check_cap(settings: QueueSettings, checked: Checked) -> None:
+    limit, wanted = settings.max_model_len, checked.max_tokens
+    if limit is not None and wanted is not None and wanted > limit:
+        raise BadRequest(
+            f"`{checked.max_tokens_param}` must be at most {limit}, the context of "
+            f"{checked.model}, and is {wanted}.",
+            param=checked.max_tokens_param,
+            code="invalid_value",
+        )
+
+
+def _fingerprint(endpoint: Endpoint, body: bytes, wishes: Wishes) -> str:
+    """Tells a repeated request from another one under the same key."""
+    asked = (wishes.job_class, wishes.max_attempts, wishes.delay_ms, wishes.ttl_ms)
+    digest = hashlib.sha256(f"{endpoint} {asked}\n".encode())
+    digest.update(body)
+    return digest.hexdigest()

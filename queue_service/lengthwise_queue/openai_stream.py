@@ -1,0 +1,217 @@
+"""A job's output as an OpenAI event stream, also over a retried attempt. Pure.
+
+The engine's chunks go out as they are. When a worker dies in mid-answer, a second attempt starts
+from nothing, and the client already has a part; `Splicer` swallows what the new attempt repeats
+and goes on with the rest. Where the attempts part ways, the stream ends with an error.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic_core import from_json
+
+from lengthwise_contract.api import Endpoint
+from lengthwise_queue.errors import AttemptRestarted
+
+DONE = b"data: [DONE]\n\n"
+
+#: A comment ends with its line, without the customary blank one: once it has seen an `id:`,
+#: OpenAI's Python client takes a blank line for an event, and fails on its empty data
+#: (openai-python #2722).
+KEEP_ALIVE = b": waiting\n"
+
+
+def event(data: bytes, *, entry_id: str | None = None, name: str | None = None) -> bytes:
+    """One server-sent event."""
+    head = b"" if entry_id is None else b"id: %s\n" % entry_id.encode()
+    if name is not None:
+        head += b"event: %s\n" % name.encode()
+    if b"\n" in data or b"\r" in data:  # a line break would end the field
+        data = b"\ndata: ".join(data.splitlines())
+    return b"%sdata: %s\n\n" % (head, data)
+
+
+def attempt_comment(attempt: int) -> bytes:
+    """Tells who reads along that a new attempt began."""
+    return b": attempt %d\n" % attempt
+
+
+class _Diverged(Exception):
+    """The new attempt says something else than the client already has."""
+
+
+@dataclass
+class _Choice:
+    """What the client has of one choice; text by its field (`content`, `text`, ...)."""
+
+    parts: dict[str, list[str]] = field(default_factory=dict)
+    sent: dict[str, str] = field(default_factory=dict)  #: When the current attempt began.
+    repeated: dict[str, int] = field(default_factory=dict)  #: Characters of `sent` seen again.
+    role_sent: bool = False
+    opaque: bool = False  #: Something was sent that cannot be compared, such as a tool call.
+    opaque_before: bool = False  #: ... by an earlier attempt.
+    finished: bool = False
+
+    def caught_up(self) -> bool:
+        """Whether the current attempt has repeated all that was sent before it."""
+        return all(self.repeated.get(name, 0) >= len(text) for name, text in self.sent.items())
+
+    def note(self, name: str, value: Any) -> None:
+        """Remember that `value` goes to the client."""
+        if name == "role":
+            self.role_sent = True
+        elif isinstance(value, str):
+            self.parts.setdefault(name, []).append(value)
+        elif value:
+            self.opaque = True
+
+
+class Splicer:
+    """One client's stream: what it has, and what of each chunk it still needs."""
+
+    def __init__(self, endpoint: Endpoint, job_id: str) -> None:
+        self._chat = endpoint == "/v1/chat/completions"
+        self._job_id = job_id
+        self._choices: dict[int, _Choice] = {}
+        self._identity: dict[str, Any] = {}  # the first attempt's `id` and `created`
+        self._replaying = False
+        self._unreadable = False
+
+    def new_attempt(self) -> None:
+        """The chunks that follow are those of a new attempt."""
+        self._replaying = bool(self._choices) or self._unreadable
+        for choice in self._choices.values():
+            choice.sent = {name: "".join(parts) for name, parts in choice.parts.items()}
+            choice.parts = {name: [text] for name, text in choice.sent.items()}
+            choice.repeated = {}
+            choice.opaque_before = choice.opaque
+
+    def end(self) -> None:
+        """The answer is complete.
+
+        Raises:
+            AttemptRestarted: It is shorter than what was sent.
+        """
+        if not all(choice.caught_up() for choice in self._choices.values()):
+            raise self._restarted()
+
+    def feed(self, data: bytes) -> bytes | None:
+        """What to send of the next chunk; None: the client has it all.
+
+        Raises:
+            AttemptRestarted: The new attempt does not repeat what was sent, or nobody can tell.
+        """
+        chunk = _parse(data)
+        if not self._replaying:
+            self._note(chunk)
+            return data
+        try:
+            return self._rest(chunk, data)
+        except _Diverged:
+            raise self._restarted() from None
+
+    def _restarted(self) -> AttemptRestarted:
+        path = f"/v1/jobs/{self._job_id}"
+        return AttemptRestarted(
+            "The worker was lost in mid-answer, and the new attempt cannot be joined to what was "
+            f"sent, so this stream ends. GET {path} has the whole answer when it is done; "
+            f"{path}/stream has the new attempt from its start."
+        )
+
+    def _note(self, chunk: dict[str, Any] | None) -> None:
+        if chunk is None:
+            self._unreadable = True
+            return
+        if not self._identity:
+            self._identity = {k: chunk[k] for k in ("id", "created") if k in chunk}
+        for choice in _choices_of(chunk):
+            known = self._choices.setdefault(_index(choice), _Choice())
+            for name, value in self._fields(choice).items():
+                known.note(name, value)
+            known.finished |= choice.get("finish_reason") is not None
+
+    def _rest(self, chunk: dict[str, Any] | None, data: bytes) -> bytes | None:
+        if chunk is None or self._unreadable:
+            raise _Diverged
+        choices = _choices_of(chunk)
+        if choices:
+            kept = [new for new in map(self._rest_of_choice, choices) if new is not None]
+            if not kept:
+                return None
+            chunk["choices"] = kept
+        elif "choices" not in chunk:  # an engine's own event, such as an error
+            return data
+        return json.dumps(chunk | self._identity, ensure_ascii=False).encode()
+
+    def _rest_of_choice(self, choice: dict[str, Any]) -> dict[str, Any] | None:
+        known = self._choices.setdefault(_index(choice), _Choice())
+        if known.opaque_before:
+            raise _Diverged
+        fields = self._fields(choice)
+        rest = {name: self._rest_of_field(known, name, v) for name, v in fields.items()}
+        new = {name: value for name, value in rest.items() if value}
+        cut = any(
+            isinstance(v, str) and 0 < len(new.get(n, "")) < len(v) for n, v in fields.items()
+        )
+        finish = choice.get("finish_reason")
+        if cut and choice.get("logprobs"):
+            raise _Diverged  # they belong to tokens, and one was cut in two
+        if (new or finish is not None) and not known.caught_up():
+            raise _Diverged  # shorter than what was sent, or in another order
+        if known.finished:
+            if new:
+                raise _Diverged  # longer than what was sent as finished
+            return None
+        if not new and finish is None:
+            return None
+        for name, value in new.items():
+            known.note(name, value)
+        known.finished = finish is not None
+        kept = dict(choice)
+        if self._chat:
+            kept["delta"] = new
+        else:
+            kept["text"] = new.get("text", "")
+        if not new and kept.get("logprobs"):
+            kept["logprobs"] = None
+        return kept
+
+    @staticmethod
+    def _rest_of_field(known: _Choice, name: str, value: Any) -> Any:
+        if name == "role":
+            return None if known.role_sent else value
+        if not isinstance(value, str):
+            return value
+        at = known.repeated.get(name, 0)
+        again = known.sent.get(name, "")[at : at + len(value)]
+        if not value.startswith(again):
+            raise _Diverged
+        known.repeated[name] = at + len(again)
+        return value[len(again) :]
+
+    def _fields(self, choice: dict[str, Any]) -> dict[str, Any]:
+        if not self._chat:
+            return {"text": choice.get("text")}
+        delta = choice.get("delta")
+        return delta if isinstance(delta, dict) else {}
+
+
+def _parse(data: bytes) -> dict[str, Any] | None:
+    try:
+        value = from_json(data)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _choices_of(chunk: dict[str, Any]) -> list[dict[str, Any]]:
+    choices = chunk.get("choices")
+    return [c for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
+
+
+def _index(choice: dict[str, Any]) -> int:
+    index = choice.get("index")
+    return index if isinstance(index, int) else 0

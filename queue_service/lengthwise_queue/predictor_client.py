@@ -1,0 +1,106 @@
+"""Asks the predictor how long an answer will be, within a deadline; a dead one stops nobody.
+
+Called by `intake` once per job. No answer in time means no prediction, and the job is priced at
+its service's median length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from enum import StrEnum
+
+from pydantic import ValidationError
+
+from lengthwise_contract.api import Prediction, PredictRequest
+from lengthwise_queue.breaker import Breaker
+from lengthwise_queue.http_connection import HttpError, HttpHost
+
+log = logging.getLogger(__name__)
+
+
+class Fallback(StrEnum):
+    """Why a job has no prediction."""
+
+    OFF = "off"  #: No predictor is configured.
+    NO_TEXT = "no_text"  #: The prompt is token ids or images only.
+    TIMEOUT = "timeout"  #: No answer within the deadline.
+    ERROR = "error"  #: It cannot be reached, or answered with an error.
+    OPEN = "open"  #: It failed lately, and was not asked.
+
+
+class PredictorClient:
+    """One predictor, its connections and its breaker.
+
+    Args:
+        base_url: Where it listens; None: there is none, and nothing is ever asked.
+        timeout_ms: Longest wait for one prediction, connecting included, ms.
+        on_answer: Told how long each answered call took, s.
+        on_fallback: Told of each job without a prediction, and why.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None,
+        *,
+        timeout_ms: float,
+        on_answer: Callable[[float], None],
+        on_fallback: Callable[[Fallback], None],
+    ) -> None:
+        self._host = None if base_url is None else HttpHost(base_url)
+        self._timeout_s = timeout_ms / 1000
+        self._on_answer = on_answer
+        self._on_fallback = on_fallback
+        self._breaker = Breaker()
+
+    async def predict(self, model: str, text: str | None) -> Prediction | None:
+        """The predicted length of the answer to `text`, or None (which is counted)."""
+        if self._host is None:
+            self._on_fallback(Fallback.OFF)
+            return None
+        if not text:
+            self._on_fallback(Fallback.NO_TEXT)
+            return None
+        started_s = time.monotonic()
+        if not self._breaker.allows(started_s):
+            self._on_fallback(Fallback.OPEN)
+            return None
+        request = PredictRequest(model=model, prompt=text)
+        body = request.model_dump_json(exclude_none=True).encode()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                status, answer = await self._host.post("/v1/predict", body)
+            prediction = _read(status, answer)
+        except TimeoutError:
+            self._failed(Fallback.TIMEOUT, f"no answer within {self._timeout_s * 1000} ms")
+            return None
+        except (HttpError, OSError) as exc:
+            self._failed(Fallback.ERROR, str(exc))
+            return None
+        self._on_answer(time.monotonic() - started_s)
+        self._breaker.succeeded()
+        return prediction
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._host is not None:
+            self._host.close()
+
+    def _failed(self, why: Fallback, reason: str) -> None:
+        was_open = self._breaker.is_open
+        self._breaker.failed(time.monotonic())
+        if self._breaker.is_open and not was_open:
+            log.warning("predictor given up for now", extra={"reason": reason})
+        self._on_fallback(why)
+
+
+def _read(status: int, answer: bytes) -> Prediction:
+    if status != 200:
+        raise HttpError(f"the predictor answered {status}")
+    try:
+        return Prediction.model_validate_json(answer)
+    except ValidationError as exc:
+        # Not the error's text: it quotes what was sent.
+        raise HttpError(f"the prediction has {exc.error_count()} wrong fields") from None

@@ -1,0 +1,84 @@
+"""What a job is expected to cost, and when it falls due. Pure; the rule itself is in `policy`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lengthwise_contract.api import Prediction, QueueSettings
+from lengthwise_queue import policy
+from lengthwise_queue.jobs import QueueStats
+
+#: OpenAI's client does not retry at all when it is told to wait longer than this, s.
+LONGEST_RETRY_AFTER_S = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class Price:
+    """The expected cost of a job: output tokens, ms on the engine, ms from acceptance to due."""
+
+    tokens: float
+    ms: float
+    slack_ms: float
+
+
+def price(
+    settings: QueueSettings,
+    stats: QueueStats,
+    *,
+    prediction: Prediction | None,
+    job_class: str,
+    max_tokens: int | None,
+    answers: int,
+) -> Price:
+    """Price one job.
+
+    Args:
+        settings: Those of its queue.
+        stats: Of its queue; what was measured there is used, else what the settings assume.
+        prediction: Of one answer, or None for the fallback.
+        job_class: One of the queue's classes.
+        max_tokens: The request's cap on one answer, tokens, or None.
+        answers: How many answers it asks for (prompts x n). Each takes room in the engine's
+            batch for its own length, so the cost is the sum, though they are made side by side.
+
+    Raises:
+        KeyError: The queue has no such class.
+    """
+    tokens = answers * policy.expected_tokens(
+        prediction, median_tokens=median_tokens(settings, stats), max_tokens=max_tokens
+    )
+    ms = tokens * ms_per_token(settings, stats)
+    slack_ms = policy.slack_ms(
+        ms,
+        policy=settings.policy,
+        overtake_factor=settings.overtake_factor,
+        class_offset_ms=policy.class_offset_ms(settings, job_class),
+    )
+    return Price(tokens=tokens, ms=ms, slack_ms=slack_ms)
+
+
+def ms_per_token(settings: QueueSettings, stats: QueueStats) -> float:
+    """What one output token of one job takes here, ms."""
+    measured = stats.ms_per_token
+    return settings.default_ms_per_token if measured is None else measured
+
+
+def median_tokens(settings: QueueSettings, stats: QueueStats) -> float:
+    """The usual length of an answer here, tokens."""
+    measured = stats.median_tokens
+    return settings.default_tokens if measured is None else measured
+
+
+def drain_ms(settings: QueueSettings, stats: QueueStats, tokens: float) -> float | None:
+    """How long the workers take for `tokens` of waiting work, ms; None: there is no worker."""
+    slots = sum(worker.slots for worker in stats.workers)
+    return tokens * ms_per_token(settings, stats) / slots if slots else None
+
+
+def retry_after_s(settings: QueueSettings, stats: QueueStats) -> int:
+    """When a full queue is worth another try, s: when its backlog will have been served."""
+    backlog_ms = drain_ms(settings, stats, stats.backlog_tokens)
+    if backlog_ms is None:
+        return LONGEST_RETRY_AFTER_S
+    return min(max(math.ceil(backlog_ms / 1000), 1), LONGEST_RETRY_AFTER_S)

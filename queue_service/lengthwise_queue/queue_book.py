@@ -1,0 +1,93 @@
+"""Each queue's settings and figures, read from the store once a second at most.
+
+So pricing a job costs no round trip: a submit is one call to Redis, not three.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from lengthwise_contract.api import QueueSettings
+from lengthwise_queue.errors import ModelNotFound
+from lengthwise_queue.jobs import Queue, QueueStats
+from lengthwise_queue.store import JobStore
+
+#: How old settings and figures may be, s. A change of policy is in force after this everywhere.
+MAX_AGE_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """One queue, as it was at `read_s` (monotonic)."""
+
+    queue: Queue
+    stats: QueueStats
+    read_s: float
+
+    @property
+    def settings(self) -> QueueSettings:
+        """The queue's settings."""
+        return self.queue.settings
+
+
+class QueueBook:
+    """The pages that were read lately. Only queues that exist have one, so it is bounded."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._pages: dict[str, Page] = {}
+        self._reads: dict[str, asyncio.Task[Page]] = {}
+
+    async def page(self, name: str) -> Page:
+        """The queue of that name, at most `MAX_AGE_S` old.
+
+        Raises:
+            ModelNotFound: There is none.
+            StoreUnavailable: Redis does not answer.
+        """
+        page = self._pages.get(name)
+        if page is not None and time.monotonic() - page.read_s < MAX_AGE_S:
+            return page
+        read = self._reads.get(name)
+        if read is None:  # one read serves all who come meanwhile
+            read = asyncio.create_task(self.read(name))
+            self._reads[name] = read
+            read.add_done_callback(lambda task: self._read_done(name, task))
+        return await asyncio.shield(read)
+
+    async def read(self, name: str) -> Page:
+        """The queue of that name as it is now.
+
+        Raises:
+            ModelNotFound: There is none.
+            StoreUnavailable: Redis does not answer.
+        """
+        queue = await self._store.queue(name)
+        if queue is None:
+            self._pages.pop(name, None)
+            raise ModelNotFound(
+                f"The model {name!r} does not exist. GET /v1/models lists those that do; "
+                "PUT /v1/queues/{name} creates one.",
+                param="model",
+            )
+        stats = await self._store.stats(name)
+        page = Page(queue=queue, stats=stats, read_s=time.monotonic())
+        self._pages[name] = page
+        return page
+
+    async def read_all(self) -> list[Page]:
+        """Every queue as it is now, by name."""
+        queues = await self._store.queues()
+        pages = [
+            Page(queue=q, stats=await self._store.stats(q.name), read_s=time.monotonic())
+            for q in queues
+        ]
+        self._pages = {page.queue.name: page for page in pages}
+        return pages
+
+    def _read_done(self, name: str, task: asyncio.Task[Page]) -> None:
+        self._reads.pop(name, None)
+        if not task.cancelled():
+            task.exception()  # its waiters have it; nobody waiting is no reason to warn

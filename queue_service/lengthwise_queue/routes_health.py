@@ -1,0 +1,39 @@
+"""For the machinery around the service: is it alive, can it serve, and its figures."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import Response
+
+from lengthwise_queue.errors import StoreUnavailable
+from lengthwise_queue.service import of
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The process is alive. Says nothing about Redis: a restart would not bring that back."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def readyz(request: Request) -> dict[str, str]:
+    """Requests can be accepted: Redis answers, and the process is not about to stop."""
+    service = of(request)
+    if service.draining.is_set():
+        raise StoreUnavailable("This process is stopping; ask another.", code="draining")
+    await service.store.check()
+    return {"status": "ok"}
+
+
+@router.get("/metrics", response_model=None)
+async def metrics(request: Request) -> Response:
+    """Prometheus's text format; the queues are read as they are now."""
+    service = of(request)
+    try:
+        pages = await service.book.read_all()
+    except StoreUnavailable:
+        pages = None
+    return Response(service.metrics.expose(pages), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,229 @@
+"""Jobs: hand one in, look at it, withdraw it, read its output as it comes, ask why it waits."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import ValidationError
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from lengthwise_contract.api import Explanation, JobRequest, JobView
+from lengthwise_contract.states import TERMINAL, JobState
+from lengthwise_queue import intake, responses, validation, views
+from lengthwise_queue.errors import BadRequest, JobNotFound, LengthwiseError, StoreUnavailable
+from lengthwise_queue.follow import Drained, HungUp, follow, while_connected
+from lengthwise_queue.jobs import EntryKind, Job, OutputEntry
+from lengthwise_queue.metrics import refusal
+from lengthwise_queue.openai_stream import KEEP_ALIVE, event
+from lengthwise_queue.request_body import parse_object, read_body, wrong_field
+from lengthwise_queue.service import Service, of
+
+router = APIRouter(tags=["jobs"])
+
+#: Ids of stream entries, as Redis makes them: ms and a sequence number, 64 bits each.
+_ENTRY_ID = re.compile(r"\d{1,19}-\d{1,19}")
+
+#: A comment is sent when nothing else was for so long, s.
+KEEP_ALIVE_S = 10.0
+
+#: Entries read at once when a whole output is wanted.
+_PAGE = 1000
+
+_JOB_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": JobRequest.model_json_schema()}},
+    }
+}
+
+
+@router.post("/v1/jobs", status_code=202, response_model=JobView, openapi_extra=_JOB_BODY)
+async def submit_job(request: Request) -> Response:
+    """Hand in a job, to be answered later: 202, and 200 where the idempotency key knew it."""
+    service = of(request)
+    try:
+        raw = await read_body(request, service.settings.max_body_bytes)
+        asked = _job_request(raw)
+        checked = _check_body(asked)
+        key = intake.key_from(request.headers.get("idempotency-key"))
+    except LengthwiseError as exc:
+        service.metrics.requests.labels("", refusal(exc)).inc()
+        raise
+    body = asked.body if asked.body.get("stream") is not None else asked.body | {"stream": True}
+    wishes = intake.Wishes(
+        job_class=asked.job_class if "job_class" in asked.model_fields_set else None,
+        max_attempts=asked.max_attempts,
+        delay_ms=asked.delay_ms,
+        ttl_ms=asked.ttl_ms,
+        idempotency_key=key,
+    )
+    payload = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    ticket = await intake.submit(service, asked.endpoint, payload, checked, wishes)
+    service.metrics.requests.labels(ticket.queue, "accepted").inc()
+    status, view = 202, views.new_job_view(ticket.queue, ticket.new, ticket.accepted)
+    if ticket.accepted.duplicate:
+        status, view = 200, await _view(service, await _job(service, ticket.accepted.id))
+    answer = _json(view, status)
+    answer.headers["Location"] = f"/v1/jobs/{ticket.accepted.id}"
+    return answer
+
+
+@router.get("/v1/jobs/{job_id}", response_model=JobView)
+async def get_job(request: Request, job_id: str) -> Response:
+    """A job, with its answer so far."""
+    service = of(request)
+    return _json(await _view(service, await _job(service, job_id)))
+
+
+@router.delete("/v1/jobs/{job_id}", response_model=JobView)
+async def cancel_job(request: Request, job_id: str) -> Response:
+    """Withdraw a job; doing it again changes nothing. A running one ends within a heartbeat."""
+    service = of(request)
+    job = await _job(service, job_id)
+    await service.store.cancel(job.queue, job.id)
+    return _json(await _view(service, await _job(service, job_id)))
+
+
+@router.get("/v1/jobs/{job_id}/explain", response_model=Explanation)
+async def explain_job(request: Request, job_id: str) -> Response:
+    """Why the job stands where it stands."""
+    service = of(request)
+    job = await _job(service, job_id)
+    page = await service.book.read(job.queue)
+    waiting = job.state is JobState.QUEUED
+    position = await service.store.position(job.queue, job.id) if waiting else None
+    return _json(views.explanation(job, page, position))
+
+
+@router.get("/v1/jobs/{job_id}/stream", response_model=None)
+async def stream_job(request: Request, job_id: str) -> Response:
+    """The job's output as server-sent events, resumable at any replica.
+
+    `chunk`: one event of the engine. `attempt`: a new attempt begins, forget the chunks so far.
+    `end`: the last. `Last-Event-ID` (or `?last_event_id=`) resumes behind that event; 204 means
+    that there is nothing behind it and never will be.
+    """
+    service = of(request)
+    after = _resume_after(request)
+    job = await _job(service, job_id)
+    if after != "0-0" and job.state in TERMINAL:
+        rest = await service.store.read_output(job.queue, job.id, after=after, limit=1)
+        if not rest:
+            return Response(status_code=204)
+    return JobStream(service, job, after)
+
+
+class JobStream(Response):
+    """Sends a job's output as server-sent events, until its end or the client's."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, service: Service, job: Job, after: str) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self.raw_headers = [h for h in self.raw_headers if h[0] != b"content-length"]
+        self._service = service
+        self._job = job
+        self._after = after
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(start)
+        with contextlib.suppress(HungUp, Drained):  # either way the reader may resume elsewhere
+            await while_connected(receive, self._send_all(send), unless=self._service.draining)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_all(self, send: Send) -> None:
+        await _more(send, b"retry: 1000\n: job %s\n" % self._job.id.encode())
+        entries = follow(
+            self._service.store,
+            self._job.queue,
+            self._job.id,
+            after=self._after,
+            first_s=KEEP_ALIVE_S,
+            beat_s=KEEP_ALIVE_S,
+        )
+        try:
+            async with contextlib.aclosing(entries) as batches:
+                async for batch in batches:
+                    await _more(send, b"".join(map(_frame, batch)) or KEEP_ALIVE)
+        except StoreUnavailable:
+            return  # the reader's next try is told so by a 503
+
+
+async def _more(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+def _frame(entry: OutputEntry) -> bytes:
+    data = entry.data
+    if entry.kind is EntryKind.ATTEMPT:
+        data = json.dumps({"attempt": entry.attempt}).encode()
+    return event(data, entry_id=entry.id, name=entry.kind)
+
+
+def _job_request(raw: bytes) -> JobRequest:
+    parse_object(raw)  # its messages about broken JSON are the better ones
+    try:
+        return JobRequest.model_validate_json(raw)
+    except ValidationError as exc:
+        raise wrong_field(exc) from None
+
+
+def _check_body(asked: JobRequest) -> validation.Checked:
+    try:
+        return validation.check(asked.endpoint, asked.body)
+    except BadRequest as exc:
+        exc.param = None if exc.param is None else f"body.{exc.param}"
+        raise
+
+
+def _resume_after(request: Request) -> str:
+    given = request.headers.get("last-event-id") or request.query_params.get("last_event_id")
+    if not given:
+        return "0-0"
+    if not _ENTRY_ID.fullmatch(given):
+        raise BadRequest(
+            "`Last-Event-ID` must be the `id` of an event of this stream, such as "
+            "1700000000000-0. Leave it out to read from the start.",
+            param="Last-Event-ID",
+            code="invalid_value",
+        )
+    return given
+
+
+async def _job(service: Service, job_id: str) -> Job:
+    job = await service.store.find(job_id)
+    if job is None:
+        raise JobNotFound(
+            "There is no such job. Its id may be wrong, or it finished too long ago to be kept."
+        )
+    return job
+
+
+async def _view(service: Service, job: Job) -> JobView:
+    entries: list[OutputEntry] = []
+    after = "0-0"
+    while True:
+        page = await service.store.read_output(job.queue, job.id, after=after, limit=_PAGE)
+        entries += page
+        if len(page) < _PAGE:
+            break
+        after = page[-1].id
+    response = responses.assemble(
+        job.endpoint,
+        responses.last_attempt(entries),
+        prompt_tokens=job.prompt_tokens,
+        output_tokens=job.output_tokens,
+    )
+    return views.job_view(job, response)
+
+
+def _json(view: JobView | Explanation, status: int = 200) -> Response:
+    body = view.model_dump_json(by_alias=True)
+    return Response(body, status_code=status, media_type="application/json")

@@ -1,0 +1,75 @@
+"""The OpenAI face: chat and completions through the queue, and the models that there are."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from lengthwise_contract.api import Endpoint
+from lengthwise_queue import answers, intake, validation
+from lengthwise_queue.errors import LengthwiseError
+from lengthwise_queue.metrics import refusal
+from lengthwise_queue.queue_book import Page
+from lengthwise_queue.request_body import parse_object, read_body
+from lengthwise_queue.service import of
+
+router = APIRouter(tags=["openai"])
+
+
+@router.post("/v1/chat/completions", response_model=None)
+async def chat_completions(request: Request) -> Response:
+    """OpenAI's chat completions. The body reaches the engine byte by byte as it came.
+
+    The job's id is in the header `X-Lengthwise-Job-Id`. A client that hangs up cancels its job,
+    unless it sent an `Idempotency-Key`: then it may come back for the same one.
+    """
+    return await _serve(request, "/v1/chat/completions")
+
+
+@router.post("/v1/completions", response_model=None)
+async def completions(request: Request) -> Response:
+    """OpenAI's completions; see chat completions."""
+    return await _serve(request, "/v1/completions")
+
+
+async def _serve(request: Request, endpoint: Endpoint) -> Response:
+    started_s = time.perf_counter()
+    service = of(request)
+    try:
+        body = await read_body(request, service.settings.max_body_bytes)
+        checked = validation.check(endpoint, parse_object(body))
+        key = intake.key_from(request.headers.get("idempotency-key"))
+    except LengthwiseError as exc:
+        service.metrics.requests.labels("", refusal(exc)).inc()
+        raise
+    wishes = intake.Wishes(idempotency_key=key)
+    ticket = await intake.submit(service, endpoint, body, checked, wishes)
+    visit = answers.Visit(service, ticket, started_s)
+    answer = answers.streaming if checked.stream else answers.plain
+    return await answer(visit, request.receive)
+
+
+@router.get("/v1/models")
+async def models(request: Request) -> dict[str, Any]:
+    """The models that can be asked: the queues that there are."""
+    pages = await of(request).book.read_all()
+    return {"object": "list", "data": [_model(page) for page in pages]}
+
+
+@router.get("/v1/models/{model:path}")
+async def model(request: Request, model: str) -> dict[str, Any]:
+    """One model."""
+    return _model(await of(request).book.page(model))
+
+
+def _model(page: Page) -> dict[str, Any]:
+    return {
+        "id": page.queue.name,
+        "object": "model",
+        "created": 0,  # OpenAI's type wants a time; when the weights were made, nobody knows here
+        "owned_by": "lengthwise",
+        "max_model_len": page.settings.max_model_len,
+    }

@@ -1,0 +1,91 @@
+"""What every route of one app shares: the store, the predictor, the metrics; and its background.
+
+Made by `app.create_app`, reached by the routes through `of(request)`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import cast
+
+from starlette.requests import Request
+
+from lengthwise_queue.errors import StoreUnavailable
+from lengthwise_queue.metrics import Metrics
+from lengthwise_queue.predictor_client import PredictorClient
+from lengthwise_queue.prompt_length import PromptLength
+from lengthwise_queue.queue_book import QueueBook
+from lengthwise_queue.settings import Settings
+from lengthwise_queue.store import JobStore
+
+log = logging.getLogger(__name__)
+
+#: How long the cancellation of a hung-up client's job is tried while Redis is away, s.
+CANCEL_FOR_S = 30.0
+
+#: Pause between the tries, s.
+CANCEL_EVERY_S = 0.5
+
+#: How long the background may take to end when the app stops, s.
+BACKGROUND_END_S = 2.0
+
+
+class Service:
+    """The parts of one app."""
+
+    def __init__(self, settings: Settings, store: JobStore) -> None:
+        self.settings = settings
+        self.store = store
+        self.metrics = Metrics()
+        self.book = QueueBook(store)
+        self.prompt_length = PromptLength()
+        self.predictor = PredictorClient(
+            settings.predictor_url,
+            timeout_ms=settings.predictor_timeout_ms,
+            on_answer=self.metrics.predictor_latency.observe,
+            on_fallback=self.metrics.fell_back,
+        )
+        self.draining = asyncio.Event()  #: The process is to stop: long readers go elsewhere.
+        self._background: set[asyncio.Task[None]] = set()
+
+    def in_background(self, work: Coroutine[object, object, None]) -> None:
+        """Run something that no client waits for."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def withdraw(self, queue: str, job_id: str, reason: str) -> None:
+        """Cancel a job that nobody wants any more, also over a short absence of Redis."""
+        tries = int(CANCEL_FOR_S / CANCEL_EVERY_S)
+        for _ in range(tries):
+            try:
+                state = await self.store.cancel(queue, job_id)
+            except StoreUnavailable:
+                await asyncio.sleep(CANCEL_EVERY_S)
+                continue
+            log.info(
+                "job withdrawn",
+                extra={"job_id": job_id, "queue": queue, "reason": reason, "state": state},
+            )
+            return
+        log.warning(
+            "job not withdrawn, Redis is away; it ends by itself",
+            extra={"job_id": job_id, "queue": queue, "reason": reason},
+        )
+
+    async def aclose(self) -> None:
+        """End the background and close every connection."""
+        if self._background:
+            _, late = await asyncio.wait(self._background, timeout=BACKGROUND_END_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        self.predictor.close()
+        await self.store.aclose()
+
+
+def of(request: Request) -> Service:
+    """The service that a request came to."""
+    return cast(Service, request.app.state.service)

@@ -1,0 +1,33 @@
+"""Settings of the queue service's process, from the environment (`LENGTHWISE_QUEUE_*`)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """One field, one environment variable: `redis_url` is `LENGTHWISE_QUEUE_REDIS_URL`."""
+
+    model_config = SettingsConfigDict(env_prefix="LENGTHWISE_QUEUE_", frozen=True)
+
+    redis_url: str = Field(
+        default="redis://127.0.0.1:6379/0", description="The Redis or Valkey that holds everything"
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on")
+    port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on; 0: any free")
+    predictor_url: str | None = Field(
+        default=None, description="Base URL of the predictor; null: every job gets the fallback"
+    )
+    predictor_timeout_ms: float = Field(
+        default=20, gt=0, le=10_000, description="Longest wait for a prediction, the whole call, ms"
+    )
+    max_body_bytes: int = Field(
+        default=4 * 2**20, ge=1024, description="Largest request body, bytes; 413 above"
+    )
+    shutdown_grace_s: int = Field(
+        default=30, ge=0, description="On SIGTERM, how long open answers may go on, s"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

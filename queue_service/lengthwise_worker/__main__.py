@@ -1,0 +1,82 @@
+"""`python -m lengthwise_worker`: one worker, set up by the environment (see settings.py).
+
+Exit codes: 0 after SIGTERM or SIGINT, 1 when the worker broke, 2 for settings that cannot work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+
+import uvloop
+from pydantic import ValidationError
+
+from lengthwise_queue.logs import set_up
+from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
+from lengthwise_queue.store import JobStore
+from lengthwise_worker.engines import open_engine
+from lengthwise_worker.errors import BadSettings
+from lengthwise_worker.metrics import Metrics, MetricsServer
+from lengthwise_worker.settings import Settings
+from lengthwise_worker.worker import Worker
+
+log = logging.getLogger("lengthwise_worker")
+
+
+async def _serve(settings: Settings) -> None:
+    times = StoreSettings(
+        lease_ms=settings.lease_ms, beat_ms=settings.beat_ms, tick_ms=settings.tick_ms
+    )
+
+    def open_store() -> JobStore:
+        return RedisJobStore(settings.redis_url, times)
+
+    metrics = Metrics()
+    worker = Worker(settings, open_engine(settings), open_store, metrics)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, worker.stop)
+    shown = None
+    try:
+        if settings.metrics_port:
+            shown = MetricsServer(metrics, settings.metrics_host, settings.metrics_port)
+        log.info(
+            "worker starts",
+            extra={
+                "worker_id": settings.worker_id,
+                "queue": settings.queue,
+                "engine": settings.engine,
+                "slots": settings.slots,
+                "batching": settings.batching.value,
+            },
+        )
+        await worker.run()
+    finally:
+        if shown is not None:
+            shown.close()
+
+
+def main() -> int:
+    """Run until told to stop; the exit code."""
+    try:
+        settings = Settings.model_validate({})
+    except ValidationError as exc:
+        sys.stderr.write(f"lengthwise_worker: bad settings (LENGTHWISE_WORKER_*)\n{exc}\n")
+        return 2
+    set_up(settings.log_level)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each call, with the URL
+    logging.getLogger("httpcore").setLevel(logging.WARNING)
+    try:
+        uvloop.run(_serve(settings))
+    except BadSettings as exc:
+        log.error("bad settings", extra={"problem": str(exc)})
+        return 2
+    except Exception:
+        log.exception("worker broke", extra={"worker_id": settings.worker_id})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Patience with a Redis that is away: growing, jittered pauses, and one log line each way.
+
+Called by every loop of worker.py and by job_run.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+
+log = logging.getLogger(__name__)
+
+
+class Backoff:
+    """Pauses that double from `base_s` to `cap_s`, each cut to a random half or more of itself."""
+
+    def __init__(self, base_s: float = 0.1, cap_s: float = 5.0) -> None:
+        self._base_s, self._cap_s, self._failures = base_s, cap_s, 0
+
+    def next_s(self) -> float:
+        """The next pause, s."""
+        full = min(self._cap_s, self._base_s * 2.0 ** min(self._failures, 16))
+        self._failures += 1
+        return full * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
+
+    def reset(self) -> None:
+        """It worked: the next pause is short again."""
+        self._failures = 0
+
+
+class StoreLink:
+    """Whether the store answers; logs each change once, whichever loop notices first."""
+
+    def __init__(self) -> None:
+        self._away_since: float | None = None
+
+    @property
+    def away(self) -> bool:
+        """Whether the last word from anybody was that the store does not answer."""
+        return self._away_since is not None
+
+    def failed(self, exc: Exception) -> None:
+        """A call to the store failed."""
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            log.warning("store away", extra={"cause": repr(exc.__cause__ or exc)})
+
+    def worked(self) -> None:
+        """A call to the store was answered."""
+        if self._away_since is not None:
+            away_s = time.monotonic() - self._away_since
+            self._away_since = None
+            log.info("store back", extra={"away_s": round(away_s, 3)})

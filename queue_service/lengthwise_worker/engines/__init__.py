@@ -1,0 +1,42 @@
+"""The engines a worker can drive, and the choice among them by the settings."""
+
+from __future__ import annotations
+
+from lengthwise_worker.engines.base import Engine
+from lengthwise_worker.engines.llama_cpp import LlamaCppEngine
+from lengthwise_worker.engines.openai_http import OpenAIEngine
+from lengthwise_worker.engines.vllm import VllmEngine
+from lengthwise_worker.settings import Settings
+
+
+def open_engine(settings: Settings) -> Engine:
+    """The engine that the settings name; nothing is started or sent yet."""
+    if settings.engine == "llama.cpp":
+        return LlamaCppEngine(
+            model_path=settings.model_path,
+            alias=settings.queue,
+            slots=settings.slots,
+            context_tokens=settings.context_tokens,
+            threads=settings.threads,
+            port=settings.engine_port,
+            timeout_s=settings.engine_timeout_s,
+        )
+    if settings.engine == "simulated" and settings.engine_url is None:
+        # Imported here: it needs FastAPI, which a worker beside a real engine does not.
+        from lengthwise_worker.engines.simulated_embedded import EmbeddedSimulation
+
+        return EmbeddedSimulation(
+            model=settings.queue,
+            slots=settings.slots,
+            tokens_per_s=settings.simulated_tokens_per_s,
+            port=settings.engine_port,
+            timeout_s=settings.engine_timeout_s,
+        )
+    kinds = {"openai": OpenAIEngine, "vllm": VllmEngine, "simulated": VllmEngine}
+    key = settings.engine_api_key
+    return kinds[settings.engine](
+        settings.engine_url,
+        api_key=key.get_secret_value() if key else None,
+        timeout_s=settings.engine_timeout_s,
+        connections=settings.slots,
+    )

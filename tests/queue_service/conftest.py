@@ -1,0 +1,301 @@
+"""The app under a real server, over a real Valkey, with a worker whose engine is a script.
+
+The worker is the real store, claiming and emitting; only what the engine says is written down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, TypeVar
+
+import httpx
+import openai
+import pytest
+
+from lengthwise_contract.api import WorkerView
+from lengthwise_queue.__main__ import make_server
+from lengthwise_queue.jobs import Claim, LeaseState, Outcome, OutcomeKind
+from lengthwise_queue.redis_store import RedisJobStore
+from lengthwise_queue.settings import Settings
+
+T = TypeVar("T")
+
+#: What an engine does with a claim: bytes are emitted, an Outcome ends the claim.
+Script = Callable[[Claim], AsyncIterator[bytes | Outcome]]
+
+#: Nothing here takes as long; a condition that is not met by then never will be.
+PATIENCE_S = 20.0
+
+MODEL = "org/model-1.5"
+
+
+def eventually(met: Callable[[], T | None], what: str) -> T:
+    """The first true value of `met`."""
+    end_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end_s:
+        value = met()
+        if value:
+            return value
+        time.sleep(0.01)
+    pytest.fail(f"never came true: {what}")
+
+
+class ScriptedWorker:
+    """Claims jobs of one queue and answers them by a script."""
+
+    def __init__(self, redis_url: str, queue: str) -> None:
+        self.script: Script = hello
+        self.bodies: list[bytes] = []
+        self.aborted: list[str] = []
+        self.slots = 8
+        self._url = redis_url
+        self._queue = queue
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(PATIENCE_S)
+
+    async def _run(self) -> None:
+        store = RedisJobStore(self._url)
+        running: dict[asyncio.Task[None], Claim] = {}
+        while not self._stop.is_set():
+            leases = [claim.lease for task, claim in running.items() if not task.done()]
+            view = WorkerView(
+                id="w1", slots=self.slots, running=len(leases), engine="script", seen_ms=0
+            )
+            with contextlib.suppress(Exception):  # Redis may be away: a worker lives on
+                states = await store.beat(self._queue, worker=view, leases=leases)
+                for task, claim in running.items():
+                    if states.get(claim.lease.job_id) is LeaseState.CANCEL:
+                        task.cancel()
+                await store.tick(self._queue)
+                free = self.slots - len(leases)
+                for claim in await store.claim(self._queue, worker_id="w1", count=free):
+                    running[asyncio.create_task(self._serve(store, claim))] = claim
+            await asyncio.sleep(0.01)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await store.aclose()
+
+    async def _serve(self, store: RedisJobStore, claim: Claim) -> None:
+        self.bodies.append(claim.body)
+        outcome = Outcome(kind=OutcomeKind.OK, prompt_tokens=3, output_tokens=7, service_ms=70.0)
+        try:
+            async with contextlib.aclosing(self.script(claim)) as steps:  # type: ignore[type-var]
+                async for step in steps:
+                    if isinstance(step, Outcome):
+                        outcome = step
+                        break
+                    await store.emit(self._queue, claim.lease, [step])
+        except asyncio.CancelledError:
+            self.aborted.append(claim.lease.job_id)
+            outcome = Outcome(kind=OutcomeKind.CANCELLED)
+        await store.finish(self._queue, claim.lease, outcome, worker_id="w1")
+
+
+class Front:
+    """One queue service, its worker, and clients for it."""
+
+    def __init__(self, redis_url: str, **settings: Any) -> None:
+        self.redis_url = redis_url
+        self.model = MODEL
+        self.server = make_server(Settings(redis_url=redis_url, port=0, **settings))
+        self._thread = threading.Thread(target=self.server.run)
+        self._thread.start()
+        eventually(lambda: self.server.started, "the server starts")
+        port = self.server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
+        self.worker = ScriptedWorker(redis_url, MODEL)
+
+    def put_queue(self, **settings: Any) -> None:
+        """Create the queue, or change it; in force at once on this replica."""
+        self.http.put(f"/v1/queues/{MODEL}", json=settings).raise_for_status()
+
+    def openai(self) -> openai.OpenAI:
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1", api_key="any", max_retries=0, timeout=PATIENCE_S
+        )
+
+    def chat(self, **fields: Any) -> dict[str, Any]:
+        """A chat body."""
+        return {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]} | fields
+
+    def submit(self, **fields: Any) -> str:
+        """Hand in a chat job; its id."""
+        answer = self.http.post("/v1/jobs", json={"body": self.chat(**fields)})
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        answer = self.http.get(f"/v1/jobs/{job_id}")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def ended(self, job_id: str) -> dict[str, Any]:
+        """The job, once it has ended."""
+        over = {"succeeded", "failed", "cancelled", "expired"}
+
+        def look() -> dict[str, Any] | None:
+            job = self.job(job_id)
+            return job if job["state"] in over else None
+
+        return eventually(look, f"job {job_id} ends")
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of one sample of a scrape; 0 where there is none."""
+        for line in self.http.get("/metrics").text.splitlines():
+            head, _, value = line.rpartition(" ")
+            sample, _, given = head.partition("{")
+            want = sorted(f'{k}="{v}"' for k, v in labels.items())
+            if sample == f"lengthwise_{name}" and sorted(given.strip("}").split(",")) == (
+                want or [""]
+            ):
+                return float(value)
+        return 0.0
+
+    def close(self) -> None:
+        """Stop everything; once is enough."""
+        self.worker.stop()
+        self.http.close()
+        self.server.should_exit = True
+        self._thread.join(PATIENCE_S)
+
+
+@pytest.fixture
+def make_front(redis_url: str) -> Iterator[Callable[..., Front]]:
+    """Starts queue services on the same Valkey; each keyword is one of `Settings`."""
+    fronts: list[Front] = []
+
+    def make(url: str = redis_url, **settings: Any) -> Front:
+        fronts.append(Front(url, **settings))
+        return fronts[-1]
+
+    yield make
+    for front in fronts:
+        front.close()
+
+
+@pytest.fixture
+def front(make_front: Callable[..., Front]) -> Front:
+    """A queue service with one queue and a running worker."""
+    front = make_front()
+    front.put_queue()
+    front.worker.start()
+    return front
+
+
+@pytest.fixture
+def idle_front(make_front: Callable[..., Front]) -> Front:
+    """The same without a worker: what is accepted stays in the line."""
+    front = make_front()
+    front.put_queue()
+    return front
+
+
+@pytest.fixture(scope="session")
+def shared_front(valkey_port: int) -> Iterator[Front]:
+    """One server for all tests that only send what is refused: it has no queue, and no state."""
+    front = Front(f"redis://127.0.0.1:{valkey_port}/1", max_body_bytes=16_384)
+    yield front
+    front.close()
+
+
+# ------------------------------------------------------------------------------- what engines say
+
+
+def chunk(
+    content: str | None = None,
+    *,
+    index: int = 0,
+    finish: str | None = None,
+    logprobs: Any = None,
+    **delta: Any,
+) -> bytes:
+    """One event of a chat stream, written as vLLM writes it."""
+    fields = delta if content is None else {"content": content} | delta
+    choice = {"index": index, "delta": fields, "logprobs": logprobs, "finish_reason": finish}
+    return json.dumps(
+        {
+            "id": "chatcmpl-1",
+            "object": "chat.completion.chunk",
+            "created": 1700000000,
+            "model": MODEL,
+            "choices": [choice],
+        },
+        separators=(",", ":"),
+    ).encode()
+
+
+def text_chunk(text: str, *, finish: str | None = None) -> bytes:
+    """One event of a completion stream."""
+    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
+    return json.dumps(
+        {
+            "id": "cmpl-1",
+            "object": "text_completion",
+            "created": 1700000000,
+            "model": MODEL,
+            "choices": [choice],
+        }
+    ).encode()
+
+
+def whole(body: dict[str, Any]) -> bytes:
+    """A complete answer to a body."""
+    chat = "messages" in body
+    part = {"message": {"role": "assistant", "content": "Hello, you"}} if chat else {"text": "Hey"}
+    choices = [
+        {"index": i, **part, "logprobs": None, "finish_reason": "stop"}
+        for i in range(body.get("n") or 1)
+    ]
+    return json.dumps(
+        {
+            "id": "chatcmpl-1",
+            "object": "chat.completion" if chat else "text_completion",
+            "created": 1700000000,
+            "model": MODEL,
+            "choices": choices,
+            "usage": {"prompt_tokens": 3, "completion_tokens": 7, "total_tokens": 10},
+        }
+    ).encode()
+
+
+async def hello(claim: Claim) -> AsyncIterator[bytes | Outcome]:
+    """A polite engine: the same few words, in as many choices as were asked for."""
+    body = json.loads(claim.body)
+    if not body.get("stream"):
+        yield whole(body)
+    elif "prompt" in body:
+        yield text_chunk("Hel")
+        yield text_chunk("lo", finish="stop")
+    else:
+        for index in range(body.get("n") or 1):
+            yield chunk("", index=index, role="assistant")
+            for word in ("Hello", ", ", "you"):
+                yield chunk(word, index=index)
+            yield chunk(index=index, finish="stop")
+
+
+@pytest.fixture
+def says() -> Callable[..., bytes]:
+    """Makes one event of a chat stream; see `chunk`."""
+    return chunk
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], Any], str], Any]:
+    """Waits for a condition; see `eventually`."""
+    return eventually

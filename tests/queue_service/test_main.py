@@ -1,0 +1,92 @@
+"""The process: settings from the environment, logs as JSON, and a polite end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+PATIENCE_S = 30.0
+
+
+@pytest.fixture
+def process(redis_url: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A queue service in a process of its own, serving; and its URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = os.environ | {
+        "LENGTHWISE_QUEUE_REDIS_URL": redis_url,
+        "LENGTHWISE_QUEUE_PORT": str(port),
+    }
+    command = [sys.executable, "-m", "lengthwise_queue"]
+    running = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    url = f"http://127.0.0.1:{port}"
+    end_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end_s and running.poll() is None:
+        try:
+            httpx.get(f"{url}/healthz")
+        except httpx.TransportError:
+            time.sleep(0.05)
+        else:
+            break
+    yield running, url
+    if running.poll() is None:
+        running.kill()
+    running.communicate()
+
+
+def test_a_sigterm_lets_open_answers_finish_and_exits_with_0(
+    process: tuple[subprocess.Popen[str], str], front: Any, says: Callable[..., bytes]
+) -> None:
+    running, url = process
+    asked_to_stop = threading.Event()
+
+    async def script(claim: Any) -> Any:
+        yield says("Hel")
+        await asyncio.to_thread(asked_to_stop.wait, PATIENCE_S)
+        yield says("lo")
+
+    front.worker.script = script  # on the same Valkey
+    text = ""
+    body = front.chat(stream=True)
+    with httpx.stream(
+        "POST", f"{url}/v1/chat/completions", json=body, timeout=PATIENCE_S
+    ) as answer:
+        for piece in answer.iter_text():
+            text += piece
+            if "Hel" in text and not asked_to_stop.is_set():
+                running.send_signal(signal.SIGTERM)
+                asked_to_stop.set()
+    assert text.endswith("data: [DONE]\n\n")
+    _, logged = running.communicate(timeout=PATIENCE_S)
+    assert running.returncode == 0
+    lines = [json.loads(line) for line in logged.splitlines()]
+    assert lines[0]["message"] == "queue service starts"
+    assert [one["outcome"] for one in lines if one["message"] == "request answered"] == [
+        "succeeded"
+    ]
+
+
+def test_a_wrong_setting_is_named_and_ends_the_process(redis_url: str) -> None:
+    env = os.environ | {"LENGTHWISE_QUEUE_PORT": "99999"}
+    done = subprocess.run(
+        [sys.executable, "-m", "lengthwise_queue"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode != 0
+    assert "port" in done.stderr

@@ -1,0 +1,278 @@
+"""Asking the predictor: real sockets, and predictors of every kind of bad health."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from lengthwise_contract.api import Prediction, PredictRequest
+from lengthwise_queue.breaker import FAILURES_TO_OPEN, FIRST_PAUSE_S, LONGEST_PAUSE_S, Breaker
+from lengthwise_queue.http_connection import HttpHost
+from lengthwise_queue.predictor_client import Fallback, PredictorClient
+
+ANSWER = Prediction(
+    model_version="v1", p10_tokens=1, p50_tokens=2, p90_tokens=3, mean_tokens=2, rank_score=0.5
+)
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def http(body: bytes, status: str = "200 OK", headers: str = "") -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
+    return head.encode() + body
+
+
+GOOD = http(ANSWER.model_dump_json().encode())
+LATE = http(ANSWER.model_copy(update={"model_version": "late"}).model_dump_json().encode())
+
+
+@asynccontextmanager
+async def predictor(*answers: bytes | None) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A server that gives one answer a request, the last for ever.
+
+    None is no answer in time: `LATE` goes out before the connection's next answer, if any.
+    """
+    asked: list[bytes] = []
+    serving: set[asyncio.Task[None] | None] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
+        owed = b""
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                asked.append(await reader.readexactly(size))
+                answer = answers[min(len(asked), len(answers)) - 1]
+                if answer is None:
+                    owed += LATE
+                else:
+                    writer.write(owed + answer)
+                    await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client is gone
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
+    finally:
+        server.close()
+        await asyncio.gather(*(task for task in serving if task))
+
+
+class Told:
+    """What the client reported."""
+
+    def __init__(self) -> None:
+        self.answers: list[float] = []
+        self.fallbacks: list[Fallback] = []
+
+    def client(self, url: str | None, timeout_ms: float = 5000) -> PredictorClient:
+        return PredictorClient(
+            url,
+            timeout_ms=timeout_ms,
+            on_answer=self.answers.append,
+            on_fallback=self.fallbacks.append,
+        )
+
+
+def test_a_prediction_is_fetched_over_one_connection() -> None:
+    async def body() -> None:
+        told = Told()
+        async with predictor(GOOD) as (url, asked):
+            client = told.client(url)
+            for _ in range(3):
+                assert await client.predict("org/m", "How long? \u00e9") == ANSWER
+            client.close()
+        want = PredictRequest(model="org/m", prompt="How long? \u00e9")
+        assert [PredictRequest.model_validate_json(a) for a in asked] == [want] * 3
+        assert len(told.answers) == 3
+        assert told.fallbacks == []
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (None, Fallback.TIMEOUT),
+        (http(b"{}", "503 Service Unavailable"), Fallback.ERROR),
+        (http(b"{}"), Fallback.ERROR),
+        (http(b'{"p50_tokens": "secret"}'), Fallback.ERROR),
+        (http(b"not json"), Fallback.ERROR),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", Fallback.ERROR),
+        (GOOD[:30], Fallback.TIMEOUT),
+    ],
+    ids=["silent", "503", "no fields", "wrong fields", "no json", "no http", "half an answer"],
+)
+def test_a_bad_answer_is_a_counted_fallback(answer: bytes | None, why: Fallback) -> None:
+    async def body() -> None:
+        told = Told()
+        async with predictor(answer) as (url, _):
+            client = told.client(url, timeout_ms=200)
+            assert await client.predict("m", "x") is None
+            client.close()
+        assert told.fallbacks == [why]
+        assert told.answers == []
+
+    asyncio.run(body())
+
+
+def test_nobody_there_is_a_counted_fallback() -> None:
+    async def body() -> None:
+        async with predictor(GOOD) as (url, _):
+            pass  # its port is closed again
+        told = Told()
+        assert await told.client(url).predict("m", "x") is None
+        assert told.fallbacks == [Fallback.ERROR]
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("url", "text", "why"),
+    [(None, "x", Fallback.OFF), ("http://127.0.0.1:1", None, Fallback.NO_TEXT)],
+    ids=["no predictor", "no text"],
+)
+def test_what_cannot_be_asked_is_a_counted_fallback(
+    url: str | None, text: str | None, why: Fallback
+) -> None:
+    told = Told()
+    assert asyncio.run(told.client(url).predict("m", text)) is None
+    assert told.fallbacks == [why]
+
+
+def test_a_late_answer_is_never_taken_for_the_next_ones() -> None:
+    # The first answer comes after its deadline. Were its connection used again, the second
+    # question would get it.
+    async def body() -> None:
+        told = Told()
+        async with predictor(None, GOOD) as (url, _):
+            client = told.client(url, timeout_ms=300)
+            assert await client.predict("m", "one") is None
+            assert await client.predict("m", "two") == ANSWER
+            client.close()
+
+    asyncio.run(body())
+
+
+def test_a_connection_that_the_predictor_closed_is_replaced() -> None:
+    closing = http(ANSWER.model_dump_json().encode(), headers="Connection: close\r\n")
+
+    async def body() -> None:
+        told = Told()
+        async with predictor(closing) as (url, asked):
+            client = told.client(url)
+            for _ in range(3):
+                assert await client.predict("m", "x") == ANSWER
+            client.close()
+            assert len(asked) == 3
+
+    asyncio.run(body())
+
+
+def test_a_dead_predictor_is_soon_not_asked_any_more() -> None:
+    async def body() -> None:
+        told = Told()
+        async with predictor(None) as (url, asked):
+            client = told.client(url, timeout_ms=20)
+            started_s = time.monotonic()
+            for _ in range(FAILURES_TO_OPEN + 200):
+                assert await client.predict("m", "x") is None
+            took_s = time.monotonic() - started_s
+            client.close()
+            # Each probe is one question more, and on a slow machine there is time for some.
+            probes = 1 + int(took_s / FIRST_PAUSE_S)
+            assert FAILURES_TO_OPEN <= len(asked) <= FAILURES_TO_OPEN + probes
+        assert told.fallbacks.count(Fallback.OPEN) >= 200 - probes
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:80", "ftp://x", "http://"])
+def test_a_url_that_is_none_is_refused_at_once(url: str) -> None:
+    with pytest.raises(ValueError, match="expected a URL"):
+        HttpHost(url)
+
+
+# ------------------------------------------------------------------------------- the breaker
+
+
+def opened(now_s: float = 0.0) -> Breaker:
+    breaker = Breaker()
+    for _ in range(FAILURES_TO_OPEN):
+        assert breaker.allows(now_s)
+        breaker.failed(now_s)
+    return breaker
+
+
+def test_the_breaker_opens_after_failures_in_a_row_only() -> None:
+    breaker = Breaker()
+    for _ in range(3 * FAILURES_TO_OPEN):
+        breaker.failed(0.0)
+        breaker.succeeded()
+    assert breaker.allows(0.0)
+    assert not opened().allows(0.0)
+
+
+def test_an_open_breaker_lets_one_probe_through_at_a_time() -> None:
+    breaker = opened()
+    assert [breaker.allows(FIRST_PAUSE_S) for _ in range(3)] == [True, False, False]
+
+
+def test_a_good_probe_closes_the_breaker() -> None:
+    breaker = opened()
+    assert breaker.allows(FIRST_PAUSE_S)
+    breaker.succeeded()
+    assert all(breaker.allows(FIRST_PAUSE_S) for _ in range(3))
+
+
+def test_failed_probes_come_ever_more_rarely_up_to_a_bound() -> None:
+    breaker, now_s, probes = opened(), 0.0, []
+    while now_s < 60:
+        if breaker.allows(now_s):
+            probes.append(now_s)
+            breaker.failed(now_s)
+        now_s += 1 / 64  # exact in binary
+    gaps = [b - a for a, b in itertools.pairwise(probes)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] == pytest.approx(LONGEST_PAUSE_S, abs=0.02)
+
+
+def test_a_job_is_priced_by_the_predictor_and_by_the_fallback_without_it(
+    make_front: Callable[..., Any],
+) -> None:
+    async def body() -> None:
+        async with predictor(GOOD) as (url, asked):
+            await asyncio.to_thread(submit_and_check, make_front, url)
+            [question] = [json.loads(a) for a in asked]
+            assert question == {"model": "org/model-1.5", "prompt": "Hi"}
+
+    asyncio.run(body())
+
+
+def submit_and_check(make_front: Callable[..., Any], url: str) -> None:
+    with_it = make_front(predictor_url=url, predictor_timeout_ms=5000)
+    with_it.put_queue(default_tokens=77)
+    predicted = with_it.http.get(f"/v1/jobs/{with_it.submit()}/explain").json()
+    assert predicted["prediction"] == ANSWER.model_dump()
+    assert predicted["predicted_tokens"] == 2
+    assert with_it.metric("predictor_latency_seconds_count") == 1
+    without = make_front(predictor_url="http://127.0.0.1:1")
+    assumed = without.http.get(f"/v1/jobs/{without.submit()}/explain").json()
+    assert assumed["prediction"] is None
+    assert assumed["predicted_tokens"] == 77
+    assert without.metric("predictor_fallbacks_total", reason="error") == 1
+    assert without.http.get(f"/v1/queues/{without.model}").json()["fallbacks"] == 1
+    with_it.close()

@@ -1,0 +1,92 @@
+"""What a job is expected to cost, and when a full queue is worth another try."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lengthwise_contract.api import Prediction, QueueSettings, WorkerView
+from lengthwise_queue import pricing
+from lengthwise_queue.jobs import QueueStats
+from lengthwise_queue.metrics import length_bucket
+
+PREDICTION = Prediction(
+    model_version="v", p10_tokens=50, p50_tokens=100, p90_tokens=400, mean_tokens=150, rank_score=1
+)
+SETTINGS = QueueSettings(default_tokens=300, default_ms_per_token=20, overtake_factor=3)
+
+
+def stats(**changes: Any) -> QueueStats:
+    fields: dict[str, Any] = {
+        "now_ms": 0.0,
+        "depth": 0,
+        "scheduled": 0,
+        "in_flight": 0,
+        "dead": 0,
+        "backlog_tokens": 0.0,
+        "oldest_accepted_ms": None,
+        "ms_per_token": None,
+        "median_tokens": None,
+        "counters": {},
+        "workers": [],
+    }
+    return QueueStats(**(fields | changes))
+
+
+def worker(slots: int) -> WorkerView:
+    return WorkerView(id=f"w{slots}", slots=slots, running=0, engine="e", seen_ms=0)
+
+
+def price(seen: QueueStats | None = None, **changes: Any) -> pricing.Price:
+    asked: dict[str, Any] = {
+        "prediction": PREDICTION,
+        "job_class": "interactive",
+        "max_tokens": None,
+        "answers": 1,
+    }
+    return pricing.price(SETTINGS, seen or stats(), **(asked | changes))
+
+
+@pytest.mark.parametrize(
+    ("seen", "asked", "tokens", "ms"),
+    [
+        ({}, {}, 100, 2000),
+        ({"ms_per_token": 5.0}, {}, 100, 500),
+        ({}, {"max_tokens": 40}, 40, 800),
+        ({}, {"max_tokens": 40, "answers": 3}, 120, 2400),
+        ({}, {"prediction": None}, 300, 6000),
+        ({"median_tokens": 10.0}, {"prediction": None}, 10, 200),
+    ],
+    ids=["predicted", "measured speed", "capped", "several answers", "assumed", "median"],
+)
+def test_the_price_of_a_job(
+    seen: dict[str, Any], asked: dict[str, Any], tokens: float, ms: float
+) -> None:
+    cost = price(stats(**seen), **asked)
+    assert (cost.tokens, cost.ms, cost.slack_ms) == (tokens, ms, 3 * ms)
+
+
+def test_a_class_adds_its_offset_and_an_unknown_one_is_an_error() -> None:
+    assert price(job_class="batch").slack_ms == 6000 + 600_000
+    with pytest.raises(KeyError):
+        price(job_class="vip")
+
+
+@pytest.mark.parametrize(
+    ("backlog", "slots", "want"),
+    [(1000, [4], 5), (1000, [1, 3], 5), (1, [4], 1), (10**9, [4], 120), (1000, [], 120)],
+    ids=["one worker", "two workers", "at least 1", "at most 120", "no worker"],
+)
+def test_retry_after_is_the_time_that_the_backlog_takes(
+    backlog: float, slots: list[int], want: int
+) -> None:
+    seen = stats(backlog_tokens=float(backlog), workers=[worker(n) for n in slots])
+    assert pricing.retry_after_s(SETTINGS, seen) == want
+
+
+@pytest.mark.parametrize(
+    ("tokens", "want"), [(0, "0-64"), (64, "64-256"), (1023.9, "256-1024"), (1e6, "1024+")]
+)
+def test_every_length_has_a_bucket(tokens: float, want: str) -> None:
+    assert length_bucket(tokens) == want
