@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from lengthwise_cli import ports
-from lengthwise_cli.bench import Bodies, compared, measured_overhead
+from lengthwise_cli.bench import Bodies, compared
 from lengthwise_cli.errors import CliError
 from lengthwise_cli.stack import Stack, StackSettings
 from lengthwise_contract.api import PolicyName
@@ -29,8 +29,6 @@ from lengthwise_lab.tables import render
 from lengthwise_lab.workload import bundled_bodies, mix
 
 _POLICIES: tuple[PolicyName, ...] = ("fcfs", "sjf")
-#: Pairs of requests that measure what the path adds to the first token.
-_PAIRS = 12
 
 
 def demo(
@@ -77,12 +75,8 @@ async def _measure(
             f"the same both times. sjf runs with k = {queue.overtake_factor:g}, the default."
         )
         target = Target(url=stack.url, model=stack.model)
-        warm_up = [request for request in mix(bodies, count=2 * settings.slots, seed=seed + 1)]
+        warm_up = mix(bodies, count=2 * settings.slots, seed=seed + 1)
         await drive(target, warm_up, on_done=lambda _: None)
-        overhead = None
-        if stack.engine_url is not None:
-            engine = Target(url=stack.engine_url, model=stack.model)
-            overhead = await measured_overhead(target, engine, bodies, _PAIRS, quiet=False)
         workload = mix(bodies, count=count, seed=seed)
         runs = await compared(service, target, workload, _POLICIES, quiet=False)
         report = build(
@@ -91,6 +85,5 @@ async def _measure(
             slots=settings.slots,
             seed=seed,
             rate_per_s=None,
-            overhead=overhead,
         )
         return report, runs

@@ -5,6 +5,7 @@ Every flag can also be given by environment: `lengthwise up --port` is LENGTHWIS
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import typer
@@ -37,6 +38,8 @@ def root() -> None:
 
 def main() -> None:
     """Run the command line; exit 1 with one message when it cannot do what was asked."""
+    # `kill` ends a command as Ctrl-C does: settings are put back, processes and folders removed.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         app(auto_envvar_prefix="LENGTHWISE")
     except (CliError, LabError) as exc:

@@ -76,6 +76,7 @@ class Stack:
         """`say` gets a line of text on every event worth telling."""
         self.settings = settings
         self.model = ""  #: Known once started.
+        #: The engine itself; None: it is embedded, and lets only its worker in.
         self.engine_url = settings.engine_url
         self._say = say
         self._supervisor = Supervisor(say)
@@ -272,7 +273,8 @@ class Stack:
             env["LENGTHWISE_WORKER_ENGINE_URL"] = settings.engine_url
         else:
             env["LENGTHWISE_WORKER_ENGINE_PORT"] = str(engine_port)
-            self.engine_url = f"http://127.0.0.1:{engine_port}"
+            if settings.engine is Engine.SIMULATED:
+                self.engine_url = f"http://127.0.0.1:{engine_port}"
         if settings.engine_api_key is not None:
             env["LENGTHWISE_WORKER_ENGINE_API_KEY"] = settings.engine_api_key
         if settings.model_path is not None:

@@ -86,14 +86,16 @@ class JobRequest(Body):
 
     endpoint: Endpoint = "/v1/chat/completions"
     body: dict[str, Any]
-    job_class: str = Field(default="interactive", validation_alias="class", serialization_alias="class", max_length=63)
+    job_class: str = Field(
+        default="interactive", validation_alias="class", serialization_alias="class", max_length=63
+    )
     max_attempts: int = Field(default=3, ge=1, le=20)
     delay_ms: int = Field(default=0, ge=0, le=30 * 86_400_000, description="Not before now + this")
     ttl_ms: int | None = Field(
         default=None,
         ge=1,
         le=30 * 86_400_000,
-        description="Expires if unfinished; null: the queue's",
+        description="Expires this long after its delay; null: the queue's",
     )
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)

@@ -14,10 +14,6 @@ from torch import Tensor
 
 from lengthwise_training.dataset import Dataset
 
-#: Names in `model` that are no LLM, or LLMs of another age: an unseen LLM is not like them, so the
-#: embedding of "any other LLM" is not trained on their answers.
-NOT_CHAT_LLMS = ("human", "openai/gpt3-", "openai/davinci", "openai/text-davinci")
-
 
 #: Prompts that are padded to one length; a batch holds several such groups.
 GROUP = 16
@@ -38,17 +34,15 @@ class Texts:
 
 @dataclass(frozen=True)
 class Targets:
-    """Lengths by prompt and LLM; column 0 is "any other LLM" and is filled batch by batch.
+    """Lengths by prompt and LLM.
 
     Attributes:
-        log_samples: float32, (prompts, 1 + llms, n), log tokens; 0 where unknown.
-        known: bool, (prompts, 1 + llms).
-        chat: bool, (1 + llms,), the LLMs that column 0 learns from.
+        log_samples: float32, (prompts, llms, n), log tokens; 0 where unknown.
+        known: bool, (prompts, llms).
     """
 
     log_samples: Tensor
     known: Tensor
-    chat: Tensor
 
 
 def encode(prompts: list[str], tokenizer: Tokenizer, max_tokens: int) -> Texts:
@@ -64,36 +58,12 @@ def encode(prompts: list[str], tokenizer: Tokenizer, max_tokens: int) -> Texts:
 
 def targets(dataset: Dataset) -> Targets:
     """Spread the rows over a dense (prompt, LLM) table."""
-    shape = (len(dataset.prompts), 1 + len(dataset.llms))
+    shape = (len(dataset.prompts), len(dataset.llms))
     log_samples = np.zeros((*shape, dataset.samples.shape[1]), dtype=np.float32)
     known = np.zeros(shape, dtype=bool)
-    log_samples[dataset.prompt_index, 1 + dataset.llm_index] = np.log(dataset.samples)
-    known[dataset.prompt_index, 1 + dataset.llm_index] = True
-    chat = [False] + [not name.startswith(NOT_CHAT_LLMS) for name in dataset.llms]
-    return Targets(torch.from_numpy(log_samples), torch.from_numpy(known), torch.tensor(chat))
-
-
-def with_any_llm(
-    part: Tensor, known: Tensor, chat: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Fill column 0 of a batch with the answer of one chat LLM, drawn anew for each prompt.
-
-    So "any other LLM" learns the mixture of those we know, and its quantiles are wider for it.
-
-    Args:
-        part: float32, (batch, 1 + llms, n).
-        known: bool, (batch, 1 + llms).
-        chat: bool, (1 + llms,).
-        generator: Where the draw comes from.
-    """
-    usable = known & chat
-    draw = torch.rand(usable.shape, generator=generator) * usable
-    best, index = draw.max(dim=1)
-    part, known = part.clone(), known.clone()
-    rows = torch.arange(len(part))
-    part[:, 0] = part[rows, index]
-    known[:, 0] = best > 0
-    return part, known
+    log_samples[dataset.prompt_index, dataset.llm_index] = np.log(dataset.samples)
+    known[dataset.prompt_index, dataset.llm_index] = True
+    return Targets(torch.from_numpy(log_samples), torch.from_numpy(known))
 
 
 def batches(

@@ -49,8 +49,3 @@ def pair_loss(score: Tensor, length: Tensor, known: Tensor) -> Tensor:
     pairs = k.unsqueeze(2) & k.unsqueeze(1) & (gap > 0)
     count = pairs.sum().clamp(min=1)
     return (functional.softplus(-margin) * pairs).sum() / count
-
-
-def imitation_loss(out: Tensor, taught: Tensor) -> Tensor:
-    """Squared distance to a teacher's outputs, all LLMs; both float32, (batch, llms, 4)."""
-    return functional.mse_loss(out, taught)

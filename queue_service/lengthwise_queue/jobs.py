@@ -31,7 +31,7 @@ class NewJob:
     prediction: Prediction | None
     max_attempts: int
     delay_ms: int  #: Not served before accepted + this.
-    ttl_ms: int  #: Expires unless finished by accepted + this.
+    ttl_ms: int  #: Expires unless finished by accepted + `delay_ms` + this.
     max_depth: int  #: Refused when this many are waiting or scheduled.
     idempotency_key: str | None = None
     fingerprint: str = ""  #: Of the request, to tell a repeat from a reused key.

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 
+import httpx
 from pydantic import ValidationError
 
 from lengthwise_contract.api import Prediction, PredictRequest
 from lengthwise_queue.breaker import Breaker
-from lengthwise_queue.http_connection import HttpError, HttpHost
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class PredictorClient:
         on_answer: Callable[[float], None],
         on_fallback: Callable[[Fallback], None],
     ) -> None:
-        self._host = None if base_url is None else HttpHost(base_url)
+        self._http = None if base_url is None else _client(base_url)
         self._timeout_s = timeout_ms / 1000
         self._on_answer = on_answer
         self._on_fallback = on_fallback
@@ -57,7 +57,7 @@ class PredictorClient:
 
     async def predict(self, model: str, text: str | None) -> Prediction | None:
         """The predicted length of the answer to `text`, or None (which is counted)."""
-        if self._host is None:
+        if self._http is None:
             self._on_fallback(Fallback.OFF)
             return None
         if not text:
@@ -71,22 +71,22 @@ class PredictorClient:
         body = request.model_dump_json(exclude_none=True).encode()
         try:
             async with asyncio.timeout(self._timeout_s):
-                status, answer = await self._host.post("/v1/predict", body)
-            prediction = _read(status, answer)
+                answer = await self._http.post("/v1/predict", content=body)
+            prediction = _read(answer)
         except TimeoutError:
             self._failed(Fallback.TIMEOUT, f"no answer within {self._timeout_s * 1000} ms")
             return None
-        except (HttpError, OSError) as exc:
+        except (httpx.HTTPError, _BadAnswer) as exc:
             self._failed(Fallback.ERROR, str(exc))
             return None
         self._on_answer(time.monotonic() - started_s)
         self._breaker.succeeded()
         return prediction
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """Close the connections."""
-        if self._host is not None:
-            self._host.close()
+        if self._http is not None:
+            await self._http.aclose()
 
     def _failed(self, why: Fallback, reason: str) -> None:
         was_open = self._breaker.is_open
@@ -96,11 +96,36 @@ class PredictorClient:
         self._on_fallback(why)
 
 
-def _read(status: int, answer: bytes) -> Prediction:
-    if status != 200:
-        raise HttpError(f"the predictor answered {status}")
+def _client(base_url: str) -> httpx.AsyncClient:
+    """Keep-alive connections to the predictor.
+
+    Raises:
+        ValueError: `base_url` is not an http or https URL.
+    """
     try:
-        return Prediction.model_validate_json(answer)
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL:
+        url = httpx.URL("")
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError(f"expected a URL such as http://127.0.0.1:8081, got {base_url!r}")
+    return httpx.AsyncClient(
+        base_url=url,
+        headers={"Content-Type": "application/json"},
+        timeout=httpx.Timeout(None),  # the whole call has a limit, and is cancelled by it
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
+        trust_env=False,  # a proxy has no business between a service and its predictor
+    )
+
+
+class _BadAnswer(Exception):
+    """The predictor answered, but with no prediction."""
+
+
+def _read(answer: httpx.Response) -> Prediction:
+    if answer.status_code != httpx.codes.OK:
+        raise _BadAnswer(f"the predictor answered {answer.status_code}")
+    try:
+        return Prediction.model_validate_json(answer.content)
     except ValidationError as exc:
         # Not the error's text: it quotes what was sent.
-        raise HttpError(f"the prediction has {exc.error_count()} wrong fields") from None
+        raise _BadAnswer(f"the prediction has {exc.error_count()} wrong fields") from None

@@ -22,6 +22,7 @@ from redis.exceptions import (
     ClusterDownError,
     ConnectionError,  # noqa: A004 - the client's own, not the built-in
     NoScriptError,
+    OutOfMemoryError,
     ReadOnlyError,
     TimeoutError,  # noqa: A004
 )
@@ -63,8 +64,16 @@ T = TypeVar("T")
 #: One script to run: its event, its keys, its arguments.
 _Call = tuple[Event, Sequence[str], Sequence[Any]]
 
-#: What the client raises while Redis is away, starting, or not the primary.
-AWAY = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, ClusterDownError, OSError)
+#: What the client raises while Redis is away, starting, not the primary, or full.
+AWAY = (
+    ConnectionError,
+    TimeoutError,
+    BusyLoadingError,
+    ReadOnlyError,
+    ClusterDownError,
+    OutOfMemoryError,
+    OSError,
+)
 
 #: Jobs ahead that `position` adds up exactly; behind them it scales by their mean.
 _EXACT_AHEAD = 1000
@@ -427,8 +436,11 @@ class RedisJobStore:
             return await asyncio.shield(popped) is not None
         except BaseException as exc:
             self._waiting.pop(queue, None)
-            popped.cancel()
             popped.add_done_callback(lambda task: task.cancelled() or task.exception())
+            # Its end first: closed under its feet, it would connect once more and never close that.
+            while not popped.done():
+                popped.cancel()
+                await asyncio.wait({popped}, timeout=0.5)
             await client.aclose()
             if isinstance(exc, AWAY):
                 raise _away() from exc

@@ -82,7 +82,7 @@ class Service:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        self.predictor.close()
+        await self.predictor.aclose()
         await self.store.aclose()
 
 

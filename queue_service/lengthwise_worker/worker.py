@@ -71,7 +71,7 @@ class Worker:
         self._ending_s: float | None = None
         self._fault: Exception | None = None
         self._link = StoreLink()
-        self._claimer: asyncio.Task[None] | None = None
+        self._loops: list[asyncio.Task[None]] = []  #: Those that use the store.
         self._watch = EngineWatch(engine, self.metrics, self._changed)
         self._context = JobContext(
             queue=settings.queue,
@@ -95,24 +95,16 @@ class Worker:
             BadSettings: The engine cannot start.
             WatchdogGaveUp: See there; and whatever else broke one of the loops.
         """
-        loops: list[asyncio.Task[None]] = []
+        steady = [self._guarded(self._pulse())]
         try:
-            loops.append(self._guarded(self._pulse()))
             await self._unless_stopped(self._engine.start())
-            for loop in (
-                self._watch.run(),
-                self._beat_loop(),
-                self._tick_loop(),
-                self._cancellation_loop(),
-                self._watchdog_loop(),
-                self._publish_max_model_len(),
-            ):
-                loops.append(self._guarded(loop))
-            self._claimer = self._guarded(self._claim_loop())
+            steady += [self._guarded(self._watch.run()), self._guarded(self._watchdog_loop())]
+            self._start_loops()
             await self._stopping.wait()
             await self._drain()
         finally:
-            await _end(*loops, *([self._claimer] if self._claimer else []))
+            await _end(*steady)
+            await _end(*self._loops)
             await self._engine.aclose()
             for store in (*self._old_stores, self._store):
                 await store.aclose()
@@ -144,6 +136,18 @@ class Worker:
 
         return asyncio.create_task(run())
 
+    def _start_loops(self) -> None:
+        self._loops = [
+            self._guarded(loop)
+            for loop in (
+                self._claim_loop(),
+                self._beat_loop(),
+                self._tick_loop(),
+                self._cancellation_loop(),
+                self._publish_max_model_len(),
+            )
+        ]
+
     async def _drain(self) -> None:
         """Let the running jobs finish within the grace; hand the others back."""
         grace_s = 0.0 if self._hurry.is_set() else self.settings.shutdown_grace_s
@@ -161,8 +165,8 @@ class Worker:
         self._ending_s = time.monotonic()
         # A claim that was under way when the signal came may still bring jobs: they are released
         # in `_start`. It has to be awaited, or they would be missing until their lease ends.
-        if self._claimer is not None:
-            await asyncio.wait({self._claimer}, timeout=_LAST_WORDS_S)
+        if self._loops:
+            await asyncio.wait({self._loops[0]}, timeout=_LAST_WORDS_S)
         while self._tasks:
             for run in list(self._runs.values()):
                 run.abort(Abort.RELEASE)
@@ -376,15 +380,14 @@ class Worker:
             "watchdog: nothing is claimed, reconnecting", extra={"queue": self.settings.queue}
         )
         self.metrics.watchdog_reconnects.inc()
-        if self._claimer is not None:
-            await _end(self._claimer)
+        await _end(*self._loops)
         self._old_stores.append(self._store)
         self._store = self._open_store()
         in_use = {id(run.store) for run in self._runs.values()}
         for store in [old for old in self._old_stores if id(old) not in in_use]:
             self._old_stores.remove(store)
             await store.aclose()
-        self._claimer = self._guarded(self._claim_loop())
+        self._start_loops()
 
     async def _publish_max_model_len(self) -> None:
         """Fill in the queue's `max_model_len` where nobody set it, once there is a queue."""
@@ -406,9 +409,12 @@ class Worker:
 
 
 async def _end(*tasks: asyncio.Future[Any]) -> None:
-    """Cancel tasks until they have ended: redis-py can swallow a cancellation (redis-py #2624)."""
+    """Cancel tasks until they have ended: redis-py can swallow a cancellation (redis-py #2624).
+
+    Not again too soon: that would break off what they close on their way out.
+    """
     pending = {task for task in tasks if not task.done()}
     while pending:
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.5)
+        _, pending = await asyncio.wait(pending, timeout=3.0)

@@ -15,7 +15,6 @@ import pytest
 
 from lengthwise_contract.api import Prediction, PredictRequest
 from lengthwise_queue.breaker import FAILURES_TO_OPEN, FIRST_PAUSE_S, LONGEST_PAUSE_S, Breaker
-from lengthwise_queue.http_connection import HttpHost
 from lengthwise_queue.predictor_client import Fallback, PredictorClient
 
 ANSWER = Prediction(
@@ -94,7 +93,7 @@ def test_a_prediction_is_fetched_over_one_connection() -> None:
             client = told.client(url)
             for _ in range(3):
                 assert await client.predict("org/m", "How long? \u00e9") == ANSWER
-            client.close()
+            await client.aclose()
         want = PredictRequest(model="org/m", prompt="How long? \u00e9")
         assert [PredictRequest.model_validate_json(a) for a in asked] == [want] * 3
         assert len(told.answers) == 3
@@ -122,7 +121,7 @@ def test_a_bad_answer_is_a_counted_fallback(answer: bytes | None, why: Fallback)
         async with predictor(answer) as (url, _):
             client = told.client(url, timeout_ms=200)
             assert await client.predict("m", "x") is None
-            client.close()
+            await client.aclose()
         assert told.fallbacks == [why]
         assert told.answers == []
 
@@ -134,7 +133,9 @@ def test_nobody_there_is_a_counted_fallback() -> None:
         async with predictor(GOOD) as (url, _):
             pass  # its port is closed again
         told = Told()
-        assert await told.client(url).predict("m", "x") is None
+        client = told.client(url)
+        assert await client.predict("m", "x") is None
+        await client.aclose()
         assert told.fallbacks == [Fallback.ERROR]
 
     asyncio.run(body())
@@ -162,7 +163,7 @@ def test_a_late_answer_is_never_taken_for_the_next_ones() -> None:
             client = told.client(url, timeout_ms=300)
             assert await client.predict("m", "one") is None
             assert await client.predict("m", "two") == ANSWER
-            client.close()
+            await client.aclose()
 
     asyncio.run(body())
 
@@ -176,7 +177,7 @@ def test_a_connection_that_the_predictor_closed_is_replaced() -> None:
             client = told.client(url)
             for _ in range(3):
                 assert await client.predict("m", "x") == ANSWER
-            client.close()
+            await client.aclose()
             assert len(asked) == 3
 
     asyncio.run(body())
@@ -191,7 +192,7 @@ def test_a_dead_predictor_is_soon_not_asked_any_more() -> None:
             for _ in range(FAILURES_TO_OPEN + 200):
                 assert await client.predict("m", "x") is None
             took_s = time.monotonic() - started_s
-            client.close()
+            await client.aclose()
             # Each probe is one question more, and on a slow machine there is time for some.
             probes = 1 + int(took_s / FIRST_PAUSE_S)
             assert FAILURES_TO_OPEN <= len(asked) <= FAILURES_TO_OPEN + probes
@@ -203,7 +204,7 @@ def test_a_dead_predictor_is_soon_not_asked_any_more() -> None:
 @pytest.mark.parametrize("url", ["127.0.0.1:80", "ftp://x", "http://"])
 def test_a_url_that_is_none_is_refused_at_once(url: str) -> None:
     with pytest.raises(ValueError, match="expected a URL"):
-        HttpHost(url)
+        Told().client(url)
 
 
 # ------------------------------------------------------------------------------- the breaker

@@ -705,3 +705,20 @@ def test_many_callers_tick_once_in_an_interval(redis_url: str) -> None:
             await store.aclose()
 
     asyncio.run(main())
+
+
+def test_a_full_redis_refuses_a_job_as_unavailable_and_writes_nothing(redis_url: str) -> None:
+    async def body(store: RedisJobStore) -> None:
+        raw = redis.Redis.from_url(redis_url)
+        await accept(store, "0a")
+        await raw.config_set("maxmemory", "1mb")
+        try:
+            with pytest.raises(StoreUnavailable):
+                await store.submit(Q, job("0b"))
+        finally:
+            await raw.config_set("maxmemory", "0")
+        assert await store.get(Q, "0b") is None
+        assert (await store.stats(Q)).depth == 1
+        await raw.aclose()
+
+    run(body, redis_url)

@@ -188,7 +188,7 @@ class Rig:
     async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
         """Return once `condition` holds; fails when it does not within `PATIENCE_S`."""
         async with asyncio.timeout(PATIENCE_S):
-            while not await condition():
+            while not await condition():  # noqa: ASYNC110 - a condition of another process
                 await asyncio.sleep(0.01)
 
     async def becomes(self, condition: Callable[[], bool]) -> None:
@@ -202,7 +202,9 @@ class Rig:
     def close(self) -> None:
         for process in self._processes:
             process.kill()
-            process.communicate()
+            process.wait()
+            if process.stderr is not None:
+                process.stderr.close()
         for engine in self._engines:
             engine.stop()
 

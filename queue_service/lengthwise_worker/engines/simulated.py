@@ -263,6 +263,7 @@ def create_app(*, model: str, max_model_len: int, batch: SimulatedBatch) -> Fast
 
     @app.get("/health")
     async def health() -> Response:
+        batch.seen.probes += 1
         return Response(status_code=503 if batch.faults().unhealthy else 200)
 
     @app.get("/metrics")

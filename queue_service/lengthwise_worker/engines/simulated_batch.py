@@ -57,6 +57,7 @@ class CutError(Exception):
 class Seen:
     """What the engine observed; `GET /admin/seen`."""
 
+    probes: int = 0  #: Of /health.
     requests: int = 0
     answered: int = 0
     aborted: int = 0  #: The client hung up before the end.

@@ -1,0 +1,209 @@
+"""The part of the model that remembers: a text is as long as the texts most like it were.
+
+Kernel ridge regression with a Laplace kernel on three views of a text: its counts, its topics (a
+linear map of its words and word pairs), and what a frozen pretrained encoder makes of its ends.
+Fitted in seconds in closed form, per LLM. Called by train and predictor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.decomposition import TruncatedSVD
+from torch import Tensor, nn
+
+from lengthwise_training.backbone import FrozenEncoder
+from lengthwise_training.network import standardise
+
+Array = NDArray[np.float64]
+
+#: Rows of the hashed table of tokens and token pairs.
+TOPIC_BUCKETS = 65_536
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """How texts are compared; chosen on an inner split of the training prompts.
+
+    Attributes:
+        counts_weight: Weight of the counts in the distance.
+        topics_weight: Weight of the topics.
+        sense_weight: Weight of the frozen encoder's view.
+        topics: Singular vectors kept of the words.
+        senses: Principal components kept of the encoder's states.
+        decay: Component k weighs k ** -decay.
+        ridge: Added to the kernel's diagonal; more forgets more.
+        layers: Layers of the frozen encoder.
+        window: Tokens it reads.
+    """
+
+    counts_weight: float = 0.8
+    topics_weight: float = 0.3
+    sense_weight: float = 1.2
+    topics: int = 64
+    senses: int = 32
+    decay: float = 0.5
+    ridge: float = 0.6
+    layers: int = 3
+    window: int = 64
+
+
+class Topics(nn.Module):
+    """The words and word pairs of a text, TF-IDF-weighted, on their main singular vectors."""
+
+    def __init__(self, vocabulary: int, table: Tensor) -> None:
+        """`table`: float32, (TOPIC_BUCKETS, 1 + topics); column 0 holds squared IDF weights."""
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.table: nn.Module = nn.Embedding.from_pretrained(table, freeze=True)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """float32, (batch, topics); a text's vector of TF-IDF weights has length 1 before it."""
+        both = (ids[:, :-1] != 0) & (ids[:, 1:] != 0)
+        pairs = pair_buckets(ids[:, :-1], ids[:, 1:], self.vocabulary)
+        words = self.table(ids) * (ids != 0).unsqueeze(-1).float()
+        near = self.table(pairs) * both.unsqueeze(-1).float()
+        total = words.sum(1) + near.sum(1)  # (batch, 1 + topics)
+        return total[:, 1:] / total[:, :1].clamp(min=1e-6).sqrt()
+
+
+def pair_buckets(left: Tensor, right: Tensor, vocabulary: int) -> Tensor:
+    """The table rows of neighbouring tokens; those of single tokens come before them."""
+    return vocabulary + (left * 31_337 + right * 7) % (TOPIC_BUCKETS - vocabulary)
+
+
+def fit_topics(ids: list[list[int]], vocabulary: int, count: int) -> Topics:
+    """Learn the topics of some texts.
+
+    Args:
+        ids: Token ids of each text.
+        vocabulary: Token ids are below this.
+        count: Singular vectors to keep.
+    """
+    rows, columns = [], []
+    for row, mine in enumerate(ids):
+        t = torch.tensor(mine)
+        seen = torch.cat([t, pair_buckets(t[:-1], t[1:], vocabulary)]).tolist()
+        rows += [row] * len(seen)
+        columns += seen
+    counts = sparse.csr_matrix(
+        (np.ones(len(rows)), (rows, columns)), shape=(len(ids), TOPIC_BUCKETS)
+    )
+    counts.sum_duplicates()
+    texts = np.asarray((counts > 0).sum(axis=0)).ravel()
+    idf = np.where(texts >= 2, np.log((1 + len(ids)) / (1 + texts)), 0.0)
+    weighted = counts @ sparse.diags(idf)
+    length = np.sqrt(counts @ (idf**2))
+    weighted = (sparse.diags(1 / np.maximum(length, 1e-3)) @ weighted).tocsr()
+    count = min(count, len(ids) - 1)
+    svd = TruncatedSVD(n_components=count, random_state=0).fit(weighted)
+    table = np.concatenate([(idf**2)[:, None], idf[:, None] * svd.components_.T], axis=1)
+    return Topics(vocabulary, torch.from_numpy(table.astype(np.float32)))
+
+
+class View(nn.Module):
+    """A text as the kernel sees it: one vector whose distances mean unlikeness."""
+
+    def __init__(self, frozen: FrozenEncoder, topics: Topics, config: KernelConfig) -> None:
+        """`fit` must follow."""
+        super().__init__()
+        self.frozen = frozen
+        self.topics = topics
+        self.config = config
+        for name in ("centre", "spread", "topic_centre", "topic_scale", "sense_centre", "senses"):
+            self.register_buffer(name, torch.zeros(0))
+
+    def raw(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Topics and the encoder's mean state, before they are scaled."""
+        return self.topics(ids), self.frozen(ids)
+
+    def fit(self, features: Tensor, topics: Tensor, states: Tensor) -> None:
+        """Learn the scales from the training texts' counts, topics and states."""
+        c = self.config
+        self.centre, self.spread = features.mean(0), features.std(0).clamp(min=0.01)
+        weight = _decay(topics.shape[1], c.decay)
+        self.topic_centre = topics.mean(0)
+        self.topic_scale = c.topics_weight * weight / topics.std(0).clamp(min=1e-4)
+        self.sense_centre = states.mean(0)
+        values, directions = torch.linalg.eigh(torch.cov(states.t()))
+        kept = min(c.senses, len(states) - 1, states.shape[1])
+        values, directions = values.flip(0)[:kept], directions.flip(1)[:, :kept]
+        whiten = directions / values.clamp(min=1e-6).sqrt()
+        self.senses = c.sense_weight * whiten * _decay(kept, c.decay)
+
+    def combine(self, features: Tensor, topics: Tensor, states: Tensor) -> Tensor:
+        """The three views side by side, float32, (batch, columns)."""
+        counts = standardise(features, self.centre, self.spread)
+        return torch.cat(
+            [
+                counts * (self.config.counts_weight / features.shape[1] ** 0.5),
+                ((topics - self.topic_centre) * self.topic_scale),
+                (states - self.sense_centre) @ self.senses,
+            ],
+            dim=1,
+        )
+
+    def forward(self, ids: Tensor, features: Tensor) -> Tensor:
+        """float32, (batch, columns)."""
+        topics, states = self.raw(ids)
+        return self.combine(features, topics, states)
+
+
+def _decay(count: int, decay: float) -> Tensor:
+    """Weights of components 1 to count, of length 1 together."""
+    weight = torch.arange(1, count + 1).float() ** -decay
+    return weight / weight.square().sum().sqrt()
+
+
+class KernelRegression(nn.Module):
+    """Mean log length per LLM from a text's likeness to the texts of the training set."""
+
+    def __init__(self, points: Tensor, weights: Tensor, base: Tensor) -> None:
+        """`points`: (support, columns); `weights`: (support, llms); `base`: (llms,)."""
+        super().__init__()
+        self.register_buffer("points", points)
+        self.register_buffer("squares", points.square().sum(1))
+        self.register_buffer("weights", weights)
+        self.register_buffer("base", base)
+
+    def forward(self, view: Tensor) -> Tensor:
+        """Log tokens for each LLM, float32, (batch, llms); `view`: (batch, columns)."""
+        return self.base + likeness(view, self.points, self.squares) @ self.weights
+
+
+def likeness(a: Tensor, b: Tensor, b_squares: Tensor) -> Tensor:
+    """The Laplace kernel: exp of minus the distance; (rows of a, rows of b), 0 to 1."""
+    squares = a.square().sum(1, keepdim=True) + b_squares - 2.0 * (a @ b.t())
+    return torch.exp(-(squares.clamp(min=0.0) + 1e-9).sqrt())
+
+
+def fit_regression(view: Tensor, log_mean: Array, known: NDArray[np.bool_], ridge: float) -> (
+    KernelRegression
+):
+    """Solve for the weights, each LLM on the texts that it answered.
+
+    Args:
+        view: float32, (texts, columns).
+        log_mean: float64, (texts, llms), mean log length; anything where unknown.
+        known: bool, (texts, llms).
+        ridge: Added to the diagonal.
+    """
+    points = view.double()
+    kernel = likeness(points, points, points.square().sum(1)).numpy()
+    weights = np.zeros(log_mean.shape)
+    base = np.zeros(log_mean.shape[1])
+    for llm in range(log_mean.shape[1]):
+        rows = np.flatnonzero(known[:, llm])
+        if len(rows) == 0:
+            continue
+        target = log_mean[rows, llm]
+        base[llm] = target.mean()
+        gram = kernel[np.ix_(rows, rows)] + ridge * np.eye(len(rows))
+        weights[rows, llm] = np.linalg.solve(gram, target - base[llm])
+    return KernelRegression(
+        view, torch.from_numpy(weights).float(), torch.from_numpy(base).float()
+    )

@@ -1,0 +1,146 @@
+"""The simulated engine, asked over HTTP as a vLLM is."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from lengthwise_worker.engines.simulated_batch import Faults
+
+if TYPE_CHECKING:
+    from tests.worker.conftest import Rig
+
+    from lengthwise_worker.engines.simulated_embedded import SimulatedServer
+
+CHAT = "/v1/chat/completions"
+
+
+def ask(rig: Rig, **changes: Any) -> dict[str, Any]:
+    return {"model": rig.queue, "messages": [{"role": "user", "content": "Hi"}], **changes}
+
+
+def post(engine: SimulatedServer, body: dict[str, Any], path: str = CHAT) -> httpx.Response:
+    return httpx.post(engine.url + path, json=body, timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("fields", "want", "reason"),
+    [
+        ({"vllm_xargs": {"output_tokens": 7}}, 7, "stop"),
+        ({"vllm_xargs": {"output_tokens": 7}, "max_tokens": 3}, 3, "length"),
+        ({"vllm_xargs": {"output_tokens": 2}, "min_tokens": 5}, 5, "length"),
+        ({"ignore_eos": True, "max_tokens": 11}, 11, "stop"),
+        ({"ignore_eos": True, "max_completion_tokens": 4}, 4, "stop"),
+    ],
+    ids=["asked", "capped", "at least", "ignore_eos", "max_completion_tokens"],
+)
+def test_the_length_of_an_answer_is_honoured(
+    rig: Rig, fields: dict[str, Any], want: int, reason: str
+) -> None:
+    got = post(rig.engine(), ask(rig, **fields)).json()
+    assert got["usage"]["completion_tokens"] == want
+    assert len(got["choices"][0]["message"]["content"].split()) == want
+    assert got["choices"][0]["finish_reason"] == reason
+
+
+def test_a_prompt_has_the_same_length_each_time(rig: Rig) -> None:
+    engine = rig.engine(tokens_per_s=1e6)
+    lengths = [post(engine, ask(rig)).json()["usage"]["completion_tokens"] for _ in range(2)]
+    assert lengths[0] == lengths[1] >= 1
+
+
+def test_a_stream_ends_with_usage_if_asked_and_done(rig: Rig) -> None:
+    body = ask(
+        rig, stream=True, max_tokens=2, ignore_eos=True, stream_options={"include_usage": True}
+    )
+    lines = [line for line in post(rig.engine(), body).text.split("\n\n") if line]
+    assert lines[-1] == "data: [DONE]"
+    events = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+    assert [e["usage"] for e in events[:2]] == [None, None]
+    assert events[2]["usage"]["completion_tokens"] == 2
+
+
+def test_completions_have_text(rig: Rig) -> None:
+    body = {"model": rig.queue, "prompt": "Hi", "max_tokens": 2, "ignore_eos": True, "n": 2}
+    got = post(rig.engine(), body, "/v1/completions").json()
+    assert [c["text"] for c in got["choices"]] == [" w0 w1"] * 2
+    assert got["usage"]["completion_tokens"] == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"model": "other"}, 404),
+        ({"messages": []}, 400),
+        ({"max_tokens": 0}, 400),
+        ({"max_tokens": "many"}, 400),
+        ({"messages": [{"role": "user", "content": "word " * 9000}]}, 400),
+    ],
+    ids=["model", "no messages", "no tokens", "type", "too long"],
+)
+def test_a_wrong_request_is_refused_in_vllms_shape(
+    rig: Rig, changes: dict[str, Any], status: int
+) -> None:
+    got = post(rig.engine(), ask(rig) | changes)
+    assert got.status_code == status
+    assert got.json()["error"]["code"] == status
+
+
+def test_a_priority_is_refused_unless_the_policy_is_priority(rig: Rig) -> None:
+    got = post(rig.engine(by_priority=False), ask(rig, priority=3))
+    assert got.status_code == 400
+    assert "Priority scheduling is not enabled" in got.json()["error"]["message"]
+
+
+def test_never_more_run_than_there_are_slots(rig: Rig) -> None:
+    engine = rig.engine(slots=3)
+    body = ask(rig, vllm_xargs={"output_tokens": 4})
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda _: post(engine, body).status_code, range(12)))
+    assert answers == [200] * 12
+    assert engine.batch.seen.peak_running == 3
+    assert (engine.batch.running, engine.batch.waiting) == (0, 0)
+
+
+def test_its_face_is_vllms(rig: Rig) -> None:
+    engine = rig.engine()
+    assert httpx.get(engine.url + "/health").status_code == 200
+    [card] = httpx.get(engine.url + "/v1/models").json()["data"]
+    assert (card["id"], card["max_model_len"]) == (rig.queue, 8192)
+    shown = httpx.get(engine.url + "/metrics").text
+    assert f'vllm:num_requests_running{{model_name="{rig.queue}",engine="0"}} 0' in shown
+    assert f'vllm:num_requests_waiting{{model_name="{rig.queue}",engine="0"}} 0' in shown
+
+
+def test_faults_are_set_over_http_and_end_by_themselves(rig: Rig) -> None:
+    engine = rig.engine()
+    body = ask(rig, vllm_xargs={"output_tokens": 1})
+    faults = {"status": 503, "retry_after_s": 2, "times": 2}
+    httpx.post(engine.url + "/admin/faults", json=faults).raise_for_status()
+    got = [post(engine, body) for _ in range(3)]
+    assert [g.status_code for g in got] == [503, 503, 200]
+    assert got[0].headers["Retry-After"] == "2"
+    assert httpx.get(engine.url + "/admin/seen").json()["refused"] == 2
+    assert httpx.post(engine.url + "/admin/faults", json={"wrong": 1}).status_code == 422
+
+
+def test_it_can_be_told_to_cut_the_connection(rig: Rig) -> None:
+    engine = rig.engine()
+    engine.batch.misbehave(Faults(cut_after_tokens=2, times=1))
+    with pytest.raises(httpx.RemoteProtocolError):
+        post(engine, ask(rig, stream=True, vllm_xargs={"output_tokens": 9}))
+    assert engine.batch.running == 0
+
+
+def test_it_can_be_told_to_be_slow(rig: Rig) -> None:
+    engine = rig.engine(tokens_per_s=1000.0)
+    body = ask(rig, vllm_xargs={"output_tokens": 10})
+    usual = post(engine, body).elapsed
+    engine.batch.misbehave(Faults(slow_factor=50.0))
+    # 10 tokens at 20/s: never less than half a second, however fast the machine.
+    assert post(engine, body).elapsed.total_seconds() >= 0.5
+    assert usual.total_seconds() >= 0.01

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+
+from lengthwise_worker.engines import wire
+from lengthwise_worker.errors import (
+    EngineAway,
+    EngineBusy,
+    EngineError,
+    EngineFailed,
+    EngineRefused,
+)
+
+
+def test_a_body_to_which_nothing_is_added_keeps_its_bytes() -> None:
+    body = b'{ "model":"m", "temperature":1.00, "seed":12345678901234567890 }'
+    assert wire.shape(body).body == body
+
+
+def test_what_is_added_leaves_the_clients_own_bytes_alone() -> None:
+    body = b'{"stream":true,"x":"\\ud83d","t":1.00} '
+    got = wire.shape(body, {"priority": 3}).body
+    assert got.startswith(b'{"stream":true,"x":"\\ud83d","t":1.00,')
+    want = json.loads(body) | {"priority": 3, "stream_options": {"include_usage": True}}
+    assert json.loads(got) == want
+
+
+def test_a_priority_of_the_clients_own_is_replaced() -> None:
+    got = wire.shape(b'{"priority": -9, "a": 1}', {"priority": 3}).body
+    assert got.count(b"priority") == 1
+    assert json.loads(got) == {"priority": 3, "a": 1}
+
+
+def test_something_can_be_added_to_an_empty_object() -> None:
+    assert json.loads(wire.shape(b"{}", {"priority": 3}).body) == {"priority": 3}
+
+
+@pytest.mark.parametrize(
+    ("options", "want", "added"),
+    [
+        ({"include_usage": True}, {"include_usage": True}, False),
+        ({"include_usage": False}, {"include_usage": True}, True),
+        ({"other": 1}, {"other": 1, "include_usage": True}, True),
+        ({"continuous_usage_stats": True}, {"include_usage": True}, True),
+        (None, {"include_usage": True}, True),
+    ],
+    ids=["asked", "declined", "other", "continuous", "null"],
+)
+def test_usage_is_asked_for_when_the_client_did_not(
+    options: Any, want: dict[str, Any], added: bool
+) -> None:
+    body = json.dumps({"stream": True, "stream_options": options}).encode()
+    got = wire.shape(body)
+    assert json.loads(got.body)["stream_options"] == want
+    assert (got.stream, got.added_usage) == (True, added)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_events_are_found_however_the_bytes_are_cut(size: int) -> None:
+    stream = (
+        b": ping\n\n"
+        b'data: {"a":1}\n\n'
+        b'data:{"b":2}\r\n\r\n'
+        b'event: x\nid: 7\ndata: {"c":\ndata: 3}\n\n'
+        b"data: [DONE]\n\n"
+    )
+    splitter, got = wire.EventSplitter(), []
+    for start in range(0, len(stream), size):
+        got += splitter.feed(stream[start : start + size])
+    assert got == [b'{"a":1}', b'{"b":2}', b'{"c":\n3}', b"[DONE]"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"choices":[{"delta":{"content":"x"}}],"usage":null}',
+        b'{"choices":[{"delta":{"content":"x"}}], "usage": null}',
+        b'{"usage":null,"choices":[{"delta":{"content":"x"}}]}',
+    ],
+    ids=["vllm", "spaced", "first"],
+)
+def test_the_null_usage_that_we_caused_is_taken_out(data: bytes) -> None:
+    got = wire.read_event(data, wire.Usage(), added_usage=True)
+    assert got is not None
+    assert b"usage" not in got
+    assert json.loads(got) == {"choices": [{"delta": {"content": "x"}}]}
+
+
+def test_text_that_looks_like_usage_or_an_error_is_left_alone() -> None:
+    text = ',"usage":null and "error": {"code": 400} and "usage": {}'
+    data = json.dumps({"choices": [{"delta": {"content": text}}], "usage": None}).encode()
+    got = wire.read_event(data, wire.Usage(), added_usage=True)
+    assert got is not None
+    assert json.loads(got)["choices"][0]["delta"]["content"] == text
+
+
+def test_a_piece_whose_whole_text_is_error_is_no_error() -> None:
+    data = b'{"choices":[{"delta":{"content":"error"}}]}'
+    assert wire.read_event(data, wire.Usage(), added_usage=True) == data
+
+
+def test_the_usage_event_that_we_caused_is_ours_alone() -> None:
+    usage = wire.Usage()
+    data = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}'
+    assert wire.read_event(data, usage, added_usage=True) is None
+    assert (usage.prompt_tokens, usage.output_tokens) == (3, 4)
+
+
+@pytest.mark.parametrize("added", [True, False])
+def test_usage_that_comes_with_text_is_read_and_the_text_is_kept(added: bool) -> None:
+    usage = wire.Usage()
+    data = b'{"choices":[{"text":"x"}],"usage":{"prompt_tokens":3,"completion_tokens":4}}'
+    assert wire.read_event(data, usage, added_usage=added) == data
+    assert usage.output_tokens == 4
+
+
+@pytest.mark.parametrize(
+    ("event", "want"),
+    [
+        ({"error": {"message": "m", "code": 400}}, EngineRefused),
+        ({"error": {"message": "m", "code": 500}}, EngineFailed),
+        ({"error": {"message": "m", "code": "internal"}}, EngineFailed),
+        ({"error": {"message": "m", "code": 503}}, EngineBusy),
+        ({"error": "just text"}, EngineFailed),
+        ({"object": "error", "message": "m", "code": 400, "type": "error"}, EngineRefused),
+    ],
+    ids=["400", "500", "word", "503", "text", "old vllm"],
+)
+def test_an_error_event_means_what_its_code_means(
+    event: dict[str, Any], want: type[EngineError]
+) -> None:
+    with pytest.raises(want):
+        wire.read_event(json.dumps(event).encode(), wire.Usage(), added_usage=False)
+
+
+@pytest.mark.parametrize(
+    ("status", "want"),
+    [
+        (400, EngineRefused),
+        (404, EngineRefused),
+        (413, EngineRefused),
+        (422, EngineRefused),
+        (401, EngineAway),
+        (403, EngineAway),
+        (408, EngineFailed),
+        (429, EngineBusy),
+        (503, EngineBusy),
+        (500, EngineFailed),
+        (502, EngineFailed),
+        (504, EngineFailed),
+        (302, EngineFailed),
+    ],
+)
+def test_a_status_means(status: int, want: type[EngineError]) -> None:
+    body = b'{"error":{"message":"because"}}'
+    error = wire.error_of(status, body)
+    assert type(error) is want
+    assert error.status == status
+    assert error.body == {"error": {"message": "because"}}
+    assert "because" in error.message
+
+
+def test_an_error_body_that_is_no_json_is_not_passed_on() -> None:
+    error = wire.error_of(502, b"<html>bad gateway</html>")
+    assert error.body is None
+    assert "502" in error.message
+
+
+@pytest.mark.parametrize(
+    ("header", "low", "high"),
+    [
+        ("7", 7, 7),
+        ("0.5", 0.5, 0.5),
+        (format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True), 1, 90),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+    ],
+    ids=["seconds", "fraction", "date", "past"],
+)
+def test_retry_after_is_read(header: str, low: float, high: float) -> None:
+    error = wire.error_of(429, b"", header)
+    assert isinstance(error, EngineBusy)
+    assert error.retry_after_s is not None
+    assert low <= error.retry_after_s <= high
+
+
+@pytest.mark.parametrize("header", [None, "soon"])
+def test_retry_after_may_be_missing_or_unreadable(header: str | None) -> None:
+    error = wire.error_of(429, b"", header)
+    assert isinstance(error, EngineBusy)
+    assert error.retry_after_s is None
