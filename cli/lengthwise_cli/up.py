@@ -53,6 +53,9 @@ def up(
         float | None,
         typer.Option(min=0, max=1000, help="k. Default: the queue's; 3 for a new one."),
     ] = None,
+    predictor_timeout_ms: Annotated[
+        float, typer.Option(min=1, max=10_000, help="Longest wait for a prediction, ms.")
+    ] = 250,
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"], typer.Option(help="Of the log files.")
     ] = "INFO",
@@ -73,6 +76,7 @@ def up(
         redis_url=redis_url,
         policy=policy,
         overtake_factor=overtake_factor,
+        predictor_timeout_ms=predictor_timeout_ms,
         log_level=log_level,
     )
     asyncio.run(_serve(settings))

@@ -58,6 +58,11 @@ def remarks(report: Report) -> Iterator[str]:
             f"{o.added_p50_ms:.1f} ms."
         )
     for name, figures in report.policies.items():
+        if figures.fallbacks and name == "sjf":
+            yield (
+                f"{figures.fallbacks} of {figures.requests} requests were ordered without a "
+                "prediction under sjf: the predictor did not answer in time."
+            )
         if figures.failed:
             said = "; ".join(figures.errors)
             yield f"{figures.failed} of {figures.requests} requests failed under {name}: {said}"

@@ -9,13 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 import httpx
 from pydantic import ValidationError
 
-from lengthwise_contract.api import Prediction, PredictRequest
+from lengthwise_contract.api import (
+    PredictBatchRequest,
+    PredictBatchResponse,
+    Prediction,
+    PredictRequest,
+)
 from lengthwise_queue.breaker import Breaker
 
 log = logging.getLogger(__name__)
@@ -31,13 +38,36 @@ class Fallback(StrEnum):
     OPEN = "open"  #: It failed lately, and was not asked.
 
 
+#: Prompts of one call. A call's prompts wait for each other, so they must fit the deadline.
+MAX_BATCH = 32
+
+#: A call is given up after so many times the deadline of a job; what comes in between is too late
+#: for the jobs, which have gone on without it, and tells that the predictor lives but is slow.
+GIVE_UP_AFTER = 5
+
+#: Calls under way at once: one is answered while the next is on its way.
+MAX_CALLS = 2
+
+
+@dataclass
+class _Question:
+    """One job's prompt, in line for the next call."""
+
+    request: PredictRequest
+    answer: asyncio.Future[Prediction | Fallback]
+
+
 class PredictorClient:
     """One predictor, its connections and its breaker.
+
+    What comes while calls are under way is asked in the next one: a burst of a hundred jobs is a
+    handful of calls, or most of them would miss the deadline for the cost of HTTP alone. A lone
+    job never waits for company.
 
     Args:
         base_url: Where it listens; None: there is none, and nothing is ever asked.
         timeout_ms: Longest wait for one prediction, connecting included, ms.
-        on_answer: Told how long each answered call took, s.
+        on_answer: Told how long each answered job waited for it, s.
         on_fallback: Told of each job without a prediction, and why.
     """
 
@@ -54,46 +84,92 @@ class PredictorClient:
         self._on_answer = on_answer
         self._on_fallback = on_fallback
         self._breaker = Breaker()
+        self._line: deque[_Question] = deque()
+        self._calls: set[asyncio.Task[None]] = set()
 
     async def predict(self, model: str, text: str | None) -> Prediction | None:
         """The predicted length of the answer to `text`, or None (which is counted)."""
-        if self._http is None:
-            self._on_fallback(Fallback.OFF)
-            return None
-        if not text:
-            self._on_fallback(Fallback.NO_TEXT)
-            return None
         started_s = time.monotonic()
-        if not self._breaker.allows(started_s):
-            self._on_fallback(Fallback.OPEN)
-            return None
-        request = PredictRequest(model=model, prompt=text)
-        body = request.model_dump_json(exclude_none=True).encode()
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                answer = await self._http.post("/v1/predict", content=body)
-            prediction = _read(answer)
-        except TimeoutError:
-            self._failed(Fallback.TIMEOUT, f"no answer within {self._timeout_s * 1000} ms")
-            return None
-        except (httpx.HTTPError, _BadAnswer) as exc:
-            self._failed(Fallback.ERROR, str(exc))
+        answer = await self._ask(model, text, started_s)
+        if isinstance(answer, Fallback):
+            self._on_fallback(answer)
             return None
         self._on_answer(time.monotonic() - started_s)
-        self._breaker.succeeded()
-        return prediction
+        return answer
+
+    async def _ask(self, model: str, text: str | None, now_s: float) -> Prediction | Fallback:
+        if self._http is None:
+            return Fallback.OFF
+        if not text:
+            return Fallback.NO_TEXT
+        if not self._breaker.allows(now_s):
+            return Fallback.OPEN
+        question = _Question(
+            PredictRequest(model=model, prompt=text), asyncio.get_running_loop().create_future()
+        )
+        self._line.append(question)
+        if len(self._calls) < MAX_CALLS:
+            call = asyncio.create_task(self._call(self._http))
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+        await asyncio.wait({question.answer}, timeout=self._timeout_s)
+        late_s = time.monotonic() - now_s - self._timeout_s
+        if not question.answer.done() and late_s > 0:
+            # A loop that was busy (a burst is being read) meets the timer before an answer that
+            # has long been in the socket: as late as we are ourselves, it may be.
+            await asyncio.wait({question.answer}, timeout=min(late_s, self._timeout_s))
+        if not question.answer.done():
+            question.answer.cancel()
+            return Fallback.TIMEOUT
+        return question.answer.result()
+
+    async def _call(self, http: httpx.AsyncClient) -> None:
+        """Ask what is in line, until nothing is."""
+        while batch := self._next_batch():
+            body = PredictBatchRequest(inputs=[question.request for question in batch])
+            answers: Sequence[Prediction | Fallback]
+            try:
+                async with asyncio.timeout(GIVE_UP_AFTER * self._timeout_s):
+                    got = await http.post(
+                        "/v1/predict/batch", content=body.model_dump_json(exclude_none=True)
+                    )
+                answers = _read(got, len(batch))
+            except TimeoutError:
+                self._failed("no answer")
+                answers = [Fallback.TIMEOUT] * len(batch)
+            except (httpx.HTTPError, _BadAnswer) as exc:
+                self._failed(str(exc))
+                answers = [Fallback.ERROR] * len(batch)
+            else:
+                if any(not question.answer.done() for question in batch):
+                    self._breaker.succeeded()
+                else:
+                    self._failed("every answer came too late")
+            for question, answer in zip(batch, answers, strict=True):
+                if not question.answer.done():
+                    question.answer.set_result(answer)
+
+    def _next_batch(self) -> list[_Question]:
+        batch: list[_Question] = []
+        while self._line and len(batch) < MAX_BATCH:
+            question = self._line.popleft()
+            if not question.answer.done():  # or its deadline is over
+                batch.append(question)
+        return batch
 
     async def aclose(self) -> None:
         """Close the connections."""
+        for call in self._calls:
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
         if self._http is not None:
             await self._http.aclose()
 
-    def _failed(self, why: Fallback, reason: str) -> None:
+    def _failed(self, reason: str) -> None:
         was_open = self._breaker.is_open
         self._breaker.failed(time.monotonic())
         if self._breaker.is_open and not was_open:
             log.warning("predictor given up for now", extra={"reason": reason})
-        self._on_fallback(why)
 
 
 def _client(base_url: str) -> httpx.AsyncClient:
@@ -121,11 +197,14 @@ class _BadAnswer(Exception):
     """The predictor answered, but with no prediction."""
 
 
-def _read(answer: httpx.Response) -> Prediction:
+def _read(answer: httpx.Response, asked: int) -> list[Prediction]:
     if answer.status_code != httpx.codes.OK:
         raise _BadAnswer(f"the predictor answered {answer.status_code}")
     try:
-        return Prediction.model_validate_json(answer.content)
+        predictions = PredictBatchResponse.model_validate_json(answer.content).predictions
     except ValidationError as exc:
         # Not the error's text: it quotes what was sent.
-        raise _BadAnswer(f"the prediction has {exc.error_count()} wrong fields") from None
+        raise _BadAnswer(f"the predictions have {exc.error_count()} wrong fields") from None
+    if len(predictions) != asked:
+        raise _BadAnswer(f"{asked} prompts were asked, {len(predictions)} were answered")
+    return predictions

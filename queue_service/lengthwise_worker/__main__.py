@@ -40,7 +40,12 @@ async def _serve(settings: Settings) -> None:
     shown = None
     try:
         if settings.metrics_port:
-            shown = MetricsServer(metrics, settings.metrics_host, settings.metrics_port)
+            try:
+                shown = MetricsServer(metrics, settings.metrics_host, settings.metrics_port)
+            except OSError as exc:
+                raise BadSettings(
+                    f"LENGTHWISE_WORKER_METRICS_PORT {settings.metrics_port} cannot be used: {exc}"
+                ) from exc
         log.info(
             "worker starts",
             extra={

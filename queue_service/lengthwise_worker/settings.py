@@ -83,4 +83,6 @@ class Settings(BaseSettings):
         default=0, ge=0, le=65535, description="Port of /metrics and /healthz; 0: off"
     )
     metrics_host: str = Field(default="127.0.0.1", description="Address of /metrics and /healthz")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least severe line that is logged"
+    )

@@ -1,19 +1,18 @@
 """The worker: claims jobs as its engine has room for them, and keeps their leases alive.
 
-`Worker.run` is the whole life of a worker; `__main__` calls it, tests do. The loops: claiming,
-heartbeats, ticks, cancellations, the engine's health (engine_watch.py), the claim watchdog.
+`Worker.run` is the whole life of a worker; `__main__` calls it, tests do. Here: claiming,
+the end, and the claim watchdog; heartbeats and the like are in upkeep.py, the engine's health in
+engine_watch.py, one job in job_run.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from lengthwise_contract.api import WorkerView
 from lengthwise_queue.errors import StoreUnavailable
 from lengthwise_queue.jobs import Claim
 from lengthwise_queue.store import JobStore
@@ -25,6 +24,7 @@ from lengthwise_worker.errors import WatchdogGaveUp
 from lengthwise_worker.job_run import Abort, JobContext, JobRun
 from lengthwise_worker.metrics import Metrics
 from lengthwise_worker.settings import Settings
+from lengthwise_worker.upkeep import Upkeep
 from lengthwise_worker.watchdog import Verdict, Watchdog
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Worker:
         self._watchdog = Watchdog(settings.watchdog_s)
         self._runs: dict[str, JobRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._changed, self._beat_now = asyncio.Event(), asyncio.Event()
+        self._changed = asyncio.Event()
         self._stopping, self._hurry = asyncio.Event(), asyncio.Event()
         self._ending_s: float | None = None
         self._fault: Exception | None = None
@@ -137,16 +137,16 @@ class Worker:
         return asyncio.create_task(run())
 
     def _start_loops(self) -> None:
-        self._loops = [
-            self._guarded(loop)
-            for loop in (
-                self._claim_loop(),
-                self._beat_loop(),
-                self._tick_loop(),
-                self._cancellation_loop(),
-                self._publish_max_model_len(),
-            )
-        ]
+        upkeep = Upkeep(
+            self._store,
+            self.settings,
+            engine=self._engine,
+            watch=self._watch,
+            link=self._link,
+            runs=self._runs,
+            capacity=self._batching.capacity,
+        )
+        self._loops = [self._guarded(loop) for loop in (self._claim_loop(), *upkeep.loops())]
 
     async def _drain(self) -> None:
         """Let the running jobs finish within the grace; hand the others back."""
@@ -292,67 +292,6 @@ class Worker:
             self.metrics.turned_s = time.monotonic()
             await asyncio.sleep(1.0)
 
-    async def _beat_loop(self) -> None:
-        """Extend all leases in one call, and hear which jobs are cancelled or lost."""
-        await self._watch.wait_until_ready()
-        s, backoff = self.settings, Backoff(cap_s=max(0.1, self.settings.beat_ms / 1000))
-        while True:
-            self._beat_now.clear()
-            runs = list(self._runs.values())
-            view = WorkerView(
-                id=s.worker_id,
-                slots=self._batching.capacity,
-                running=len(runs),
-                engine=self._engine.kind,
-                seen_ms=0,
-            )
-            try:
-                states = await self._store.beat(
-                    s.queue, worker=view, leases=[run.claim.lease for run in runs]
-                )
-            except StoreUnavailable as exc:
-                self._link.failed(exc)
-                await asyncio.sleep(backoff.next_s())
-                continue
-            self._link.worked()
-            backoff.reset()
-            for run in runs:
-                run.hear(states[run.claim.lease.job_id])
-            try:
-                async with asyncio.timeout(s.beat_ms / 1000):
-                    await self._beat_now.wait()
-            except TimeoutError:
-                pass
-
-    async def _tick_loop(self) -> None:
-        """Let time pass for the queue: any worker may, the store sees to it that one does."""
-        s, backoff = self.settings, Backoff()
-        while True:
-            try:
-                report = await self._store.tick(s.queue)
-            except StoreUnavailable as exc:
-                self._link.failed(exc)
-                await asyncio.sleep(backoff.next_s())
-                continue
-            backoff.reset()
-            if report is not None and (moved := {k: v for k, v in vars(report).items() if v}):
-                log.info("tick", extra={"queue": s.queue} | moved)
-            await asyncio.sleep(s.tick_ms / 1000 * random.uniform(0.9, 1.1))  # noqa: S311
-
-    async def _cancellation_loop(self) -> None:
-        """A hint that a job of ours was cancelled makes the next heartbeat come now."""
-        backoff = Backoff()
-        while True:
-            try:
-                hinted = await self._store.cancellations(self.settings.queue, _WAIT_S)
-            except StoreUnavailable as exc:
-                self._link.failed(exc)
-                await asyncio.sleep(backoff.next_s())
-                continue
-            backoff.reset()
-            if not self._runs.keys().isdisjoint(hinted):
-                self._beat_now.set()
-
     async def _watchdog_loop(self) -> None:
         while True:
             await asyncio.sleep(self.settings.watchdog_s / 5)
@@ -388,24 +327,6 @@ class Worker:
             self._old_stores.remove(store)
             await store.aclose()
         self._start_loops()
-
-    async def _publish_max_model_len(self) -> None:
-        """Fill in the queue's `max_model_len` where nobody set it, once there is a queue."""
-        await self._watch.wait_until_ready()
-        tokens = await self._engine.max_model_len()
-        log.info("engine ready", extra={"engine": self._engine.kind, "max_model_len": tokens})
-        while tokens is not None:
-            try:
-                queue = await self._store.queue(self.settings.queue)
-                if queue is not None:
-                    if queue.settings.max_model_len is None:
-                        filled = queue.settings.model_copy(update={"max_model_len": tokens})
-                        await self._store.put_queue(queue.name, filled)
-                        log.info("max_model_len published", extra={"max_model_len": tokens})
-                    return
-            except StoreUnavailable as exc:
-                self._link.failed(exc)
-            await asyncio.sleep(5.0)
 
 
 async def _end(*tasks: asyncio.Future[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -133,6 +134,13 @@ def test_the_tables_show_both_policies_the_oracle_and_the_ratios() -> None:
     )
     for want in ("11.33", "5.67", "oracle", "mean 0.50", "100% of what the oracle", "3.0 ms"):
         assert want in text
+
+
+def test_requests_that_were_ordered_without_a_prediction_are_told() -> None:
+    blind = run("sjf", {0: 13.0, 1: 1.0, 2: 3.0}, predicted=False)
+    got = report(FCFS, replace(blind, fallbacks=3))
+    assert got.as_json()["sjf"]["fallbacks"] == 3
+    assert "3 of 3 requests were ordered without a prediction" in " ".join(printed(got).split())
 
 
 def test_the_chart_is_a_png(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
+
 from lengthwise_contract.api import Prediction
 from lengthwise_predictor.app import create_app
 from lengthwise_predictor.errors import ModelUnusable
 from lengthwise_predictor.settings import PredictorSettings
-from starlette.testclient import TestClient
 
 SEEN = "meta-llama/Llama-3.1-8B-Instruct"
 

@@ -12,10 +12,11 @@ from typing import cast
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from lengthwise_predictor.batching import Batcher
 from lengthwise_predictor.errors import NotReady, Overloaded
 from lengthwise_predictor.model import Encoded, LengthModel
-from numpy.typing import NDArray
 
 
 class HeldModel:

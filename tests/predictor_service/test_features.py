@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from lengthwise_predictor.features import (
     FEATURE_NAMES,
     canonical_llm,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lengthwise_predictor.errors import ModelUnusable
 from lengthwise_predictor.model import ANY_LLM, LengthModel
 from lengthwise_predictor.settings import BUNDLED

@@ -6,16 +6,23 @@ import asyncio
 import contextlib
 import itertools
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
-from lengthwise_contract.api import Prediction, PredictRequest
+from lengthwise_contract.api import (
+    PredictBatchRequest,
+    PredictBatchResponse,
+    Prediction,
+    PredictRequest,
+)
 from lengthwise_queue.breaker import FAILURES_TO_OPEN, FIRST_PAUSE_S, LONGEST_PAUSE_S, Breaker
-from lengthwise_queue.predictor_client import Fallback, PredictorClient
+from lengthwise_queue.predictor_client import MAX_CALLS, Fallback, PredictorClient
 
 ANSWER = Prediction(
     model_version="v1", p10_tokens=1, p50_tokens=2, p90_tokens=3, mean_tokens=2, rank_score=0.5
@@ -28,12 +35,28 @@ def http(body: bytes, status: str = "200 OK", headers: str = "") -> bytes:
     return head.encode() + body
 
 
-GOOD = http(ANSWER.model_dump_json().encode())
-LATE = http(ANSWER.model_copy(update={"model_version": "late"}).model_dump_json().encode())
+def answers_of(version: str = "v1", headers: str = "") -> Callable[[int], bytes]:
+    """An answer to n prompts; the i-th has a median of i + 1 tokens."""
+
+    def answer(count: int) -> bytes:
+        many = [
+            ANSWER.model_copy(update={"model_version": version, "p50_tokens": 2.0 + i})
+            for i in range(count)
+        ]
+        body = PredictBatchResponse(predictions=many).model_dump_json()
+        return http(body.encode(), headers=headers)
+
+    return answer
+
+
+GOOD = answers_of()
+LATE = answers_of("late")
 
 
 @asynccontextmanager
-async def predictor(*answers: bytes | None) -> AsyncIterator[tuple[str, list[bytes]]]:
+async def predictor(
+    *answers: Callable[[int], bytes] | bytes | None,
+) -> AsyncIterator[tuple[str, list[bytes]]]:
     """A server that gives one answer a request, the last for ever.
 
     None is no answer in time: `LATE` goes out before the connection's next answer, if any.
@@ -51,10 +74,12 @@ async def predictor(*answers: bytes | None) -> AsyncIterator[tuple[str, list[byt
                 asked.append(await reader.readexactly(size))
                 answer = answers[min(len(asked), len(answers)) - 1]
                 if answer is None:
-                    owed += LATE
-                else:
-                    writer.write(owed + answer)
-                    await writer.drain()
+                    owed += LATE(1)
+                    continue
+                if not isinstance(answer, bytes):
+                    answer = answer(len(json.loads(asked[-1])["inputs"]))
+                writer.write(owed + answer)
+                await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the client is gone
         finally:
@@ -94,8 +119,10 @@ def test_a_prediction_is_fetched_over_one_connection() -> None:
             for _ in range(3):
                 assert await client.predict("org/m", "How long? \u00e9") == ANSWER
             await client.aclose()
-        want = PredictRequest(model="org/m", prompt="How long? \u00e9")
-        assert [PredictRequest.model_validate_json(a) for a in asked] == [want] * 3
+        want = PredictBatchRequest(
+            inputs=[PredictRequest(model="org/m", prompt="How long? \u00e9")]
+        )
+        assert [PredictBatchRequest.model_validate_json(a) for a in asked] == [want] * 3
         assert len(told.answers) == 3
         assert told.fallbacks == []
 
@@ -108,12 +135,22 @@ def test_a_prediction_is_fetched_over_one_connection() -> None:
         (None, Fallback.TIMEOUT),
         (http(b"{}", "503 Service Unavailable"), Fallback.ERROR),
         (http(b"{}"), Fallback.ERROR),
+        (GOOD(2), Fallback.ERROR),
         (http(b'{"p50_tokens": "secret"}'), Fallback.ERROR),
         (http(b"not json"), Fallback.ERROR),
         (b"SSH-2.0-OpenSSH\r\n\r\n", Fallback.ERROR),
-        (GOOD[:30], Fallback.TIMEOUT),
+        (GOOD(1)[:30], Fallback.TIMEOUT),
     ],
-    ids=["silent", "503", "no fields", "wrong fields", "no json", "no http", "half an answer"],
+    ids=[
+        "silent",
+        "503",
+        "no fields",
+        "too many",
+        "wrong fields",
+        "no json",
+        "no http",
+        "half an answer",
+    ],
 )
 def test_a_bad_answer_is_a_counted_fallback(answer: bytes | None, why: Fallback) -> None:
     async def body() -> None:
@@ -126,6 +163,57 @@ def test_a_bad_answer_is_a_counted_fallback(answer: bytes | None, why: Fallback)
         assert told.answers == []
 
     asyncio.run(body())
+
+
+def test_a_burst_is_a_handful_of_calls_and_everybody_gets_the_answer_to_its_own_prompt() -> None:
+    async def body() -> None:
+        told = Told()
+        async with predictor(GOOD) as (url, asked):
+            client = told.client(url)
+            prompts = [f"prompt {i}" for i in range(100)]
+            answers = await asyncio.gather(*(client.predict("m", p) for p in prompts))
+            await client.aclose()
+        calls = [[one["prompt"] for one in json.loads(a)["inputs"]] for a in asked]
+        assert sorted(p for call in calls for p in call) == sorted(prompts)
+        assert len(calls) <= 8
+        place = {p: 2.0 + i for call in calls for i, p in enumerate(call)}
+        assert [a.p50_tokens for a in answers if a is not None] == [place[p] for p in prompts]
+        assert told.fallbacks == []
+
+    asyncio.run(body())
+
+
+class _Elsewhere(BaseHTTPRequestHandler):
+    """A predictor on a thread of its own."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        asked = self.rfile.read(int(self.headers["Content-Length"]))
+        self.wfile.write(GOOD(len(json.loads(asked)["inputs"])))
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_an_answer_that_came_while_the_loop_was_busy_is_not_late() -> None:
+    async def body(url: str) -> None:
+        told = Told()
+        client = told.client(url, timeout_ms=200)
+        assert await client.predict("m", "connect") == ANSWER
+        asking = asyncio.create_task(client.predict("m", "x"))
+        for _turn in range(3):  # the question is sent; its answer cannot have been read yet
+            await asyncio.sleep(0)
+        assert not asking.done()
+        time.sleep(0.5)  # noqa: ASYNC251 - the loop is busy, for longer than the deadline
+        assert await asking == ANSWER
+        await client.aclose()
+        assert told.fallbacks == []
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Elsewhere) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        asyncio.run(body(f"http://127.0.0.1:{server.server_port}"))
+        server.shutdown()
 
 
 def test_nobody_there_is_a_counted_fallback() -> None:
@@ -169,7 +257,7 @@ def test_a_late_answer_is_never_taken_for_the_next_ones() -> None:
 
 
 def test_a_connection_that_the_predictor_closed_is_replaced() -> None:
-    closing = http(ANSWER.model_dump_json().encode(), headers="Connection: close\r\n")
+    closing = answers_of(headers="Connection: close\r\n")
 
     async def body() -> None:
         told = Told()
@@ -195,8 +283,10 @@ def test_a_dead_predictor_is_soon_not_asked_any_more() -> None:
             await client.aclose()
             # Each probe is one question more, and on a slow machine there is time for some.
             probes = 1 + int(took_s / FIRST_PAUSE_S)
-            assert FAILURES_TO_OPEN <= len(asked) <= FAILURES_TO_OPEN + probes
-        assert told.fallbacks.count(Fallback.OPEN) >= 200 - probes
+            # And the last calls were under way when the breaker opened.
+            most = FAILURES_TO_OPEN + MAX_CALLS + probes
+            assert FAILURES_TO_OPEN <= len(asked) <= most
+        assert told.fallbacks.count(Fallback.OPEN) >= 150 - probes
 
     asyncio.run(body())
 
@@ -258,7 +348,7 @@ def test_a_job_is_priced_by_the_predictor_and_by_the_fallback_without_it(
         async with predictor(GOOD) as (url, asked):
             await asyncio.to_thread(submit_and_check, make_front, url)
             [question] = [json.loads(a) for a in asked]
-            assert question == {"model": "org/model-1.5", "prompt": "Hi"}
+            assert question == {"inputs": [{"model": "org/model-1.5", "prompt": "Hi"}]}
 
     asyncio.run(body())
 

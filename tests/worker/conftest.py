@@ -81,7 +81,7 @@ class Rig:
         times = StoreSettings(
             lease_ms=settings.lease_ms, beat_ms=settings.beat_ms, tick_ms=settings.tick_ms
         )
-        return RedisJobStore(self.redis_url, times)
+        return RedisJobStore(settings.redis_url, times)
 
     @asynccontextmanager
     async def working(

@@ -6,11 +6,16 @@ from lengthwise_worker.engines.base import Engine
 from lengthwise_worker.engines.llama_cpp import LlamaCppEngine
 from lengthwise_worker.engines.openai_http import OpenAIEngine
 from lengthwise_worker.engines.vllm import VllmEngine
+from lengthwise_worker.errors import BadSettings
 from lengthwise_worker.settings import Settings
 
 
 def open_engine(settings: Settings) -> Engine:
-    """The engine that the settings name; nothing is started or sent yet."""
+    """The engine that the settings name; nothing is started or sent yet.
+
+    Raises:
+        BadSettings: It cannot be had with these settings.
+    """
     if settings.engine == "llama.cpp":
         return LlamaCppEngine(
             model_path=settings.model_path,
@@ -23,7 +28,13 @@ def open_engine(settings: Settings) -> Engine:
         )
     if settings.engine == "simulated" and settings.engine_url is None:
         # Imported here: it needs FastAPI, which a worker beside a real engine does not.
-        from lengthwise_worker.engines.simulated_embedded import EmbeddedSimulation
+        try:
+            from lengthwise_worker.engines.simulated_embedded import EmbeddedSimulation
+        except ImportError as exc:
+            raise BadSettings(
+                "The embedded simulation needs FastAPI: pip install 'lengthwise[local]', or point "
+                "LENGTHWISE_WORKER_ENGINE_URL at one."
+            ) from exc
 
         return EmbeddedSimulation(
             model=settings.queue,

