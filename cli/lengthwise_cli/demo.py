@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from lengthwise_cli import ports
-from lengthwise_cli.bench import Bodies, compared
+from lengthwise_cli.bench import Bodies, compared, measured_overhead
 from lengthwise_cli.errors import CliError
 from lengthwise_cli.stack import Stack, StackSettings
 from lengthwise_contract.api import PolicyName
@@ -30,13 +30,16 @@ from lengthwise_lab.workload import bundled_bodies, mix
 
 _POLICIES: tuple[PolicyName, ...] = ("fcfs", "sjf")
 
+#: Requests sent both ways, through the queue and straight to the engine.
+_PAIRS = 15
+
 
 def demo(
-    requests: Annotated[int, typer.Option(min=1, help="How many, in one burst.")] = 72,
+    requests: Annotated[int, typer.Option(min=1, help="How many, in one burst.")] = 64,
     slots: Annotated[int, typer.Option(min=1, max=64, help="Served at the same time.")] = 4,
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Cap on every answer, the same for all, tokens.")
-    ] = 400,
+    ] = 200,
     seed: Annotated[int, typer.Option(help="Of the order of the requests.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for result.json and the chart.")] = Path("demo"),
 ) -> None:
@@ -79,11 +82,14 @@ async def _measure(
         await drive(target, warm_up, on_done=lambda _: None)
         workload = mix(bodies, count=count, seed=seed)
         runs = await compared(service, target, workload, _POLICIES, quiet=False)
+        engine = Target(url=stack.engine_url or "", model=stack.model, api_key=stack.engine_api_key)
+        overhead = await measured_overhead(target, engine, bodies, _PAIRS, quiet=False)
         report = build(
             runs,
             model=stack.model,
             slots=settings.slots,
             seed=seed,
             rate_per_s=None,
+            overhead=overhead,
         )
         return report, runs

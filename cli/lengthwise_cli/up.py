@@ -28,6 +28,12 @@ def up(
     model_path: Annotated[
         Path | None, typer.Option(help="A GGUF file for llama.cpp. Default: SmolLM2 135M.")
     ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="tokenizer.json of the model, to measure prompts."
+        ),
+    ] = None,
     context_tokens: Annotated[
         int, typer.Option(min=64, help="llama.cpp: context of each slot, tokens.")
     ] = 2048,
@@ -68,6 +74,7 @@ def up(
         engine_api_key=engine_api_key,
         model=model,
         model_path=model_path,
+        tokenizer=tokenizer,
         context_tokens=context_tokens,
         slots=slots,
         batching=batching,
@@ -119,6 +126,16 @@ async def _until(stop: asyncio.Event, settings: StackSettings, console: Console)
     console.print("stopped")
 
 
+def _engine_line(stack: Stack) -> str:
+    """How to measure against the engine alone, where somebody else may call it."""
+    if stack.settings.engine is Engine.LLAMA_CPP and stack.settings.engine_api_key is None:
+        return ""
+    return (
+        f"  lengthwise bench serve --url {stack.url} --engine-url {stack.engine_url}"
+        "     what the path adds\n"
+    )
+
+
 def welcome(stack: Stack) -> str:
     """What a user does next: a curl, the openai client, the other commands."""
     if not stack.model:
@@ -137,6 +154,6 @@ Lengthwise serves {stack.model} at {stack.url}
 
   lengthwise top --url {stack.url}          the line, live
   lengthwise submit "..." --url {stack.url}
-
+{_engine_line(stack)}
 Logs and data: {stack.settings.data_dir.resolve()}. Ctrl-C stops everything.
 """

@@ -41,7 +41,10 @@ class Settings(BaseSettings):
     engine_url: str | None = Field(
         default=None, description="Base URL of the engine, with or without /v1; embedded: null"
     )
-    engine_api_key: SecretStr | None = Field(default=None, description="Sent as a bearer token")
+    engine_api_key: SecretStr | None = Field(
+        default=None,
+        description="Sent as a bearer token; llama.cpp: also asked of its callers, null: a secret",
+    )
     engine_port: int = Field(
         default=0, ge=0, le=65535, description="Port of an embedded engine; 0: any free"
     )
@@ -54,7 +57,7 @@ class Settings(BaseSettings):
     context_tokens: int = Field(
         default=2048, ge=64, description="llama.cpp: context of each slot, tokens"
     )
-    threads: int = Field(default=0, ge=0, description="llama.cpp: CPU threads; 0: one a core")
+    threads: int = Field(default=0, ge=0, description="llama.cpp: CPU threads; 0: cores - 1")
     simulated_tokens_per_s: float = Field(
         default=50, gt=0, description="Embedded simulation: speed of each slot, tokens/s"
     )

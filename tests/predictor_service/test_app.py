@@ -16,6 +16,11 @@ from lengthwise_predictor.errors import ModelUnusable
 from lengthwise_predictor.settings import PredictorSettings
 
 SEEN = "meta-llama/Llama-3.1-8B-Instruct"
+LONG = (
+    "What are the advantages of growing your own vegetables?",
+    "Explain why the sky is blue.",
+    "How should I prepare for a job interview?",
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +112,12 @@ def test_an_llm_nobody_has_seen_is_answered_and_counted(client: TestClient) -> N
     assert metric(client, "lengthwise_predictor_unknown_llm_total") == before + 1
 
 
-def test_two_llms_differ_on_one_prompt(client: TestClient) -> None:
-    prompt = "Write a Python function that merges two sorted lists."
-    gemma = predict(client, prompt, model="google/gemma-3-4b-it")
-    mistral = predict(client, prompt, model="mistralai/Mistral-7B-Instruct-v0.3")
-    assert gemma.p50_tokens > mistral.p50_tokens  # gemma-3 is the more talkative by far
+def test_the_more_talkative_of_two_llms_is_predicted_longer(client: TestClient) -> None:
+    def total(model: str) -> float:
+        return sum(predict(client, prompt, model).p50_tokens for prompt in LONG)
+
+    # On open questions gemma-3 answers with several times the words of Mistral 7B.
+    assert total("google/gemma-3-4b-it") > 1.5 * total("mistralai/Mistral-7B-Instruct-v0.3")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ def open_engine(settings: Settings) -> Engine:
     Raises:
         BadSettings: It cannot be had with these settings.
     """
+    key = settings.engine_api_key.get_secret_value() if settings.engine_api_key else None
     if settings.engine == "llama.cpp":
         return LlamaCppEngine(
             model_path=settings.model_path,
@@ -25,6 +26,7 @@ def open_engine(settings: Settings) -> Engine:
             threads=settings.threads,
             port=settings.engine_port,
             timeout_s=settings.engine_timeout_s,
+            api_key=key,
         )
     if settings.engine == "simulated" and settings.engine_url is None:
         # Imported here: it needs FastAPI, which a worker beside a real engine does not.
@@ -44,10 +46,9 @@ def open_engine(settings: Settings) -> Engine:
             timeout_s=settings.engine_timeout_s,
         )
     kinds = {"openai": OpenAIEngine, "vllm": VllmEngine, "simulated": VllmEngine}
-    key = settings.engine_api_key
     return kinds[settings.engine](
         settings.engine_url,
-        api_key=key.get_secret_value() if key else None,
+        api_key=key,
         timeout_s=settings.engine_timeout_s,
         connections=settings.slots,
     )

@@ -42,6 +42,7 @@ class LlamaCppEngine(OpenAIEngine):
         threads: int,
         port: int,
         timeout_s: float,
+        api_key: str | None = None,
     ) -> None:
         """Nothing is loaded yet.
 
@@ -50,12 +51,15 @@ class LlamaCppEngine(OpenAIEngine):
             alias: The name under which it serves the model.
             slots: Answers at once.
             context_tokens: Prompt and answer of one slot, tokens.
-            threads: CPU threads; 0: one a core.
+            threads: CPU threads; 0: one fewer than there are cores. llama.cpp's threads spin at
+                barriers, so one that has to share its core holds up all: on two cores beside one
+                busy process, two threads made under 5 tokens/s and one made 81 (experiments.md).
             port: Where it listens; 0: any free port.
             timeout_s: Longest silence inside one answer, s.
+            api_key: What it asks of its callers; None: a key that nobody else knows.
         """
-        # Only we may use it: without a key, any page in a browser on this machine could.
-        self._key = secrets.token_urlsafe(24)
+        # Without a key, any page in a browser on this machine could use it.
+        self._key = api_key or secrets.token_urlsafe(24)
         super().__init__(None, api_key=self._key, timeout_s=timeout_s, connections=slots)
         self._model_path, self._alias, self._slots = model_path, alias, slots
         self._context_tokens, self._threads, self._port = context_tokens, threads, port
@@ -86,7 +90,7 @@ class LlamaCppEngine(OpenAIEngine):
         params.verbosity = _WARNINGS
         params.n_parallel = self._slots
         params.n_ctx = self._slots * self._context_tokens
-        params.cpuparams.n_threads = self._threads or os.cpu_count() or 1
+        params.cpuparams.n_threads = self._threads or max(1, (os.cpu_count() or 2) - 1)
         try:
             return xllamacpp.Server(params)
         except RuntimeError as exc:
