@@ -13,13 +13,13 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
-from lengthwise_contract.api import PredictBatchRequest, Prediction, PredictRequest
-from lengthwise_contract.prompts import clip, render_prompt
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from lengthwise_contract.api import PredictBatchRequest, Prediction, PredictRequest
+from lengthwise_contract.prompts import clip, render_prompt
 from lengthwise_predictor.batching import Batcher
 from lengthwise_predictor.errors import (
     BadRequest,
@@ -119,9 +119,7 @@ def _add_routes(app: FastAPI) -> None:
         loaded: LengthModel | None = request.app.state.model
         if loaded is None:
             return _error(NotReady("the model is still being loaded; try again", retry_after_s=1))
-        return Response(
-            json.dumps({**loaded.card, "provider": loaded.provider}), media_type=_JSON
-        )
+        return Response(json.dumps({**loaded.card, "provider": loaded.provider}), media_type=_JSON)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -134,9 +132,7 @@ def _add_routes(app: FastAPI) -> None:
         if request.app.state.batcher is None:
             return _error(NotReady("the model is still being loaded; try again", retry_after_s=1))
         version = request.app.state.model.version
-        return Response(
-            json.dumps({"status": "ready", "model_version": version}), media_type=_JSON
-        )
+        return Response(json.dumps({"status": "ready", "model_version": version}), media_type=_JSON)
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
@@ -229,7 +225,8 @@ def _error(exc: PredictorError) -> Response:
 async def _http_error(request: Request, exc: Exception) -> Response:
     """An unknown path or method, in the same shape as every other error."""
     status = exc.status_code if isinstance(exc, HTTPException) else 500
-    said = f"{request.method} {request.url.path}: {exc.detail if isinstance(exc, HTTPException) else exc}"
+    detail = exc.detail if isinstance(exc, HTTPException) else exc
+    said = f"{request.method} {request.url.path}: {detail}"
     return _error_body(
         status,
         f"{said}; the predictor serves POST /v1/predict and /v1/predict/batch, "

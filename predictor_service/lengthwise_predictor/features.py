@@ -6,7 +6,9 @@ and what is short; that is learned.
 
 from __future__ import annotations
 
+import math
 import re
+import string
 import unicodedata
 from collections.abc import Sequence
 
@@ -37,10 +39,14 @@ FEATURE_NAMES = (
     "unique_word_share",
 )
 
+_DIGITS = string.digits.encode()
+_CAPITALS = string.ascii_uppercase.encode()
+_PUNCTUATION = string.punctuation.encode()
+_BRACKETS = b"{}();=<>[]"
+_CODE_WORDS = frozenset({"def", "import", "return"})
 _WORD = re.compile(r"\w+")
 _SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 _LIST_LINE = re.compile(r"^\s*(?:[-*\u2022]|\d{1,3}[.)])\s", re.MULTILINE)
-_CODE_MARK = re.compile(r"[{}();=<>\[\]]|\bdef\b|\bimport\b|\breturn\b")
 _NUMBER = re.compile(r"(?<![\w.])\d{1,6}(?![\w.]*\d)")
 _ASKED_WORDS = re.compile(r"(\d{1,6})\+?[\s-]*words?\b", re.IGNORECASE)
 _ASKED_ITEMS = re.compile(
@@ -61,42 +67,42 @@ def text_features(text: str, token_count: int) -> NDArray[np.float32]:
         float32, (len(FEATURE_NAMES),).
     """
     chars = len(text)
-    words = _WORD.findall(text)
+    words = _WORD.findall(text.lower())
     per_char = 1.0 / max(chars, 1)
     lines = text.split("\n")
-    digits = sum(map(str.isdigit, text))
-    upper = sum(map(str.isupper, text))
-    letters = sum(map(str.isalnum, text))
-    spaces = sum(map(str.isspace, text))
-    ascii_chars = len(text.encode("ascii", "ignore"))
+    plain = text.encode("ascii", "ignore")
     numbers = _NUMBER.findall(text)
     asked_words = _ASKED_WORDS.findall(text)
     asked_items = _ASKED_ITEMS.findall(text)
     return np.array(
         [
-            np.log1p(chars),
-            np.log1p(len(words)),
-            np.log1p(len(lines)),
-            np.log1p(token_count),
+            math.log1p(chars),
+            math.log1p(len(words)),
+            math.log1p(len(lines)),
+            math.log1p(token_count),
             min(chars / max(len(words), 1), 30.0) / 5.0,
-            digits * per_char,
-            upper * per_char,
-            (chars - letters - spaces) * per_char,
-            (chars - ascii_chars) * per_char,
-            np.log1p(text.count("?")),
+            _count(plain, _DIGITS) * per_char,
+            _count(plain, _CAPITALS) * per_char,
+            _count(plain, _PUNCTUATION) * per_char,
+            (chars - len(plain)) * per_char,
+            math.log1p(text.count("?")),
             float(text.rstrip().endswith("?")),
-            np.log1p(text.count("```")),
-            np.log1p(len(_CODE_MARK.findall(text))),
-            np.log1p(len(_LIST_LINE.findall(text))),
-            np.log1p(len(_SENTENCE_END.findall(text))),
-            np.log1p(_largest(numbers)),
-            np.log1p(_largest(asked_words)),
-            np.log1p(_largest(asked_items)),
+            math.log1p(text.count("```")),
+            math.log1p(_count(plain, _BRACKETS) + sum(map(_CODE_WORDS.__contains__, words))),
+            math.log1p(len(_LIST_LINE.findall(text))),
+            math.log1p(len(_SENTENCE_END.findall(text))),
+            math.log1p(_largest(numbers)),
+            math.log1p(_largest(asked_words)),
+            math.log1p(_largest(asked_items)),
             len(lines[-1]) * per_char,
-            len({w.lower() for w in words}) / max(len(words), 1),
+            len(set(words)) / max(len(words), 1),
         ],
         dtype=np.float32,
     )
+
+
+def _count(text: bytes, kinds: bytes) -> int:
+    return len(text) - len(text.translate(None, kinds))
 
 
 def _largest(numbers: Sequence[str]) -> float:

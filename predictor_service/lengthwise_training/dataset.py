@@ -16,23 +16,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lengthwise_contract.prompts import clip, render_prompt
 from numpy.typing import NDArray
 
-#: Sources that the bundled model may learn from: their terms allow redistribution and commercial
-#: use. What stays out, and why, is in docs/model-card.md.
-REDISTRIBUTABLE_SOURCES = (
-    "castillo/Apps",
-    "castillo/BigCodeBench",
-    "castillo/DS1000",
-    "castillo/DollyDataset",
-    "castillo/Mbpp",
-    "dolly15k-part",
-    "gsm8k-example-solutions",
-    "gsm8k-train",
-    "ifeval",
-    "self-instruct-user-oriented",
-)
+from lengthwise_contract.prompts import clip, render_prompt
+
+#: Sources that the bundled model may learn from, and the terms of their prompts and lengths, which
+#: allow redistribution and commercial use. What stays out, and why, is in docs/model-card.md.
+LICENCES = {
+    "castillo/Apps": "lengths Apache-2.0, prompts MIT",
+    "castillo/BigCodeBench": "lengths Apache-2.0, prompts Apache-2.0",
+    "castillo/DS1000": "lengths Apache-2.0, prompts CC BY-SA 4.0",
+    "castillo/DollyDataset": "lengths Apache-2.0, prompts CC BY-SA 3.0",
+    "castillo/Mbpp": "lengths Apache-2.0, prompts CC BY 4.0",
+    "dolly15k-part": "CC BY-SA 3.0",
+    "gsm8k-example-solutions": "MIT",
+    "gsm8k-train": "MIT",
+    "ifeval": "Apache-2.0",
+    "self-instruct-user-oriented": "Apache-2.0",
+}
+REDISTRIBUTABLE_SOURCES = tuple(LICENCES)
 
 #: Base models, which do not stop by themselves: their lengths are those of the cap.
 EXCLUDED_LLMS = ("openai/davinci",)

@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from lengthwise_predictor.model import LengthModel
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, spearmanr
 from tqdm import tqdm
 
+from lengthwise_predictor.model import LengthModel
 from lengthwise_training import baseline
 from lengthwise_training.dataset import Dataset, build, read_records, split
 
@@ -153,7 +153,7 @@ def predict(
 def table(scores: Mapping[str, Scores]) -> str:
     """Markdown, one line a predictor."""
     lines = [
-        "| predictor | rows | tau-b | tau-b, pooled | tau-b, mean | pairs | Spearman | MAE | p10-p90 |",
+        "| predictor | rows | tau-b | pooled | vs mean | pairs | Spearman | MAE | p10-p90 |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, s in scores.items():
@@ -166,9 +166,22 @@ def table(scores: Mapping[str, Scores]) -> str:
 
 
 def compare(
-    train: Dataset, test: Dataset, model: LengthModel, *, rivals: bool = True
+    train: Dataset,
+    test: Dataset,
+    model: LengthModel,
+    *,
+    rivals: bool = True,
+    per_llm: bool = True,
 ) -> dict[str, Scores]:
-    """The model, the model not knowing the LLM, the rivals fitted on `train`, and the ceiling."""
+    """The model, the model not knowing the LLM, the rivals fitted on `train`, and the ceiling.
+
+    Args:
+        train: What the rivals are fitted on.
+        test: What everybody is scored on.
+        model: The model.
+        rivals: Whether to fit the rivals, which takes minutes.
+        per_llm: Whether one of them is the bag of words fitted anew for each LLM.
+    """
     p10, p50, p90 = predict(model, test)
     scores = {"this model": score(test, p50, (p10, p90))}
     p10, p50, p90 = predict(model, test, llm_name=lambda _: "?")
@@ -177,6 +190,7 @@ def compare(
         scores["constant"] = score(test, baseline.constant(train, test))
         scores["prompt length"] = score(test, baseline.prompt_length(train, test))
         scores["bag of words"] = score(test, baseline.bag_of_words(train, test))
+    if rivals and per_llm:
         scores["bag of words, per LLM"] = score(test, baseline.bag_of_words_per_llm(train, test))
     scores["ceiling: mean of the other samples"] = score(test, ceiling(test))
     return scores
@@ -198,11 +212,11 @@ def by_source(test: Dataset, predictions: Mapping[str, Array]) -> str:
 
 
 def many_sampled(dataset: Dataset) -> Dataset:
-    """Only rows of sources whose answers were sampled several times: where a ceiling exists."""
+    """Only rows of sources that were sampled several times, where a ceiling exists; all if none."""
     spread = np.ptp(dataset.samples, axis=1) > 0
     sources = np.array(dataset.row_sources)
     keep = [s for s in set(dataset.row_sources) if spread[sources == s].mean() > 0.5]
-    return dataset.rows_where(np.isin(sources, keep))
+    return dataset.rows_where(np.isin(sources, keep)) if keep else dataset
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,6 +4,9 @@ Called by train and predictor. It reads the whole text, but only word by word an
 order of words is the frozen encoder's business (backbone.py, kernel.py).
 """
 
+# mypy: disallow-subclassing-any=False, warn-return-any=False
+# (torch is not followed by mypy, so all that comes from it is Any)
+
 from __future__ import annotations
 
 import math
@@ -39,15 +42,15 @@ class NetworkConfig:
     vocabulary: int
     feature_count: int
     llm_count: int
-    dim: int = 128
+    dim: int = 96
     convolution: int = 3
     bigram_buckets: int = 16_384
     bigram_dim: int = 32
-    pools: int = 8
+    pools: int = 6
     hidden: int = 192
     dropout: float = 0.3
     token_dropout: float = 0.2
-    max_tokens: int = 256
+    max_tokens: int = 192
 
 
 class LengthHead(nn.Module):
@@ -96,10 +99,8 @@ class TextEncoder(nn.Module):
         self.from_end = nn.Embedding(config.max_tokens, dim)
         self.pairs: nn.Module = nn.Embedding(config.bigram_buckets, config.bigram_dim)
         for embedding in (self.from_start, self.from_end, self.pairs):
-            nn.init.normal_(embedding.weight, std=0.02)  # type: ignore[arg-type]
-        self.convolution = nn.Conv1d(
-            dim, dim, config.convolution, padding=config.convolution // 2
-        )
+            nn.init.normal_(embedding.weight, std=0.02)
+        self.convolution = nn.Conv1d(dim, dim, config.convolution, padding=config.convolution // 2)
         self.norm = nn.LayerNorm(dim)
         self.queries = nn.Linear(dim, config.pools)
         self.counts = nn.Sequential(nn.Linear(config.feature_count, 64), nn.GELU())

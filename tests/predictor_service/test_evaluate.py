@@ -10,6 +10,7 @@ from lengthwise_predictor.settings import BUNDLED
 
 pytest.importorskip("scipy")
 pytest.importorskip("sklearn")
+pytest.importorskip("tqdm")
 
 from lengthwise_training import baseline, probe
 from lengthwise_training.dataset import Dataset, Record, build, split
@@ -84,6 +85,7 @@ def test_sources_with_one_sample_a_prompt_have_no_ceiling_and_are_left_out() -> 
     once = [Record(f"q{i}", "a", "once", (i + 1,)) for i in range(5)]
     often = [Record(f"p{i}", "a", "often", (i + 1, i + 9)) for i in range(5)]
     assert set(many_sampled(build([*once, *often])).row_sources) == {"often"}
+    assert set(many_sampled(build(once)).row_sources) == {"once"}  # nothing else to go by
 
 
 def test_the_table_has_a_line_for_each_predictor() -> None:

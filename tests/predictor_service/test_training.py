@@ -22,10 +22,17 @@ from lengthwise_predictor.settings import BUNDLED  # noqa: E402
 from lengthwise_training import evaluate  # noqa: E402
 from lengthwise_training.backbone import Backbone, load, static_table  # noqa: E402
 from lengthwise_training.dataset import Dataset, build, read_records, split  # noqa: E402
-from lengthwise_training.kernel import KernelConfig, fit_regression, likeness  # noqa: E402
+from lengthwise_training.kernel import (  # noqa: E402
+    KernelConfig,
+    fit_regression,
+    fit_topics,
+    likeness,
+    pair_buckets,
+)
 from lengthwise_training.losses import length_loss, pair_loss  # noqa: E402
 from lengthwise_training.network import LengthHead  # noqa: E402
 from lengthwise_training.train import TrainConfig, train  # noqa: E402
+from lengthwise_training.unseen import measure  # noqa: E402
 
 DIM, HEADS, WIDE, LAYERS = 16, 2, 32, 2
 TINY = TrainConfig(
@@ -234,3 +241,30 @@ def test_likeness_is_one_at_home_and_falls_with_distance() -> None:
     got = likeness(a[:1], a, a.square().sum(1))[0].tolist()
     assert got[0] == pytest.approx(1.0, abs=1e-3)
     assert got[0] > got[1] > got[2] > 0
+
+
+def test_topics_in_the_network_are_those_of_the_singular_vectors_they_came_from() -> None:
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(1, 40, rng.integers(2, 30)).tolist() for _ in range(60)]
+    topics = fit_topics(texts, 50, 5)
+    got = torch.cat([topics(torch.tensor([t])) for t in texts]).numpy()
+    padded = topics(torch.tensor([texts[0] + [0] * 7])).numpy()
+    assert padded[0] == pytest.approx(got[0], abs=1e-5)
+    # By hand: 1 + log(count) times IDF, scaled to length 1, on the table's rows over IDF.
+    table = topics.table.weight.numpy()
+    for text, topic in zip(texts[:5], got[:5], strict=True):
+        pairs = pair_buckets(torch.tensor(text[:-1]), torch.tensor(text[1:]), 50).tolist()
+        ids, counts = np.unique([*text, *pairs], return_counts=True)
+        weight = 1 + np.log(counts)
+        length = np.sqrt((weight**2 * table[ids, 0]).sum())
+        assert topic == pytest.approx(weight @ table[ids, 1:] / length, abs=1e-4)
+
+
+def test_an_unseen_llm_is_ranked_by_what_others_answered(tmp_path: Path) -> None:
+    write_records(tmp_path)
+    data = build(read_records(tmp_path, sources=None))
+    got = measure(data, tiny_backbone(), ["lab/chatty-1b"], TINY)
+    assert got["this model"] == got["this model, LLM not named"]
+    assert got["this model"].tau_b > 0.5
+    with pytest.raises(ValueError, match="lab/nobody"):
+        measure(data, tiny_backbone(), ["lab/nobody"], TINY)

@@ -1,0 +1,378 @@
+"""`python -m lengthwise_training.train --data DIR --out DIR`: from length records to a model.
+
+Twice: first without the validation prompts, to measure; then with them, to ship. The folder it
+writes holds the second model and the numbers of the first, which is also how to check them:
+`--hold-out` stops after the first and writes that one.
+"""
+
+# mypy: disallow-subclassing-any=False, warn-return-any=False
+# (torch is not followed by mypy, so all that comes from it is Any)
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from lengthwise_predictor.features import FEATURE_NAMES
+from lengthwise_predictor.model import LengthModel
+from lengthwise_training import backbone as backbones
+from lengthwise_training.backbone import Backbone
+from lengthwise_training.batches import Texts, batches, encode, pad, targets
+from lengthwise_training.dataset import (
+    LICENCES,
+    REDISTRIBUTABLE_SOURCES,
+    Dataset,
+    build,
+    fold_of,
+    read_records,
+    split,
+)
+from lengthwise_training.evaluate import compare, many_sampled, predict, score, table
+from lengthwise_training.export import export
+from lengthwise_training.kernel import KernelConfig, View, fit_regression, fit_topics
+from lengthwise_training.losses import length_loss
+from lengthwise_training.network import LengthNetwork, NetworkConfig
+from lengthwise_training.predictor import LengthPredictor
+
+log = logging.getLogger(__name__)
+
+#: Beginnings of names in `model` that are no LLM, or LLMs of another age. The network learns from
+#: their answers what prompts are like, but nobody asks how long they will be.
+NOT_SERVED = ("human", "openai/gpt3-", "openai/davinci", "openai/text-davinci")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All that a run depends on, beside its data; saved with the model.
+
+    Attributes:
+        sources: Sources to learn from; None is all.
+        thinned: Share of the prompts of a source that the network sees; 1 where not named.
+        epochs: Passes of the network over the prompts.
+        batch: Prompts in a step.
+        learning_rate: Its peak; one cycle.
+        table_rate: The token embeddings' learning rate, as a share of that.
+        weight_decay: Of all but the token embeddings.
+        pair_weight: Weight of the order of pairs in the loss.
+        kernel_share: Weight of the kernel in the median, 0 to 1.
+        dim: Width of the token embeddings.
+        max_tokens: Window of the network and the topics, tokens.
+        dropout: Share dropped of the network's text vector.
+        token_dropout: Share of tokens dropped.
+        kernel: How the kernel compares texts.
+        threads: CPU threads.
+        seed: Of everything random.
+        version: What the model calls itself.
+    """
+
+    sources: tuple[str, ...] | None = REDISTRIBUTABLE_SOURCES
+    thinned: dict[str, float] = field(default_factory=lambda: {"gsm8k-train": 0.2})
+    epochs: int = 8
+    batch: int = 64
+    learning_rate: float = 2e-3
+    table_rate: float = 0.05
+    weight_decay: float = 0.05
+    pair_weight: float = 1.0
+    kernel_share: float = 0.6
+    dim: int = 96
+    max_tokens: int = 192
+    dropout: float = 0.3
+    token_dropout: float = 0.2
+    kernel: KernelConfig = field(default_factory=KernelConfig)
+    threads: int = 1
+    seed: int = 0
+    version: str = "own"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What both passes share.
+
+    Attributes:
+        dataset: Every row.
+        texts: Every prompt, encoded.
+        backbone: The pretrained encoder.
+        token_table: Where the token embeddings start: float32, (vocabulary, dim).
+        states: The frozen encoder's view of the prompts of served LLMs, else 0: (prompts, width).
+    """
+
+    dataset: Dataset
+    texts: Texts
+    backbone: Backbone
+    token_table: Tensor
+    states: Tensor
+
+
+def prepare(dataset: Dataset, backbone: Backbone, config: TrainConfig) -> Prepared:
+    """Encode the prompts, and run the frozen encoder over those that it is needed for."""
+    torch.manual_seed(config.seed)
+    texts = encode(dataset.prompts, backbone.tokenizer, config.max_tokens)
+    frozen = backbone.encoder(config.kernel.layers, config.kernel.window).shrink()
+    needed = np.unique(dataset.prompt_index[np.isin(dataset.llm_index, served_llms(dataset))])
+    states = torch.zeros(len(texts.ids), frozen.places.shape[1])
+    with torch.inference_mode():
+        for chunk, groups in tqdm(
+            batches(texts, needed, 256, None), total=-(-len(needed) // 256), desc="frozen encoder"
+        ):
+            states[chunk] = torch.cat([frozen(ids) for ids in groups])
+    log.info("static token table")
+    token_table = backbones.static_table(backbone, config.dim)
+    return Prepared(dataset, texts, backbone, token_table, states)
+
+
+def served_llms(dataset: Dataset) -> list[int]:
+    """Numbers of the LLMs that the model will answer for."""
+    return [i for i, name in enumerate(dataset.llms) if not name.startswith(NOT_SERVED)]
+
+
+def fit(prepared: Prepared, rows: NDArray[np.bool_], config: TrainConfig) -> LengthPredictor:
+    """Train the model on some rows; `rows`: bool, (rows of the dataset,)."""
+    torch.manual_seed(config.seed)
+    dataset = prepared.dataset.rows_where(rows)
+    network = fit_network(prepared, dataset, config)
+    served = served_llms(dataset)
+    mine = np.isin(dataset.llm_index, served)
+    texts = np.unique(dataset.prompt_index[mine])
+    ids = [prepared.texts.ids[i] for i in texts]
+    topics = fit_topics(ids, prepared.token_table.shape[0], config.kernel.topics)
+    frozen = prepared.backbone.encoder(config.kernel.layers, config.kernel.window).shrink()
+    view = View(frozen, topics, config.kernel)
+    with torch.inference_mode():
+        seen = torch.cat([topics(pad([i])) for i in ids])
+        features, states = prepared.texts.features[texts], prepared.states[texts]
+        view.fit(features, seen, states)
+        points = view.combine(features, seen, states)
+    log_mean = np.log(dataset.samples.astype(np.float64)).mean(axis=1)
+    target = np.zeros((len(texts), len(served)))
+    known = np.zeros(target.shape, dtype=bool)
+    at = (
+        np.searchsorted(texts, dataset.prompt_index[mine]),
+        np.searchsorted(served, dataset.llm_index[mine]),
+    )
+    target[at], known[at] = log_mean[mine], True
+    log.info("kernel on %d texts", len(texts))
+    regression = fit_regression(points, target, known, config.kernel.ridge)
+    return LengthPredictor(
+        network, view, regression, served, kernel_share=config.kernel_share
+    ).eval()
+
+
+def fit_network(prepared: Prepared, dataset: Dataset, config: TrainConfig) -> LengthNetwork:
+    """Train the network on the rows of `dataset`."""
+    texts, rng = prepared.texts, np.random.default_rng(config.seed)
+    used = np.unique(dataset.prompt_index)
+    share = np.array([config.thinned.get(dataset.sources[i], 1.0) for i in used])
+    used = used[rng.random(len(used)) < share]
+    network = LengthNetwork(
+        NetworkConfig(
+            vocabulary=prepared.token_table.shape[0],
+            feature_count=len(FEATURE_NAMES),
+            llm_count=len(dataset.llms),
+            dim=config.dim,
+            max_tokens=config.max_tokens,
+            dropout=config.dropout,
+            token_dropout=config.token_dropout,
+        ),
+        prepared.token_table,
+        texts.features[used].mean(0),
+        texts.features[used].std(0).clamp(min=0.01),
+    )
+    wanted = targets(dataset)
+    tokens = [p for n, p in network.named_parameters() if n == "encoder.tokens.weight"]
+    others = [p for n, p in network.named_parameters() if n != "encoder.tokens.weight"]
+    rates = [config.learning_rate, config.learning_rate * config.table_rate]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": others, "lr": rates[0], "weight_decay": config.weight_decay},
+            {"params": tokens, "lr": rates[1], "weight_decay": 0.0},
+        ],
+        fused=True,
+    )
+    steps = config.epochs * -(-len(used) // config.batch)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.1)
+    network.train()
+    with tqdm(total=steps, desc="network") as bar:
+        for _ in range(config.epochs):
+            for chunk, groups in batches(texts, used, config.batch, rng):
+                features = texts.features[chunk].split([len(g) for g in groups])
+                vector = torch.cat(
+                    [network.vector(i, f) for i, f in zip(groups, features, strict=True)]
+                )
+                loss = length_loss(
+                    network.head(vector),
+                    wanted.log_samples[chunk],
+                    wanted.known[chunk],
+                    pair_weight=config.pair_weight,
+                )
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                optimizer.step()
+                cycle.step()
+                bar.update()
+                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    return network.eval()
+
+
+def calibrate(predictor: LengthPredictor, prepared: Prepared, rows: Dataset) -> None:
+    """Widen (or narrow) p10 and p90, in place, until each holds its share of the samples given.
+
+    Args:
+        predictor: Trained without these rows.
+        prepared: Holds their prompts.
+        rows: Rows of served LLMs; those of other writers are passed over.
+
+    Source: split conformal prediction (Romano, Patterson, Candes 2019), scaled and not shifted.
+    """
+    served = predictor.served.tolist()
+    rows = rows.rows_where(np.isin(rows.llm_index, served))
+    if len(rows.prompt_index) == 0:
+        return
+    used = np.unique(rows.prompt_index)
+    parts = []
+    with torch.inference_mode():
+        for i in used:
+            p50, low, high, _ = predictor.served_llms(
+                pad([prepared.texts.ids[i]]), prepared.texts.features[i : i + 1]
+            )
+            parts.append(torch.stack([p50[0], low[0], high[0]]))
+        table_ = torch.stack(parts)  # (texts, 3, llms)
+        at = np.searchsorted(used, rows.prompt_index)
+        column = np.searchsorted(served, rows.llm_index)
+        p50, low, high = table_[at, :, column].unbind(1)
+        truth = torch.from_numpy(np.log(rows.samples))
+        predictor.widen.copy_(_widening(truth, p50, low, high))
+        centre = table_[:, 0].mean(1)
+        apart = table_[:, 0].var(1, correction=0) * 1.2816**2
+        any_low = (table_[:, 1].square().mean(1) + apart).sqrt()
+        any_high = (table_[:, 2].square().mean(1) + apart).sqrt()
+        predictor.widen_any.copy_(_widening(truth, centre[at], any_low[at], any_high[at]))
+
+
+def _widening(truth: Tensor, p50: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Factors by which a tenth of the samples lies below p10, and a tenth above p90."""
+    below = torch.quantile(((p50[:, None] - truth) / low[:, None]).flatten(), 0.9)
+    above = torch.quantile(((truth - p50[:, None]) / high[:, None]).flatten(), 0.9)
+    return torch.stack([below, above]).clamp(min=0.1)
+
+
+def train(
+    dataset: Dataset,
+    backbone: Backbone,
+    out: Path,
+    config: TrainConfig,
+    *,
+    hold_out: bool = False,
+    rivals: bool = True,
+) -> dict[str, Any]:
+    """Measure a model, then write the one to ship; returns its card.
+
+    Args:
+        dataset: Every row there is.
+        backbone: The pretrained encoder.
+        out: Folder to write.
+        config: How.
+        hold_out: Write the measured model, trained without the validation prompts.
+        rivals: Whether the baselines are measured beside it, which takes minutes.
+    """
+    torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)  # Adam's moments of rare tokens decay to denormals: 5 x slower
+    prepared = prepare(dataset, backbone, config)
+    held = split(dataset)
+    halves = np.array([fold_of(g + "#", 2) for g in dataset.groups])[dataset.prompt_index]
+    predictor = fit(prepared, ~held, config)
+    calibrate(predictor, prepared, dataset.rows_where(held & (halves == 0)))
+    widen = predictor.widen.clone(), predictor.widen_any.clone()
+    card = describe(dataset, backbone, config)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        target = out if hold_out else Path(scratch)
+        card["held_out_validation"] = True
+        card["parity"] = export(predictor, backbone.tokenizer, card, target)
+        names = {dataset.llms[i] for i in served_llms(dataset)}
+        mine = np.array([dataset.llms[i] in names for i in dataset.llm_index])
+        model = LengthModel(target, provider="cpu")
+        scores = compare(
+            dataset.rows_where(~held & mine),
+            many_sampled(dataset.rows_where(held & mine)),
+            model,
+            rivals=rivals,
+        )
+        fresh = many_sampled(dataset.rows_where(held & mine & (halves == 1)))
+        p10, p50, p90 = predict(model, fresh)
+        covered = score(fresh, p50, (p10, p90)).coverage
+    log.info("validation\n%s", table(scores))
+    # The quantiles were widened on one half of the validation prompts: the other half tells.
+    card["metrics"] = {**asdict(scores["this model"]), "coverage": covered}
+    card["compared"] = {name: asdict(s) for name, s in scores.items()}
+    if not hold_out:
+        predictor = fit(prepared, np.ones(len(held), dtype=bool), config)
+        predictor.widen.copy_(widen[0])
+        predictor.widen_any.copy_(widen[1])
+        card["held_out_validation"] = False
+    card["parity"] = export(predictor, backbone.tokenizer, card, out)
+    return card
+
+
+def describe(dataset: Dataset, backbone: Backbone, config: TrainConfig) -> dict[str, Any]:
+    """What model.json says of a model before it is measured."""
+    rows = {s: dataset.row_sources.count(s) for s in sorted(set(dataset.row_sources))}
+    return {
+        "version": config.version,
+        "max_tokens": config.max_tokens,
+        "feature_names": list(FEATURE_NAMES),
+        "llms": ["*", *(dataset.llms[i] for i in served_llms(dataset))],
+        "sources": None if config.sources is None else list(config.sources),
+        "training_data": [
+            {"source": s, "rows": n, "licence": LICENCES.get(s, "your own")}
+            for s, n in rows.items()
+        ],
+        "backbone": backbone.name,
+        "config": asdict(config),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, train, and print where the model is."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of length records")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the model to")
+    parser.add_argument("--backbone", type=Path, help="folder of a pretrained encoder")
+    parser.add_argument("--version", help="what the model calls itself")
+    parser.add_argument("--all-sources", action="store_true", help="use every record, own ones too")
+    parser.add_argument("--hold-out", action="store_true", help="write the model that was measured")
+    parser.add_argument("--epochs", type=int, default=TrainConfig.epochs)
+    parser.add_argument("--threads", type=int, default=TrainConfig.threads)
+    parser.add_argument("--seed", type=int, default=TrainConfig.seed)
+    options = parser.parse_args(arguments)
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    config = TrainConfig(
+        sources=None if options.all_sources else REDISTRIBUTABLE_SOURCES,
+        epochs=options.epochs,
+        threads=options.threads,
+        seed=options.seed,
+    )
+    if options.version:
+        config = dataclasses.replace(config, version=options.version)
+    dataset = build(read_records(options.data, sources=config.sources))
+    train(dataset, backbones.load(options.backbone), options.out, config, hold_out=options.hold_out)
+    log.info("wrote %s", options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
