@@ -142,7 +142,13 @@ def fit(prepared: Prepared, rows: NDArray[np.bool_], config: TrainConfig) -> Len
     """Train the model on some rows; `rows`: bool, (rows of the dataset,)."""
     torch.manual_seed(config.seed)
     dataset = prepared.dataset.rows_where(rows)
-    network = fit_network(prepared, dataset, config)
+    # Adam's moments of rare tokens decay to denormals, which made steps five times slower. Only
+    # here: it is a setting of the whole thread, and others count on IEEE arithmetic.
+    torch.set_flush_denormal(True)
+    try:
+        network = fit_network(prepared, dataset, config)
+    finally:
+        torch.set_flush_denormal(False)
     served = served_llms(dataset)
     mine = np.isin(dataset.llm_index, served)
     texts = np.unique(dataset.prompt_index[mine])
@@ -289,7 +295,6 @@ def train(
         rivals: Whether the baselines are measured beside it, which takes minutes.
     """
     torch.set_num_threads(config.threads)
-    torch.set_flush_denormal(True)  # Adam's moments of rare tokens decay to denormals: 5 x slower
     prepared = prepare(dataset, backbone, config)
     held = split(dataset)
     halves = np.array([fold_of(g + "#", 2) for g in dataset.groups])[dataset.prompt_index]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -268,3 +269,11 @@ def test_an_unseen_llm_is_ranked_by_what_others_answered(tmp_path: Path) -> None
     assert got["this model"].tau_b > 0.5
     with pytest.raises(ValueError, match="lab/nobody"):
         measure(data, tiny_backbone(), ["lab/nobody"], TINY)
+
+
+@pytest.mark.usefixtures("trained")
+def test_training_leaves_ieee_arithmetic_as_it_was() -> None:
+    # It once left subnormal numbers flushed to zero, for every test that came after.
+    smallest = sys.float_info.min * sys.float_info.epsilon
+    assert smallest * 3 / 2 > 0
+    assert torch.tensor(smallest, dtype=torch.float64).mul(2).item() > 0

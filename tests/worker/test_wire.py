@@ -176,16 +176,24 @@ def test_an_error_body_that_is_no_json_is_not_passed_on() -> None:
     [
         ("7", 7, 7),
         ("0.5", 0.5, 0.5),
-        (format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True), 1, 90),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
     ],
-    ids=["seconds", "fraction", "date", "past"],
+    ids=["seconds", "fraction", "past"],
 )
 def test_retry_after_is_read(header: str, low: float, high: float) -> None:
     error = wire.error_of(429, b"", header)
     assert isinstance(error, EngineBusy)
     assert error.retry_after_s is not None
     assert low <= error.retry_after_s <= high
+
+
+def test_retry_after_may_be_a_date() -> None:
+    # Made here and not in a parameter: those are made when the tests are collected, minutes ago.
+    at = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    error = wire.error_of(429, b"", at)
+    assert isinstance(error, EngineBusy)
+    assert error.retry_after_s is not None
+    assert 1 <= error.retry_after_s <= 90
 
 
 @pytest.mark.parametrize("header", [None, "soon"])
