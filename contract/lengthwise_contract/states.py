@@ -21,7 +21,7 @@ class JobState(StrEnum):
     EXPIRED = "expired"  #: Not finished before its deadline.
 
 
-#: States that a job never leaves.
+#: Ended. Only a failed job can be given a new life, by hand (`redrive`).
 TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED})
 
 
@@ -34,6 +34,8 @@ class Event(StrEnum):
     EMIT = "emit"  #: A worker appends output.
     FINISH = "finish"  #: A worker ends its claim: done, failed, to be retried, or handed back.
     CANCEL = "cancel"  #: The owner withdraws the job.
+    REDRIVE = "redrive"  #: An operator gives a dead letter a new life.
+    REPRICE = "reprice"  #: A waiting job gets another predicted length.
     TICK = "tick"  #: Time passes: leases end, delays end, deadlines pass.
 
 
@@ -56,6 +58,9 @@ TRANSITIONS: dict[tuple[JobState | None, Event], tuple[JobState, ...]] = {
     (_S.SCHEDULED, Event.CANCEL): (_S.CANCELLED,),
     (_S.QUEUED, Event.CANCEL): (_S.CANCELLED,),
     (_S.RUNNING, Event.CANCEL): (_S.RUNNING,),
+    (_S.FAILED, Event.REDRIVE): (_S.QUEUED,),
+    (_S.QUEUED, Event.REPRICE): (_S.QUEUED,),
+    (_S.SCHEDULED, Event.REPRICE): (_S.SCHEDULED,),
     (_S.SCHEDULED, Event.TICK): (_S.QUEUED, _S.EXPIRED),
     (_S.QUEUED, Event.TICK): (_S.EXPIRED,),
     (_S.RUNNING, Event.TICK): (_S.RUNNING, _S.QUEUED, _S.FAILED, _S.CANCELLED, _S.EXPIRED),

@@ -34,6 +34,7 @@ STATUS: dict[type[LengthwiseError], int] = {
     errors.JobNotFound: 404,
     errors.KeyConflict: 422,
     errors.QueueOverloaded: 429,
+    errors.QueueDraining: 503,
     errors.StoreUnavailable: 503,
     errors.AttemptRestarted: 502,
     errors.JobFailed: 502,

@@ -9,6 +9,7 @@ LengthwiseError
 ├── JobNotFound             404  no such job (or not yours)
 ├── KeyConflict             422  the idempotency key names another request
 ├── QueueOverloaded         429  the client waits `retry_after_s`
+├── QueueDraining           503  the queue takes no new jobs; the client waits, or goes elsewhere
 ├── StoreUnavailable        503  Redis is away; the client tries again
 ├── AttemptRestarted        502  a retry's output cannot continue what was already sent
 └── JobEnded                     the job was accepted, and ended without an answer
@@ -102,6 +103,13 @@ class QueueOverloaded(LengthwiseError):
 
     type = "rate_limit_error"
     code = "queue_full"
+
+
+class QueueDraining(LengthwiseError):
+    """The queue serves what it has and takes nothing new."""
+
+    type = "server_error"
+    code = "queue_draining"
 
 
 class StoreUnavailable(LengthwiseError):

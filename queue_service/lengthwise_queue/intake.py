@@ -14,10 +14,19 @@ from lengthwise_queue.errors import (
     KeyConflict,
     LengthwiseError,
     ModelNotFound,
+    QueueDraining,
     QueueOverloaded,
     StoreUnavailable,
 )
-from lengthwise_queue.jobs import Accepted, KeyReused, NewJob, QueueFull
+from lengthwise_queue.jobs import (
+    Accepted,
+    Draining,
+    KeyReused,
+    NewJob,
+    QueueFull,
+    RateLimited,
+    TenantFull,
+)
 from lengthwise_queue.metrics import refusal
 from lengthwise_queue.queue_book import Page
 from lengthwise_queue.service import Service
@@ -117,8 +126,8 @@ async def _submit(
         endpoint=endpoint,
         body=body,
         job_class=job_class,
-        policy=settings.policy,
         slack_ms=cost.slack_ms,
+        offset_ms=cost.offset_ms,
         predicted_tokens=cost.tokens,
         predicted_ms=cost.ms,
         prediction=prediction,
@@ -144,6 +153,26 @@ async def _submit(
             raise QueueOverloaded(
                 f"The queue of {queue} is full: {answer.depth} jobs are waiting. Try again after "
                 "the time in `Retry-After`.",
+                retry_after_s=pricing.retry_after_s(settings, page.stats),
+            )
+        case TenantFull():
+            raise QueueOverloaded(
+                f"Your share of the queue of {queue} is full: {answer.depth} of your jobs are "
+                "waiting. Try again after the time in `Retry-After`.",
+                code="tenant_queue_full",
+                retry_after_s=pricing.retry_after_s(settings, page.stats),
+            )
+        case RateLimited():
+            raise QueueOverloaded(
+                f"You spent this minute's {answer.what}. Try again after the time in "
+                "`Retry-After`.",
+                code="rate_limit_exceeded",
+                retry_after_s=min(120, max(1, round(answer.retry_after_ms / 1000))),
+            )
+        case Draining():
+            raise QueueDraining(
+                f"The queue of {queue} is draining: it serves what it has and takes no new jobs. "
+                "Try again later, or ask its operator.",
                 retry_after_s=pricing.retry_after_s(settings, page.stats),
             )
         case KeyReused():

@@ -7,9 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
-from lengthwise_contract.api import Endpoint, JobError, Prediction, QueueSettings, WorkerView
+from lengthwise_contract.api import (
+    Endpoint,
+    JobError,
+    PolicyName,
+    Prediction,
+    QueueSettings,
+    WorkerView,
+)
 from lengthwise_contract.states import JobState
 
 
@@ -24,8 +31,8 @@ class NewJob:
     endpoint: Endpoint
     body: bytes  #: The engine's request body, JSON, as it came.
     job_class: str
-    policy: str  #: The policy that priced it, for `explain`.
-    slack_ms: float  #: due = accepted + this; from `policy.slack_ms`.
+    slack_ms: float  #: due = accepted + this under `sjf`; from `policy.slack_ms`.
+    offset_ms: float = 0.0  #: due = accepted + this under `fcfs` and `shadow`: the class alone.
     predicted_tokens: float
     predicted_ms: float
     prediction: Prediction | None
@@ -33,8 +40,13 @@ class NewJob:
     delay_ms: int  #: Not served before accepted + this.
     ttl_ms: int  #: Expires unless finished by accepted + `delay_ms` + this.
     max_depth: int  #: Refused when this many are waiting or scheduled.
-    idempotency_key: str | None = None
+    idempotency_key: str | None = None  #: Of its tenant: two tenants may use the same.
     fingerprint: str = ""  #: Of the request, to tell a repeat from a reused key.
+    tenant: str = "default"
+    tenant_weight: float = 1.0  #: Of two busy tenants, 2.0 gets twice the tokens of 1.0; > 0.
+    tenant_max_depth: int | None = None  #: Refused when the tenant has this many; None: no cap.
+    requests_per_minute: int | None = None  #: The tenant's; a bucket one minute deep.
+    tokens_per_minute: int | None = None  #: The tenant's, of output; corrected at the end.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +68,34 @@ class QueueFull:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TenantFull:
+    """Not accepted: `depth` jobs of this tenant wait already. Nothing was written."""
+
+    depth: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateLimited:
+    """Not accepted: the tenant spent its minute's `what`. Nothing was written."""
+
+    what: Literal["requests", "tokens"]
+    retry_after_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draining:
+    """Not accepted: the queue serves what it has and takes nothing new. Nothing was written."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class KeyReused:
     """Not accepted: the idempotency key belongs to a different request, job `id`."""
 
     id: str
+
+
+#: What `submit` may answer.
+Submitted = Accepted | QueueFull | TenantFull | RateLimited | Draining | KeyReused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +117,10 @@ class Claim:
     due_ms: float
     predicted_tokens: float
     deadline_ms: float
+    tenant: str = "default"
+    waited_ms: float | None = None  #: In the line, until this claim; None: it had run before.
+    #: Waits, ms, of the jobs that first come first served would have begun by now and not before.
+    fcfs_waits_ms: tuple[float, ...] = ()
 
 
 class LeaseState(StrEnum):
@@ -155,7 +195,7 @@ class Job:
     queue: str
     endpoint: Endpoint
     job_class: str
-    policy: str
+    policy: str  #: The order that was in force when it came, for `explain`.
     state: JobState
     attempt: int  #: Claims so far.
     spent: int  #: Attempts that count towards `max_attempts`.
@@ -166,6 +206,11 @@ class Job:
     predicted_tokens: float
     predicted_ms: float
     slack_ms: float
+    offset_ms: float = 0.0
+    tenant: str = "default"
+    weight: float = 1.0  #: Its tenant's, when it came.
+    since_ms: float = 0.0  #: Since when it waits: its acceptance, plus its delay.
+    fcfs_wait_ms: float | None = None  #: What it would have waited first come first served.
     prediction: Prediction | None = None
     started_ms: float | None = None
     first_output_ms: float | None = None
@@ -188,6 +233,25 @@ class TickReport:
     cancelled: int = 0  #: leases that ran out on a job whose cancellation was requested
 
 
+class Mode(StrEnum):
+    """How a queue is run."""
+
+    OPEN = "open"  #: Takes jobs and serves them.
+    PAUSED = "paused"  #: Takes jobs and serves none; what runs, goes on.
+    DRAINING = "draining"  #: Takes none and serves what it has.
+
+
+@dataclass(frozen=True, kw_only=True)
+class TenantLine:
+    """What one tenant has in a queue. `virtual_time`: tokens served / weight, to compare."""
+
+    tenant: str
+    depth: int
+    scheduled: int
+    dead: int
+    virtual_time: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class QueueStats:
     """The counters of one queue, read at one instant."""
@@ -203,6 +267,22 @@ class QueueStats:
     median_tokens: float | None  #: Measured; None before any job has finished.
     counters: dict[str, int]  #: accepted, succeeded, failed, cancelled, expired, ...
     workers: list[WorkerView]
+    mode: Mode = Mode.OPEN
+    active_policy: PolicyName = "sjf"  #: What is in force; `fcfs` also while sjf is suspended.
+    fallback: bool = False  #: sjf is suspended, because its predictions were found useless.
+    mean_wait_ms: float | None = None  #: Of all jobs so far, until their first start.
+    mean_fcfs_wait_ms: float | None = None  #: What first come first served would have made of it.
+    #: Of the last answers, newest first: predicted (None: assumed) and actual output tokens.
+    lengths: list[tuple[float | None, int]] = field(default_factory=list)
+    tenants: list[TenantLine] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobPage:
+    """A part of a listing; `after` asks for the next part, None: this was the last."""
+
+    jobs: list[Job]
+    after: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,9 +297,10 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Where a waiting job stands: the jobs ahead of it, and their predicted tokens.
+    """Where a waiting job stands: its tenant's jobs ahead of it, and the predicted tokens ahead.
 
-    The tokens are exact up to 1,000 jobs ahead; behind those they are scaled by the mean.
+    The tokens are exact up to 1,000 jobs ahead; behind those they are scaled by the mean. Where
+    other tenants wait too, they include what those are served meanwhile, by the weights.
     """
 
     ahead: int

@@ -12,20 +12,50 @@ class QueueKeys:
     def __init__(self, queue: str) -> None:
         """Name the keys of the queue called `queue`."""
         self.prefix = prefix = f"lw:{{{queue}}}:"
-        self.ready = prefix + "ready"
+        self.tenants = prefix + "tenants"
+        self.vt = prefix + "vt"
         self.accepted = prefix + "accepted"
-        self.leases = prefix + "leases"
         self.delayed = prefix + "delayed"
         self.deadlines = prefix + "deadlines"
-        self.finished = prefix + "finished"
-        self.dead = prefix + "dead"
+        self.leases = prefix + "leases"
         self.wake = prefix + "wake"
         self.meta = prefix + "meta"
+        self.fcfs = prefix + "fcfs"
+        self.scheduled = prefix + "scheduled"
+        #: What every script about the line begins with; lua/include/line.lua says what each is.
+        self.line = (
+            self.tenants,
+            self.vt,
+            self.accepted,
+            self.delayed,
+            self.deadlines,
+            self.leases,
+            self.wake,
+            self.meta,
+            self.fcfs,
+            self.scheduled,
+        )
         self.lengths = prefix + "lengths"
         self.workers = prefix + "workers"
         self.worker_info = prefix + "worker_info"
         self.control = prefix + "control"
         self.guard = prefix + "tick"
+
+    def ready(self, tenant: str) -> str:
+        """Zset: a tenant's waiting jobs -> due time, ms since the epoch."""
+        return f"{self.prefix}ready:{tenant}"
+
+    def finished(self, tenant: str) -> str:
+        """Zset: a tenant's ended jobs, but for the failed -> when, ms since the epoch."""
+        return f"{self.prefix}finished:{tenant}"
+
+    def dead(self, tenant: str) -> str:
+        """Zset: a tenant's failed jobs -> when, ms since the epoch."""
+        return f"{self.prefix}dead:{tenant}"
+
+    def rate(self, tenant: str) -> str:
+        """Hash: a tenant's token buckets."""
+        return f"{self.prefix}rate:{tenant}"
 
     def job(self, job_id: str) -> str:
         """Hash: the record."""
@@ -39,6 +69,6 @@ class QueueKeys:
         """Stream: the output."""
         return f"{self.prefix}out:{job_id}"
 
-    def idem(self, key: str) -> str:
-        """String: the job that owns an idempotency key."""
-        return f"{self.prefix}idem:{key}"
+    def idem(self, tenant: str, key: str) -> str:
+        """String: the job that owns a tenant's idempotency key."""
+        return f"{self.prefix}idem:{tenant}:{key}"

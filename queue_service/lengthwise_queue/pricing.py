@@ -15,11 +15,15 @@ LONGEST_RETRY_AFTER_S = 120
 
 @dataclass(frozen=True, kw_only=True)
 class Price:
-    """The expected cost of a job: output tokens, ms on the engine, ms from acceptance to due."""
+    """The expected cost of a job: output tokens, ms on the engine; and when it falls due.
+
+    `slack_ms` is from acceptance to due under `sjf`, `offset_ms` the same under the other policies.
+    """
 
     tokens: float
     ms: float
     slack_ms: float
+    offset_ms: float
 
 
 def price(
@@ -49,13 +53,15 @@ def price(
         prediction, median_tokens=median_tokens(settings, stats), max_tokens=max_tokens
     )
     ms = tokens * ms_per_token(settings, stats)
+    offset_ms = policy.class_offset_ms(settings, job_class)
+    # Both, because the store decides which one counts: the policy may change while a job waits.
     slack_ms = policy.slack_ms(
         ms,
-        policy=settings.policy,
+        policy="sjf",
         overtake_factor=settings.overtake_factor,
-        class_offset_ms=policy.class_offset_ms(settings, job_class),
+        class_offset_ms=offset_ms,
     )
-    return Price(tokens=tokens, ms=ms, slack_ms=slack_ms)
+    return Price(tokens=tokens, ms=ms, slack_ms=slack_ms, offset_ms=offset_ms)
 
 
 def ms_per_token(settings: QueueSettings, stats: QueueStats) -> float:

@@ -4,13 +4,37 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any, cast
+import statistics
+from collections.abc import Iterator
+from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
-from lengthwise_contract.api import Endpoint, JobError, Prediction, QueueSettings, WorkerView
+from lengthwise_contract.api import (
+    Endpoint,
+    JobError,
+    PolicyName,
+    Prediction,
+    QueueSettings,
+    WorkerView,
+)
 from lengthwise_contract.states import JobState
-from lengthwise_queue.jobs import Claim, Job, Lease, Queue
+from lengthwise_queue.jobs import (
+    Accepted,
+    Claim,
+    Draining,
+    Job,
+    KeyReused,
+    Lease,
+    Mode,
+    Queue,
+    QueueFull,
+    QueueStats,
+    RateLimited,
+    Submitted,
+    TenantFull,
+    TenantLine,
+)
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +54,128 @@ def read_claims(answer: list[list[Any]]) -> list[Claim]:
             due_ms=float(due),
             predicted_tokens=float(tokens),
             deadline_ms=float(deadline),
+            tenant=tenant.decode(),
+            waited_ms=float(waited) if waited else None,
+            fcfs_waits_ms=tuple(map(float, fcfs)),
         )
-        for job_id, nonce, attempt, endpoint, body, due, tokens, deadline in answer
+        for (
+            job_id,
+            nonce,
+            attempt,
+            endpoint,
+            body,
+            due,
+            tokens,
+            deadline,
+            tenant,
+            waited,
+            fcfs,
+        ) in answer
     ]
+
+
+def read_submitted(answer: list[Any]) -> Submitted:
+    """The answer of submit.lua."""
+    match answer[0].decode():
+        case "full":
+            return QueueFull(depth=int(answer[1]))
+        case "tenant_full":
+            return TenantFull(depth=int(answer[1]))
+        case "draining":
+            return Draining()
+        case "limited":
+            what = cast("Literal['requests', 'tokens']", answer[1].decode())
+            return RateLimited(what=what, retry_after_ms=int(answer[2]))
+        case "reused":
+            return KeyReused(id=answer[1].decode())
+        case tag:
+            return Accepted(
+                id=answer[1].decode(),
+                state=JobState(answer[2].decode()),
+                accepted_ms=float(answer[3]),
+                due_ms=float(answer[4]),
+                duplicate=tag == "duplicate",
+            )
+
+
+def _pairs(flat: list[Any]) -> Iterator[tuple[str, str]]:
+    texts = [value.decode() for value in flat]
+    return zip(texts[::2], texts[1::2], strict=True)
+
+
+#: What `meta` holds besides counters.
+_NOT_COUNTERS = frozenset(
+    {"mode", "policy", "fallback", "active", "reorder", "v", "served", "trimmed"}
+)
+
+
+def read_stats(answer: list[Any]) -> QueueStats:
+    """The answer of stats.lua."""
+    now, depth, scheduled, in_flight, raw, oldest, raw_lengths, infos, seen, raw_tenants = answer
+    meta = dict(_pairs(raw))
+    heard = {name: float(at) for name, at in _pairs(seen)}
+    workers = [
+        w.model_copy(update={"seen_ms": heard[w.id]})
+        for w in (read_worker(info) for info in infos)
+        if w is not None and w.id in heard
+    ]
+    texts = [value.decode() for value in raw_tenants]
+    tenants = [
+        TenantLine(tenant=name, depth=int(n), scheduled=int(s), dead=int(d), virtual_time=float(vt))
+        for name, n, s, d, vt in zip(*(texts[i::5] for i in range(5)), strict=True)
+    ]
+    lengths: list[tuple[float | None, int]] = []
+    for predicted, _, actual in (value.decode().partition(" ") for value in raw_lengths):
+        lengths.append((float(predicted) if predicted else None, int(actual)))
+    sum_ms, sum_tokens = float(meta.pop("sum_ms", 0)), float(meta.pop("sum_tokens", 0))
+    wait_ms, fcfs_ms = int(meta.pop("wait_ms", 0)), int(meta.pop("fcfs_wait_ms", 0))
+    waits, fcfs = int(meta.get("waits", 0)), int(meta.get("fcfs_waits", 0))
+    return QueueStats(
+        now_ms=float(now),
+        depth=depth,
+        scheduled=scheduled,
+        in_flight=in_flight,
+        dead=sum(t.dead for t in tenants),
+        backlog_tokens=max(0.0, float(meta.pop("backlog_tokens", 0))),
+        oldest_accepted_ms=float(oldest) if oldest else None,
+        ms_per_token=sum_ms / sum_tokens if sum_tokens > 0 else None,
+        median_tokens=statistics.median(actual for _, actual in lengths) if lengths else None,
+        counters={name: int(v) for name, v in meta.items() if name not in _NOT_COUNTERS},
+        workers=sorted(workers, key=lambda w: w.id),
+        mode=Mode(meta.get("mode", Mode.OPEN)),
+        active_policy=cast("PolicyName", meta.get("active", "sjf")),
+        fallback=meta.get("fallback") == "1",
+        mean_wait_ms=wait_ms / waits if waits else None,
+        mean_fcfs_wait_ms=fcfs_ms / fcfs if fcfs else None,
+        lengths=lengths,
+        tenants=sorted(tenants, key=lambda t: t.tenant),
+    )
+
+
+def write_quantiles(prediction: Prediction | None) -> tuple[str, str]:
+    """A prediction as the record keeps it: its numbers, and which predictor said so.
+
+    Short, because a Redis hash whose values are all at most 64 bytes takes a third of the memory.
+    """
+    if prediction is None:
+        return "", ""
+    p = prediction
+    numbers = (p.p10_tokens, p.p50_tokens, p.p90_tokens, p.mean_tokens, p.rank_score)
+    return " ".join(f"{n:.6g}" for n in numbers), p.model_version
+
+
+def _read_quantiles(record: dict[str, str]) -> Prediction | None:
+    if not record.get("quantiles"):
+        return None
+    p10, p50, p90, mean, rank = map(float, record["quantiles"].split())
+    return Prediction(
+        model_version=record["predictor"],
+        p10_tokens=p10,
+        p50_tokens=p50,
+        p90_tokens=p90,
+        mean_tokens=mean,
+        rank_score=rank,
+    )
 
 
 def read_worker(raw: bytes) -> WorkerView | None:
@@ -79,7 +222,12 @@ def read_job(queue: str, job_id: str, raw: dict[bytes, bytes]) -> Job | None:
             predicted_tokens=float(r["predicted_tokens"]),
             predicted_ms=float(r["predicted_ms"]),
             slack_ms=float(r["slack_ms"]),
-            prediction=Prediction.model_validate_json(r["prediction"]) if r["prediction"] else None,
+            offset_ms=float(r["offset_ms"]),
+            tenant=r["tenant"],
+            weight=float(r["weight"]),
+            since_ms=float(r["since_ms"]),
+            fcfs_wait_ms=number("fcfs_wait_ms"),
+            prediction=_read_quantiles(r),
             started_ms=number("started_ms"),
             first_output_ms=number("first_output_ms"),
             finished_ms=number("finished_ms"),

@@ -8,75 +8,46 @@ script that pops a job learns its id only then (docs/decisions/0003-keys-of-popp
 from __future__ import annotations
 
 import asyncio
-import statistics
 import uuid
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import (
-    BusyLoadingError,
-    ClusterDownError,
-    ConnectionError,  # noqa: A004 - the client's own, not the built-in
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    TimeoutError,  # noqa: A004
-)
+from redis.exceptions import NoScriptError
 
-from lengthwise_contract.api import QueueSettings, WorkerView
+from lengthwise_contract.api import Prediction, QueueSettings, WorkerView
 from lengthwise_contract.states import Event, JobState
 from lengthwise_queue.errors import StoreUnavailable
 from lengthwise_queue.jobs import (
-    Accepted,
     Claim,
     Finished,
-    Job,
-    KeyReused,
     Lease,
     LeaseState,
-    Line,
+    Mode,
     NewJob,
     Outcome,
     OutputEntry,
-    Position,
-    Queue,
-    QueueFull,
     QueueStats,
+    Submitted,
     TickReport,
 )
 from lengthwise_queue.keys import QUEUES, QueueKeys
-from lengthwise_queue.output_hub import OutputHub, parse_entries
-from lengthwise_queue.records import (
-    read_claims,
-    read_clock_ms,
-    read_job,
-    read_queue,
-    read_worker,
-)
+from lengthwise_queue.output_hub import OutputHub
+from lengthwise_queue.records import read_claims, read_stats, read_submitted, write_quantiles
+from lengthwise_queue.redis_reads import AWAY, RedisReads, away
 from lengthwise_queue.scripts import load_all
 
-T = TypeVar("T")
+#: One script to run: its name, its keys, its arguments.
+_Call = tuple[str, Sequence[str], Sequence[Any]]
 
-#: One script to run: its event, its keys, its arguments.
-_Call = tuple[Event, Sequence[str], Sequence[Any]]
+#: Jobs that one step of a change of order looks at: about 2 ms of the server's time.
+_REORDER_STEP = 500
 
-#: What the client raises while Redis is away, starting, not the primary, or full.
-AWAY = (
-    ConnectionError,
-    TimeoutError,
-    BusyLoadingError,
-    ReadOnlyError,
-    ClusterDownError,
-    OutOfMemoryError,
-    OSError,
-)
-
-#: Jobs ahead that `position` adds up exactly; behind them it scales by their mean.
-_EXACT_AHEAD = 1000
+#: Tenants that `stats` tells of, at most.
+_TENANTS_TOLD = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +66,7 @@ class StoreSettings:
     command_timeout_s: float = 5.0
 
 
-class RedisJobStore:
+class RedisJobStore(RedisReads):
     """See `JobStore`. One object per process; safe to share between tasks."""
 
     def __init__(
@@ -145,10 +116,10 @@ class RedisJobStore:
                 for i, answer in zip(missing, again, strict=True):
                     answers[i] = answer
         except AWAY as exc:
-            raise _away() from exc
+            raise away() from exc
         for answer in answers:
             if isinstance(answer, AWAY):
-                raise _away() from answer
+                raise away() from answer
             if isinstance(answer, Exception):
                 raise answer
         return answers
@@ -168,7 +139,7 @@ class RedisJobStore:
             pipe.evalsha(self._scripts[event].sha, len(keys), *keys, *args)
         return await pipe.execute(raise_on_error=False)
 
-    def _eval(self, client: Any, event: Event, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    def _eval(self, client: Any, event: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         return client.evalsha(self._scripts[event].sha, len(keys), *keys, *args)
 
     @property
@@ -177,61 +148,52 @@ class RedisJobStore:
 
     # ------------------------------------------------------------------ events
 
-    async def submit(self, queue: str, job: NewJob) -> Accepted | QueueFull | KeyReused:
+    async def submit(self, queue: str, job: NewJob) -> Submitted:
         """Hand a job in. Repeating it with the same id or idempotency key is one job."""
         k = QueueKeys(queue)
         keys = [
             k.job(job.id),
             k.body(job.id),
-            k.idem(job.idempotency_key or ""),
-            k.ready,
-            k.accepted,
-            k.delayed,
-            k.deadlines,
-            k.wake,
-            k.meta,
+            k.idem(job.tenant, job.idempotency_key or ""),
+            k.rate(job.tenant),
         ]
-        prediction = job.prediction.model_dump_json() if job.prediction else ""
+        quantiles, predictor = write_quantiles(job.prediction)
         args = [
-            k.prefix,
-            self._now,
             job.id,
             job.body,
             job.endpoint,
             job.job_class,
-            job.policy,
+            job.tenant,
+            repr(job.tenant_weight),
             repr(job.slack_ms),
+            repr(job.offset_ms),
             repr(job.predicted_tokens),
             repr(job.predicted_ms),
-            prediction,
+            quantiles,
+            predictor,
             job.max_attempts,
             job.delay_ms,
             job.ttl_ms,
             job.max_depth,
+            _text(job.tenant_max_depth),
+            _text(job.requests_per_minute),
+            _text(job.tokens_per_minute),
             "1" if job.idempotency_key is not None else "",
             job.fingerprint,
-            self.settings.retention_ms,
         ]
-        [answer] = await self._run((Event.SUBMIT, keys, args))
-        tag = answer[0].decode()
-        if tag == "full":
-            return QueueFull(depth=int(answer[1]))
-        if tag == "reused":
-            return KeyReused(id=answer[1].decode())
-        return Accepted(
-            id=answer[1].decode(),
-            state=JobState(answer[2].decode()),
-            accepted_ms=float(answer[3]),
-            due_ms=float(answer[4]),
-            duplicate=tag == "duplicate",
-        )
+        [answer] = await self._run(self._call(k, Event.SUBMIT, keys, args))
+        return read_submitted(answer)
+
+    def _call(
+        self, k: QueueKeys, script: str, keys: Sequence[str] = (), args: Sequence[Any] = ()
+    ) -> _Call:
+        s = self.settings
+        common = [k.prefix, self._now, s.retention_ms, s.dead_retention_ms]
+        return script, [*k.line, *keys], [*common, *args]
 
     def _claim_call(self, k: QueueKeys, worker_id: str, count: int) -> _Call:
-        s = self.settings
-        keys = [k.ready, k.accepted, k.leases, k.deadlines, k.finished, k.dead, k.wake, k.meta]
-        nonce = uuid.uuid4().hex
-        args: list[Any] = [k.prefix, self._now, count, s.lease_ms, nonce, worker_id]
-        return Event.CLAIM, keys, [*args, s.retention_ms, s.dead_retention_ms]
+        args = [count, self.settings.lease_ms, uuid.uuid4().hex, worker_id]
+        return self._call(k, Event.CLAIM, (), args)
 
     async def claim(self, queue: str, *, worker_id: str, count: int) -> list[Claim]:
         """Take up to `count` of the next jobs, each on a lease of `lease_ms`; never blocks."""
@@ -282,24 +244,9 @@ class RedisJobStore:
         claim_next: int = 0,
     ) -> Finished:
         """End a claim, appending the last `chunks` first, and take up to `claim_next` more jobs."""
-        k, s = QueueKeys(queue), self.settings
-        keys = [
-            k.job(lease.job_id),
-            k.out(lease.job_id),
-            k.ready,
-            k.accepted,
-            k.leases,
-            k.delayed,
-            k.deadlines,
-            k.finished,
-            k.dead,
-            k.wake,
-            k.meta,
-            k.lengths,
-        ]
+        k = QueueKeys(queue)
+        keys = [k.job(lease.job_id), k.out(lease.job_id), k.lengths]
         args = [
-            k.prefix,
-            self._now,
             lease.job_id,
             lease.nonce,
             outcome.kind,
@@ -308,12 +255,10 @@ class RedisJobStore:
             _text(outcome.service_ms),
             outcome.error.model_dump_json() if outcome.error else "",
             outcome.delay_ms,
-            s.retention_ms,
-            s.dead_retention_ms,
             self._emitted.get(lease.nonce, 0),
             *chunks,
         ]
-        calls: list[_Call] = [(Event.FINISH, keys, args)]
+        calls = [self._call(k, Event.FINISH, keys, args)]
         if claim_next > 0:
             calls.append(self._claim_call(k, worker_id, claim_next))
         answers = await self._run(*calls)
@@ -324,51 +269,55 @@ class RedisJobStore:
 
     async def cancel(self, queue: str, job_id: str) -> JobState | None:
         """Withdraw a job; its state afterwards (what runs hears it soon), None: unknown."""
-        k, s = QueueKeys(queue), self.settings
-        keys = [
-            k.job(job_id),
-            k.ready,
-            k.accepted,
-            k.delayed,
-            k.deadlines,
-            k.finished,
-            k.dead,
-            k.meta,
-            k.control,
-        ]
-        args = [k.prefix, self._now, job_id, s.retention_ms, s.dead_retention_ms]
-        [answer] = await self._run((Event.CANCEL, keys, args))
+        k = QueueKeys(queue)
+        call = self._call(k, Event.CANCEL, [k.job(job_id), k.control], [job_id])
+        [answer] = await self._run(call)
         return None if answer == b"unknown" else JobState(answer.decode())
+
+    async def redrive(self, queue: str, job_id: str) -> JobState | None:
+        """Give a failed job a new life, with all its attempts; its state afterwards.
+
+        None: unknown. FAILED: it cannot be served again, its request is gone or unreadable.
+        """
+        k = QueueKeys(queue)
+        keys = [k.job(job_id), k.body(job_id), k.out(job_id)]
+        [answer] = await self._run(self._call(k, Event.REDRIVE, keys, [job_id]))
+        if answer == b"unreadable":
+            return JobState.FAILED
+        return None if answer == b"unknown" else JobState(answer.decode())
+
+    async def reprice(
+        self,
+        queue: str,
+        job_id: str,
+        *,
+        slack_ms: float,
+        predicted_tokens: float,
+        predicted_ms: float,
+        prediction: Prediction,
+    ) -> float | None:
+        """Give a waiting job another price; its new due time, or None: it no longer waits."""
+        k = QueueKeys(queue)
+        numbers = [repr(slack_ms), repr(predicted_tokens), repr(predicted_ms)]
+        args = [job_id, *numbers, *write_quantiles(prediction)]
+        [answer] = await self._run(self._call(k, Event.REPRICE, [k.job(job_id)], args))
+        return float(answer[1]) if answer[0] == b"ok" else None
 
     async def tick(self, queue: str) -> TickReport | None:
         """Let time pass; None when another process did so within the last tick interval."""
         k, s = QueueKeys(queue), self.settings
-        keys = [
-            k.guard,
-            k.ready,
-            k.accepted,
-            k.leases,
-            k.delayed,
-            k.deadlines,
-            k.finished,
-            k.dead,
-            k.wake,
-            k.meta,
-            k.workers,
-            k.worker_info,
-            k.control,
-        ]
         args = [
-            k.prefix,
-            self._now,
             s.tick_ms if self.now_ms is None else 0,
             100,  # jobs of each kind for each call: at most about 5 ms of the server's time
             s.worker_ttl_ms,
-            s.retention_ms,
-            s.dead_retention_ms,
             s.keep_finished,
         ]
-        [answer] = await self._run((Event.TICK, keys, args))
+        keys = [k.guard, k.workers, k.worker_info, k.control]
+        answer, _ = await self._run(
+            self._call(k, Event.TICK, keys, args),
+            # Whoever changed the policy may have died before the line was in order.
+            self._call(k, "reorder", (), [_REORDER_STEP]),
+        )
         if not answer:
             return None
         promoted, returned, failed, expired, cancelled = answer
@@ -383,41 +332,9 @@ class RedisJobStore:
     async def stats(self, queue: str) -> QueueStats:
         """The counters at one instant."""
         k = QueueKeys(queue)
-        pipe = self._redis.pipeline(transaction=True)
-        pipe.time()
-        pipe.zcard(k.ready)
-        pipe.zcard(k.delayed)
-        pipe.zcard(k.leases)
-        pipe.zcard(k.dead)
-        pipe.hgetall(k.meta)
-        pipe.zrange(k.accepted, 0, 0, withscores=True)
-        pipe.lrange(k.lengths, 0, -1)
-        pipe.hvals(k.worker_info)
-        pipe.zrange(k.workers, 0, -1, withscores=True)
-        time, depth, scheduled, leases, dead, raw, oldest, lengths, infos, seen = await self._read(
-            pipe.execute()
-        )
-        meta = {name.decode(): value.decode() for name, value in raw.items()}
-        heard = {name.decode(): at for name, at in seen}
-        workers = [
-            w.model_copy(update={"seen_ms": heard[w.id]})
-            for w in (read_worker(info) for info in infos)
-            if w is not None and w.id in heard
-        ]
-        sum_ms, sum_tokens = float(meta.pop("sum_ms", 0)), float(meta.pop("sum_tokens", 0))
-        return QueueStats(
-            now_ms=read_clock_ms(time) if self.now_ms is None else self.now_ms,
-            depth=depth,
-            scheduled=scheduled,
-            in_flight=leases,
-            dead=dead,
-            backlog_tokens=max(0.0, float(meta.pop("backlog_tokens", 0))),
-            oldest_accepted_ms=oldest[0][1] if oldest else None,
-            ms_per_token=sum_ms / sum_tokens if sum_tokens > 0 else None,
-            median_tokens=statistics.median(map(int, lengths)) if lengths else None,
-            counters={name: int(value) for name, value in meta.items()},
-            workers=sorted(workers, key=lambda w: w.id),
-        )
+        keys = [k.lengths, k.workers, k.worker_info]
+        [answer] = await self._run(self._call(k, "stats", keys, [_TENANTS_TOLD]))
+        return read_stats(answer)
 
     # ------------------------------------------------------------------ waiting
 
@@ -443,7 +360,7 @@ class RedisJobStore:
                 await asyncio.wait({popped}, timeout=0.5)
             await client.aclose()
             if isinstance(exc, AWAY):
-                raise _away() from exc
+                raise away() from exc
             raise
 
     async def cancellations(self, queue: str, timeout_s: float) -> list[str]:
@@ -462,87 +379,9 @@ class RedisJobStore:
             if self._pubsub.pop(queue, None) is not None and pubsub is not None:
                 await pubsub.aclose()
             if isinstance(exc, AWAY):
-                raise _away() from exc
+                raise away() from exc
             raise
         return ids
-
-    # ------------------------------------------------------------------ reads
-
-    async def _read(self, reply: Awaitable[T]) -> T:
-        try:
-            return await reply
-        except AWAY as exc:
-            raise _away() from exc
-
-    async def get(self, queue: str, job_id: str) -> Job | None:
-        """One job's record."""
-        raw = await self._read(
-            cast("Awaitable[dict[bytes, bytes]]", self._redis.hgetall(QueueKeys(queue).job(job_id)))
-        )
-        return read_job(queue, job_id, raw) if raw else None
-
-    async def find(self, job_id: str) -> Job | None:
-        """One job's record, whichever queue it is in."""
-        names = [q.name for q in await self.queues()]
-        if not names:
-            return None
-        pipe = self._redis.pipeline(transaction=False)
-        for name in names:
-            pipe.hgetall(QueueKeys(name).job(job_id))
-        for name, raw in zip(names, await self._read(pipe.execute()), strict=True):
-            if raw:
-                return read_job(name, job_id, raw)
-        return None
-
-    async def position(self, queue: str, job_id: str) -> Position | None:
-        """Where a waiting job stands; None: it is not waiting."""
-        k = QueueKeys(queue)
-        ahead = await self._read(cast("Awaitable[int | None]", self._redis.zrank(k.ready, job_id)))
-        if ahead is None:
-            return None
-        if ahead == 0:
-            return Position(ahead=0, tokens_ahead=0.0)
-        exact = min(ahead, _EXACT_AHEAD)
-        ids = await self._read(
-            cast("Awaitable[list[bytes]]", self._redis.zrange(k.ready, 0, exact - 1))
-        )
-        pipe = self._redis.pipeline(transaction=False)
-        for one in ids:
-            pipe.hget(k.job(one.decode()), "predicted_tokens")
-        tokens = [float(t) for t in await self._read(pipe.execute()) if t is not None]
-        total = sum(tokens) * (ahead / len(tokens)) if tokens else 0.0
-        return Position(ahead=ahead, tokens_ahead=total)
-
-    async def line(self, queue: str, limit: int) -> Line:
-        """The line as it stands, at most `limit` jobs of each kind."""
-        k = QueueKeys(queue)
-        pipe = self._redis.pipeline(transaction=True)
-        pipe.time()
-        pipe.zrange(k.ready, 0, limit - 1)
-        pipe.zrange(k.leases, 0, limit - 1)
-        pipe.zrange(k.finished, 0, limit - 1, desc=True)
-        time, *groups = await self._read(pipe.execute())
-        pipe = self._redis.pipeline(transaction=False)
-        for one in (one for group in groups for one in group):
-            pipe.hgetall(k.job(one.decode()))
-        records = iter(await self._read(pipe.execute()))
-        lists: list[list[Job]] = []
-        for group in groups:
-            jobs = [(one.decode(), next(records)) for one in group]
-            read = [read_job(queue, job_id, raw) for job_id, raw in jobs if raw]
-            lists.append([job for job in read if job is not None])
-        waiting, running, finished = lists
-        running.sort(key=lambda job: job.started_ms or 0.0)
-        return Line(now_ms=read_clock_ms(time), waiting=waiting, running=running, finished=finished)
-
-    async def read_output(
-        self, queue: str, job_id: str, *, after: str = "0-0", limit: int = 1000
-    ) -> list[OutputEntry]:
-        """What stands in a job's stream behind entry `after`; never blocks."""
-        reply = await self._read(
-            self._redis.xrange(QueueKeys(queue).out(job_id), min=f"({after}", count=limit)
-        )
-        return parse_entries(cast("Any", reply))
 
     async def wait_output(
         self, queue: str, job_id: str, *, after: str = "0-0", timeout_s: float
@@ -563,20 +402,31 @@ class RedisJobStore:
 
     # ------------------------------------------------------------------ queues
 
-    async def queues(self) -> list[Queue]:
-        """All queues with their settings, by name."""
-        raw = await self._read(cast("Awaitable[dict[bytes, bytes]]", self._redis.hgetall(QUEUES)))
-        read = (read_queue(name.decode(), value) for name, value in sorted(raw.items()))
-        return [queue for queue in read if queue is not None]
-
-    async def queue(self, name: str) -> Queue | None:
-        """One queue with its settings; None: there is none of that name."""
-        raw = await self._read(cast("Awaitable[bytes | None]", self._redis.hget(QUEUES, name)))
-        return read_queue(name, raw) if raw is not None else None
-
     async def put_queue(self, name: str, settings: QueueSettings) -> None:
-        """Create a queue or change its settings; jobs already waiting keep their due times."""
+        """Create a queue or change its settings. With another policy the line is put in its order.
+
+        Waiting jobs keep the price that they have: a new k, or new classes, are for new jobs.
+        """
         await self._read(self._redis.hset(QUEUES, name, settings.model_dump_json()))
+        await self._govern(name, policy=settings.policy)
+
+    async def set_mode(self, queue: str, mode: Mode) -> None:
+        """Open, pause or drain a queue; in force for the next claim and the next submit."""
+        await self._govern(queue, mode=mode)
+
+    async def set_fallback(self, queue: str, *, on: bool) -> None:
+        """Suspend the policy `sjf`: serve in order of acceptance; or take it up again."""
+        await self._govern(queue, fallback="1" if on else "0")
+
+    async def _govern(
+        self, queue: str, *, mode: str = "", policy: str = "", fallback: str = ""
+    ) -> None:
+        k = QueueKeys(queue)
+        [answer] = await self._run(self._call(k, "govern", (), [mode, policy, fallback]))
+        while answer[2] == b"1":  # in steps, so that no script holds the server for long
+            [looked] = await self._run(self._call(k, "reorder", (), [_REORDER_STEP]))
+            if looked == 0:
+                break
 
     async def check(self) -> None:
         """Raise `StoreUnavailable` unless Redis answers and is fit: version, no eviction policy."""
@@ -602,12 +452,6 @@ class RedisJobStore:
         for client in self._waiting.values():
             await client.aclose()
         await self._redis.aclose()
-
-
-def _away() -> StoreUnavailable:
-    return StoreUnavailable(
-        "The queue's Redis does not answer. Nothing was accepted; try again.", retry_after_s=1
-    )
 
 
 def _text(number: float | None) -> str:

@@ -9,24 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from lengthwise_contract.api import QueueSettings, WorkerView
+from lengthwise_contract.api import Prediction, QueueSettings, WorkerView
 from lengthwise_contract.states import JobState
 from lengthwise_queue.jobs import (
-    Accepted,
     Claim,
     Finished,
     Job,
-    KeyReused,
+    JobPage,
     Lease,
     LeaseState,
     Line,
+    Mode,
     NewJob,
     Outcome,
     OutputEntry,
     Position,
     Queue,
-    QueueFull,
     QueueStats,
+    Submitted,
     TickReport,
 )
 
@@ -36,7 +36,7 @@ class JobStore(Protocol):
 
     # --- events, one Lua script each
 
-    async def submit(self, queue: str, job: NewJob) -> Accepted | QueueFull | KeyReused:
+    async def submit(self, queue: str, job: NewJob) -> Submitted:
         """Hand a job in. Repeating it with the same id or idempotency key is one job."""
 
     async def claim(self, queue: str, *, worker_id: str, count: int) -> list[Claim]:
@@ -64,6 +64,24 @@ class JobStore(Protocol):
 
     async def cancel(self, queue: str, job_id: str) -> JobState | None:
         """Withdraw a job; its state afterwards (what runs hears it soon), None: unknown."""
+
+    async def redrive(self, queue: str, job_id: str) -> JobState | None:
+        """Give a failed job a new life, with all its attempts; its state afterwards.
+
+        None: unknown. FAILED: it cannot be served again, its request is gone or unreadable.
+        """
+
+    async def reprice(
+        self,
+        queue: str,
+        job_id: str,
+        *,
+        slack_ms: float,
+        predicted_tokens: float,
+        predicted_ms: float,
+        prediction: Prediction,
+    ) -> float | None:
+        """Give a waiting job another price; its new due time, or None: it no longer waits."""
 
     async def tick(self, queue: str) -> TickReport | None:
         """Let time pass; None when another process did so within the last tick interval."""
@@ -96,8 +114,30 @@ class JobStore(Protocol):
     async def position(self, queue: str, job_id: str) -> Position | None:
         """Where a waiting job stands; None: it is not waiting."""
 
-    async def line(self, queue: str, limit: int) -> Line:
-        """The line as it stands, at most `limit` jobs of each kind."""
+    async def line(self, queue: str, limit: int, *, tenant: str | None = None) -> Line:
+        """The line as it stands, at most `limit` jobs of each kind; of one tenant, or of all."""
+
+    async def jobs(
+        self,
+        queue: str,
+        tenant: str,
+        *,
+        state: JobState | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> JobPage:
+        """A tenant's jobs: running, queued by due time, scheduled, then ended, the newest first.
+
+        Raises ValueError when `after` is not a cursor of this listing.
+        """
+
+    async def dead(
+        self, queue: str, tenants: Sequence[str], *, after: str | None = None, limit: int = 100
+    ) -> JobPage:
+        """The dead letters of these tenants, one after the other, the newest of each first.
+
+        Raises ValueError when `after` is not a cursor of this listing.
+        """
 
     async def read_output(
         self, queue: str, job_id: str, *, after: str = "0-0", limit: int = 1000
@@ -121,7 +161,16 @@ class JobStore(Protocol):
         """One queue with its settings; None: there is none of that name."""
 
     async def put_queue(self, name: str, settings: QueueSettings) -> None:
-        """Create a queue or change its settings; jobs already waiting keep their due times."""
+        """Create a queue or change its settings. With another policy the line is put in its order.
+
+        Waiting jobs keep the price that they have: a new k, or new classes, are for new jobs.
+        """
+
+    async def set_mode(self, queue: str, mode: Mode) -> None:
+        """Open, pause or drain a queue; in force for the next claim and the next submit."""
+
+    async def set_fallback(self, queue: str, *, on: bool) -> None:
+        """Suspend the policy `sjf`: serve in order of acceptance; or take it up again."""
 
     async def check(self) -> None:
         """Raise `StoreUnavailable` unless Redis answers and is fit: version, no eviction policy."""

@@ -40,7 +40,6 @@ def job(job_id: str, **changes: Any) -> NewJob:
         "endpoint": "/v1/chat/completions",
         "body": b'{"n": 1}',
         "job_class": "interactive",
-        "policy": "sjf",
         "slack_ms": 0.0,
         "predicted_tokens": 100.0,
         "predicted_ms": 2000.0,
@@ -448,7 +447,7 @@ def test_a_malformed_record_among_the_leases_does_not_stop_the_tick(redis_url: s
         await accept(store, "0b")
         await store.claim(Q, worker_id="w1", count=2)
         raw = redis.Redis.from_url(redis_url)
-        await raw.hdel(f"lw:{{{Q}}}:job:0a", "due_ms")
+        await raw.hdel(f"lw:{{{Q}}}:job:0a", "slack_ms")
         await raw.aclose()
         store.now_ms = T0 + 20_000
         report = await store.tick(Q)

@@ -112,7 +112,6 @@ class StoreMachine(RuleBasedStateMachine):
             endpoint="/v1/completions",
             body=b"{}",
             job_class="interactive",
-            policy="sjf",
             slack_ms=float(slack),
             predicted_tokens=float(cost),
             predicted_ms=float(slack),
@@ -261,11 +260,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_job_is_where_its_state_says_and_nowhere_else(self) -> None:
-        assert self.members("ready") == set(self.of(JobState.QUEUED))
+        assert self.members("ready:default") == set(self.of(JobState.QUEUED))
         assert self.members("accepted") == set(self.of(JobState.QUEUED))
         assert self.members("leases") == set(self.of(JobState.RUNNING))
         assert self.members("delayed") == set(self.of(JobState.SCHEDULED))
-        assert self.members("dead") == set(self.of(JobState.FAILED))
+        assert self.members("dead:default") == set(self.of(JobState.FAILED))
 
     @invariant()
     def counters_are_the_cardinalities(self) -> None:

@@ -148,7 +148,6 @@ class Rig:
             endpoint="/v1/chat/completions",
             body=body if body is not None else json.dumps(default | fields).encode(),
             job_class="interactive",
-            policy="sjf",
             slack_ms=slack_ms,
             predicted_tokens=float(tokens),
             predicted_ms=1000.0,

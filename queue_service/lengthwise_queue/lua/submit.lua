@@ -3,37 +3,33 @@ submit: none -> queued | scheduled
 
 Accept a job, once: repeating the call with the same id or idempotency key finds the same job.
 
-KEYS
-  job        hash    this job's record
-  body       string  this job's request body
-  idem       string  "fingerprint id" of the job that owns the idempotency key
-  ready      zset    job id -> due time, ms since the epoch
-  accepted   zset    id of a queued job -> when it was accepted, ms since the epoch
-  delayed    zset    job id -> not before, ms since the epoch
-  deadlines  zset    job id -> deadline, ms since the epoch
-  wake       zset    one marker while there is work
-  meta       hash    counters
-ARGV
-  prefix, now_ms, id, payload, endpoint, class, policy, slack_ms, predicted_tokens, predicted_ms,
-  prediction (JSON or ""), max_attempts, delay_ms, ttl_ms, max_depth,
-  idempotent ("1" or ""), fingerprint, retention_ms
+KEYS  the line's (include/line.lua), then
+  job    hash    this job's record
+  body   string  this job's request body
+  idem   string  "fingerprint id" of the job that owns the idempotency key
+  rate   hash    the tenant's token buckets: requests, tokens, at (ms since the epoch)
+ARGV  the line's, then
+  id, payload, endpoint, class, tenant, weight, slack_ms, offset_ms, predicted_tokens, predicted_ms,
+  quantiles, predictor ("" and "" without a prediction), max_attempts, delay_ms, ttl_ms, max_depth,
+  tenant_max_depth, requests_per_minute, tokens_per_minute (each "" for no limit),
+  idempotent ("1" or ""), fingerprint
 RETURNS
   {"ok" | "duplicate", id, state, accepted_ms, due_ms}
-  {"reused", id}             the idempotency key belongs to a different request
-  {"full", depth}            nothing was written
+  {"reused", id}                the idempotency key belongs to a different request
+  {"full" | "tenant_full", depth} | {"draining"} | {"limited", "requests" | "tokens", wait_ms}
+                                nothing was written
 ]]
-local job, body, idem, ready, accepted, delayed, deadlines, wake, meta = unpack(KEYS)
-local prefix, now_ms, id, payload, endpoint, class, policy, slack_ms, predicted_tokens,
-  predicted_ms, prediction, max_attempts, delay_ms, ttl_ms, max_depth, idempotent, fingerprint,
-  retention_ms = unpack(ARGV)
-local now = tonumber(now_ms)
-if not now then
-  local time = redis.call("TIME")
-  now = time[1] * 1000 + time[2] / 1000
-end
+--@include line
+--@include tenant_line
+--@include fcfs_clock
+--@include rate
+local job, body, idem, rate = unpack(KEYS, 11)
+local id, payload, endpoint, class, tenant, weight, slack_ms, offset_ms, predicted_tokens,
+  predicted_ms, quantiles, predictor, max_attempts, delay_ms, ttl_ms, max_depth, tenant_max_depth,
+  requests_per_minute, tokens_per_minute, idempotent, fingerprint = unpack(ARGV, 5)
 
 local function duplicate(owner)
-  local old = redis.call("HMGET", prefix .. "job:" .. owner, "state", "accepted_ms", "due_ms")
+  local old = redis.call("HMGET", line.prefix .. "job:" .. owner, "state", "accepted_ms", "due_ms")
   return old[1] and {"duplicate", owner, old[1], old[2], old[3]}
 end
 
@@ -48,36 +44,65 @@ if idempotent == "1" then
     return string.match(owner, "^[^ ]*") == fingerprint and first or {"reused", first[2]}
   end
 end
-local depth = redis.call("ZCARD", ready) + redis.call("ZCARD", delayed)
+
+local meta = redis.call("HMGET", line.meta, "mode", "active", "served")
+if meta[1] == "draining" then
+  return {"draining"}
+end
+local depth = redis.call("ZCARD", line.accepted) + redis.call("ZCARD", line.delayed)
 if depth >= tonumber(max_depth) then
   return {"full", depth}
 end
+if tenant_max_depth ~= "" then
+  local own = redis.call("ZCARD", line.prefix .. "ready:" .. tenant)
+    + (redis.call("HGET", line.scheduled, tenant) or 0)
+  if own >= tonumber(tenant_max_depth) then
+    return {"tenant_full", own}
+  end
+end
+local cost = math.max(1, math.floor(predicted_tokens + 0.5))
+local limit, wait_ms = spend(rate, now, requests_per_minute, tokens_per_minute, cost)
+if limit then
+  return {"limited", limit, wait_ms}
+end
 
-local delay, cost = tonumber(delay_ms), math.max(1, math.floor(predicted_tokens + 0.5))
-local due, deadline = now + delay + tonumber(slack_ms), now + delay + tonumber(ttl_ms)
+local delay, active = tonumber(delay_ms), meta[2] or "sjf"
+local since = now + delay
+local due = since + tonumber(active == "sjf" and slack_ms or offset_ms)
 local state = delay > 0 and "scheduled" or "queued"
 local accepted_text, due_text = string.format("%.3f", now), string.format("%.3f", due)
-redis.call("HSET", job, "v", "1", "state", state, "endpoint", endpoint, "class", class,
-  "policy", policy, "slack_ms", slack_ms, "predicted_tokens", predicted_tokens,
-  "predicted_ms", predicted_ms, "prediction", prediction, "cost", cost,
-  "max_attempts", max_attempts, "attempt", 0, "spent", 0, "emitted", 0,
-  "accepted_ms", accepted_text, "due_ms", due_text, "deadline_ms", string.format("%.3f", deadline))
-redis.call("SET", body, payload)
-redis.call("ZADD", deadlines, deadline, id)
-redis.call("HINCRBY", meta, "accepted", 1)
-if prediction == "" then
-  redis.call("HINCRBY", meta, "fallbacks", 1)
+local fields = {"v", "2", "state", state, "tenant", tenant, "endpoint", endpoint, "class", class,
+  "policy", active, "slack_ms", slack_ms, "offset_ms", offset_ms, "predicted_tokens", predicted_tokens,
+  "predicted_ms", predicted_ms, "cost", cost, "max_attempts", max_attempts, "attempt", 0, "spent", 0,
+  "emitted", 0, "accepted_ms", accepted_text, "since_ms", string.format("%.3f", since),
+  "due_ms", due_text, "deadline_ms", string.format("%.3f", since + tonumber(ttl_ms)), "weight", weight}
+local function also(name, value)
+  fields[#fields + 1] = name
+  fields[#fields + 1] = value
 end
+if quantiles ~= "" then
+  also("quantiles", quantiles)
+  also("predictor", predictor)
+else
+  redis.call("HINCRBY", line.meta, "fallbacks", 1)
+end
+if tokens_per_minute ~= "" then
+  also("metered", "1")
+end
+redis.call("HSET", job, unpack(fields))
+redis.call("SET", body, payload)
+redis.call("ZADD", line.deadlines, since + tonumber(ttl_ms), id)
+redis.call("HINCRBY", line.meta, "accepted", 1)
 if idempotent == "1" then
-  local keep = delay + tonumber(ttl_ms) + tonumber(retention_ms)
+  local keep = delay + tonumber(ttl_ms) + tonumber(line.retention_ms)
   redis.call("SET", idem, fingerprint .. " " .. id, "PX", string.format("%.0f", keep))
 end
 if delay > 0 then
-  redis.call("ZADD", delayed, now + delay, id)
+  redis.call("ZADD", line.delayed, since, id)
+  redis.call("HSETNX", line.vt, tenant, 0)
+  hold(line, tenant, 1)
 else
-  redis.call("ZADD", ready, due, id)
-  redis.call("ZADD", accepted, now, id)
-  redis.call("HINCRBY", meta, "backlog_tokens", cost)
-  redis.call("ZADD", wake, 0, "work")
+  local backlog = enter(line, id, tenant, due, since, cost)
+  mark(line, id, since, cost, backlog, meta[3] or 0)
 end
 return {"ok", id, state, accepted_text, due_text}

@@ -1,0 +1,25 @@
+-- The keys and arguments that every script about the line begins with; `QueueKeys.line` lists them.
+--   KEYS 1-10
+--     tenants    zset    tenant with waiting jobs -> its virtual time
+--     vt         hash    every known tenant -> its virtual time when it last rested
+--     accepted   zset    id of a queued job -> since when it waits, ms since the epoch
+--     delayed    zset    job id -> not before, ms since the epoch
+--     deadlines  zset    job id -> deadline, ms since the epoch
+--     leases     zset    job id -> lease end, ms since the epoch
+--     wake       zset    one marker while there is work and the queue is not paused
+--     meta       hash    counters, mode, policy
+--     fcfs       list    "mark since id" of the jobs that first come first served had not begun
+--     scheduled  hash    tenant -> its jobs in `delayed`
+--   ARGV 1-4
+--     prefix, now_ms ("": the server's clock), retention_ms, dead_retention_ms
+local tenants, vt, accepted, delayed, deadlines, leases, wake, meta, fcfs, scheduled = unpack(KEYS)
+local prefix, now_ms, retention_ms, dead_retention_ms = unpack(ARGV)
+local line = {tenants = tenants, vt = vt, accepted = accepted, delayed = delayed,
+  deadlines = deadlines, leases = leases, wake = wake, meta = meta, fcfs = fcfs,
+  scheduled = scheduled, prefix = prefix, retention_ms = retention_ms,
+  dead_retention_ms = dead_retention_ms}
+local now = tonumber(now_ms)
+if not now then
+  local time = redis.call("TIME")
+  now = time[1] * 1000 + time[2] / 1000
+end
