@@ -1,0 +1,263 @@
+"""The CRD file against the models, and the CEL rules against their Python twins."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from pathlib import Path
+from typing import Any
+
+import celpy
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lengthwise_operator import crd
+from lengthwise_operator.rules import RULES, TRANSITION_RULES, broken_rules
+from lengthwise_operator.spec import LLMServiceSpec, seconds
+
+ROOT = Path(__file__).resolve().parents[2]
+FILE = ROOT / "crds" / "llmservices.lengthwise.dev.yaml"
+
+MINIMAL: dict[str, Any] = {"model": {"uri": "hf://org/model"}}
+
+
+def version() -> dict[str, Any]:
+    found: dict[str, Any] = crd.build()["spec"]["versions"][0]
+    return found
+
+
+def spec_schema() -> dict[str, Any]:
+    found: dict[str, Any] = version()["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    return found
+
+
+def defaulted(value: Any, schema: dict[str, Any]) -> Any:
+    """What the API server makes of a manifest: the schema's defaults filled in, recursively."""
+    if isinstance(value, dict):
+        out = copy.deepcopy(value)
+        for name, child in schema.get("properties", {}).items():
+            if name not in out and "default" in child:
+                out[name] = copy.deepcopy(child["default"])
+            if name in out:
+                out[name] = defaulted(out[name], child)
+        return out
+    if isinstance(value, list):
+        return [defaulted(item, schema.get("items", {})) for item in value]
+    return value
+
+
+@functools.cache
+def cel_program(rule: str) -> Any:
+    environment = celpy.Environment()
+    return environment.program(environment.compile(rule))
+
+
+def cel_holds(rule: str, **variables: Any) -> bool:
+    program = cel_program(rule)
+    return bool(program.evaluate({k: celpy.json_to_cel(v) for k, v in variables.items()}))
+
+
+def refused_by_cel(name: str, spec: dict[str, Any]) -> set[str]:
+    whole = {"metadata": {"name": name}, "spec": spec}
+    return {r.reason for r in RULES if not cel_holds(r.cel, self=whole if r.root else spec)}
+
+
+def refused_by_python(name: str, spec: dict[str, Any]) -> set[str]:
+    return {rule.reason for rule in broken_rules(name, LLMServiceSpec.model_validate(spec))}
+
+
+def nodes(schema: dict[str, Any], path: str = "spec") -> list[tuple[str, dict[str, Any]]]:
+    found = [(path, schema)]
+    for name, child in schema.get("properties", {}).items():
+        found += nodes(child, f"{path}.{name}")
+    if "items" in schema:
+        found += nodes(schema["items"], f"{path}[]")
+    return found
+
+
+def test_the_file_is_what_the_models_say() -> None:
+    # If this breaks: python -m lengthwise_operator.crd > crds/llmservices.lengthwise.dev.yaml
+    assert yaml.safe_load(FILE.read_text()) == crd.build()
+
+
+def test_every_field_is_typed_and_explained() -> None:
+    schema = version()["schema"]["openAPIV3Schema"]
+    for part in ("spec", "status"):
+        for path, node in nodes(schema["properties"][part], part):
+            typed = "type" in node or node.get("x-kubernetes-int-or-string")
+            assert typed, path
+            assert path.endswith("[]") or node.get("description"), path
+
+
+def test_no_part_keeps_unknown_fields_but_kubernetes_own_objects() -> None:
+    kept = {
+        path
+        for path, node in nodes(spec_schema())
+        if node.get("x-kubernetes-preserve-unknown-fields")
+    }
+    assert kept == {
+        "spec.affinity",
+        "spec.podTemplate",
+        "spec.engine.env[].valueFrom",
+        "spec.engine.envFrom[]",
+    }
+
+
+def test_a_structural_schema_uses_no_word_that_the_api_server_forbids() -> None:
+    forbidden = {"$ref", "$defs", "title", "anyOf", "definitions", "opaque", "map_keys"}
+    for path, node in nodes(version()["schema"]["openAPIV3Schema"], ""):
+        assert not forbidden & set(node), path
+        assert "properties" not in node or "additionalProperties" not in node, path
+
+
+def test_the_defaults_of_the_schema_are_those_of_the_models() -> None:
+    raw = defaulted(MINIMAL, spec_schema())
+    assert LLMServiceSpec.model_validate(raw) == LLMServiceSpec.model_validate(MINIMAL)
+
+
+def test_the_minimal_manifest_is_one_line_and_breaks_no_rule() -> None:
+    raw = defaulted(MINIMAL, spec_schema())
+    jsonschema.validate(raw, _json_schema(spec_schema()))
+    assert refused_by_cel("m", raw) == set()
+
+
+def _json_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """A structural schema as plain JSON Schema: IntOrString is either, and nothing unknown."""
+    out = {k: v for k, v in schema.items() if not k.startswith("x-")}
+    if schema.get("x-kubernetes-int-or-string"):
+        return {"type": ["integer", "string"]}
+    if "properties" in out:
+        out["properties"] = {k: _json_schema(v) for k, v in out["properties"].items()}
+        out["additionalProperties"] = False
+    for word in ("items", "additionalProperties"):
+        if isinstance(out.get(word), dict):
+            out[word] = _json_schema(out[word])
+    return out
+
+
+BAD: list[tuple[str, str, dict[str, Any]]] = [
+    ("NameTooLong", "n" * 41, {}),
+    ("ReplicasAndAutoscaling", "m", {"replicas": 1, "autoscaling": {}}),
+    ("MinAboveMax", "m", {"autoscaling": {"minReplicas": 5, "maxReplicas": 4}}),
+    ("BadModelUri", "m", {"model": {"uri": "path://relative"}}),
+    ("BadModelUri", "m", {"model": {"uri": "hf://a/b/c"}}),
+    ("BadModelUri", "m", {"model": {"uri": "pvc://Upper/folder"}}),
+    ("RevisionWithoutHub", "m", {"model": {"uri": "pvc://c/f", "revision": "main"}}),
+    ("CacheWithoutHub", "m", {"model": {"uri": "path:///m"}, "modelCache": {}}),
+    (
+        "TooFewGPUs",
+        "m",
+        {"parallelism": {"tensor": 4}, "resources": {"limits": {"nvidia.com/gpu": 2}}},
+    ),
+    (
+        "TooFewGPUs",
+        "m",
+        {"parallelism": {"tensor": 4}, "resources": {"limits": {"nvidia.com/gpu": "2"}}},
+    ),
+    ("OwnedArgument", "m", {"engine": {"args": ["--enforce-eager", "--port=1"]}}),
+    ("OwnedArgument", "m", {"engine": {"args": ["--served_model_name", "x"]}}),
+    (
+        "ValueAndValueFrom",
+        "m",
+        {"engine": {"env": [{"name": "A", "value": "1", "valueFrom": {"fieldRef": {}}}]}},
+    ),
+    ("RolloutCannotMove", "m", {"rolloutStrategy": {"maxUnavailable": 0, "maxSurge": "0%"}}),
+    ("DurationOutOfBounds", "m", {"queue": {"requestTTL": "1ms"}}),
+    ("DurationOutOfBounds", "m", {"queue": {"classes": [{"name": "a", "offset": "721h"}]}}),
+    ("DurationOutOfBounds", "m", {"predictor": {"driftWindow": "30s"}}),
+    ("PredictorTwice", "m", {"predictor": {"url": "http://p", "replicas": 1}}),
+    ("PredictorTwice", "m", {"predictor": {"url": "http://p", "model": "pvc://c/f"}}),
+]
+
+
+@pytest.mark.parametrize(
+    ("reason", "name", "change"), BAD, ids=[f"{i}-{r}" for i, (r, _, _) in enumerate(BAD)]
+)
+def test_a_bad_manifest_is_refused_by_its_rule_alone(
+    reason: str, name: str, change: dict[str, Any]
+) -> None:
+    raw = defaulted(MINIMAL | change, spec_schema())
+    assert refused_by_cel(name, raw) == {reason}
+    assert refused_by_python(name, raw) == {reason}
+
+
+def test_every_rule_has_a_bad_example() -> None:
+    assert {reason for reason, _, _ in BAD} == {rule.reason for rule in RULES}
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    name=st.sampled_from(["m", "n" * 40, "n" * 41]),
+    uri=st.sampled_from(["hf://a/b", "hf://a", "hf://-", "pvc://c", "pvc://C/x", "path:///m"]),
+    revision=st.sampled_from(["", "main"]),
+    replicas=st.sampled_from([None, 0, 3]),
+    autoscaling=st.sampled_from([None, {}, {"minReplicas": 2, "maxReplicas": 1}]),
+    tensor=st.integers(1, 8),
+    gpus=st.sampled_from([None, 1, 8, "4"]),
+    args=st.lists(
+        st.sampled_from(["--port", "--portable", "--enable-x", "--max_model_len=3", "8000"]),
+        max_size=3,
+    ),
+    surge=st.sampled_from([0, 1, "0%", "25%"]),
+    ttl=st.sampled_from(["1s", "999ms", "1h30m", "800h"]),
+)
+def test_cel_and_python_judge_alike(
+    name: str,
+    uri: str,
+    revision: str,
+    replicas: int | None,
+    autoscaling: dict[str, int] | None,
+    tensor: int,
+    gpus: int | str | None,
+    args: list[str],
+    surge: int | str,
+    ttl: str,
+) -> None:
+    raw: dict[str, Any] = {
+        "model": {"uri": uri, "revision": revision},
+        "parallelism": {"tensor": tensor},
+        "engine": {"args": args},
+        "rolloutStrategy": {"maxSurge": surge},
+        "queue": {"requestTTL": ttl},
+    }
+    if replicas is not None:
+        raw["replicas"] = replicas
+    if autoscaling is not None:
+        raw["autoscaling"] = autoscaling
+    if gpus is not None:
+        raw["resources"] = {"limits": {"nvidia.com/gpu": gpus}}
+    raw = defaulted(raw, spec_schema())
+    assert refused_by_cel(name, raw) == refused_by_python(name, raw)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "allowed"),
+    [
+        ({}, {}, True),
+        ({"model": {"uri": "hf://a", "name": "x"}}, {"model": {"uri": "hf://b"}}, False),
+        ({"modelCache": {}}, {"modelCache": {"size": "60Gi"}}, True),
+        ({"modelCache": {}}, {"modelCache": {"storageClassName": "fast"}}, False),
+        ({"modelCache": {}}, {}, True),
+    ],
+    ids=["same", "served-name", "larger-cache", "other-class", "no-cache"],
+)
+def test_a_change_that_would_lose_something_is_refused(
+    old: dict[str, Any], new: dict[str, Any], allowed: bool
+) -> None:
+    before, after = (defaulted(MINIMAL | c, spec_schema()) for c in (old, new))
+    assert all(cel_holds(r, self=after, oldSelf=before) for r, _ in TRANSITION_RULES) == allowed
+
+
+@pytest.mark.parametrize(
+    ("text", "want"), [("10m", 600), ("1h30m", 5400), ("250ms", 0.25), ("1.5s", 1.5)]
+)
+def test_a_duration_is_read_in_seconds(text: str, want: float) -> None:
+    assert seconds(text) == want
+
+
+def test_a_text_that_is_no_duration_is_refused_with_an_example() -> None:
+    with pytest.raises(ValueError, match="1h30m"):
+        seconds("10 minutes")
