@@ -1,12 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help install check fmt lint types layers docs-check test demo
+.PHONY: help install check fmt lint types layers docs-check test demo images cluster-test
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
 help: ## Print this message
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -43,3 +43,29 @@ test: install ## The whole suite
 
 demo: install ## The main job: one burst, served first come first served, then short first
 	$(BIN)/lengthwise demo
+
+DOCKER ?= docker
+TAG ?= $(shell sed -n 's/^appVersion: "\(.*\)"/\1/p' charts/lengthwise/Chart.yaml)
+# One component and its Dockerfile each; CUDA=1 builds the predictor's CUDA variant, 3 GB, as well.
+IMAGES := operator:operator queue:queue_service worker:queue_service predictor:predictor_service
+ifdef CUDA
+IMAGES += cuda:predictor_service
+endif
+# For example: make images DOCKER_FLAGS='--network host --secret id=pip,src=/etc/pip.conf'
+DOCKER_FLAGS ?=
+
+images: ## The container images, as lengthwise/COMPONENT:VERSION
+	@set -e; for image in $(IMAGES); do \
+	  target=$${image%%:*}; folder=$${image##*:}; name=lengthwise/$$target:$(TAG); \
+	  if [ $$target = cuda ]; then name=lengthwise/predictor:$(TAG)-cuda; fi; \
+	  echo "building $$name"; \
+	  DOCKER_BUILDKIT=1 $(DOCKER) build $(DOCKER_FLAGS) --quiet --target $$target --tag $$name \
+	    --build-arg VERSION=$(TAG) --build-arg REVISION=$$(git rev-parse HEAD) \
+	    --file $$folder/Dockerfile .; \
+	done
+	@$(DOCKER) images --filter reference='lengthwise/*' \
+	  --format '{{.Repository}}:{{.Tag}}  {{.Size}}' | sort
+
+cluster-test: install ## The tests on a real cluster, the one that KUBECONFIG names
+	@test -n "$(KUBECONFIG)" || { echo "set KUBECONFIG to the cluster to test on" >&2; exit 2; }
+	$(BIN)/python -m pytest -m kube tests/cluster

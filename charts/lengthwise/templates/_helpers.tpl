@@ -1,0 +1,112 @@
+{{- define "lengthwise.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* The prefix of all names; 40 characters at most, so that `-operator` and a pod's hash fit. */}}
+{{- define "lengthwise.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains (include "lengthwise.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "lengthwise.name" .) | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* (list . "queue"): what never changes over the life of a component. */}}
+{{- define "lengthwise.selectorLabels" -}}
+{{- $ := index . 0 -}}
+app.kubernetes.io/name: {{ include "lengthwise.name" $ }}
+app.kubernetes.io/instance: {{ $.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{/* (list . "queue") */}}
+{{- define "lengthwise.labels" -}}
+{{- $ := index . 0 -}}
+{{ include "lengthwise.selectorLabels" . }}
+app.kubernetes.io/part-of: lengthwise
+app.kubernetes.io/version: {{ $.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $.Chart.Name $.Chart.Version | replace "+" "_" }}
+{{- with $.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "lengthwise.annotations" -}}
+{{- with .Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* (list . .Values.queue.image): one of our own images. */}}
+{{- define "lengthwise.image" -}}
+{{- $ := index . 0 -}}
+{{- $image := index . 1 -}}
+{{- with $.Values.image.registry }}{{ trimSuffix "/" . }}/{{ end -}}
+{{ $image.repository }}:{{ $image.tag | default $.Values.image.tag | default $.Chart.AppVersion }}
+{{- end -}}
+
+{{- define "lengthwise.redisSecret" -}}
+{{- .Values.redis.existingSecret | default .Values.valkey.existingSecret | default (printf "%s-redis" (include "lengthwise.fullname" .)) -}}
+{{- end -}}
+
+{{- define "lengthwise.redisUrlKey" -}}
+{{- if .Values.redis.existingSecret -}}{{ .Values.redis.urlKey }}{{- else -}}url{{- end -}}
+{{- end -}}
+
+{{- define "lengthwise.serviceAccount" -}}
+{{- if .Values.operator.serviceAccount.create -}}
+{{- .Values.operator.serviceAccount.name | default (printf "%s-operator" (include "lengthwise.fullname" .)) -}}
+{{- else -}}
+{{- required "operator.serviceAccount.name is needed when operator.serviceAccount.create is false" .Values.operator.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The restricted profile of the Pod Security Standards, for a pod of ours. */}}
+{{- define "lengthwise.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "lengthwise.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* .Values.queue and the like: what may be said of where a pod goes. */}}
+{{- define "lengthwise.placement" -}}
+{{- with .priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "lengthwise.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* policy/v1 since Kubernetes 1.21. */}}
+{{- define "lengthwise.pdbApi" -}}
+{{- if semverCompare ">=1.21-0" .Capabilities.KubeVersion.Version -}}policy/v1{{- else -}}policy/v1beta1{{- end -}}
+{{- end -}}

@@ -1,0 +1,330 @@
+"""What the chart makes of its values: valid, locked down, and wired to the programs it runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import kubernetes_validate
+import pytest
+import yaml
+
+from lengthwise_predictor.settings import PredictorSettings
+from lengthwise_queue.settings import Settings as QueueServiceSettings
+
+Object = dict[str, Any]
+
+EVERYTHING: Object = {
+    "image": {"registry": "registry.example.com", "pullSecrets": [{"name": "registry"}]},
+    "commonLabels": {"team": "llm"},
+    "commonAnnotations": {"owner": "us"},
+    "queue": {
+        "replicas": 3,
+        "ingress": {
+            "enabled": True,
+            "className": "nginx",
+            "hosts": [{"host": "llm.example.com"}],
+            "tls": [{"secretName": "tls", "hosts": ["llm.example.com"]}],
+        },
+        "nodeSelector": {"disk": "ssd"},
+        "tolerations": [{"key": "a", "operator": "Exists"}],
+        "affinity": {"podAntiAffinity": {}},
+        "priorityClassName": "high",
+        "podAnnotations": {"a": "b"},
+    },
+    "tenants": {"existingSecret": "tenants", "adminKeySecret": "admin"},
+    "predictor": {"replicas": 2, "existingClaim": "predictor-model", "claimPath": "v2"},
+    "redis": {"secretNamespaces": ["a", "b"]},
+    "valkey": {"persistence": {"fixPermissions": True, "keepOnUninstall": True}},
+    "networkPolicy": {
+        "metricsFrom": [{"namespaceSelector": {"matchLabels": {"a": "b"}}}],
+        "clientsFrom": [{"podSelector": {}}],
+    },
+    "monitoring": {
+        "namespace": "monitoring",
+        "serviceMonitor": {"enabled": True, "labels": {"release": "prom"}},
+        "podMonitor": {"enabled": True},
+        "prometheusRule": {"enabled": True},
+        "dashboards": {"enabled": True},
+    },
+    "extraObjects": [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-x"}}
+    ],
+}
+EXTERNAL: Object = {"valkey": {"enabled": False}, "redis": {"existingSecret": "my-redis"}}
+NAMESPACED: Object = {"operator": {"watchNamespaces": ["llm", "research"]}}
+LEAST: Object = {
+    "operator": {"enabled": False},
+    "predictor": {"enabled": False},
+    "queue": {"replicas": 1},
+    "valkey": {"persistence": {"enabled": False}},
+    "networkPolicy": {"enabled": False},
+}
+SETS = [{}, EVERYTHING, EXTERNAL, NAMESPACED, LEAST]
+NAMES = ["defaults", "everything", "external-redis", "namespaced", "least"]
+#: The oldest schemas that the package ships, and the newest.
+VERSIONS = ["1.25", "1.37"]
+
+each_set = pytest.mark.parametrize("values", SETS, ids=NAMES)
+
+
+def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
+    return [o for o in objects if o["kind"] in kinds]
+
+
+def named(objects: list[Object], kind: str, name: str) -> Object:
+    return next(o for o in of_kind(objects, kind) if o["metadata"]["name"] == name)
+
+
+def pods(objects: list[Object]) -> list[Object]:
+    return [o["spec"]["template"] for o in of_kind(objects, "Deployment", "StatefulSet")]
+
+
+@each_set
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_object_fits_the_schema_of_kubernetes(
+    render: Any, values: Object, version: str
+) -> None:
+    for document in render(values):
+        if document["apiVersion"].startswith("monitoring.coreos.com/"):
+            continue  # not Kubernetes' own; see test_monitors_name_ports_that_are_there
+        kubernetes_validate.validate(document, version, strict=True)
+
+
+@each_set
+def test_every_object_has_the_labels_that_say_whose_it_is(render: Any, values: Object) -> None:
+    for document in render({**values, "extraObjects": []}):
+        labels = document["metadata"]["labels"]
+        assert labels["app.kubernetes.io/part-of"] == "lengthwise"
+        assert labels["app.kubernetes.io/instance"] == "lw"
+
+
+@pytest.mark.parametrize("name", ["lw", "lengthwise", "a" * 53])
+def test_names_fit_whatever_the_release_is_called(render: Any, name: str) -> None:
+    longest = max(len(o["metadata"]["name"]) for o in render(EVERYTHING, name=name))
+    assert longest <= 63
+
+
+@each_set
+def test_every_service_selects_the_pods_of_one_workload(render: Any, values: Object) -> None:
+    objects = render(values)
+    for service in of_kind(objects, "Service"):
+        want = service["spec"]["selector"].items()
+        chosen = [p for p in pods(objects) if want <= p["metadata"]["labels"].items()]
+        assert len(chosen) == 1
+        ports = {p["name"] for c in chosen[0]["spec"]["containers"] for p in c["ports"]}
+        assert {p["targetPort"] for p in service["spec"]["ports"]} <= ports
+
+
+@each_set
+def test_every_pod_keeps_to_the_restricted_profile(render: Any, values: Object) -> None:
+    for pod in pods(render(values)):
+        security = pod["spec"]["securityContext"]
+        assert security["runAsNonRoot"] is True
+        assert security["runAsUser"] > 0
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["spec"]["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert "hostPort" not in str(container["ports"])
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod["spec"].keys()
+        assert {v for volume in pod["spec"]["volumes"] for v in volume} <= {
+            *("name", "emptyDir", "configMap", "secret", "persistentVolumeClaim")
+        }
+
+
+def test_only_the_pod_that_asks_for_it_runs_anything_as_root(render: Any) -> None:
+    """`fixPermissions` is for hostPath volumes; nothing else may hold an init container."""
+    assert not any("initContainers" in pod["spec"] for pod in pods(render()))
+    fixing = [p for p in pods(render(EVERYTHING)) if "initContainers" in p["spec"]]
+    assert [p["metadata"]["labels"]["app.kubernetes.io/component"] for p in fixing] == ["valkey"]
+    assert fixing[0]["spec"]["initContainers"][0]["securityContext"]["capabilities"] == {
+        "drop": ["ALL"],
+        "add": ["CHOWN"],
+    }
+
+
+@each_set
+def test_only_the_operator_gets_a_token_of_the_cluster(render: Any, values: Object) -> None:
+    for pod in pods(render(values)):
+        if pod["metadata"]["labels"]["app.kubernetes.io/component"] != "operator":
+            assert pod["spec"]["automountServiceAccountToken"] is False
+
+
+@each_set
+def test_no_right_of_the_operator_is_a_wildcard_or_touches_secrets_or_runs_commands(
+    render: Any, values: Object
+) -> None:
+    rules = [r for o in of_kind(render(values), "ClusterRole", "Role") for r in o["rules"]]
+    for rule in rules:
+        assert not any("*" in part for part in [*rule["apiGroups"], *rule["resources"]])
+        assert not {"*", "escalate", "bind", "impersonate"} & set(rule["verbs"])
+        assert not {"secrets", "pods/exec", "pods/attach", "configmaps", "nodes"} & set(
+            rule["resources"]
+        )
+
+
+def test_a_namespaced_operator_has_no_right_outside_its_namespaces(render: Any) -> None:
+    objects = render(NAMESPACED)
+    assert of_kind(objects, "ClusterRole", "ClusterRoleBinding") == []
+    assert [r["metadata"]["namespace"] for r in of_kind(objects, "Role")] == ["llm", "research"]
+    arguments = named(objects, "Deployment", "lw-lengthwise-operator")["spec"]["template"]["spec"][
+        "containers"
+    ][0]["args"]
+    assert [a for a in arguments if "namespace" in a] == ["--namespace=llm", "--namespace=research"]
+
+
+def test_with_an_external_redis_there_is_no_valkey_and_everyone_reads_the_users_secret(
+    render: Any,
+) -> None:
+    objects = render(EXTERNAL)
+    assert of_kind(objects, "StatefulSet", "PersistentVolumeClaim", "Secret") == []
+    queue = named(objects, "Deployment", "lw-lengthwise-queue")
+    env = queue["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert env[0]["valueFrom"]["secretKeyRef"] == {"name": "my-redis", "key": "url"}
+    operator = named(objects, "Deployment", "lw-lengthwise-operator")
+    told = {
+        e["name"]: e.get("value")
+        for e in operator["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
+    assert told["LENGTHWISE_OPERATOR_REDIS_SECRET_NAME"] == "my-redis"
+
+
+def test_every_namespace_with_engines_gets_the_same_secret(render: Any) -> None:
+    secrets = of_kind(render({"redis": {"secretNamespaces": ["a", "llm", "b"]}}), "Secret")
+    assert [s["metadata"]["namespace"] for s in secrets] == ["llm", "a", "b"]
+    assert len({s["stringData"]["url"] for s in secrets}) == 1
+
+
+def test_the_jobs_are_never_evicted_and_are_written_to_disk(render: Any) -> None:
+    config = named(render(), "ConfigMap", "lw-lengthwise-valkey")["data"]["valkey.conf"]
+    lines = {line.strip() for line in config.splitlines()}
+    assert {"appendonly yes", "maxmemory-policy noeviction", "appendfsync everysec"} <= lines
+
+
+@each_set
+def test_every_setting_that_the_chart_hands_out_is_one_that_its_program_has(
+    render: Any, values: Object
+) -> None:
+    """A misspelt variable would be ignored without a word."""
+    fields = {
+        # tenants_file is named in the chart before the queue service can read it.
+        "LENGTHWISE_QUEUE_": {*QueueServiceSettings.model_fields, "tenants_file"},
+        "LENGTHWISE_PREDICTOR_": set(PredictorSettings.model_fields),
+    }
+    for pod in pods(render(values)):
+        for entry in pod["spec"]["containers"][0].get("env", []):
+            for prefix, known in fields.items():
+                if entry["name"].startswith(prefix):
+                    assert entry["name"].removeprefix(prefix).lower() in known
+
+
+def test_a_pod_is_given_longer_to_stop_than_its_program_takes(render: Any) -> None:
+    values = {"queue": {"preStopSeconds": 7, "shutdownGraceSeconds": 300}}
+    pod = named(render(values), "Deployment", "lw-lengthwise-queue")["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > 307
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"qeueu": {}}, "qeueu"),
+        ({"queue": {"replicas": 0}}, "replicas"),
+        ({"valkey": {"enabled": False}}, "redis"),
+        ({"valkey": {"appendfsync": "sometimes"}}, "appendfsync"),
+        ({"networkPolicy": {"metricsFrom": [{"namespace": "monitoring"}]}}, "metricsFrom"),
+        ({"monitoring": {"prometheusRule": {"rules": {"X": {"fro": "1m"}}}}}, "fro"),
+    ],
+    ids=["unknown", "too-few", "no-redis-at-all", "not-a-choice", "not-a-peer", "typo-in-a-rule"],
+)
+def test_values_that_cannot_work_are_refused_with_their_name(
+    render: Any, values: Object, complaint: str
+) -> None:
+    with pytest.raises(helm_python.HelmError, match=complaint):
+        render(values)
+
+
+def test_helm_lint_has_no_complaint(chart_folder: Path) -> None:
+    found = helm_python.lint(str(chart_folder))
+    # Helm would like an icon; that is a wish (severity 1), not a warning.
+    assert [m for m in found["messages"] if m["severity"] > 1] == []
+    assert found["errors"] == []
+
+
+def test_every_value_says_what_it_is_in_the_schema(chart_folder: Path) -> None:
+    """values.yaml and values.schema.json are two copies; this holds them equal."""
+    values = yaml.safe_load((chart_folder / "values.yaml").read_text())
+    schema = yaml.safe_load((chart_folder / "values.schema.json").read_text())
+
+    def compare(value: Any, part: Object, path: str) -> None:
+        if not isinstance(value, dict) or "properties" not in part:
+            return
+        missing = {k for k in part["properties"] if k not in value} - {"global"}
+        if path.split(".")[-1] not in ("resources", "image"):
+            assert missing == set(), f"{path}: in the schema and not in values.yaml"
+        for key, child in value.items():
+            assert key in part["properties"], f"{path}.{key} is not in the schema"
+            compare(child, part["properties"][key], f"{path}.{key}")
+
+    compare(values, schema, "")
+
+
+def test_the_charts_copy_of_the_definitions_is_the_source(chart_folder: Path) -> None:
+    source = chart_folder.parents[1] / "crds"
+    if not source.is_dir():
+        pytest.skip("crds/ is not there yet")
+    copies = {p.name: p.read_text() for p in (chart_folder / "crds").glob("*.yaml")}
+    assert copies == {p.name: p.read_text() for p in source.glob("*.yaml")}
+    assert copies
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
+def test_the_notes_name_the_service_that_is_there(chart_folder: Path, values: Object) -> None:
+    with helm_python.Chart.load(chart_folder) as chart:
+        texts = chart.render(values, name="lw", namespace="llm")
+    notes = next(t for path, t in texts.items() if path.endswith("NOTES.txt"))
+    assert "/v1/chat/completions" in notes
+    assert "llmservices.lengthwise.dev" in notes
+    if not values:
+        assert "svc/lw-lengthwise-queue 8080:80" in notes
+    else:
+        assert "URL=https://llm.example.com" in notes
+    manifest = re.search(r"<<'EOF'\n(.*?)\n  EOF", notes, re.DOTALL)
+    assert manifest is not None
+    assert yaml.safe_load(manifest[1])["kind"] == "LLMService"
+
+
+def test_monitors_name_ports_that_are_there(render: Any) -> None:
+    """A monitor that matches nothing scrapes nothing, and says so nowhere."""
+    objects = render(EVERYTHING)
+    for monitor in of_kind(objects, "ServiceMonitor"):
+        want = monitor["spec"]["selector"]["matchLabels"].items()
+        services = [
+            s for s in of_kind(objects, "Service") if want <= s["metadata"]["labels"].items()
+        ]
+        assert len(services) == 1
+        (endpoint,) = monitor["spec"]["endpoints"]
+        assert endpoint["port"] in {p["name"] for p in services[0]["spec"]["ports"]}
+        assert {"action": "labeldrop", "regex": "service"} in endpoint["relabelings"]
+    for monitor in of_kind(objects, "PodMonitor"):
+        want = monitor["spec"]["selector"]["matchLabels"].items()
+        chosen = [p for p in pods(objects) if want <= p["metadata"]["labels"].items()]
+        ports = {p["name"] for c in chosen[0]["spec"]["containers"] for p in c["ports"]}
+        assert {e["port"] for e in monitor["spec"]["podMetricsEndpoints"]} <= ports
+
+
+def test_network_policies_name_ports_that_are_there(render: Any) -> None:
+    objects = render(EVERYTHING)
+    policies = of_kind(objects, "NetworkPolicy")
+    assert len(policies) == 4
+    for policy in policies:
+        want = policy["spec"]["podSelector"]["matchLabels"].items()
+        chosen = [p for p in pods(objects) if want <= p["metadata"]["labels"].items()]
+        assert len(chosen) == 1
+        ports = {p["name"] for c in chosen[0]["spec"]["containers"] for p in c["ports"]}
+        assert {p["port"] for rule in policy["spec"]["ingress"] for p in rule["ports"]} <= ports
