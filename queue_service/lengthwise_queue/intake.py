@@ -148,6 +148,8 @@ async def _submit(
         raise
     match answer:
         case Accepted():
+            if not answer.duplicate:
+                service.metrics.predicted.labels(queue).observe(cost.tokens)
             return Ticket(queue=queue, new=job, accepted=answer)
         case QueueFull():
             raise QueueOverloaded(

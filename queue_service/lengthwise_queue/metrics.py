@@ -17,7 +17,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from lengthwise_queue import pricing
+from lengthwise_queue import store_metrics
 from lengthwise_queue.errors import BadRequest, KeyConflict, LengthwiseError, QueueOverloaded
 from lengthwise_queue.predictor_client import Fallback
 from lengthwise_queue.queue_book import Page
@@ -77,18 +77,14 @@ class Metrics:
             _TOKENS,
             "service",
         )
+        self.predicted = self._histogram(
+            "predicted_tokens", "Predicted length of the jobs accepted here", _TOKENS, "service"
+        )
         self.fallbacks = self._counter(
             "predictor_fallbacks_total", "Jobs priced without a prediction", "reason"
         )
-        self.depth = self._gauge("queue_depth", "Jobs waiting")
-        self.backlog_tokens = self._gauge(
-            "queue_backlog_tokens", "Predicted tokens of the jobs waiting"
-        )
-        self.backlog_seconds = self._gauge(
-            "queue_backlog_seconds", "Time to serve the jobs waiting; no sample without a worker"
-        )
-        self.oldest_wait = self._gauge("queue_oldest_wait_seconds", "Age of the oldest job waiting")
-        self.in_flight = self._gauge("inflight", "Jobs leased to a worker")
+        self._lines = store_metrics.Lines()
+        self.registry.register(self._lines)
         self.store_up = Gauge(
             "lengthwise_store_up", "1 if Redis answered this scrape", registry=self.registry
         )
@@ -102,38 +98,11 @@ class Metrics:
     def expose(self, pages: Iterable[Page] | None) -> bytes:
         """The text of a scrape, with the queues as they are now; None: Redis is away."""
         self.store_up.set(pages is not None)
-        for gauge in self._per_queue():
-            gauge.clear()  # a queue that is gone, or a store that is away, shows nothing stale
-        for page in pages or ():
-            self._show(page)
+        self._lines.pages = list(pages or ())  # a store that is away shows nothing stale
         return generate_latest(self.registry)
-
-    def _show(self, page: Page) -> None:
-        name, stats = page.queue.name, page.stats
-        self.depth.labels(name).set(stats.depth)
-        self.backlog_tokens.labels(name).set(stats.backlog_tokens)
-        self.in_flight.labels(name).set(stats.in_flight)
-        oldest_ms = stats.oldest_accepted_ms
-        waited_ms = 0.0 if oldest_ms is None else max(stats.now_ms - oldest_ms, 0.0)
-        self.oldest_wait.labels(name).set(waited_ms / 1000)
-        backlog_ms = pricing.drain_ms(page.settings, stats, stats.backlog_tokens)
-        if backlog_ms is not None:
-            self.backlog_seconds.labels(name).set(backlog_ms / 1000)
-
-    def _per_queue(self) -> list[Gauge]:
-        return [
-            self.depth,
-            self.backlog_tokens,
-            self.backlog_seconds,
-            self.oldest_wait,
-            self.in_flight,
-        ]
 
     def _counter(self, name: str, what: str, *labels: str) -> Counter:
         return Counter(f"lengthwise_{name}", what, labels, registry=self.registry)
-
-    def _gauge(self, name: str, what: str) -> Gauge:
-        return Gauge(f"lengthwise_{name}", what, ["service"], registry=self.registry)
 
     def _histogram(
         self, name: str, what: str, buckets: tuple[float, ...], *labels: str

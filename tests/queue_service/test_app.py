@@ -369,6 +369,28 @@ def test_metrics_tell_what_happened(front: Front, until: Until) -> None:
     assert front.metric("store_up") == 1
     bucket = {"service": model, "length_bucket": "256-1024"}
     until(lambda: front.metric("queue_wait_seconds_count", **bucket) == 1, "the wait is measured")
+    assert front.metric("predicted_tokens_count", service=model) == 1
+
+
+def test_metrics_show_the_line_as_the_store_has_it(front: Front) -> None:
+    model = front.model
+    front.http.post("/v1/chat/completions", json=front.chat())
+    assert front.metric("jobs_total", service=model, event="accepted") == 1
+    assert front.metric("jobs_total", service=model, event="succeeded") == 1
+    assert front.metric("job_wait_seconds_count", service=model) == 1
+    assert front.metric("queue_workers", service=model) == 1
+    assert front.metric("queue_slots", service=model) >= 1
+    assert front.metric("queue_overtake_factor", service=model) == 3
+    assert front.metric("queue_mode", service=model, mode="open") == 1
+    assert front.metric("queue_mode", service=model, mode="paused") == 0
+    assert front.metric("queue_policy", service=model, policy="sjf") == 1
+    assert front.metric("predictor_fallback_active", service=model) == 0
+    text = front.http.get("/metrics").text
+    # One answer says nothing about ranks, so there is no sample rather than a made-up one.
+    assert f'lengthwise_predictor_rank_accuracy{{service="{model}"}}' not in text
+    # A counter that is absent until the first of its kind hides that first one from an alert.
+    assert f'lengthwise_leases_expired_total{{service="{model}"}} 0.0' in text
+    assert f'lengthwise_jobs_total{{event="failed",service="{model}"}} 0.0' in text
 
 
 def test_the_openapi_description_covers_the_jobs(shared_front: Front) -> None:

@@ -1,0 +1,168 @@
+"""The metrics of the lines themselves, as the store has them at the moment of a scrape.
+
+They are the same on every replica of the queue service: a query takes `max by (service)`, never a
+sum. The counters live in Redis, so a restart of ours does not reset them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    SummaryMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from lengthwise_queue import pricing
+from lengthwise_queue.accuracy import pair_accuracy
+from lengthwise_queue.jobs import Mode
+from lengthwise_queue.queue_book import Page
+
+#: What can happen to a job; each has a series from the first scrape on, so that the first of a
+#: kind is an increase that an alert sees.
+_EVENTS = (
+    *("accepted", "succeeded", "failed", "cancelled", "expired"),
+    *("retried", "released", "redriven", "repriced", "quarantined"),
+)
+
+_POLICIES = ("sjf", "fcfs", "shadow")
+
+
+class Lines(Collector):
+    """One scrape's view of every queue; `pages` is set before each."""
+
+    def __init__(self) -> None:
+        self.pages: list[Page] = []
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing beforehand: the registry need not ask the store when it is built."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family, a sample for each queue."""
+        yield from _gauges(self.pages)
+        yield from _counters(self.pages)
+        yield from _modes(self.pages)
+
+
+def _gauges(pages: list[Page]) -> Iterator[Metric]:
+    families: dict[str, GaugeMetricFamily] = {}
+
+    def show(name: str, what: str, page: Page, value: float | None) -> None:
+        family = families.setdefault(
+            name, GaugeMetricFamily(f"lengthwise_{name}", what, labels=["service"])
+        )
+        if value is not None:
+            family.add_metric([page.queue.name], value)
+
+    for page in pages:
+        stats, settings = page.stats, page.settings
+        oldest_ms = stats.oldest_accepted_ms
+        waited_ms = 0.0 if oldest_ms is None else max(stats.now_ms - oldest_ms, 0.0)
+        backlog_ms = pricing.drain_ms(settings, stats, stats.backlog_tokens)
+        show("queue_depth", "Jobs waiting", page, stats.depth)
+        show("queue_scheduled", "Jobs that are not to be served yet", page, stats.scheduled)
+        show("queue_dead", "Jobs that failed for good and were not redriven", page, stats.dead)
+        show(
+            "queue_backlog_tokens",
+            "Predicted tokens of the jobs waiting",
+            page,
+            stats.backlog_tokens,
+        )
+        show(
+            "queue_backlog_seconds",
+            "Time to serve the jobs waiting; no sample without a worker",
+            page,
+            None if backlog_ms is None else backlog_ms / 1000,
+        )
+        show("queue_oldest_wait_seconds", "Age of the oldest job waiting", page, waited_ms / 1000)
+        show("inflight", "Jobs leased to a worker", page, stats.in_flight)
+        show("queue_workers", "Workers heard of lately", page, len(stats.workers))
+        show(
+            "queue_slots",
+            "Jobs that these workers can run at once",
+            page,
+            sum(worker.slots for worker in stats.workers),
+        )
+        show(
+            "queue_seconds_per_token",
+            "What one output token costs, as measured, or as assumed before that",
+            page,
+            pricing.ms_per_token(settings, stats) / 1000,
+        )
+        show(
+            "queue_overtake_factor",
+            "k: nobody is overtaken by a job accepted later than k times its own predicted time",
+            page,
+            settings.overtake_factor if stats.active_policy == "sjf" else 0.0,
+        )
+        show(
+            "predictor_rank_accuracy",
+            "Pairs of the last answers whose predictions name the longer one, 0 to 1; 0.5: a coin",
+            page,
+            pair_accuracy(stats.lengths),
+        )
+        show(
+            "predictor_fallback_active",
+            "1: served first come, first served, because the predictions were found useless",
+            page,
+            float(stats.fallback),
+        )
+    yield from families.values()
+
+
+def _counters(pages: list[Page]) -> Iterator[Metric]:
+    jobs = CounterMetricFamily(
+        "lengthwise_jobs", "What happened to the jobs", labels=["service", "event"]
+    )
+    expired = CounterMetricFamily(
+        "lengthwise_leases_expired", "Jobs whose worker went silent", labels=["service"]
+    )
+    overtakes = CounterMetricFamily(
+        "lengthwise_overtakes",
+        "Jobs that were accepted earlier and still waited, summed over claims",
+        labels=["service"],
+    )
+    waits = SummaryMetricFamily(
+        "lengthwise_job_wait_seconds",
+        "From acceptance to the first start, of every job",
+        labels=["service"],
+    )
+    fcfs = SummaryMetricFamily(
+        "lengthwise_fcfs_counterfactual_wait_seconds",
+        "What the same jobs would have waited first come, first served",
+        labels=["service"],
+    )
+    for page in pages:
+        name, stats = page.queue.name, page.stats
+        count = stats.counters
+        for event in _EVENTS:
+            jobs.add_metric([name, event], count.get(event, 0))
+        expired.add_metric([name], count.get("leases_expired", 0))
+        overtakes.add_metric([name], count.get("overtakes", 0))
+        for family, counter, mean_ms in (
+            (waits, "waits", stats.mean_wait_ms),
+            (fcfs, "fcfs_waits", stats.mean_fcfs_wait_ms),
+        ):
+            n = count.get(counter, 0)
+            family.add_metric([name], count_value=n, sum_value=n * (mean_ms or 0.0) / 1000)
+    yield from (jobs, expired, overtakes, waits, fcfs)
+
+
+def _modes(pages: list[Page]) -> Iterator[Metric]:
+    mode = GaugeMetricFamily(
+        "lengthwise_queue_mode", "1: the queue is in this mode", labels=["service", "mode"]
+    )
+    policy = GaugeMetricFamily(
+        "lengthwise_queue_policy", "1: this policy is in force", labels=["service", "policy"]
+    )
+    for page in pages:
+        name, stats = page.queue.name, page.stats
+        for m in Mode:
+            mode.add_metric([name, m.value], float(m is stats.mode))
+        for p in _POLICIES:
+            policy.add_metric([name, p], float(p == stats.active_policy))
+    yield from (mode, policy)
