@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from lengthwise_queue import (
     errors,
+    routes_files,
     routes_health,
     routes_jobs,
     routes_openai,
@@ -30,8 +31,10 @@ STATUS: dict[type[LengthwiseError], int] = {
     errors.BadRequest: 400,
     errors.ModelNotFound: 404,
     errors.BodyTooLarge: 413,
+    errors.StorageFull: 413,
     errors.UnsupportedMedia: 415,
     errors.JobNotFound: 404,
+    errors.ObjectNotFound: 404,
     errors.KeyConflict: 422,
     errors.QueueOverloaded: 429,
     errors.QueueDraining: 503,
@@ -64,6 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,  # a redirect would lose the body
     )
     app.include_router(routes_openai.router)
+    app.include_router(routes_files.router)
     app.include_router(routes_jobs.router)
     app.include_router(routes_queues.router)
     app.include_router(routes_health.router)

@@ -5,8 +5,10 @@ LengthwiseError
 ├── BadRequest              400  the client changes its request
 │   ├── ModelNotFound       404
 │   ├── BodyTooLarge        413
+│   ├── StorageFull         413  its files would take more room than there is
 │   └── UnsupportedMedia    415
 ├── JobNotFound             404  no such job (or not yours)
+├── ObjectNotFound          404  no such file, batch or response (or not yours)
 ├── KeyConflict             422  the idempotency key names another request
 ├── QueueOverloaded         429  the client waits `retry_after_s`
 ├── QueueDraining           503  the queue takes no new jobs; the client waits, or goes elsewhere
@@ -78,6 +80,12 @@ class BodyTooLarge(BadRequest):
     code = "body_too_large"
 
 
+class StorageFull(BadRequest):
+    """There is no room for more files; the client deletes some."""
+
+    code = "storage_full"
+
+
 class UnsupportedMedia(BadRequest):
     """The body is of a type or encoding that is not read."""
 
@@ -89,6 +97,13 @@ class JobNotFound(LengthwiseError):
 
     type = "invalid_request_error"
     code = "job_not_found"
+
+
+class ObjectNotFound(LengthwiseError):
+    """There is no such file, batch or response."""
+
+    type = "invalid_request_error"
+    code = "not_found"
 
 
 class KeyConflict(LengthwiseError):

@@ -72,3 +72,29 @@ class QueueKeys:
     def idem(self, tenant: str, key: str) -> str:
         """String: the job that owns a tenant's idempotency key."""
         return f"{self.prefix}idem:{tenant}:{key}"
+
+
+class FileKeys:
+    """The keys of files: one slot for the ledger of them all, and one for each file's content."""
+
+    prefix = "lw:files:{ledger}:"
+    sizes = prefix + "sizes"  #: Hash: file id -> "bytes tenant".
+    expiry = prefix + "expiry"  #: Zset: file id -> when it goes, ms since the epoch.
+    totals = prefix + "totals"  #: Hash: "*" and "t:<tenant>" -> bytes.
+    #: What every script about the ledger begins with.
+    ledger = (sizes, expiry, totals)
+
+    @classmethod
+    def record(cls, file_id: str) -> str:
+        """String: what is known of a file, JSON."""
+        return f"{cls.prefix}file:{file_id}"
+
+    @classmethod
+    def of(cls, tenant: str) -> str:
+        """Zset: a tenant's files -> when they were made, ms since the epoch."""
+        return f"{cls.prefix}of:{tenant}"
+
+    @staticmethod
+    def content(file_id: str) -> str:
+        """Hash: block number -> bytes. A tag of its own, so that Cluster spreads the files."""
+        return f"lw:files:{{{file_id}}}:content"

@@ -102,6 +102,11 @@ class RedisJobStore(RedisReads):
             retry=Retry(ExponentialBackoff(cap=0.05, base=0.01), 2),
         )
 
+    @property
+    def client(self) -> Any:
+        """The pooled client, for what is kept beside jobs: files, batches, responses."""
+        return self._redis
+
     # ------------------------------------------------------------------ scripts
 
     async def _run(self, *calls: _Call) -> list[Any]:

@@ -13,10 +13,12 @@ from typing import cast
 from starlette.requests import Request
 
 from lengthwise_queue.errors import StoreUnavailable
+from lengthwise_queue.file_store import FileLimits, FileStore
 from lengthwise_queue.metrics import Metrics
 from lengthwise_queue.predictor_client import PredictorClient
 from lengthwise_queue.prompt_length import PromptLength
 from lengthwise_queue.queue_book import QueueBook
+from lengthwise_queue.redis_store import RedisJobStore
 from lengthwise_queue.settings import Settings
 from lengthwise_queue.store import JobStore
 
@@ -35,9 +37,17 @@ BACKGROUND_END_S = 2.0
 class Service:
     """The parts of one app."""
 
-    def __init__(self, settings: Settings, store: JobStore) -> None:
+    def __init__(self, settings: Settings, store: RedisJobStore) -> None:
         self.settings = settings
-        self.store = store
+        self.store: JobStore = store
+        self.files = FileStore(
+            store.client,
+            FileLimits(
+                tenant_bytes=settings.tenant_file_bytes,
+                total_bytes=settings.total_file_bytes,
+                ttl_ms=settings.file_ttl_s * 1000,
+            ),
+        )
         self.metrics = Metrics()
         self.book = QueueBook(store)
         self.prompt_length = PromptLength()

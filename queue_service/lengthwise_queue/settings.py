@@ -27,6 +27,18 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=4 * 2**20, ge=1024, description="Largest request body, bytes; 413 above"
     )
+    max_file_bytes: int = Field(
+        default=200 * 2**20, ge=1024, description="Largest uploaded file, bytes; 413 above"
+    )
+    tenant_file_bytes: int = Field(
+        default=2 * 2**30, ge=1024, description="All files of one tenant together, bytes"
+    )
+    total_file_bytes: int = Field(
+        default=8 * 2**30, ge=1024, description="All files together, bytes; they are in Redis"
+    )
+    file_ttl_s: int = Field(
+        default=30 * 86_400, ge=1, description="A file disappears so long after it was made, s"
+    )
     shutdown_grace_s: int = Field(
         default=30, ge=0, description="On SIGTERM, how long open answers may go on, s"
     )

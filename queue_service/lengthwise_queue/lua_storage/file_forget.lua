@@ -1,0 +1,28 @@
+--[[
+Take a file off the ledger and its tenant's list.
+
+KEYS
+  sizes   hash  file id -> "bytes tenant"
+  expiry  zset  file id -> when it goes, ms since the epoch
+  totals  hash  "*" and "t:<tenant>" -> bytes
+ARGV
+  prefix, id
+RETURNS
+  1, or 0 where there was none
+]]
+local sizes, expiry, totals = unpack(KEYS)
+local prefix, id = unpack(ARGV)
+local known = redis.call("HGET", sizes, id)
+redis.call("ZREM", expiry, id)
+redis.call("DEL", prefix .. "file:" .. id)
+if not known then
+  return 0
+end
+local had, owner = string.match(known, "^(%d+) (.*)$")
+redis.call("HDEL", sizes, id)
+redis.call("HINCRBY", totals, "*", -had)
+if redis.call("HINCRBY", totals, "t:" .. owner, -had) == 0 then
+  redis.call("HDEL", totals, "t:" .. owner)
+end
+redis.call("ZREM", prefix .. "of:" .. owner, id)
+return 1

@@ -1,0 +1,32 @@
+"""The Lua scripts of files, batches and responses: what the system keeps beside jobs.
+
+They move no job, so they are none of `scripts`'s events. Called by the stores of those things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from lengthwise_queue.redis_reads import AWAY, away
+
+
+class StorageScript:
+    """One script of lua_storage/, ready to run; loads itself where the server forgot it."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        folder = files("lengthwise_queue") / "lua_storage"
+        text = (folder / f"{name}.lua").read_text(encoding="utf-8")
+        self._script = client.register_script(text)
+
+    async def __call__(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Run it.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
+        try:
+            return await self._script(keys=keys, args=args)
+        except AWAY as exc:
+            raise away() from exc
