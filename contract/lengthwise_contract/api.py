@@ -189,6 +189,13 @@ class QueueSettings(Body):
     default_ms_per_token: float = Field(
         default=20, gt=0, description="Speed assumed before any job has finished, ms"
     )
+    min_rank_accuracy: float | None = Field(
+        default=0.6,
+        ge=0.5,
+        lt=1,
+        description="`sjf` is suspended while fewer pairs of the last 256 answers were predicted "
+        "in the right order; 0.5 is a coin, 1 perfect; null: never",
+    )
     max_model_len: int | None = Field(
         default=None, ge=1, description="Context of the model, tokens; null: the engine decides"
     )

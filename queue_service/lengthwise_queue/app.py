@@ -57,6 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service = Service(settings, RedisJobStore(settings.redis_url))
         app.state.service = service
+        service.start()
         yield
         await service.aclose()
 

@@ -274,6 +274,7 @@ class QueueStats:
     mean_fcfs_wait_ms: float | None = None  #: What first come first served would have made of it.
     #: Of the last answers, newest first: predicted (None: assumed) and actual output tokens.
     lengths: list[tuple[float | None, int]] = field(default_factory=list)
+    coverage: float | None = None  #: Share of these within their p10 to p90; 0.8 is honest.
     tenants: list[TenantLine] = field(default_factory=list)
 
 

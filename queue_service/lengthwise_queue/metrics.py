@@ -6,7 +6,9 @@ One registry per app, so that two apps in one process (as in the tests) do not m
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter as Counts
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from prometheus_client import (
     CollectorRegistry,
@@ -32,6 +34,13 @@ _TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 #: Upper bounds of the buckets by which waits are compared, predicted tokens.
 _LENGTHS = ((64, "0-64"), (256, "64-256"), (1024, "256-1024"))
+
+
+#: The names of these groups, the shortest first.
+LENGTH_BUCKETS = (*(name for _, name in _LENGTHS), "1024+")
+
+#: No jobs wait anywhere.
+EMPTY: Mapping[str, Sequence[float]] = MappingProxyType({})
 
 
 def length_bucket(predicted_tokens: float) -> str:
@@ -83,7 +92,7 @@ class Metrics:
         self.fallbacks = self._counter(
             "predictor_fallbacks_total", "Jobs priced without a prediction", "reason"
         )
-        self._lines = store_metrics.Lines()
+        self._lines = store_metrics.Lines(LENGTH_BUCKETS)
         self.registry.register(self._lines)
         self.store_up = Gauge(
             "lengthwise_store_up", "1 if Redis answered this scrape", registry=self.registry
@@ -95,10 +104,20 @@ class Metrics:
         """Count a job without a prediction."""
         self.fallbacks.labels(why).inc()
 
-    def expose(self, pages: Iterable[Page] | None) -> bytes:
-        """The text of a scrape, with the queues as they are now; None: Redis is away."""
+    def expose(
+        self, pages: Iterable[Page] | None, waiting: Mapping[str, Sequence[float]] = EMPTY
+    ) -> bytes:
+        """The text of a scrape.
+
+        Args:
+            pages: The queues as they are now; None: Redis is away.
+            waiting: Of each queue with waiting jobs, the predicted tokens of a sample of them.
+        """
         self.store_up.set(pages is not None)
         self._lines.pages = list(pages or ())  # a store that is away shows nothing stale
+        self._lines.waiting = {
+            name: Counts(map(length_bucket, lengths)) for name, lengths in waiting.items()
+        }
         return generate_latest(self.registry)
 
     def _counter(self, name: str, what: str, *labels: str) -> Counter:

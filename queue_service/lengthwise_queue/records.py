@@ -125,8 +125,11 @@ def read_stats(answer: list[Any]) -> QueueStats:
         for name, n, s, d, vt in zip(*(texts[i::5] for i in range(5)), strict=True)
     ]
     lengths: list[tuple[float | None, int]] = []
-    for predicted, _, actual in (value.decode().partition(" ") for value in raw_lengths):
+    inside: list[bool] = []
+    for predicted, actual, *quantiles in (value.decode().split(" ") for value in raw_lengths):
         lengths.append((float(predicted) if predicted else None, int(actual)))
+        if quantiles:
+            inside.append(float(quantiles[0]) <= int(actual) <= float(quantiles[2]))
     sum_ms, sum_tokens = float(meta.pop("sum_ms", 0)), float(meta.pop("sum_tokens", 0))
     wait_ms, fcfs_ms = int(meta.pop("wait_ms", 0)), int(meta.pop("fcfs_wait_ms", 0))
     waits, fcfs = int(meta.get("waits", 0)), int(meta.get("fcfs_waits", 0))
@@ -148,6 +151,7 @@ def read_stats(answer: list[Any]) -> QueueStats:
         mean_wait_ms=wait_ms / waits if waits else None,
         mean_fcfs_wait_ms=fcfs_ms / fcfs if fcfs else None,
         lengths=lengths,
+        coverage=sum(inside) / len(inside) if inside else None,
         tenants=sorted(tenants, key=lambda t: t.tenant),
     )
 

@@ -131,6 +131,17 @@ class RedisReads:
             pipe.hget(k.job(first[0].decode() if first else ""), "weight")
         return [float(w) for w in await self._read(pipe.execute()) if w is not None]
 
+    async def waiting_lengths(self, queue: str, sample: int = 1000) -> list[float]:
+        """Predicted tokens of up to `sample` waiting jobs, chosen at random."""
+        k = QueueKeys(queue)
+        found = await self._read(
+            cast("Awaitable[list[bytes]]", self._redis.zrandmember(k.accepted, sample))
+        )
+        pipe = self._redis.pipeline(transaction=False)
+        for one in found:
+            pipe.hget(k.job(one.decode()), "predicted_tokens")
+        return [float(t) for t in await self._read(pipe.execute()) if t is not None]
+
     async def line(self, queue: str, limit: int, *, tenant: str | None = None) -> Line:
         """The line as it stands, at most `limit` jobs of each kind; of one tenant, or of all."""
         k = QueueKeys(queue)

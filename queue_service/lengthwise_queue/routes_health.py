@@ -34,6 +34,8 @@ async def metrics(request: Request) -> Response:
     service = of(request)
     try:
         pages = await service.book.read_all()
+        names = [page.queue.name for page in pages if page.stats.depth]
+        waiting = {name: await service.store.waiting_lengths(name) for name in names}
     except StoreUnavailable:
-        pages = None
-    return Response(service.metrics.expose(pages), media_type=CONTENT_TYPE_LATEST)
+        pages, waiting = None, {}
+    return Response(service.metrics.expose(pages, waiting), media_type=CONTENT_TYPE_LATEST)

@@ -18,6 +18,7 @@ from lengthwise_queue.metrics import Metrics
 from lengthwise_queue.predictor_client import PredictorClient
 from lengthwise_queue.prompt_length import PromptLength
 from lengthwise_queue.queue_book import QueueBook
+from lengthwise_queue.rank_watch import RankWatch
 from lengthwise_queue.redis_store import RedisJobStore
 from lengthwise_queue.settings import Settings
 from lengthwise_queue.store import JobStore
@@ -59,6 +60,12 @@ class Service:
         )
         self.draining = asyncio.Event()  #: The process is to stop: long readers go elsewhere.
         self._background: set[asyncio.Task[None]] = set()
+        self._rank_watch = RankWatch(store, self.book)
+        self._loops: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin with what runs as long as the app."""
+        self._loops.append(asyncio.create_task(self._rank_watch.run()))
 
     def in_background(self, work: Coroutine[object, object, None]) -> None:
         """Run something that no client waits for."""
@@ -87,6 +94,9 @@ class Service:
 
     async def aclose(self) -> None:
         """End the background and close every connection."""
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
         if self._background:
             _, late = await asyncio.wait(self._background, timeout=BACKGROUND_END_S)
             for task in late:

@@ -114,6 +114,9 @@ class JobStore(Protocol):
     async def position(self, queue: str, job_id: str) -> Position | None:
         """Where a waiting job stands; None: it is not waiting."""
 
+    async def waiting_lengths(self, queue: str, sample: int = 1000) -> list[float]:
+        """Predicted tokens of up to `sample` waiting jobs, chosen at random."""
+
     async def line(self, queue: str, limit: int, *, tenant: str | None = None) -> Line:
         """The line as it stands, at most `limit` jobs of each kind; of one tenant, or of all."""
 

@@ -6,7 +6,8 @@ sum. The counters live in Redis, so a restart of ours does not reset them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import Metric
 from prometheus_client.core import (
@@ -34,8 +35,11 @@ _POLICIES = ("sjf", "fcfs", "shadow")
 class Lines(Collector):
     """One scrape's view of every queue; `pages` is set before each."""
 
-    def __init__(self) -> None:
+    def __init__(self, length_buckets: Sequence[str]) -> None:
         self.pages: list[Page] = []
+        #: Of each queue with waiting jobs, how many of a sample are in each group of lengths.
+        self.waiting: Mapping[str, Counter[str]] = {}
+        self._length_buckets = length_buckets
 
     def describe(self) -> Iterable[Metric]:
         """Nothing beforehand: the registry need not ask the store when it is built."""
@@ -46,6 +50,20 @@ class Lines(Collector):
         yield from _gauges(self.pages)
         yield from _counters(self.pages)
         yield from _modes(self.pages)
+        yield self._by_length()
+
+    def _by_length(self) -> Metric:
+        family = GaugeMetricFamily(
+            "lengthwise_queue_depth_by_length",
+            "Jobs waiting, by predicted length; from a sample where more than 1,000 wait",
+            labels=["service", "length_bucket"],
+        )
+        for page in self.pages:
+            counts = self.waiting.get(page.queue.name, Counter())
+            scale = page.stats.depth / counts.total() if counts else 0.0
+            for bucket in self._length_buckets:
+                family.add_metric([page.queue.name, bucket], counts[bucket] * scale)
+        return family
 
 
 def _gauges(pages: list[Page]) -> Iterator[Metric]:
@@ -104,6 +122,12 @@ def _gauges(pages: list[Page]) -> Iterator[Metric]:
             "Pairs of the last answers whose predictions name the longer one, 0 to 1; 0.5: a coin",
             page,
             pair_accuracy(stats.lengths),
+        )
+        show(
+            "predictor_coverage",
+            "Share of the last answers within their predicted p10 to p90; 0.8 is honest",
+            page,
+            stats.coverage,
         )
         show(
             "predictor_fallback_active",

@@ -355,6 +355,18 @@ def test_a_wrong_query_parameter_is_refused_in_openais_form(idle_front: Front) -
     assert answer.json()["error"]["param"] == "limit"
 
 
+def test_a_scrape_shows_the_line_by_predicted_length(idle_front: Front) -> None:
+    model = idle_front.model
+    for max_tokens in (5, 20, 200):
+        body = {"body": idle_front.chat(max_tokens=max_tokens)}
+        assert idle_front.http.post("/v1/jobs", json=body).status_code == 202
+    shown = {
+        bucket: idle_front.metric("queue_depth_by_length", service=model, length_bucket=bucket)
+        for bucket in ("0-64", "64-256", "256-1024", "1024+")
+    }
+    assert shown == {"0-64": 2, "64-256": 1, "256-1024": 0, "1024+": 0}
+
+
 def test_metrics_tell_what_happened(front: Front, until: Until) -> None:
     model = front.model
     front.http.post("/v1/chat/completions", json=front.chat())

@@ -7,7 +7,7 @@ A job that goes back to the line keeps its due time, so it does not lose its pla
 KEYS  the line's (include/line.lua), then
   job      hash    this job's record
   out      stream  this job's output
-  lengths  list    "predicted actual" output tokens of the last answers, newest first
+  lengths  list    "predicted actual quantiles" of the last answers, tokens, newest first
 ARGV  the line's, then
   id, nonce, outcome ("ok", "error", "retry", "release", "cancelled"), prompt_tokens, output_tokens,
   service_ms (each "" when unknown), error (JSON or ""), delay_ms, first, then the last pieces
@@ -68,7 +68,8 @@ if target == "succeeded" and service_ms ~= "" and used and used > 0 then
   redis.call("HSET", line.meta,
     "sum_ms", string.format("%.3f", (sums[1] or 0) * 0.98 + service_ms),
     "sum_tokens", string.format("%.3f", (sums[2] or 0) * 0.98 + used))
-  redis.call("LPUSH", lengths, (record[17] and record[16] or "") .. " " .. output_tokens)
+  redis.call("LPUSH", lengths, (record[17] and record[16] or "") .. " " .. output_tokens
+      .. (record[17] and " " .. record[17] or ""))
   redis.call("LTRIM", lengths, 0, 255)
 end
 
