@@ -53,7 +53,12 @@ def main() -> None:
     settings = Settings()
     logs.set_up(settings.log_level)
     log.info("queue service starts", extra={"host": settings.host, "port": settings.port})
-    make_server(settings).run()
+    try:
+        server = make_server(settings)
+    except ValueError as exc:  # the tenants file, or the API key
+        log.error("queue service cannot start", extra={"reason": str(exc)})
+        sys.exit(1)
+    server.run()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from lengthwise_queue.errors import BadRequest, JobEnded, LengthwiseError
 from lengthwise_queue.redis_store import RedisJobStore
 from lengthwise_queue.service import Service, of
 from lengthwise_queue.settings import Settings
+from lengthwise_queue.tenant_registry import TenantRegistry
 
 #: How each error is answered; one that is not here, as its nearest base.
 STATUS: dict[type[LengthwiseError], int] = {
@@ -33,6 +34,8 @@ STATUS: dict[type[LengthwiseError], int] = {
     errors.BodyTooLarge: 413,
     errors.StorageFull: 413,
     errors.UnsupportedMedia: 415,
+    errors.WrongKey: 401,
+    errors.AdminOnly: 403,
     errors.JobNotFound: 404,
     errors.ObjectNotFound: 404,
     errors.KeyConflict: 422,
@@ -51,11 +54,16 @@ RETRY_503_S = 1
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The app. It connects when it starts, and does not mind if Redis is not there yet."""
+    """The app. It connects when it starts, and does not mind if Redis is not there yet.
+
+    Raises:
+        ValueError: The tenants file, or the API key, cannot be taken.
+    """
+    tenants = TenantRegistry(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = Service(settings, RedisJobStore(settings.redis_url))
+        service = Service(settings, RedisJobStore(settings.redis_url), tenants)
         app.state.service = service
         service.start()
         yield
@@ -93,6 +101,8 @@ def _answer(error: LengthwiseError, status: int) -> Response:
         headers["Retry-After"] = str(error.retry_after_s)
     elif status == 503:
         headers["Retry-After"] = str(RETRY_503_S)
+    if isinstance(error, errors.WrongKey):
+        headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, JobEnded):
         headers[JOB_ID_HEADER] = error.job_id
         # OpenAI's client repeats a 409 and every 5xx by itself. This job was tried as often as

@@ -7,6 +7,8 @@ LengthwiseError
 │   ├── BodyTooLarge        413
 │   ├── StorageFull         413  its files would take more room than there is
 │   └── UnsupportedMedia    415
+├── WrongKey                401  the client sends an API key that is in force
+├── AdminOnly               403  the client uses an admin's key
 ├── JobNotFound             404  no such job (or not yours)
 ├── ObjectNotFound          404  no such file, batch or response (or not yours)
 ├── KeyConflict             422  the idempotency key names another request
@@ -90,6 +92,20 @@ class UnsupportedMedia(BadRequest):
     """The body is of a type or encoding that is not read."""
 
     code = "unsupported_media_type"
+
+
+class WrongKey(LengthwiseError):
+    """The request has no API key, or one that nobody has."""
+
+    type = "invalid_request_error"  # OpenAI's; its clients raise AuthenticationError by the status
+    code = "invalid_api_key"
+
+
+class AdminOnly(LengthwiseError):
+    """The key is good, and its tenant may not do this."""
+
+    type = "invalid_request_error"
+    code = "admin_only"
 
 
 class JobNotFound(LengthwiseError):

@@ -28,8 +28,10 @@ from lengthwise_queue.jobs import (
     TenantFull,
 )
 from lengthwise_queue.metrics import refusal
+from lengthwise_queue.ownership import page_of
 from lengthwise_queue.queue_book import Page
 from lengthwise_queue.service import Service
+from lengthwise_queue.tenants import Tenant
 from lengthwise_queue.validation import Checked
 
 #: Longest `Idempotency-Key`, characters.
@@ -71,12 +73,18 @@ def key_from(header: str | None) -> str | None:
 
 
 async def submit(
-    service: Service, endpoint: Endpoint, body: bytes, checked: Checked, wishes: Wishes
+    service: Service,
+    tenant: Tenant,
+    endpoint: Endpoint,
+    body: bytes,
+    checked: Checked,
+    wishes: Wishes,
 ) -> Ticket:
     """Price a job and put it into the line.
 
     Args:
         service: This app's.
+        tenant: Whose job it is.
         endpoint: The engine path it asks for.
         body: The engine's request body; stored as it is.
         checked: What `validation.check` found in it.
@@ -84,15 +92,15 @@ async def submit(
 
     Raises:
         BadRequest: The queue has no such class, or the request is too long for the model.
-        ModelNotFound: No queue serves the model.
+        ModelNotFound: No queue serves the model, or the tenant may not use it.
         KeyConflict: The idempotency key names another request.
         QueueOverloaded: The queue is full.
         StoreUnavailable: Redis does not answer.
     """
     service_name = checked.model
     try:
-        page = await service.book.page(checked.model)
-        return await _submit(service, page, endpoint, body, checked, wishes)
+        page = await page_of(service, tenant, checked.model)
+        return await _submit(service, tenant, page, endpoint, body, checked, wishes)
     except LengthwiseError as exc:
         if isinstance(exc, (ModelNotFound, StoreUnavailable)):
             service_name = ""  # it may not exist, and labels are bounded
@@ -102,6 +110,7 @@ async def submit(
 
 async def _submit(
     service: Service,
+    tenant: Tenant,
     page: Page,
     endpoint: Endpoint,
     body: bytes,
@@ -137,6 +146,11 @@ async def _submit(
         max_depth=settings.max_depth,
         idempotency_key=wishes.idempotency_key,
         fingerprint=_fingerprint(endpoint, body, wishes) if wishes.idempotency_key else "",
+        tenant=tenant.name,
+        tenant_weight=tenant.weight,
+        tenant_max_depth=tenant.max_depth(settings.max_depth),
+        requests_per_minute=tenant.requests_per_minute,
+        tokens_per_minute=tenant.tokens_per_minute,
     )
     try:
         answer = await service.store.submit(queue, job)

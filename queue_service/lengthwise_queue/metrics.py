@@ -92,6 +92,9 @@ class Metrics:
         self.fallbacks = self._counter(
             "predictor_fallbacks_total", "Jobs priced without a prediction", "reason"
         )
+        self.unauthorized = self._counter(
+            "unauthorized_total", "Requests without an API key, or with a wrong one"
+        )
         self._lines = store_metrics.Lines(LENGTH_BUCKETS)
         self.registry.register(self._lines)
         self.store_up = Gauge(

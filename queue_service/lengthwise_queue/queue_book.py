@@ -32,6 +32,15 @@ class Page:
         return self.queue.settings
 
 
+def no_such_model(name: str) -> ModelNotFound:
+    """There is no such model, or none for the tenant that asks."""
+    return ModelNotFound(
+        f"The model {name!r} does not exist. GET /v1/models lists those that do; "
+        "PUT /v1/queues/{name} creates one.",
+        param="model",
+    )
+
+
 class QueueBook:
     """The pages that were read lately. Only queues that exist have one, so it is bounded."""
 
@@ -67,11 +76,7 @@ class QueueBook:
         queue = await self._store.queue(name)
         if queue is None:
             self._pages.pop(name, None)
-            raise ModelNotFound(
-                f"The model {name!r} does not exist. GET /v1/models lists those that do; "
-                "PUT /v1/queues/{name} creates one.",
-                param="model",
-            )
+            raise no_such_model(name)
         stats = await self._store.stats(name)
         page = Page(queue=queue, stats=stats, read_s=time.monotonic())
         self._pages[name] = page

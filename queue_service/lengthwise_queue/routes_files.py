@@ -13,10 +13,11 @@ from starlette.responses import Response, StreamingResponse
 from lengthwise_queue.errors import BadRequest, BodyTooLarge, ObjectNotFound
 from lengthwise_queue.file_store import LONGEST_TTL_MS, FileGone, FileWriter, StoredFile
 from lengthwise_queue.form_body import Field, FileBegin, FormReader
+from lengthwise_queue.ownership import SECURED
 from lengthwise_queue.service import Service, of
 from lengthwise_queue.tenant_seam import tenant_of
 
-router = APIRouter(tags=["files"])
+router = APIRouter(tags=["files"], dependencies=SECURED)
 
 #: What an uploaded file may be for. OpenAI has more; nothing here would read those.
 PURPOSE = "batch"

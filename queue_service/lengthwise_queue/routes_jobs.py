@@ -15,15 +15,16 @@ from starlette.types import Receive, Scope, Send
 from lengthwise_contract.api import Explanation, JobRequest, JobView
 from lengthwise_contract.states import TERMINAL, JobState
 from lengthwise_queue import intake, responses, validation, views
-from lengthwise_queue.errors import BadRequest, JobNotFound, LengthwiseError, StoreUnavailable
+from lengthwise_queue.errors import BadRequest, LengthwiseError, StoreUnavailable
 from lengthwise_queue.follow import Drained, HungUp, follow, while_connected
 from lengthwise_queue.jobs import EntryKind, Job, OutputEntry
 from lengthwise_queue.metrics import refusal
 from lengthwise_queue.openai_stream import KEEP_ALIVE, event
+from lengthwise_queue.ownership import SECURED, find_job, tenant_of
 from lengthwise_queue.request_body import parse_object, read_body, wrong_field
 from lengthwise_queue.service import Service, of
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], dependencies=SECURED)
 
 #: Ids of stream entries, as Redis makes them: ms and a sequence number, 64 bits each.
 _ENTRY_ID = re.compile(r"\d{1,19}-\d{1,19}")
@@ -63,11 +64,13 @@ async def submit_job(request: Request) -> Response:
         idempotency_key=key,
     )
     payload = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-    ticket = await intake.submit(service, asked.endpoint, payload, checked, wishes)
+    tenant = tenant_of(request)
+    ticket = await intake.submit(service, tenant, asked.endpoint, payload, checked, wishes)
     service.metrics.requests.labels(ticket.queue, "accepted").inc()
     status, view = 202, views.new_job_view(ticket.queue, ticket.new, ticket.accepted)
     if ticket.accepted.duplicate:
-        status, view = 200, await _view(service, await _job(service, ticket.accepted.id))
+        job = await find_job(service, tenant, ticket.accepted.id)
+        status, view = 200, await _view(service, job)
     answer = _json(view, status)
     answer.headers["Location"] = f"/v1/jobs/{ticket.accepted.id}"
     return answer
@@ -77,23 +80,23 @@ async def submit_job(request: Request) -> Response:
 async def get_job(request: Request, job_id: str) -> Response:
     """A job, with its answer so far."""
     service = of(request)
-    return _json(await _view(service, await _job(service, job_id)))
+    return _json(await _view(service, await find_job(service, tenant_of(request), job_id)))
 
 
 @router.delete("/v1/jobs/{job_id}", response_model=JobView)
 async def cancel_job(request: Request, job_id: str) -> Response:
     """Withdraw a job; doing it again changes nothing. A running one ends within a heartbeat."""
-    service = of(request)
-    job = await _job(service, job_id)
+    service, tenant = of(request), tenant_of(request)
+    job = await find_job(service, tenant, job_id)
     await service.store.cancel(job.queue, job.id)
-    return _json(await _view(service, await _job(service, job_id)))
+    return _json(await _view(service, await find_job(service, tenant, job_id)))
 
 
 @router.get("/v1/jobs/{job_id}/explain", response_model=Explanation)
 async def explain_job(request: Request, job_id: str) -> Response:
     """Why the job stands where it stands."""
     service = of(request)
-    job = await _job(service, job_id)
+    job = await find_job(service, tenant_of(request), job_id)
     page = await service.book.read(job.queue)
     waiting = job.state is JobState.QUEUED
     position = await service.store.position(job.queue, job.id) if waiting else None
@@ -110,7 +113,7 @@ async def stream_job(request: Request, job_id: str) -> Response:
     """
     service = of(request)
     after = _resume_after(request)
-    job = await _job(service, job_id)
+    job = await find_job(service, tenant_of(request), job_id)
     if after != "0-0" and job.state in TERMINAL:
         rest = await service.store.read_output(job.queue, job.id, after=after, limit=1)
         if not rest:
@@ -195,15 +198,6 @@ def _resume_after(request: Request) -> str:
             code="invalid_value",
         )
     return given
-
-
-async def _job(service: Service, job_id: str) -> Job:
-    job = await service.store.find(job_id)
-    if job is None:
-        raise JobNotFound(
-            "There is no such job. Its id may be wrong, or it finished too long ago to be kept."
-        )
-    return job
 
 
 async def _view(service: Service, job: Job) -> JobView:

@@ -12,11 +12,12 @@ from lengthwise_contract.api import Endpoint
 from lengthwise_queue import answers, intake, validation
 from lengthwise_queue.errors import LengthwiseError
 from lengthwise_queue.metrics import refusal
+from lengthwise_queue.ownership import SECURED, page_of, tenant_of
 from lengthwise_queue.queue_book import Page
 from lengthwise_queue.request_body import parse_object, read_body
 from lengthwise_queue.service import of
 
-router = APIRouter(tags=["openai"])
+router = APIRouter(tags=["openai"], dependencies=SECURED)
 
 
 @router.post("/v1/chat/completions", response_model=None)
@@ -46,7 +47,7 @@ async def _serve(request: Request, endpoint: Endpoint) -> Response:
         service.metrics.requests.labels("", refusal(exc)).inc()
         raise
     wishes = intake.Wishes(idempotency_key=key)
-    ticket = await intake.submit(service, endpoint, body, checked, wishes)
+    ticket = await intake.submit(service, tenant_of(request), endpoint, body, checked, wishes)
     visit = answers.Visit(service, ticket, started_s)
     answer = answers.streaming if checked.stream else answers.plain
     return await answer(visit, request.receive)
@@ -54,15 +55,17 @@ async def _serve(request: Request, endpoint: Endpoint) -> Response:
 
 @router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
-    """The models that can be asked: the queues that there are."""
+    """The models that can be asked: the queues that there are, for this tenant."""
+    tenant = tenant_of(request)
     pages = await of(request).book.read_all()
-    return {"object": "list", "data": [_model(page) for page in pages]}
+    data = [_model(page) for page in pages if tenant.may_use(page.queue.name)]
+    return {"object": "list", "data": data}
 
 
 @router.get("/v1/models/{model:path}")
 async def model(request: Request, model: str) -> dict[str, Any]:
     """One model."""
-    return _model(await of(request).book.page(model))
+    return _model(await page_of(of(request), tenant_of(request), model))
 
 
 def _model(page: Page) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from pydantic import ValidationError
 from lengthwise_contract.api import LineView, QueueSettings, QueueView
 from lengthwise_queue import views
 from lengthwise_queue.errors import BadRequest
+from lengthwise_queue.ownership import SECURED
 from lengthwise_queue.request_body import parse_object, read_body, wrong_field
 from lengthwise_queue.service import of
 
-router = APIRouter(tags=["queues"])
+router = APIRouter(tags=["queues"], dependencies=SECURED)
 
 #: A queue is named as its model. Braces would break the Redis keys' hash tag.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(/[A-Za-z0-9._:@+-]+)*")

@@ -22,6 +22,7 @@ from lengthwise_queue.rank_watch import RankWatch
 from lengthwise_queue.redis_store import RedisJobStore
 from lengthwise_queue.settings import Settings
 from lengthwise_queue.store import JobStore
+from lengthwise_queue.tenant_registry import TenantRegistry
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +39,9 @@ BACKGROUND_END_S = 2.0
 class Service:
     """The parts of one app."""
 
-    def __init__(self, settings: Settings, store: RedisJobStore) -> None:
+    def __init__(self, settings: Settings, store: RedisJobStore, tenants: TenantRegistry) -> None:
         self.settings = settings
+        self.tenants = tenants
         self.store: JobStore = store
         self.files = FileStore(
             store.client,
@@ -65,7 +67,8 @@ class Service:
 
     def start(self) -> None:
         """Begin with what runs as long as the app."""
-        self._loops.append(asyncio.create_task(self._rank_watch.run()))
+        for work in (self._rank_watch.run(), self.tenants.keep_current()):
+            self._loops.append(asyncio.create_task(work))
 
     def in_background(self, work: Coroutine[object, object, None]) -> None:
         """Run something that no client waits for."""

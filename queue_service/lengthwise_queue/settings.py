@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -39,7 +40,19 @@ class Settings(BaseSettings):
     file_ttl_s: int = Field(
         default=30 * 86_400, ge=1, description="A file disappears so long after it was made, s"
     )
+    tenants_file: Path | None = Field(
+        default=None, description="Tenants and the hashes of their API keys; docs/tenants.md"
+    )
+    api_key: SecretStr | None = Field(
+        default=None, description="The one key, or its hash, where there is no file; null: open"
+    )
     shutdown_grace_s: int = Field(
         default=30, ge=0, description="On SIGTERM, how long open answers may go on, s"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="after")
+    def _one_source_of_keys(self) -> Settings:
+        if self.tenants_file is not None and self.api_key is not None:
+            raise ValueError("give `tenants_file` or `api_key`, not both")
+        return self

@@ -108,8 +108,8 @@ class JobStore(Protocol):
     async def get(self, queue: str, job_id: str) -> Job | None:
         """One job's record."""
 
-    async def find(self, job_id: str) -> Job | None:
-        """One job's record, whichever queue it is in."""
+    async def find(self, job_id: str, *, tenant: str | None = None) -> Job | None:
+        """One job's record, whichever queue it is in; if it is this tenant's, or anybody's."""
 
     async def position(self, queue: str, job_id: str) -> Position | None:
         """Where a waiting job stands; None: it is not waiting."""
