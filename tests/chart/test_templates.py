@@ -213,8 +213,7 @@ def test_every_setting_that_the_chart_hands_out_is_one_that_its_program_has(
 ) -> None:
     """A misspelt variable would be ignored without a word."""
     fields = {
-        # tenants_file is named in the chart before the queue service can read it.
-        "LENGTHWISE_QUEUE_": {*QueueServiceSettings.model_fields, "tenants_file"},
+        "LENGTHWISE_QUEUE_": set(QueueServiceSettings.model_fields),
         "LENGTHWISE_PREDICTOR_": set(PredictorSettings.model_fields),
     }
     for pod in pods(render(values)):

@@ -1,0 +1,146 @@
+"""The Grafana dashboards of the chart, read, and asked of a Prometheus.
+
+Called by dashboard_pictures.py, and by the tests that ask a real Prometheus every query.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+#: What Grafana would put in for `$__rate_interval`, at the 15 s interval of the chart's monitors.
+RATE_INTERVAL = "1m"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One query of a panel; `legend` has Grafana's `{{label}}`."""
+
+    expr: str
+    legend: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One panel; `kind` is Grafana's (`timeseries`, `stat`)."""
+
+    title: str
+    kind: str
+    unit: str
+    targets: list[Target]
+    right: list[tuple[str, str]]  #: (pattern of legends, unit) of what is on the right axis.
+    dashed: list[str]  #: Patterns of the legends that are drawn dashed.
+    colors: dict[str, str]  #: Legend -> its fixed colour, by Grafana's name.
+    stacked: bool
+    top: float | None
+    row: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """What a query gave: `times`, seconds since the epoch, and as many `values`."""
+
+    labels: dict[str, str]
+    times: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def name(self, legend: str) -> str:
+        """The legend with the labels put in."""
+        if legend == "__auto":
+            return ", ".join(f"{k}={v}" for k, v in self.labels.items() if k != "__name__")
+        return re.sub(r"{{\s*(\w+)\s*}}", lambda m: self.labels.get(m[1], ""), legend).strip()
+
+
+def read(path: Path) -> tuple[str, list[Panel]]:
+    """The title of a dashboard, and its panels in their order."""
+    dashboard = json.loads(path.read_text(encoding="utf-8"))
+    panels, row = [], ""
+    for raw in dashboard["panels"]:
+        if raw["type"] == "row":
+            row = raw["title"]
+            continue
+        defaults = raw["fieldConfig"]["defaults"]
+        custom = defaults.get("custom", {})
+        right, dashed, colors = [], [], {}
+        for override in raw["fieldConfig"]["overrides"]:
+            pattern = override["matcher"]["options"]
+            said = {p["id"]: p["value"] for p in override["properties"]}
+            if said.get("custom.axisPlacement") == "right":
+                right.append((pattern, said.get("unit", defaults["unit"])))
+            if "custom.lineStyle" in said:
+                dashed.append(pattern)
+            if "color" in said:
+                colors[pattern] = said["color"]["fixedColor"]
+        panels.append(
+            Panel(
+                title=raw["title"],
+                kind=raw["type"],
+                unit=defaults["unit"],
+                targets=[Target(expr=t["expr"], legend=t["legendFormat"]) for t in raw["targets"]],
+                right=right,
+                dashed=dashed,
+                colors=colors,
+                stacked="stacking" in custom,
+                top=defaults.get("max"),
+                row=row,
+            )
+        )
+    return str(dashboard["title"]), panels
+
+
+def expand(
+    expr: str, *, span_s: float, service: str = ".+", rate_interval: str = RATE_INTERVAL
+) -> str:
+    """A query with Grafana's variables put in: `service` is a pattern of names."""
+    filled = expr.replace("$__rate_interval", rate_interval).replace("$service", service)
+    return filled.replace("$__range", f"{max(1, round(span_s))}s")
+
+
+class Prometheus:
+    """The two queries of a Prometheus's HTTP API."""
+
+    def __init__(self, url: str) -> None:
+        """`url` is its root."""
+        self._http = httpx.Client(base_url=url, timeout=30)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def now(self, expr: str) -> list[Series]:
+        """What `expr` gives now.
+
+        Raises:
+            ValueError: Prometheus refuses the query; the message is its own.
+        """
+        return [
+            Series(labels=r["metric"], times=[float(r["value"][0])], values=[float(r["value"][1])])
+            for r in self._ask("query", {"query": expr})
+        ]
+
+    def over(self, expr: str, *, start_s: float, end_s: float, step_s: float) -> list[Series]:
+        """What `expr` gave between two moments, seconds since the epoch.
+
+        Raises:
+            ValueError: Prometheus refuses the query; the message is its own.
+        """
+        asked = {"query": expr, "start": start_s, "end": end_s, "step": step_s}
+        return [
+            Series(
+                labels=r["metric"],
+                times=[float(t) for t, _ in r["values"]],
+                values=[float(v) for _, v in r["values"]],
+            )
+            for r in self._ask("query_range", asked)
+        ]
+
+    def _ask(self, what: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
+        answer = self._http.post(f"/api/v1/{what}", data=asked).json()
+        if answer["status"] != "success":
+            raise ValueError(f"{answer.get('error')} in {asked['query']}")
+        return list(answer["data"]["result"])
