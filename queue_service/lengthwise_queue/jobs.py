@@ -5,6 +5,7 @@ All times are ms since the epoch by the Redis server's clock, as floats with us 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -156,6 +157,15 @@ class Outcome:
     service_ms: float | None = None
     error: JobError | None = None
     delay_ms: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How one claim ended, with the last `chunks` of its answer."""
+
+    lease: Lease
+    outcome: Outcome
+    chunks: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,13 +16,13 @@ from typing import Any, cast
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import NoScriptError
 
 from lengthwise_contract.api import Prediction, QueueSettings, WorkerView
 from lengthwise_contract.states import Event, JobState
 from lengthwise_queue.errors import StoreUnavailable
 from lengthwise_queue.jobs import (
     Claim,
+    Ending,
     Finished,
     Lease,
     LeaseState,
@@ -38,10 +38,8 @@ from lengthwise_queue.keys import QUEUES, QueueKeys
 from lengthwise_queue.output_hub import OutputHub
 from lengthwise_queue.records import read_claims, read_stats, read_submitted, write_quantiles
 from lengthwise_queue.redis_reads import AWAY, RedisReads, away
+from lengthwise_queue.script_runner import Call, ScriptRunner
 from lengthwise_queue.scripts import load_all
-
-#: One script to run: its name, its keys, its arguments.
-_Call = tuple[str, Sequence[str], Sequence[Any]]
 
 #: Jobs that one step of a change of order looks at: about 2 ms of the server's time.
 _REORDER_STEP = 500
@@ -85,12 +83,17 @@ class RedisJobStore(RedisReads):
         self._url = url
         self._scripts = load_all()
         self._redis = self._client(self.settings.command_timeout_s)
+        # Its timeout is the runner's: one for a pipeline, not one for each reply.
+        self._script_client = self._client(None)
+        self._runner = ScriptRunner(
+            self._script_client, self._scripts, timeout_s=self.settings.command_timeout_s
+        )
         self._waiting: dict[str, redis.Redis] = {}
         self._pubsub: dict[str, Any] = {}
         self._hubs: dict[str, OutputHub] = {}
         self._emitted: dict[str, int] = {}
 
-    def _client(self, timeout_s: float) -> redis.Redis:
+    def _client(self, timeout_s: float | None) -> redis.Redis:
         # A broken pooled connection is replaced at once, a refused one is not insisted on: a
         # caller should hear "503" within a blink. Every script may be repeated (claim: a lease
         # whose reply was lost runs out and the job goes back to the line).
@@ -109,17 +112,10 @@ class RedisJobStore(RedisReads):
 
     # ------------------------------------------------------------------ scripts
 
-    async def _run(self, *calls: _Call) -> list[Any]:
-        """Run scripts, in order, in one round trip; loads them where the server forgot them."""
+    async def _run(self, *calls: Call) -> list[Any]:
+        """Run scripts, in order, in one round trip."""
         try:
-            answers = await self._send(calls)
-            missing = [i for i, a in enumerate(answers) if isinstance(a, NoScriptError)]
-            if missing:
-                for event in {calls[i][0] for i in missing}:
-                    await self._redis.script_load(self._scripts[event].text)
-                again = await self._send([calls[i] for i in missing])
-                for i, answer in zip(missing, again, strict=True):
-                    answers[i] = answer
+            answers = await self._runner.run(calls)
         except AWAY as exc:
             raise away() from exc
         for answer in answers:
@@ -128,24 +124,6 @@ class RedisJobStore(RedisReads):
             if isinstance(answer, Exception):
                 raise answer
         return answers
-
-    async def _send(
-        self,
-        calls: Sequence[_Call],
-    ) -> list[Any]:
-        if len(calls) == 1:
-            event, keys, args = calls[0]
-            try:
-                return [await self._eval(self._redis, event, keys, args)]
-            except NoScriptError as exc:
-                return [exc]
-        pipe = self._redis.pipeline(transaction=False)
-        for event, keys, args in calls:
-            pipe.evalsha(self._scripts[event].sha, len(keys), *keys, *args)
-        return await pipe.execute(raise_on_error=False)
-
-    def _eval(self, client: Any, event: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        return client.evalsha(self._scripts[event].sha, len(keys), *keys, *args)
 
     @property
     def _now(self) -> str:
@@ -191,12 +169,12 @@ class RedisJobStore(RedisReads):
 
     def _call(
         self, k: QueueKeys, script: str, keys: Sequence[str] = (), args: Sequence[Any] = ()
-    ) -> _Call:
+    ) -> Call:
         s = self.settings
         common = [k.prefix, self._now, s.retention_ms, s.dead_retention_ms]
         return script, [*k.line, *keys], [*common, *args]
 
-    def _claim_call(self, k: QueueKeys, worker_id: str, count: int) -> _Call:
+    def _claim_call(self, k: QueueKeys, worker_id: str, count: int) -> Call:
         args = [count, self.settings.lease_ms, uuid.uuid4().hex, worker_id]
         return self._call(k, Event.CLAIM, (), args)
 
@@ -249,7 +227,31 @@ class RedisJobStore(RedisReads):
         claim_next: int = 0,
     ) -> Finished:
         """End a claim, appending the last `chunks` first, and take up to `claim_next` more jobs."""
+        ending = Ending(lease=lease, outcome=outcome, chunks=chunks)
+        [state], claims = await self.finish_all(
+            queue, [ending], worker_id=worker_id, claim_next=claim_next
+        )
+        return Finished(state=state, next_claims=claims)
+
+    async def finish_all(
+        self, queue: str, endings: Sequence[Ending], *, worker_id: str, claim_next: int = 0
+    ) -> tuple[list[JobState | None], list[Claim]]:
+        """`finish` for several claims in one round trip, and one claim of `claim_next` more jobs.
+
+        Their states in the same order. Each is atomic; all of them together are not.
+        """
         k = QueueKeys(queue)
+        calls = [self._finish_call(k, ending) for ending in endings]
+        if claim_next > 0:
+            calls.append(self._claim_call(k, worker_id, claim_next))
+        answers = await self._run(*calls)
+        claims = read_claims(answers.pop()) if claim_next > 0 else []
+        for ending in endings:
+            self._emitted.pop(ending.lease.nonce, None)
+        return [JobState(a[1].decode()) if a[0] == b"ok" else None for a in answers], claims
+
+    def _finish_call(self, k: QueueKeys, ending: Ending) -> Call:
+        lease, outcome = ending.lease, ending.outcome
         keys = [k.job(lease.job_id), k.out(lease.job_id), k.lengths]
         args = [
             lease.job_id,
@@ -261,16 +263,9 @@ class RedisJobStore(RedisReads):
             outcome.error.model_dump_json() if outcome.error else "",
             outcome.delay_ms,
             self._emitted.get(lease.nonce, 0),
-            *chunks,
+            *ending.chunks,
         ]
-        calls = [self._call(k, Event.FINISH, keys, args)]
-        if claim_next > 0:
-            calls.append(self._claim_call(k, worker_id, claim_next))
-        answers = await self._run(*calls)
-        self._emitted.pop(lease.nonce, None)
-        ended = answers[0]
-        state = JobState(ended[1].decode()) if ended[0] == b"ok" else None
-        return Finished(state=state, next_claims=read_claims(answers[1]) if claim_next > 0 else [])
+        return self._call(k, Event.FINISH, keys, args)
 
     async def cancel(self, queue: str, job_id: str) -> JobState | None:
         """Withdraw a job; its state afterwards (what runs hears it soon), None: unknown."""
@@ -456,6 +451,8 @@ class RedisJobStore(RedisReads):
             await pubsub.aclose()
         for client in self._waiting.values():
             await client.aclose()
+        await self._runner.aclose()
+        await self._script_client.aclose()
         await self._redis.aclose()
 
 

@@ -13,6 +13,7 @@ from lengthwise_contract.api import Prediction, QueueSettings, WorkerView
 from lengthwise_contract.states import JobState
 from lengthwise_queue.jobs import (
     Claim,
+    Ending,
     Finished,
     Job,
     JobPage,
@@ -61,6 +62,14 @@ class JobStore(Protocol):
         claim_next: int = 0,
     ) -> Finished:
         """End a claim, appending the last `chunks` first, and take up to `claim_next` more jobs."""
+
+    async def finish_all(
+        self, queue: str, endings: Sequence[Ending], *, worker_id: str, claim_next: int = 0
+    ) -> tuple[list[JobState | None], list[Claim]]:
+        """`finish` for several claims in one round trip, and one claim of `claim_next` more jobs.
+
+        Their states in the same order. Each is atomic; all of them together are not.
+        """
 
     async def cancel(self, queue: str, job_id: str) -> JobState | None:
         """Withdraw a job; its state afterwards (what runs hears it soon), None: unknown."""

@@ -16,9 +16,9 @@ from enum import StrEnum
 
 from lengthwise_contract.api import JobError
 from lengthwise_queue.errors import StoreUnavailable
-from lengthwise_queue.jobs import Claim, LeaseState, Outcome, OutcomeKind
-from lengthwise_queue.store import JobStore
+from lengthwise_queue.jobs import Claim, Ending, LeaseState, Outcome, OutcomeKind
 from lengthwise_worker.backoff import Backoff, StoreLink
+from lengthwise_worker.endings import Endings
 from lengthwise_worker.engines.base import Answer, Engine
 from lengthwise_worker.errors import EngineError
 from lengthwise_worker.metrics import Metrics
@@ -43,18 +43,15 @@ class Abort(StrEnum):
 class JobContext:
     """What every job of a worker shares.
 
-    `claim_next()` says how many jobs to take as this one ends; `engine_said(error)` hears how each
-    call of the engine ended (None: well), and says how long to leave it alone, ms; `gave_up()` is
-    true when the process ends and no more is to be tried.
+    `engine_said(error)` hears how each call of the engine ended (None: well), and says how long to
+    leave it alone, ms; `gave_up()` is true when the process ends and no more is to be tried.
     """
 
     queue: str
-    worker_id: str
     engine: Engine
     metrics: Metrics
     link: StoreLink
     coalesce_s: float
-    claim_next: Callable[[], int]
     engine_said: Callable[[EngineError | None], int]
     gave_up: Callable[[], bool]
 
@@ -63,10 +60,15 @@ class JobRun:
     """See the module. `store` stays the one of the claim: it counts what was emitted."""
 
     def __init__(
-        self, claim: Claim, store: JobStore, context: JobContext, gate: asyncio.Event | None = None
+        self,
+        claim: Claim,
+        endings: Endings,
+        context: JobContext,
+        gate: asyncio.Event | None = None,
     ) -> None:
         """Nothing runs yet; a job with a `gate` waits for it (a static batch that still fills)."""
-        self.claim, self.store = claim, store
+        self.claim, self.store = claim, endings.store
+        self._endings = endings
         self._context, self._gate = context, gate
         self._claimed_s = time.monotonic()
         self._called_s: float | None = None
@@ -93,8 +95,8 @@ class JobRun:
         elif why is Abort.LOST:
             self._abort = why
 
-    async def run(self) -> list[Claim]:
-        """Have the job answered and end its claim; the jobs that were claimed in the same call."""
+    async def run(self) -> None:
+        """Have the job answered, and end its claim."""
         outcome, last = await self._answer()
         self._closed = True
         if self._timer is not None:
@@ -102,8 +104,9 @@ class JobRun:
         if self._emitting is not None:
             await self._emitting
         if self._abort is Abort.LOST:
-            return self._lost()
-        return await self._finish(outcome, self._buffer + last)
+            self._lost()
+        else:
+            await self._finish(outcome, self._buffer + last)
 
     # ------------------------------------------------------------------ the engine
 
@@ -221,46 +224,37 @@ class JobRun:
 
     # ------------------------------------------------------------------ the end
 
-    async def _finish(self, outcome: Outcome, chunks: list[bytes]) -> list[Claim]:
-        context, claim = self._context, self.claim
-        claim_next = context.claim_next()
+    async def _finish(self, outcome: Outcome, chunks: list[bytes]) -> None:
+        context = self._context
+        ending, first = Ending(lease=self.claim.lease, outcome=outcome, chunks=chunks), True
         while True:
             try:
-                finished = await self.store.finish(
-                    context.queue,
-                    claim.lease,
-                    outcome,
-                    chunks=chunks,
-                    worker_id=context.worker_id,
-                    claim_next=claim_next,
-                )
+                state = await self._endings.end(ending, claim=first)
                 break
             except StoreUnavailable as exc:
                 context.link.failed(exc)
                 if context.gave_up():
                     log.warning("job left to its lease: the store is away", extra=self._ids())
-                    return []
-                # Repeating it is safe, the nonce is the same; but not its claim, whose jobs
-                # nobody would ever learn of.
-                claim_next = 0
+                    return
+                first = False
                 await asyncio.sleep(self._backoff.next_s())
         context.link.worked()
-        if finished.state is None:
-            return self._lost() + finished.next_claims
+        if state is None:
+            self._lost()
+            return
         context.metrics.outcomes[outcome.kind].inc()
-        log.info(
-            "job finished",
-            extra=self._ids()
-            | {
-                "outcome": outcome.kind.value,
-                "state": finished.state.value,
-                "output_tokens": outcome.output_tokens,
-                "service_ms": round(outcome.service_ms or 0.0, 1),
-            },
-        )
-        return finished.next_claims
+        if log.isEnabledFor(logging.INFO):
+            log.info(
+                "job finished",
+                extra=self._ids()
+                | {
+                    "outcome": outcome.kind.value,
+                    "state": state.value,
+                    "output_tokens": outcome.output_tokens,
+                    "service_ms": round(outcome.service_ms or 0.0, 1),
+                },
+            )
 
-    def _lost(self) -> list[Claim]:
+    def _lost(self) -> None:
         self._context.metrics.leases_lost.inc()
         log.warning("lease lost", extra=self._ids())
-        return []

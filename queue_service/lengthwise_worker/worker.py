@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from lengthwise_queue.errors import StoreUnavailable
@@ -18,6 +18,7 @@ from lengthwise_queue.jobs import Claim
 from lengthwise_queue.store import JobStore
 from lengthwise_worker.backoff import Backoff, StoreLink
 from lengthwise_worker.batching import Batching, BatchingMode
+from lengthwise_worker.endings import Endings
 from lengthwise_worker.engine_watch import EngineWatch
 from lengthwise_worker.engines.base import Engine
 from lengthwise_worker.errors import WatchdogGaveUp
@@ -58,6 +59,7 @@ class Worker:
         self.metrics = metrics or Metrics()
         self._open_store = open_store
         self._store = open_store()
+        self._endings = self._make_endings()
         self._old_stores: list[JobStore] = []
         self._engine = engine
         self._batching = Batching(
@@ -75,12 +77,10 @@ class Worker:
         self._watch = EngineWatch(engine, self.metrics, self._changed)
         self._context = JobContext(
             queue=settings.queue,
-            worker_id=settings.worker_id,
             engine=engine,
             metrics=self.metrics,
             link=self._link,
             coalesce_s=settings.coalesce_ms / 1000,
-            claim_next=lambda: int(self._may_claim and self._batching.hands_on),
             engine_said=self._watch.said,
             gave_up=self._gave_up,
         )
@@ -253,14 +253,23 @@ class Worker:
             if not self._stopping.is_set():
                 gate.set()
 
-    def _start(self, claims: list[Claim], gate: asyncio.Event | None = None) -> None:
+    def _make_endings(self) -> Endings:
+        return Endings(
+            self._store,
+            queue=self.settings.queue,
+            worker_id=self.settings.worker_id,
+            may_claim=lambda: self._may_claim and self._batching.hands_on,
+            begin=self._start,
+        )
+
+    def _start(self, claims: Sequence[Claim], gate: asyncio.Event | None = None) -> None:
         """Begin with claimed jobs; one that comes when we already stop is handed back at once."""
         if not claims:
             return
         self._watchdog.claimed()
         self.metrics.claims.inc(len(claims))
         for claim in claims:
-            run = JobRun(claim, self._store, self._context, gate)
+            run = JobRun(claim, self._endings, self._context, gate)
             if self._stopping.is_set():
                 run.abort(Abort.RELEASE)
             self._runs[claim.lease.job_id] = run
@@ -272,15 +281,13 @@ class Worker:
 
     async def _run_job(self, run: JobRun) -> None:
         try:
-            next_claims = await run.run()
+            await run.run()
         except Exception as exc:
             # The outermost frame of a job: what reaches it came from the store's side.
             log.exception("job broke", extra={"job_id": run.claim.lease.job_id})
             self._break(exc)
-            next_claims = []
         if self._runs.get(run.claim.lease.job_id) is run:
             del self._runs[run.claim.lease.job_id]
-        self._start(next_claims)
         self.metrics.inflight.set(len(self._runs))
         self._changed.set()
 
@@ -322,6 +329,7 @@ class Worker:
         await _end(*self._loops)
         self._old_stores.append(self._store)
         self._store = self._open_store()
+        self._endings = self._make_endings()
         in_use = {id(run.store) for run in self._runs.values()}
         for store in [old for old in self._old_stores if id(old) not in in_use]:
             self._old_stores.remove(store)
