@@ -11,7 +11,7 @@ import sys
 import typer
 from rich.console import Console
 
-from lengthwise_cli import bench, demo, submit, top, up
+from lengthwise_cli import bench, bench_queue, demo, submit, top, up
 from lengthwise_cli.errors import CliError
 from lengthwise_lab.errors import LabError
 
@@ -26,8 +26,11 @@ app.command("up")(up.up)
 app.command("submit")(submit.submit)
 app.command("top")(top.top)
 app.command("demo")(demo.demo)
-bench_app = typer.Typer(help="Measure a running service.", no_args_is_help=True)
+bench_app = typer.Typer(
+    help="Measure a running service, or the queue itself.", no_args_is_help=True
+)
 bench_app.command("serve")(bench.serve)
+bench_app.command("queue")(bench_queue.queue)
 app.add_typer(bench_app, name="bench")
 
 

@@ -4,7 +4,8 @@
 LabError
 ├── BadWorkload       a workload file cannot be used; the message names the file and the line
 ├── BadChoice         a model or a policy is not one that there is; the message lists them
-└── ServiceError      a running service, or an engine, refused or cannot be reached
+├── ServiceError      a running service, or an engine, refused or cannot be reached
+└── ChildSilent       a process of `bench queue` ended, or did not say what it should in time
 ```
 """
 
@@ -34,3 +35,7 @@ class ServiceError(LabError):
         """`message` says what was refused and what to do."""
         self.status = status
         super().__init__(message)
+
+
+class ChildSilent(LabError):
+    """A process of a measurement ended, or did not say in time what was waited for."""

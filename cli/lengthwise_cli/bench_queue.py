@@ -1,0 +1,126 @@
+"""`lengthwise bench queue`: this queue beside other task queues for Python, on one server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from lengthwise_cli.errors import BadUsage, CliError
+from lengthwise_lab.queue_bench.depth import measure_depths
+from lengthwise_lab.queue_bench.library import LIBRARIES
+from lengthwise_lab.queue_bench.report import as_json as result_as_json
+from lengthwise_lab.queue_bench.report import render
+from lengthwise_lab.queue_bench.rounds import Bench, Cores, Options, split_cores
+from lengthwise_lab.queue_bench.server import Persistence, Server, started
+
+
+def queue(
+    libraries: Annotated[
+        str, typer.Option(help="Which to measure, with commas. Default: all that are installed.")
+    ] = ",".join(LIBRARIES),
+    jobs: Annotated[int, typer.Option(min=1, help="Jobs of each burn-down.")] = 3000,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 3,
+    payload: Annotated[int, typer.Option(min=0, help="Bytes that each job carries.")] = 512,
+    rate: Annotated[
+        float, typer.Option(min=0, help="Open loop: arrivals a second; 0 leaves it out.")
+    ] = 100.0,
+    paced: Annotated[int, typer.Option(min=1, help="Open loop: jobs a round.")] = 500,
+    depths: Annotated[
+        str, typer.Option(help="Jobs waiting while our claim is timed, with commas; '' for none.")
+    ] = "1000,100000,1000000",
+    redis_url: Annotated[
+        str | None, typer.Option(help="An EMPTY database to use. Default: a Valkey of its own.")
+    ] = None,
+    persistence: Annotated[
+        Persistence, typer.Option(help="Of the server that the bench starts.")
+    ] = Persistence.NONE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Measure no-op jobs through this queue and through others, each in processes of its own."""
+    if redis_url is not None and persistence is not Persistence.NONE:
+        raise BadUsage("--persistence is for the server that the bench starts, not for --redis-url")
+    options = Options(
+        libraries=_names(libraries),
+        jobs=jobs,
+        rounds=rounds,
+        payload_bytes=payload,
+        rate_per_s=rate,
+        paced=paced if rate > 0 else 0,
+    )
+    waiting = _depths(depths)
+    cores = split_cores()
+    with _server(redis_url, persistence, cores) as server, _progress(as_json) as progress:
+        bench = Bench(server, options, cores)
+        task = progress.add_task("starting", total=None)
+        bench.run(lambda step: progress.update(task, description=step))
+        rows = []
+        if waiting:
+            rows = measure_depths(
+                server,
+                waiting,
+                lambda done: progress.update(task, description=f"filling the line: {done:,}"),
+            )
+        setting = {
+            "server": server.version,
+            "persistence": "as it is" if redis_url else persistence.value,
+            "jobs": jobs,
+            "rounds": rounds,
+            "payload_bytes": payload,
+            "rate_per_s": rate,
+            "paced": options.paced,
+            "cores": "one for the server, one for clients" if cores.listed else "not pinned",
+        }
+    result = result_as_json(bench, setting, rows)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        Console(highlight=False).print(*render(result), sep="\n\n")
+    if any(row.get("failures") for row in result["results"] if row["library"] == "lengthwise"):
+        raise CliError("a measurement of lengthwise itself failed; see above")
+
+
+@contextmanager
+def _server(url: str | None, persistence: Persistence, cores: Cores) -> Iterator[Server]:
+    if url is None:
+        with started(persistence, set(cores.server) if cores.server else None) as own:
+            yield own
+        return
+    server = Server(url)
+    try:
+        server.refuse_if_in_use()
+        yield server
+    finally:
+        server.close()
+
+
+def _progress(quiet: bool) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=quiet,
+    )
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names or len(set(names)) != len(names) or not set(names) <= set(LIBRARIES):
+        raise BadUsage(f"--libraries wants some of {', '.join(LIBRARIES)}, each once; got {text!r}")
+    return names
+
+
+def _depths(text: str) -> list[int]:
+    try:
+        waiting = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError as exc:
+        raise BadUsage(f"--depths wants whole numbers with commas; got {text!r}") from exc
+    if any(depth < 1 for depth in waiting):
+        raise BadUsage(f"--depths wants numbers from 1 up; got {text!r}")
+    return waiting

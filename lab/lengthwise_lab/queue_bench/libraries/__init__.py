@@ -1,0 +1,1 @@
+"""One module a library; see library.py for what each has to offer."""

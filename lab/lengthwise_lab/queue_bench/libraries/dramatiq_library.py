@@ -1,0 +1,56 @@
+"""dramatiq, https://dramatiq.io."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+
+import dramatiq
+from dramatiq.brokers.redis import RedisBroker
+
+from lengthwise_lab.queue_bench.library import Semantics
+from lengthwise_lab.queue_bench.load import Plan, Produced, produce_in_threads
+from lengthwise_lab.queue_bench.probe import Probe
+
+SEMANTICS = Semantics(
+    settings="8 threads (its default), its default middleware without Prometheus",
+    acknowledged="after the job",
+    after_a_kill="runs again when its process is not heard of for 60 s, at the next maintenance",
+    retries="20, exponential backoff with jitter",
+    deduplication="none",
+    result="off (its default)",
+    order="first in, first out within 2 x 8 prefetched",
+)
+
+
+def _actor(url: str, job: Callable[[float], None]) -> tuple[RedisBroker, dramatiq.Actor]:
+    broker = RedisBroker(url=url)
+    dramatiq.set_broker(broker)
+
+    def noop(sent_s: float, payload: str) -> None:
+        del payload
+        job(sent_s)
+
+    return broker, dramatiq.actor(noop, broker=broker)
+
+
+def produce(url: str, plan: Plan) -> Produced:
+    """Hand jobs in through its actor."""
+    broker, actor = _actor(url, lambda _: None)
+    try:
+        return produce_in_threads(plan, actor.send)
+    finally:
+        broker.close()
+
+
+def work(url: str, probe: Probe) -> None:
+    """Be a worker process, as its command line starts several of."""
+    broker, _ = _actor(url, probe.job)
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    worker = dramatiq.Worker(broker, worker_threads=8)
+    worker.start()
+    ended.wait()
+    worker.stop()
+    broker.close()

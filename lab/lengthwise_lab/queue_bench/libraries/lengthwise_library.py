@@ -1,0 +1,118 @@
+"""Ours: `JobStore.submit` as the HTTP routes call it, and the real worker with an idle engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from typing import Any
+
+import uuid_utils
+import uvloop
+
+from lengthwise_lab.queue_bench.library import Semantics
+from lengthwise_lab.queue_bench.load import Plan, Produced, produce_async
+from lengthwise_lab.queue_bench.probe import Probe
+from lengthwise_queue.jobs import Accepted, Claim, NewJob
+from lengthwise_queue.logs import set_up
+from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
+from lengthwise_worker.engines.base import Answer, Sink
+from lengthwise_worker.settings import Settings
+from lengthwise_worker.worker import Worker
+
+QUEUE = "bench"
+
+SEMANTICS = Semantics(
+    settings="32 slots, continuous batching, lease 15 s, uvloop",
+    acknowledged="after the job, by a word with the claim's random nonce; one result is accepted",
+    after_a_kill="the lease ends: runs again within 16 s, with its old place in the line",
+    retries="3 attempts, full jitter; then a dead letter with its reason",
+    deduplication="job id and idempotency key, with a fingerprint of the body",
+    result="state, times, token counts and output stream, 1 h",
+    order="by due time (predicted length and age), between tenants by weight",
+)
+
+
+class IdleEngine:
+    """An engine that answers at once with nothing, as an engine with nothing to do would."""
+
+    kind = "idle"
+
+    def __init__(self, probe: Probe) -> None:
+        """`probe` hears of every job."""
+        self._probe = probe
+
+    async def start(self) -> None:
+        """Nothing to start."""
+
+    async def healthy(self) -> bool:
+        """Always."""
+        return True
+
+    async def max_model_len(self) -> int | None:
+        """It has no model."""
+        return None
+
+    async def answer(self, claim: Claim, sink: Sink) -> Answer:
+        """Read the body, as every engine must, and count one token each way."""
+        del sink
+        self._probe.job(json.loads(claim.body)["sent_s"])
+        return Answer(prompt_tokens=1, output_tokens=1)
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+def new_job(sent_s: float, payload: str, *, slack_ms: float = 3000.0) -> NewJob:
+    """A job as intake.py makes it from a request; due `slack_ms` after it is accepted, ms."""
+    return NewJob(
+        id=str(uuid_utils.uuid7()),
+        endpoint="/v1/chat/completions",
+        body=json.dumps({"sent_s": sent_s, "payload": payload}).encode(),
+        job_class="interactive",
+        slack_ms=slack_ms,
+        predicted_tokens=50.0,
+        predicted_ms=1000.0,
+        prediction=None,
+        max_attempts=3,
+        delay_ms=0,
+        ttl_ms=3_600_000,
+        max_depth=10_000_000,
+    )
+
+
+def produce(url: str, plan: Plan) -> Produced:
+    """Hand jobs in through the store."""
+
+    async def run() -> Produced:
+        store = RedisJobStore(url)
+
+        async def submit(sent_s: float, payload: str) -> Any:
+            answer = await store.submit(QUEUE, new_job(sent_s, payload))
+            if not isinstance(answer, Accepted):
+                raise RuntimeError(f"the queue refused a job of the bench: {answer}")
+
+        try:
+            return await produce_async(plan, submit)
+        finally:
+            await store.aclose()
+
+    return uvloop.run(run())
+
+
+def work(url: str, probe: Probe) -> None:
+    """Be a worker, set up as `python -m lengthwise_worker` sets one up."""
+    settings = Settings(
+        redis_url=url, queue=QUEUE, slots=32, shutdown_grace_s=1.0, log_level="WARNING"
+    )
+    times = StoreSettings(
+        lease_ms=settings.lease_ms, beat_ms=settings.beat_ms, tick_ms=settings.tick_ms
+    )
+    set_up(settings.log_level)
+
+    async def run() -> None:
+        worker = Worker(settings, IdleEngine(probe), lambda: RedisJobStore(url, times))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
+        await worker.run()
+
+    uvloop.run(run())
