@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from lengthwise_queue import (
     errors,
+    routes_batches,
     routes_files,
     routes_health,
     routes_jobs,
@@ -21,6 +22,7 @@ from lengthwise_queue import (
     routes_queues,
 )
 from lengthwise_queue.answers import CLIENT_CLOSED_REQUEST, JOB_ID_HEADER
+from lengthwise_queue.batch_runner import BatchRunner
 from lengthwise_queue.errors import BadRequest, JobEnded, LengthwiseError
 from lengthwise_queue.redis_store import RedisJobStore
 from lengthwise_queue.service import Service, of
@@ -66,7 +68,10 @@ def create_app(settings: Settings) -> FastAPI:
         service = Service(settings, RedisJobStore(settings.redis_url), tenants)
         app.state.service = service
         service.start()
+        runner = BatchRunner(service, status_of)
+        runner.start()
         yield
+        await runner.aclose()
         await service.aclose()
 
     app = FastAPI(
@@ -77,6 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.include_router(routes_openai.router)
     app.include_router(routes_files.router)
+    app.include_router(routes_batches.router)
     app.include_router(routes_jobs.router)
     app.include_router(routes_queues.router)
     app.include_router(routes_health.router)

@@ -47,6 +47,7 @@ class Wishes:
     delay_ms: int = 0
     ttl_ms: int | None = None
     idempotency_key: str | None = None
+    job_id: str | None = None  #: Not a client's wish: a batch knows its jobs' ids beforehand.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +132,7 @@ async def _submit(
         answers=checked.answers,
     )
     job = NewJob(
-        id=str(uuid_utils.uuid7()),
+        id=wishes.job_id or str(uuid_utils.uuid7()),
         endpoint=endpoint,
         body=body,
         job_class=job_class,
@@ -155,9 +156,9 @@ async def _submit(
     try:
         answer = await service.store.submit(queue, job)
     except StoreUnavailable:
-        if wishes.idempotency_key is None:
+        if wishes.idempotency_key is None and wishes.job_id is None:
             # The reply may have been lost after the job was written, and its client is told that
-            # it was not accepted. (With a key the client's next try finds it.)
+            # it was not accepted. (With a key, or an id, the next try finds it.)
             service.in_background(service.withdraw(queue, job.id, "submit was not confirmed"))
         raise
     match answer:

@@ -98,3 +98,23 @@ class FileKeys:
     def content(file_id: str) -> str:
         """Hash: block number -> bytes. A tag of its own, so that Cluster spreads the files."""
         return f"lw:files:{{{file_id}}}:content"
+
+
+class BatchKeys:
+    """The keys of one batch, in a slot of their own; and of the ledger of all."""
+
+    ledger = "lw:batches:{ledger}:"
+    active = ledger + "active"  #: Zset: id of an unfinished batch -> taken until, ms.
+
+    def __init__(self, batch_id: str) -> None:
+        """Name the keys of one batch."""
+        prefix = f"lw:batches:{{{batch_id}}}:"
+        self.record = prefix + "record"  #: Hash: all that is known of it.
+        self.open = prefix + "open"  #: Hash: line -> where it stands, of lines without a result.
+        self.out = prefix + "out"  #: Hash: the blocks of its output file.
+        self.err = prefix + "err"  #: Hash: the blocks of its error file.
+
+    @classmethod
+    def of(cls, tenant: str) -> str:
+        """Zset: a tenant's batches -> when they were made, ms since the epoch."""
+        return f"{cls.ledger}of:{tenant}"

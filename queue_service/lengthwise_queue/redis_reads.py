@@ -79,6 +79,15 @@ class RedisReads:
         )
         return read_job(queue, job_id, raw) if raw else None
 
+    async def states(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
+        """The states of many jobs, in their order; None: there is no such job."""
+        k = QueueKeys(queue)
+        pipe = self._redis.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipe.hget(k.job(job_id), "state")
+        found = await self._read(pipe.execute()) if job_ids else []
+        return [None if state is None else JobState(state.decode()) for state in found]
+
     async def find(self, job_id: str, *, tenant: str | None = None) -> Job | None:
         """One job's record, whichever queue it is in; if it is this tenant's, or anybody's.
 

@@ -13,9 +13,9 @@ from starlette.responses import Response, StreamingResponse
 from lengthwise_queue.errors import BadRequest, BodyTooLarge, ObjectNotFound
 from lengthwise_queue.file_store import LONGEST_TTL_MS, FileGone, FileWriter, StoredFile
 from lengthwise_queue.form_body import Field, FileBegin, FormReader
-from lengthwise_queue.ownership import SECURED
+from lengthwise_queue.ownership import SECURED, tenant_of
 from lengthwise_queue.service import Service, of
-from lengthwise_queue.tenant_seam import tenant_of
+from lengthwise_queue.views import listing
 
 router = APIRouter(tags=["files"], dependencies=SECURED)
 
@@ -53,7 +53,7 @@ _FORM: dict[str, Any] = {
 @router.post("/v1/files", openapi_extra=_FORM)
 async def upload_file(request: Request) -> dict[str, Any]:
     """Upload a file, of any size up to the limit; it is stored as it comes."""
-    service, tenant = of(request), tenant_of(request)
+    service, tenant = of(request), tenant_of(request).name
     limit = service.settings.max_file_bytes
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit + 2 * 65_536:
@@ -146,7 +146,7 @@ async def list_files(
 ) -> dict[str, Any]:
     """Your files."""
     files, more = await of(request).files.page(
-        tenant_of(request), purpose=purpose, after=after, limit=limit, order=order
+        tenant_of(request).name, purpose=purpose, after=after, limit=limit, order=order
     )
     return listing([file_view(file) for file in files], more)
 
@@ -200,19 +200,8 @@ def file_view(file: StoredFile) -> dict[str, Any]:
     }
 
 
-def listing(data: list[dict[str, Any]], more: bool) -> dict[str, Any]:
-    """OpenAI's page of a list."""
-    return {
-        "object": "list",
-        "data": data,
-        "first_id": data[0]["id"] if data else None,
-        "last_id": data[-1]["id"] if data else None,
-        "has_more": more,
-    }
-
-
 async def _file(request: Request, file_id: str) -> StoredFile:
-    file = await of(request).files.get(tenant_of(request), file_id)
+    file = await of(request).files.get(tenant_of(request).name, file_id)
     if file is None:
         raise _missing()
     return file

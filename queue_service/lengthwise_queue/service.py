@@ -12,6 +12,7 @@ from typing import cast
 
 from starlette.requests import Request
 
+from lengthwise_queue.batch_store import BatchStore
 from lengthwise_queue.errors import StoreUnavailable
 from lengthwise_queue.file_store import FileLimits, FileStore
 from lengthwise_queue.metrics import Metrics
@@ -51,6 +52,13 @@ class Service:
                 ttl_ms=settings.file_ttl_s * 1000,
             ),
         )
+        longest_s = max(settings.file_ttl_s, settings.batch_completion_s)
+        self.batches = BatchStore(
+            store.client,
+            ttl_ms=(longest_s + 86_400) * 1000,
+            lease_ms=settings.batch_lease_ms,
+        )
+        self.batch_made = asyncio.Event()  #: There may be a batch to work on.
         self.metrics = Metrics()
         self.book = QueueBook(store)
         self.prompt_length = PromptLength()

@@ -46,6 +46,17 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         default=None, description="The one key, or its hash, where there is no file; null: open"
     )
+    batch_window: int = Field(
+        default=256, ge=1, le=10_000, description="Lines of one batch that are jobs at once"
+    )
+    batch_lease_ms: int = Field(
+        default=15_000,
+        ge=1000,
+        description="A batch whose replica is silent for so long is taken over by another, ms",
+    )
+    batch_completion_s: int = Field(
+        default=86_400, ge=1, le=30 * 86_400, description='What a batch\'s "24h" are here, s'
+    )
     shutdown_grace_s: int = Field(
         default=30, ge=0, description="On SIGTERM, how long open answers may go on, s"
     )

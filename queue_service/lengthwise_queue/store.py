@@ -117,6 +117,9 @@ class JobStore(Protocol):
     async def get(self, queue: str, job_id: str) -> Job | None:
         """One job's record."""
 
+    async def states(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
+        """The states of many jobs, in their order; None: there is no such job."""
+
     async def find(self, job_id: str, *, tenant: str | None = None) -> Job | None:
         """One job's record, whichever queue it is in; if it is this tenant's, or anybody's."""
 

@@ -167,3 +167,14 @@ def _rule(job: Job) -> str:
         f"{length[0].upper()}{length[1:]}, so it fell due {job.slack_ms / 1000:.1f} s after its "
         "acceptance, and whatever falls due earlier goes first."
     )
+
+
+def listing(data: list[dict[str, Any]], more: bool) -> dict[str, Any]:
+    """OpenAI's page of a list."""
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": more,
+    }

@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from lengthwise_queue import routes_files
+from lengthwise_queue.tenants import Tenant
 
 LINES = b'{"custom_id": "a"}\n{"custom_id": "b"}\n'
 
@@ -186,7 +187,7 @@ def test_another_tenants_file_is_not_there(
 ) -> None:
     client = idle_front.openai()
     file = client.files.create(file=("f", LINES), purpose="batch")
-    monkeypatch.setattr(routes_files, "tenant_of", lambda request: "another")
+    monkeypatch.setattr(routes_files, "tenant_of", lambda request: Tenant(name="another"))
     for call in (client.files.retrieve, client.files.content, client.files.delete):
         with pytest.raises(openai.NotFoundError):
             call(file.id)

@@ -1,0 +1,129 @@
+"""Works on batches: one replica on each at a time, another where it dies. Started by the app.
+
+Everything is in Redis, so whoever takes a batch goes on where it stands: which lines are begun, how
+far the input was read, which results are written. `batch_work` is the work on one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+
+from lengthwise_queue.batch_results import StatusOf
+from lengthwise_queue.batch_store import ENDED, BatchStatus, Lost
+from lengthwise_queue.batch_work import BatchWork
+from lengthwise_queue.errors import StoreUnavailable
+from lengthwise_queue.service import Service
+
+log = logging.getLogger(__name__)
+
+#: Batches that one replica works on at once; each holds at most some lines in memory.
+AT_ONCE = 4
+
+#: How often a replica looks for a batch that nobody works on, s.
+LOOK_S = 1.0
+
+#: A batch at which we failed is left alone for so long, s.
+FAULT_PAUSE_S = 5.0
+
+#: How long the leases may take to be given back when the process stops, s.
+RELEASE_S = 1.0
+
+
+class BatchRunner:
+    """The batches that this replica works on."""
+
+    def __init__(self, service: Service, status_of: StatusOf) -> None:
+        """Nothing runs yet.
+
+        Args:
+            service: This app's.
+            status_of: The HTTP status of an error, for the results.
+        """
+        self._service = service
+        self._status_of = status_of
+        self._works: dict[str, asyncio.Task[None]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Look for work from now on."""
+        self._task = asyncio.create_task(self._look(), name="batch-runner")
+
+    async def aclose(self) -> None:
+        """Stop, and let other replicas go on at once."""
+        tasks = [*self._works.values()] + ([] if self._task is None else [self._task])
+        held = list(self._works)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            async with asyncio.timeout(RELEASE_S):
+                for batch_id in held:
+                    await self._service.batches.release(batch_id)
+        except (StoreUnavailable, TimeoutError):
+            log.info("batches left to their leases", extra={"batches": held})
+
+    async def _look(self) -> None:
+        service = self._service
+        while True:
+            try:
+                while len(self._works) < AT_ONCE:
+                    batch_id = await service.batches.take()
+                    if batch_id is None:
+                        break
+                    if batch_id not in self._works:  # else it stalled: its own beat will tell
+                        self._begin(batch_id)
+            except StoreUnavailable:
+                pass  # the next look is soon enough
+            except Exception:
+                log.exception("batches cannot be looked for")
+            service.batch_made.clear()
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await service.batch_made.wait()
+            except TimeoutError:
+                pass
+
+    def _begin(self, batch_id: str) -> None:
+        task = asyncio.create_task(self._work(batch_id), name=f"batch {batch_id}")
+        self._works[batch_id] = task
+        task.add_done_callback(lambda _: self._works.pop(batch_id, None))
+
+    async def _work(self, batch_id: str) -> None:
+        """Work on one batch until it has ended, is lost, or is beyond us."""
+        store, nonce = self._service.batches, uuid.uuid4().hex
+        ids = {"batch_id": batch_id}
+        try:
+            now_ms, batch = await store.seize(batch_id, nonce)
+            if batch is None or batch.status in ENDED:
+                await store.end(batch_id)
+                return
+            log.info("batch taken", extra=ids | {"status": batch.status})
+            work = BatchWork(self._service, batch, nonce, now_ms, self._status_of)
+            async with asyncio.TaskGroup() as both:
+                beating = both.create_task(self._beat(batch_id, nonce, work))
+                await work.run()
+                beating.cancel()
+            await store.end(batch_id)
+            log.info("batch ended", extra=ids | {"status": work.status})
+        except* Lost:
+            log.warning("batch lost to another replica", extra=ids)
+        except* StoreUnavailable:
+            log.warning("batch left to its lease: the store is away", extra=ids)
+        except* Exception:
+            # The outermost frame of one batch: a fault of ours must not take the others with it.
+            log.exception("fault in a batch; it is tried again", extra=ids)
+            await asyncio.sleep(FAULT_PAUSE_S)
+
+    async def _beat(self, batch_id: str, nonce: str, work: BatchWork) -> None:
+        while True:
+            try:
+                status = await self._service.batches.beat(batch_id, nonce)
+            except StoreUnavailable:
+                pass  # the work waits for the store as well; the lease may outlive the outage
+            else:
+                if status is BatchStatus.CANCELLING:
+                    work.cancel()
+            # A third of the lease, so that two beats may be lost; and a cancellation is heard soon.
+            await asyncio.sleep(min(self._service.batches.lease_ms / 3000, LOOK_S))

@@ -1,0 +1,25 @@
+--[[
+Bring a batch from one status to another, and note when.
+
+KEYS
+  record  hash  all that is known of the batch
+ARGV
+  nonce (of who works on it; "" for anybody), from (statuses, with a space behind each), to,
+  then further fields and values
+RETURNS
+  {"moved"}
+  {"lost"}            somebody else works on it now
+  {"not", status}     it is in none of those
+]]
+local record = KEYS[1]
+local nonce, from, to = unpack(ARGV)
+local time = redis.call("TIME")
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local known = redis.call("HMGET", record, "owner", "status")
+if nonce ~= "" and known[1] ~= nonce then
+  return {"lost"}
+elseif not known[2] or not string.find(from, known[2] .. " ", 1, true) then
+  return {"not", known[2] or ""}
+end
+redis.call("HSET", record, "status", to, to .. "_ms", string.format("%.0f", now), unpack(ARGV, 4))
+return {"moved"}

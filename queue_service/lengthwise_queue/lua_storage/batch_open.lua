@@ -1,0 +1,24 @@
+--[[
+Note lines as begun, before their jobs are handed in, and how far the input was read.
+
+KEYS
+  record  hash  all that is known of the batch
+  open    hash  line -> where it stands, of lines without a result
+ARGV
+  nonce, ttl_ms, old cursor, new cursor, then lines and where they stand
+RETURNS
+  1, or 0 where somebody else works on it now
+]]
+local record, open = KEYS[1], KEYS[2]
+local nonce, ttl_ms, old, new = unpack(ARGV)
+local known = redis.call("HMGET", record, "owner", "cursor")
+if known[1] ~= nonce then
+  return 0
+elseif known[2] == old then
+  redis.call("HSET", record, "cursor", new)
+  if #ARGV > 4 then
+    redis.call("HSET", open, unpack(ARGV, 5))
+    redis.call("PEXPIRE", open, ttl_ms)
+  end
+end
+return known[2] == new and 1 or known[2] == old and 1 or 0
