@@ -5,7 +5,8 @@ LabError
 ├── BadWorkload       a workload file cannot be used; the message names the file and the line
 ├── BadChoice         a model or a policy is not one that there is; the message lists them
 ├── ServiceError      a running service, or an engine, refused or cannot be reached
-└── ChildSilent       a process of `bench queue` ended, or did not say what it should in time
+├── ChildSilent       a process of `bench queue` ended, or did not say what it should in time
+└── ChaosError        the harness of a chaos run broke, not the system that it tests
 ```
 """
 
@@ -39,3 +40,7 @@ class ServiceError(LabError):
 
 class ChildSilent(LabError):
     """A process of a measurement ended, or did not say in time what was waited for."""
+
+
+class ChaosError(LabError):
+    """A chaos run could not be carried out: nothing is said about the system that it tests."""

@@ -1,0 +1,308 @@
+"""The clients of a chaos run: they hand jobs in, withdraw some, read some, and say what they saw.
+
+A client believes nothing but a reply. Without one it knows nothing (`info`), unless it gave an
+idempotency key and may ask again. Called by run.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import httpx
+
+from lengthwise_lab.chaos.asks import Ask, ask
+from lengthwise_lab.chaos.history import History
+from lengthwise_lab.chaos.system import QUEUE
+
+#: How long a client insists, s: far longer than any fault lasts.
+_INSIST_S = 120.0
+
+#: How many hand jobs in at once.
+_SUBMITTERS = 12
+
+Entry = tuple[str, str, str]  #: Id, kind, what is in it.
+
+
+class Clients:
+    """All of them, on one set of connections."""
+
+    def __init__(self, urls: list[str], history: History, *, seed: int) -> None:
+        """Nothing is sent yet; `urls` are the queue services."""
+        self.submitted = 0  #: Jobs handed in so far, whatever became of it.
+        self.ids: dict[str, str] = {}  #: Id -> ref of the acknowledged.
+        self._urls, self._history, self._seed = urls, history, seed
+        self._dice = random.Random(f"clients {seed}")  # noqa: S311 - must repeat
+        self._later: set[asyncio.Task[None]] = set()
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        timeout = httpx.Timeout(25.0, read=30.0)
+        self._http = httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False)
+
+    async def aclose(self) -> None:
+        """Close the connections, and give up what is under way."""
+        for task in list(self._later):
+            task.cancel()
+        await asyncio.gather(*self._later, return_exceptions=True)
+        await self._http.aclose()
+
+    # ------------------------------------------------------------------ handing in
+
+    async def submit_all(
+        self, jobs: int, may_submit: Callable[[int], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Hand in all jobs, each when `may_submit(number)` returns; wait for the last reader."""
+        numbers = iter(range(jobs))
+
+        async def submitter() -> None:
+            for number in numbers:
+                await may_submit(number)
+                await self._one(ask(self._seed, number))
+                self.submitted += 1
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_SUBMITTERS):
+                group.create_task(submitter())
+        while self._later:
+            await asyncio.wait(self._later)
+
+    async def _one(self, job: Ask) -> None:
+        if job.twice:
+            a, b = await asyncio.gather(self._submit(job), self._submit(job))
+            job_id = a or b
+        else:
+            job_id = await self._submit(job)
+        if job_id is None:
+            return
+        if job.conflict:
+            await self._conflict(job)
+        if job.cancel_after_s is not None:
+            self._start(self._cancel(job, job_id, job.cancel_after_s))
+        if job.read:
+            self._start(self._read(job, job_id))
+        if job.explain:
+            self._start(self._explain(job_id))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    async def _submit(self, job: Ask) -> str | None:
+        """The id that was acknowledged; None: none was."""
+        write, ref = self._history.write, job.ref
+        spec = {
+            "fate": job.script.fate,
+            "class": job.job_class,
+            "pieces": job.script.pieces,
+            "delay_ms": job.delay_ms,
+            "ttl_ms": job.ttl_ms,
+            "max_attempts": job.max_attempts,
+        }
+        write("submit", "invoke", ref=ref, key=job.key, spec=spec)
+        headers = {} if job.key is None else {"Idempotency-Key": job.key}
+        ends = asyncio.get_running_loop().time() + _INSIST_S
+        tries = 0
+        while asyncio.get_running_loop().time() < ends:
+            tries += 1
+            got = await self._call("POST", "/v1/jobs", _request(job), headers)
+            if got is not None and got.is_success:
+                view = got.json()
+                known = {n: view[n] for n in ("accepted_ms", "due_ms", "predicted_tokens", "state")}
+                self.ids[view["id"]] = ref
+                write("submit", "ok", ref=ref, key=job.key, id=view["id"], tries=tries, **known)
+                return str(view["id"])
+            if got is not None and got.status_code == httpx.codes.TOO_MANY_REQUESTS:
+                await asyncio.sleep(min(2.0, float(got.headers.get("Retry-After", "1"))))
+                continue
+            if got is not None and got.status_code < 500:
+                write("submit", "fail", ref=ref, key=job.key, status=got.status_code)
+                return None
+            if job.key is None:
+                break
+            await asyncio.sleep(self._dice.uniform(0.1, 0.5))
+        write("submit", "info", ref=ref, key=job.key, tries=tries)
+        return None
+
+    async def _conflict(self, job: Ask) -> None:
+        """Another request under the key of this one is to be refused."""
+        other = _request(job) | {"max_attempts": 1}
+        got = await self._insist("POST", "/v1/jobs", other, {"Idempotency-Key": job.key or ""})
+        status = None if got is None else got.status_code
+        self._history.write("conflict", "ok" if status else "info", ref=job.ref, status=status)
+
+    async def _cancel(self, job: Ask, job_id: str, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        self._history.write("cancel", "invoke", ref=job.ref, id=job_id)
+        got = await self._insist("DELETE", f"/v1/jobs/{job_id}")
+        if got is None or not got.is_success:
+            status = None if got is None else got.status_code
+            self._history.write("cancel", "info", ref=job.ref, id=job_id, status=status)
+            return
+        view = got.json()
+        said = {"state": view["state"], "requested": view["cancel_requested"]}
+        self._history.write("cancel", "ok", ref=job.ref, id=job_id, **said)
+
+    async def _explain(self, job_id: str) -> None:
+        got = await self._insist("GET", f"/v1/jobs/{job_id}/explain")
+        if got is not None and got.is_success:
+            names = ("predicted_ms", "overtake_factor", "class_offset_ms", "accepted_ms", "due_ms")
+            why = got.json()
+            self._history.write("price", "ok", id=job_id, **{n: why[n] for n in names})
+
+    # ------------------------------------------------------------------ reading
+
+    async def _read(self, job: Ask, job_id: str) -> None:
+        """Read a job's output to its end, at one service after the other."""
+        dice = random.Random(f"read {job.ref}")  # noqa: S311 - must repeat
+        entries: list[Entry] = []
+        ended, visits = False, 0
+        ends = asyncio.get_running_loop().time() + _INSIST_S
+        while not ended and asyncio.get_running_loop().time() < ends:
+            visits += 1
+            leave_after = dice.randrange(1, 12) if dice.random() < 0.5 else None
+            ended = await self._visit(job_id, entries, leave_after)
+            if not ended and leave_after is None:
+                await asyncio.sleep(0.1)
+        self._history.write(
+            "read",
+            "ok" if ended else "info",
+            ref=job.ref,
+            id=job_id,
+            visits=visits,
+            entries=entries,
+        )
+
+    async def _visit(self, job_id: str, entries: list[Entry], leave_after: int | None) -> bool:
+        """Read on from the last entry; whether it was the end."""
+        headers = {"Last-Event-ID": entries[-1][0]} if entries else {}
+        url = f"{self._dice.choice(self._urls)}/v1/jobs/{job_id}/stream"
+        before = len(entries)
+        try:
+            async with self._http.stream("GET", url, headers=headers) as response:
+                if response.status_code == httpx.codes.NO_CONTENT:
+                    return True
+                if not response.is_success:
+                    await asyncio.sleep(0.2)
+                    return False
+                frame: dict[str, str] = {}
+                async for line in response.aiter_lines():
+                    if line:
+                        name, _, value = line.partition(":")
+                        frame[name] = value.strip()
+                        continue
+                    if "id" in frame:
+                        entries.append(_entry(frame))
+                        if frame.get("event") == "end":
+                            return True
+                        if leave_after is not None and len(entries) - before >= leave_after:
+                            return False
+                    frame = {}
+        except httpx.TransportError:
+            pass
+        return False
+
+    # ------------------------------------------------------------------ the end
+
+    async def queue(self) -> dict[str, Any] | None:
+        """How the line stands; None: nobody says."""
+        got = await self._call("GET", f"/v1/queues/{QUEUE}")
+        return None if got is None or not got.is_success else dict(got.json())
+
+    async def look_at_all(self, ids: list[str]) -> None:
+        """Write down how every job ended, and its whole output."""
+        waiting = iter(ids)
+
+        async def looker() -> None:
+            for job_id in waiting:
+                await self._final(job_id)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_SUBMITTERS):
+                group.create_task(looker())
+
+    async def _final(self, job_id: str) -> None:
+        got = await self._insist("GET", f"/v1/jobs/{job_id}")
+        if got is None or not got.is_success:
+            known = got is not None and got.status_code == httpx.codes.NOT_FOUND
+            self._history.write("final", "ok" if known else "info", id=job_id, found=False)
+            return
+        view = got.json()
+        names = ("state", "attempt", "accepted_ms", "started_ms", "finished_ms", "due_ms")
+        error, response = view["error"], view["response"]
+        text = None
+        if response is not None and view["state"] == "succeeded":
+            text = response["choices"][0]["message"]["content"]
+        self._history.write(
+            "final",
+            "ok",
+            id=job_id,
+            found=True,
+            **{n: view[n] for n in names},
+            **{"class": view["class"], "error": None if error is None else error["code"]},
+            text=text,
+        )
+        entries: list[Entry] = []
+        for _ in range(20):
+            if await self._visit(job_id, entries, None):
+                break
+        self._history.write("output", "ok", id=job_id, entries=entries)
+
+    # ------------------------------------------------------------------ HTTP
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> httpx.Response | None:
+        """One try at one service; None: no reply."""
+        url = self._dice.choice(self._urls) + path
+        try:
+            return await self._http.request(method, url, json=body, headers=headers)
+        except httpx.TransportError:
+            return None
+
+    async def _insist(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> httpx.Response | None:
+        """Try until somebody has an answer; for what may be repeated."""
+        ends = asyncio.get_running_loop().time() + _INSIST_S
+        while asyncio.get_running_loop().time() < ends:
+            got = await self._call(method, path, body, headers)
+            if got is not None and got.status_code < 500 and got.status_code != 429:
+                return got
+            await asyncio.sleep(self._dice.uniform(0.1, 0.5))
+        return None
+
+
+def _request(job: Ask) -> dict[str, Any]:
+    return {
+        "body": {
+            "model": QUEUE,
+            "messages": [{"role": "user", "content": job.script.as_prompt()}],
+        },
+        "class": job.job_class,
+        "max_attempts": job.max_attempts,
+        "delay_ms": job.delay_ms,
+        "ttl_ms": job.ttl_ms,
+    }
+
+
+def _entry(frame: dict[str, str]) -> Entry:
+    """What stands in one event: the piece's text, the attempt's number, or the end's state."""
+    kind = frame.get("event", "chunk")
+    data = json.loads(frame["data"])
+    if kind == "chunk":
+        choices = data.get("choices") or [{}]
+        said = str((choices[0].get("delta") or {}).get("content") or "")
+    else:
+        said = str(data["attempt"] if kind == "attempt" else data["state"])
+    return frame["id"], kind, said

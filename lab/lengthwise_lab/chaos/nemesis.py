@@ -1,0 +1,253 @@
+"""Breaks the system, by a plan that follows from the seed alone. Called by run.py.
+
+The plan counts in jobs handed in, not in seconds: the same seed breaks the same things at the same
+point of the same workload, on a slow machine as on a fast one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from lengthwise_lab.chaos.history import History
+from lengthwise_lab.chaos.system import Process, System
+
+#: So many jobs may be handed in while a fault that was due before them has not begun.
+_AHEAD = 60
+
+
+class Kind(StrEnum):
+    """What can be done to the system."""
+
+    KILL_WORKER = "kill_worker"  #: kill -9.
+    STOP_WORKER = "stop_worker"  #: SIGSTOP until its leases are over, then SIGCONT.
+    TERM_WORKER = "term_worker"  #: SIGTERM: it hands its jobs back.
+    KILL_SERVICE = "kill_service"  #: kill -9 of a queue service.
+    KILL_BROKER = "kill_broker"  #: kill -9 of the primary, which starts again from its AOF.
+    FREEZE_BROKER = "freeze_broker"  #: SIGSTOP of the primary for a while.
+    FAILOVER = "failover"  #: The replica, which lags behind, becomes the primary.
+    CLIENT_KILL = "client_kill"  #: The server closes all connections, blocked ones too.
+    DROP_REPLIES = "drop_replies"  #: Requests arrive, their replies do not.
+    CUT = "cut"  #: All connections break, and nobody gets through for a moment.
+    SLOW = "slow"  #: Everything to and from the server is late.
+    SCRIPT_FLUSH = "script_flush"
+    FUNCTION_FLUSH = "function_flush"
+    CLOCK_JUMP = "clock_jump"  #: The clock of a worker and a service is an hour wrong from now on.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One thing that will be done, once `at` jobs have been handed in.
+
+    `aim` in [0, 1) picks the victim, `force` in [0, 1) how hard it is hit.
+    """
+
+    at: int
+    kind: Kind
+    aim: float
+    force: float
+
+
+def plan(seed: int, jobs: int) -> list[Fault]:
+    """The faults of a run: one in 250 jobs, but every kind once as soon as there are jobs for it.
+
+    Kinds come in shuffled rounds, so that each has its share.
+    """
+    dice = random.Random(f"nemesis {seed}")  # noqa: S311 - must repeat
+    count = max(min(len(Kind), jobs // 40), jobs // 250)
+    kinds: list[Kind] = []
+    while len(kinds) < count:
+        kinds += dice.sample(list(Kind), len(Kind))
+    return [
+        Fault(
+            at=int(jobs * (i + dice.uniform(0.2, 0.8)) / count),
+            kind=kinds[i],
+            aim=dice.random(),
+            force=dice.random(),
+        )
+        for i in range(count)
+    ]
+
+
+class Nemesis:
+    """Carries a plan out."""
+
+    def __init__(self, system: System, faults: list[Fault], history: History) -> None:
+        """`faults` in the order of `at`."""
+        self.begun = 0  #: How many faults have been begun.
+        self._system, self._faults, self._history = system, faults, history
+        self._moved = asyncio.Condition()
+        self._submitted = 0
+        self._hour: dict[str, int] = {}
+
+    async def may_submit(self, number: int) -> None:
+        """Let a job be handed in once the faults that were due well before it have begun."""
+        async with self._moved:
+            self._submitted = max(self._submitted, number)
+            self._moved.notify_all()
+            await self._moved.wait_for(lambda: self._next_at() > number - _AHEAD)
+
+    def _next_at(self) -> float:
+        return self._faults[self.begun].at if self.begun < len(self._faults) else float("inf")
+
+    async def run(self) -> None:
+        """Do all of it, one after the other; returns when the last is over."""
+        for fault in self._faults:
+            async with self._moved:
+                await self._moved.wait_for(lambda at=fault.at: self._submitted >= at)  # type: ignore[misc]
+                self.begun += 1
+                self._moved.notify_all()
+            self._history.write("fault", "invoke", kind=fault.kind, at=fault.at)
+            try:
+                told = await self._acts()[fault.kind](fault)
+            except (RedisError, OSError) as exc:
+                # The server was not fit for it just then: said so, and not counted.
+                self._history.write("fault", "fail", kind=fault.kind, at=fault.at, why=repr(exc))
+            else:
+                self._history.write("fault", "ok", kind=fault.kind, at=fault.at, **told)
+
+    def _acts(self) -> dict[Kind, Callable[[Fault], Awaitable[dict[str, Any]]]]:
+        return {
+            Kind.KILL_WORKER: self._kill_worker,
+            Kind.STOP_WORKER: self._stop_worker,
+            Kind.TERM_WORKER: self._term_worker,
+            Kind.KILL_SERVICE: self._kill_service,
+            Kind.KILL_BROKER: self._kill_broker,
+            Kind.FREEZE_BROKER: self._freeze_broker,
+            Kind.FAILOVER: self._failover,
+            Kind.CLIENT_KILL: self._client_kill,
+            Kind.DROP_REPLIES: self._drop_replies,
+            Kind.CUT: self._cut,
+            Kind.SLOW: self._slow,
+            Kind.SCRIPT_FLUSH: self._script_flush,
+            Kind.FUNCTION_FLUSH: self._function_flush,
+            Kind.CLOCK_JUMP: self._clock_jump,
+        }
+
+    # ------------------------------------------------------------------ processes
+
+    async def _kill_worker(self, fault: Fault) -> dict[str, Any]:
+        victim = _pick(self._system.workers, fault.aim)
+        victim.signal(signal.SIGKILL)
+        return {"victim": victim.name}
+
+    async def _stop_worker(self, fault: Fault) -> dict[str, Any]:
+        victim = _pick(self._system.workers, fault.aim)
+        lease_s = self._system.sizes.lease_ms / 1000
+        victim.signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(lease_s * (1.3 + fault.force))
+        finally:
+            victim.signal(signal.SIGCONT)
+        return {"victim": victim.name, "seconds": round(lease_s * (1.3 + fault.force), 3)}
+
+    async def _term_worker(self, fault: Fault) -> dict[str, Any]:
+        victim = _pick(self._system.workers, fault.aim)
+        victim.signal(signal.SIGTERM)
+        return {"victim": victim.name}
+
+    async def _kill_service(self, fault: Fault) -> dict[str, Any]:
+        victim = _pick(self._system.services, fault.aim)
+        victim.signal(signal.SIGKILL)
+        return {"victim": victim.name}
+
+    async def _clock_jump(self, fault: Fault) -> dict[str, Any]:
+        told = {}
+        for victim in (
+            _pick(self._system.workers, fault.aim),
+            _pick(self._system.services, fault.aim),
+        ):
+            # Back to the right time, or to the wrong one: each process is an hour off at most.
+            started = f"{victim.name} {victim.starts}"
+            by = -self._hour.get(started, 0) or (1 if fault.force < 0.5 else -1)
+            self._hour[started] = self._hour.get(started, 0) + by
+            victim.signal(signal.SIGUSR1 if by > 0 else signal.SIGUSR2)
+            told[victim.name] = by
+        return {"hours": told}
+
+    # ------------------------------------------------------------------ the server
+
+    async def _kill_broker(self, fault: Fault) -> dict[str, Any]:
+        broker = self._system.broker
+        await broker.primary.kill()
+        await asyncio.sleep(fault.force)
+        await broker.primary.start()
+        return {}
+
+    async def _freeze_broker(self, fault: Fault) -> dict[str, Any]:
+        seconds = 0.5 + 2 * fault.force
+        await self._system.broker.primary.freeze(seconds)
+        return {"seconds": round(seconds, 3)}
+
+    async def _failover(self, fault: Fault) -> dict[str, Any]:
+        """Let the replica fall behind, shut everybody out, let it catch up, and promote it."""
+        broker = self._system.broker
+        await broker.in_step()
+        broker.between.delay_s = 0.2 + fault.force
+        try:
+            await asyncio.sleep(1.0)
+            behind = await broker.behind_bytes()
+            with broker.front.closed():
+                await broker.in_step()
+                broker.between.delay_s = 0.0
+                await broker.promote()
+        finally:
+            broker.between.delay_s = 0.0
+        await broker.follow()
+        return {"behind_bytes": behind}
+
+    async def _client_kill(self, fault: Fault) -> dict[str, Any]:
+        client: Any = self._system.broker.primary.client
+        killed = 0
+        for kind in ("normal", "pubsub"):
+            killed += await client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
+        return {"connections": killed}
+
+    async def _script_flush(self, fault: Fault) -> dict[str, Any]:
+        await self._system.broker.primary.client.script_flush("SYNC")
+        return {}
+
+    async def _function_flush(self, fault: Fault) -> dict[str, Any]:
+        client: Any = self._system.broker.primary.client
+        await client.execute_command("FUNCTION", "FLUSH", "SYNC")
+        return {}
+
+    # ------------------------------------------------------------------ the network
+
+    async def _drop_replies(self, fault: Fault) -> dict[str, Any]:
+        front = self._system.broker.front
+        before, front.drop_left = front.dropped, 5 + int(40 * fault.force)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(3.0):
+                while front.drop_left:  # noqa: ASYNC110 - what others do
+                    await asyncio.sleep(0.05)
+        front.drop_left = 0
+        return {"replies": front.dropped - before}
+
+    async def _cut(self, fault: Fault) -> dict[str, Any]:
+        front = self._system.broker.front
+        links = len(front.links)
+        with front.closed():
+            await asyncio.sleep(fault.force)
+        return {"connections": links}
+
+    async def _slow(self, fault: Fault) -> dict[str, Any]:
+        front = self._system.broker.front
+        front.delay_s = 0.02 + 0.2 * fault.force
+        try:
+            await asyncio.sleep(2.0)
+        finally:
+            front.delay_s = 0.0
+        return {"delay_s": round(0.02 + 0.2 * fault.force, 3)}
+
+
+def _pick(processes: list[Process], aim: float) -> Process:
+    return processes[int(aim * len(processes))]

@@ -1,0 +1,109 @@
+"""Whether a job's output is whole: no gap, no repeat, no two calls of the engine mixed. Pure.
+
+Called by checker.py. A piece says "ref run place pieces;" (model_server.py), so it shows from the
+output alone which job and which call of the engine it came from, and where it belongs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+Entry = Sequence[str]  #: Id, kind ("chunk", "attempt", "end"), and what is in it.
+
+
+@dataclass
+class Flaws:
+    """What is wrong with one output, as sentences."""
+
+    gaps: list[str] = field(default_factory=list)
+    repeats: list[str] = field(default_factory=list)
+    mixed: list[str] = field(default_factory=list)
+    ends: list[str] = field(default_factory=list)  #: Not exactly one end, or not at the end.
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One piece of an answer."""
+
+    ref: str
+    run: int
+    place: int
+    pieces: int
+
+
+def pieces_of(entry: Entry) -> Piece | None:
+    """What a chunk holds; None: no text (the first of an answer may be empty)."""
+    words = entry[2].rstrip(";").split()
+    if len(words) != 4:
+        return None
+    return Piece(words[0], int(words[1]), int(words[2]), int(words[3]))
+
+
+def look_at(entries: Sequence[Entry], ref: str | None) -> Flaws:
+    """The flaws of a whole output, from its first entry to its end.
+
+    Args:
+        entries: In the order in which they were read.
+        ref: Whose it is to be; None: not known, and not looked at.
+    """
+    flaws = Flaws()
+    ids = [_order(entry[0]) for entry in entries]
+    if any(a >= b for a, b in pairwise(ids)):
+        flaws.repeats.append("entry ids do not ascend")
+    ends = [i for i, entry in enumerate(entries) if entry[1] == "end"]
+    if len(ends) != 1 or ends[0] != len(entries) - 1:
+        flaws.ends.append(f"{len(ends)} ends in {len(entries)} entries, at {ends}")
+    attempt, run, next_place, seen = 1, None, 0, set()
+    for entry in entries:
+        if entry[1] == "attempt":
+            if int(entry[2]) <= attempt:
+                flaws.repeats.append(f"attempt {entry[2]} came behind attempt {attempt}")
+            attempt, run, next_place = int(entry[2]), None, 0
+        piece = pieces_of(entry) if entry[1] == "chunk" else None
+        if piece is None:
+            continue
+        if ref is not None and piece.ref != ref:
+            flaws.mixed.append(f"a piece of {piece.ref} in the output of {ref}")
+        if run is None:
+            if piece.run in seen:
+                flaws.mixed.append(f"call {piece.run} goes on in attempt {attempt}")
+            run = piece.run
+            seen.add(run)
+        if piece.run != run:
+            flaws.mixed.append(f"calls {run} and {piece.run} in attempt {attempt}")
+            run, next_place = piece.run, piece.place
+        if piece.place > next_place:
+            flaws.gaps.append(f"attempt {attempt}: piece {piece.place} where {next_place} was due")
+        elif piece.place < next_place:
+            flaws.repeats.append(f"attempt {attempt}: piece {piece.place} once more")
+        next_place = piece.place + 1
+    if entries and entries[-1][1] == "end" and entries[-1][2] == "succeeded":
+        last = next((p for e in reversed(entries) if e[1] == "chunk" and (p := pieces_of(e))), None)
+        if last is None or next_place != last.pieces:
+            flaws.gaps.append(f"answered after {next_place} of {last and last.pieces} pieces")
+    return flaws
+
+
+def compare(read: Sequence[Entry], whole: Sequence[Entry], *, ended: bool) -> Flaws:
+    """The flaws of what a reader saw along the way, against the output as it stands at the end."""
+    flaws = Flaws()
+    ids, all_ids = [entry[0] for entry in read], [entry[0] for entry in whole]
+    if len(set(ids)) != len(ids):
+        flaws.repeats.append("a reader saw an entry twice")
+    if not ended:
+        flaws.gaps.append(f"a reader never saw the end, only {len(ids)} of {len(all_ids)} entries")
+    missed = set(all_ids[: len(all_ids) if ended else len(ids)]) - set(ids)
+    if missed:
+        flaws.gaps.append(f"a reader missed {len(missed)} entries, such as {min(missed)}")
+    if set(ids) - set(all_ids):
+        flaws.mixed.append("a reader saw what is no longer there")
+    elif not missed and [list(e) for e in read] != [list(e) for e in whole[: len(read)]]:
+        flaws.mixed.append("a reader saw something else, or in another order")
+    return flaws
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    ms, _, sequence = entry_id.partition("-")
+    return int(ms), int(sequence or 0)

@@ -1,0 +1,188 @@
+"""One chaos run from start to end: start the system, use it, break it, let it recover, look.
+
+Called by `lengthwise bench chaos` and by the tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lengthwise_contract.api import QueueClass, QueueSettings
+from lengthwise_lab.chaos import asks, checker, nemesis
+from lengthwise_lab.chaos.clients import Clients
+from lengthwise_lab.chaos.history import History, read
+from lengthwise_lab.chaos.model_server import ModelServer
+from lengthwise_lab.chaos.nemesis import Nemesis
+from lengthwise_lab.chaos.system import QUEUE, Sizes, System
+from lengthwise_lab.errors import ChaosError
+from lengthwise_lab.service import Service
+
+#: How long the system may take to finish what it has, once it is left alone, s.
+_DRAIN_S = 180.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to do. `folder` must exist; it gets the history, the logs and the broker's files.
+
+    `backlog`: jobs are handed in as long as fewer than this wait or run.
+    """
+
+    seed: int
+    jobs: int
+    folder: Path
+    backlog: int = 150
+    sizes: Sizes = field(default_factory=Sizes)
+
+    @property
+    def history(self) -> Path:
+        """Where the history is written."""
+        return self.folder / "history.jsonl"
+
+
+async def run(plan: Plan, say: Callable[[str], None]) -> checker.Report:
+    """Carry a plan out, and check its history.
+
+    Args:
+        plan: What to do.
+        say: Gets a line now and then: how far it is.
+
+    Raises:
+        ChaosError: The harness broke, and nothing is said about the system.
+    """
+    with History(plan.history) as history:
+        await _Run(plan, history, say).run()
+    return checker.check(read(plan.history))
+
+
+class _Run:
+    def __init__(self, plan: Plan, history: History, say: Callable[[str], None]) -> None:
+        self._plan, self._history, self._say = plan, history, say
+        self._in_line = 0
+
+    async def run(self) -> None:
+        plan, history = self._plan, self._history
+        history.write("run", "ok", seed=plan.seed, jobs=plan.jobs, **self._settings())
+        system = System(plan.folder, plan.sizes, _free_ports(plan.sizes.services))
+
+        def kill(worker: str) -> None:
+            system.worker(worker).signal(signal.SIGKILL)
+            history.write("fault", "ok", kind="poison_job", victim=worker)
+
+        engine = ModelServer(QUEUE, history, kill)
+        clients = Clients(system.urls, history, seed=plan.seed)
+        await engine.start()
+        try:
+            async with system:
+                await system.start_services(engine.predictor_url)
+                await self._make_queue(system.urls[0])
+                names = [f"worker-{i}" for i in range(plan.sizes.workers)]
+                await system.start_workers({name: engine.url(name) for name in names})
+                await self._use_and_break(system, clients)
+                await self._drain(clients)
+                await self._look(system, clients)
+        finally:
+            await clients.aclose()
+            await engine.aclose()
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "sizes": asdict(self._plan.sizes),
+            "classes": {asks.CLASSES[0]: 0.0, asks.CLASSES[1]: asks.BATCH_OFFSET_MS},
+            "overtake_factor": asks.OVERTAKE_FACTOR,
+        }
+
+    async def _make_queue(self, url: str) -> None:
+        offsets = (0.0, asks.BATCH_OFFSET_MS)
+        classes = [
+            QueueClass(name=name, offset_ms=offset)
+            for name, offset in zip(asks.CLASSES, offsets, strict=True)
+        ]
+        settings = QueueSettings(overtake_factor=asks.OVERTAKE_FACTOR, classes=classes)
+        async with Service(url) as service:
+            await service.put_queue(QUEUE, settings)
+
+    async def _use_and_break(self, system: System, clients: Clients) -> None:
+        faults = nemesis.plan(self._plan.seed, self._plan.jobs)
+        breaker = Nemesis(system, faults, self._history)
+        watch = asyncio.create_task(self._watch(clients, breaker, len(faults)))
+
+        async def may_submit(number: int) -> None:
+            await breaker.may_submit(number)
+            while self._in_line >= self._plan.backlog:  # noqa: ASYNC110 - of other processes
+                await asyncio.sleep(0.02)
+
+        async def submit_all() -> None:
+            await clients.submit_all(self._plan.jobs, may_submit)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(breaker.run())
+                group.create_task(submit_all())
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+
+    async def _watch(self, clients: Clients, breaker: Nemesis, faults: int) -> None:
+        """Know how long the line is, and tell how far we are."""
+        told = 0.0
+        while True:
+            before = clients.submitted
+            view = await clients.queue()
+            if view is not None:
+                after = clients.submitted - before  # handed in while we asked
+                self._in_line = view["depth"] + view["in_flight"] + view["scheduled"] + after
+            if self._history.seconds - told > 5:
+                told = self._history.seconds
+                self._say(
+                    f"{told:5.0f} s: {clients.submitted} of {self._plan.jobs} jobs handed in, "
+                    f"{self._in_line} in the line, {breaker.begun} of {faults} faults"
+                )
+            await asyncio.sleep(0.1)
+
+    async def _drain(self, clients: Clients) -> None:
+        """Until nothing is left to do; it goes into the history if that never comes."""
+        self._say(f"{self._history.seconds:5.0f} s: all handed in; the line runs empty")
+        ends = self._history.seconds + _DRAIN_S
+        while self._history.seconds < ends:
+            view = await clients.queue()
+            if view is not None and not (view["depth"] + view["in_flight"] + view["scheduled"]):
+                return
+            await asyncio.sleep(0.2)
+        self._history.write("drain", "fail", why="jobs are left")
+
+    async def _look(self, system: System, clients: Clients) -> None:
+        """Write down how everything stands at the end."""
+        store = system.broker.primary.client
+        prefix = f"lw:{{{QUEUE}}}:job:"
+        stored = [
+            key.decode().removeprefix(prefix)
+            async for key in store.scan_iter(match=prefix.replace("{", "\\{") + "*", count=1000)
+        ]
+        self._say(f"{self._history.seconds:5.0f} s: reading {len(stored)} jobs and their outputs")
+        self._history.write("stored", "ok", ids=stored)
+        await clients.look_at_all(sorted(set(stored) | clients.ids.keys()))
+        view = await clients.queue()
+        if view is None:
+            raise ChaosError("the queue service does not answer, though nothing is broken any more")
+        counters = {s: view[s] for s in ("succeeded", "failed", "cancelled", "expired")}
+        line = {name: view[name] for name in ("depth", "scheduled", "in_flight")}
+        self._history.write("queue", "ok", **line, counters=counters)
+        self._history.write("end", "ok")
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()

@@ -1,0 +1,193 @@
+"""The system under test: queue services and workers as real processes, on a broker of ours.
+
+Called by run.py, which starts it, and by nemesis.py, which breaks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from lengthwise_lab.chaos.broker import Broker
+from lengthwise_lab.errors import ChaosError
+
+#: How long a process may take to be ready, or to end when it is told to, s.
+_PATIENCE_S = 90.0
+
+#: The name of the queue, and of its model.
+QUEUE = "chaos"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How large the system is, and how quick to notice that something died.
+
+    The leases are a fraction of the product's own (15 s), so that a run with hundreds of deaths
+    ends in minutes; the proportions are the same.
+    """
+
+    services: int = 2
+    workers: int = 3
+    slots: int = 8
+    lease_ms: int = 2500
+    beat_ms: int = 800
+    tick_ms: int = 250
+    appendfsync: str = "always"
+    #: The worker's program; a test puts a careless one here, to see it found out.
+    worker_module: str = "lengthwise_worker"
+
+
+@dataclass
+class Process:
+    """A Python process that is started again, with the same name, whenever it ends."""
+
+    name: str
+    module: str
+    env: Mapping[str, str]
+    log: Path
+    starts: int = 0
+    ends: list[int] = field(default_factory=list)  #: Exit statuses so far; a signal's is negative.
+    process: asyncio.subprocess.Process | None = None
+    _keeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start it and keep it going."""
+        await self._spawn()
+        self._keeper = asyncio.create_task(self._keep(), name=f"keep-{self.name}")
+
+    async def _spawn(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "lengthwise_lab.chaos.child", str(os.getpid())),
+                *("-m", self.module),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.env},
+                start_new_session=True,
+            )
+        self.starts += 1
+
+    async def _keep(self) -> None:
+        while self.process is not None:
+            self.ends.append(await self.process.wait())
+            await asyncio.sleep(0.05)
+            await self._spawn()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; nothing if it is gone just now."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(number)
+
+    async def stop(self, *, gently: bool) -> None:
+        """End it for good: by SIGTERM if `gently` and it heeds that in time, else by SIGKILL."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self.process is None:
+            return
+        self.signal(signal.SIGCONT)
+        if gently:
+            self.signal(signal.SIGTERM)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.process.wait(), 10.0)
+        self.signal(signal.SIGKILL)
+        await self.process.wait()
+        self.process = None
+
+
+class System:
+    """All processes. Use as an async context manager: leaving it ends them all."""
+
+    def __init__(self, folder: Path, sizes: Sizes, ports: list[int]) -> None:
+        """Nothing runs yet.
+
+        Args:
+            folder: For the logs and the broker's data; it must exist.
+            sizes: How many of everything.
+            ports: Free ports, one for each service.
+        """
+        self.sizes = sizes
+        self.broker = Broker(folder, appendfsync=sizes.appendfsync)
+        self.urls = [f"http://127.0.0.1:{port}" for port in ports]
+        self.services: list[Process] = []
+        self.workers: list[Process] = []
+        self._folder, self._ports = folder, ports
+
+    async def __aenter__(self) -> System:
+        """The broker runs, and nothing else yet."""
+        await self.broker.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End everything."""
+        for process in (*self.workers, *self.services):
+            await process.stop(gently=False)
+        await self.broker.aclose()
+
+    async def start_services(self, predictor_url: str) -> None:
+        """Start the queue services, and wait until they are ready.
+
+        Raises:
+            ChaosError: One was not, in time.
+        """
+        for number, port in enumerate(self._ports):
+            env = {
+                "LENGTHWISE_QUEUE_REDIS_URL": self.broker.url,
+                "LENGTHWISE_QUEUE_PORT": str(port),
+                "LENGTHWISE_QUEUE_PREDICTOR_URL": predictor_url,
+                "LENGTHWISE_QUEUE_PREDICTOR_TIMEOUT_MS": "1000",
+                "LENGTHWISE_QUEUE_SHUTDOWN_GRACE_S": "1",
+                "LENGTHWISE_QUEUE_LOG_LEVEL": "WARNING",
+            }
+            service = Process(
+                f"service-{number}", "lengthwise_queue", env, self._folder / f"service-{number}.log"
+            )
+            await service.start()
+            self.services.append(service)
+        async with httpx.AsyncClient(timeout=5.0) as http:
+            for url in self.urls:
+                await self._until_ready(http, url)
+
+    async def _until_ready(self, http: httpx.AsyncClient, url: str) -> None:
+        ends = asyncio.get_running_loop().time() + _PATIENCE_S
+        while asyncio.get_running_loop().time() < ends:
+            with contextlib.suppress(httpx.TransportError):
+                if (await http.get(url + "/readyz")).is_success:
+                    return
+            await asyncio.sleep(0.05)
+        raise ChaosError(f"a queue service did not get ready; its log is in {self._folder}")
+
+    async def start_workers(self, engine_url: Mapping[str, str]) -> None:
+        """Start the workers; name -> where each finds the engine."""
+        sizes = self.sizes
+        for name, url in engine_url.items():
+            env = {
+                "LENGTHWISE_WORKER_REDIS_URL": self.broker.url,
+                "LENGTHWISE_WORKER_QUEUE": QUEUE,
+                "LENGTHWISE_WORKER_ENGINE": "vllm",
+                "LENGTHWISE_WORKER_ENGINE_URL": url,
+                "LENGTHWISE_WORKER_SLOTS": str(sizes.slots),
+                "LENGTHWISE_WORKER_LEASE_MS": str(sizes.lease_ms),
+                "LENGTHWISE_WORKER_BEAT_MS": str(sizes.beat_ms),
+                "LENGTHWISE_WORKER_TICK_MS": str(sizes.tick_ms),
+                "LENGTHWISE_WORKER_WATCHDOG_S": "10",
+                "LENGTHWISE_WORKER_SHUTDOWN_GRACE_S": "0.2",
+                "LENGTHWISE_WORKER_LOG_LEVEL": "WARNING",
+            }
+            worker = Process(name, sizes.worker_module, env, self._folder / f"{name}.log")
+            await worker.start()
+            self.workers.append(worker)
+
+    def worker(self, name: str) -> Process:
+        """The worker of that name."""
+        return next(w for w in self.workers if w.name == name)
