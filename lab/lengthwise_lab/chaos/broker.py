@@ -146,15 +146,16 @@ class Broker:
         await self.in_step()
 
     async def in_step(self) -> None:
-        """Until the replica has all that the primary has, now.
+        """Until the replica has all that the primary has, as of now.
 
         Raises:
             ChaosError: It took too long.
         """
         ends = asyncio.get_running_loop().time() + _PATIENCE_S
+        # Once: what comes in meanwhile, if only a ping, must not keep us waiting for ever.
+        theirs = await self.primary.replication()
         while asyncio.get_running_loop().time() < ends:
             with contextlib.suppress(RedisError, OSError):
-                theirs = await self.primary.replication()
                 ours = await self.replica.replication()
                 if (
                     ours.get("master_link_status") == "up"
@@ -162,6 +163,8 @@ class Broker:
                     and ours["slave_repl_offset"] >= theirs["master_repl_offset"]
                 ):
                     return
+                if ours["master_replid"] != theirs["master_replid"]:
+                    theirs = await self.primary.replication()
             await asyncio.sleep(0.02)
         raise ChaosError(f"the replica did not catch up; its log is in {self.replica.folder}")
 

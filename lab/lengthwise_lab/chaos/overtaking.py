@@ -6,9 +6,9 @@ times its own predicted length later. With classes, and a delay after which a jo
     K may start before J, while J waits, only if   since_K + offset_K <= since_J + offset_J + k p_J
 
 The right side is J's due time, so the bound follows from the due times told at acceptance. The
-order itself is stricter: of those that wait, the smallest due time is first. Both are checked, for the
-first start of every job: a record keeps no later ones. Jobs that were claimed in one call start at
-the same instant, and are not compared.
+order itself is stricter: of those that wait, the smallest due time is first. Both are checked, for
+the first start of every job: a record keeps no later ones. Jobs that were claimed in one call start
+at the same instant, and are not compared.
 """
 
 from __future__ import annotations
