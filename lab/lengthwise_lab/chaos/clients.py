@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import httpx
@@ -50,15 +50,17 @@ class Clients:
 
     # ------------------------------------------------------------------ handing in
 
-    async def submit_all(
-        self, jobs: int, may_submit: Callable[[int], Coroutine[Any, Any, None]]
-    ) -> None:
-        """Hand in all jobs, each when `may_submit(number)` returns; wait for the last reader."""
+    async def submit_all(self, jobs: int, may_submit: Callable[[int], Awaitable[bool]]) -> None:
+        """Hand in all jobs, each when `may_submit(number)` says so; wait for the last reader.
+
+        When it says no, no more is handed in.
+        """
         numbers = iter(range(jobs))
 
         async def submitter() -> None:
             for number in numbers:
-                await may_submit(number)
+                if not await may_submit(number):
+                    return
                 await self._one(ask(self._seed, number))
                 self.submitted += 1
 

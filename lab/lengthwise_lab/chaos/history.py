@@ -18,7 +18,8 @@ Every event has `t` (s since the run began, monotonic), `op`, and `type` as in J
 | output | id, entries: its whole output, read anew at the very end |
 | stored | ids of all jobs that Redis holds at the end |
 | queue | depth, scheduled, in_flight, counters at the end |
-| end | seconds, drained; the last line |
+| stall, drain | fail: nothing moved any more; jobs were left when time was up |
+| end | the last line |
 """
 
 from __future__ import annotations

@@ -13,41 +13,12 @@ import itertools
 import json
 import socket
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import uvicorn
 
+from lengthwise_lab.chaos.asks import Script, read_prompt
 from lengthwise_lab.chaos.history import History
-
-#: What becomes of a call of the engine: answered; refused (400); broken (500) always, or the first
-#: time only; or its worker dies of it.
-Fate = Literal["answered", "refused", "broken", "flaky", "killer"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Script:
-    """What the engine does with one job, written into its prompt.
-
-    `pieces` come over `service_ms`; `tokens` is what the engine says it made, `predicted_tokens`
-    what the predictor says that it will.
-    """
-
-    ref: str
-    fate: Fate
-    pieces: int
-    service_ms: float
-    tokens: int
-    predicted_tokens: float
-
-    def as_prompt(self) -> str:
-        """The prompt that asks for it."""
-        return json.dumps(asdict(self), separators=(",", ":"))
-
-
-def read_prompt(text: str) -> Script:
-    """The script in a prompt, which may be rendered with marks around it."""
-    return Script(**json.loads(text[text.index("{") : text.rindex("}") + 1]))
 
 
 class ModelServer:

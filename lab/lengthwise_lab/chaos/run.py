@@ -23,6 +23,9 @@ from lengthwise_lab.chaos.system import QUEUE, Sizes, System
 from lengthwise_lab.errors import ChaosError
 from lengthwise_lab.service import Service
 
+#: With no job handed in, started or ended for so long, s, the system stands still: no more comes.
+_STILL_S = 90.0
+
 #: How long the system may take to finish what it has, once it is left alone, s.
 _DRAIN_S = 180.0
 
@@ -65,6 +68,7 @@ class _Run:
     def __init__(self, plan: Plan, history: History, say: Callable[[str], None]) -> None:
         self._plan, self._history, self._say = plan, history, say
         self._in_line = 0
+        self._still = False
 
     async def run(self) -> None:
         plan, history = self._plan, self._history
@@ -84,7 +88,7 @@ class _Run:
                 await self._make_queue(system.urls[0])
                 names = [f"worker-{i}" for i in range(plan.sizes.workers)]
                 await system.start_workers({name: engine.url(name) for name in names})
-                await self._use_and_break(system, clients)
+                await self._use_and_break(system, clients, engine)
                 await self._drain(clients)
                 await self._look(system, clients)
         finally:
@@ -108,32 +112,41 @@ class _Run:
         async with Service(url) as service:
             await service.put_queue(QUEUE, settings)
 
-    async def _use_and_break(self, system: System, clients: Clients) -> None:
+    async def _use_and_break(self, system: System, clients: Clients, engine: ModelServer) -> None:
         faults = nemesis.plan(self._plan.seed, self._plan.jobs)
         breaker = Nemesis(system, faults, self._history)
-        watch = asyncio.create_task(self._watch(clients, breaker, len(faults)))
+        watch = asyncio.create_task(self._watch(clients, breaker, engine, len(faults)))
 
-        async def may_submit(number: int) -> None:
+        async def may_submit(number: int) -> bool:
             await breaker.may_submit(number)
-            while self._in_line >= self._plan.backlog:  # noqa: ASYNC110 - of other processes
+            while self._in_line >= self._plan.backlog and not self._still:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-
-        async def submit_all() -> None:
-            await clients.submit_all(self._plan.jobs, may_submit)
+            return not self._still
 
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(breaker.run())
-                group.create_task(submit_all())
+                breaking = group.create_task(breaker.run())
+                await clients.submit_all(self._plan.jobs, may_submit)
+                if self._still:
+                    breaking.cancel()
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from several
         finally:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
 
-    async def _watch(self, clients: Clients, breaker: Nemesis, faults: int) -> None:
-        """Know how long the line is, and tell how far we are."""
-        told = 0.0
+    async def _watch(
+        self, clients: Clients, breaker: Nemesis, engine: ModelServer, faults: int
+    ) -> None:
+        """Know how long the line is, and whether it moves; tell how far we are."""
+        told, moved, seen = 0.0, 0.0, (0, 0)
         while True:
             before = clients.submitted
+            if seen != (before, engine.executed):
+                moved, seen = self._history.seconds, (before, engine.executed)
+            elif self._history.seconds - moved > _STILL_S and not self._still:
+                self._still = True
+                self._history.write("stall", "fail", why=f"nothing moved for {_STILL_S:g} s")
             view = await clients.queue()
             if view is not None:
                 after = clients.submitted - before  # handed in while we asked

@@ -1,0 +1,87 @@
+"""`lengthwise bench chaos`: a whole system, broken on purpose, and its account checked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lengthwise_cli.errors import BadUsage, CliError
+from lengthwise_lab.chaos import checker
+from lengthwise_lab.chaos.history import read
+from lengthwise_lab.chaos.run import Plan, run
+from lengthwise_lab.chaos.system import Sizes
+
+
+def chaos(
+    seed: Annotated[int, typer.Option(help="Of the jobs and of the faults.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="How many jobs are handed in.")] = 2000,
+    services: Annotated[int, typer.Option(min=1, help="Queue services.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Workers.")] = 3,
+    slots: Annotated[int, typer.Option(min=1, help="Jobs at once in each worker.")] = 8,
+    appendfsync: Annotated[str, typer.Option(help="Of the broker: always or everysec.")] = "always",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the history and the logs. Default: a new one in /tmp."),
+    ] = None,
+    history: Annotated[
+        Path | None, typer.Option(help="Run nothing; check this history once more.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Break a system of services, workers and Valkeys on purpose, and check that it lost nothing.
+
+    Ends with status 1 when a promise was broken (docs/chaos.md lists them).
+    """
+    if history is not None:
+        try:
+            report = checker.check(read(history))
+        except (OSError, ValueError) as exc:
+            raise BadUsage(f"{history} cannot be checked: {exc}") from exc
+        said = {"history": str(history), **report.as_json()}
+    else:
+        if appendfsync not in ("always", "everysec"):
+            raise BadUsage(f"--appendfsync is always or everysec, not {appendfsync!r}")
+        plan = Plan(
+            seed=seed,
+            jobs=jobs,
+            folder=_folder(out),
+            sizes=Sizes(services=services, workers=workers, slots=slots, appendfsync=appendfsync),
+        )
+        errors = Console(stderr=True, highlight=False)
+        report = asyncio.run(run(plan, errors.print))
+        said = {"seed": seed, "history": str(plan.history), **report.as_json()}
+    if as_json:
+        typer.echo(json.dumps(said, indent=2))
+    else:
+        Console(highlight=False).print(_table(report), f"history: {said['history']}")
+    if not report.ok:
+        raise CliError(f"a promise was broken; see {said['history']}")
+
+
+def _folder(out: Path | None) -> Path:
+    if out is None:
+        return Path(tempfile.mkdtemp(prefix="lengthwise-chaos-"))
+    if out.exists() and any(out.iterdir()):
+        raise BadUsage(f"--out {out} is not empty")
+    out.mkdir(parents=True, exist_ok=True)
+    return out.resolve()
+
+
+def _table(report: checker.Report) -> Table:
+    table = Table("promise", "violations", "first of them")
+    for name, found in report.violations.items():
+        table.add_row(name.replace("_", " "), str(len(found)), found[0] if found else "")
+    faults = sum(report.faults.values())
+    table.caption = (
+        f"{report.jobs} jobs, {faults} faults of {len(report.faults)} kinds, "
+        f"{report.executed_more_than_once} jobs executed more than once, "
+        f"{report.overtakes} overtaken within the bound, {report.seconds:.0f} s"
+    )
+    return table
