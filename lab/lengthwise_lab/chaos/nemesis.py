@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import random
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -56,20 +56,20 @@ class Fault:
     force: float
 
 
-def plan(seed: int, jobs: int) -> list[Fault]:
+def plan(seed: int, jobs: int, kinds: Sequence[Kind] = tuple(Kind)) -> list[Fault]:
     """The faults of a run: one in 250 jobs, but every kind once as soon as there are jobs for it.
 
     Kinds come in shuffled rounds, so that each has its share.
     """
     dice = random.Random(f"nemesis {seed}")  # noqa: S311 - must repeat
-    count = max(min(len(Kind), jobs // 40), jobs // 250)
-    kinds: list[Kind] = []
-    while len(kinds) < count:
-        kinds += dice.sample(list(Kind), len(Kind))
+    count = max(min(len(kinds), jobs // 40), jobs // 250)
+    order: list[Kind] = []
+    while len(order) < count:
+        order += dice.sample(kinds, len(kinds))
     return [
         Fault(
             at=int(jobs * (i + dice.uniform(0.2, 0.8)) / count),
-            kind=kinds[i],
+            kind=order[i],
             aim=dice.random(),
             force=dice.random(),
         )

@@ -18,7 +18,7 @@ from lengthwise_lab.chaos import asks, checker, nemesis
 from lengthwise_lab.chaos.clients import Clients
 from lengthwise_lab.chaos.history import History, read
 from lengthwise_lab.chaos.model_server import ModelServer
-from lengthwise_lab.chaos.nemesis import Nemesis
+from lengthwise_lab.chaos.nemesis import Kind, Nemesis
 from lengthwise_lab.chaos.system import QUEUE, Sizes, System
 from lengthwise_lab.errors import ChaosError
 from lengthwise_lab.service import Service
@@ -34,7 +34,7 @@ _DRAIN_S = 180.0
 class Plan:
     """What to do. `folder` must exist; it gets the history, the logs and the broker's files.
 
-    `backlog`: jobs are handed in as long as fewer than this wait or run.
+    `backlog`: jobs are handed in as long as fewer than this wait or run. `kinds`: the faults.
     """
 
     seed: int
@@ -42,6 +42,7 @@ class Plan:
     folder: Path
     backlog: int = 150
     sizes: Sizes = field(default_factory=Sizes)
+    kinds: tuple[Kind, ...] = tuple(Kind)
 
     @property
     def history(self) -> Path:
@@ -113,7 +114,7 @@ class _Run:
             await service.put_queue(QUEUE, settings)
 
     async def _use_and_break(self, system: System, clients: Clients, engine: ModelServer) -> None:
-        faults = nemesis.plan(self._plan.seed, self._plan.jobs)
+        faults = nemesis.plan(self._plan.seed, self._plan.jobs, self._plan.kinds)
         breaker = Nemesis(system, faults, self._history)
         watch = asyncio.create_task(self._watch(clients, breaker, engine, len(faults)))
 

@@ -1,0 +1,99 @@
+"""Chaos runs with real processes: a short one that must hold, one whose planted bug must show."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import uvloop
+from typer.testing import CliRunner
+
+from lengthwise_cli.main import app
+from lengthwise_lab.chaos import asks, checker, nemesis
+from lengthwise_lab.chaos.history import read
+from lengthwise_lab.chaos.nemesis import Kind
+from lengthwise_lab.chaos.run import Plan, run
+from lengthwise_lab.chaos.system import Sizes
+
+Report = checker.Report
+
+#: As many faults of every kind as a short run has room for; the slow ones are in the long runs.
+QUICK = (
+    Kind.KILL_WORKER,
+    Kind.KILL_SERVICE,
+    Kind.KILL_BROKER,
+    Kind.STOP_WORKER,
+    Kind.FAILOVER,
+    Kind.DROP_REPLIES,
+    Kind.CLIENT_KILL,
+    Kind.SCRIPT_FLUSH,
+)
+
+
+def chaos(folder: Path, **changes: object) -> Report:
+    """A run, and what the checker says of it; the processes' logs are told if it fails."""
+    return uvloop.run(run(Plan(folder=folder, **changes), print))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_short_run_with_every_disaster_keeps_all_promises(tmp_path: Path) -> None:
+    report = chaos(tmp_path, seed=7, jobs=320, kinds=QUICK)
+    assert report.ok, report.as_json()
+    assert report.faults.keys() >= set(QUICK)
+    # It was about something: most was answered, some twice, some overtook, some was read.
+    assert report.acknowledged > 250
+    assert report.states["succeeded"] > 200
+    assert report.executed_more_than_once > 0
+    assert report.overtakes > 0
+    assert report.reconnects > 0
+
+
+@pytest.mark.slow
+def test_a_worker_that_ignores_a_lost_lease_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", ":".join([str(Path(__file__).parent), *sys.path]))
+    careless = Sizes(worker_module="careless_worker", workers=2)
+    report = chaos(tmp_path, seed=3, jobs=160, kinds=(Kind.STOP_WORKER,) * 4, sizes=careless)
+    assert not report.ok
+    assert report.violations["accepted_twice"] or report.violations["stream_mixed"]
+    # The file alone tells the same.
+    again = checker.check(read(tmp_path / "history.jsonl"))
+    assert again.violations == report.violations
+
+
+def test_the_command_checks_a_history_and_ends_with_1_when_it_is_bad(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    lines = [
+        {"op": "run", "type": "ok", "jobs": 1},
+        {"op": "submit", "type": "invoke", "ref": "a", "key": None, "spec": {}},
+        {"op": "submit", "type": "ok", "ref": "a", "key": None, "id": "1", "due_ms": 0},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = CliRunner().invoke(app, ["bench", "chaos", "--history", str(path), "--json"])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["lost"] == 1
+
+
+def test_the_plan_follows_from_the_seed_and_a_long_run_has_every_kind_several_times() -> None:
+    faults = nemesis.plan(7, 20_000)
+    assert faults == nemesis.plan(7, 20_000)
+    assert faults != nemesis.plan(8, 20_000)
+    assert len(faults) >= 50
+    counts = {kind: sum(f.kind is kind for f in faults) for kind in Kind}
+    assert min(counts.values()) >= 4
+    assert faults == sorted(faults, key=lambda fault: fault.at)
+    assert all(0 <= fault.at < 20_000 for fault in faults)
+
+
+def test_the_jobs_follow_from_the_seed_and_are_of_every_sort() -> None:
+    jobs = [asks.ask(7, number) for number in range(2000)]
+    assert jobs == [asks.ask(7, number) for number in range(2000)]
+    assert len({job.ref for job in jobs}) == 2000
+    fates = {job.script.fate for job in jobs}
+    assert fates == {"answered", "refused", "broken", "flaky", "killer"}
+    for trait in ("twice", "conflict", "read", "explain", "delay_ms", "cancel_after_s", "key"):
+        having = sum(bool(getattr(job, trait)) for job in jobs)
+        assert 0 < having < 2000, trait
