@@ -120,8 +120,6 @@ class Claim:
     deadline_ms: float
     tenant: str = "default"
     waited_ms: float | None = None  #: In the line, until this claim; None: it had run before.
-    #: Waits, ms, of the jobs that first come first served would have begun by now and not before.
-    fcfs_waits_ms: tuple[float, ...] = ()
 
 
 class LeaseState(StrEnum):

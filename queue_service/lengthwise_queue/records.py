@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import statistics
 from collections.abc import Iterator
 from typing import Any, Literal, cast
@@ -27,6 +28,7 @@ from lengthwise_queue.jobs import (
     KeyReused,
     Lease,
     Mode,
+    NewJob,
     Queue,
     QueueFull,
     QueueStats,
@@ -49,27 +51,25 @@ def read_claims(answer: list[list[Any]]) -> list[Claim]:
     return [
         Claim(
             lease=Lease(job_id=job_id.decode(), nonce=nonce.decode(), attempt=attempt),
-            endpoint=cast("Endpoint", endpoint.decode()),
+            endpoint=cast("Endpoint", plan.decode().split(" ")[2]),
             body=body,
             due_ms=float(due),
-            predicted_tokens=float(tokens),
+            predicted_tokens=read_predicted_tokens(price),
             deadline_ms=float(deadline),
             tenant=tenant.decode(),
             waited_ms=float(waited) if waited else None,
-            fcfs_waits_ms=tuple(map(float, fcfs)),
         )
         for (
             job_id,
             nonce,
             attempt,
-            endpoint,
+            plan,
             body,
             due,
-            tokens,
+            price,
             deadline,
             tenant,
             waited,
-            fcfs,
         ) in answer
     ]
 
@@ -103,6 +103,10 @@ def _pairs(flat: list[Any]) -> Iterator[tuple[str, str]]:
     return zip(texts[::2], texts[1::2], strict=True)
 
 
+#: The speed is a ratio of two sums that forget with a half-life of 34 answers (0.98 ^ 34 = 0.5): a
+#: long answer weighs by its tokens, and a change of load shows within a few dozen answers.
+_FORGET = 0.98
+
 #: What `meta` holds besides counters.
 _NOT_COUNTERS = frozenset(
     {"mode", "policy", "fallback", "active", "reorder", "v", "served", "trimmed"}
@@ -126,11 +130,16 @@ def read_stats(answer: list[Any]) -> QueueStats:
     ]
     lengths: list[tuple[float | None, int]] = []
     inside: list[bool] = []
-    for predicted, actual, *quantiles in (value.decode().split(" ") for value in raw_lengths):
+    sum_ms = sum_tokens = 0.0
+    weight = 1.0
+    for predicted, actual, service_ms, *quantiles in (v.decode().split(" ") for v in raw_lengths):
         lengths.append((float(predicted) if predicted else None, int(actual)))
         if quantiles:
             inside.append(float(quantiles[0]) <= int(actual) <= float(quantiles[2]))
-    sum_ms, sum_tokens = float(meta.pop("sum_ms", 0)), float(meta.pop("sum_tokens", 0))
+        if service_ms:
+            sum_ms += weight * float(service_ms)
+            sum_tokens += weight * int(actual)
+        weight *= _FORGET
     wait_ms, fcfs_ms = int(meta.pop("wait_ms", 0)), int(meta.pop("fcfs_wait_ms", 0))
     waits, fcfs = int(meta.get("waits", 0)), int(meta.get("fcfs_waits", 0))
     return QueueStats(
@@ -154,6 +163,33 @@ def read_stats(answer: list[Any]) -> QueueStats:
         coverage=sum(inside) / len(inside) if inside else None,
         tenants=sorted(tenants, key=lambda t: t.tenant),
     )
+
+
+def write_cost(predicted_tokens: float) -> int:
+    """What a job counts for in the backlog and between tenants, tokens, >= 1."""
+    return max(1, math.floor(predicted_tokens + 0.5))
+
+
+def write_number(number: float) -> str:
+    """A number as the record keeps it: to the microsecond, or the thousandth of a token."""
+    return repr(round(number, 3))
+
+
+def write_price(job: NewJob) -> str:
+    """The record's field `price`; lua/include/record.lua says what stands in it."""
+    numbers = (
+        job.tenant_weight,
+        job.slack_ms,
+        job.offset_ms,
+        job.predicted_tokens,
+        job.predicted_ms,
+    )
+    return " ".join([str(write_cost(job.predicted_tokens)), *map(write_number, numbers)])
+
+
+def read_predicted_tokens(price: bytes) -> float:
+    """The predicted length in a record's field `price`, tokens."""
+    return float(price.split(b" ")[4])
 
 
 def write_quantiles(prediction: Prediction | None) -> tuple[str, str]:
@@ -206,37 +242,41 @@ def read_job(queue: str, job_id: str, raw: dict[bytes, bytes]) -> Job | None:
     def number(name: str) -> float | None:
         return float(r[name]) if name in r else None
 
-    def whole(name: str) -> int | None:
-        return int(r[name]) if name in r else None
-
     try:
+        accepted_ms, since_ms, deadline_ms = map(float, r["times"].split())
+        _, weight, slack_ms, offset_ms, tokens, predicted_ms = map(float, r["price"].split())
+        max_attempts, job_class, endpoint, policy = r["plan"].split()
+        attempt, spent = map(int, r["runs"].split())
+        prompt_tokens, output_tokens = (
+            int(n) if n else None for n in r.get("usage", " ").split(" ")
+        )
         return Job(
             id=job_id,
             queue=queue,
-            endpoint=cast("Endpoint", r["endpoint"]),
-            job_class=r["class"],
-            policy=r["policy"],
+            endpoint=cast("Endpoint", endpoint),
+            job_class=job_class,
+            policy=policy,
             state=JobState(r["state"]),
-            attempt=int(r.get("attempt", 0)),
-            spent=int(r.get("spent", 0)),
-            max_attempts=int(r["max_attempts"]),
-            accepted_ms=float(r["accepted_ms"]),
+            attempt=attempt,
+            spent=spent,
+            max_attempts=int(max_attempts),
+            accepted_ms=accepted_ms,
             due_ms=float(r["due_ms"]),
-            deadline_ms=float(r["deadline_ms"]),
-            predicted_tokens=float(r["predicted_tokens"]),
-            predicted_ms=float(r["predicted_ms"]),
-            slack_ms=float(r["slack_ms"]),
-            offset_ms=float(r["offset_ms"]),
+            deadline_ms=deadline_ms,
+            predicted_tokens=tokens,
+            predicted_ms=predicted_ms,
+            slack_ms=slack_ms,
+            offset_ms=offset_ms,
             tenant=r["tenant"],
-            weight=float(r["weight"]),
-            since_ms=float(r["since_ms"]),
+            weight=weight,
+            since_ms=since_ms,
             fcfs_wait_ms=number("fcfs_wait_ms"),
             prediction=_read_quantiles(r),
             started_ms=number("started_ms"),
             first_output_ms=number("first_output_ms"),
             finished_ms=number("finished_ms"),
-            prompt_tokens=whole("prompt_tokens"),
-            output_tokens=whole("output_tokens"),
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
             cancel_requested="cancel" in r,
             worker=r.get("worker"),
             error=JobError.model_validate(json.loads(r["error"])) if "error" in r else None,

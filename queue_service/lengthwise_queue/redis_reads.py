@@ -24,7 +24,7 @@ from lengthwise_queue.errors import StoreUnavailable
 from lengthwise_queue.jobs import Job, JobPage, Line, OutputEntry, Position, Queue
 from lengthwise_queue.keys import QUEUES, QueueKeys
 from lengthwise_queue.output_hub import parse_entries
-from lengthwise_queue.records import read_clock_ms, read_job, read_queue
+from lengthwise_queue.records import read_clock_ms, read_job, read_predicted_tokens, read_queue
 
 T = TypeVar("T")
 
@@ -128,8 +128,8 @@ class RedisReads:
         )
         pipe = self._redis.pipeline(transaction=False)
         for one in ids:
-            pipe.hget(k.job(one.decode()), "predicted_tokens")
-        tokens = [float(t) for t in await self._read(pipe.execute()) if t is not None]
+            pipe.hget(k.job(one.decode()), "price")
+        tokens = [read_predicted_tokens(p) for p in await self._read(pipe.execute()) if p]
         total = sum(tokens) * (ahead / len(tokens)) if tokens else 0.0
         others = [one.decode() for one in waiting if one.decode() != job.tenant]
         if others:
@@ -147,8 +147,8 @@ class RedisReads:
         firsts = await self._read(pipe.execute())
         pipe = self._redis.pipeline(transaction=False)
         for first in firsts:
-            pipe.hget(k.job(first[0].decode() if first else ""), "weight")
-        return [float(w) for w in await self._read(pipe.execute()) if w is not None]
+            pipe.hget(k.job(first[0].decode() if first else ""), "price")
+        return [float(p.split(b" ")[1]) for p in await self._read(pipe.execute()) if p]
 
     async def waiting_lengths(self, queue: str, sample: int = 1000) -> list[float]:
         """Predicted tokens of up to `sample` waiting jobs, chosen at random."""
@@ -158,8 +158,8 @@ class RedisReads:
         )
         pipe = self._redis.pipeline(transaction=False)
         for one in found:
-            pipe.hget(k.job(one.decode()), "predicted_tokens")
-        return [float(t) for t in await self._read(pipe.execute()) if t is not None]
+            pipe.hget(k.job(one.decode()), "price")
+        return [read_predicted_tokens(p) for p in await self._read(pipe.execute()) if p]
 
     async def line(self, queue: str, limit: int, *, tenant: str | None = None) -> Line:
         """The line as it stands, at most `limit` jobs of each kind; of one tenant, or of all."""

@@ -36,7 +36,15 @@ from lengthwise_queue.jobs import (
 )
 from lengthwise_queue.keys import QUEUES, QueueKeys
 from lengthwise_queue.output_hub import OutputHub
-from lengthwise_queue.records import read_claims, read_stats, read_submitted, write_quantiles
+from lengthwise_queue.records import (
+    read_claims,
+    read_stats,
+    read_submitted,
+    write_cost,
+    write_number,
+    write_price,
+    write_quantiles,
+)
 from lengthwise_queue.redis_reads import AWAY, RedisReads, away
 from lengthwise_queue.script_runner import Call, ScriptRunner
 from lengthwise_queue.scripts import load_all
@@ -144,17 +152,12 @@ class RedisJobStore(RedisReads):
         args = [
             job.id,
             job.body,
-            job.endpoint,
-            job.job_class,
             job.tenant,
-            repr(job.tenant_weight),
-            repr(job.slack_ms),
-            repr(job.offset_ms),
-            repr(job.predicted_tokens),
-            repr(job.predicted_ms),
+            write_cost(job.predicted_tokens),
+            write_price(job),
+            f"{job.max_attempts} {job.job_class} {job.endpoint}",
             quantiles,
             predictor,
-            job.max_attempts,
             job.delay_ms,
             job.ttl_ms,
             job.max_depth,
@@ -238,22 +241,22 @@ class RedisJobStore(RedisReads):
     ) -> tuple[list[JobState | None], list[Claim]]:
         """`finish` for several claims in one round trip, and one claim of `claim_next` more jobs.
 
-        Their states in the same order. Each is atomic; all of them together are not.
+        Their states in the same order. The ends are one atomic step, the claim behind them another.
         """
         k = QueueKeys(queue)
-        calls = [self._finish_call(k, ending) for ending in endings]
+        args = [part for ending in endings for part in self._finish_args(ending)]
+        calls = [self._call(k, Event.FINISH, [k.lengths], args)]
         if claim_next > 0:
             calls.append(self._claim_call(k, worker_id, claim_next))
         answers = await self._run(*calls)
-        claims = read_claims(answers.pop()) if claim_next > 0 else []
         for ending in endings:
             self._emitted.pop(ending.lease.nonce, None)
-        return [JobState(a[1].decode()) if a[0] == b"ok" else None for a in answers], claims
+        states = [None if state == b"lost" else JobState(state.decode()) for state in answers[0]]
+        return states, read_claims(answers[1]) if claim_next > 0 else []
 
-    def _finish_call(self, k: QueueKeys, ending: Ending) -> Call:
-        lease, outcome = ending.lease, ending.outcome
-        keys = [k.job(lease.job_id), k.out(lease.job_id), k.lengths]
-        args = [
+    def _finish_args(self, ending: Ending) -> list[Any]:
+        lease, outcome, chunks = ending.lease, ending.outcome, ending.chunks
+        return [
             lease.job_id,
             lease.nonce,
             outcome.kind,
@@ -263,9 +266,9 @@ class RedisJobStore(RedisReads):
             outcome.error.model_dump_json() if outcome.error else "",
             outcome.delay_ms,
             self._emitted.get(lease.nonce, 0),
-            *ending.chunks,
+            len(chunks),
+            *chunks,
         ]
-        return self._call(k, Event.FINISH, keys, args)
 
     async def cancel(self, queue: str, job_id: str) -> JobState | None:
         """Withdraw a job; its state afterwards (what runs hears it soon), None: unknown."""
@@ -298,8 +301,8 @@ class RedisJobStore(RedisReads):
     ) -> float | None:
         """Give a waiting job another price; its new due time, or None: it no longer waits."""
         k = QueueKeys(queue)
-        numbers = [repr(slack_ms), repr(predicted_tokens), repr(predicted_ms)]
-        args = [job_id, *numbers, *write_quantiles(prediction)]
+        numbers = map(write_number, (slack_ms, predicted_tokens, predicted_ms))
+        args = [job_id, write_cost(predicted_tokens), *numbers, *write_quantiles(prediction)]
         [answer] = await self._run(self._call(k, Event.REPRICE, [k.job(job_id)], args))
         return float(answer[1]) if answer[0] == b"ok" else None
 

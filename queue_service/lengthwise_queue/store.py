@@ -68,7 +68,7 @@ class JobStore(Protocol):
     ) -> tuple[list[JobState | None], list[Claim]]:
         """`finish` for several claims in one round trip, and one claim of `claim_next` more jobs.
 
-        Their states in the same order. Each is atomic; all of them together are not.
+        Their states in the same order. The ends are one atomic step, the claim behind them another.
         """
 
     async def cancel(self, queue: str, job_id: str) -> JobState | None:

@@ -236,7 +236,7 @@ def test_a_damaged_record_is_no_500(front: Front, until: Until) -> None:
     front.ended(job_id)
     with redis.Redis.from_url(front.redis_url) as client:
         [key] = client.keys(f"*job:{job_id}")
-        client.hset(key, "accepted_ms", "yesterday")
+        client.hset(key, "times", "yesterday")
     assert front.http.get(f"/v1/jobs/{job_id}").status_code == 404
     assert front.ended(front.submit())["state"] == "succeeded"
 

@@ -412,8 +412,8 @@ def test_a_delayed_job_is_not_claimed_before_its_time(redis_url: str) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda r, key: r.hdel(key, "cost"),
-        lambda r, key: r.hset(key, "spent", "many"),
+        lambda r, key: r.hdel(key, "price"),
+        lambda r, key: r.hset(key, "runs", "0 many"),
         lambda r, key: r.delete(key),
         lambda r, key: r.set(key, "a string where a hash should be"),
         lambda r, key: r.delete(key.replace("job:", "in:")),
@@ -447,7 +447,7 @@ def test_a_malformed_record_among_the_leases_does_not_stop_the_tick(redis_url: s
         await accept(store, "0b")
         await store.claim(Q, worker_id="w1", count=2)
         raw = redis.Redis.from_url(redis_url)
-        await raw.hdel(f"lw:{{{Q}}}:job:0a", "slack_ms")
+        await raw.hdel(f"lw:{{{Q}}}:job:0a", "times")
         await raw.aclose()
         store.now_ms = T0 + 20_000
         report = await store.tick(Q)

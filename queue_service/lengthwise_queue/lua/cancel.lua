@@ -15,22 +15,23 @@ RETURNS
   the state that the job is in now, or "unknown"
 ]]
 --@include line
+--@include record
 --@include tenant_line
 --@include end_job
 local job, control = unpack(KEYS, 11)
 local id = unpack(ARGV, 5)
 
-local record = redis.call("HMGET", job, "state", "cost", "tenant", "attempt")
+local record = redis.call("HMGET", job, "state", "price", "tenant", "runs")
 local state = record[1]
 if state == "running" then
   redis.call("HSETNX", job, "cancel", "cancelled")
   redis.call("PUBLISH", control, id)
 elseif state == "queued" or state == "scheduled" then
-  leave(line, id, record[3], record[2])
+  leave(line, id, record[3], read_price(record[2]) or 0)
   if redis.call("ZREM", line.delayed, id) == 1 then
     hold(line, record[3], -1)
   end
-  end_job(line, id, "cancelled", now, "", {tenant = record[3], attempt = record[4]})
+  end_job(line, id, "cancelled", now, "", {tenant = record[3], attempt = read_runs(record[4])})
   state = "cancelled"
 end
 return state or "unknown"

@@ -9,11 +9,11 @@ KEYS  the line's (include/line.lua)
 ARGV  the line's, then
   count, lease_ms, nonce (random; the i-th job's is "nonce:i"), worker
 RETURNS
-  {{id, nonce, attempt, endpoint, payload, due_ms, predicted_tokens, deadline_ms, tenant,
-    waited_ms ("" when it had run before), {what others waited under first come first served, ms}},
-   ...}
+  {{id, nonce, attempt, plan, payload, due_ms, price, deadline_ms, tenant,
+    waited_ms ("" when it had run before)}, ...}
 ]]
 --@include line
+--@include record
 --@include tenant_line
 --@include fcfs_clock
 --@include end_job
@@ -24,63 +24,58 @@ if redis.call("HGET", line.meta, "mode") == "paused" then
   return {}
 end
 
-local claims, looked, overtaken, wait_ms, waits, fcfs_ms, fcfs = {}, 0, 0, 0, 0, 0, 0
-
-local function count_fcfs(resolved)
-  for _, wait in ipairs(resolved) do
-    fcfs, fcfs_ms = fcfs + 1, fcfs_ms + wait
-  end
-  return resolved
-end
+local claims, mine, looked, overtaken, wait_ms, waits, gone = {}, {}, 0, 0, 0, 0, 0
 
 local function take(id, tenant, alone, start)
   local job = line.prefix .. "job:" .. id
   overtaken = overtaken + (redis.call("ZRANK", line.accepted, id) or 0)
   redis.call("ZREM", line.accepted, id)
-  local record = redis.pcall("HMGET", job, "state", "cost", "attempt", "spent", "endpoint",
-    "due_ms", "predicted_tokens", "deadline_ms", "since_ms", "weight", "tenant")
+  local record = redis.pcall("HMGET", job, "state", "tenant", "times", "price", "plan", "runs", "due_ms")
   local payload = redis.pcall("GET", line.prefix .. "in:" .. id)
-  local cost = not record.err and tonumber(record[2]) or 0
-  local gone = served(line, cost) - cost
-  if record.err or record[1] ~= "queued" or type(payload) ~= "string" or not (cost > 0
-    and tonumber(record[3]) and tonumber(record[4]) and record[5] and tonumber(record[6])
-    and tonumber(record[7]) and tonumber(record[8]) and tonumber(record[9])
-    and tonumber(record[10]) and record[11]) then
+  local readable = not record.err
+  local cost, weight = read_price(readable and record[4])
+  gone = served(line, cost or 0) - (cost or 0)
+  local _, since, deadline = read_times(readable and record[3])
+  local attempt, spent = read_runs(readable and record[6])
+  if not (cost and deadline and attempt) or record[1] ~= "queued" or type(payload) ~= "string"
+    or not (record[2] and record[5] and record[7]) then
     quarantine(line, id, tenant, now)
     return
-  elseif tonumber(record[8]) <= now then
+  elseif deadline <= now then
     end_job(line, id, "expired", now,
       '{"code":"deadline_passed","message":"The job waited past its deadline. Allow it a longer ttl_ms."}',
-      {tenant = tenant, attempt = record[3]})
+      {tenant = tenant, attempt = attempt})
     return
   end
-  local share = cost / record[10]
-  if not alone then
-    redis.call("ZADD", line.tenants, "XX", start + share, tenant)
-    redis.call("HSET", line.meta, "v", string.format("%.17g", start))
-  end
-  local attempt, mine, waited = record[3] + 1, nonce .. ":" .. looked, ""
-  local fields = {"state", "running", "nonce", mine, "worker", worker, "attempt", attempt,
-    "spent", record[4] + 1, "emitted", 0, "charged", alone and 0 or cost}
+  attempt = attempt + 1
+  local own, waited = nonce .. ":" .. looked, ""
+  local fields = {"state", "running", "nonce", own, "worker", worker,
+    "runs", attempt .. " " .. (spent + 1)}
   local function also(name, value)
     fields[#fields + 1] = name
     fields[#fields + 1] = value
   end
-  local resolved, own = resolve(line, gone, now, id)
-  if own then
-    also("fcfs_wait_ms", own)
+  if not alone then
+    redis.call("ZADD", line.tenants, "XX", start + cost / weight, tenant)
+    redis.call("HSET", line.meta, "v", string.format("%.17g", start))
+    also("charged", cost)
   end
   if attempt == 1 then
-    local wait = math.max(0, now - record[9])
-    waits, wait_ms, waited = waits + 1, wait_ms + wait, string.format("%.3f", wait)
-    also("started_ms", string.format("%.3f", now))
+    local wait = math.max(0, now - since)
+    waits, wait_ms, waited = waits + 1, wait_ms + wait, ms(wait)
+    also("started_ms", ms(now))
   else
+    also("emitted", 0)
+    if alone then
+      also("charged", 0)
+    end
     redis.call("XADD", line.prefix .. "out:" .. id, "*", "k", "attempt", "a", attempt, "d", "")
   end
   redis.call("HSET", job, unpack(fields))
   redis.call("ZADD", line.leases, now + tonumber(lease_ms), id)
-  claims[#claims + 1] = {id, mine, attempt, record[5], payload, record[6], record[7], record[8],
-    tenant, waited, count_fcfs(resolved)}
+  claims[#claims + 1] = {id, own, attempt, record[5], payload, record[7], record[4], ms(deadline),
+    tenant, waited}
+  mine[id] = true
 end
 
 -- Bounded, whatever lies in the line: at most 100 jobs that end here for each call.
@@ -107,12 +102,7 @@ if redis.call("EXISTS", line.tenants) == 1 then
 else
   redis.call("ZREM", line.wake, "work")
   redis.call("HSET", line.meta, "backlog_tokens", 0) -- heals what an unreadable cost left behind
-  if #claims > 0 then -- all have begun, so they had under first come first served
-    local rest_of_them = resolve(line, math.huge, now, nil)
-    for _, wait in ipairs(count_fcfs(rest_of_them)) do
-      table.insert(claims[#claims][11], wait)
-    end
-  end
+  gone = math.huge -- all have begun, so they had under first come first served
 end
 if overtaken > 0 then
   redis.call("HINCRBY", line.meta, "overtakes", overtaken)
@@ -121,8 +111,14 @@ if waits > 0 then
   redis.call("HINCRBY", line.meta, "waits", waits)
   redis.call("HINCRBY", line.meta, "wait_ms", string.format("%.0f", wait_ms))
 end
-if fcfs > 0 then
-  redis.call("HINCRBY", line.meta, "fcfs_waits", fcfs)
-  redis.call("HINCRBY", line.meta, "fcfs_wait_ms", string.format("%.0f", fcfs_ms))
+-- Twice as many as were claimed: a backlog of these shrinks, and no call does much.
+local fcfs_waits = looked > 0 and resolve(line, gone, now, mine, 2 * looked + 2) or {}
+if #fcfs_waits > 0 then
+  local sum = 0
+  for _, wait in ipairs(fcfs_waits) do
+    sum = sum + wait
+  end
+  redis.call("HINCRBY", line.meta, "fcfs_waits", #fcfs_waits)
+  redis.call("HINCRBY", line.meta, "fcfs_wait_ms", string.format("%.0f", sum))
 end
 return claims

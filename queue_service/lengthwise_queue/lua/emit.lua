@@ -21,13 +21,13 @@ if not now then
   now = time[1] * 1000 + time[2] / 1000
 end
 
-local record = redis.call("HMGET", job, "state", "nonce", "cancel", "attempt", "emitted")
+local record = redis.call("HMGET", job, "state", "nonce", "cancel", "runs", "emitted")
 if record[1] ~= "running" or record[2] ~= nonce then
   return "lost"
 end
-local emitted = tonumber(record[5])
+local attempt, emitted = string.match(record[4], "^%d+"), tonumber(record[5] or "0")
 for i = 7 + math.max(0, emitted - tonumber(first)), #ARGV do
-  redis.call("XADD", out, "MAXLEN", "~", max_entries, "*", "k", "chunk", "a", record[4], "d", ARGV[i])
+  redis.call("XADD", out, "MAXLEN", "~", max_entries, "*", "k", "chunk", "a", attempt, "d", ARGV[i])
   emitted = emitted + 1
 end
 redis.call("HSET", job, "emitted", emitted)

@@ -14,33 +14,33 @@ RETURNS
   the state that the job is in now, "unknown", or "unreadable": it cannot be served again
 ]]
 --@include line
+--@include record
 --@include tenant_line
 --@include fcfs_clock
 local job, body, out = unpack(KEYS, 11)
 local id = unpack(ARGV, 5)
 
-local record = redis.call("HMGET", job, "state", "tenant", "cost", "slack_ms", "offset_ms",
-  "since_ms", "deadline_ms", "endpoint", "predicted_tokens")
+local record = redis.call("HMGET", job, "state", "tenant", "times", "price", "plan", "runs")
 if record[1] ~= "failed" then
   return record[1] or "unknown"
 end
-local slack, offset, cost = tonumber(record[4] or ""), tonumber(record[5] or ""), tonumber(record[3] or "")
-local since, deadline = tonumber(record[6] or ""), tonumber(record[7] or "")
-if not (record[2] and cost and slack and offset and since and deadline and record[8]
-  and tonumber(record[9] or "")) or redis.call("EXISTS", body) == 0 then
+local cost, _, slack, offset = read_price(record[4])
+local accepted, since, deadline = read_times(record[3])
+local attempt = read_runs(record[6])
+if not (record[2] and record[5] and cost and since and attempt) or redis.call("EXISTS", body) == 0 then
   return "unreadable"
 end
 local meta = redis.call("HMGET", line.meta, "active", "served")
 local due = now + ((meta[1] or "sjf") == "sjf" and slack or offset)
-redis.call("HSET", job, "state", "queued", "spent", 0, "emitted", 0,
-  "since_ms", string.format("%.3f", now), "due_ms", string.format("%.3f", due),
-  "deadline_ms", string.format("%.3f", now + deadline - since))
-redis.call("HDEL", job, "error", "finished_ms", "cancel", "done_nonce", "done_state", "output_tokens")
+deadline = now + deadline - since
+redis.call("HSET", job, "state", "queued", "runs", attempt .. " 0", "due_ms", ms(due),
+  "times", ms(accepted) .. " " .. ms(now) .. " " .. ms(deadline))
+redis.call("HDEL", job, "error", "finished_ms", "cancel", "done", "usage")
 redis.call("PERSIST", job)
 redis.call("PERSIST", body)
 redis.call("DEL", out)
 redis.call("ZREM", line.prefix .. "dead:" .. record[2], id)
-redis.call("ZADD", line.deadlines, now + deadline - since, id)
+redis.call("ZADD", line.deadlines, deadline, id)
 redis.call("HINCRBY", line.meta, "redriven", 1)
 local backlog = enter(line, id, record[2], due, now, cost)
 mark(line, id, now, cost, backlog, meta[2] or 0)

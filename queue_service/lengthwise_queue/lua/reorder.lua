@@ -9,6 +9,7 @@ RETURNS
   how many were looked at; 0: the line is in order
 ]]
 --@include line
+--@include record
 local limit = tonumber((unpack(ARGV, 5)))
 local meta = redis.call("HMGET", line.meta, "reorder", "active")
 local from, active = meta[1], meta[2] or "sjf"
@@ -26,10 +27,13 @@ else
 end
 for i = 1, #page, 2 do
   local job = line.prefix .. "job:" .. page[i]
-  local record = redis.pcall("HMGET", job, "tenant", "since_ms", "slack_ms", "offset_ms")
-  if not record.err and record[1] and tonumber(record[2]) and tonumber(record[3]) and tonumber(record[4]) then
-    local due = record[2] + tonumber(active == "sjf" and record[3] or record[4])
-    redis.call("HSET", job, "due_ms", string.format("%.3f", due))
+  local record = redis.pcall("HMGET", job, "tenant", "times", "price")
+  local known = not record.err
+  local _, since = read_times(known and record[2])
+  local _, _, slack, offset = read_price(known and record[3])
+  if since and offset and record[1] then
+    local due = since + (active == "sjf" and slack or offset)
+    redis.call("HSET", job, "due_ms", ms(due))
     redis.call("ZADD", line.prefix .. "ready:" .. record[1], "XX", due, page[i])
   end
 end

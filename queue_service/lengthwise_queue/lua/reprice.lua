@@ -8,29 +8,29 @@ It keeps the time since which it waits; only its predicted length changes.
 KEYS  the line's (include/line.lua), then
   job  hash  this job's record
 ARGV  the line's, then
-  id, slack_ms, predicted_tokens, predicted_ms, quantiles, predictor
+  id, cost, slack_ms, predicted_tokens, predicted_ms, quantiles, predictor
 RETURNS
   {"ok", due_ms} | {state} of a job that no longer waits | {"unknown"}
 ]]
 --@include line
+--@include record
 local job = unpack(KEYS, 11)
-local id, slack_ms, predicted_tokens, predicted_ms, quantiles, predictor = unpack(ARGV, 5)
+local id, cost, slack_ms, predicted_tokens, predicted_ms, quantiles, predictor = unpack(ARGV, 5)
 
-local record = redis.call("HMGET", job, "state", "tenant", "cost", "since_ms", "offset_ms")
+local record = redis.call("HMGET", job, "state", "tenant", "price", "times")
 local state = record[1]
 if state ~= "queued" and state ~= "scheduled" then
   return {state or "unknown"}
 end
 local active = redis.call("HGET", line.meta, "active") or "sjf"
-local cost = math.max(1, math.floor(predicted_tokens + 0.5))
-local due = record[4] + tonumber(active == "sjf" and slack_ms or record[5])
-local due_text = string.format("%.3f", due)
-redis.call("HSET", job, "slack_ms", slack_ms, "predicted_tokens", predicted_tokens,
-  "predicted_ms", predicted_ms, "quantiles", quantiles, "predictor", predictor, "cost", cost,
-  "due_ms", due_text)
+local old_cost, weight, _, offset = string.match(record[3], SIX)
+local _, since = read_times(record[4])
+local due_text = ms(since + (active == "sjf" and slack_ms or offset))
+redis.call("HSET", job, "quantiles", quantiles, "predictor", predictor, "due_ms", due_text,
+  "price", table.concat({cost, weight, slack_ms, offset, predicted_tokens, predicted_ms}, " "))
 redis.call("HINCRBY", line.meta, "repriced", 1)
 if state == "queued" then
-  redis.call("ZADD", line.prefix .. "ready:" .. record[2], "XX", due, id)
-  redis.call("HINCRBY", line.meta, "backlog_tokens", cost - record[3])
+  redis.call("ZADD", line.prefix .. "ready:" .. record[2], "XX", due_text, id)
+  redis.call("HINCRBY", line.meta, "backlog_tokens", cost - old_cost)
 end
 return {"ok", due_text}

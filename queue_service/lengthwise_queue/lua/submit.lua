@@ -9,10 +9,10 @@ KEYS  the line's (include/line.lua), then
   idem   string  "fingerprint id" of the job that owns the idempotency key
   rate   hash    the tenant's token buckets: requests, tokens, at (ms since the epoch)
 ARGV  the line's, then
-  id, payload, endpoint, class, tenant, weight, slack_ms, offset_ms, predicted_tokens, predicted_ms,
-  quantiles, predictor ("" and "" without a prediction), max_attempts, delay_ms, ttl_ms, max_depth,
-  tenant_max_depth, requests_per_minute, tokens_per_minute (each "" for no limit),
-  idempotent ("1" or ""), fingerprint
+  id, payload, tenant, cost, price (include/record.lua), plan (but for its policy), quantiles,
+  predictor ("" and "" without a prediction), delay_ms, ttl_ms, max_depth, tenant_max_depth,
+  requests_per_minute, tokens_per_minute (each "" for no limit), idempotent ("1" or ""),
+  fingerprint
 RETURNS
   {"ok" | "duplicate", id, state, accepted_ms, due_ms}
   {"reused", id}                the idempotency key belongs to a different request
@@ -20,17 +20,18 @@ RETURNS
                                 nothing was written
 ]]
 --@include line
+--@include record
 --@include tenant_line
 --@include fcfs_clock
 --@include rate
 local job, body, idem, rate = unpack(KEYS, 11)
-local id, payload, endpoint, class, tenant, weight, slack_ms, offset_ms, predicted_tokens,
-  predicted_ms, quantiles, predictor, max_attempts, delay_ms, ttl_ms, max_depth, tenant_max_depth,
-  requests_per_minute, tokens_per_minute, idempotent, fingerprint = unpack(ARGV, 5)
+local id, payload, tenant, cost, price, plan, quantiles, predictor, delay_ms, ttl_ms, max_depth,
+  tenant_max_depth, requests_per_minute, tokens_per_minute, idempotent, fingerprint = unpack(ARGV, 5)
+cost = tonumber(cost)
 
 local function duplicate(owner)
-  local old = redis.call("HMGET", line.prefix .. "job:" .. owner, "state", "accepted_ms", "due_ms")
-  return old[1] and {"duplicate", owner, old[1], old[2], old[3]}
+  local old = redis.call("HMGET", line.prefix .. "job:" .. owner, "state", "times", "due_ms")
+  return old[1] and {"duplicate", owner, old[1], string.match(old[2], "^%S+"), old[3]}
 end
 
 local again = duplicate(id)
@@ -60,7 +61,6 @@ if tenant_max_depth ~= "" then
     return {"tenant_full", own}
   end
 end
-local cost = math.max(1, math.floor(predicted_tokens + 0.5))
 local limit, wait_ms = spend(rate, now, requests_per_minute, tokens_per_minute, cost)
 if limit then
   return {"limited", limit, wait_ms}
@@ -68,14 +68,14 @@ end
 
 local delay, active = tonumber(delay_ms), meta[2] or "sjf"
 local since = now + delay
-local due = since + tonumber(active == "sjf" and slack_ms or offset_ms)
+local deadline = since + tonumber(ttl_ms)
+local _, _, slack, offset = read_price(price)
+local due = since + (active == "sjf" and slack or offset)
 local state = delay > 0 and "scheduled" or "queued"
-local accepted_text, due_text = string.format("%.3f", now), string.format("%.3f", due)
-local fields = {"v", "2", "state", state, "tenant", tenant, "endpoint", endpoint, "class", class,
-  "policy", active, "slack_ms", slack_ms, "offset_ms", offset_ms, "predicted_tokens", predicted_tokens,
-  "predicted_ms", predicted_ms, "cost", cost, "max_attempts", max_attempts, "attempt", 0, "spent", 0,
-  "emitted", 0, "accepted_ms", accepted_text, "since_ms", string.format("%.3f", since),
-  "due_ms", due_text, "deadline_ms", string.format("%.3f", since + tonumber(ttl_ms)), "weight", weight}
+local accepted_text, due_text = ms(now), ms(due)
+local fields = {"state", state, "tenant", tenant, "price", price, "plan", plan .. " " .. active,
+  "times", accepted_text .. " " .. ms(since) .. " " .. ms(deadline), "runs", "0 0",
+  "due_ms", due_text}
 local function also(name, value)
   fields[#fields + 1] = name
   fields[#fields + 1] = value
@@ -91,7 +91,7 @@ if tokens_per_minute ~= "" then
 end
 redis.call("HSET", job, unpack(fields))
 redis.call("SET", body, payload)
-redis.call("ZADD", line.deadlines, since + tonumber(ttl_ms), id)
+redis.call("ZADD", line.deadlines, deadline, id)
 redis.call("HINCRBY", line.meta, "accepted", 1)
 if idempotent == "1" then
   local keep = delay + tonumber(ttl_ms) + tonumber(line.retention_ms)

@@ -18,6 +18,7 @@ RETURNS
   {promoted, returned, failed, expired, cancelled} | {} when it is not time yet
 ]]
 --@include line
+--@include record
 --@include tenant_line
 --@include fcfs_clock
 --@include end_job
@@ -32,37 +33,39 @@ local function past(zset)
   return redis.call("ZRANGEBYSCORE", zset, "-inf", now, "LIMIT", 0, limit)
 end
 
+-- What of a record is needed here; nil, and a dead letter, where it cannot be read.
 local function read(id, wanted)
-  local record = redis.pcall("HMGET", line.prefix .. "job:" .. id, "state", "slack_ms", "since_ms",
-    "cost", "spent", "max_attempts", "cancel", "tenant", "attempt", "offset_ms")
-  if record.err or record[1] ~= wanted or not (tonumber(record[2]) and tonumber(record[3])
-    and tonumber(record[4]) and tonumber(record[5]) and tonumber(record[6]) and record[8]
-    and tonumber(record[10] or "")) then
-    local tenant = not record.err and record[8] or "default"
-    quarantine(line, id, tenant, now)
+  local record = redis.pcall("HMGET", line.prefix .. "job:" .. id, "state", "times", "price", "runs",
+    "plan", "cancel", "tenant")
+  local known = not record.err
+  local cost, _, slack, offset = read_price(known and record[3])
+  local _, since = read_times(known and record[2])
+  local attempt, spent = read_runs(known and record[4])
+  local max_attempts = read_max_attempts(known and record[5])
+  if not (cost and since and attempt and max_attempts) or record[1] ~= wanted or not record[7] then
+    quarantine(line, id, known and record[7] or "default", now)
     return nil
   end
-  return record
+  return {cost = cost, slack = slack, offset = offset, since = since, attempt = attempt,
+    spent = spent, max_attempts = max_attempts, cancel = record[6], tenant = record[7]}
 end
 
 local function queue_again(id, record)
   local job = line.prefix .. "job:" .. id
   redis.call("HSET", job, "state", "queued")
-  redis.call("HDEL", job, "nonce", "worker")
-  local due = due_again(line, job, record[3], record[2], record[10])
-  return enter(line, id, record[8], due, record[3], record[4])
+  local due = due_again(line, job, record.since, record.slack, record.offset)
+  return enter(line, id, record.tenant, due, record.since, record.cost)
 end
 
 for _, id in ipairs(past(line.leases)) do
   redis.call("ZREM", line.leases, id)
   local record = read(id, "running")
-  local seen = record and {tenant = record[8], attempt = record[9]}
-  if record and record[7] then
-    end_job(line, id, record[7], now, "", seen)
-    moved[record[7]] = moved[record[7]] + 1
-  elseif record and tonumber(record[5]) >= tonumber(record[6]) then
+  if record and record.cancel then
+    end_job(line, id, record.cancel, now, "", record)
+    moved[record.cancel] = moved[record.cancel] + 1
+  elseif record and record.spent >= record.max_attempts then
     end_job(line, id, "failed", now, '{"code":"lease_expired","message":"Every attempt ended with '
-      .. 'a worker that went silent. If the request is sound, submit it again."}', seen)
+      .. 'a worker that went silent. If the request is sound, submit it again."}', record)
     moved.failed = moved.failed + 1
   elseif record then
     redis.call("HINCRBY", line.meta, "leases_expired", 1)
@@ -74,19 +77,19 @@ end
 for _, id in ipairs(past(line.deadlines)) do
   redis.call("ZREM", line.deadlines, id)
   local job = line.prefix .. "job:" .. id
-  local record = redis.pcall("HMGET", job, "state", "tenant", "cost", "attempt")
+  local record = redis.pcall("HMGET", job, "state", "tenant", "price", "runs")
   local state = not record.err and record[1]
   if state == "running" then
     redis.call("HSETNX", job, "cancel", "expired")
     redis.call("PUBLISH", control, id)
   elseif (state == "queued" or state == "scheduled") and record[2] then
-    leave(line, id, record[2], tonumber(record[3]) or 0)
+    leave(line, id, record[2], read_price(record[3]) or 0)
     if redis.call("ZREM", line.delayed, id) == 1 then
       hold(line, record[2], -1)
     end
     end_job(line, id, "expired", now,
       '{"code":"deadline_passed","message":"The job waited past its deadline. Allow it a longer ttl_ms."}',
-      {tenant = record[2], attempt = record[4]})
+      {tenant = record[2], attempt = read_runs(record[4])})
     moved.expired = moved.expired + 1
   end
 end
@@ -95,11 +98,11 @@ for _, id in ipairs(past(line.delayed)) do
   redis.call("ZREM", line.delayed, id)
   local record = read(id, "scheduled")
   if record then
-    hold(line, record[8], -1)
+    hold(line, record.tenant, -1)
     local backlog = queue_again(id, record)
-    if record[9] == "0" then
+    if record.attempt == 0 then
       local gone = redis.call("HGET", line.meta, "served") or 0
-      mark(line, id, record[3], record[4], backlog, gone)
+      mark(line, id, record.since, record.cost, backlog, gone)
     end
     moved.promoted = moved.promoted + 1
   end

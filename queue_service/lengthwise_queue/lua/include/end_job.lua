@@ -14,7 +14,6 @@ local function end_job(line, id, state, now, error_json, seen, more)
     fields[#fields + 1] = error_json
   end
   redis.call("HSET", job, unpack(fields))
-  redis.call("HDEL", job, "nonce", "worker")
   local function number(text)
     return text and text ~= "" and text or "null"
   end
@@ -45,8 +44,7 @@ local function quarantine(line, id, tenant, now)
   if redis.call("TYPE", out).ok ~= "stream" then
     redis.call("DEL", out)
   end
-  redis.call("HDEL", job, "attempt", "prompt_tokens", "output_tokens")
-  redis.call("HINCRBY", line.meta, "quarantined", 1)
+    redis.call("HINCRBY", line.meta, "quarantined", 1)
   redis.call("HSETNX", job, "tenant", tenant)
   tenant = redis.call("HGET", job, "tenant")
   end_job(line, id, "failed", now,

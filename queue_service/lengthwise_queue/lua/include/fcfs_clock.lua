@@ -5,25 +5,24 @@ local function mark(line, id, since, cost, backlog, gone)
   redis.call("RPUSH", line.fcfs, string.format("%.0f %.3f %s", gone + backlog - cost, since, id))
 end
 
--- Resolve the jobs whose mark is at most `gone`; their waits, ms. `mine` is written by the caller.
-local function resolve(line, gone, now, mine)
-  local waits, own = {}, nil
-  for _ = 1, 100 do -- bounded; what is left is resolved by the next claim
-    local entry = redis.call("LINDEX", line.fcfs, 0)
-    local at, since, id = string.match(entry or "", "^(%S+) (%S+) (.*)$")
-    if not at or tonumber(at) > gone then
+-- Resolve at most `most` jobs whose mark is at most `gone`; their waits, ms. `mine[id]` are claimed
+-- just now.
+local function resolve(line, gone, now, mine, most)
+  local waits = {}
+  for _, entry in ipairs(redis.call("LRANGE", line.fcfs, 0, most - 1)) do
+    local at, since, id = string.match(entry, "^(%S+) (%S+) (.*)$")
+    if tonumber(at) > gone then
       break
     end
-    redis.call("LPOP", line.fcfs)
-    local wait = string.format("%.3f", math.max(0, now - tonumber(since)))
+    local wait = string.format("%.3f", math.max(0, now - since))
     local job = line.prefix .. "job:" .. id
-    if id == mine then
-      own = wait
-      waits[#waits + 1] = wait
-    elseif redis.call("HEXISTS", job, "started_ms") == 1 or redis.call("HGET", job, "state") == "queued" then
+    waits[#waits + 1] = wait
+    if mine[id] or redis.call("EXISTS", job) == 1 then
       redis.call("HSET", job, "fcfs_wait_ms", wait)
-      waits[#waits + 1] = wait
     end
   end
-  return waits, own
+  if #waits > 0 then
+    redis.call("LPOP", line.fcfs, #waits)
+  end
+  return waits
 end

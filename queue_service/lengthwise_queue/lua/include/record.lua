@@ -1,0 +1,38 @@
+-- A job's record. What is written together stands together in one field: a hash of few short fields
+-- costs half the server's time of one with thirty (docs/experiments.md, "the record").
+--   state     of JobState                   tenant  whose it is
+--   times     "accepted since deadline", ms since the epoch; since: it waits (a delay later)
+--   price     "cost weight slack_ms offset_ms predicted_tokens predicted_ms"
+--   plan      "max_attempts class endpoint policy"
+--   runs      "attempt spent": claims so far, and those that count towards max_attempts
+--   due_ms    by the policy that is in force
+-- and where they apply: nonce, worker, charged, emitted, cancel, metered, quantiles, predictor,
+-- started_ms, first_output_ms, finished_ms, fcfs_wait_ms, usage "prompt output", done "nonce state",
+-- error.
+local SIX = "^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$"
+
+-- accepted, since, deadline
+local function read_times(text)
+  local accepted, since, deadline = string.match(text or "", "^(%S+) (%S+) (%S+)$")
+  return tonumber(accepted or ""), tonumber(since or ""), tonumber(deadline or "")
+end
+
+-- cost, weight, slack_ms, offset_ms
+local function read_price(text)
+  local cost, weight, slack, offset = string.match(text or "", SIX)
+  return tonumber(cost or ""), tonumber(weight or ""), tonumber(slack or ""), tonumber(offset or "")
+end
+
+-- attempt, spent
+local function read_runs(text)
+  local attempt, spent = string.match(text or "", "^(%d+) (%d+)$")
+  return tonumber(attempt or ""), tonumber(spent or "")
+end
+
+local function read_max_attempts(plan)
+  return tonumber(string.match(plan or "", "^(%d+) ") or "")
+end
+
+local function ms(number)
+  return string.format("%.3f", number)
+end
