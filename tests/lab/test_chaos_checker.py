@@ -33,9 +33,15 @@ def job(
         *([f"{run}-{i}", "chunk", f"{ref} {run} {i} {PIECES};"] for i in range(PIECES)),
         [f"{run}-9", "end", "succeeded"],
     ]
-    spec = {"fate": "answered", "class": "interactive", "delay_ms": 0, "ttl_ms": 60_000}
+    spec = {
+        "tenant": "t",
+        "fate": "answered",
+        "class": "interactive",
+        "delay_ms": 0,
+        "ttl_ms": 60_000,
+        "max_attempts": 3,
+    }
     said = {"accepted_ms": accepted, "due_ms": accepted + slack}
-    spec["max_attempts"] = 3
     job_id, key = f"id-{ref}", None if key is None else f"key-{ref}"
     return [
         {"op": "submit", "type": "invoke", "ref": ref, "key": key, "spec": spec},
@@ -49,13 +55,19 @@ def job(
             "id": job_id,
             "found": True,
             "state": "succeeded",
-            "class": "interactive",
+            "tenant": "t",
             "attempt": 1,
             "started_ms": started,
             "finished_ms": started + 100,
             "error": None,
-            "text": "".join(e[2] for e in entries if e[1] == "chunk"),
             **said,
+        },
+        {
+            "op": "view",
+            "type": "ok",
+            "id": job_id,
+            "state": "succeeded",
+            "text": "".join(e[2] for e in entries if e[1] == "chunk"),
         },
         {"op": "output", "type": "ok", "id": job_id, "entries": copy.deepcopy(entries)},
     ]
@@ -92,9 +104,14 @@ class Told:
             and (e.get("ref") == of or e.get("id") == f"id-{of}")
         )
 
+    def says_nothing(self) -> None:
+        """The service was not asked about job b."""
+        self.events.remove(self.find("view"))
+
     def ended(self, state: str, **fields: Any) -> None:
         """Job b ended in another way, and everybody says so."""
-        self.find("final").update(state=state, text=None, **fields)
+        self.find("final").update(state=state, **fields)
+        self.find("view").update(state=state, text=None)
         for op in ("output", "read"):
             self.find(op)["entries"][-1][2] = state
         counters = self.events[-1]["counters"]
@@ -103,14 +120,13 @@ class Told:
 
 
 def lose_a_job(told: Told) -> None:
-    gone = told.find("final"), told.find("output")
+    gone = told.find("final"), told.find("output"), told.find("view")
     told.events = [e for e in told.events if e not in gone]
     told.events[-1]["counters"]["succeeded"] = 2
 
 
 def leave_a_job_running(told: Told) -> None:
-    told.find("final")["state"] = "running"
-    told.find("final")["text"] = None
+    told.find("final")["state"] = told.find("view")["state"] = "running"
     told.find("output")["entries"].pop()
     told.find("read")["entries"].pop()
     told.find("output")["entries"].append(["1100-9", "end", "running"])
@@ -132,14 +148,10 @@ def store_what_nobody_asked_for(told: Told) -> None:
 
 
 def make_two_jobs_of_one_key(told: Told) -> None:
-    again = dict(told.find("submit"), id="id-c")
-    told.events = [e for e in told.events if not (e["op"] == "submit" and e["ref"] == "c")]
-    told.events.append(again)
-    for op in ("final", "output"):
-        told.events = [e for e in told.events if not (e["op"] == op and e["id"] == "id-c")]
-    final, output = copy.deepcopy(told.find("final")), copy.deepcopy(told.find("output"))
-    told.events += [final | {"id": "id-c"}, output | {"id": "id-c"}]
-    told.events = [e for e in told.events if e.get("ref") != "c"]
+    told.events = [e for e in told.events if "c" not in (e.get("ref"), e.get("id", "")[3:])]
+    for op in ("submit", "final", "output", "view"):
+        told.events.append(copy.deepcopy(told.find(op)) | {"id": "id-c"})
+    told.events.append(told.events.pop(-5))  # the counters are last
 
 
 def accept_another_request_under_a_key(told: Told) -> None:
@@ -160,16 +172,28 @@ def contradict_the_record(told: Told) -> None:
     told.find("read")["entries"][-1][2] = "failed"
 
 
+def tell_the_owner_another_end(told: Told) -> None:
+    told.find("view")["state"] = "failed"
+
+
+def show_a_job_to_another_tenant(told: Told) -> None:
+    told.events.append({"op": "peek", "type": "ok", "id": "id-b", "by": "other", "status": 200})
+
+
+def give_a_job_to_another_tenant(told: Told) -> None:
+    told.find("final")["tenant"] = "other"
+
+
 def lose_a_piece(told: Told) -> None:
     for op in ("output", "read"):
         del told.find(op)["entries"][1]
-    told.find("final")["text"] = None
+    told.says_nothing()
 
 
 def lose_the_last_piece(told: Told) -> None:
     for op in ("output", "read"):
         del told.find(op)["entries"][2]
-    told.find("final")["text"] = None
+    told.says_nothing()
 
 
 def hide_a_piece_from_a_reader(told: Told) -> None:
@@ -182,14 +206,14 @@ def let_a_reader_wait_for_ever(told: Told) -> None:
 
 
 def answer_something_else_than_the_output(told: Told) -> None:
-    told.find("final")["text"] = "b 1100 0 3;"
+    told.find("view")["text"] = "b 1100 0 3;"
 
 
 def store_a_piece_twice(told: Told) -> None:
     for op in ("output", "read"):
         told.find(op)["entries"].insert(1, ["1100-0", "chunk", f"b 1100 0 {PIECES};"])
         told.find(op)["entries"][0][0] = "1099-0"
-    told.find("final")["text"] = None
+    told.says_nothing()
 
 
 def show_a_reader_a_piece_twice(told: Told) -> None:
@@ -201,13 +225,13 @@ def mix_two_calls(told: Told) -> None:
     for op in ("output", "read"):
         told.find(op)["entries"][1][2] = f"b 77 1 {PIECES};"
         told.find(op)["entries"][2][2] = f"b 77 2 {PIECES};"
-    told.find("final")["text"] = None
+    told.says_nothing()
 
 
 def mix_two_jobs(told: Told) -> None:
     for op in ("output", "read"):
         told.find(op)["entries"][1][2] = f"c 1100 1 {PIECES};"
-    told.find("final")["text"] = None
+    told.says_nothing()
 
 
 def go_on_with_a_call_of_the_attempt_before(told: Told) -> None:
@@ -217,7 +241,7 @@ def go_on_with_a_call_of_the_attempt_before(told: Told) -> None:
         told.find(op)["entries"][2][2] = f"b 1100 0 {PIECES};"
         told.find(op)["entries"][3][2] = f"b 1100 1 {PIECES};"
         told.find(op)["entries"].insert(4, ["1100-3", "chunk", f"b 1100 2 {PIECES};"])
-    told.find("final")["text"] = None
+    told.says_nothing()
 
 
 def show_a_reader_what_is_no_longer_there(told: Told) -> None:
@@ -283,6 +307,9 @@ SPOILED: list[tuple[str, Callable[[Told], None]]] = [
     ("accepted_twice", end_a_job_twice),
     ("accepted_twice", tell_a_reader_another_end),
     ("accepted_twice", contradict_the_record),
+    ("accepted_twice", tell_the_owner_another_end),
+    ("leaked", show_a_job_to_another_tenant),
+    ("leaked", give_a_job_to_another_tenant),
     ("stream_gaps", lose_a_piece),
     ("stream_gaps", lose_the_last_piece),
     ("stream_gaps", hide_a_piece_from_a_reader),

@@ -18,6 +18,9 @@ KILLER_EVERY = 1000
 #: The classes of the queue, and how far the second is post-dated, ms.
 CLASSES, BATCH_OFFSET_MS = ("interactive", "batch"), 3000.0
 
+#: Tenant -> its part of the jobs; with so few, two of them are often alone in the line.
+TENANTS = {"many": 6, "some": 3, "few": 1}
+
 #: k, the product's default.
 OVERTAKE_FACTOR = 3.0
 
@@ -59,6 +62,7 @@ class Ask:
     number: int
     script: Script
     job_class: str
+    tenant: str
     key: str | None  #: Idempotency key; without one a lost reply is not tried again.
     delay_ms: int
     ttl_ms: int
@@ -68,6 +72,7 @@ class Ask:
     cancel_after_s: float | None
     read: bool  #: Somebody reads its output as it comes, with interruptions.
     explain: bool
+    peek: bool  #: Another tenant tries to look at it.
 
     @property
     def ref(self) -> str:
@@ -100,6 +105,7 @@ def ask(seed: int, number: int) -> Ask:
         number=number,
         script=script,
         job_class=CLASSES[dice.random() < 0.1],
+        tenant=dice.choices(list(TENANTS), list(TENANTS.values()))[0],
         key=f"key-{seed}-{number}" if keyed else None,
         delay_ms=dice.randrange(50, 1500) if dice.random() < 0.04 else 0,
         ttl_ms=dice.randrange(200, 3000) if short_lived else 600_000,
@@ -110,4 +116,5 @@ def ask(seed: int, number: int) -> Ask:
         cancel_after_s=dice.uniform(0.0, 2.0) if dice.random() < 0.04 else None,
         read=dice.random() < 0.2,
         explain=dice.random() < 0.03,
+        peek=dice.random() < 0.03,
     )

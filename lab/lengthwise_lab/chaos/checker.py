@@ -32,6 +32,7 @@ CHECKS = {
     "stream_mixed": "two calls of the engine, or two jobs, in one attempt's output",
     "overtakes_beyond_bound": "a job behind one that came later than the bound allows",
     "out_of_order": "a job behind one that was due later",
+    "leaked": "a tenant saw another's job",
     "wrong_states": "an end, a start or a due time that the rules do not allow",
     "wrong_counts": "the queue's counters do not add up to its jobs",
 }
@@ -119,6 +120,7 @@ class _Checker:
         self._check_outputs()
         self._check_cancels()
         self._check_prices()
+        self._check_tenants()
         self._check_order()
         self._check_counters()
 
@@ -144,7 +146,7 @@ class _Checker:
             self.report.faults[event["kind"]] += 1
         elif op == "fault" and kind == "fail":
             self.report.faults_not_done[event["kind"]] += 1
-        elif op in ("read", "final", "output") or kind != "invoke" or op == "execute":
+        elif op in ("read", "view") or kind != "invoke" or op == "execute":
             self._by_op[op].append(event)
         elif op == "cancel":
             self._by_op["cancel asked"].append(event)
@@ -224,12 +226,16 @@ class _Checker:
                 self._violated(
                     "accepted_twice", f"{job_id} is {state}, its output says {entries[-1][2]}"
                 )
-            text = self._final.get(job_id, {}).get("text")
-            if state == "succeeded" and text is not None and text != _last_text(entries):
-                self._violated("stream_gaps", f"{job_id}: its response is not its output")
         for job_id, final in self._final.items():
             if final.get("state") in _ENDS and job_id not in self._output:
                 self._violated("stream_gaps", f"{job_id}: its output cannot be read")
+        for event in self._by_op["view"]:
+            job_id, state = event["id"], self._final.get(event["id"], {}).get("state")
+            if event["type"] != "ok" or event["state"] != state:
+                said = event.get("state") or f"status {event.get('status')}"
+                self._violated("accepted_twice", f"{job_id} is {state}, the service says {said}")
+            elif state == "succeeded" and event["text"] != _last_text(self._output.get(job_id, [])):
+                self._violated("stream_gaps", f"{job_id}: its response is not its output")
         for event in self._by_op["read"]:
             whole = self._output.get(event["id"])
             if whole is not None:
@@ -272,9 +278,20 @@ class _Checker:
                     "wrong_states", f"{why['id']} is due at {why['due_ms']}, not at {want:.3f}"
                 )
 
+    def _check_tenants(self) -> None:
+        for event in self._by_op["peek"]:
+            if event["type"] == "ok" and event["status"] != 404:
+                self._violated(
+                    "leaked", f"{event['by']} asked for {event['id']} and got {event['status']}"
+                )
+        for job_id, ref in self._ref.items():
+            want, got = self._asked[ref].spec.get("tenant"), self._final.get(job_id, {})
+            if got.get("found") and got["tenant"] != want:
+                self._violated("leaked", f"{ref} of {want} became a job of {got['tenant']}")
+
     def _check_order(self) -> None:
         offsets = self._settings.get("classes") or {}
-        stays = []
+        lines: dict[str | None, list[overtaking.Stay]] = defaultdict(list)
         for job_id, ref in self._ref.items():
             final, submits = self._final.get(job_id), self._asked[ref]
             if final is None or final.get("state") not in _ENDS:
@@ -282,7 +299,7 @@ class _Checker:
             delay_ms = submits.spec.get("delay_ms", 0)
             since = final["accepted_ms"] + delay_ms
             started = final["started_ms"] is not None
-            stays.append(
+            lines[final["tenant"]].append(
                 overtaking.Stay(
                     id=f"{ref} ({job_id})",
                     since=since,
@@ -293,14 +310,16 @@ class _Checker:
                     sure=delay_ms == 0,
                 )
             )
-        found = overtaking.judge(stays)
-        self.report.overtakes, self.report.overtakes_unsure = found.overtaken, found.unsure
-        for name, pairs in (
-            ("out_of_order", found.out_of_order),
-            ("overtakes_beyond_bound", found.beyond_bound),
-        ):
-            for behind, ahead in pairs:
-                self._violated(name, f"{behind} behind {ahead}")
+        for stays in lines.values():
+            found = overtaking.judge(stays)
+            self.report.overtakes += found.overtaken
+            self.report.overtakes_unsure += found.unsure
+            for name, pairs in (
+                ("out_of_order", found.out_of_order),
+                ("overtakes_beyond_bound", found.beyond_bound),
+            ):
+                for behind, ahead in pairs:
+                    self._violated(name, f"{behind} behind {ahead}")
 
     def _check_counters(self) -> None:
         for event in self._by_op["queue"]:

@@ -7,16 +7,18 @@ idempotency key and may ask again. Called by run.py.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import httpx
 
-from lengthwise_lab.chaos.asks import Ask, ask
+from lengthwise_contract.api import QueueSettings
+from lengthwise_lab.chaos.asks import TENANTS, Ask, ask
 from lengthwise_lab.chaos.history import History
-from lengthwise_lab.chaos.system import QUEUE
+from lengthwise_lab.chaos.outputs import Entry, said
+from lengthwise_lab.chaos.system import ADMIN, QUEUE
+from lengthwise_lab.errors import ChaosError
 
 #: How long a client insists, s: far longer than any fault lasts.
 _INSIST_S = 120.0
@@ -24,16 +26,17 @@ _INSIST_S = 120.0
 #: How many hand jobs in at once.
 _SUBMITTERS = 12
 
-Entry = tuple[str, str, str]  #: Id, kind, what is in it.
-
 
 class Clients:
     """All of them, on one set of connections."""
 
-    def __init__(self, urls: list[str], history: History, *, seed: int) -> None:
-        """Nothing is sent yet; `urls` are the queue services."""
+    def __init__(
+        self, urls: list[str], keys: Mapping[str, str], history: History, *, seed: int
+    ) -> None:
+        """Nothing is sent yet; `urls` are the queue services, `keys` those of the tenants."""
         self.submitted = 0  #: Jobs handed in so far, whatever became of it.
-        self.ids: dict[str, str] = {}  #: Id -> ref of the acknowledged.
+        self.ids: set[str] = set()  #: Of the acknowledged jobs.
+        self._keys = keys
         self._urls, self._history, self._seed = urls, history, seed
         self._dice = random.Random(f"clients {seed}")  # noqa: S311 - must repeat
         self._later: set[asyncio.Task[None]] = set()
@@ -85,7 +88,9 @@ class Clients:
         if job.read:
             self._start(self._read(job, job_id))
         if job.explain:
-            self._start(self._explain(job_id))
+            self._start(self._explain(job, job_id))
+        if job.peek:
+            self._start(self._peek(job, job_id))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -96,6 +101,7 @@ class Clients:
         """The id that was acknowledged; None: none was."""
         write, ref = self._history.write, job.ref
         spec = {
+            "tenant": job.tenant,
             "fate": job.script.fate,
             "class": job.job_class,
             "pieces": job.script.pieces,
@@ -109,11 +115,11 @@ class Clients:
         tries = 0
         while asyncio.get_running_loop().time() < ends:
             tries += 1
-            got = await self._call("POST", "/v1/jobs", _request(job), headers)
+            got = await self._call(job.tenant, "POST", "/v1/jobs", _request(job), headers)
             if got is not None and got.is_success:
                 view = got.json()
                 known = {n: view[n] for n in ("accepted_ms", "due_ms", "predicted_tokens", "state")}
-                self.ids[view["id"]] = ref
+                self.ids.add(view["id"])
                 write("submit", "ok", ref=ref, key=job.key, id=view["id"], tries=tries, **known)
                 return str(view["id"])
             if got is not None and got.status_code == httpx.codes.TOO_MANY_REQUESTS:
@@ -131,24 +137,32 @@ class Clients:
     async def _conflict(self, job: Ask) -> None:
         """Another request under the key of this one is to be refused."""
         other = _request(job) | {"max_attempts": 1}
-        got = await self._insist("POST", "/v1/jobs", other, {"Idempotency-Key": job.key or ""})
+        headers = {"Idempotency-Key": job.key or ""}
+        got = await self._insist(job.tenant, "POST", "/v1/jobs", other, headers)
         status = None if got is None else got.status_code
         self._history.write("conflict", "ok" if status else "info", ref=job.ref, status=status)
 
     async def _cancel(self, job: Ask, job_id: str, after_s: float) -> None:
         await asyncio.sleep(after_s)
         self._history.write("cancel", "invoke", ref=job.ref, id=job_id)
-        got = await self._insist("DELETE", f"/v1/jobs/{job_id}")
+        got = await self._insist(job.tenant, "DELETE", f"/v1/jobs/{job_id}")
         if got is None or not got.is_success:
             status = None if got is None else got.status_code
             self._history.write("cancel", "info", ref=job.ref, id=job_id, status=status)
             return
         view = got.json()
-        said = {"state": view["state"], "requested": view["cancel_requested"]}
-        self._history.write("cancel", "ok", ref=job.ref, id=job_id, **said)
+        told = {"state": view["state"], "requested": view["cancel_requested"]}
+        self._history.write("cancel", "ok", ref=job.ref, id=job_id, **told)
 
-    async def _explain(self, job_id: str) -> None:
-        got = await self._insist("GET", f"/v1/jobs/{job_id}/explain")
+    async def _peek(self, job: Ask, job_id: str) -> None:
+        """Somebody else asks for it, and is to be told that it does not exist."""
+        other = next(name for name in TENANTS if name != job.tenant)
+        got = await self._insist(other, "GET", f"/v1/jobs/{job_id}")
+        status = None if got is None else got.status_code
+        self._history.write("peek", "ok" if status else "info", id=job_id, by=other, status=status)
+
+    async def _explain(self, job: Ask, job_id: str) -> None:
+        got = await self._insist(job.tenant, "GET", f"/v1/jobs/{job_id}/explain")
         if got is not None and got.is_success:
             names = ("predicted_ms", "overtake_factor", "class_offset_ms", "accepted_ms", "due_ms")
             why = got.json()
@@ -165,7 +179,7 @@ class Clients:
         while not ended and asyncio.get_running_loop().time() < ends:
             visits += 1
             leave_after = dice.randrange(1, 12) if dice.random() < 0.5 else None
-            ended = await self._visit(job_id, entries, leave_after)
+            ended = await self._visit(job, job_id, entries, leave_after)
             if not ended and leave_after is None:
                 await asyncio.sleep(0.1)
         self._history.write(
@@ -177,9 +191,13 @@ class Clients:
             entries=entries,
         )
 
-    async def _visit(self, job_id: str, entries: list[Entry], leave_after: int | None) -> bool:
+    async def _visit(
+        self, job: Ask, job_id: str, entries: list[Entry], leave_after: int | None
+    ) -> bool:
         """Read on from the last entry; whether it was the end."""
-        headers = {"Last-Event-ID": entries[-1][0]} if entries else {}
+        headers = self._authorized(job.tenant)
+        if entries:
+            headers["Last-Event-ID"] = entries[-1][0]
         url = f"{self._dice.choice(self._urls)}/v1/jobs/{job_id}/stream"
         before = len(entries)
         try:
@@ -210,52 +228,41 @@ class Clients:
 
     async def queue(self) -> dict[str, Any] | None:
         """How the line stands; None: nobody says."""
-        got = await self._call("GET", f"/v1/queues/{QUEUE}")
+        got = await self._call(ADMIN, "GET", f"/v1/queues/{QUEUE}")
         return None if got is None or not got.is_success else dict(got.json())
 
-    async def look_at_all(self, ids: list[str]) -> None:
-        """Write down how every job ended, and its whole output."""
-        waiting = iter(ids)
+    async def make_queue(self, settings: QueueSettings) -> None:
+        """As its admin.
 
-        async def looker() -> None:
-            for job_id in waiting:
-                await self._final(job_id)
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_SUBMITTERS):
-                group.create_task(looker())
-
-    async def _final(self, job_id: str) -> None:
-        got = await self._insist("GET", f"/v1/jobs/{job_id}")
+        Raises:
+            ChaosError: It was refused.
+        """
+        body = settings.model_dump(mode="json")
+        got = await self._insist(ADMIN, "PUT", f"/v1/queues/{QUEUE}", body)
         if got is None or not got.is_success:
-            known = got is not None and got.status_code == httpx.codes.NOT_FOUND
-            self._history.write("final", "ok" if known else "info", id=job_id, found=False)
-            return
-        view = got.json()
-        names = ("state", "attempt", "accepted_ms", "started_ms", "finished_ms", "due_ms")
-        error, response = view["error"], view["response"]
-        text = None
-        if response is not None and view["state"] == "succeeded":
-            text = response["choices"][0]["message"]["content"]
-        self._history.write(
-            "final",
-            "ok",
-            id=job_id,
-            found=True,
-            **{n: view[n] for n in names},
-            **{"class": view["class"], "error": None if error is None else error["code"]},
-            text=text,
-        )
-        entries: list[Entry] = []
-        for _ in range(20):
-            if await self._visit(job_id, entries, None):
-                break
-        self._history.write("output", "ok", id=job_id, entries=entries)
+            raise ChaosError(f"the queue was not made: {got and got.text}")
+
+    async def view_some(self, ids: Sequence[str]) -> None:
+        """Write down what the service says of these jobs at the end."""
+        for job_id in ids:
+            got = await self._insist(ADMIN, "GET", f"/v1/jobs/{job_id}")
+            if got is None or not got.is_success:
+                status = None if got is None else got.status_code
+                self._history.write("view", "fail", id=job_id, status=status)
+                continue
+            view, text = got.json(), None
+            if view["response"] is not None and view["state"] == "succeeded":
+                text = view["response"]["choices"][0]["message"]["content"]
+            self._history.write("view", "ok", id=job_id, state=view["state"], text=text)
 
     # ------------------------------------------------------------------ HTTP
 
+    def _authorized(self, tenant: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._keys[tenant]}"}
+
     async def _call(
         self,
+        tenant: str,
         method: str,
         path: str,
         body: dict[str, Any] | None = None,
@@ -263,6 +270,7 @@ class Clients:
     ) -> httpx.Response | None:
         """One try at one service; None: no reply."""
         url = self._dice.choice(self._urls) + path
+        headers = self._authorized(tenant) | (headers or {})
         try:
             return await self._http.request(method, url, json=body, headers=headers)
         except httpx.TransportError:
@@ -270,6 +278,7 @@ class Clients:
 
     async def _insist(
         self,
+        tenant: str,
         method: str,
         path: str,
         body: dict[str, Any] | None = None,
@@ -278,7 +287,7 @@ class Clients:
         """Try until somebody has an answer; for what may be repeated."""
         ends = asyncio.get_running_loop().time() + _INSIST_S
         while asyncio.get_running_loop().time() < ends:
-            got = await self._call(method, path, body, headers)
+            got = await self._call(tenant, method, path, body, headers)
             if got is not None and got.status_code < 500 and got.status_code != 429:
                 return got
             await asyncio.sleep(self._dice.uniform(0.1, 0.5))
@@ -299,12 +308,5 @@ def _request(job: Ask) -> dict[str, Any]:
 
 
 def _entry(frame: dict[str, str]) -> Entry:
-    """What stands in one event: the piece's text, the attempt's number, or the end's state."""
     kind = frame.get("event", "chunk")
-    data = json.loads(frame["data"])
-    if kind == "chunk":
-        choices = data.get("choices") or [{}]
-        said = str((choices[0].get("delta") or {}).get("content") or "")
-    else:
-        said = str(data["attempt"] if kind == "attempt" else data["state"])
-    return frame["id"], kind, said
+    return frame["id"], kind, said(kind, frame["data"])

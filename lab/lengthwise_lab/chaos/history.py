@@ -14,8 +14,10 @@ Every event has `t` (s since the run began, monotonic), `op`, and `type` as in J
 | read | ref, id, entries: all that one reader saw, over all its reconnects; ended |
 | execute | ref, run: a call of the engine; ok: it answered to the end |
 | fault | kind, at: what the nemesis did |
-| final | id, found, state, ...: the job as it stood at the very end |
+| peek | id, by, status: what another tenant was told of it |
+| final | id, found, state, ...: the job's record at the very end |
 | output | id, entries: its whole output, read anew at the very end |
+| view | id, state, text: what the service says of it at the very end |
 | stored | ids of all jobs that Redis holds at the end |
 | queue | depth, scheduled, in_flight, counters at the end |
 | stall, drain | fail: nothing moved any more; jobs were left when time was up |

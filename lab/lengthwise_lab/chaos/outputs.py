@@ -6,6 +6,7 @@ output alone which job and which call of the engine it came from, and where it b
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -39,6 +40,17 @@ def pieces_of(entry: Entry) -> Piece | None:
     if len(words) != 4:
         return None
     return Piece(words[0], int(words[1]), int(words[2]), int(words[3]))
+
+
+def said(kind: str, data: str | bytes) -> str:
+    """What is worth keeping of an entry: a piece's text, an attempt's number, an end's state."""
+    body = json.loads(data) if data else {}
+    if kind == "attempt":
+        return str(body["attempt"])
+    if kind == "end":
+        return str(body["state"])
+    choices = body.get("choices") or [{}]
+    return str((choices[0].get("delta") or {}).get("content") or "")
 
 
 def look_at(entries: Sequence[Entry], ref: str | None) -> Flaws:

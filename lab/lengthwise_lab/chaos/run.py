@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from lengthwise_contract.api import QueueClass, QueueSettings
-from lengthwise_lab.chaos import asks, checker, nemesis
+from lengthwise_lab.chaos import asks, auditor, checker, nemesis
 from lengthwise_lab.chaos.clients import Clients
 from lengthwise_lab.chaos.history import History, read
 from lengthwise_lab.chaos.model_server import ModelServer
 from lengthwise_lab.chaos.nemesis import Kind, Nemesis
 from lengthwise_lab.chaos.system import QUEUE, Sizes, System
 from lengthwise_lab.errors import ChaosError
-from lengthwise_lab.service import Service
+
+#: At the end the service itself is asked about one job in so many.
+_VIEW_EVERY = 20
 
 #: With no job handed in, started or ended for so long, s, the system stands still: no more comes.
 _STILL_S = 90.0
@@ -81,12 +83,12 @@ class _Run:
             history.write("fault", "ok", kind="poison_job", victim=worker)
 
         engine = ModelServer(QUEUE, history, kill)
-        clients = Clients(system.urls, history, seed=plan.seed)
+        clients = Clients(system.urls, system.keys, history, seed=plan.seed)
         await engine.start()
         try:
             async with system:
                 await system.start_services(engine.predictor_url)
-                await self._make_queue(system.urls[0])
+                await clients.make_queue(_queue_settings())
                 names = [f"worker-{i}" for i in range(plan.sizes.workers)]
                 await system.start_workers({name: engine.url(name) for name in names})
                 await self._use_and_break(system, clients, engine)
@@ -102,16 +104,6 @@ class _Run:
             "classes": {asks.CLASSES[0]: 0.0, asks.CLASSES[1]: asks.BATCH_OFFSET_MS},
             "overtake_factor": asks.OVERTAKE_FACTOR,
         }
-
-    async def _make_queue(self, url: str) -> None:
-        offsets = (0.0, asks.BATCH_OFFSET_MS)
-        classes = [
-            QueueClass(name=name, offset_ms=offset)
-            for name, offset in zip(asks.CLASSES, offsets, strict=True)
-        ]
-        settings = QueueSettings(overtake_factor=asks.OVERTAKE_FACTOR, classes=classes)
-        async with Service(url) as service:
-            await service.put_queue(QUEUE, settings)
 
     async def _use_and_break(self, system: System, clients: Clients, engine: ModelServer) -> None:
         faults = nemesis.plan(self._plan.seed, self._plan.jobs, self._plan.kinds)
@@ -173,15 +165,13 @@ class _Run:
 
     async def _look(self, system: System, clients: Clients) -> None:
         """Write down how everything stands at the end."""
-        store = system.broker.primary.client
-        prefix = f"lw:{{{QUEUE}}}:job:"
-        stored = [
-            key.decode().removeprefix(prefix)
-            async for key in store.scan_iter(match=prefix.replace("{", "\\{") + "*", count=1000)
-        ]
+        primary = system.broker.primary
+        stored = await auditor.stored_ids(primary.client)
         self._say(f"{self._history.seconds:5.0f} s: reading {len(stored)} jobs and their outputs")
         self._history.write("stored", "ok", ids=stored)
-        await clients.look_at_all(sorted(set(stored) | clients.ids.keys()))
+        ids = sorted(clients.ids.union(stored))
+        await auditor.look_at(f"redis://127.0.0.1:{primary.port}/0", ids, self._history)
+        await clients.view_some(ids[::_VIEW_EVERY])
         view = await clients.queue()
         if view is None:
             raise ChaosError("the queue service does not answer, though nothing is broken any more")
@@ -189,6 +179,15 @@ class _Run:
         line = {name: view[name] for name in ("depth", "scheduled", "in_flight")}
         self._history.write("queue", "ok", **line, counters=counters)
         self._history.write("end", "ok")
+
+
+def _queue_settings() -> QueueSettings:
+    offsets = (0.0, asks.BATCH_OFFSET_MS)
+    classes = [
+        QueueClass(name=name, offset_ms=offset)
+        for name, offset in zip(asks.CLASSES, offsets, strict=True)
+    ]
+    return QueueSettings(overtake_factor=asks.OVERTAKE_FACTOR, classes=classes)
 
 
 def _free_ports(count: int) -> list[int]:

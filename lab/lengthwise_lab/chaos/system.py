@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -16,14 +17,19 @@ from pathlib import Path
 
 import httpx
 
+from lengthwise_lab.chaos.asks import TENANTS
 from lengthwise_lab.chaos.broker import Broker
 from lengthwise_lab.errors import ChaosError
+from lengthwise_queue.api_keys import hash_key, new_key
 
 #: How long a process may take to be ready, or to end when it is told to, s.
 _PATIENCE_S = 90.0
 
 #: The name of the queue, and of its model.
 QUEUE = "chaos"
+
+#: The tenant who runs the queue, and hands nothing in.
+ADMIN = "admin"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +124,7 @@ class System:
         """
         self.sizes = sizes
         self.broker = Broker(folder, appendfsync=sizes.appendfsync)
+        self.keys = {name: new_key() for name in (*TENANTS, ADMIN)}  #: Tenant -> its API key.
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
         self.services: list[Process] = []
         self.workers: list[Process] = []
@@ -140,12 +147,26 @@ class System:
         Raises:
             ChaosError: One was not, in time.
         """
+        tenants = self._folder / "tenants.json"
+        tenants.write_text(
+            json.dumps(
+                {
+                    "tenants": [
+                        {"name": name, "keys": [hash_key(key)], "admin": name == ADMIN}
+                        for name, key in self.keys.items()
+                    ]
+                }
+            )
+        )
         for number, port in enumerate(self._ports):
             env = {
                 "LENGTHWISE_QUEUE_REDIS_URL": self.broker.url,
                 "LENGTHWISE_QUEUE_PORT": str(port),
                 "LENGTHWISE_QUEUE_PREDICTOR_URL": predictor_url,
-                "LENGTHWISE_QUEUE_PREDICTOR_TIMEOUT_MS": "1000",
+                # Never late: a late prediction would change a job's place afterwards, and the
+                # checker could not tell whether its order was right.
+                "LENGTHWISE_QUEUE_PREDICTOR_TIMEOUT_MS": "10000",
+                "LENGTHWISE_QUEUE_TENANTS_FILE": str(tenants),
                 "LENGTHWISE_QUEUE_SHUTDOWN_GRACE_S": "1",
                 "LENGTHWISE_QUEUE_LOG_LEVEL": "WARNING",
             }

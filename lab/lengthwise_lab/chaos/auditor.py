@@ -1,0 +1,76 @@
+"""Looks at everything at the end of a run, in Redis itself: what is there, and how it ended.
+
+It reads through the product's own store and not over HTTP: twenty thousand jobs and their outputs
+would take minutes there. Called by run.py, which has the service asked about some of them, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from lengthwise_lab.chaos.history import History
+from lengthwise_lab.chaos.outputs import Entry, said
+from lengthwise_lab.chaos.system import QUEUE
+from lengthwise_queue.jobs import EntryKind, Job, OutputEntry
+from lengthwise_queue.keys import QueueKeys
+from lengthwise_queue.redis_store import RedisJobStore
+
+#: Jobs that are read at once.
+_AT_ONCE = 16
+
+
+async def stored_ids(client: Any) -> list[str]:
+    """The ids of all jobs that Redis holds; `client` is connected to the primary."""
+    prefix = QueueKeys(QUEUE).job("")
+    pattern = prefix.replace("{", "\\{") + "*"
+    found = [key async for key in client.scan_iter(match=pattern, count=1000)]
+    return sorted(key.decode().removeprefix(prefix) for key in found)
+
+
+async def look_at(url: str, ids: list[str], history: History) -> None:
+    """Write down how every job ended (`final`), and its whole output (`output`).
+
+    Args:
+        url: The primary.
+        ids: The jobs.
+        history: Where to.
+    """
+    store = RedisJobStore(url)
+    waiting = iter(ids)
+
+    async def looker() -> None:
+        for job_id in waiting:
+            job = await store.get(QUEUE, job_id)
+            if job is None:
+                history.write("final", "ok", id=job_id, found=False)
+                continue
+            history.write("final", "ok", id=job_id, found=True, **_told(job))
+            entries = await store.read_output(QUEUE, job_id)
+            history.write("output", "ok", id=job_id, entries=[_entry(e) for e in entries])
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_AT_ONCE):
+                group.create_task(looker())
+    finally:
+        await store.aclose()
+
+
+def _told(job: Job) -> dict[str, Any]:
+    return {
+        "state": job.state,
+        "tenant": job.tenant,
+        "attempt": job.attempt,
+        "accepted_ms": job.accepted_ms,
+        "started_ms": job.started_ms,
+        "finished_ms": job.finished_ms,
+        "due_ms": job.due_ms,
+        "error": None if job.error is None else job.error.code,
+    }
+
+
+def _entry(entry: OutputEntry) -> Entry:
+    if entry.kind is EntryKind.ATTEMPT:
+        return entry.id, entry.kind, str(entry.attempt)
+    return entry.id, entry.kind, said(entry.kind, entry.data)
