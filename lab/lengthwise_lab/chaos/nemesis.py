@@ -27,20 +27,39 @@ _AHEAD = 60
 class Kind(StrEnum):
     """What can be done to the system."""
 
-    KILL_WORKER = "kill_worker"  #: kill -9.
-    STOP_WORKER = "stop_worker"  #: SIGSTOP until its leases are over, then SIGCONT.
-    TERM_WORKER = "term_worker"  #: SIGTERM: it hands its jobs back.
-    KILL_SERVICE = "kill_service"  #: kill -9 of a queue service.
-    KILL_BROKER = "kill_broker"  #: kill -9 of the primary, which starts again from its AOF.
-    FREEZE_BROKER = "freeze_broker"  #: SIGSTOP of the primary for a while.
-    FAILOVER = "failover"  #: The replica, which lags behind, becomes the primary.
-    CLIENT_KILL = "client_kill"  #: The server closes all connections, blocked ones too.
-    DROP_REPLIES = "drop_replies"  #: Requests arrive, their replies do not.
-    CUT = "cut"  #: All connections break, and nobody gets through for a moment.
-    SLOW = "slow"  #: Everything to and from the server is late.
+    KILL_WORKER = "kill_worker"
+    STOP_WORKER = "stop_worker"
+    TERM_WORKER = "term_worker"
+    KILL_SERVICE = "kill_service"
+    KILL_BROKER = "kill_broker"
+    FREEZE_BROKER = "freeze_broker"
+    FAILOVER = "failover"
+    CLIENT_KILL = "client_kill"
+    DROP_REPLIES = "drop_replies"
+    CUT = "cut"
+    SLOW = "slow"
     SCRIPT_FLUSH = "script_flush"
     FUNCTION_FLUSH = "function_flush"
-    CLOCK_JUMP = "clock_jump"  #: The clock of a worker and a service is an hour wrong from now on.
+    CLOCK_JUMP = "clock_jump"
+
+
+#: Kind -> what is done; docs/chaos.md prints it.
+WHAT = {
+    Kind.KILL_WORKER: "kill -9 of a worker; it is started again, as all that end are",
+    Kind.STOP_WORKER: "SIGSTOP of a worker until its leases are long over, then SIGCONT",
+    Kind.TERM_WORKER: "SIGTERM to a worker: it hands its jobs back",
+    Kind.KILL_SERVICE: "kill -9 of a queue service",
+    Kind.KILL_BROKER: "kill -9 of the primary, which starts again from its append-only file",
+    Kind.FREEZE_BROKER: "SIGSTOP of the primary for up to 2.5 s",
+    Kind.FAILOVER: "the replica lags, catches up behind closed doors, and becomes the primary",
+    Kind.CLIENT_KILL: "the primary closes every connection, those that block too",
+    Kind.DROP_REPLIES: "up to 45 requests arrive, and their connections are cut before the reply",
+    Kind.CUT: "every connection is cut, and for up to 1 s nobody gets through",
+    Kind.SLOW: "for 2 s all that passes between the processes and the primary is late",
+    Kind.SCRIPT_FLUSH: "the primary forgets all scripts",
+    Kind.FUNCTION_FLUSH: "the primary forgets all functions",
+    Kind.CLOCK_JUMP: "the clock of a worker and that of a service are an hour off from now on",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
