@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from lengthwise_operator.spec import LLMServiceSpec, seconds
 
-#: Longest name of an LLMService: the children's names add up to 22 characters and must stay
-#: labels (63), pods of a Deployment included.
+#: Longest name of an LLMService: with `-model-cache` behind it, and a hash behind that for its
+#: pods, it still is a name in DNS, of at most 63 characters.
 MAX_NAME = 40
 
 GPU = "nvidia.com/gpu"
@@ -160,15 +160,11 @@ RULES: tuple[Rule, ...] = (
         "DurationOutOfBounds",
         "duration(self.queue.requestTTL) >= duration('1s')"
         " && duration(self.queue.requestTTL) <= duration('720h')"
-        " && self.queue.classes.all(c, duration(c.offset) <= duration('720h'))"
-        " && duration(self.predictor.driftWindow) >= duration('1m')"
-        " && duration(self.predictor.driftWindow) <= duration('720h')",
-        "queue.requestTTL must lie between 1s and 720h, the offset of a class at most at 720h, "
-        "predictor.driftWindow between 1m and 720h",
+        " && self.queue.classes.all(c, duration(c.offset) <= duration('720h'))",
+        "queue.requestTTL must lie between 1s and 720h, the offset of a class at most at 720h",
         lambda name, spec: (
             _in_bounds(spec.queue.request_ttl, 1)
             and all(_in_bounds(c.offset, 0) for c in spec.queue.classes)
-            and _in_bounds(spec.predictor.drift_window, 60)
         ),
     ),
     Rule(

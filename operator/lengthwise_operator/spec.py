@@ -325,15 +325,10 @@ class PredictorSpec(Part):
     min_rank_accuracy: float = Field(
         default=0.6,
         ge=0,
-        le=1,
-        description="If the share of pairs of answers that were predicted in the right order stays "
-        "below this, the queue serves first come, first served until it recovers. A coin has 0.5.",
-    )
-    drift_window: str = Field(
-        default="1h",
-        pattern=DURATION,
-        max_length=32,
-        description="Over how long that share is measured.",
+        le=0.99,
+        description="While fewer pairs of the last answers than this were predicted in the right "
+        "order, the queue serves first come, first served. A coin has 0.5, a perfect predictor 1; "
+        "below 0.5: it never does.",
     )
 
 

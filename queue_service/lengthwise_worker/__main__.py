@@ -38,6 +38,8 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, worker.stop)
     shown = None
+    if settings.ended_file is not None:  # of a worker before us in the same pod
+        settings.ended_file.unlink(missing_ok=True)
     try:
         if settings.metrics_port:
             try:
@@ -58,6 +60,8 @@ async def _serve(settings: Settings) -> None:
         )
         await worker.run()
     finally:
+        if settings.ended_file is not None:
+            settings.ended_file.touch()
         if shown is not None:
             shown.close()
 

@@ -79,6 +79,11 @@ class Settings(BaseSettings):
     shutdown_grace_s: float = Field(
         default=30, ge=0, description="On SIGTERM, how long running answers may go on, s"
     )
+    ended_file: Path | None = Field(
+        default=None,
+        description="Made when the engine is no longer needed: on Kubernetes, the engine waits for "
+        "it before it ends",
+    )
     watchdog_s: float = Field(
         default=30, gt=0, description="Free slots, a backlog and no claim for this: reconnect, s"
     )

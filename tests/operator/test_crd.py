@@ -167,7 +167,6 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("RolloutCannotMove", "m", {"rolloutStrategy": {"maxUnavailable": 0, "maxSurge": "0%"}}),
     ("DurationOutOfBounds", "m", {"queue": {"requestTTL": "1ms"}}),
     ("DurationOutOfBounds", "m", {"queue": {"classes": [{"name": "a", "offset": "721h"}]}}),
-    ("DurationOutOfBounds", "m", {"predictor": {"driftWindow": "30s"}}),
     ("PredictorTwice", "m", {"predictor": {"url": "http://p", "replicas": 1}}),
     ("PredictorTwice", "m", {"predictor": {"url": "http://p", "model": "pvc://c/f"}}),
 ]

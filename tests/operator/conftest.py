@@ -1,0 +1,95 @@
+"""Services, installations and queues to decide about; a test says only what it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from lengthwise_operator.observed import QueueFacts
+from lengthwise_operator.service import Apis, Installation, Service, service_of
+from lengthwise_operator.spec import LLMServiceSpec
+
+MakeService = Callable[..., Service]
+MakeFacts = Callable[..., QueueFacts]
+
+
+@pytest.fixture
+def now() -> datetime:
+    return datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def installation() -> Installation:
+    return Installation(
+        queue_url="http://queue.lw",
+        public_url="http://queue.lw/v1",
+        predictor_url="http://predictor.lw",
+        worker_image="lengthwise/worker:1",
+        predictor_image="lengthwise/predictor:1",
+        image_pull_policy="IfNotPresent",
+        image_pull_secrets=(),
+        redis_secret_name="lw-redis",
+        redis_secret_key="url",
+        metrics_namespace="",
+    )
+
+
+@pytest.fixture
+def apis() -> Apis:
+    return Apis(pdb_version="policy/v1", pod_monitors=False)
+
+
+@pytest.fixture
+def service() -> MakeService:
+    """make(status=..., deleted=..., **spec) -> Service."""
+
+    def make(
+        *,
+        name: str = "chat",
+        status: dict[str, Any] | None = None,
+        deleted: str | None = None,
+        created: str = "2026-03-01T11:00:00Z",
+        **spec: Any,
+    ) -> Service:
+        body: dict[str, Any] = {
+            "metadata": {
+                "name": name,
+                "namespace": "team",
+                "uid": f"uid-{name}",
+                "generation": 3,
+                "creationTimestamp": created,
+                "deletionTimestamp": deleted,
+            },
+            "status": status or {},
+        }
+        whole = {"model": {"uri": "hf://org/model"}} | spec
+        return service_of(body, LLMServiceSpec.model_validate(whole))
+
+    return make
+
+
+@pytest.fixture
+def facts() -> MakeFacts:
+    """A queue, idle unless told otherwise."""
+
+    def make(**change: Any) -> QueueFacts:
+        idle: dict[str, Any] = {
+            "depth": 0,
+            "in_flight": 0,
+            "backlog_tokens": 0.0,
+            "ms_per_token": 20.0,
+            "backlog_s": None,
+            "oldest_wait_s": 0.0,
+            "workers": 0,
+            "mode": "open",
+            "active_policy": "sjf",
+            "rank_accuracy": None,
+            "fallback_active": False,
+            "settings": {},
+        }
+        return QueueFacts(**(idle | change))
+
+    return make
