@@ -20,6 +20,7 @@ from lengthwise_queue import (
     routes_jobs,
     routes_openai,
     routes_queues,
+    routes_responses,
 )
 from lengthwise_queue.answers import CLIENT_CLOSED_REQUEST, JOB_ID_HEADER
 from lengthwise_queue.batch_runner import BatchRunner
@@ -81,6 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,  # a redirect would lose the body
     )
     app.include_router(routes_openai.router)
+    app.include_router(routes_responses.router)
     app.include_router(routes_files.router)
     app.include_router(routes_batches.router)
     app.include_router(routes_jobs.router)

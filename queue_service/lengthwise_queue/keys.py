@@ -118,3 +118,8 @@ class BatchKeys:
     def of(cls, tenant: str) -> str:
         """Zset: a tenant's batches -> when they were made, ms since the epoch."""
         return f"{cls.ledger}of:{tenant}"
+
+
+def response_key(response_id: str) -> str:
+    """String: what is known of a response beside its job, JSON."""
+    return f"lw:responses:{{{response_id}}}"

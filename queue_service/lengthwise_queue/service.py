@@ -21,6 +21,7 @@ from lengthwise_queue.prompt_length import PromptLength
 from lengthwise_queue.queue_book import QueueBook
 from lengthwise_queue.rank_watch import RankWatch
 from lengthwise_queue.redis_store import RedisJobStore
+from lengthwise_queue.response_store import ResponseStore
 from lengthwise_queue.settings import Settings
 from lengthwise_queue.store import JobStore
 from lengthwise_queue.tenant_registry import TenantRegistry
@@ -58,6 +59,7 @@ class Service:
             ttl_ms=(longest_s + 86_400) * 1000,
             lease_ms=settings.batch_lease_ms,
         )
+        self.responses = ResponseStore(store.client)
         self.batch_made = asyncio.Event()  #: There may be a batch to work on.
         self.metrics = Metrics()
         self.book = QueueBook(store)

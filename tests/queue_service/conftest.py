@@ -119,15 +119,18 @@ class Front:
         self.url = f"http://127.0.0.1:{port}"
         self.http = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
         self.worker = ScriptedWorker(redis_url, MODEL)
+        self._clients: list[openai.OpenAI] = []
 
     def put_queue(self, **settings: Any) -> None:
         """Create the queue, or change it; in force at once on this replica."""
         self.http.put(f"/v1/queues/{MODEL}", json=settings).raise_for_status()
 
     def openai(self) -> openai.OpenAI:
-        return openai.OpenAI(
+        client = openai.OpenAI(
             base_url=f"{self.url}/v1", api_key="any", max_retries=0, timeout=PATIENCE_S
         )
+        self._clients.append(client)
+        return client
 
     def chat(self, **fields: Any) -> dict[str, Any]:
         """A chat body."""
@@ -170,6 +173,8 @@ class Front:
         """Stop everything; once is enough."""
         self.worker.stop()
         self.http.close()
+        for client in self._clients:
+            client.close()
         self.server.should_exit = True
         self._thread.join(PATIENCE_S)
 

@@ -1,0 +1,51 @@
+"""What is known of responses beside their jobs. Called by the routes of responses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+from lengthwise_queue.keys import response_key
+from lengthwise_queue.redis_reads import AWAY, away
+from lengthwise_queue.response_object import ResponseRecord
+
+T = TypeVar("T")
+
+
+class ResponseStore:
+    """The responses of one Redis. Methods raise `StoreUnavailable` when Redis does not answer."""
+
+    def __init__(self, client: Any) -> None:
+        """Connects on first use.
+
+        Args:
+            client: An asyncio client of redis-py, with bytes for replies.
+        """
+        self._redis = client
+
+    async def now_ms(self) -> int:
+        """The time, ms since the epoch, by Redis."""
+        seconds, micros = await self._read(self._redis.time())
+        return int(seconds * 1000 + micros // 1000)
+
+    async def put(self, record: ResponseRecord, ttl_ms: int) -> None:
+        """Keep a record for so long, ms."""
+        text = json.dumps(record.as_json(), separators=(",", ":"))
+        await self._read(self._redis.set(response_key(record.id), text, px=ttl_ms))
+
+    async def get(self, tenant: str, response_id: str) -> ResponseRecord | None:
+        """A tenant's record; None: it has none of that id."""
+        raw = await self._read(self._redis.get(response_key(response_id)))
+        record = None if raw is None else ResponseRecord(**json.loads(raw))
+        return record if record is not None and record.tenant == tenant else None
+
+    async def drop(self, response_id: str) -> None:
+        """Forget a record."""
+        await self._read(self._redis.unlink(response_key(response_id)))
+
+    async def _read(self, reply: Awaitable[T]) -> T:
+        try:
+            return await reply
+        except AWAY as exc:
+            raise away() from exc

@@ -1,0 +1,258 @@
+"""OpenAI's responses: ask, also in the background; look, read the events, withdraw, delete."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any, Literal
+
+import uuid_utils
+from fastapi import APIRouter, Query, Request
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from lengthwise_contract.api import Endpoint
+from lengthwise_contract.states import TERMINAL, JobState
+from lengthwise_queue import (
+    answers,
+    intake,
+    response_answers,
+    response_object,
+    response_request,
+    responses,
+    validation,
+)
+from lengthwise_queue.errors import BadRequest, LengthwiseError, ObjectNotFound, StoreUnavailable
+from lengthwise_queue.follow import End
+from lengthwise_queue.jobs import Job, OutputEntry
+from lengthwise_queue.metrics import refusal
+from lengthwise_queue.ownership import SECURED, page_of, tenant_of
+from lengthwise_queue.request_body import parse_object, read_body
+from lengthwise_queue.response_object import Answer, ResponseRecord
+from lengthwise_queue.response_request import Asked
+from lengthwise_queue.service import Service, of
+
+router = APIRouter(tags=["responses"], dependencies=SECURED)
+
+#: What a response is for the engine.
+CHAT: Endpoint = "/v1/chat/completions"
+
+#: How long a record is kept beyond its job's deadline, ms: as long as the ended job is.
+KEEP_MS = 3_600_000 + 60_000
+
+#: Entries read at once when a whole output is wanted.
+_PAGE = 1000
+
+#: A field of the chat request -> what it was in the client's.
+_PARAMS = {"max_tokens": "max_output_tokens", "messages": "input"}
+
+
+@router.post("/v1/responses", response_model=None)
+async def create_response(request: Request) -> Response:
+    """Ask for a response. With `background` it is answered at once, and read later.
+
+    A client that hangs up withdraws its response, unless it is a background one.
+    """
+    started_s = time.perf_counter()
+    service, tenant = of(request), tenant_of(request)
+    try:
+        raw = await read_body(request, service.settings.max_body_bytes)
+        asked = response_request.read(parse_object(raw))
+        earlier = await _earlier(service, tenant.name, asked)
+        messages = response_request.messages(asked, earlier)
+        chat = asked.chat | {"messages": messages, "stream": True}
+        checked = validation.check(CHAT, chat)
+        key = intake.key_from(request.headers.get("idempotency-key"))
+        page = await page_of(service, tenant, checked.model)
+    except BadRequest as exc:
+        # What it was in the client's request; the places of messages are not those of items.
+        exc.param = _PARAMS.get((exc.param or "").partition("[")[0], exc.param)
+        service.metrics.requests.labels("", refusal(exc)).inc()
+        raise
+    job_id = str(uuid_utils.uuid7())
+    record = ResponseRecord(
+        id=response_object.response_id(job_id),
+        job_id=job_id,
+        queue=page.queue.name,
+        tenant=tenant.name,
+        created_ms=await service.responses.now_ms(),
+        background=asked.background,
+        echo=asked.echo,
+        items=asked.items,
+        turns=earlier + asked.turns,
+    )
+    if asked.store:
+        await service.responses.put(record, page.settings.request_ttl_ms + KEEP_MS)
+    wishes = intake.Wishes(idempotency_key=key, job_id=job_id)
+    try:
+        ticket = await intake.submit(service, tenant, CHAT, to_json(chat), checked, wishes)
+    except LengthwiseError as exc:
+        service.in_background(_take_back(service, record, exc))
+        raise
+    if ticket.accepted.duplicate:
+        # The idempotency key knew it: the first request's response is this one's.
+        service.in_background(_take_back(service, record, None))
+        record = await _record(request, response_object.response_id(ticket.accepted.id))
+    if asked.background:
+        service.metrics.requests.labels(ticket.queue, "accepted").inc()
+        if asked.stream:
+            return response_answers.EventStream(service, record)
+        return _json(await _view(service, record))
+    visit = answers.Visit(service, ticket, started_s)
+    if asked.stream:
+        return response_answers.EventStream(service, record, visit=visit)
+    return await response_answers.plain(visit, record, request.receive)
+
+
+@router.get("/v1/responses/{response_id}", response_model=None)
+async def get_response(
+    request: Request,
+    response_id: str,
+    stream: bool = False,
+    starting_after: int | None = Query(default=None, ge=-1),
+) -> Response:
+    """A response as it is now; with `stream` its events, from their start or behind a number."""
+    service = of(request)
+    record = await _record(request, response_id)
+    if not stream:
+        return _json(await _view(service, record))
+    await _job(service, record)
+    after = -1 if starting_after is None else starting_after
+    return response_answers.EventStream(service, record, after=after)
+
+
+@router.post("/v1/responses/{response_id}/cancel", response_model=None)
+async def cancel_response(request: Request, response_id: str) -> Response:
+    """Withdraw a background response; again, or after its end, changes nothing."""
+    service = of(request)
+    record = await _record(request, response_id)
+    if not record.background:
+        raise BadRequest(
+            "Only a response with `background` can be cancelled. Close the connection of another: "
+            "that withdraws it.",
+            code="not_a_background_response",
+        )
+    await service.store.cancel(record.queue, record.job_id)
+    return _json(await _view(service, record))
+
+
+@router.delete("/v1/responses/{response_id}", response_model=None)
+async def delete_response(request: Request, response_id: str) -> Response:
+    """Forget a response, and withdraw it if it is not done."""
+    service = of(request)
+    record = await _record(request, response_id)
+    await service.store.cancel(record.queue, record.job_id)
+    await service.responses.drop(record.id)
+    return _json({"id": record.id, "object": "response", "deleted": True})
+
+
+@router.get("/v1/responses/{response_id}/input_items", response_model=None)
+async def list_input_items(
+    request: Request,
+    response_id: str,
+    after: str | None = Query(default=None, max_length=100),
+    limit: int = Query(default=20, ge=1, le=100),
+    order: Literal["asc", "desc"] = "desc",
+) -> Response:
+    """What a response was asked, item by item."""
+    record = await _record(request, response_id)
+    own = record.id.removeprefix("resp_")
+    items = [{"id": f"in_{own}_{place}"} | item for place, item in enumerate(record.items)]
+    if order == "desc":
+        items.reverse()
+    ids = [item["id"] for item in items]
+    start = ids.index(after) + 1 if after in ids else 0
+    page = items[start : start + limit]
+    more = start + limit < len(items)
+    first, last = (page[0]["id"], page[-1]["id"]) if page else ("", "")
+    return _json(
+        {"object": "list", "data": page, "first_id": first, "last_id": last, "has_more": more}
+    )
+
+
+async def _earlier(service: Service, tenant: str, asked: Asked) -> list[dict[str, Any]]:
+    """The turns of the response that this one goes on from."""
+    if asked.previous_response_id is None:
+        return []
+    record = await service.responses.get(tenant, asked.previous_response_id)
+    job = None if record is None else await service.store.get(record.queue, record.job_id)
+    if record is None or job is None or job.state is not JobState.SUCCEEDED:
+        raise BadRequest(
+            "`previous_response_id` must name a response of yours that is complete and still kept "
+            "(an hour). Send the earlier turns in `input` instead.",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+    return [*record.turns, response_object.turn_of(await _answer(service, record, job))]
+
+
+async def _record(request: Request, response_id: str) -> ResponseRecord:
+    record = await of(request).responses.get(tenant_of(request).name, response_id)
+    if record is None:
+        raise _missing()
+    return record
+
+
+async def _job(service: Service, record: ResponseRecord) -> Job:
+    job = await service.store.get(record.queue, record.job_id)
+    if job is None:
+        raise _missing()
+    return job
+
+
+def _missing() -> ObjectNotFound:
+    return ObjectNotFound(
+        "There is no such response. Its id may be wrong, it was made with `store: false`, it was "
+        "deleted, or it ended too long ago to be kept.",
+        param="response_id",
+    )
+
+
+async def _view(service: Service, record: ResponseRecord) -> dict[str, Any]:
+    job = await _job(service, record)
+    answer = await _answer(service, record, job) if job.attempt > 0 else Answer()
+    problem = None
+    if job.state in TERMINAL:
+        end = End(state=job.state, error=job.error, prompt_tokens=None, output_tokens=None)
+        problem = end.problem(job.id)
+    return response_object.view(
+        record,
+        response_object.status_of(job, answer),
+        answer,
+        problem=problem,
+        completed_ms=job.finished_ms,
+    )
+
+
+async def _answer(service: Service, record: ResponseRecord, job: Job) -> Answer:
+    """What there is of a response's answer."""
+    entries: list[OutputEntry] = []
+    after = "0-0"
+    while True:
+        page = await service.store.read_output(record.queue, job.id, after=after, limit=_PAGE)
+        entries += page
+        if len(page) < _PAGE:
+            break
+        after = page[-1].id
+    chat = responses.assemble(
+        CHAT,
+        responses.last_attempt(entries),
+        prompt_tokens=job.prompt_tokens,
+        output_tokens=job.output_tokens,
+    )
+    return response_object.answer_of(chat)
+
+
+async def _take_back(
+    service: Service, record: ResponseRecord, error: LengthwiseError | None
+) -> None:
+    """Forget a response that was not accepted."""
+    with contextlib.suppress(StoreUnavailable):  # it goes by its TTL
+        await service.responses.drop(record.id)
+    if isinstance(error, StoreUnavailable):
+        # The job may have been written nevertheless, and its client was told that it was not.
+        await service.withdraw(record.queue, record.job_id, "submit was not confirmed")
+
+
+def _json(body: dict[str, Any]) -> Response:
+    return Response(to_json(body), media_type="application/json")
