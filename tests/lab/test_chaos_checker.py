@@ -288,6 +288,10 @@ def misprice_a_job(told: Told) -> None:
     told.events.append({"op": "price", "type": "ok", "id": "id-b", **said, **times})
 
 
+def break_down(told: Told) -> None:
+    told.events.append({"op": "exits", "type": "ok", "process": "worker-1", "statuses": [-9, 1]})
+
+
 def miscount(told: Told) -> None:
     told.events[-1]["counters"]["succeeded"] = 4
 
@@ -330,6 +334,7 @@ SPOILED: list[tuple[str, Callable[[Told], None]]] = [
     ("wrong_states", start_before_the_delay_is_over),
     ("wrong_states", change_a_due_time),
     ("wrong_states", misprice_a_job),
+    ("crashed", break_down),
     ("wrong_counts", miscount),
     ("wrong_counts", keep_a_ghost_in_the_line),
 ]

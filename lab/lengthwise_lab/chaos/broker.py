@@ -116,8 +116,8 @@ class Valkey:
         return dict(await self.client.info("replication"))
 
     async def aclose(self) -> None:
-        """Kill it, and close our connection."""
-        await self.kill()
+        """Kill it, and close our connection; the log stays, the data goes."""
+        await self.kill(forget=True)
         await self.client.aclose()
 
 

@@ -20,6 +20,9 @@ from lengthwise_lab.chaos.history import Event, read
 #: States that are ends.
 _ENDS = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
+#: Exit statuses of a process that did as it was told: SIGTERM, and kill -9.
+_TOLD_TO_END = frozenset({0, -9})
+
 #: Every check, and what one violation of it is. All must be 0.
 CHECKS = {
     "lost": "an acknowledged job has no end",
@@ -34,6 +37,7 @@ CHECKS = {
     "out_of_order": "a job behind one that was due later",
     "leaked": "a tenant saw another's job",
     "wrong_states": "an end, a start or a due time that the rules do not allow",
+    "crashed": "a process that ended though nobody killed it",
     "wrong_counts": "the queue's counters do not add up to its jobs",
 }
 
@@ -123,6 +127,7 @@ class _Checker:
         self._check_tenants()
         self._check_order()
         self._check_counters()
+        self._check_exits()
 
     def _violated(self, name: str, what: str) -> None:
         self.report.violations[name].append(what)
@@ -333,6 +338,11 @@ class _Checker:
                         "wrong_counts",
                         f"{event['counters'][state]} {state} by the counter, {states[state]} jobs",
                     )
+
+    def _check_exits(self) -> None:
+        for event in self._by_op["exits"]:
+            for status in set(event["statuses"]) - _TOLD_TO_END:
+                self._violated("crashed", f"{event['process']} ended with status {status}")
 
 
 def _wrong_end(final: Event, submits: _Submits, *, cancelled: bool) -> list[str]:

@@ -21,6 +21,7 @@ Every event has `t` (s since the run began, monotonic), `op`, and `type` as in J
 | stored | ids of all jobs that Redis holds at the end |
 | queue | depth, scheduled, in_flight, counters at the end |
 | stall, drain | fail: nothing moved any more; jobs were left when time was up |
+| exits | process, statuses: how it ended each time; a signal's is negative |
 | end | the last line |
 """
 

@@ -178,6 +178,8 @@ class _Run:
         counters = {s: view[s] for s in ("succeeded", "failed", "cancelled", "expired")}
         line = {name: view[name] for name in ("depth", "scheduled", "in_flight")}
         self._history.write("queue", "ok", **line, counters=counters)
+        for process in (*system.services, *system.workers):
+            self._history.write("exits", "ok", process=process.name, statuses=process.ends)
         self._history.write("end", "ok")
 
 
