@@ -6,7 +6,7 @@ import asyncio
 import json
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
@@ -16,7 +16,7 @@ from lengthwise_cli.errors import BadUsage, CliError
 from lengthwise_lab.chaos import checker
 from lengthwise_lab.chaos.history import read
 from lengthwise_lab.chaos.run import Plan, run
-from lengthwise_lab.chaos.system import Sizes
+from lengthwise_lab.chaos.system import Durability, Sizes
 
 
 def chaos(
@@ -26,6 +26,9 @@ def chaos(
     workers: Annotated[int, typer.Option(min=1, help="Workers.")] = 3,
     slots: Annotated[int, typer.Option(min=1, help="Jobs at once in each worker.")] = 8,
     appendfsync: Annotated[str, typer.Option(help="Of the broker: always or everysec.")] = "always",
+    durability: Annotated[
+        str, typer.Option(help="async, or replica: then a failover is a crash in mid-lag.")
+    ] = "async",
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for the history and the logs. Default: a new one in /tmp."),
@@ -48,11 +51,19 @@ def chaos(
     else:
         if appendfsync not in ("always", "everysec"):
             raise BadUsage(f"--appendfsync is always or everysec, not {appendfsync!r}")
+        if durability not in ("async", "replica"):
+            raise BadUsage(f"--durability is async or replica, not {durability!r}")
         plan = Plan(
             seed=seed,
             jobs=jobs,
             folder=_folder(out),
-            sizes=Sizes(services=services, workers=workers, slots=slots, appendfsync=appendfsync),
+            sizes=Sizes(
+                services=services,
+                workers=workers,
+                slots=slots,
+                appendfsync=appendfsync,
+                durability=cast(Durability, durability),
+            ),
         )
         errors = Console(stderr=True, highlight=False)
         report = asyncio.run(run(plan, errors.print))

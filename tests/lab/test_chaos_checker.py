@@ -324,7 +324,7 @@ SPOILED: list[tuple[str, Callable[[Told], None]]] = [
     ("stream_mixed", mix_two_calls),
     ("stream_mixed", mix_two_jobs),
     ("stream_mixed", go_on_with_a_call_of_the_attempt_before),
-    ("stream_mixed", show_a_reader_what_is_no_longer_there),
+    ("read_then_gone", show_a_reader_what_is_no_longer_there),
     ("wrong_states", succeed_where_the_engine_refuses),
     ("wrong_states", fail_with_attempts_left),
     ("wrong_states", cancel_unasked),
@@ -392,6 +392,15 @@ def test_a_job_whose_acknowledgement_was_lost_is_recovered_and_not_unexpected() 
     report = checker.check(told.events)
     assert report.ok, report.violations
     assert (report.acknowledged, report.indeterminate, report.recovered) == (2, 1, 1)
+
+
+def test_output_may_be_lost_with_a_crashed_primary_and_only_then() -> None:
+    told = Told()
+    show_a_reader_what_is_no_longer_there(told)
+    told.events[0]["sizes"] = {"durability": "replica"}
+    report = checker.check(told.events)
+    assert report.ok
+    assert report.as_json()["read_then_gone"] == 1
 
 
 def test_a_cancelled_job_may_have_ended_before() -> None:

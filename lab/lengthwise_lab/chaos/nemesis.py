@@ -51,7 +51,8 @@ WHAT = {
     Kind.KILL_SERVICE: "kill -9 of a queue service",
     Kind.KILL_BROKER: "kill -9 of the primary, which starts again from its append-only file",
     Kind.FREEZE_BROKER: "SIGSTOP of the primary for up to 2.5 s",
-    Kind.FAILOVER: "the replica lags, catches up behind closed doors, and becomes the primary",
+    Kind.FAILOVER: "the replica lags, catches up behind closed doors, and becomes the primary; with "
+    "`--durability replica` the primary is killed in the middle of the lag instead",
     Kind.CLIENT_KILL: "the primary closes every connection, those that block too",
     Kind.DROP_REPLIES: "up to 45 requests arrive, and their connections are cut before the reply",
     Kind.CUT: "every connection is cut, and for up to 1 s nobody gets through",
@@ -207,6 +208,26 @@ class Nemesis:
         return {"seconds": round(seconds, 3)}
 
     async def _failover(self, fault: Fault) -> dict[str, Any]:
+        if self._system.sizes.durability == "replica":
+            return await self._crash_over(fault)
+        return await self._hand_over(fault)
+
+    async def _crash_over(self, fault: Fault) -> dict[str, Any]:
+        """Let the replica fall behind, kill the primary, and promote the replica as it is."""
+        broker = self._system.broker
+        await broker.in_step()
+        broker.between.delay_s = 0.05 + 0.3 * fault.force
+        try:
+            await asyncio.sleep(1.0)
+            behind = await broker.behind_bytes()
+            await broker.primary.kill()
+        finally:
+            broker.between.delay_s = 0.0
+        await broker.promote()
+        await broker.follow()
+        return {"lost_bytes": behind}
+
+    async def _hand_over(self, fault: Fault) -> dict[str, Any]:
         """Let the replica fall behind, shut everybody out, let it catch up, and promote it."""
         broker = self._system.broker
         await broker.in_step()

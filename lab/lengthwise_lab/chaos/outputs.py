@@ -22,6 +22,7 @@ class Flaws:
     repeats: list[str] = field(default_factory=list)
     mixed: list[str] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)  #: Not exactly one end, or not at the end.
+    gone: list[str] = field(default_factory=list)  #: Read, and no longer there.
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def compare(read: Sequence[Entry], whole: Sequence[Entry], *, ended: bool) -> Fl
     if missed:
         flaws.gaps.append(f"a reader missed {len(missed)} entries, such as {min(missed)}")
     if set(ids) - set(all_ids):
-        flaws.mixed.append("a reader saw what is no longer there")
+        flaws.gone.append("a reader saw what is no longer there")
     elif missed or flaws.repeats:
         pass  # so it cannot be the same
     elif [list(e) for e in read] != [list(e) for e in whole[: len(read)]]:

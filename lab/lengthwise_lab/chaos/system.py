@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import httpx
 
@@ -32,6 +33,9 @@ QUEUE = "chaos"
 ADMIN = "admin"
 
 
+Durability = Literal["async", "replica"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
     """How large the system is, and how quick to notice that something died.
@@ -47,6 +51,9 @@ class Sizes:
     beat_ms: int = 800
     tick_ms: int = 250
     appendfsync: str = "always"
+    #: What an acknowledged submit or finish survives: docs/guarantees.md. Under `replica` a
+    #: failover is a crash, in the middle of the lag.
+    durability: Durability = "async"
     #: The worker's program; a test puts a careless one here, to see it found out.
     worker_module: str = "lengthwise_worker"
 
@@ -161,6 +168,7 @@ class System:
         for number, port in enumerate(self._ports):
             env = {
                 "LENGTHWISE_QUEUE_REDIS_URL": self.broker.url,
+                "LENGTHWISE_QUEUE_DURABILITY": self.sizes.durability,
                 "LENGTHWISE_QUEUE_PORT": str(port),
                 "LENGTHWISE_QUEUE_PREDICTOR_URL": predictor_url,
                 # Never late: a late prediction would change a job's place afterwards, and the
@@ -194,6 +202,7 @@ class System:
         for name, url in engine_url.items():
             env = {
                 "LENGTHWISE_WORKER_REDIS_URL": self.broker.url,
+                "LENGTHWISE_WORKER_DURABILITY": sizes.durability,
                 "LENGTHWISE_WORKER_QUEUE": QUEUE,
                 "LENGTHWISE_WORKER_ENGINE": "vllm",
                 "LENGTHWISE_WORKER_ENGINE_URL": url,
