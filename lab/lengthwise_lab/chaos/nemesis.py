@@ -51,8 +51,8 @@ WHAT = {
     Kind.KILL_SERVICE: "kill -9 of a queue service",
     Kind.KILL_BROKER: "kill -9 of the primary, which starts again from its append-only file",
     Kind.FREEZE_BROKER: "SIGSTOP of the primary for up to 2.5 s",
-    Kind.FAILOVER: "the replica lags, catches up behind closed doors, and becomes the primary; with "
-    "`--durability replica` the primary is killed in the middle of the lag instead",
+    Kind.FAILOVER: "the replica lags, catches up behind closed doors, and becomes the primary; "
+    "with `--durability replica` the primary is killed in the middle of the lag instead",
     Kind.CLIENT_KILL: "the primary closes every connection, those that block too",
     Kind.DROP_REPLIES: "up to 45 requests arrive, and their connections are cut before the reply",
     Kind.CUT: "every connection is cut, and for up to 1 s nobody gets through",
