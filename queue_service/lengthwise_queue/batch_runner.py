@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 
 from lengthwise_queue.batch_results import StatusOf
@@ -19,7 +20,11 @@ from lengthwise_queue.service import Service
 log = logging.getLogger(__name__)
 
 #: Batches that one replica works on at once; each holds at most some lines in memory.
-AT_ONCE = 4
+AT_ONCE = 16
+
+#: When all are busy and another batch waits, the one that was worked on longest, and at least so
+#: long, makes room, s: nobody's batches wait until somebody else's are done.
+TURN_S = 30.0
 
 #: How often a replica looks for a batch that nobody works on, s.
 LOOK_S = 1.0
@@ -44,6 +49,7 @@ class BatchRunner:
         self._service = service
         self._status_of = status_of
         self._works: dict[str, asyncio.Task[None]] = {}
+        self._begun_s: dict[str, float] = {}  #: When each was begun, the longest ago first.
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -68,6 +74,7 @@ class BatchRunner:
         service = self._service
         while True:
             try:
+                await self._make_room()
                 while len(self._works) < AT_ONCE:
                     batch_id = await service.batches.take()
                     if batch_id is None:
@@ -85,10 +92,27 @@ class BatchRunner:
             except TimeoutError:
                 pass
 
+    async def _make_room(self) -> None:
+        """Let a batch that waits have its turn."""
+        if len(self._works) < AT_ONCE:
+            return
+        longest, begun_s = next(iter(self._begun_s.items()))
+        if time.monotonic() - begun_s < TURN_S or not await self._service.batches.waiting():
+            return
+        task = self._works[longest]
+        task.cancel()
+        await asyncio.wait({task})
+        await self._service.batches.release(longest)  # behind those that wait
+        log.info("batch makes room for another", extra={"batch_id": longest})
+
     def _begin(self, batch_id: str) -> None:
         task = asyncio.create_task(self._work(batch_id), name=f"batch {batch_id}")
         self._works[batch_id] = task
-        task.add_done_callback(lambda _: self._works.pop(batch_id, None))
+        self._begun_s[batch_id] = time.monotonic()
+        task.add_done_callback(lambda _: self._done(batch_id))
+
+    def _done(self, batch_id: str) -> None:
+        del self._works[batch_id], self._begun_s[batch_id]
 
     async def _work(self, batch_id: str) -> None:
         """Work on one batch until it has ended, is lost, or is beyond us."""

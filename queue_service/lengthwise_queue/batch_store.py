@@ -133,6 +133,8 @@ class BatchStore:
         self._redis = client
         self._ttl_ms = ttl_ms
         self._take = StorageScript(client, "batch_take")
+        self._release = StorageScript(client, "batch_release")
+        self._clock = StorageScript(client, "clock")
         self._seize = StorageScript(client, "batch_seize")
         self._move = StorageScript(client, "batch_move")
         self._open = StorageScript(client, "batch_open")
@@ -153,7 +155,7 @@ class BatchStore:
     ) -> bool:
         """Make a batch, to be validated; False: the tenant has `MAX_BATCHES` already."""
         of, k = BatchKeys.of(tenant), BatchKeys(batch_id)
-        now_ms = (await self._call(self._seize, [k.record], [""]))[0]
+        now_ms = await self._call(self._clock, [k.record], [])
         pipe = self._redis.pipeline(transaction=True)
         pipe.zremrangebyscore(of, "-inf", now_ms - self._ttl_ms)
         pipe.zcard(of)
@@ -211,8 +213,13 @@ class BatchStore:
 
     async def take(self) -> str | None:
         """A batch that nobody works on, on a lease; None: there is none."""
-        taken = await self._call(self._take, [BatchKeys.active], [self.lease_ms])
+        taken = await self._call(self._take, [BatchKeys.active], [self.lease_ms, ""])
         return None if taken is None else cast(bytes, taken).decode()
+
+    async def waiting(self) -> int:
+        """How many batches nobody works on."""
+        now_ms = await self._call(self._clock, [BatchKeys.active], [])
+        return int(await self._read(self._redis.zcount(BatchKeys.active, "-inf", now_ms)))
 
     async def seize(self, batch_id: str, nonce: str) -> tuple[int, Batch | None]:
         """Become the one who works on it; the time, ms, and the batch as it is now."""
@@ -230,17 +237,13 @@ class BatchStore:
         )
         if owner is None or owner.decode() != nonce:
             raise Lost(batch_id)
-        time_s, time_us = await self._read(self._redis.time())
-        until_ms = time_s * 1000 + time_us // 1000 + self.lease_ms
-        pipe = self._redis.pipeline(transaction=True)
-        pipe.zadd(BatchKeys.active, {batch_id: until_ms}, xx=True)
-        pipe.pexpire(BatchKeys.active, self._ttl_ms)
-        await self._read(pipe.execute())
+        await self._call(self._take, [BatchKeys.active], [self.lease_ms, batch_id])
+        await self._read(self._redis.pexpire(BatchKeys.active, self._ttl_ms))
         return BatchStatus(status.decode())
 
     async def release(self, batch_id: str) -> None:
-        """Let another take it at once."""
-        await self._read(self._redis.zadd(BatchKeys.active, {batch_id: 0}, xx=True))
+        """Let another take it at once, if none has waited longer."""
+        await self._call(self._release, [BatchKeys.active], [batch_id])
 
     async def end(self, batch_id: str) -> None:
         """It needs no more work."""

@@ -205,8 +205,12 @@ class BatchWork:
 
     async def _window(self) -> int:
         """How many lines may be begun: never so many that the queue is full of them."""
-        page = await page_of(self._service, self._tenant(), self._batch.model or "")
-        return min(self._service.settings.batch_window, max(page.settings.max_depth // 2, 1))
+        window = self._service.settings.batch_window
+        try:
+            page = await page_of(self._service, self._tenant(), self._batch.model or "")
+        except BadRequest:
+            return window  # it may use the model no longer: each line's result says so
+        return min(window, max(page.settings.max_depth // 2, 1))
 
     async def _begin(self, room: int) -> bool:
         """Note the next lines as begun; False: there are none."""

@@ -54,7 +54,7 @@ async def plain(visit: Visit, record: ResponseRecord, receive: Receive) -> Respo
         raise problem
     answer = response_object.answer_of(chat)
     status = response_object.ended_well(answer)
-    completed_ms = await visit.service.responses.now_ms()
+    completed_ms = await visit.service.responses.now_ms(record.id)
     body = response_object.view(record, status, answer, completed_ms=completed_ms)
     return Response(
         to_json(body), media_type="application/json", headers={JOB_ID_HEADER: visit.job_id}

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from lengthwise_queue.keys import response_key
 from lengthwise_queue.redis_reads import AWAY, away
 from lengthwise_queue.response_object import ResponseRecord
+from lengthwise_queue.storage_scripts import StorageScript
 
 T = TypeVar("T")
 
@@ -23,11 +24,11 @@ class ResponseStore:
             client: An asyncio client of redis-py, with bytes for replies.
         """
         self._redis = client
+        self._clock = StorageScript(client, "clock")
 
-    async def now_ms(self) -> int:
-        """The time, ms since the epoch, by Redis."""
-        seconds, micros = await self._read(self._redis.time())
-        return int(seconds * 1000 + micros // 1000)
+    async def now_ms(self, response_id: str) -> int:
+        """The time, ms since the epoch, by the Redis that has this response."""
+        return int(await self._clock([response_key(response_id)], []))
 
     async def put(self, record: ResponseRecord, ttl_ms: int) -> None:
         """Keep a record for so long, ms."""

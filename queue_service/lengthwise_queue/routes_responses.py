@@ -70,12 +70,13 @@ async def create_response(request: Request) -> Response:
         service.metrics.requests.labels("", refusal(exc)).inc()
         raise
     job_id = str(uuid_utils.uuid7())
+    own = response_object.response_id(job_id)
     record = ResponseRecord(
-        id=response_object.response_id(job_id),
+        id=own,
         job_id=job_id,
         queue=page.queue.name,
         tenant=tenant.name,
-        created_ms=await service.responses.now_ms(),
+        created_ms=await service.responses.now_ms(own),
         background=asked.background,
         echo=asked.echo,
         items=asked.items,

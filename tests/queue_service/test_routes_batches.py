@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from lengthwise_contract.api import JobError
-from lengthwise_queue import routes_batches, routes_files
+from lengthwise_queue import batch_runner, routes_batches, routes_files
 from lengthwise_queue.jobs import Claim, Outcome, OutcomeKind
 from lengthwise_queue.tenants import Tenant
 
@@ -320,6 +320,20 @@ def test_a_batch_whose_input_is_deleted_fails_and_keeps_its_results(desk: Desk) 
     done = batch.request_counts.completed
     assert 0 < done < 300
     assert len(desk.read(batch.output_file_id)) == done
+
+
+def test_a_batch_that_cannot_go_on_does_not_hold_up_another(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_runner, "AT_ONCE", 1)
+    monkeypatch.setattr(batch_runner, "TURN_S", 0.1)
+    desk.front.http.put("/v1/queues/nobody-works-here", json={}).raise_for_status()
+    stuck = desk.make(lines("nobody-works-here", 5))
+    desk.reaches(stuck, "in_progress")
+    batch = desk.reaches(desk.make(lines(desk.front.model, 50)))
+    assert batch.request_counts.completed == 50
+    desk.client.batches.cancel(stuck.id)  # its turn comes again
+    assert desk.reaches(stuck).request_counts.failed == 5
 
 
 def test_batches_are_listed_behind_a_cursor(idle_desk: Desk) -> None:
