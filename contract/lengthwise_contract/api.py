@@ -18,11 +18,35 @@ Endpoint = Literal["/v1/chat/completions", "/v1/completions"]
 #: Order of service of one queue; see docs/ordering.md.
 PolicyName = Literal["sjf", "fcfs", "shadow"]
 
+#: How a queue is run: takes and serves; takes but does not serve; serves but does not take.
+QueueMode = Literal["open", "paused", "draining"]
+
 
 class Body(BaseModel):
     """A body we define: an unknown field is an error that names it, never silently dropped."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class View(BaseModel):
+    """A body we send: whoever reads it passes over what a newer sender has added."""
+
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+
+
+class ErrorObject(View):
+    """What went wrong, in OpenAI's form; `message` says what to do, `code` is stable."""
+
+    message: str
+    type: str
+    param: str | None = Field(description="The field, parameter or header that is wrong")
+    code: str | None
+
+
+class ErrorBody(View):
+    """The body of every error."""
+
+    error: ErrorObject
 
 
 # ------------------------------------------------------------------------------- the predictor
@@ -110,12 +134,13 @@ class JobError(Body):
     body: Any = Field(default=None, description="The engine's own error body, if it gave one")
 
 
-class JobView(Body):
+class JobView(View):
     """`GET /v1/jobs/{id}`: a job as its owner sees it. Times: ms since the epoch, by Redis."""
 
     id: str
     object: Literal["job"] = "job"
     queue: str
+    tenant: str = "default"
     endpoint: str
     job_class: str = Field(validation_alias="class", serialization_alias="class")
     state: JobState
@@ -129,21 +154,48 @@ class JobView(Body):
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     cancel_requested: bool = False
+    fcfs_wait_ms: float | None = Field(
+        default=None,
+        description="What it would have waited first come, first served; null: not known yet",
+    )
     error: JobError | None = None
     response: dict[str, Any] | None = Field(
-        default=None, description="The OpenAI response; while running, what there is of it"
+        default=None,
+        description="The OpenAI response; while running, what there is of it; null in listings",
     )
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+class JobList(View):
+    """A part of a listing of jobs. It may be short, even empty, and yet not be the last."""
+
+    object: Literal["list"] = "list"
+    data: list[JobView]
+    has_more: bool
+    next_after: str | None = Field(description="Give it as `after` to go on; null: this is the end")
 
 
-class Explanation(Body):
+class RedriveReport(View):
+    """What became of some dead letters."""
+
+    redriven: int = Field(description="Back in the line, with all their attempts")
+    unreadable: int = Field(description="Cannot be served again: their requests are gone")
+    has_more: bool = Field(description="Whether there are more dead letters; ask again")
+    next_after: str | None = Field(description="Give it as `after`, to pass over the unreadable")
+
+
+class Explanation(View):
     """`GET /v1/jobs/{id}/explain`: why the job stands where it stands."""
 
     id: str
     queue: str
     state: JobState
-    policy: PolicyName
+    tenant: str = "default"
+    policy: PolicyName = Field(description="In force when the job came")
+    active_policy: PolicyName = Field(default="sjf", description="In force now")
+    fallback: bool = Field(
+        default=False, description="`sjf` is suspended: its predictions were found useless"
+    )
+    mode: QueueMode = "open"
     prediction: Prediction | None = Field(description="null: the predictor did not answer in time")
     predicted_tokens: float
     ms_per_token: float = Field(description="Measured; what one output token costs here, ms")
@@ -152,9 +204,16 @@ class Explanation(Body):
     class_offset_ms: float
     accepted_ms: float
     due_ms: float
-    position: int | None = Field(description="How many jobs are ahead; null: not waiting")
-    tokens_ahead: float | None = Field(description="Predicted tokens of the jobs ahead")
+    position: int | None = Field(
+        description="How many of its tenant's jobs are ahead; null: not waiting"
+    )
+    tokens_ahead: float | None = Field(
+        description="Predicted tokens to be served before it, of other tenants too"
+    )
     estimated_start_ms: float | None = Field(description="ms since the epoch; null: unknown")
+    fcfs_wait_ms: float | None = Field(
+        default=None, description="What it would have waited first come, first served"
+    )
     why: str
 
 
@@ -182,6 +241,13 @@ class QueueSettings(Body):
         max_length=16,
     )
     max_depth: int = Field(default=10_000, ge=1, le=10_000_000, description="429 above this")
+    max_wait_ms: int | None = Field(
+        default=None,
+        ge=1000,
+        le=30 * 86_400_000,
+        description="429 while a new job of the tenant would wait longer than this, as predicted; "
+        "null: it may wait",
+    )
     request_ttl_ms: int = Field(default=600_000, ge=1000, le=30 * 86_400_000)
     default_tokens: float = Field(
         default=256, gt=0, description="Length assumed before any job has finished, tokens"
@@ -211,7 +277,7 @@ class QueueSettings(Body):
         return self
 
 
-class WorkerView(Body):
+class WorkerView(View):
     """One worker, from its last heartbeat."""
 
     id: str
@@ -221,11 +287,37 @@ class WorkerView(Body):
     seen_ms: float
 
 
-class QueueView(Body):
-    """`GET /v1/queues/{name}`: the line as it stands."""
+class TenantLineView(View):
+    """What one tenant has in a queue."""
+
+    tenant: str
+    depth: int
+    scheduled: int
+    dead: int
+    virtual_time: float = Field(description="Tokens received / weight; the smallest is next")
+
+
+class QueueView(View):
+    """`GET /v1/queues/{name}`: the line as it stands, as an admin sees it."""
 
     name: str
     settings: QueueSettings
+    mode: QueueMode = "open"
+    active_policy: PolicyName = Field(default="sjf", description="What is really served")
+    fallback: bool = Field(
+        default=False, description="`sjf` is suspended: its predictions were found useless"
+    )
+    rank_accuracy: float | None = Field(
+        default=None,
+        description="Pairs of the last answers whose predictions name the longer one, 0 to 1; "
+        "0.5: a coin; null: too few",
+    )
+    mean_wait_seconds: float | None = Field(
+        default=None, description="Of all jobs so far, until their first start"
+    )
+    mean_fcfs_wait_seconds: float | None = Field(
+        default=None, description="What first come, first served would have made of it"
+    )
     depth: int = Field(description="Jobs waiting")
     scheduled: int
     in_flight: int
@@ -242,12 +334,38 @@ class QueueView(Body):
     expired: int
     fallbacks: int = Field(description="Jobs accepted without an answer from the predictor")
     workers: list[WorkerView]
+    tenants: list[TenantLineView] = Field(default_factory=list)
 
 
-class LineEntry(Body):
+class TenantQueueView(View):
+    """`GET /v1/queues/{name}`, as a tenant sees it: its own jobs, and how long it would wait."""
+
+    name: str
+    mode: QueueMode
+    active_policy: PolicyName
+    depth: int = Field(description="Your jobs waiting")
+    scheduled: int = Field(description="Your jobs that are not to be served yet")
+    dead: int = Field(description="Your dead letters")
+    max_depth: int = Field(description="How many of your jobs may wait")
+    predicted_wait_seconds: float | None = Field(
+        description="Of a job that you would send now; null: no worker"
+    )
+    classes: list[QueueClass]
+    max_model_len: int | None
+
+
+class QueueList(View):
+    """`GET /v1/queues`: those that one may use."""
+
+    object: Literal["list"] = "list"
+    data: list[QueueView] | list[TenantQueueView]
+
+
+class LineEntry(View):
     """One job of the line, for `lengthwise top`; the text of prompts is never shown."""
 
     id: str
+    tenant: str = "default"
     state: JobState
     job_class: str = Field(validation_alias="class", serialization_alias="class")
     predicted_tokens: float
@@ -257,10 +375,8 @@ class LineEntry(Body):
     started_ms: float | None
     finished_ms: float | None
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-
-class LineView(Body):
+class LineView(View):
     """`GET /v1/queues/{name}/line`: the next jobs, those running, and the last finished."""
 
     now_ms: float

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -22,6 +24,7 @@ from lengthwise_queue import (
     routes_queues,
     routes_responses,
 )
+from lengthwise_queue.admission import LATEST_S
 from lengthwise_queue.answers import CLIENT_CLOSED_REQUEST, JOB_ID_HEADER
 from lengthwise_queue.batch_runner import BatchRunner
 from lengthwise_queue.errors import BadRequest, JobEnded, LengthwiseError
@@ -53,7 +56,10 @@ STATUS: dict[type[LengthwiseError], int] = {
 }
 
 #: `Retry-After` of a 503 that says nothing itself, s.
-RETRY_503_S = 1
+RETRY_503_S = 1.0
+
+#: By so much of the time, and by so many seconds at least, those who come again are spread.
+SPREAD, LEAST_SPREAD_S = 0.1, 0.5
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -105,10 +111,11 @@ def status_of(error: LengthwiseError) -> int:
 
 def _answer(error: LengthwiseError, status: int) -> Response:
     headers: dict[str, str] = {}
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(error.retry_after_s)
-    elif status == 503:
-        headers["Retry-After"] = str(RETRY_503_S)
+    wait_s = error.retry_after_s
+    if wait_s is None and status == 503 and not isinstance(error, JobEnded):
+        wait_s = RETRY_503_S
+    if wait_s is not None:
+        headers |= _retry_after(wait_s)
     if isinstance(error, errors.WrongKey):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, JobEnded):
@@ -119,6 +126,14 @@ def _answer(error: LengthwiseError, status: int) -> Response:
     return Response(
         to_json(error.as_openai()), status, headers=headers, media_type="application/json"
     )
+
+
+def _retry_after(wait_s: float) -> dict[str, str]:
+    """When to come again. Never earlier than is true, and spread, so that not all come at once."""
+    spread_s = max(wait_s * SPREAD, LEAST_SPREAD_S)
+    ms = min(1000 * (wait_s + spread_s * random.random()), 1000 * LATEST_S)  # noqa: S311
+    # OpenAI's clients read the first; the second is HTTP's, in whole seconds.
+    return {"retry-after-ms": f"{ms:.0f}", "Retry-After": str(math.ceil(ms / 1000))}
 
 
 async def _on_error(request: Request, exc: Exception) -> Response:
@@ -138,7 +153,10 @@ async def _on_no_route(request: Request, exc: Exception) -> Response:
     error = BadRequest(
         f"There is no {asked}. GET /openapi.json lists what there is.", code="unknown_url"
     )
-    return _answer(error, status)
+    answer = _answer(error, status)
+    if isinstance(exc, HTTPException) and exc.headers:  # `Allow` of a 405
+        answer.headers.update(exc.headers)
+    return answer
 
 
 async def _on_half_a_body(request: Request, exc: Exception) -> Response:

@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 
 import uuid_utils
 
 from lengthwise_contract.api import Endpoint, QueueSettings
-from lengthwise_queue import pricing
+from lengthwise_queue import late_predictions, pricing, refusals
 from lengthwise_queue.errors import (
     BadRequest,
-    KeyConflict,
     LengthwiseError,
     ModelNotFound,
-    QueueDraining,
-    QueueOverloaded,
     StoreUnavailable,
 )
-from lengthwise_queue.jobs import (
-    Accepted,
-    Draining,
-    KeyReused,
-    NewJob,
-    QueueFull,
-    RateLimited,
-    TenantFull,
-)
+from lengthwise_queue.jobs import Accepted, NewJob
 from lengthwise_queue.metrics import refusal
 from lengthwise_queue.ownership import page_of
 from lengthwise_queue.queue_book import Page
@@ -95,7 +85,9 @@ async def submit(
         BadRequest: The queue has no such class, or the request is too long for the model.
         ModelNotFound: No queue serves the model, or the tenant may not use it.
         KeyConflict: The idempotency key names another request.
-        QueueOverloaded: The queue is full.
+        QueueOverloaded: The queue, or the tenant's share of it, is full; the tenant spent its
+            minute; or the job would wait longer than the queue allows.
+        QueueDraining: The queue takes nothing new.
         StoreUnavailable: Redis does not answer.
     """
     service_name = checked.model
@@ -122,15 +114,19 @@ async def _submit(
     job_class = _job_class(settings, wishes.job_class)
     _check_cap(settings, checked)
     await service.prompt_length.check(settings, checked)
-    prediction = await service.predictor.predict(queue, checked.text)
-    cost = pricing.price(
+    too_long_s = refusals.too_long_s(service, tenant, page)
+    if too_long_s is not None and wishes.idempotency_key is None:
+        raise refusals.would_wait(service, tenant, page, too_long_s)
+    asked = await service.predictor.ask(queue, checked.text)
+    price = partial(
+        pricing.price,
         settings,
         page.stats,
-        prediction=prediction,
         job_class=job_class,
         max_tokens=checked.max_tokens,
         answers=checked.answers,
     )
+    cost = price(prediction=asked.prediction)
     job = NewJob(
         id=wishes.job_id or str(uuid_utils.uuid7()),
         endpoint=endpoint,
@@ -140,11 +136,12 @@ async def _submit(
         offset_ms=cost.offset_ms,
         predicted_tokens=cost.tokens,
         predicted_ms=cost.ms,
-        prediction=prediction,
+        prediction=asked.prediction,
         max_attempts=wishes.max_attempts,
         delay_ms=wishes.delay_ms,
         ttl_ms=settings.request_ttl_ms if wishes.ttl_ms is None else wishes.ttl_ms,
-        max_depth=settings.max_depth,
+        # Over the cap nothing new is let in, but what is in already is found by its key.
+        max_depth=settings.max_depth if too_long_s is None else 0,
         idempotency_key=wishes.idempotency_key,
         fingerprint=_fingerprint(endpoint, body, wishes) if wishes.idempotency_key else "",
         tenant=tenant.name,
@@ -161,43 +158,17 @@ async def _submit(
             # it was not accepted. (With a key, or an id, the next try finds it.)
             service.in_background(service.withdraw(queue, job.id, "submit was not confirmed"))
         raise
-    match answer:
-        case Accepted():
-            if not answer.duplicate:
-                service.metrics.predicted.labels(queue).observe(cost.tokens)
-            return Ticket(queue=queue, new=job, accepted=answer)
-        case QueueFull():
-            raise QueueOverloaded(
-                f"The queue of {queue} is full: {answer.depth} jobs are waiting. Try again after "
-                "the time in `Retry-After`.",
-                retry_after_s=pricing.retry_after_s(settings, page.stats),
+    if not isinstance(answer, Accepted):
+        raise refusals.refused(service, tenant, page, job, answer, too_long_s)
+    if not answer.duplicate:
+        service.book.note(queue, job.predicted_tokens)
+        if asked.late is not None:
+            service.in_background(
+                late_predictions.reprice(
+                    service, queue, job.id, asked.late, lambda late: price(prediction=late)
+                )
             )
-        case TenantFull():
-            raise QueueOverloaded(
-                f"Your share of the queue of {queue} is full: {answer.depth} of your jobs are "
-                "waiting. Try again after the time in `Retry-After`.",
-                code="tenant_queue_full",
-                retry_after_s=pricing.retry_after_s(settings, page.stats),
-            )
-        case RateLimited():
-            raise QueueOverloaded(
-                f"You spent this minute's {answer.what}. Try again after the time in "
-                "`Retry-After`.",
-                code="rate_limit_exceeded",
-                retry_after_s=min(120, max(1, round(answer.retry_after_ms / 1000))),
-            )
-        case Draining():
-            raise QueueDraining(
-                f"The queue of {queue} is draining: it serves what it has and takes no new jobs. "
-                "Try again later, or ask its operator.",
-                retry_after_s=pricing.retry_after_s(settings, page.stats),
-            )
-        case KeyReused():
-            raise KeyConflict(
-                f"This `Idempotency-Key` belongs to a different request, job {answer.id}. Use a "
-                "new key for a new request.",
-                param="Idempotency-Key",
-            )
+    return Ticket(queue=queue, new=job, accepted=answer)
 
 
 def _job_class(settings: QueueSettings, wanted: str | None) -> str:

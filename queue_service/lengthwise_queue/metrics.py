@@ -92,6 +92,11 @@ class Metrics:
         self.fallbacks = self._counter(
             "predictor_fallbacks_total", "Jobs priced without a prediction", "reason"
         )
+        self.late_predictions = self._counter(
+            "late_predictions_total",
+            "Predictions that were not there at the deadline, by what became of them",
+            "outcome",
+        )
         self.unauthorized = self._counter(
             "unauthorized_total", "Requests without an API key, or with a wrong one"
         )
@@ -100,6 +105,8 @@ class Metrics:
         self.store_up = Gauge(
             "lengthwise_store_up", "1 if Redis answered this scrape", registry=self.registry
         )
+        for outcome in ("repriced", "too_late", "never_came", "store_away"):
+            self.late_predictions.labels(outcome)
         for why in Fallback:  # a counter that is absent cannot be alerted on
             self.fallbacks.labels(why)
 

@@ -1,7 +1,7 @@
 """Asks the predictor how long an answer will be, within a deadline; a dead one stops nobody.
 
 Called by `intake` once per job. No answer in time means no prediction, and the job is priced at
-its service's median length.
+its service's median length; an answer that comes late still gives it the right price.
 """
 
 from __future__ import annotations
@@ -49,12 +49,25 @@ GIVE_UP_AFTER = 5
 MAX_CALLS = 2
 
 
+#: Questions whose jobs have gone on without an answer, and that are still to be answered, at most.
+MAX_LATE = 1000
+
+
 @dataclass
 class _Question:
     """One job's prompt, in line for the next call."""
 
     request: PredictRequest
     answer: asyncio.Future[Prediction | Fallback]
+    late: bool = False  #: Its job has gone on without the answer.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What there was at the deadline; `late`: what may still come (cancel it to give it up)."""
+
+    prediction: Prediction | None
+    late: asyncio.Future[Prediction | Fallback] | None = None
 
 
 class PredictorClient:
@@ -86,18 +99,26 @@ class PredictorClient:
         self._breaker = Breaker()
         self._line: deque[_Question] = deque()
         self._calls: set[asyncio.Task[None]] = set()
+        self._late_line: deque[_Question] = deque()
+        self._late = 0
+        self._asking = 0  #: Calls under way. (A task that has ended is still in `_calls`.)
 
-    async def predict(self, model: str, text: str | None) -> Prediction | None:
-        """The predicted length of the answer to `text`, or None (which is counted)."""
+    async def ask(self, model: str, text: str | None) -> Asked:
+        """The predicted length of the answer to `text`; its absence is counted."""
         started_s = time.monotonic()
         answer = await self._ask(model, text, started_s)
+        if isinstance(answer, Prediction):
+            self._on_answer(time.monotonic() - started_s)
+            return Asked(prediction=answer)
         if isinstance(answer, Fallback):
             self._on_fallback(answer)
-            return None
-        self._on_answer(time.monotonic() - started_s)
-        return answer
+            return Asked(prediction=None)
+        self._on_fallback(Fallback.TIMEOUT)
+        return Asked(prediction=None, late=answer)
 
-    async def _ask(self, model: str, text: str | None, now_s: float) -> Prediction | Fallback:
+    async def _ask(
+        self, model: str, text: str | None, now_s: float
+    ) -> Prediction | Fallback | asyncio.Future[Prediction | Fallback]:
         if self._http is None:
             return Fallback.OFF
         if not text:
@@ -108,7 +129,8 @@ class PredictorClient:
             PredictRequest(model=model, prompt=text), asyncio.get_running_loop().create_future()
         )
         self._line.append(question)
-        if len(self._calls) < MAX_CALLS:
+        if self._asking < MAX_CALLS:
+            self._asking += 1
             call = asyncio.create_task(self._call(self._http))
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
@@ -119,13 +141,28 @@ class PredictorClient:
             # has long been in the socket: as late as we are ourselves, it may be.
             await asyncio.wait({question.answer}, timeout=min(late_s, self._timeout_s))
         if not question.answer.done():
-            question.answer.cancel()
-            return Fallback.TIMEOUT
+            question.late = True
+            if self._late >= MAX_LATE:
+                question.answer.cancel()
+                return Fallback.TIMEOUT
+            self._late += 1
+            question.answer.add_done_callback(self._late_done)
+            return question.answer
         return question.answer.result()
+
+    def _late_done(self, _: object) -> None:
+        self._late -= 1
 
     async def _call(self, http: httpx.AsyncClient) -> None:
         """Ask what is in line, until nothing is."""
+        try:
+            await self._ask_line(http)
+        finally:
+            self._asking -= 1
+
+    async def _ask_line(self, http: httpx.AsyncClient) -> None:
         while batch := self._next_batch():
+            in_time = any(not question.late for question in batch)
             body = PredictBatchRequest(inputs=[question.request for question in batch])
             answers: Sequence[Prediction | Fallback]
             try:
@@ -141,9 +178,9 @@ class PredictorClient:
                 self._failed(str(exc))
                 answers = [Fallback.ERROR] * len(batch)
             else:
-                if any(not question.answer.done() for question in batch):
+                if any(not question.late for question in batch):
                     self._breaker.succeeded()
-                else:
+                elif in_time:
                     self._failed("every answer came too late")
             for question, answer in zip(batch, answers, strict=True):
                 if not question.answer.done():
@@ -153,8 +190,15 @@ class PredictorClient:
         batch: list[_Question] = []
         while self._line and len(batch) < MAX_BATCH:
             question = self._line.popleft()
-            if not question.answer.done():  # or its deadline is over
-                batch.append(question)
+            if not question.answer.done():
+                (self._late_line if question.late else batch).append(question)
+        # Those that are late anyway are asked only when the predictor has nothing else to do: in a
+        # call with the others they would make those late too.
+        if not batch and self._asking <= 1:
+            while self._late_line and len(batch) < MAX_BATCH:
+                question = self._late_line.popleft()
+                if not question.answer.done():
+                    batch.append(question)
         return batch
 
     async def aclose(self) -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from lengthwise_contract.api import Prediction, QueueSettings
 from lengthwise_queue import policy
 from lengthwise_queue.jobs import QueueStats
-
-#: OpenAI's client does not retry at all when it is told to wait longer than this, s.
-LONGEST_RETRY_AFTER_S = 120
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +76,3 @@ def drain_ms(settings: QueueSettings, stats: QueueStats, tokens: float) -> float
     """How long the workers take for `tokens` of waiting work, ms; None: there is no worker."""
     slots = sum(worker.slots for worker in stats.workers)
     return tokens * ms_per_token(settings, stats) / slots if slots else None
-
-
-def retry_after_s(settings: QueueSettings, stats: QueueStats) -> int:
-    """When a full queue is worth another try, s: when its backlog will have been served."""
-    backlog_ms = drain_ms(settings, stats, stats.backlog_tokens)
-    if backlog_ms is None:
-        return LONGEST_RETRY_AFTER_S
-    return min(max(math.ceil(backlog_ms / 1000), 1), LONGEST_RETRY_AFTER_S)

@@ -47,6 +47,7 @@ class QueueBook:
     def __init__(self, store: JobStore) -> None:
         self._store = store
         self._pages: dict[str, Page] = {}
+        self._since: dict[str, float] = {}
         self._reads: dict[str, asyncio.Task[Page]] = {}
 
     async def page(self, name: str) -> Page:
@@ -66,6 +67,14 @@ class QueueBook:
             read.add_done_callback(lambda task: self._read_done(name, task))
         return await asyncio.shield(read)
 
+    def note(self, name: str, tokens: float) -> None:
+        """A job of so many predicted tokens came into the line here."""
+        self._since[name] = self._since.get(name, 0.0) + tokens
+
+    def since_read(self, name: str) -> float:
+        """Predicted tokens that came into the line here since its page was read."""
+        return self._since.get(name, 0.0)
+
     async def read(self, name: str) -> Page:
         """The queue of that name as it is now.
 
@@ -76,10 +85,12 @@ class QueueBook:
         queue = await self._store.queue(name)
         if queue is None:
             self._pages.pop(name, None)
+            self._since.pop(name, None)
             raise no_such_model(name)
         stats = await self._store.stats(name)
         page = Page(queue=queue, stats=stats, read_s=time.monotonic())
         self._pages[name] = page
+        self._since.pop(name, None)
         return page
 
     async def read_all(self) -> list[Page]:
@@ -90,6 +101,7 @@ class QueueBook:
             for q in queues
         ]
         self._pages = {page.queue.name: page for page in pages}
+        self._since.clear()
         return pages
 
     def _read_done(self, name: str, task: asyncio.Task[Page]) -> None:

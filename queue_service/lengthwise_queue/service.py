@@ -12,6 +12,7 @@ from typing import cast
 
 from starlette.requests import Request
 
+from lengthwise_queue.admission import Comebacks
 from lengthwise_queue.batch_store import BatchStore
 from lengthwise_queue.errors import StoreUnavailable
 from lengthwise_queue.file_store import FileLimits, FileStore
@@ -70,6 +71,7 @@ class Service:
             on_answer=self.metrics.predictor_latency.observe,
             on_fallback=self.metrics.fell_back,
         )
+        self.comebacks = Comebacks()
         self.draining = asyncio.Event()  #: The process is to stop: long readers go elsewhere.
         self._background: set[asyncio.Task[None]] = set()
         self._rank_watch = RankWatch(store, self.book)

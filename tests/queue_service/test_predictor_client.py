@@ -21,8 +21,9 @@ from lengthwise_contract.api import (
     Prediction,
     PredictRequest,
 )
+from lengthwise_queue import predictor_client
 from lengthwise_queue.breaker import FAILURES_TO_OPEN, FIRST_PAUSE_S, LONGEST_PAUSE_S, Breaker
-from lengthwise_queue.predictor_client import MAX_CALLS, Fallback, PredictorClient
+from lengthwise_queue.predictor_client import MAX_BATCH, MAX_CALLS, Fallback, PredictorClient
 
 ANSWER = Prediction(
     model_version="v1", p10_tokens=2, p50_tokens=2, p90_tokens=2, mean_tokens=2, rank_score=0.5
@@ -117,7 +118,7 @@ def test_a_prediction_is_fetched_over_one_connection() -> None:
         async with predictor(GOOD) as (url, asked):
             client = told.client(url)
             for _ in range(3):
-                assert await client.predict("org/m", "How long? \u00e9") == ANSWER
+                assert (await client.ask("org/m", "How long? \u00e9")).prediction == ANSWER
             await client.aclose()
         want = PredictBatchRequest(
             inputs=[PredictRequest(model="org/m", prompt="How long? \u00e9")]
@@ -157,7 +158,7 @@ def test_a_bad_answer_is_a_counted_fallback(answer: bytes | None, why: Fallback)
         told = Told()
         async with predictor(answer) as (url, _):
             client = told.client(url, timeout_ms=200)
-            assert await client.predict("m", "x") is None
+            assert (await client.ask("m", "x")).prediction is None
             await client.aclose()
         assert told.fallbacks == [why]
         assert told.answers == []
@@ -171,13 +172,15 @@ def test_a_burst_is_a_handful_of_calls_and_everybody_gets_the_answer_to_its_own_
         async with predictor(GOOD) as (url, asked):
             client = told.client(url)
             prompts = [f"prompt {i}" for i in range(100)]
-            answers = await asyncio.gather(*(client.predict("m", p) for p in prompts))
+            answers = await asyncio.gather(*(client.ask("m", p) for p in prompts))
             await client.aclose()
         calls = [[one["prompt"] for one in json.loads(a)["inputs"]] for a in asked]
         assert sorted(p for call in calls for p in call) == sorted(prompts)
         assert len(calls) <= 8
         place = {p: 2.0 + i for call in calls for i, p in enumerate(call)}
-        assert [a.p50_tokens for a in answers if a is not None] == [place[p] for p in prompts]
+        assert [a.prediction.p50_tokens for a in answers if a.prediction is not None] == [
+            place[p] for p in prompts
+        ]
         assert told.fallbacks == []
 
     asyncio.run(body())
@@ -200,13 +203,13 @@ def test_an_answer_that_came_while_the_loop_was_busy_is_not_late() -> None:
     async def body(url: str) -> None:
         told = Told()
         client = told.client(url, timeout_ms=200)
-        assert await client.predict("m", "connect") == ANSWER
-        asking = asyncio.create_task(client.predict("m", "x"))
+        assert (await client.ask("m", "connect")).prediction == ANSWER
+        asking = asyncio.create_task(client.ask("m", "x"))
         for _turn in range(3):  # the question is sent; its answer cannot have been read yet
             await asyncio.sleep(0)
         assert not asking.done()
         time.sleep(0.5)  # noqa: ASYNC251 - the loop is busy, for longer than the deadline
-        assert await asking == ANSWER
+        assert (await asking).prediction == ANSWER
         await client.aclose()
         assert told.fallbacks == []
 
@@ -222,7 +225,7 @@ def test_nobody_there_is_a_counted_fallback() -> None:
             pass  # its port is closed again
         told = Told()
         client = told.client(url)
-        assert await client.predict("m", "x") is None
+        assert (await client.ask("m", "x")).prediction is None
         await client.aclose()
         assert told.fallbacks == [Fallback.ERROR]
 
@@ -238,7 +241,7 @@ def test_what_cannot_be_asked_is_a_counted_fallback(
     url: str | None, text: str | None, why: Fallback
 ) -> None:
     told = Told()
-    assert asyncio.run(told.client(url).predict("m", text)) is None
+    assert asyncio.run(told.client(url).ask("m", text)).prediction is None
     assert told.fallbacks == [why]
 
 
@@ -249,9 +252,103 @@ def test_a_late_answer_is_never_taken_for_the_next_ones() -> None:
         told = Told()
         async with predictor(None, GOOD) as (url, _):
             client = told.client(url, timeout_ms=300)
-            assert await client.predict("m", "one") is None
-            assert await client.predict("m", "two") == ANSWER
+            assert (await client.ask("m", "one")).prediction is None
+            assert (await client.ask("m", "two")).prediction == ANSWER
             await client.aclose()
+
+    asyncio.run(body())
+
+
+@asynccontextmanager
+async def slow_predictor(release: asyncio.Event) -> AsyncIterator[str]:
+    """A server that answers nothing before `release`."""
+    serving: set[asyncio.Task[None] | None] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                asked = json.loads(await reader.readexactly(size))
+                await release.wait()
+                writer.write(GOOD(len(asked["inputs"])))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client is gone
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        release.set()
+        server.close()
+        await asyncio.gather(*(task for task in serving if task))
+
+
+def test_an_answer_that_comes_after_its_deadline_is_still_given() -> None:
+    async def body() -> None:
+        told, release = Told(), asyncio.Event()
+        async with slow_predictor(release) as url:
+            client = told.client(url, timeout_ms=500)
+            asked = await client.ask("m", "x")
+            assert asked.prediction is None
+            assert asked.late is not None
+            release.set()
+            assert await asyncio.wait_for(asked.late, 5) == ANSWER
+            await client.aclose()
+        assert told.fallbacks == [Fallback.TIMEOUT]
+        assert told.answers == []
+
+    asyncio.run(body())
+
+
+def test_a_question_that_was_late_before_it_was_sent_is_asked_when_nothing_else_is() -> None:
+    async def body() -> None:
+        told, release = Told(), asyncio.Event()
+        async with slow_predictor(release) as url:
+            client = told.client(url, timeout_ms=500)
+            many = [client.ask("m", f"prompt {i}") for i in range(MAX_CALLS * MAX_BATCH + 5)]
+            asked = await asyncio.gather(*many)
+            release.set()
+            late = [await asyncio.wait_for(a.late, 5) for a in asked if a.late is not None]
+            assert len(late) == len(many)
+            assert all(isinstance(one, Prediction) for one in late)
+            await client.aclose()
+
+    asyncio.run(body())
+
+
+def test_a_late_answer_that_never_comes_ends_as_a_fallback() -> None:
+    async def body() -> None:
+        told = Told()
+        async with slow_predictor(asyncio.Event()) as url:
+            client = told.client(url, timeout_ms=20)
+            asked = await client.ask("m", "x")
+            assert asked.late is not None
+            assert await asyncio.wait_for(asked.late, 5) is Fallback.TIMEOUT
+            await client.aclose()
+
+    asyncio.run(body())
+
+
+def test_no_more_than_so_many_late_answers_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor_client, "MAX_LATE", 3)
+
+    async def body() -> None:
+        told, release = Told(), asyncio.Event()
+        async with slow_predictor(release) as url:
+            client = told.client(url, timeout_ms=500)
+            asked = await asyncio.gather(*(client.ask("m", f"prompt {i}") for i in range(8)))
+            waited_for = [a.late for a in asked if a.late is not None]
+            assert len(waited_for) == 3
+            release.set()
+            await asyncio.wait_for(asyncio.gather(*waited_for), 5)
+            await client.aclose()
+        assert told.fallbacks == [Fallback.TIMEOUT] * 8
 
     asyncio.run(body())
 
@@ -264,7 +361,7 @@ def test_a_connection_that_the_predictor_closed_is_replaced() -> None:
         async with predictor(closing) as (url, asked):
             client = told.client(url)
             for _ in range(3):
-                assert await client.predict("m", "x") == ANSWER
+                assert (await client.ask("m", "x")).prediction == ANSWER
             await client.aclose()
             assert len(asked) == 3
 
@@ -278,7 +375,7 @@ def test_a_dead_predictor_is_soon_not_asked_any_more() -> None:
             client = told.client(url, timeout_ms=20)
             started_s = time.monotonic()
             for _ in range(FAILURES_TO_OPEN + 200):
-                assert await client.predict("m", "x") is None
+                assert (await client.ask("m", "x")).prediction is None
             took_s = time.monotonic() - started_s
             await client.aclose()
             # Each probe is one question more, and on a slow machine there is time for some.

@@ -1,4 +1,4 @@
-"""What a job is expected to cost, and when a full queue is worth another try."""
+"""What a job is expected to cost."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lengthwise_contract.api import Prediction, QueueSettings, WorkerView
+from lengthwise_contract.api import Prediction, QueueSettings
 from lengthwise_queue import pricing
 from lengthwise_queue.jobs import QueueStats
 from lengthwise_queue.metrics import length_bucket
@@ -32,10 +32,6 @@ def stats(**changes: Any) -> QueueStats:
         "workers": [],
     }
     return QueueStats(**(fields | changes))
-
-
-def worker(slots: int) -> WorkerView:
-    return WorkerView(id=f"w{slots}", slots=slots, running=0, engine="e", seen_ms=0)
 
 
 def price(seen: QueueStats | None = None, **changes: Any) -> pricing.Price:
@@ -71,18 +67,6 @@ def test_a_class_adds_its_offset_and_an_unknown_one_is_an_error() -> None:
     assert price(job_class="batch").slack_ms == pytest.approx(6000 + 600_000)
     with pytest.raises(KeyError):
         price(job_class="vip")
-
-
-@pytest.mark.parametrize(
-    ("backlog", "slots", "want"),
-    [(1000, [4], 5), (1000, [1, 3], 5), (1, [4], 1), (10**9, [4], 120), (1000, [], 120)],
-    ids=["one worker", "two workers", "at least 1", "at most 120", "no worker"],
-)
-def test_retry_after_is_the_time_that_the_backlog_takes(
-    backlog: float, slots: list[int], want: int
-) -> None:
-    seen = stats(backlog_tokens=float(backlog), workers=[worker(n) for n in slots])
-    assert pricing.retry_after_s(SETTINGS, seen) == want
 
 
 @pytest.mark.parametrize(
