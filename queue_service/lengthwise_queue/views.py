@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from lengthwise_contract.api import (
     Explanation,
+    JobList,
     JobView,
     LineEntry,
     LineView,
     PolicyName,
     QueueView,
+    TenantLineView,
+    TenantQueueView,
 )
 from lengthwise_contract.states import JobState
-from lengthwise_queue import pricing
-from lengthwise_queue.jobs import Accepted, Job, Line, NewJob, Position
+from lengthwise_queue import admission, pricing
+from lengthwise_queue.accuracy import pair_accuracy
+from lengthwise_queue.jobs import Accepted, Job, Line, Mode, NewJob, Position
 from lengthwise_queue.queue_book import Page
+from lengthwise_queue.tenants import Tenant
 
 
 def job_view(job: Job, response: dict[str, Any] | None) -> JobView:
@@ -23,6 +29,7 @@ def job_view(job: Job, response: dict[str, Any] | None) -> JobView:
     return JobView(
         id=job.id,
         queue=job.queue,
+        tenant=job.tenant,
         endpoint=job.endpoint,
         job_class=job.job_class,
         state=job.state,
@@ -36,6 +43,7 @@ def job_view(job: Job, response: dict[str, Any] | None) -> JobView:
         prompt_tokens=job.prompt_tokens,
         output_tokens=job.output_tokens,
         cancel_requested=job.cancel_requested,
+        fcfs_wait_ms=job.fcfs_wait_ms,
         error=job.error,
         response=response,
     )
@@ -46,6 +54,7 @@ def new_job_view(queue: str, job: NewJob, accepted: Accepted) -> JobView:
     return JobView(
         id=accepted.id,
         queue=queue,
+        tenant=job.tenant,
         endpoint=job.endpoint,
         job_class=job.job_class,
         state=accepted.state,
@@ -56,8 +65,15 @@ def new_job_view(queue: str, job: NewJob, accepted: Accepted) -> JobView:
     )
 
 
+def job_list(jobs: list[Job], after: str | None) -> JobList:
+    """A part of a listing; what the jobs answered is left to `GET /v1/jobs/{id}`."""
+    return JobList(
+        data=[job_view(job, None) for job in jobs], has_more=after is not None, next_after=after
+    )
+
+
 def queue_view(page: Page) -> QueueView:
-    """The line as it stands."""
+    """The line as it stands, for an admin."""
     settings, stats = page.settings, page.stats
     backlog_ms = pricing.drain_ms(settings, stats, stats.backlog_tokens)
     oldest_ms = stats.oldest_accepted_ms
@@ -65,12 +81,18 @@ def queue_view(page: Page) -> QueueView:
     return QueueView(
         name=page.queue.name,
         settings=settings,
+        mode=stats.mode.value,
+        active_policy=stats.active_policy,
+        fallback=stats.fallback,
+        rank_accuracy=pair_accuracy(stats.lengths),
+        mean_wait_seconds=_seconds(stats.mean_wait_ms),
+        mean_fcfs_wait_seconds=_seconds(stats.mean_fcfs_wait_ms),
         depth=stats.depth,
         scheduled=stats.scheduled,
         in_flight=stats.in_flight,
         dead=stats.dead,
         backlog_tokens=stats.backlog_tokens,
-        backlog_seconds=None if backlog_ms is None else backlog_ms / 1000,
+        backlog_seconds=_seconds(backlog_ms),
         oldest_wait_seconds=0 if oldest_ms is None else max(stats.now_ms - oldest_ms, 0) / 1000,
         ms_per_token=pricing.ms_per_token(settings, stats),
         median_tokens=pricing.median_tokens(settings, stats),
@@ -81,7 +103,42 @@ def queue_view(page: Page) -> QueueView:
         expired=counted.get("expired", 0),
         fallbacks=counted.get("fallbacks", 0),
         workers=stats.workers,
+        tenants=[
+            TenantLineView(
+                tenant=line.tenant,
+                depth=line.depth,
+                scheduled=line.scheduled,
+                dead=line.dead,
+                virtual_time=line.virtual_time,
+            )
+            for line in stats.tenants
+        ],
     )
+
+
+def tenant_queue_view(
+    page: Page, tenant: Tenant, weight_of: Callable[[str], float]
+) -> TenantQueueView:
+    """The line for one tenant: its own jobs, and nothing of the others' but how long it waits."""
+    settings, stats = page.settings, page.stats
+    own = next((line for line in stats.tenants if line.tenant == tenant.name), None)
+    wait_ms = admission.predicted_wait_ms(settings, stats, tenant=tenant.name, weight_of=weight_of)
+    return TenantQueueView(
+        name=page.queue.name,
+        mode=stats.mode.value,
+        active_policy=stats.active_policy,
+        depth=0 if own is None else own.depth,
+        scheduled=0 if own is None else own.scheduled,
+        dead=0 if own is None else own.dead,
+        max_depth=tenant.max_depth(settings.max_depth) or settings.max_depth,
+        predicted_wait_seconds=_seconds(wait_ms),
+        classes=settings.classes,
+        max_model_len=settings.max_model_len,
+    )
+
+
+def _seconds(ms: float | None) -> float | None:
+    return None if ms is None else ms / 1000
 
 
 def line_view(line: Line) -> LineView:
@@ -97,6 +154,7 @@ def line_view(line: Line) -> LineView:
 def _line_entry(job: Job) -> LineEntry:
     return LineEntry(
         id=job.id,
+        tenant=job.tenant,
         state=job.state,
         job_class=job.job_class,
         predicted_tokens=job.predicted_tokens,
@@ -111,7 +169,6 @@ def _line_entry(job: Job) -> LineEntry:
 def explanation(job: Job, page: Page, position: Position | None) -> Explanation:
     """Why a job stands where it stands."""
     settings, stats = page.settings, page.stats
-    offsets = {c.name: c.offset_ms for c in settings.classes}
     ahead_ms = None
     if position is not None:
         ahead_ms = pricing.drain_ms(settings, stats, position.tokens_ahead)
@@ -123,49 +180,84 @@ def explanation(job: Job, page: Page, position: Position | None) -> Explanation:
         id=job.id,
         queue=job.queue,
         state=job.state,
+        tenant=job.tenant,
         policy=cast(PolicyName, job.policy),
+        active_policy=stats.active_policy,
+        fallback=stats.fallback,
+        mode=stats.mode.value,
         prediction=job.prediction,
         predicted_tokens=job.predicted_tokens,
         ms_per_token=priced_at,
         predicted_ms=job.predicted_ms,
         overtake_factor=settings.overtake_factor,
-        class_offset_ms=offsets.get(job.job_class, 0.0),
+        class_offset_ms=job.offset_ms,
         accepted_ms=job.accepted_ms,
         due_ms=job.due_ms,
         position=None if position is None else position.ahead,
         tokens_ahead=None if position is None else position.tokens_ahead,
         estimated_start_ms=None if ahead_ms is None else stats.now_ms + ahead_ms,
-        why=_why(job, position, ahead_ms),
+        fcfs_wait_ms=job.fcfs_wait_ms,
+        why=_why(job, page, position, ahead_ms),
     )
 
 
-def _why(job: Job, position: Position | None, ahead_ms: float | None) -> str:
+def _why(job: Job, page: Page, position: Position | None, ahead_ms: float | None) -> str:
     if job.state is JobState.RUNNING:
-        return f"A worker is answering it now, attempt {job.attempt}."
+        return f"A worker is answering it now, attempt {job.attempt}.{_compared(job)}"
     if job.state is JobState.SCHEDULED:
         return "It is not in the line yet: it waits for its delay, or for its retry, to be over."
     if job.state is not JobState.QUEUED or position is None:
-        return f"It is not waiting: it is {job.state}."
+        return f"It is not waiting: it is {job.state}.{_compared(job)}"
     if position.ahead == 0:
-        place = "It is next."
+        place = "It is its tenant's next."
     else:
-        jobs = "1 job is" if position.ahead == 1 else f"{position.ahead} jobs are"
-        place = f"{jobs} ahead, with about {position.tokens_ahead:.0f} predicted tokens."
-    if ahead_ms is None:
+        jobs = "1 job" if position.ahead == 1 else f"{position.ahead} jobs"
+        place = f"{jobs} of its tenant's go first, with about {position.tokens_ahead:.0f} tokens."
+    if _others_wait(job, page):
+        place += (
+            " Other tenants wait too: between tenants the output tokens are shared by weight, "
+            f"and this tenant's is {job.weight:g}."
+        )
+    if page.stats.mode is Mode.PAUSED:
+        start = "The queue is paused, so nothing starts until it is resumed."
+    elif ahead_ms is None:
         start = "No worker serves this queue, so nothing moves: start one."
     else:
         start = f"It should start in about {ahead_ms / 1000:.1f} s."
-    return f"{place} {start} {_rule(job)}"
+    return f"{place} {start} {_rule(job, page)}"
 
 
-def _rule(job: Job) -> str:
+def _others_wait(job: Job, page: Page) -> bool:
+    return any(line.depth > 0 and line.tenant != job.tenant for line in page.stats.tenants)
+
+
+def _compared(job: Job) -> str:
+    """What first come, first served would have made of its wait."""
+    if job.fcfs_wait_ms is None or job.started_ms is None:
+        return ""
+    waited_s = max(job.started_ms - job.since_ms, 0.0) / 1000
+    return (
+        f" It waited {waited_s:.1f} s; first come, first served it would have been "
+        f"{job.fcfs_wait_ms / 1000:.1f} s."
+    )
+
+
+def _rule(job: Job, page: Page) -> str:
+    """Why it falls due when it does, by the order that is in force now."""
     source = "predicted" if job.prediction is not None else "assumed, for want of a prediction"
     length = f"{job.predicted_tokens:.0f} output tokens were {source}"
-    if job.policy != "sjf":
-        return f"The queue served in order of acceptance ({job.policy}) when it came; {length}."
+    length = length[0].upper() + length[1:]
+    if page.stats.fallback and page.settings.policy == "sjf":
+        return (
+            f"{length}, but they do not count now: the predictions were found useless, so the "
+            "queue serves in order of acceptance until they are better."
+        )
+    if page.stats.active_policy != "sjf":
+        return f"{length}; the queue serves in order of acceptance ({page.stats.active_policy})."
+    due_s = (job.due_ms - job.since_ms) / 1000
     return (
-        f"{length[0].upper()}{length[1:]}, so it fell due {job.slack_ms / 1000:.1f} s after its "
-        "acceptance, and whatever falls due earlier goes first."
+        f"{length}, so it falls due {due_s:.1f} s after it came, and whatever falls due earlier "
+        "goes first."
     )
 
 
