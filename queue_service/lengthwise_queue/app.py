@@ -44,6 +44,7 @@ STATUS: dict[type[LengthwiseError], int] = {
     errors.AdminOnly: 403,
     errors.JobNotFound: 404,
     errors.ObjectNotFound: 404,
+    errors.NotRedrivable: 409,
     errors.KeyConflict: 422,
     errors.QueueOverloaded: 429,
     errors.QueueDraining: 503,
@@ -118,6 +119,8 @@ def _answer(error: LengthwiseError, status: int) -> Response:
         headers |= _retry_after(wait_s)
     if isinstance(error, errors.WrongKey):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, errors.NotRedrivable):
+        headers["x-should-retry"] = "false"  # OpenAI's client repeats every 409
     if isinstance(error, JobEnded):
         headers[JOB_ID_HEADER] = error.job_id
         # OpenAI's client repeats a 409 and every 5xx by itself. This job was tried as often as

@@ -11,6 +11,7 @@ LengthwiseError
 ├── AdminOnly               403  the client uses an admin's key
 ├── JobNotFound             404  no such job (or not yours)
 ├── ObjectNotFound          404  no such file, batch or response (or not yours)
+├── NotRedrivable           409  the dead letter stays dead
 ├── KeyConflict             422  the idempotency key names another request
 ├── QueueOverloaded         429  the client waits `retry_after_s`
 ├── QueueDraining           503  the queue takes no new jobs; the client waits, or goes elsewhere
@@ -120,6 +121,13 @@ class ObjectNotFound(LengthwiseError):
 
     type = "invalid_request_error"
     code = "not_found"
+
+
+class NotRedrivable(LengthwiseError):
+    """The job has no new life to be given."""
+
+    type = "invalid_request_error"
+    code = "not_redrivable"
 
 
 class KeyConflict(LengthwiseError):

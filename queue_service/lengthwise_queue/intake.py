@@ -115,7 +115,8 @@ async def _submit(
     _check_cap(settings, checked)
     await service.prompt_length.check(settings, checked)
     too_long_s = refusals.too_long_s(service, tenant, page)
-    if too_long_s is not None and wishes.idempotency_key is None:
+    may_be_in = wishes.idempotency_key is not None or wishes.job_id is not None
+    if too_long_s is not None and not may_be_in:
         raise refusals.would_wait(service, tenant, page, too_long_s)
     asked = await service.predictor.ask(queue, checked.text)
     price = partial(
@@ -158,16 +159,20 @@ async def _submit(
             # it was not accepted. (With a key, or an id, the next try finds it.)
             service.in_background(service.withdraw(queue, job.id, "submit was not confirmed"))
         raise
+    is_new = isinstance(answer, Accepted) and not answer.duplicate
+    if asked.late is not None and is_new:
+        service.in_background(
+            late_predictions.reprice(
+                service, queue, job.id, asked.late, lambda late: price(prediction=late)
+            )
+        )
+    elif asked.late is not None:
+        asked.late.cancel()
     if not isinstance(answer, Accepted):
         raise refusals.refused(service, tenant, page, job, answer, too_long_s)
-    if not answer.duplicate:
-        service.book.note(queue, job.predicted_tokens)
-        if asked.late is not None:
-            service.in_background(
-                late_predictions.reprice(
-                    service, queue, job.id, asked.late, lambda late: price(prediction=late)
-                )
-            )
+    if is_new:
+        service.book.note(queue, cost.tokens)
+        service.metrics.predicted.labels(queue).observe(cost.tokens)
     return Ticket(queue=queue, new=job, accepted=answer)
 
 

@@ -68,6 +68,19 @@ def admin_of(request: Request) -> Tenant:
     return tenant
 
 
+def named_by(request: Request, name: str | None) -> str:
+    """Whose jobs are to be listed: one's own, or those of the tenant that an admin names.
+
+    Raises:
+        AdminOnly: Another's are asked for, by one who is no admin.
+    """
+    tenant = tenant_of(request)
+    if name is None or name == tenant.name:
+        return tenant.name
+    admin_of(request)
+    return name
+
+
 def owns(tenant: Tenant, owner: str) -> bool:
     """Whether a tenant may see and withdraw what belongs to `owner`, the name of a tenant."""
     return tenant.admin or tenant.name == owner

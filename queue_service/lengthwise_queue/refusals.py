@@ -130,15 +130,11 @@ def too_long_s(service: Service, tenant: Tenant, page: Page) -> float | None:
     if limit_ms is None:
         return None
 
-    def weight_of(name: str) -> float:
-        known = service.tenants.named(name)
-        return 1.0 if known is None else known.weight
-
     wait_ms = admission.predicted_wait_ms(
         page.settings,
         page.stats,
         tenant=tenant.name,
-        weight_of=weight_of,
+        weight_of=service.tenants.weight,
         more_tokens=service.book.since_read(page.queue.name),
     )
     return wait_ms / 1000 if wait_ms is not None and wait_ms > limit_ms else None

@@ -5,26 +5,38 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from lengthwise_contract.api import Explanation, JobRequest, JobView
+from lengthwise_contract.api import Explanation, JobList, JobRequest, JobView
 from lengthwise_contract.states import TERMINAL, JobState
-from lengthwise_queue import intake, responses, validation, views
-from lengthwise_queue.errors import BadRequest, LengthwiseError, StoreUnavailable
+from lengthwise_queue import api_docs, intake, listing, responses, validation, views
+from lengthwise_queue.errors import (
+    BadRequest,
+    LengthwiseError,
+    NotRedrivable,
+    StoreUnavailable,
+)
 from lengthwise_queue.follow import Drained, HungUp, follow, while_connected
 from lengthwise_queue.jobs import EntryKind, Job, OutputEntry
 from lengthwise_queue.metrics import refusal
 from lengthwise_queue.openai_stream import KEEP_ALIVE, event
-from lengthwise_queue.ownership import SECURED, find_job, tenant_of
+from lengthwise_queue.ownership import (
+    SECURED,
+    admin_of,
+    find_job,
+    named_by,
+    page_of,
+    tenant_of,
+)
 from lengthwise_queue.request_body import parse_object, read_body, wrong_field
 from lengthwise_queue.service import Service, of
 
-router = APIRouter(tags=["jobs"], dependencies=SECURED)
+router = APIRouter(tags=["jobs"], dependencies=SECURED, responses=api_docs.ALWAYS)
 
 #: Ids of stream entries, as Redis makes them: ms and a sequence number, 64 bits each.
 _ENTRY_ID = re.compile(r"\d{1,19}-\d{1,19}")
@@ -32,18 +44,31 @@ _ENTRY_ID = re.compile(r"\d{1,19}-\d{1,19}")
 #: A comment is sent when nothing else was for so long, s.
 KEEP_ALIVE_S = 10.0
 
+_RESUME: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": name,
+            "in": where,
+            "required": False,
+            "description": "The id of the event to resume behind",
+            "schema": {"type": "string", "pattern": r"^\d{1,19}-\d{1,19}$"},
+        }
+        for name, where in (("Last-Event-ID", "header"), ("last_event_id", "query"))
+    ]
+}
+
 #: Entries read at once when a whole output is wanted.
 _PAGE = 1000
 
-_JOB_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": JobRequest.model_json_schema()}},
-    }
-}
 
-
-@router.post("/v1/jobs", status_code=202, response_model=JobView, openapi_extra=_JOB_BODY)
+@router.post(
+    "/v1/jobs",
+    status_code=202,
+    response_model=JobView,
+    responses=api_docs.known(JobView, "The idempotency key knew it already")
+    | api_docs.errors(400, 404, 413, 415, 422, 429),
+    openapi_extra=api_docs.json_body(JobRequest) | api_docs.IDEMPOTENCY_KEY,
+)
 async def submit_job(request: Request) -> Response:
     """Hand in a job, to be answered later: 202, and 200 where the idempotency key knew it."""
     service = of(request)
@@ -76,14 +101,41 @@ async def submit_job(request: Request) -> Response:
     return answer
 
 
-@router.get("/v1/jobs/{job_id}", response_model=JobView)
+@router.get("/v1/jobs", responses=api_docs.errors(400, 403, 404))
+async def list_jobs(
+    request: Request,
+    queue: Annotated[str | None, Query(description="Of this queue only")] = None,
+    state: Annotated[JobState | None, Query(description="Of this state only")] = None,
+    after: api_docs.After = None,
+    limit: api_docs.PageSize = 50,
+    tenant: api_docs.Whose = None,
+) -> JobList:
+    """Your jobs: running, waiting by due time, scheduled, then ended, the newest first."""
+    service = of(request)
+    whose = named_by(request, tenant)
+    if queue is not None:
+        await page_of(service, tenant_of(request), queue)
+    names = [queue] if queue else [q.name for q in await service.store.queues()]
+    page = await listing.list_jobs(
+        service.store, names, whose, state=state, after=after, limit=limit
+    )
+    return views.job_list(page.jobs, page.after)
+
+
+@router.get("/v1/jobs/{job_id}", response_model=JobView, responses=api_docs.errors(404))
 async def get_job(request: Request, job_id: str) -> Response:
     """A job, with its answer so far."""
     service = of(request)
     return _json(await _view(service, await find_job(service, tenant_of(request), job_id)))
 
 
-@router.delete("/v1/jobs/{job_id}", response_model=JobView)
+@router.delete("/v1/jobs/{job_id}", response_model=JobView, responses=api_docs.errors(404))
+async def delete_job(request: Request, job_id: str) -> Response:
+    """The same as cancel: what it did stays readable for an hour."""
+    return await cancel_job(request, job_id)
+
+
+@router.post("/v1/jobs/{job_id}/cancel", response_model=JobView, responses=api_docs.errors(404))
 async def cancel_job(request: Request, job_id: str) -> Response:
     """Withdraw a job; doing it again changes nothing. A running one ends within a heartbeat."""
     service, tenant = of(request), tenant_of(request)
@@ -92,7 +144,31 @@ async def cancel_job(request: Request, job_id: str) -> Response:
     return _json(await _view(service, await find_job(service, tenant, job_id)))
 
 
-@router.get("/v1/jobs/{job_id}/explain", response_model=Explanation)
+@router.post(
+    "/v1/jobs/{job_id}/redrive",
+    response_model=JobView,
+    responses=api_docs.errors(403, 404, 409),
+)
+async def redrive_job(request: Request, job_id: str) -> Response:
+    """Give a dead letter a new life, with all its attempts; for admins, it passes every limit.
+
+    Again changes nothing: a job that is on its way, or was answered since, is shown as it is.
+    """
+    service, tenant = of(request), admin_of(request)
+    job = await find_job(service, tenant, job_id)
+    state = await service.store.redrive(job.queue, job.id)
+    if state is JobState.FAILED:
+        raise NotRedrivable(
+            "The job cannot be served again: its request is gone or unreadable. Hand in a new one."
+        )
+    if state in (JobState.CANCELLED, JobState.EXPIRED):
+        raise NotRedrivable(
+            f"The job is {state}, and only a failed one can be redriven. Hand in a new one."
+        )
+    return _json(await _view(service, await find_job(service, tenant, job_id)))
+
+
+@router.get("/v1/jobs/{job_id}/explain", response_model=Explanation, responses=api_docs.errors(404))
 async def explain_job(request: Request, job_id: str) -> Response:
     """Why the job stands where it stands."""
     service = of(request)
@@ -103,7 +179,14 @@ async def explain_job(request: Request, job_id: str) -> Response:
     return _json(views.explanation(job, page, position))
 
 
-@router.get("/v1/jobs/{job_id}/stream", response_model=None)
+@router.get(
+    "/v1/jobs/{job_id}/stream",
+    response_model=None,
+    responses=api_docs.events("`chunk`, `attempt` and `end` events")
+    | {204: {"description": "There is nothing behind that event, and never will be"}}
+    | api_docs.errors(400, 404),
+    openapi_extra=_RESUME,
+)
 async def stream_job(request: Request, job_id: str) -> Response:
     """The job's output as server-sent events, resumable at any replica.
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from lengthwise_contract.api import Endpoint
-from lengthwise_queue import answers, intake, validation
+from lengthwise_queue import answers, api_docs, intake, validation
 from lengthwise_queue.errors import LengthwiseError
 from lengthwise_queue.metrics import refusal
 from lengthwise_queue.ownership import SECURED, page_of, tenant_of
@@ -17,10 +17,17 @@ from lengthwise_queue.queue_book import Page
 from lengthwise_queue.request_body import parse_object, read_body
 from lengthwise_queue.service import of
 
-router = APIRouter(tags=["openai"], dependencies=SECURED)
+router = APIRouter(tags=["openai"], dependencies=SECURED, responses=api_docs.ALWAYS)
+
+_ERRORS = api_docs.errors(400, 404, 409, 413, 415, 422, 429, 502, 504)
 
 
-@router.post("/v1/chat/completions", response_model=None)
+@router.post(
+    "/v1/chat/completions",
+    response_model=None,
+    responses=api_docs.COMPLETION | _ERRORS,
+    openapi_extra=api_docs.json_body(api_docs.CHAT_BODY) | api_docs.IDEMPOTENCY_KEY,
+)
 async def chat_completions(request: Request) -> Response:
     """OpenAI's chat completions. The body reaches the engine byte by byte as it came.
 
@@ -30,7 +37,12 @@ async def chat_completions(request: Request) -> Response:
     return await _serve(request, "/v1/chat/completions")
 
 
-@router.post("/v1/completions", response_model=None)
+@router.post(
+    "/v1/completions",
+    response_model=None,
+    responses=api_docs.COMPLETION | _ERRORS,
+    openapi_extra=api_docs.json_body(api_docs.COMPLETION_BODY) | api_docs.IDEMPOTENCY_KEY,
+)
 async def completions(request: Request) -> Response:
     """OpenAI's completions; see chat completions."""
     return await _serve(request, "/v1/completions")
@@ -62,7 +74,7 @@ async def models(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": data}
 
 
-@router.get("/v1/models/{model:path}")
+@router.get("/v1/models/{model:path}", responses=api_docs.errors(404))
 async def model(request: Request, model: str) -> dict[str, Any]:
     """One model."""
     return _model(await page_of(of(request), tenant_of(request), model))

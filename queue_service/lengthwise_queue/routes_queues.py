@@ -1,21 +1,33 @@
-"""Queues: what there is, how each behaves, and the line as it stands."""
+"""Queues: what there is, how each behaves and is run, its dead letters, the line as it stands."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from pydantic import ValidationError
 
-from lengthwise_contract.api import LineView, QueueSettings, QueueView
-from lengthwise_queue import views
+from lengthwise_contract.api import (
+    JobList,
+    LineView,
+    QueueList,
+    QueueSettings,
+    QueueView,
+    RedriveReport,
+    TenantQueueView,
+)
+from lengthwise_contract.states import JobState
+from lengthwise_queue import api_docs, views
 from lengthwise_queue.errors import BadRequest
-from lengthwise_queue.ownership import SECURED
+from lengthwise_queue.jobs import JobPage, Mode
+from lengthwise_queue.listing import wrong_cursor
+from lengthwise_queue.ownership import SECURED, admin_of, named_by, page_of, tenant_of
+from lengthwise_queue.queue_book import Page
 from lengthwise_queue.request_body import parse_object, read_body, wrong_field
-from lengthwise_queue.service import of
+from lengthwise_queue.service import Service, of
+from lengthwise_queue.tenants import Tenant
 
-router = APIRouter(tags=["queues"], dependencies=SECURED)
+router = APIRouter(tags=["queues"], dependencies=SECURED, responses=api_docs.ALWAYS)
 
 #: A queue is named as its model. Braces would break the Redis keys' hash tag.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(/[A-Za-z0-9._:@+-]+)*")
@@ -23,45 +35,110 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(/[A-Za-z0-9._:@+-]+)*")
 #: Longest name, characters; that of `PredictRequest.model`.
 MAX_NAME = 256
 
-_SETTINGS_BODY: dict[str, Any] = {
-    "requestBody": {
-        "content": {"application/json": {"schema": QueueSettings.model_json_schema()}},
-    }
-}
+#: What a name may not end with: `GET /v1/queues/{name}/line` is another page.
+_PAGES = ("line", "dead")
 
 
 @router.get("/v1/queues")
-async def list_queues(request: Request) -> dict[str, Any]:
-    """Every queue."""
-    pages = await of(request).book.read_all()
-    return {"object": "list", "data": [views.queue_view(page) for page in pages]}
+async def list_queues(request: Request) -> QueueList:
+    """Every queue that one may use."""
+    service, tenant = of(request), tenant_of(request)
+    pages = [p for p in await service.book.read_all() if tenant.may_use(p.queue.name)]
+    if tenant.admin:
+        return QueueList(data=[views.queue_view(page) for page in pages])
+    return QueueList(data=[_tenants_view(service, tenant, page) for page in pages])
 
 
-# Before `/v1/queues/{name:path}`, which would take the word `line` for a part of the name.
-@router.get("/v1/queues/{name:path}/line")
-async def get_line(
-    request: Request, name: str, limit: int = Query(default=50, ge=1, le=1000)
-) -> LineView:
-    """The next jobs, those running, and the last finished; at most `limit` of each."""
-    service = of(request)
-    await service.book.page(name)
-    return views.line_view(await service.store.line(name, limit))
+# Before `/v1/queues/{name:path}`, which would take the last word for a part of the name.
+@router.get("/v1/queues/{name:path}/line", responses=api_docs.errors(400, 404))
+async def get_line(request: Request, name: str, limit: api_docs.PageSize = 50) -> LineView:
+    """The next jobs, those running, and the last finished; at most `limit` of each.
+
+    An admin sees everybody's, a tenant its own.
+    """
+    service, tenant = of(request), tenant_of(request)
+    await page_of(service, tenant, name)
+    only = None if tenant.admin else tenant.name
+    return views.line_view(await service.store.line(name, limit, tenant=only))
 
 
-@router.get("/v1/queues/{name:path}")
-async def get_queue(request: Request, name: str) -> QueueView:
-    """One queue."""
-    return views.queue_view(await of(request).book.read(name))
+@router.get("/v1/queues/{name:path}/dead", responses=api_docs.errors(400, 403, 404))
+async def list_dead(
+    request: Request,
+    name: str,
+    after: api_docs.After = None,
+    limit: api_docs.PageSize = 50,
+    tenant: api_docs.Whose = None,
+) -> JobList:
+    """The dead letters, the newest first: a tenant's own; for an admin, tenant after tenant."""
+    page = await _dead(request, name, tenant, after, limit)
+    return views.job_list(page.jobs, page.after)
 
 
-@router.put("/v1/queues/{name:path}", openapi_extra=_SETTINGS_BODY)
+@router.post("/v1/queues/{name:path}/dead/redrive", responses=api_docs.errors(400, 403, 404))
+async def redrive_dead(
+    request: Request,
+    name: str,
+    after: api_docs.After = None,
+    limit: api_docs.PageSize = 100,
+    tenant: api_docs.Whose = None,
+) -> RedriveReport:
+    """Give up to `limit` dead letters a new life; for admins, it passes every limit.
+
+    What cannot be served again stays where it is: go on behind it with `next_after`.
+    """
+    admin_of(request)
+    store = of(request).store
+    page = await _dead(request, name, tenant, after, limit)
+    states = [await store.redrive(name, job.id) for job in page.jobs]
+    return RedriveReport(
+        redriven=sum(state is JobState.QUEUED for state in states),
+        unreadable=sum(state is JobState.FAILED for state in states),
+        has_more=page.after is not None,
+        next_after=page.after,
+    )
+
+
+@router.post("/v1/queues/{name:path}/pause", responses=api_docs.errors(403, 404))
+async def pause_queue(request: Request, name: str) -> QueueView:
+    """Take jobs and serve none; what runs, goes on. Again changes nothing."""
+    return await _set_mode(request, name, Mode.PAUSED)
+
+
+@router.post("/v1/queues/{name:path}/drain", responses=api_docs.errors(403, 404))
+async def drain_queue(request: Request, name: str) -> QueueView:
+    """Serve what there is and take nothing new: new jobs get a 503. Again changes nothing."""
+    return await _set_mode(request, name, Mode.DRAINING)
+
+
+@router.post("/v1/queues/{name:path}/resume", responses=api_docs.errors(403, 404))
+async def resume_queue(request: Request, name: str) -> QueueView:
+    """Take and serve again, after a pause or a drain. Again changes nothing."""
+    return await _set_mode(request, name, Mode.OPEN)
+
+
+@router.get("/v1/queues/{name:path}", responses=api_docs.errors(404))
+async def get_queue(request: Request, name: str) -> QueueView | TenantQueueView:
+    """One queue: for an admin the whole line, for a tenant its own part."""
+    service, tenant = of(request), tenant_of(request)
+    if tenant.admin:
+        await page_of(service, tenant, name)
+        return views.queue_view(await service.book.read(name))
+    return _tenants_view(service, tenant, await page_of(service, tenant, name))
+
+
+@router.put(
+    "/v1/queues/{name:path}",
+    responses=api_docs.errors(400, 403, 413, 415),
+    openapi_extra=api_docs.json_body(QueueSettings, required=False),
+)
 async def put_queue(request: Request, name: str) -> QueueView:
     """Create a queue, or give it new settings: what is left out gets its default."""
-    service = of(request)
-    if not _NAME.fullmatch(name) or len(name) > MAX_NAME or name.endswith("/line"):
+    service, _ = of(request), admin_of(request)
+    if not _NAME.fullmatch(name) or len(name) > MAX_NAME or name.rsplit("/", 1)[-1] in _PAGES:
         raise BadRequest(
             f"A queue's name must be that of a model: 1 to {MAX_NAME} letters, digits and "
-            "`._:@+-`, in parts divided by `/`, and the last part is not `line`.",
+            f"`._:@+-`, in parts divided by `/`, and the last part is not {' or '.join(_PAGES)}.",
             param="name",
         )
     raw = await read_body(request, service.settings.max_body_bytes)
@@ -80,3 +157,28 @@ async def put_queue(request: Request, name: str) -> QueueView:
             ) from exc
     await service.store.put_queue(name, settings)
     return views.queue_view(await service.book.read(name))
+
+
+async def _set_mode(request: Request, name: str, mode: Mode) -> QueueView:
+    service, tenant = of(request), admin_of(request)
+    await page_of(service, tenant, name)
+    await service.store.set_mode(name, mode)
+    return views.queue_view(await service.book.read(name))
+
+
+async def _dead(
+    request: Request, name: str, named: str | None, after: str | None, limit: int
+) -> JobPage:
+    service, tenant = of(request), tenant_of(request)
+    whose = [named_by(request, named)]
+    page = await page_of(service, tenant, name)
+    if tenant.admin and named is None:
+        whose = [line.tenant for line in page.stats.tenants]
+    try:
+        return await service.store.dead(name, whose, after=after, limit=limit)
+    except ValueError:
+        raise wrong_cursor() from None
+
+
+def _tenants_view(service: Service, tenant: Tenant, page: Page) -> TenantQueueView:
+    return views.tenant_queue_view(page, tenant, service.tenants.weight)

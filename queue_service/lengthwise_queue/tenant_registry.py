@@ -97,6 +97,11 @@ class TenantRegistry:
         """The tenant of that name, for work that goes on without a request; None: there is none."""
         return self._ring.by_name.get(EVERYBODY.name if self.is_open else name)
 
+    def weight(self, name: str) -> float:
+        """A tenant's weight; that of one which is gone: 1."""
+        found = self.named(name)
+        return 1.0 if found is None else found.weight
+
     def label(self, name: str) -> str:
         """The name as a metric's label: that of a tenant there is, else `other`."""
         return name if name in self._ring.by_name else "other"

@@ -45,7 +45,7 @@ class Tenant(BaseModel):
         default=None, ge=1, description="Output tokens; null: no limit"
     )
     services: tuple[str, ...] = Field(
-        default=("*",), description="Models it may ask; `*` stands for any text"
+        default=("*",), description="Models it may ask, `*` stands for any text; an admin any"
     )
     depth_share: float = Field(
         default=1.0, gt=0, le=1, description="Part of a queue's max_depth that it may fill"
@@ -56,7 +56,7 @@ class Tenant(BaseModel):
 
     def may_use(self, service: str) -> bool:
         """Whether it may ask this model."""
-        return any(fnmatchcase(service, pattern) for pattern in self.services)
+        return self.admin or any(fnmatchcase(service, pattern) for pattern in self.services)
 
     def max_depth(self, queue_max_depth: int) -> int | None:
         """How many of its jobs may wait in a queue; None: as many as the queue takes."""

@@ -175,6 +175,8 @@ def explanation(job: Job, page: Page, position: Position | None) -> Explanation:
         slots = sum(worker.slots for worker in stats.workers)
         if position.ahead < slots - stats.in_flight:
             ahead_ms = 0.0  # there is a free slot for it now
+    if stats.mode is Mode.PAUSED:
+        ahead_ms = None
     priced_at = job.predicted_ms / job.predicted_tokens if job.predicted_tokens else 0.0
     return Explanation(
         id=job.id,
