@@ -213,8 +213,11 @@ def _why(job: Job, page: Page, position: Position | None, ahead_ms: float | None
     if position.ahead == 0:
         place = "It is its tenant's next."
     else:
-        jobs = "1 job" if position.ahead == 1 else f"{position.ahead} jobs"
-        place = f"{jobs} of its tenant's go first, with about {position.tokens_ahead:.0f} tokens."
+        are = "is" if position.ahead == 1 else "are"
+        place = (
+            f"{position.ahead} of its tenant's jobs {are} ahead; about "
+            f"{position.tokens_ahead:.0f} predicted tokens are served before it."
+        )
     if _others_wait(job, page):
         place += (
             " Other tenants wait too: between tenants the output tokens are shared by weight, "

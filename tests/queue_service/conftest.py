@@ -108,7 +108,7 @@ class ScriptedWorker:
 class Front:
     """One queue service, its worker, and clients for it."""
 
-    def __init__(self, redis_url: str, **settings: Any) -> None:
+    def __init__(self, redis_url: str, key: str | None = None, **settings: Any) -> None:
         self.redis_url = redis_url
         self.model = MODEL
         self.server = make_server(Settings(redis_url=redis_url, port=0, **settings))
@@ -117,9 +117,17 @@ class Front:
         eventually(lambda: self.server.started, "the server starts")
         port = self.server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
+        self._key = key
+        self._clients: list[httpx.Client | openai.OpenAI] = []
+        self.http = self.client(key)
         self.worker = ScriptedWorker(redis_url, MODEL)
-        self._clients: list[openai.OpenAI] = []
+
+    def client(self, key: str | None) -> httpx.Client:
+        """A client of its own, that sends this API key."""
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        client = httpx.Client(base_url=self.url, timeout=PATIENCE_S, headers=headers)
+        self._clients.append(client)
+        return client
 
     def put_queue(self, **settings: Any) -> None:
         """Create the queue, or change it; in force at once on this replica."""
@@ -127,7 +135,7 @@ class Front:
 
     def openai(self) -> openai.OpenAI:
         client = openai.OpenAI(
-            base_url=f"{self.url}/v1", api_key="any", max_retries=0, timeout=PATIENCE_S
+            base_url=f"{self.url}/v1", api_key=self._key or "any", max_retries=0, timeout=PATIENCE_S
         )
         self._clients.append(client)
         return client
@@ -172,7 +180,6 @@ class Front:
     def close(self) -> None:
         """Stop everything; once is enough."""
         self.worker.stop()
-        self.http.close()
         for client in self._clients:
             client.close()
         self.server.should_exit = True
@@ -208,6 +215,12 @@ def idle_front(make_front: Callable[..., Front]) -> Front:
     front = make_front()
     front.put_queue()
     return front
+
+
+@pytest.fixture(scope="session")
+def front_class() -> type[Front]:
+    """To start a queue service that lives longer than one test; it must be closed."""
+    return Front
 
 
 @pytest.fixture(scope="session")

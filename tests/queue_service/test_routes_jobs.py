@@ -313,7 +313,7 @@ def test_explain_tells_place_due_time_and_reason(idle_front: Front) -> None:
     assert told.due_ms == pytest.approx(told.accepted_ms + 2 * 100 * 10, abs=0.01)
     assert told.prediction is None
     assert told.estimated_start_ms is None
-    assert "1 job is ahead" in told.why
+    assert "1 of its tenant's jobs is ahead" in told.why
     assert "No worker serves this queue" in told.why
     assert "next" in idle_front.http.get(f"/v1/jobs/{first}/explain").json()["why"]
 
@@ -342,7 +342,7 @@ def test_explain_estimates_the_start_by_the_workers_slots(
     assert told.estimated_start_ms is not None
     # 100 tokens ahead, 10 ms a token, 4 slots: 250 ms from when the answer was made.
     assert told.estimated_start_ms >= now_ms + 250
-    assert "1 job is ahead" in told.why
+    assert "1 of its tenant's jobs is ahead" in told.why
 
 
 def test_explain_of_a_finished_job_says_so(front: Front) -> None:
