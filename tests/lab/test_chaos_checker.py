@@ -288,6 +288,11 @@ def misprice_a_job(told: Told) -> None:
     told.events.append({"op": "price", "type": "ok", "id": "id-b", **said, **times})
 
 
+def start_while_paused(told: Told) -> None:
+    times = {"from_ms": 1550, "to_ms": 1650}
+    told.events.append({"op": "fault", "type": "ok", "kind": "pause", **times})
+
+
 def break_down(told: Told) -> None:
     told.events.append({"op": "exits", "type": "ok", "process": "worker-1", "statuses": [-9, 1]})
 
@@ -334,6 +339,7 @@ SPOILED: list[tuple[str, Callable[[Told], None]]] = [
     ("wrong_states", start_before_the_delay_is_over),
     ("wrong_states", change_a_due_time),
     ("wrong_states", misprice_a_job),
+    ("started_while_paused", start_while_paused),
     ("crashed", break_down),
     ("wrong_counts", miscount),
     ("wrong_counts", keep_a_ghost_in_the_line),

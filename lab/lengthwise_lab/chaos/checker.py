@@ -37,6 +37,7 @@ CHECKS = {
     "overtakes_beyond_bound": "a job behind one that came later than the bound allows",
     "out_of_order": "a job behind one that was due later",
     "leaked": "a tenant saw another's job",
+    "started_while_paused": "a job that started while the queue was paused",
     "wrong_states": "an end, a start or a due time that the rules do not allow",
     "crashed": "a process that ended though nobody killed it",
     "wrong_counts": "the queue's counters do not add up to its jobs",
@@ -132,6 +133,7 @@ class _Checker:
         self._check_cancels()
         self._check_prices()
         self._check_tenants()
+        self._check_pauses()
         self._check_order()
         self._check_counters()
         self._check_exits()
@@ -159,6 +161,7 @@ class _Checker:
             known.unknown += kind == "info"
         elif op == "fault" and kind == "ok":
             self.report.faults[event["kind"]] += 1
+            self._by_op["fault"].append(event)
         elif op == "fault" and kind == "fail":
             self.report.faults_not_done[event["kind"]] += 1
         elif op in ("read", "view") or kind != "invoke" or op == "execute":
@@ -304,6 +307,13 @@ class _Checker:
             want, got = self._asked[ref].spec.get("tenant"), self._final.get(job_id, {})
             if got.get("found") and got["tenant"] != want:
                 self._violated("leaked", f"{ref} of {want} became a job of {got['tenant']}")
+
+    def _check_pauses(self) -> None:
+        for pause in (e for e in self._by_op["fault"] if e["kind"] == "pause"):
+            for job_id, final in self._final.items():
+                started = final.get("started_ms")
+                if started is not None and pause["from_ms"] < started < pause["to_ms"]:
+                    self._violated("started_while_paused", f"{job_id} at {started}")
 
     def _check_order(self) -> None:
         offsets = self._settings.get("classes") or {}

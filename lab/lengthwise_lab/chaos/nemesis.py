@@ -18,7 +18,10 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from lengthwise_lab.chaos.history import History
-from lengthwise_lab.chaos.system import Process, System
+from lengthwise_lab.chaos.system import QUEUE, Process, System
+from lengthwise_queue.errors import StoreUnavailable
+from lengthwise_queue.jobs import Mode
+from lengthwise_queue.redis_store import RedisJobStore
 
 #: So many jobs may be handed in while a fault that was due before them has not begun.
 _AHEAD = 60
@@ -41,6 +44,7 @@ class Kind(StrEnum):
     SCRIPT_FLUSH = "script_flush"
     FUNCTION_FLUSH = "function_flush"
     CLOCK_JUMP = "clock_jump"
+    PAUSE = "pause"
 
 
 #: Kind -> what is done; docs/chaos.md prints it.
@@ -60,6 +64,7 @@ WHAT = {
     Kind.SCRIPT_FLUSH: "the primary forgets all scripts",
     Kind.FUNCTION_FLUSH: "the primary forgets all functions",
     Kind.CLOCK_JUMP: "the clock of a worker and that of a service are an hour off from now on",
+    Kind.PAUSE: "not a fault, but as rude: the queue is paused for up to 2 s, in full swing",
 }
 
 
@@ -128,7 +133,7 @@ class Nemesis:
             self._history.write("fault", "invoke", kind=fault.kind, at=fault.at)
             try:
                 told = await self._acts()[fault.kind](fault)
-            except (RedisError, OSError) as exc:
+            except (RedisError, OSError, StoreUnavailable) as exc:
                 # The server was not fit for it just then: said so, and not counted.
                 self._history.write("fault", "fail", kind=fault.kind, at=fault.at, why=repr(exc))
             else:
@@ -150,6 +155,7 @@ class Nemesis:
             Kind.SCRIPT_FLUSH: self._script_flush,
             Kind.FUNCTION_FLUSH: self._function_flush,
             Kind.CLOCK_JUMP: self._clock_jump,
+            Kind.PAUSE: self._pause,
         }
 
     # ------------------------------------------------------------------ processes
@@ -260,6 +266,22 @@ class Nemesis:
         await client.execute_command("FUNCTION", "FLUSH", "SYNC")
         return {}
 
+    async def _pause(self, fault: Fault) -> dict[str, Any]:
+        """From the answer to the pause until it is lifted, nothing may start: by Redis's clock."""
+        primary = self._system.broker.primary
+        store = RedisJobStore(f"redis://127.0.0.1:{primary.port}/0")
+        try:
+            await store.set_mode(QUEUE, Mode.PAUSED)
+            try:
+                from_ms = await _clock_ms(primary.client)
+                await asyncio.sleep(0.5 + 1.5 * fault.force)
+                to_ms = await _clock_ms(primary.client)
+            finally:
+                await store.set_mode(QUEUE, Mode.OPEN)
+        finally:
+            await store.aclose()
+        return {"from_ms": from_ms, "to_ms": to_ms}
+
     # ------------------------------------------------------------------ the network
 
     async def _drop_replies(self, fault: Fault) -> dict[str, Any]:
@@ -287,6 +309,11 @@ class Nemesis:
         finally:
             front.delay_s = 0.0
         return {"delay_s": round(0.02 + 0.2 * fault.force, 3)}
+
+
+async def _clock_ms(client: Any) -> float:
+    seconds, micros = await client.time()
+    return float(seconds * 1000 + micros / 1000)
 
 
 def _pick(processes: list[Process], aim: float) -> Process:
