@@ -17,6 +17,7 @@ from lengthwise_lab.chaos import checker
 from lengthwise_lab.chaos.history import read
 from lengthwise_lab.chaos.run import Plan, run
 from lengthwise_lab.chaos.system import Durability, Sizes
+from lengthwise_lab.chaos.verdict import Report
 
 
 def chaos(
@@ -85,7 +86,7 @@ def _folder(out: Path | None) -> Path:
     return out.resolve()
 
 
-def _table(report: checker.Report) -> Table:
+def _table(report: Report) -> Table:
     table = Table("promise", "violations", "first of them")
     for name, found in report.violations.items():
         table.add_row(name.replace("_", " "), str(len(found)), found[0] if found else "")

@@ -11,13 +11,12 @@ import uvloop
 from typer.testing import CliRunner
 
 from lengthwise_cli.main import app
-from lengthwise_lab.chaos import asks, checker, nemesis
+from lengthwise_lab.chaos import asks, checker
+from lengthwise_lab.chaos.faults import Kind, plan
 from lengthwise_lab.chaos.history import read
-from lengthwise_lab.chaos.nemesis import Kind
 from lengthwise_lab.chaos.run import Plan, run
 from lengthwise_lab.chaos.system import Sizes
-
-Report = checker.Report
+from lengthwise_lab.chaos.verdict import Report
 
 #: As many faults of every kind as a short run has room for; the slow ones are in the long runs.
 QUICK = (
@@ -78,9 +77,9 @@ def test_the_command_checks_a_history_and_ends_with_1_when_it_is_bad(tmp_path: P
 
 
 def test_the_plan_follows_from_the_seed_and_a_long_run_has_every_kind_several_times() -> None:
-    faults = nemesis.plan(7, 20_000)
-    assert faults == nemesis.plan(7, 20_000)
-    assert faults != nemesis.plan(8, 20_000)
+    faults = plan(7, 20_000)
+    assert faults == plan(7, 20_000)
+    assert faults != plan(8, 20_000)
     assert len(faults) >= 50
     counts = {kind: sum(f.kind is kind for f in faults) for kind in Kind}
     assert min(counts.values()) >= 4

@@ -15,88 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from lengthwise_lab.chaos import outputs, overtaking
+from lengthwise_lab.chaos.ends import ENDS, wrong_end
 from lengthwise_lab.chaos.history import Event, read
+from lengthwise_lab.chaos.verdict import Report
 
-#: States that are ends.
-_ENDS = frozenset({"succeeded", "failed", "cancelled", "expired"})
-
-#: Exit statuses of a process that did as it was told: SIGTERM, and kill -9.
-_TOLD_TO_END = frozenset({0, -9})
-
-#: Every check, and what one violation of it is. All must be 0.
-CHECKS = {
-    "lost": "an acknowledged job has no end",
-    "unanswered": "a client that asked again and again, under one key, and was never answered",
-    "unexpected": "a job, or a call of the engine, that nobody asked for",
-    "duplicated": "two jobs under one idempotency key",
-    "accepted_twice": "a job that ended more than once, or differently for different readers",
-    "stream_gaps": "an output, or what a reader saw of it, that lacks something",
-    "stream_repeats": "the same in an output, or to a reader, twice",
-    "read_then_gone": "what a reader saw, and is no longer there",
-    "stream_mixed": "two calls of the engine, or two jobs, in one attempt's output",
-    "overtakes_beyond_bound": "a job behind one that came later than the bound allows",
-    "out_of_order": "a job behind one that was due later",
-    "leaked": "a tenant saw another's job",
-    "started_while_paused": "a job that started while the queue was paused",
-    "wrong_states": "an end, a start or a due time that the rules do not allow",
-    "crashed": "a process that ended though nobody killed it",
-    "wrong_counts": "the queue's counters do not add up to its jobs",
-}
-
-
-@dataclass
-class Report:
-    """What a history says. `violations`: check -> sentences, one for each violation."""
-
-    jobs: int = 0
-    acknowledged: int = 0
-    indeterminate: int = 0  #: Submits without any reply, and without a key to ask again with.
-    recovered: int = 0  #: Jobs of those submits that were there after all.
-    faults: Counter[str] = field(default_factory=Counter)
-    faults_not_done: Counter[str] = field(default_factory=Counter)
-    states: Counter[str] = field(default_factory=Counter)
-    executions: int = 0
-    executed_more_than_once: int = 0
-    streams_read: int = 0
-    reconnects: int = 0
-    overtakes: int = 0
-    overtakes_unsure: int = 0
-    seconds: float = 0.0
-    violations: dict[str, list[str]] = field(default_factory=lambda: {name: [] for name in CHECKS})
-
-    #: Checks that are reported and allowed: what the durability of the run does not promise.
-    tolerated: frozenset[str] = frozenset()
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing was violated."""
-        return not any(
-            found for name, found in self.violations.items() if name not in self.tolerated
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
-        return {
-            "ok": self.ok,
-            "jobs": self.jobs,
-            "acknowledged": self.acknowledged,
-            "indeterminate": self.indeterminate,
-            "recovered": self.recovered,
-            "faults": sum(self.faults.values()),
-            "faults_by_kind": dict(sorted(self.faults.items())),
-            "faults_not_done": dict(sorted(self.faults_not_done.items())),
-            **{name: len(found) for name, found in self.violations.items()},
-            "tolerated": sorted(self.tolerated),
-            "states": dict(sorted(self.states.items())),
-            "executions": self.executions,
-            "executed_more_than_once": self.executed_more_than_once,
-            "streams_read": self.streams_read,
-            "reconnects": self.reconnects,
-            "overtakes": self.overtakes,
-            "overtakes_unsure": self.overtakes_unsure,
-            "seconds": round(self.seconds, 1),
-            "examples": {name: found[:5] for name, found in self.violations.items() if found},
-        }
+#: Exit statuses of a process that ended because it was told to: 0 after SIGTERM, or one of the
+#: nemesis's signals itself, which may come before a process is ready to handle it.
+_TOLD_TO_END = frozenset({0, -9, -15, -10, -12})
 
 
 def check(events: Iterable[Event]) -> Report:
@@ -203,11 +128,12 @@ class _Checker:
         for job_id, ref in self._ref.items():
             final = self._final.get(job_id)
             state = None if final is None else final.get("state")
-            if final is None or state not in _ENDS:
+            if final is None or state not in ENDS:
                 self._violated("lost", f"{ref} ({job_id}) is {state or 'not to be found'}")
                 continue
             submits = self._asked[ref]
-            for problem in _wrong_end(final, submits, cancelled=job_id in asked_to_cancel):
+            cancelled = job_id in asked_to_cancel
+            for problem in wrong_end(final, submits.spec, submits.views, cancelled=cancelled):
                 self._violated("wrong_states", f"{ref} ({job_id}): {problem}")
 
     def _check_strangers(self) -> None:
@@ -240,12 +166,12 @@ class _Checker:
             flaws = outputs.look_at(entries, self._ref.get(job_id))
             self._take(flaws, job_id)
             state = self._final.get(job_id, {}).get("state")
-            if state in _ENDS and entries and entries[-1][1] == "end" and entries[-1][2] != state:
+            if state in ENDS and entries and entries[-1][1] == "end" and entries[-1][2] != state:
                 self._violated(
                     "accepted_twice", f"{job_id} is {state}, its output says {entries[-1][2]}"
                 )
         for job_id, final in self._final.items():
-            if final.get("state") in _ENDS and job_id not in self._output:
+            if final.get("state") in ENDS and job_id not in self._output:
                 self._violated("stream_gaps", f"{job_id}: its output cannot be read")
         for event in self._by_op["view"]:
             job_id, state = event["id"], self._final.get(event["id"], {}).get("state")
@@ -276,10 +202,10 @@ class _Checker:
     def _check_cancels(self) -> None:
         for event in self._by_op["cancel"]:
             final = self._final.get(event["id"], {}).get("state")
-            if event["type"] != "ok" or final not in _ENDS:
+            if event["type"] != "ok" or final not in ENDS:
                 continue
             said = event["state"]
-            allowed = {said} if said in _ENDS else {"cancelled", "expired"}
+            allowed = {said} if said in ENDS else {"cancelled", "expired"}
             if final not in allowed:
                 self._violated(
                     "wrong_states", f"{event['ref']}: cancelled when {said}, but it ended {final}"
@@ -320,7 +246,7 @@ class _Checker:
         lines: dict[str | None, list[overtaking.Stay]] = defaultdict(list)
         for job_id, ref in self._ref.items():
             final, submits = self._final.get(job_id), self._asked[ref]
-            if final is None or final.get("state") not in _ENDS:
+            if final is None or final.get("state") not in ENDS:
                 continue
             delay_ms = submits.spec.get("delay_ms", 0)
             since = final["accepted_ms"] + delay_ms
@@ -350,10 +276,10 @@ class _Checker:
     def _check_counters(self) -> None:
         for event in self._by_op["queue"]:
             for name in ("depth", "scheduled", "in_flight"):
-                if event[name] and all(f.get("state") in _ENDS for f in self._final.values()):
+                if event[name] and all(f.get("state") in ENDS for f in self._final.values()):
                     self._violated("wrong_counts", f"{name} is {event[name]}, but all have ended")
             states = Counter(f.get("state") for f in self._final.values())
-            for state in sorted(_ENDS):
+            for state in sorted(ENDS):
                 if event["counters"][state] != states[state]:
                     self._violated(
                         "wrong_counts",
@@ -364,32 +290,6 @@ class _Checker:
         for event in self._by_op["exits"]:
             for status in set(event["statuses"]) - _TOLD_TO_END:
                 self._violated("crashed", f"{event['process']} ended with status {status}")
-
-
-def _wrong_end(final: Event, submits: _Submits, *, cancelled: bool) -> list[str]:
-    """What is wrong with how, or when, a job ended."""
-    spec, state, found = submits.spec, final["state"], []
-    fate, attempt = spec.get("fate", "answered"), final["attempt"]
-    since = final["accepted_ms"] + spec.get("delay_ms", 0)
-    deadline = since + spec.get("ttl_ms", float("inf"))
-    if state == "succeeded" and fate not in ("answered", "flaky"):
-        found.append(f"succeeded, though the engine never answers it ({fate})")
-    if state == "failed":
-        used_up = attempt >= spec.get("max_attempts", 1)
-        if not (used_up or (fate == "refused" and final["error"] == "engine_refused")):
-            found.append(f"failed after {attempt} attempts, with {final['error']}")
-    if state == "cancelled" and not cancelled:
-        found.append("cancelled, though nobody asked for it")
-    if state == "expired" and final["finished_ms"] < deadline - 1:
-        found.append("expired before its deadline")
-    if final["started_ms"] is not None:
-        if final["started_ms"] > deadline + 1:
-            found.append("started after its deadline")
-        if final["started_ms"] < since - 1:
-            found.append("started before its delay was over")
-    if any(abs(view["due_ms"] - final["due_ms"]) > 0.01 for view in submits.views):
-        found.append("its due time changed")
-    return found
 
 
 def _last_text(entries: list[outputs.Entry]) -> str:

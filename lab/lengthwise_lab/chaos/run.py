@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from lengthwise_contract.api import QueueClass, QueueSettings
-from lengthwise_lab.chaos import asks, auditor, checker, nemesis
+from lengthwise_lab.chaos import asks, auditor, checker, faults
 from lengthwise_lab.chaos.clients import Clients
+from lengthwise_lab.chaos.faults import Kind
 from lengthwise_lab.chaos.history import History, read
 from lengthwise_lab.chaos.model_server import ModelServer
-from lengthwise_lab.chaos.nemesis import Kind, Nemesis
+from lengthwise_lab.chaos.nemesis import Nemesis
 from lengthwise_lab.chaos.system import QUEUE, Sizes, System
+from lengthwise_lab.chaos.verdict import Report
 from lengthwise_lab.errors import ChaosError
 
 #: At the end the service itself is asked about one job in so many.
@@ -52,7 +54,7 @@ class Plan:
         return self.folder / "history.jsonl"
 
 
-async def run(plan: Plan, say: Callable[[str], None]) -> checker.Report:
+async def run(plan: Plan, say: Callable[[str], None]) -> Report:
     """Carry a plan out, and check its history.
 
     Args:
@@ -106,9 +108,9 @@ class _Run:
         }
 
     async def _use_and_break(self, system: System, clients: Clients, engine: ModelServer) -> None:
-        faults = nemesis.plan(self._plan.seed, self._plan.jobs, self._plan.kinds)
-        breaker = Nemesis(system, faults, self._history)
-        watch = asyncio.create_task(self._watch(clients, breaker, engine, len(faults)))
+        plan = faults.plan(self._plan.seed, self._plan.jobs, self._plan.kinds)
+        breaker = Nemesis(system, plan, self._history)
+        watch = asyncio.create_task(self._watch(clients, breaker, engine, len(plan)))
 
         async def may_submit(number: int) -> bool:
             await breaker.may_submit(number)
@@ -129,7 +131,7 @@ class _Run:
             await asyncio.gather(watch, return_exceptions=True)
 
     async def _watch(
-        self, clients: Clients, breaker: Nemesis, engine: ModelServer, faults: int
+        self, clients: Clients, breaker: Nemesis, engine: ModelServer, planned: int
     ) -> None:
         """Know how long the line is, and whether it moves; tell how far we are."""
         told, moved, seen = 0.0, 0.0, (0, 0)
@@ -148,7 +150,7 @@ class _Run:
                 told = self._history.seconds
                 self._say(
                     f"{told:5.0f} s: {clients.submitted} of {self._plan.jobs} jobs handed in, "
-                    f"{self._in_line} in the line, {breaker.begun} of {faults} faults"
+                    f"{self._in_line} in the line, {breaker.begun} of {planned} faults"
                 )
             await asyncio.sleep(0.1)
 
