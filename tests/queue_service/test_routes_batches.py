@@ -336,6 +336,27 @@ def test_a_batch_that_cannot_go_on_does_not_hold_up_another(
     assert desk.reaches(stuck).request_counts.failed == 5
 
 
+def test_a_batch_goes_on_over_lost_connections_and_a_silent_redis(
+    make_front: Callable[..., Any], until: Callable[..., Any]
+) -> None:
+    front = make_front(batch_lease_ms=1000)
+    front.put_queue()
+    front.worker.start()
+    desk = Desk(front, until)
+    made = desk.make(lines(front.model, 1500))
+    with redis.Redis.from_url(front.redis_url) as client:
+        for share in (100, 300, 500, 700):
+            until(lambda s=share: desk.counts(made)["completed"] >= s, f"{share} are done")
+            client.client_kill_filter(_type="normal", skipme=True)
+        # Longer than any command waits: whoever works on the batch gives up, and takes it again.
+        client.client_pause(6000)
+    batch = desk.reaches(made)
+    assert batch.request_counts.model_dump() == {"total": 1500, "completed": 1500, "failed": 0}
+    results = desk.read(batch.output_file_id)
+    assert sorted(r["custom_id"] for r in results) == sorted(f"c{i}" for i in range(1500))
+    assert front.http.get(f"/v1/queues/{front.model}").json()["accepted"] == 1500
+
+
 def test_batches_are_listed_behind_a_cursor(idle_desk: Desk) -> None:
     made = [idle_desk.make(lines(idle_desk.front.model, 1)).id for _ in range(5)]
     client = idle_desk.client

@@ -1,9 +1,10 @@
-"""A batch over the death of the processes that work on it: real ones, and a real worker."""
+"""Batches and background responses over the death of replicas: real ones, and a real worker."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -61,6 +62,16 @@ class Replicas:
         eventually(up, "the replica serves")
         return running, openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
 
+    def worker(self, tokens_per_s: float) -> None:
+        self.process(
+            "lengthwise_worker",
+            LENGTHWISE_WORKER_REDIS_URL=self._redis_url,
+            LENGTHWISE_WORKER_QUEUE=QUEUE,
+            LENGTHWISE_WORKER_ENGINE="simulated",
+            LENGTHWISE_WORKER_SIMULATED_TOKENS_PER_S=str(tokens_per_s),
+            LENGTHWISE_WORKER_SLOTS="8",
+        )
+
     def close(self) -> None:
         for running in self._running:
             running.kill()
@@ -84,52 +95,53 @@ def replicas(redis_url: str) -> Iterator[Replicas]:
     made.close()
 
 
-def test_a_batch_survives_kill_9_of_its_replica_and_runs_each_line_once(
-    replicas: Replicas, redis_url: str
+def ask(number: int) -> dict[str, Any]:
+    """A line of a batch; every tenth is wrong, which only its own result says."""
+    body: dict[str, Any] = {
+        "model": QUEUE,
+        "messages": [{"role": "user", "content": f"question {number}"}],
+        "vllm_xargs": {"output_tokens": 1},
+    }
+    if number % 10 == 0:
+        body["temperature"] = -1
+    return {
+        "custom_id": f"c{number}",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": body,
+    }
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "suspended"])
+def test_a_batch_goes_on_at_another_replica_and_runs_each_line_once(
+    replicas: Replicas, redis_url: str, fault: signal.Signals
 ) -> None:
-    doomed, client = replicas.start()
+    running, client = replicas.start()
     httpx.put(f"{client.base_url}queues/{QUEUE}", json={}).raise_for_status()
-    replicas.process(
-        "lengthwise_worker",
-        LENGTHWISE_WORKER_REDIS_URL=redis_url,
-        LENGTHWISE_WORKER_QUEUE=QUEUE,
-        LENGTHWISE_WORKER_ENGINE="simulated",
-        LENGTHWISE_WORKER_SLOTS="8",
-    )
-    items = [
-        {
-            "custom_id": f"c{i}",
-            "method": "POST",
-            "url": "/v1/chat/completions",
-            "body": {
-                "model": QUEUE,
-                "messages": [{"role": "user", "content": f"question {i}"}],
-                "vllm_xargs": {"output_tokens": 1},
-                # Every tenth is wrong, which only its own result says.
-                **({"temperature": -1} if i % 10 == 0 else {}),
-            },
-        }
-        for i in range(LINES)
-    ]
-    text = "".join(json.dumps(item) + "\n" for item in items)
+    replicas.worker(tokens_per_s=50)
+    text = "".join(json.dumps(ask(number)) + "\n" for number in range(LINES))
     file = client.files.create(file=("in.jsonl", text.encode()), purpose="batch")
     batch = client.batches.create(
         input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
     )
 
-    def done(client: openai.OpenAI) -> int:
+    def done() -> int:
         counts = client.batches.retrieve(batch.id).request_counts
         assert counts is not None
         return counts.completed + counts.failed
 
+    suspended = []
     for share in (0.1, 0.4):
-        goal = share * LINES
-        while done(client) < goal:  # bounded by the test's own time limit
+        while done() < share * LINES:  # bounded by the test's own time limit
             time.sleep(0.01)
-        doomed.kill()
-        doomed.wait()
-        doomed, client = replicas.start()
+        running.send_signal(fault)
+        suspended.append(running)
+        running, client = replicas.start()
         assert client.batches.retrieve(batch.id).status == "in_progress"
+    while done() < 0.7 * LINES:
+        time.sleep(0.01)
+    for one in suspended:
+        one.send_signal(signal.SIGCONT)  # who was suspended believes that the batch is its own
 
     def ended() -> Any:
         now = client.batches.retrieve(batch.id)
@@ -149,3 +161,38 @@ def test_a_batch_survives_kill_9_of_its_replica_and_runs_each_line_once(
     assert (view["accepted"], view["succeeded"]) == (540, 540)  # no line was handed in twice
     with redis.Redis.from_url(redis_url) as store:
         assert list(store.scan_iter("lw:batches:*:open")) == []
+
+
+def test_a_background_response_is_read_on_at_another_replica_when_its_own_is_killed(
+    replicas: Replicas,
+) -> None:
+    doomed, client = replicas.start()
+    httpx.put(f"{client.base_url}queues/{QUEUE}", json={}).raise_for_status()
+    _, other = replicas.start()
+    replicas.worker(tokens_per_s=20)
+    seen: list[Any] = []
+
+    def read_until_it_dies() -> None:
+        for event in client.responses.create(
+            model=QUEUE,
+            input="How are you?",
+            background=True,
+            stream=True,
+            extra_body={"vllm_xargs": {"output_tokens": 40}},
+        ):
+            seen.append(event)
+            if len(seen) == 10:
+                doomed.kill()
+
+    with pytest.raises((openai.APIError, httpx.HTTPError)):
+        read_until_it_dies()
+    own = seen[0].response.id
+    after = seen[-1].sequence_number
+    events = seen + list(other.responses.retrieve(own, stream=True, starting_after=after))
+    assert [e.sequence_number for e in events] == list(range(len(events)))
+    deltas = [e.delta for e in events if e.type == "response.output_text.delta"]
+    assert len(deltas) == 40
+    response = other.responses.retrieve(own)
+    assert (response.status, response.output_text) == ("completed", "".join(deltas))
+    assert response.usage is not None
+    assert response.usage.output_tokens == 40
