@@ -2,7 +2,7 @@
 
 Text, images and function tools are translated; fields that we do not know reach the engine as they
 are, as on the chat route; what has no counterpart is refused with a message that says so. Why it is
-translated, and not passed on: docs/decisions/0021-responses.md.
+translated, and not passed on: docs/decisions/0022-responses.md.
 """
 
 from __future__ import annotations

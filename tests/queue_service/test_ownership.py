@@ -132,7 +132,14 @@ def house(valkey_port: int, tmp_path_factory: pytest.TempPathFactory, front_clas
             "completion_window": "24h",
         },
     )
-    things = {"file_id": uploaded.json()["id"], "batch_id": batch.json()["id"]}
+    response = alice.post(
+        "/v1/responses", json={"model": front.model, "input": SECRET, "background": True}
+    )
+    things = {
+        "file_id": uploaded.json()["id"],
+        "batch_id": batch.json()["id"],
+        "response_id": response.json()["id"],
+    }
     yield House(front, alice, bob, front.http, jobs, things)
     front.close()
 
@@ -181,7 +188,8 @@ def _all_of_alices(house: House) -> dict[str, Any]:
     jobs = {i: house.alice.get(f"/v1/jobs/{i}").json() for i in house.jobs.values()}
     file = house.alice.get(f"/v1/files/{house.things['file_id']}").json()
     batch = house.alice.get(f"/v1/batches/{house.things['batch_id']}").json()
-    return {"jobs": jobs, "file": file, "cancelled": batch["cancelling_at"]}
+    response = house.alice.get(f"/v1/responses/{house.things['response_id']}").json()
+    return {"jobs": jobs, "file": file, "cancelled": batch["cancelling_at"], "response": response}
 
 
 @pytest.mark.parametrize(("method", "path"), SECURED, ids=NAMES)
