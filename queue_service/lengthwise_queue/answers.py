@@ -269,7 +269,7 @@ class OpenAIStream(Response):
     def _frames(self, entries: list[OutputEntry]) -> bytes:
         """The events for some entries, in one piece: one write to the socket."""
         frames = bytearray()
-        for entry in entries:
+        for entry in _of_last_attempt(entries):
             match entry.kind:
                 case EntryKind.CHUNK:
                     rest = self._splicer.feed(entry.data)
@@ -286,6 +286,12 @@ class OpenAIStream(Response):
                         frames += _error(problem)
                     frames += openai_stream.DONE
         return bytes(frames)
+
+
+def _of_last_attempt(entries: list[OutputEntry]) -> list[OutputEntry]:
+    """Without what an attempt said that is over: sent, it could only contradict what follows."""
+    begins = [i for i, entry in enumerate(entries) if entry.kind is EntryKind.ATTEMPT]
+    return entries[begins[-1] :] if begins else entries
 
 
 def _error(error: LengthwiseError) -> bytes:

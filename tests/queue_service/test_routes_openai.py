@@ -350,6 +350,30 @@ def test_a_second_attempt_that_differs_ends_the_stream_and_says_where_the_answer
     assert answer == "Good day"
 
 
+def test_who_repeats_a_request_whose_attempt_restarted_gets_the_answer(
+    front: Front, says: Says
+) -> None:
+    # The stream that was under way when the worker died has to end with `attempt_restarted`. But
+    # its repetition under the same key ended so too, for ever: it was sent the first attempt's
+    # words before the second's, though nothing had been sent yet that those could contradict.
+    front.worker.script = attempts(says, ["Hel", "lo"], ["Good ", "day"])
+    got: list[str] = []
+
+    def talk(client: openai.OpenAI) -> None:
+        headers = {"Idempotency-Key": "k1"}
+        for event in client.chat.completions.create(
+            model=front.model, messages=USER, stream=True, extra_headers=headers
+        ):
+            got.append(event.choices[0].delta.content or "")
+
+    with front.openai() as client:
+        with pytest.raises(openai.APIError):
+            talk(client)
+        got.clear()
+        talk(client)
+    assert "".join(got) == "Good day"
+
+
 def test_a_plain_request_gets_the_last_attempts_answer(front: Front) -> None:
     async def script(claim: Claim) -> Steps:
         yield b'{"attempt":%d}' % claim.lease.attempt
