@@ -1,12 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help install check fmt lint types layers docs-check test demo images cluster-test
+.PHONY: help install check fmt lint types layers docs-check test demo images cluster-images cluster-test
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
 help: ## Print this message
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -65,6 +65,10 @@ images: ## The container images, as lengthwise/COMPONENT:VERSION
 	done
 	@$(DOCKER) images --filter reference='lengthwise/*' \
 	  --format '{{.Repository}}:{{.Tag}}  {{.Size}}' | sort
+
+cluster-images: images ## What the tests on a cluster run: the images, and a stand-in for Valkey's
+	DOCKER_BUILDKIT=1 $(DOCKER) build $(DOCKER_FLAGS) --quiet --tag lengthwise-test/valkey:dev \
+	  --file tests/cluster/valkey.Dockerfile tests/cluster
 
 cluster-test: install ## The tests on a real cluster, the one that KUBECONFIG names
 	@test -n "$(KUBECONFIG)" || { echo "set KUBECONFIG to the cluster to test on" >&2; exit 2; }

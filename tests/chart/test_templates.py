@@ -11,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from lengthwise_operator.settings import Settings as OperatorSettings
 from lengthwise_predictor.settings import PredictorSettings
 from lengthwise_queue.settings import Settings as QueueServiceSettings
 
@@ -214,6 +215,7 @@ def test_every_setting_that_the_chart_hands_out_is_one_that_its_program_has(
     """A misspelt variable would be ignored without a word."""
     fields = {
         "LENGTHWISE_QUEUE_": set(QueueServiceSettings.model_fields),
+        "LENGTHWISE_OPERATOR_": set(OperatorSettings.model_fields),
         "LENGTHWISE_PREDICTOR_": set(PredictorSettings.model_fields),
     }
     for pod in pods(render(values)):
@@ -248,6 +250,11 @@ def test_values_that_cannot_work_are_refused_with_their_name(
         render(values)
 
 
+def test_api_keys_without_one_for_the_operator_are_refused(render: Any) -> None:
+    with pytest.raises(helm_python.HelmError, match="adminKeySecret is needed"):
+        render({"tenants": {"existingSecret": "tenants"}})
+
+
 def test_helm_lint_has_no_complaint(chart_folder: Path) -> None:
     found = helm_python.lint(str(chart_folder))
     # Helm would like an icon; that is a wish (severity 1), not a warning.
@@ -274,12 +281,21 @@ def test_every_value_says_what_it_is_in_the_schema(chart_folder: Path) -> None:
 
 
 def test_the_charts_copy_of_the_definitions_is_the_source(chart_folder: Path) -> None:
+    copies = {p.name: p.read_text() for p in (chart_folder / "files" / "crds").glob("*.yaml")}
     source = chart_folder.parents[1] / "crds"
-    if not source.is_dir():
-        pytest.skip("crds/ is not there yet")
-    copies = {p.name: p.read_text() for p in (chart_folder / "crds").glob("*.yaml")}
     assert copies == {p.name: p.read_text() for p in source.glob("*.yaml")}
     assert copies
+
+
+def test_the_definitions_are_rendered_whole_and_kept_on_uninstall(
+    render: Any, chart_folder: Path
+) -> None:
+    (got,) = of_kind(render(), "CustomResourceDefinition")
+    (path,) = (chart_folder.parents[1] / "crds").glob("*.yaml")
+    want = yaml.safe_load(path.read_text())
+    assert got["spec"] == want["spec"]
+    assert got["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    assert of_kind(render({"crds": {"install": False}}), "CustomResourceDefinition") == []
 
 
 @pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])

@@ -110,3 +110,12 @@ imagePullSecrets:
 {{- define "lengthwise.pdbApi" -}}
 {{- if semverCompare ">=1.21-0" .Capabilities.KubeVersion.Version -}}policy/v1{{- else -}}policy/v1beta1{{- end -}}
 {{- end -}}
+
+{{/* (list . crd): "yes" if a definition in the cluster belongs to this release. */}}
+{{- define "lengthwise.ownsCrd" -}}
+{{- $ := index . 0 -}}
+{{- $annotations := (index . 1).metadata.annotations | default dict -}}
+{{- if and (eq (get $annotations "meta.helm.sh/release-name") $.Release.Name) (eq (get $annotations "meta.helm.sh/release-namespace") $.Release.Namespace) -}}
+yes
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,75 @@
+"""The manifests of examples/ and of the README's kind: accepted by the schema, and by its rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from lengthwise_operator.rules import broken_rules
+from lengthwise_operator.spec import LLMServiceSpec
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+
+each_example = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+
+
+def manifest(path: Path) -> dict[str, Any]:
+    found = yaml.safe_load(path.read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+def test_there_is_an_example_for_each_way_to_serve() -> None:
+    assert {path.stem for path in EXAMPLES} == {
+        *("cpu-test-model", "one-gpu", "tensor-parallel", "scale-to-zero"),
+        "bring-your-own-predictor",
+    }
+
+
+@each_example
+def test_an_example_fits_the_definition_and_has_no_field_that_it_lacks(path: Path) -> None:
+    """The API server drops unknown fields without a word; here they are an error."""
+    (definition,) = (ROOT / "crds").glob("*.yaml")
+    crd = yaml.safe_load(definition.read_text())
+    (version,) = crd["spec"]["versions"]
+    example = manifest(path)
+    assert example["apiVersion"] == f"{crd['spec']['group']}/{version['name']}"
+    assert example["kind"] == crd["spec"]["names"]["kind"]
+    jsonschema.validate(example["spec"], strict(version["schema"]["openAPIV3Schema"])["spec"])
+
+
+def strict(schema: dict[str, Any]) -> dict[str, Any]:
+    """The properties of a schema, no others allowed at any depth."""
+
+    def close(part: Any) -> Any:
+        if isinstance(part, list):
+            return [close(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        closed = {key: close(value) for key, value in part.items()}
+        if isinstance(part.get("properties"), dict) and part.get("type") == "object":
+            closed.setdefault("additionalProperties", False)
+        if part.get("x-kubernetes-int-or-string"):
+            closed["type"] = ["integer", "string"]
+        return closed
+
+    properties = close(schema)["properties"]
+    assert isinstance(properties, dict)
+    return properties
+
+
+@each_example
+def test_an_example_breaks_no_rule(path: Path) -> None:
+    example = manifest(path)
+    spec = LLMServiceSpec.model_validate(example["spec"])
+    assert broken_rules(example["metadata"]["name"], spec) == []
+
+
+@each_example
+def test_an_example_begins_by_saying_what_it_is_for(path: Path) -> None:
+    assert path.read_text().startswith("# ")

@@ -1,0 +1,171 @@
+"""A real cluster, the one that KUBECONFIG names: kubectl, namespaces that go away, releases.
+
+The images must be there already (`make cluster-images` builds them with $DOCKER).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import httpx
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "lengthwise"
+
+#: Values for the cluster at hand; LENGTHWISE_TEST_VALUES names others for a larger one.
+VALUES = Path(os.environ.get("LENGTHWISE_TEST_VALUES", Path(__file__).with_name("values.yaml")))
+
+#: Longest that pods may take to come or go, s.
+WITHIN_S = 180
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here needs a cluster, and takes longer than a unit test."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.kube)
+            item.add_marker(pytest.mark.timeout(600))
+
+
+class Kubectl:
+    """The command of that name."""
+
+    def __init__(self) -> None:
+        found = shutil.which("kubectl")
+        assert found is not None, "put a kubectl on the PATH"
+        self._command = found
+
+    def __call__(self, *args: str, stdin: str | None = None, check: bool = True) -> str:
+        """Run it; its standard output.
+
+        Raises:
+            AssertionError: It failed; the message has its standard error.
+        """
+        done = subprocess.run(
+            [self._command, *args], input=stdin, capture_output=True, text=True, check=False
+        )
+        assert not check or done.returncode == 0, f"kubectl {' '.join(args)}: {done.stderr}"
+        return done.stdout
+
+    def get(self, *args: str) -> list[dict[str, Any]]:
+        """The objects that `kubectl get` finds."""
+        found = json.loads(self("get", *args, "-o", "json"))
+        return list(found["items"]) if found["kind"] == "List" else [found]
+
+    @contextmanager
+    def forward(self, namespace: str, target: str, port: int) -> Iterator[str]:
+        """A URL that reaches a port of a Service or pod."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            local = int(probe.getsockname()[1])
+        process = subprocess.Popen(
+            [self._command, "port-forward", "-n", namespace, target, f"{local}:{port}"],
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            url = f"http://127.0.0.1:{local}"
+            eventually(lambda: _reached(url), f"a way to {target}")
+            yield url
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _reached(url: str) -> bool:
+    try:
+        httpx.get(f"{url}/healthz", timeout=5)
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def eventually(condition: Callable[[], bool], what: str, *, within_s: float = WITHIN_S) -> None:
+    """Wait for it.
+
+    Raises:
+        AssertionError: It did not come true in time.
+    """
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within_s:.0f} s: {what}"
+        time.sleep(0.5)
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., None]:
+    """`eventually`, for tests."""
+    return eventually
+
+
+@pytest.fixture(scope="session")
+def kubectl() -> Kubectl:
+    if not os.environ.get("KUBECONFIG"):
+        pytest.skip("needs a cluster: set KUBECONFIG (make cluster-test)")
+    return Kubectl()
+
+
+@pytest.fixture(scope="module")
+def namespace(kubectl: Kubectl) -> Iterator[str]:
+    """A namespace of this module's own."""
+    name = f"lw-test-{uuid.uuid4().hex[:6]}"
+    kubectl("create", "namespace", name)
+    yield name
+    kubectl("delete", "namespace", name, f"--timeout={WITHIN_S}s")
+
+
+class Helm:
+    """Helm 4's own code, in one namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+        self.values: dict[str, Any] = yaml.safe_load(VALUES.read_text())
+
+    @contextmanager
+    def _config(self) -> Iterator[helm_python.Config]:
+        with helm_python.Config(
+            namespace=self.namespace, kubeconfig_path=os.environ["KUBECONFIG"]
+        ) as config:
+            yield config
+
+    def install(self, name: str, chart: Path = CHART, **values: Any) -> None:
+        """Install, and wait until everything is ready."""
+        with self._config() as config:
+            config.install(
+                str(chart), name, {**self.values, **values}, wait="watcher", timeout=WITHIN_S
+            )
+
+    def upgrade(self, name: str, chart: Path = CHART, **values: Any) -> None:
+        """Upgrade, and wait until everything is ready."""
+        with self._config() as config:
+            config.upgrade(
+                str(chart), name, {**self.values, **values}, wait="watcher", timeout=WITHIN_S
+            )
+
+    def uninstall(self, name: str, *, wait: bool = False) -> None:
+        """Take it away; `wait` until it is gone."""
+        waiting = {"wait": "watcher", "timeout": WITHIN_S} if wait else {}
+        with self._config() as config:
+            config.uninstall(name, **waiting)
+
+    def test(self, name: str) -> None:
+        """`helm test`."""
+        with self._config() as config:
+            config.test(name, timeout=WITHIN_S)
+
+
+@pytest.fixture(scope="module")
+def helm(namespace: str) -> Helm:
+    return Helm(namespace)

@@ -1,0 +1,113 @@
+"""The whole way, all real: install the chart, apply a manifest, ask with OpenAI's own client.
+
+The engine is vLLM on the CPU with SmolLM2, from the image that LENGTHWISE_TEST_VLLM_IMAGE names;
+the model is in that image, at LENGTHWISE_TEST_MODEL.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import yaml
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "cpu-test-model.yaml"
+IMAGE = os.environ.get("LENGTHWISE_TEST_VLLM_IMAGE", "vllm/vllm-openai:cpu")
+MODEL = os.environ.get("LENGTHWISE_TEST_MODEL", "path:///models/smollm2")
+
+SERVICES = "llmservices.lengthwise.dev"
+
+#: vLLM starts in half a minute on two idle cores, and in minutes on busy ones, s.
+LOAD_S = 420
+
+
+def manifest() -> dict[str, Any]:
+    """The example, with a model and an image that are on the cluster already."""
+    found = yaml.safe_load(EXAMPLE.read_text())
+    assert isinstance(found, dict)
+    found["spec"]["model"]["uri"] = MODEL
+    found["spec"]["engine"]["image"] = IMAGE
+    found["spec"]["resources"] = {"requests": {"cpu": "100m", "memory": "1Gi"}}
+    del found["spec"]["modelCache"]  # the model is in the image
+    return found
+
+
+@pytest.fixture(scope="module")
+def served(kubectl: Any, helm: Any) -> Iterator[str]:
+    """A Ready LLMService behind a release of the chart; a URL of the release's queue service."""
+    operator = {**helm.values["operator"], "watchNamespaces": [helm.namespace]}
+    helm.install("lw", operator=operator)
+    try:
+        kubectl("apply", "-n", helm.namespace, "-f", "-", stdin=yaml.safe_dump(manifest()))
+        kubectl(
+            *("wait", "-n", helm.namespace, f"{SERVICES}/smollm2"),
+            *("--for=condition=Ready", f"--timeout={LOAD_S}s"),
+        )
+        with kubectl.forward(helm.namespace, "svc/lw-lengthwise-queue", 80) as url:
+            yield url
+        kubectl("delete", "-n", helm.namespace, f"{SERVICES}/smollm2", "--timeout=180s")
+    finally:
+        helm.uninstall("lw")
+
+
+def test_openais_client_is_answered_by_a_real_model(served: str) -> None:
+    client = openai.OpenAI(base_url=f"{served}/v1", api_key="none", timeout=240)
+    assert [model.id for model in client.models.list()] == ["smollm2"]
+    answer = client.chat.completions.create(
+        model="smollm2",
+        messages=[{"role": "user", "content": "What is the capital of France?"}],
+        max_tokens=24,
+        temperature=0,
+    )
+    assert "Paris" in (answer.choices[0].message.content or "")
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens > 0
+
+
+def test_a_stream_comes_in_pieces(served: str) -> None:
+    client = openai.OpenAI(base_url=f"{served}/v1", api_key="none", timeout=240)
+    pieces = [
+        chunk.choices[0].delta.content
+        for chunk in client.chat.completions.create(
+            model="smollm2",
+            messages=[{"role": "user", "content": "Count from one to ten."}],
+            max_tokens=24,
+            stream=True,
+        )
+        if chunk.choices and chunk.choices[0].delta.content
+    ]
+    assert len(pieces) > 3
+
+
+def test_kubectl_get_tells_a_stranger_what_is_going_on(
+    kubectl: Any, helm: Any, served: str
+) -> None:
+    head, line = kubectl("get", SERVICES, "-n", helm.namespace).splitlines()
+    assert head.split()[:6] == ["NAME", "MODEL", "READY", "REASON", "REPLICAS", "QUEUED"]
+    assert line.split()[:3] == ["smollm2", MODEL, "True"]
+
+
+def test_the_operator_needs_no_more_rights_than_the_chart_gives(
+    kubectl: Any, helm: Any, served: str
+) -> None:
+    log = kubectl("logs", "-n", helm.namespace, "deploy/lw-lengthwise-operator", "--tail=2000")
+    assert "forbidden" not in log.lower()
+    account = f"system:serviceaccount:{helm.namespace}:lw-lengthwise-operator"
+    for verb, what, want in (
+        ("patch", "deployments", "yes"),
+        ("get", "secrets", "no"),
+        ("create", "pods/exec", "no"),
+        ("delete", "persistentvolumeclaims", "no"),
+    ):
+        said = kubectl(
+            *("auth", "can-i", verb, what, "--as", account, "-n", helm.namespace), check=False
+        )
+        assert said.strip() == want, f"{verb} {what}"
+    elsewhere = kubectl(
+        *("auth", "can-i", "list", SERVICES, "--as", account, "-n", "default"), check=False
+    )
+    assert elsewhere.strip() == "no"
