@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
+from lengthwise_queue import api_docs
 from lengthwise_queue.errors import StoreUnavailable
 from lengthwise_queue.service import of
 
@@ -13,12 +14,15 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/healthz")
-async def healthz() -> dict[str, str]:
-    """The process is alive. Says nothing about Redis: a restart would not bring that back."""
-    return {"status": "ok"}
+async def healthz(request: Request) -> dict[str, str]:
+    """The process is alive. Says nothing about Redis: a restart would not bring that back.
+
+    `access` is `open` where no API key is needed, and everybody is an admin.
+    """
+    return {"status": "ok", "access": "open" if of(request).tenants.is_open else "keys"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses=api_docs.errors(503))
 async def readyz(request: Request) -> dict[str, str]:
     """Requests can be accepted: Redis answers, and the process is not about to stop."""
     service = of(request)
@@ -28,7 +32,11 @@ async def readyz(request: Request) -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/metrics", response_model=None)
+@router.get(
+    "/metrics",
+    response_model=None,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 async def metrics(request: Request) -> Response:
     """Prometheus's text format; the queues are read as they are now."""
     service = of(request)

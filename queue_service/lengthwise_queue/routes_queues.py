@@ -171,9 +171,10 @@ async def _dead(
 ) -> JobPage:
     service, tenant = of(request), tenant_of(request)
     whose = [named_by(request, named)]
-    page = await page_of(service, tenant, name)
+    await page_of(service, tenant, name)
     if tenant.admin and named is None:
-        whose = [line.tenant for line in page.stats.tenants]
+        fresh = await service.book.read(name)  # whose first job died just now is among them
+        whose = [line.tenant for line in fresh.stats.tenants]
     try:
         return await service.store.dead(name, whose, after=after, limit=limit)
     except ValueError:
