@@ -338,7 +338,9 @@ def test_a_job_that_would_wait_too_long_is_refused_and_one_that_is_in_is_found(
     release.set()
 
 
-def test_the_refused_are_told_different_times(make_front: Callable[..., Front]) -> None:
+def test_the_refused_are_told_different_times(
+    make_front: Callable[..., Front], until: Until
+) -> None:
     front = make_front()
     front.worker.slots = 1
     front.put_queue(max_depth=2, default_tokens=100, default_ms_per_token=40)
@@ -346,6 +348,9 @@ def test_the_refused_are_told_different_times(make_front: Callable[..., Front]) 
     front.worker.start()
     for _ in range(2):
         front.submit()
+    until(
+        lambda: front.http.get(f"/v1/queues/{front.model}").json()["workers"], "the worker is seen"
+    )
     times = []
     for _ in range(4):
         answer = front.http.post("/v1/jobs", json={"body": front.chat()})
