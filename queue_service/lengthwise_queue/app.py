@@ -28,7 +28,7 @@ from lengthwise_queue.admission import LATEST_S
 from lengthwise_queue.answers import CLIENT_CLOSED_REQUEST, JOB_ID_HEADER
 from lengthwise_queue.batch_runner import BatchRunner
 from lengthwise_queue.errors import BadRequest, JobEnded, LengthwiseError
-from lengthwise_queue.redis_store import RedisJobStore
+from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
 from lengthwise_queue.service import Service, of
 from lengthwise_queue.settings import Settings
 from lengthwise_queue.tenant_registry import TenantRegistry
@@ -70,10 +70,15 @@ def create_app(settings: Settings) -> FastAPI:
         ValueError: The tenants file, or the API key, cannot be taken.
     """
     tenants = TenantRegistry(settings)
+    times = StoreSettings(
+        durability=settings.durability,
+        durability_replicas=settings.durability_replicas,
+        durability_timeout_ms=settings.durability_timeout_ms,
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = Service(settings, RedisJobStore(settings.redis_url), tenants)
+        service = Service(settings, RedisJobStore(settings.redis_access(), times), tenants)
         app.state.service = service
         service.start()
         runner = BatchRunner(service, status_of)

@@ -8,17 +8,15 @@ the count, in one script. Called by the routes of batches and by the batch runne
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 from lengthwise_contract.api import Endpoint
 from lengthwise_queue.keys import BatchKeys
-from lengthwise_queue.redis_reads import AWAY, away
+from lengthwise_queue.redis_errors import read
 from lengthwise_queue.storage_scripts import StorageScript
-
-T = TypeVar("T")
 
 #: Batches that a tenant has in its list, at most.
 MAX_BATCHES = 10_000
@@ -159,7 +157,7 @@ class BatchStore:
         pipe = self._redis.pipeline(transaction=True)
         pipe.zremrangebyscore(of, "-inf", now_ms - self._ttl_ms)
         pipe.zcard(of)
-        if (await self._read(pipe.execute()))[1] >= MAX_BATCHES:
+        if (await read(pipe.execute()))[1] >= MAX_BATCHES:
             return False
         fields = {
             "tenant": tenant,
@@ -175,18 +173,18 @@ class BatchStore:
         pipe = self._redis.pipeline(transaction=True)
         pipe.hset(k.record, mapping=fields)
         pipe.pexpire(k.record, self._ttl_ms)
-        await self._read(pipe.execute())
+        await read(pipe.execute())
         pipe = self._redis.pipeline(transaction=True)
         pipe.zadd(of, {batch_id: now_ms})
         pipe.pexpire(of, self._ttl_ms)
         pipe.zadd(BatchKeys.active, {batch_id: 0})
         pipe.pexpire(BatchKeys.active, self._ttl_ms)
-        await self._read(pipe.execute())
+        await read(pipe.execute())
         return True
 
     async def get(self, tenant: str, batch_id: str) -> Batch | None:
         """A tenant's batch; None: it has none of that id."""
-        raw = await self._read(self._redis.hgetall(BatchKeys(batch_id).record))
+        raw = await read(self._redis.hgetall(BatchKeys(batch_id).record))
         batch = _parse(batch_id, raw)
         return batch if batch is not None and batch.tenant == tenant else None
 
@@ -194,9 +192,9 @@ class BatchStore:
         """A part of a tenant's batches, the newest first, and whether there are more behind it."""
         of, start = BatchKeys.of(tenant), 0
         if after is not None:
-            at = await self._read(self._redis.zrevrank(of, after))
+            at = await read(self._redis.zrevrank(of, after))
             start = 0 if at is None else at + 1
-        ids = await self._read(self._redis.zrange(of, start, start + limit, desc=True))
+        ids = await read(self._redis.zrange(of, start, start + limit, desc=True))
         found = [await self.get(tenant, one.decode()) for one in ids[:limit]]
         return [batch for batch in found if batch is not None], len(ids) > limit
 
@@ -219,7 +217,7 @@ class BatchStore:
     async def waiting(self) -> int:
         """How many batches nobody works on."""
         now_ms = await self._call(self._clock, [BatchKeys.active], [])
-        return int(await self._read(self._redis.zcount(BatchKeys.active, "-inf", now_ms)))
+        return int(await read(self._redis.zcount(BatchKeys.active, "-inf", now_ms)))
 
     async def seize(self, batch_id: str, nonce: str) -> tuple[int, Batch | None]:
         """Become the one who works on it; the time, ms, and the batch as it is now."""
@@ -232,13 +230,13 @@ class BatchStore:
         Raises:
             Lost: Somebody else has it.
         """
-        owner, status = await self._read(
+        owner, status = await read(
             self._redis.hmget(BatchKeys(batch_id).record, ["owner", "status"])
         )
         if owner is None or owner.decode() != nonce:
             raise Lost(batch_id)
         await self._call(self._take, [BatchKeys.active], [self.lease_ms, batch_id])
-        await self._read(self._redis.pexpire(BatchKeys.active, self._ttl_ms))
+        await read(self._redis.pexpire(BatchKeys.active, self._ttl_ms))
         return BatchStatus(status.decode())
 
     async def release(self, batch_id: str) -> None:
@@ -247,8 +245,8 @@ class BatchStore:
 
     async def end(self, batch_id: str) -> None:
         """It needs no more work."""
-        await self._read(self._redis.zrem(BatchKeys.active, batch_id))
-        await self._read(self._redis.unlink(BatchKeys(batch_id).open))
+        await read(self._redis.zrem(BatchKeys.active, batch_id))
+        await read(self._redis.unlink(BatchKeys(batch_id).open))
 
     async def move(
         self,
@@ -266,7 +264,7 @@ class BatchStore:
 
     async def opened(self, batch_id: str) -> dict[int, OpenLine]:
         """The lines that were begun and have no result yet, by number."""
-        raw = await self._read(self._redis.hgetall(BatchKeys(batch_id).open))
+        raw = await read(self._redis.hgetall(BatchKeys(batch_id).open))
         lines = [
             OpenLine(place=Place.parse(place), custom_id=custom_id)
             for place, custom_id in map(json.loads, raw.values())
@@ -324,12 +322,6 @@ class BatchStore:
 
     async def _call(self, script: StorageScript, keys: Sequence[str], args: Sequence[Any]) -> Any:
         return await script(keys, args)
-
-    async def _read(self, reply: Awaitable[T]) -> T:
-        try:
-            return await reply
-        except AWAY as exc:
-            raise away() from exc
 
 
 def _parse(batch_id: str, raw: Mapping[bytes, bytes]) -> Batch | None:

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from lengthwise_queue.errors import StorageFull
 from lengthwise_queue.keys import FileKeys
-from lengthwise_queue.redis_reads import AWAY, away
+from lengthwise_queue.redis_errors import read
 from lengthwise_queue.storage_scripts import StorageScript
-
-T = TypeVar("T")
 
 #: Size of an uploaded file's blocks, bytes; what an upload or a download holds in memory.
 BLOCK_BYTES = 2**20
@@ -118,19 +116,19 @@ class FileStore:
         )
         # Last: a crash before leaves a file whose client never heard of it, and whose blocks go by
         # themselves. The other way round they would stay without being counted.
-        await self._read(self._redis.pexpire(file.content, ttl_ms))
+        await read(self._redis.pexpire(file.content, ttl_ms))
 
     async def put_block(self, content: str, number: int, block: bytes) -> None:
         """Write one block of an unfinished file; again is the same."""
         pipe = self._redis.pipeline(transaction=True)
         pipe.hset(content, str(number), block)
         pipe.pexpire(content, UNFINISHED_TTL_MS)
-        await self._read(pipe.execute())
+        await read(pipe.execute())
 
     async def drop(self, file_id: str, content: str) -> bool:
         """Delete a file, complete or not; whether the ledger knew it."""
         known = bool(await self._forget(FileKeys.ledger, [FileKeys.prefix, file_id]))
-        await self._read(self._redis.unlink(content))
+        await read(self._redis.unlink(content))
         return known
 
     async def _account(
@@ -158,7 +156,7 @@ class FileStore:
 
     async def get(self, tenant: str, file_id: str) -> StoredFile | None:
         """A tenant's complete file; None: it has none of that id."""
-        raw = await self._read(self._redis.get(FileKeys.record(file_id)))
+        raw = await read(self._redis.get(FileKeys.record(file_id)))
         file = None if raw is None else StoredFile(**json.loads(raw))
         return file if file is not None and file.tenant == tenant else None
 
@@ -176,17 +174,15 @@ class FileStore:
         start = 0
         if after is not None:
             rank = self._redis.zrevrank if newest_first else self._redis.zrank
-            at = await self._read(rank(of, after))
+            at = await read(rank(of, after))
             start = 0 if at is None else at + 1
         found: list[StoredFile] = []
         while len(found) <= limit:
-            ids = await self._read(
-                self._redis.zrange(of, start, start + _PAGE - 1, desc=newest_first)
-            )
+            ids = await read(self._redis.zrange(of, start, start + _PAGE - 1, desc=newest_first))
             if not ids:
                 return found, False
             start += len(ids)
-            raws = await self._read(self._redis.mget([FileKeys.record(i.decode()) for i in ids]))
+            raws = await read(self._redis.mget([FileKeys.record(i.decode()) for i in ids]))
             files = (StoredFile(**json.loads(raw)) for raw in raws if raw is not None)
             found += [f for f in files if purpose is None or f.purpose == purpose]
         return found[:limit], True
@@ -202,16 +198,10 @@ class FileStore:
         at_once = max(BLOCK_BYTES // average, 1)
         for start in range(first, file.blocks, at_once):
             fields = [str(n) for n in range(start, min(start + at_once, file.blocks))]
-            for block in await self._read(self._redis.hmget(file.content, fields)):
+            for block in await read(self._redis.hmget(file.content, fields)):
                 if block is None:
                     raise FileGone(file.id)
                 yield block
-
-    async def _read(self, reply: Awaitable[T]) -> T:
-        try:
-            return await reply
-        except AWAY as exc:
-            raise away() from exc
 
 
 class FileWriter:

@@ -4,53 +4,24 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
-
-import redis.asyncio as redis
-from redis.exceptions import (
-    BusyLoadingError,
-    ClusterDownError,
-    ConnectionError,  # noqa: A004 - the client's own, not the built-in
-    OutOfMemoryError,
-    ReadOnlyError,
-    TimeoutError,  # noqa: A004
-)
+from typing import Any, cast
 
 from lengthwise_contract.states import JobState
 from lengthwise_queue import fair
-from lengthwise_queue.errors import StoreUnavailable
+from lengthwise_queue.connection import Connections
 from lengthwise_queue.jobs import Job, JobPage, Line, OutputEntry, Position, Queue
 from lengthwise_queue.keys import QUEUES, QueueKeys
 from lengthwise_queue.output_hub import parse_entries
 from lengthwise_queue.records import read_clock_ms, read_job, read_predicted_tokens, read_queue
-
-T = TypeVar("T")
-
-#: What the client raises while Redis is away, starting, not the primary, or full.
-AWAY = (
-    ConnectionError,
-    TimeoutError,
-    BusyLoadingError,
-    ReadOnlyError,
-    ClusterDownError,
-    OutOfMemoryError,
-    OSError,
-)
+from lengthwise_queue.redis_errors import read
 
 #: Jobs ahead that `position` adds up exactly; behind them it scales by their mean.
 _EXACT_AHEAD = 1000
 
 #: Ids that one page of a listing looks at, at most; what belongs to others is passed over.
 _LOOKED_AT = 1000
-
-
-def away() -> StoreUnavailable:
-    """What a caller is told while Redis does not answer."""
-    return StoreUnavailable(
-        "The queue's Redis does not answer. Nothing was accepted; try again.", retry_after_s=1
-    )
 
 
 @dataclass(frozen=True)
@@ -64,28 +35,29 @@ class _Shelf:
 class RedisReads:
     """The reads of `JobStore`."""
 
-    _redis: redis.Redis
+    _connections: Connections
 
-    async def _read(self, reply: Awaitable[T]) -> T:
-        try:
-            return await reply
-        except AWAY as exc:
-            raise away() from exc
+    def _at(self, queue: str) -> Any:
+        """The client for a queue's keys."""
+        return self._connections.of(QueueKeys(queue).prefix)
+
+    @property
+    def _settings(self) -> Any:
+        """The client for the queues' settings."""
+        return self._connections.of(QUEUES)
 
     async def get(self, queue: str, job_id: str) -> Job | None:
         """One job's record."""
-        raw = await self._read(
-            cast("Awaitable[dict[bytes, bytes]]", self._redis.hgetall(QueueKeys(queue).job(job_id)))
-        )
+        raw = await read(self._at(queue).hgetall(QueueKeys(queue).job(job_id)))
         return read_job(queue, job_id, raw) if raw else None
 
     async def states(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
         """The states of many jobs, in their order; None: there is no such job."""
         k = QueueKeys(queue)
-        pipe = self._redis.pipeline(transaction=False)
+        pipe = self._at(queue).pipeline(transaction=False)
         for job_id in job_ids:
             pipe.hget(k.job(job_id), "state")
-        found = await self._read(pipe.execute()) if job_ids else []
+        found = await read(pipe.execute()) if job_ids else []
         return [None if state is None else JobState(state.decode()) for state in found]
 
     async def find(self, job_id: str, *, tenant: str | None = None) -> Job | None:
@@ -93,14 +65,14 @@ class RedisReads:
 
         Another's job costs the same reads as none at all, so that their time tells nothing.
         """
-        names = await self._read(cast("Awaitable[list[bytes]]", self._redis.hkeys(QUEUES)))
+        names = await read(self._settings.hkeys(QUEUES))
         if not names:
             return None
         queues = [name.decode() for name in names]
-        pipe = self._redis.pipeline(transaction=False)
+        pipe = self._connections.general.pipeline(transaction=False)
         for queue in queues:
             pipe.hget(QueueKeys(queue).job(job_id), "tenant")
-        owners = await self._read(pipe.execute())
+        owners = await read(pipe.execute())
         for queue, owner in zip(queues, owners, strict=True):
             if owner is not None and tenant in (None, owner.decode()):
                 return await self.get(queue, job_id)
@@ -113,23 +85,21 @@ class RedisReads:
         if job is None:
             return None
         ready = k.ready(job.tenant)
-        pipe = self._redis.pipeline(transaction=True)
+        pipe = self._at(queue).pipeline(transaction=True)
         pipe.zrank(ready, job_id)
         pipe.zrange(k.tenants, 0, -1)
         pipe.hget(k.meta, "backlog_tokens")
-        ahead, waiting, backlog = await self._read(pipe.execute())
+        ahead, waiting, backlog = await read(pipe.execute())
         if ahead is None:
             return None
         if ahead == 0:
             return Position(ahead=0, tokens_ahead=0.0)
         exact = min(ahead, _EXACT_AHEAD)
-        ids = await self._read(
-            cast("Awaitable[list[bytes]]", self._redis.zrange(ready, 0, exact - 1))
-        )
-        pipe = self._redis.pipeline(transaction=False)
+        ids = await read(self._at(queue).zrange(ready, 0, exact - 1))
+        pipe = self._at(queue).pipeline(transaction=False)
         for one in ids:
             pipe.hget(k.job(one.decode()), "price")
-        tokens = [read_predicted_tokens(p) for p in await self._read(pipe.execute()) if p]
+        tokens = [read_predicted_tokens(p) for p in await read(pipe.execute()) if p]
         total = sum(tokens) * (ahead / len(tokens)) if tokens else 0.0
         others = [one.decode() for one in waiting if one.decode() != job.tenant]
         if others:
@@ -141,45 +111,43 @@ class RedisReads:
 
     async def _weights(self, k: QueueKeys, tenants: Sequence[str]) -> list[float]:
         """The weights of tenants that have waiting jobs, from each one's first job."""
-        pipe = self._redis.pipeline(transaction=False)
+        pipe = self._connections.of(k.prefix).pipeline(transaction=False)
         for tenant in tenants:
             pipe.zrange(k.ready(tenant), 0, 0)
-        firsts = await self._read(pipe.execute())
-        pipe = self._redis.pipeline(transaction=False)
+        firsts = await read(pipe.execute())
+        pipe = self._connections.of(k.prefix).pipeline(transaction=False)
         for first in firsts:
             pipe.hget(k.job(first[0].decode() if first else ""), "price")
-        return [float(p.split(b" ")[1]) for p in await self._read(pipe.execute()) if p]
+        return [float(p.split(b" ")[1]) for p in await read(pipe.execute()) if p]
 
     async def waiting_lengths(self, queue: str, sample: int = 1000) -> list[float]:
         """Predicted tokens of up to `sample` waiting jobs, chosen at random."""
         k = QueueKeys(queue)
-        found = await self._read(
-            cast("Awaitable[list[bytes]]", self._redis.zrandmember(k.accepted, sample))
-        )
-        pipe = self._redis.pipeline(transaction=False)
+        found = await read(self._at(queue).zrandmember(k.accepted, sample))
+        pipe = self._at(queue).pipeline(transaction=False)
         for one in found:
             pipe.hget(k.job(one.decode()), "price")
-        return [read_predicted_tokens(p) for p in await self._read(pipe.execute()) if p]
+        return [read_predicted_tokens(p) for p in await read(pipe.execute()) if p]
 
     async def line(self, queue: str, limit: int, *, tenant: str | None = None) -> Line:
         """The line as it stands, at most `limit` jobs of each kind; of one tenant, or of all."""
         k = QueueKeys(queue)
-        pipe = self._redis.pipeline(transaction=True)
+        pipe = self._at(queue).pipeline(transaction=True)
         pipe.time()
         pipe.zrange(k.tenants, 0, -1, withscores=True)
         pipe.hkeys(k.vt)
         pipe.zrange(k.leases, 0, -1)
-        time, waiting, known, leases = await self._read(pipe.execute())
+        time, waiting, known, leases = await read(pipe.execute())
         times = {name.decode(): score for name, score in waiting}
         names = sorted({*times, *(name.decode() for name in known)})
         if tenant is not None:
             names = [tenant]
-        pipe = self._redis.pipeline(transaction=False)
+        pipe = self._at(queue).pipeline(transaction=False)
         for name in names:
             pipe.zrange(k.ready(name), 0, limit - 1)
             pipe.zrange(k.finished(name), 0, limit - 1, desc=True)
             pipe.zrange(k.dead(name), 0, limit - 1, desc=True)
-        found = await self._read(pipe.execute()) if names else []
+        found = await read(pipe.execute()) if names else []
         ready = [await self._records(queue, ids) for ids in found[::3]]
         ended = [
             job for ids in (*found[1::3], *found[2::3]) for job in await self._records(queue, ids)
@@ -204,10 +172,10 @@ class RedisReads:
         if not ids:
             return []
         k = QueueKeys(queue)
-        pipe = self._redis.pipeline(transaction=False)
+        pipe = self._at(queue).pipeline(transaction=False)
         for one in ids:
             pipe.hgetall(k.job(one.decode()))
-        raws = await self._read(pipe.execute())
+        raws = await read(pipe.execute())
         jobs = (read_job(queue, i.decode(), raw) for i, raw in zip(ids, raws, strict=True) if raw)
         return [job for job in jobs if job is not None]
 
@@ -293,8 +261,8 @@ class RedisReads:
             start, end = ("+inf" if passed is None else repr(passed[0])), "-inf"
         offset = 0
         while True:
-            reply = await self._read(
-                self._redis.zrange(
+            reply = await read(
+                self._connections.of(shelf.key).zrange(
                     shelf.key,
                     cast("int", start),
                     cast("int", end),
@@ -321,20 +289,20 @@ class RedisReads:
         self, queue: str, job_id: str, *, after: str = "0-0", limit: int = 1000
     ) -> list[OutputEntry]:
         """What stands in a job's stream behind entry `after`; never blocks."""
-        reply = await self._read(
-            self._redis.xrange(QueueKeys(queue).out(job_id), min=f"({after}", count=limit)
+        reply = await read(
+            self._at(queue).xrange(QueueKeys(queue).out(job_id), min=f"({after}", count=limit)
         )
         return parse_entries(cast("Any", reply))
 
     async def queues(self) -> list[Queue]:
         """All queues with their settings, by name."""
-        raw = await self._read(cast("Awaitable[dict[bytes, bytes]]", self._redis.hgetall(QUEUES)))
-        read = (read_queue(name.decode(), value) for name, value in sorted(raw.items()))
-        return [queue for queue in read if queue is not None]
+        raw = await read(self._settings.hgetall(QUEUES))
+        found = (read_queue(name.decode(), value) for name, value in sorted(raw.items()))
+        return [queue for queue in found if queue is not None]
 
     async def queue(self, name: str) -> Queue | None:
         """One queue with its settings; None: there is none of that name."""
-        raw = await self._read(cast("Awaitable[bytes | None]", self._redis.hget(QUEUES, name)))
+        raw = await read(self._settings.hget(QUEUES, name))
         return read_queue(name, raw) if raw is not None else None
 
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import redis.asyncio as redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
 
 from lengthwise_contract.api import Prediction, QueueSettings, WorkerView
 from lengthwise_contract.states import Event, JobState
+from lengthwise_queue.connection import Connections
+from lengthwise_queue.durability import Durability, confirmation
 from lengthwise_queue.errors import StoreUnavailable
 from lengthwise_queue.jobs import (
     Claim,
@@ -45,7 +45,9 @@ from lengthwise_queue.records import (
     write_price,
     write_quantiles,
 )
-from lengthwise_queue.redis_reads import AWAY, RedisReads, away
+from lengthwise_queue.redis_access import Access
+from lengthwise_queue.redis_errors import away, is_away, reaching_redis, read
+from lengthwise_queue.redis_reads import RedisReads
 from lengthwise_queue.script_runner import Call, ScriptRunner
 from lengthwise_queue.scripts import load_all
 
@@ -70,68 +72,89 @@ class StoreSettings:
     keep_finished: int = 10_000  #: Ids kept in the lists of finished and of dead jobs.
     connect_timeout_s: float = 1.0
     command_timeout_s: float = 5.0
+    durability: Durability = Durability.ASYNC  #: What an acknowledged submit or finish survives.
+    durability_replicas: int = 1  #: Of mode `replica`: so many must confirm.
+    durability_timeout_ms: int = 1000  #: Longest wait for a confirmation.
 
 
 class RedisJobStore(RedisReads):
     """See `JobStore`. One object per process; safe to share between tasks."""
 
     def __init__(
-        self, url: str, settings: StoreSettings | None = None, *, now_ms: float | None = None
+        self,
+        redis_at: str | Access,
+        settings: StoreSettings | None = None,
+        *,
+        now_ms: float | None = None,
     ) -> None:
         """Connects on first use.
 
         Args:
-            url: `redis://`, `rediss://` or `unix://`; may hold a password, which is never logged.
+            redis_at: Where Redis is: an `Access`, or a URL that holds all that one needs.
             settings: Times; the defaults suit production.
             now_ms: Tests only ever set the attribute of this name: the scripts then take it for
                 the clock, ms since the epoch. None: the server's clock.
         """
-        self.settings = settings or StoreSettings()
+        self.settings = s = settings or StoreSettings()
         self.now_ms = now_ms
-        self._url = url
-        self._scripts = load_all()
-        self._redis = self._client(self.settings.command_timeout_s)
-        # Its timeout is the runner's: one for a pipeline, not one for each reply.
-        self._script_client = self._client(None)
-        self._runner = ScriptRunner(
-            self._script_client, self._scripts, timeout_s=self.settings.command_timeout_s
+        self._connections = Connections(
+            redis_at if isinstance(redis_at, Access) else Access.parse(redis_at),
+            connect_timeout_s=s.connect_timeout_s,
+            command_timeout_s=s.command_timeout_s,
         )
+        self._scripts = load_all()
+        self._confirmation = confirmation(
+            s.durability, replicas=s.durability_replicas, timeout_ms=s.durability_timeout_ms
+        )
+        self._runners: dict[tuple[str, bool], tuple[ScriptRunner, redis.Redis]] = {}
         self._waiting: dict[str, redis.Redis] = {}
         self._pubsub: dict[str, Any] = {}
         self._hubs: dict[str, OutputHub] = {}
         self._emitted: dict[str, int] = {}
 
-    def _client(self, timeout_s: float | None) -> redis.Redis:
-        # A broken pooled connection is replaced at once, a refused one is not insisted on: a
-        # caller should hear "503" within a blink. Every script may be repeated (claim: a lease
-        # whose reply was lost runs out and the job goes back to the line).
-        return redis.Redis.from_url(
-            self._url,
-            protocol=2,
-            socket_connect_timeout=self.settings.connect_timeout_s,
-            socket_timeout=timeout_s,
-            retry=Retry(ExponentialBackoff(cap=0.05, base=0.01), 2),
-        )
-
     @property
     def client(self) -> Any:
-        """The pooled client, for what is kept beside jobs: files, batches, responses."""
-        return self._redis
+        """The pooled client, for what is kept beside jobs: files, batches, responses.
+
+        In a Cluster a pipeline may hold keys of many slots, a transaction only those of one.
+        """
+        return self._connections.general
 
     # ------------------------------------------------------------------ scripts
 
     async def _run(self, *calls: Call) -> list[Any]:
-        """Run scripts, in order, in one round trip."""
-        try:
-            answers = await self._runner.run(calls)
-        except AWAY as exc:
-            raise away() from exc
+        """Run scripts about one queue, in order, in one round trip."""
+        return await self._ask(self._runner(calls[0][1][0], confirmed=False), calls)
+
+    async def _run_confirmed(self, *calls: Call) -> tuple[list[Any], str | None]:
+        """The same for writes whose loss matters; with what their durability lacks, in words."""
+        if self._confirmation is None:
+            return await self._run(*calls), None
+        answers = await self._ask(self._runner(calls[0][1][0], confirmed=True), calls)
+        return answers[:-1], answers[-1]
+
+    async def _ask(self, runner: ScriptRunner, calls: Sequence[Call]) -> list[Any]:
+        with reaching_redis():
+            answers = await runner.run(calls)
         for answer in answers:
-            if isinstance(answer, AWAY):
-                raise away() from answer
             if isinstance(answer, Exception):
-                raise answer
+                raise away(answer) if is_away(answer) else answer
         return answers
+
+    def _runner(self, key: str, *, confirmed: bool) -> ScriptRunner:
+        """That of a key's slot. Confirmed writes go apart: nothing else waits for replicas."""
+        name = self._connections.slot(key), confirmed
+        if name not in self._runners:
+            # Its timeout is the runner's: one for a pipeline, not one for each reply.
+            client = self._connections.own(key, None)
+            runner = ScriptRunner(
+                client,
+                self._scripts,
+                timeout_s=self.settings.command_timeout_s,
+                confirmation=self._confirmation if confirmed else None,
+            )
+            self._runners[name] = runner, client
+        return self._runners[name][0]
 
     @property
     def _now(self) -> str:
@@ -347,7 +370,8 @@ class RedisJobStore(RedisReads):
         if client is None:
             # A connection of its own: a blocking command that is cancelled leaves its reply
             # behind, and must never leave it to somebody else (redis-py #2624).
-            client = self._waiting[queue] = self._client(timeout_s + 5)
+            key = QueueKeys(queue).wake
+            client = self._waiting[queue] = self._connections.own(key, timeout_s + 5)
         # In a task of its own, because redis-py can swallow a cancellation that comes together
         # with the reply; whoever cancels the wait is let go at once. A marker popped in that very
         # moment is put back by the next tick.
@@ -362,8 +386,8 @@ class RedisJobStore(RedisReads):
                 popped.cancel()
                 await asyncio.wait({popped}, timeout=0.5)
             await client.aclose()
-            if isinstance(exc, AWAY):
-                raise away() from exc
+            if is_away(exc):
+                raise away(exc) from exc
             raise
 
     async def cancellations(self, queue: str, timeout_s: float) -> list[str]:
@@ -371,7 +395,9 @@ class RedisJobStore(RedisReads):
         pubsub = self._pubsub.get(queue)
         try:
             if pubsub is None:
-                pubsub = self._pubsub[queue] = self._redis.pubsub(ignore_subscribe_messages=True)
+                pubsub = self._pubsub[queue] = self._at(queue).pubsub(
+                    ignore_subscribe_messages=True
+                )
                 await pubsub.subscribe(QueueKeys(queue).control)
             first = await pubsub.get_message(timeout=timeout_s)
             ids: list[str] = []
@@ -381,8 +407,8 @@ class RedisJobStore(RedisReads):
         except BaseException as exc:
             if self._pubsub.pop(queue, None) is not None and pubsub is not None:
                 await pubsub.aclose()
-            if isinstance(exc, AWAY):
-                raise away() from exc
+            if is_away(exc):
+                raise away(exc) from exc
             raise
         return ids
 
@@ -394,7 +420,9 @@ class RedisJobStore(RedisReads):
         if hub is None:
             k = QueueKeys(queue)
             hub = self._hubs[queue] = OutputHub(
-                self._client(OutputHub.BLOCK_S + 5), self._redis, f"{k.prefix}nudge:"
+                self._connections.own(k.prefix, OutputHub.BLOCK_S + 5),
+                self._at(queue),
+                f"{k.prefix}nudge:",
             )
         out = QueueKeys(queue).out(job_id)
         if hub.is_behind(out, after):
@@ -410,7 +438,7 @@ class RedisJobStore(RedisReads):
 
         Waiting jobs keep the price that they have: a new k, or new classes, are for new jobs.
         """
-        await self._read(self._redis.hset(QUEUES, name, settings.model_dump_json()))
+        await read(self._connections.of(QUEUES).hset(QUEUES, name, settings.model_dump_json()))
         await self._govern(name, policy=settings.policy)
 
     async def set_mode(self, queue: str, mode: Mode) -> None:
@@ -433,7 +461,7 @@ class RedisJobStore(RedisReads):
 
     async def check(self) -> None:
         """Raise `StoreUnavailable` unless Redis answers and is fit: version, no eviction policy."""
-        info = cast("dict[str, Any]", await self._read(self._redis.info()))
+        info = cast("dict[str, Any]", await read(self._connections.of(QUEUES).info()))
         version = str(info.get("redis_version", "0"))
         if int(version.split(".")[0]) < 7:
             raise StoreUnavailable(
@@ -454,9 +482,10 @@ class RedisJobStore(RedisReads):
             await pubsub.aclose()
         for client in self._waiting.values():
             await client.aclose()
-        await self._runner.aclose()
-        await self._script_client.aclose()
-        await self._redis.aclose()
+        for runner, client in self._runners.values():
+            await runner.aclose()
+            await client.aclose()
+        await self._connections.aclose()
 
 
 def _text(number: float | None) -> str:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import Any
 
 from lengthwise_queue.keys import response_key
-from lengthwise_queue.redis_reads import AWAY, away
+from lengthwise_queue.redis_errors import read
 from lengthwise_queue.response_object import ResponseRecord
 from lengthwise_queue.storage_scripts import StorageScript
-
-T = TypeVar("T")
 
 
 class ResponseStore:
@@ -33,20 +30,14 @@ class ResponseStore:
     async def put(self, record: ResponseRecord, ttl_ms: int) -> None:
         """Keep a record for so long, ms."""
         text = json.dumps(record.as_json(), separators=(",", ":"))
-        await self._read(self._redis.set(response_key(record.id), text, px=ttl_ms))
+        await read(self._redis.set(response_key(record.id), text, px=ttl_ms))
 
     async def get(self, tenant: str, response_id: str) -> ResponseRecord | None:
         """A tenant's record; None: it has none of that id."""
-        raw = await self._read(self._redis.get(response_key(response_id)))
+        raw = await read(self._redis.get(response_key(response_id)))
         record = None if raw is None else ResponseRecord(**json.loads(raw))
         return record if record is not None and record.tenant == tenant else None
 
     async def drop(self, response_id: str) -> None:
         """Forget a record."""
-        await self._read(self._redis.unlink(response_key(response_id)))
-
-    async def _read(self, reply: Awaitable[T]) -> T:
-        try:
-            return await reply
-        except AWAY as exc:
-            raise away() from exc
+        await read(self._redis.unlink(response_key(response_id)))

@@ -22,6 +22,7 @@ import redis.asyncio as redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, ResponseError
 
+from lengthwise_queue.durability import Confirmation
 from lengthwise_queue.scripts import Script
 
 #: One script to run: its name, its keys, its arguments.
@@ -44,7 +45,12 @@ class ScriptRunner:
     """See the module. Use from one event loop."""
 
     def __init__(
-        self, client: redis.Redis, scripts: Mapping[str, Script], *, timeout_s: float
+        self,
+        client: redis.Redis,
+        scripts: Mapping[str, Script],
+        *,
+        timeout_s: float,
+        confirmation: Confirmation | None = None,
     ) -> None:
         """Nothing is opened before the first call.
 
@@ -53,8 +59,10 @@ class ScriptRunner:
                 would cost a timer for each reply.
             scripts: By name.
             timeout_s: Longest that a pipeline may take, s.
+            confirmation: Asked for behind each pipeline; the answers end with what it lacks.
         """
         self._client, self._timeout_s = client, timeout_s
+        self._confirmation = confirmation
         self._heads = {name: ("EVALSHA", script.sha.encode()) for name, script in scripts.items()}
         self._loads = {
             name: _pack("SCRIPT", "LOAD", script.text) for name, script in scripts.items()
@@ -65,7 +73,8 @@ class ScriptRunner:
     async def run(self, calls: Sequence[Call]) -> list[Any]:
         """What each script answers, in order; an error reply is an exception in its place.
 
-        Loads scripts that the server does not know.
+        Loads scripts that the server does not know. With a `confirmation`, there is one answer
+        more: None, or what is missing, in words.
 
         Raises:
             redis.exceptions.RedisError, OSError: The server did not answer. Some or all of the
@@ -105,30 +114,38 @@ class ScriptRunner:
             if not isinstance(exc, Exception):
                 raise
             return
-        first = 0
+        first, count = 0, sum(len(asked.calls) for asked in batch)
         for asked in batch:
             behind = first + len(asked.calls)
             if not asked.answers.done():
-                asked.answers.set_result(answers[first:behind])
+                asked.answers.set_result([*answers[first:behind], *answers[count:]])
             first = behind
 
     async def _round_trip(self, calls: Sequence[Call]) -> list[Any]:
         packed = [_pack(*self._heads[name], len(keys), *keys, *args) for name, keys, args in calls]
+        confirmation = self._confirmation
+        asks = confirmation.commands(calls[0][1][0]) if confirmation is not None else []
+        confirm = [_pack(*command) for command in asks]
         pool = self._client.connection_pool
         async with asyncio.timeout(self._timeout_s):  # it greets the server, who may be silent
             connection = await pool.get_connection()  # type: ignore[no-untyped-call]
 
         async def once() -> list[Any]:
             async with asyncio.timeout(self._timeout_s):
-                answers = await _exchange(connection, packed)
+                answers = await _exchange(connection, [*packed, *confirm])
+                confirmed = answers[len(packed) :]
+                del answers[len(packed) :]
                 missing = [i for i, a in enumerate(answers) if isinstance(a, NoScriptError)]
                 if missing:
                     # A new server, or one that forgot: after a failover, or SCRIPT FLUSH.
                     loads = [self._loads[name] for name in {calls[i][0] for i in missing}]
-                    again = await _exchange(connection, [*loads, *(packed[i] for i in missing)])
-                    for i, answer in zip(missing, again[len(loads) :], strict=True):
+                    resent = [packed[i] for i in missing]
+                    again = await _exchange(connection, [*loads, *resent, *confirm])
+                    del again[: len(loads)]
+                    for i, answer in zip(missing, again, strict=False):
                         answers[i] = answer
-            return answers
+                    confirmed = again[len(missing) :]
+            return answers if confirmation is None else [*answers, confirmation.missing(confirmed)]
 
         try:
             retried = connection.retry.call_with_retry(once, lambda _: connection.disconnect())

@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from lengthwise_queue.redis_settings import RedisSettings
 
 
-class Settings(BaseSettings):
+class Settings(RedisSettings):
     """One field, one environment variable: `redis_url` is `LENGTHWISE_QUEUE_REDIS_URL`."""
 
-    model_config = SettingsConfigDict(env_prefix="LENGTHWISE_QUEUE_", frozen=True)
-
-    redis_url: str = Field(
-        default="redis://127.0.0.1:6379/0", description="The Redis or Valkey that holds everything"
+    model_config = SettingsConfigDict(
+        env_prefix="LENGTHWISE_QUEUE_",
+        frozen=True,
+        hide_input_in_errors=True,  # some are secrets
     )
+
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on; 0: any free")
     predictor_url: str | None = Field(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from lengthwise_queue.redis_reads import AWAY, away
+from lengthwise_queue.redis_errors import reaching_redis
 
 
 class StorageScript:
@@ -26,7 +26,5 @@ class StorageScript:
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        try:
+        with reaching_redis():
             return await self._script(keys=keys, args=args)
-        except AWAY as exc:
-            raise away() from exc

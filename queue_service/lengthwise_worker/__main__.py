@@ -27,11 +27,16 @@ log = logging.getLogger("lengthwise_worker")
 
 async def _serve(settings: Settings) -> None:
     times = StoreSettings(
-        lease_ms=settings.lease_ms, beat_ms=settings.beat_ms, tick_ms=settings.tick_ms
+        lease_ms=settings.lease_ms,
+        beat_ms=settings.beat_ms,
+        tick_ms=settings.tick_ms,
+        durability=settings.durability,
+        durability_replicas=settings.durability_replicas,
+        durability_timeout_ms=settings.durability_timeout_ms,
     )
 
     def open_store() -> JobStore:
-        return RedisJobStore(settings.redis_url, times)
+        return RedisJobStore(settings.redis_access(), times)
 
     metrics = Metrics()
     worker = Worker(settings, open_engine(settings), open_store, metrics)

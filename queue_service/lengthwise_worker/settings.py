@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
+from lengthwise_queue.redis_settings import RedisSettings
 from lengthwise_worker.batching import BatchingMode
 
 EngineKind = Literal["vllm", "openai", "llama.cpp", "simulated"]
@@ -21,7 +22,7 @@ def _new_id() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
 
 
-class Settings(BaseSettings):
+class Settings(RedisSettings):
     """One field, one environment variable: `redis_url` is `LENGTHWISE_WORKER_REDIS_URL`."""
 
     model_config = SettingsConfigDict(
@@ -31,9 +32,6 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,  # one of them is a key
     )
 
-    redis_url: str = Field(
-        default="redis://127.0.0.1:6379/0", description="The Redis or Valkey that holds everything"
-    )
     queue: str = Field(min_length=1, description="The queue to serve: the served model's name")
     worker_id: str = Field(default_factory=_new_id, min_length=1, description="Who this worker is")
 

@@ -121,7 +121,7 @@ def test_one_tenant_that_dumps_3000_jobs_does_not_double_the_waits_of_the_others
 
     async def body(store: RedisJobStore) -> None:
         alone = await serve(store, quiet, 4)
-        await store._redis.flushdb()
+        await store.client.flushdb()
         together = await serve(store, [*quiet, *dump], 4)
         mine = [together[a.job.id] for a in quiet]
         # Being alone means no wait at all at this load; so the unit is the time of one answer.
@@ -352,7 +352,7 @@ def test_the_fcfs_counterfactual_is_what_fcfs_really_does(redis_url: str) -> Non
             assert record.fcfs_wait_ms is not None
             told[a.job.id] = record.fcfs_wait_ms
         stats = await store.stats(Q)
-        await store._redis.flushdb()
+        await store.client.flushdb()
         await store.put_queue(Q, QueueSettings(policy="fcfs"))
         really = await serve(store, arrivals, 1)
         # A job is begun only when a slot is free, so the clock stands still between two claims:
@@ -430,7 +430,7 @@ def test_a_dead_letter_whose_request_is_gone_stays_dead(redis_url: str) -> None:
         await submit(store, "a0", "a", 10)
         [claim] = await store.claim(Q, worker_id="w", count=1)
         await store.finish(Q, claim.lease, Outcome(kind=OutcomeKind.ERROR), worker_id="w")
-        await store._redis.delete(f"lw:{{{Q}}}:in:a0")
+        await store.client.delete(f"lw:{{{Q}}}:in:a0")
         assert await store.redrive(Q, "a0") is JobState.FAILED
 
     run(body, redis_url)
@@ -495,7 +495,7 @@ def test_a_tenant_that_is_gone_leaves_nothing_behind(redis_url: str) -> None:
         store.now_ms += store.settings.retention_ms + 1
         await store.tick(Q)
         assert (await store.stats(Q)).tenants == []
-        left = [key async for key in store._redis.scan_iter() if b"once" in key]
+        left = [key async for key in store.client.scan_iter() if b"once" in key]
         assert left == []
 
     run(body, redis_url)

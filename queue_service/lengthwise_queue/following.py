@@ -1,0 +1,155 @@
+"""Connection pools that follow a primary: of a Sentinel service, or of one slot of a Cluster.
+
+Every connection asks where the primary is when it connects, and again now and then, so that a
+primary that was voted out but still answers us is left within seconds. Built on the client's own
+pool for Sentinel; for a Cluster, `SlotOwners` answers in the Sentinels' place. All keys of a queue
+share a slot, so on such a pool pipelines, transactions, blocking reads, pub/sub and WAIT work as
+they do on one server (docs/decisions/0030-redis-cluster.md). Called by connection.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from redis.asyncio.sentinel import (
+    MasterNotFoundError,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    ConnectionError,  # noqa: A004 - the client's own, not the built-in
+    RedisError,
+)
+
+log = logging.getLogger(__name__)
+
+#: How often a pool in use asks again where its primary is, s.
+LOOK_EVERY_S = 2.0
+
+
+class _Following(SentinelManagedConnection):
+    """A connection that lets go of a node which says that the slot is elsewhere."""
+
+    async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().read_response(*args, **kwargs)
+        except (AskError, ClusterDownError) as exc:  # MOVED is an AskError, too
+            await self.disconnect()
+            raise ConnectionError(f"not served here now: {exc}") from exc
+
+
+class _FollowingTls(_Following, SentinelManagedSSLConnection):
+    """The same, over TLS."""
+
+
+class FollowingPool(SentinelConnectionPool):
+    """A pool of connections to `service`'s primary, which `manager.discover_master` names."""
+
+    def __init__(self, service: str, manager: Any, *, tls: bool, **options: Any) -> None:
+        kind = _FollowingTls if tls else _Following
+        super().__init__(  # type: ignore[no-untyped-call]
+            service, manager, connection_class=kind, **options
+        )
+        self._looked_s = time.monotonic()
+        self._look: asyncio.Task[None] | None = None
+
+    async def get_connection(self, *args: Any, **kwargs: Any) -> Any:
+        """A connected connection; its caller never waits for a look at where the primary is."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s > LOOK_EVERY_S and (self._look is None or self._look.done()):
+            self._looked_s = now_s
+            self._look = asyncio.create_task(self._look_again())
+        return await super().get_connection(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    async def release(self, connection: Any) -> None:
+        """Take a connection back; one to a former primary is closed."""
+        if (connection.host, connection.port) != self.master_address:
+            await connection.disconnect()
+        await super().release(connection)
+
+    async def _look_again(self) -> None:
+        before = self.master_address
+        try:
+            # Closes what is idle if it has changed.
+            await self.get_master_address()  # type: ignore[no-untyped-call]
+        except (RedisError, OSError) as exc:
+            log.debug("nobody says where the primary is", extra={"error": str(exc)})
+            return
+        if before is not None and before != self.master_address:
+            log.warning(
+                "primary changed", extra={"of": self.service_name, "now": str(self.master_address)}
+            )
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        if self._look is not None:
+            self._look.cancel()
+            await asyncio.wait({self._look})
+        await super().aclose()
+
+
+class SlotOwners:
+    """Who serves which slot of a Cluster, asked of any of its nodes."""
+
+    def __init__(
+        self, nodes: tuple[tuple[str, int], ...], open_node: Callable[[str, int], Any]
+    ) -> None:
+        self._seeds = nodes
+        self._open = open_node
+        self._nodes: dict[tuple[str, int], Any] = {}
+        self._last: tuple[str, int] | None = None  #: Who answered last; it is asked first.
+
+    async def discover_master(self, service_name: str) -> tuple[str, int]:
+        """The address of the primary that serves slot `service_name`.
+
+        Raises:
+            MasterNotFoundError: No node answers, or none serves that slot.
+        """
+        slot = int(service_name)
+        problems: list[str] = []
+        known = [self._last] if self._last is not None else []
+        for node in dict.fromkeys((*known, *self._seeds, *self._nodes)):
+            try:
+                client = self._client(node)
+                table = await client.execute_command("CLUSTER SLOTS")
+            except (RedisError, OSError) as exc:
+                problems.append(f"{node[0]}:{node[1]} {exc!r}")
+                continue
+            self._last = node
+            owner = None
+            for first, last, primary, *replicas in table:
+                for host, port, *_ in (primary, *replicas):
+                    self._client((_host(host, node), int(port)))
+                if first <= slot <= last:
+                    owner = (_host(primary[0], node), int(primary[1]))
+            if owner is not None:
+                return owner
+            problems.append(f"{node[0]}:{node[1]} knows of none")
+        self._last = None
+        raise MasterNotFoundError(f"no node serves slot {slot}: {', '.join(problems)}")
+
+    def _client(self, node: tuple[str, int]) -> Any:
+        client = self._nodes.get(node)
+        if client is None:
+            client = self._nodes[node] = self._open(*node)
+        return client
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        for client in self._nodes.values():
+            with contextlib.suppress(RedisError, OSError):
+                await client.aclose()
+
+
+def _host(announced: Any, asked: tuple[str, int]) -> str:
+    """A node's host; an empty or unknown one means "where you asked me" (CLUSTER SLOTS)."""
+    name = announced.decode() if isinstance(announced, bytes) else announced
+    return asked[0] if name in (None, "", "?") else str(name)
