@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lengthwise_contract.api import Endpoint
+from lengthwise_queue import api_docs
 from lengthwise_queue.batch_store import ENDED, MAX_BATCHES, Batch, BatchStatus
 from lengthwise_queue.errors import BadRequest, ObjectNotFound, StorageFull
 from lengthwise_queue.ownership import SECURED, tenant_of
@@ -16,7 +17,7 @@ from lengthwise_queue.request_body import parse_object, read_body, wrong_field
 from lengthwise_queue.service import of
 from lengthwise_queue.views import listing
 
-router = APIRouter(tags=["batches"], dependencies=SECURED)
+router = APIRouter(tags=["batches"], dependencies=SECURED, responses=api_docs.ALWAYS)
 
 
 class ExpiresAfter(BaseModel):
@@ -40,15 +41,11 @@ class BatchRequest(BaseModel):
     output_expires_after: ExpiresAfter | None = None
 
 
-_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": BatchRequest.model_json_schema()}},
-    }
-}
-
-
-@router.post("/v1/batches", openapi_extra=_BODY)
+@router.post(
+    "/v1/batches",
+    openapi_extra=api_docs.json_body(BatchRequest),
+    responses=api_docs.errors(400, 413, 415),
+)
 async def create_batch(request: Request) -> dict[str, Any]:
     """Make a batch of an uploaded file. Its lines are checked before any of them runs."""
     service, tenant = of(request), tenant_of(request).name
@@ -93,7 +90,7 @@ async def create_batch(request: Request) -> dict[str, Any]:
     return batch_view(await _batch(request, batch_id))
 
 
-@router.get("/v1/batches")
+@router.get("/v1/batches", responses=api_docs.errors(400))
 async def list_batches(
     request: Request,
     after: str | None = Query(default=None, max_length=100),
@@ -106,13 +103,13 @@ async def list_batches(
     return listing([batch_view(batch) for batch in batches], more)
 
 
-@router.get("/v1/batches/{batch_id}")
+@router.get("/v1/batches/{batch_id}", responses=api_docs.errors(404))
 async def get_batch(request: Request, batch_id: str) -> dict[str, Any]:
     """One batch, with how many of its requests are done."""
     return batch_view(await _batch(request, batch_id))
 
 
-@router.post("/v1/batches/{batch_id}/cancel")
+@router.post("/v1/batches/{batch_id}/cancel", responses=api_docs.errors(404))
 async def cancel_batch(request: Request, batch_id: str) -> dict[str, Any]:
     """Withdraw a batch: what runs is stopped, what is done stays; again changes nothing."""
     service = of(request)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
+from lengthwise_queue import api_docs
 from lengthwise_queue.errors import BadRequest, BodyTooLarge, ObjectNotFound
 from lengthwise_queue.file_store import LONGEST_TTL_MS, FileGone, FileWriter, StoredFile
 from lengthwise_queue.form_body import Field, FileBegin, FormReader
@@ -17,7 +18,7 @@ from lengthwise_queue.ownership import SECURED, tenant_of
 from lengthwise_queue.service import Service, of
 from lengthwise_queue.views import listing
 
-router = APIRouter(tags=["files"], dependencies=SECURED)
+router = APIRouter(tags=["files"], dependencies=SECURED, responses=api_docs.ALWAYS)
 
 #: What an uploaded file may be for. OpenAI has more; nothing here would read those.
 PURPOSE = "batch"
@@ -49,8 +50,15 @@ _FORM: dict[str, Any] = {
     }
 }
 
+_CONTENT: api_docs.Responses = {
+    200: {
+        "description": "The file's bytes",
+        "content": {"application/octet-stream": {"schema": {"type": "string"}}},
+    }
+}
 
-@router.post("/v1/files", openapi_extra=_FORM)
+
+@router.post("/v1/files", openapi_extra=_FORM, responses=api_docs.errors(400, 413, 415))
 async def upload_file(request: Request) -> dict[str, Any]:
     """Upload a file, of any size up to the limit; it is stored as it comes."""
     service, tenant = of(request), tenant_of(request).name
@@ -136,7 +144,7 @@ async def _abandoned(writer: FileWriter) -> None:
         await writer.abandon()
 
 
-@router.get("/v1/files")
+@router.get("/v1/files", responses=api_docs.errors(400))
 async def list_files(
     request: Request,
     purpose: str | None = None,
@@ -151,13 +159,17 @@ async def list_files(
     return listing([file_view(file) for file in files], more)
 
 
-@router.get("/v1/files/{file_id}")
+@router.get("/v1/files/{file_id}", responses=api_docs.errors(404))
 async def get_file(request: Request, file_id: str) -> dict[str, Any]:
     """One file, without its content."""
     return file_view(await _file(request, file_id))
 
 
-@router.get("/v1/files/{file_id}/content", response_class=Response)
+@router.get(
+    "/v1/files/{file_id}/content",
+    response_class=Response,
+    responses=_CONTENT | api_docs.errors(404),
+)
 async def get_content(request: Request, file_id: str) -> Response:
     """A file's content, sent as it is read."""
     file = await _file(request, file_id)
@@ -177,7 +189,7 @@ async def get_content(request: Request, file_id: str) -> Response:
     )
 
 
-@router.delete("/v1/files/{file_id}")
+@router.delete("/v1/files/{file_id}", responses=api_docs.errors(404))
 async def delete_file(request: Request, file_id: str) -> dict[str, Any]:
     """Delete a file. A batch that still reads it fails."""
     file = await _file(request, file_id)

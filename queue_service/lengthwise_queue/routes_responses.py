@@ -15,6 +15,7 @@ from lengthwise_contract.api import Endpoint
 from lengthwise_contract.states import TERMINAL, JobState
 from lengthwise_queue import (
     answers,
+    api_docs,
     intake,
     response_answers,
     response_object,
@@ -32,7 +33,7 @@ from lengthwise_queue.response_object import Answer, ResponseRecord
 from lengthwise_queue.response_request import Asked
 from lengthwise_queue.service import Service, of
 
-router = APIRouter(tags=["responses"], dependencies=SECURED)
+router = APIRouter(tags=["responses"], dependencies=SECURED, responses=api_docs.ALWAYS)
 
 #: What a response is for the engine.
 CHAT: Endpoint = "/v1/chat/completions"
@@ -47,7 +48,44 @@ _PAGE = 1000
 _PARAMS = {"max_tokens": "max_output_tokens", "messages": "input"}
 
 
-@router.post("/v1/responses", response_model=None)
+_BODY: dict[str, Any] = {
+    "title": "ResponseRequest",
+    "type": "object",
+    "required": ["model", "input"],
+    "properties": {
+        "model": {"type": "string", "minLength": 1, "maxLength": 256},
+        "input": {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {"type": "array", "minItems": 1, "items": {"type": "object"}},
+            ]
+        },
+        "instructions": {"type": ["string", "null"]},
+        "max_output_tokens": {"type": ["integer", "null"], "minimum": 1},
+        "background": {"type": ["boolean", "null"]},
+        "stream": {"type": ["boolean", "null"]},
+        "store": {"type": ["boolean", "null"]},
+        "previous_response_id": {"type": ["string", "null"]},
+    },
+}
+
+_OK: api_docs.Responses = {
+    200: {
+        "description": "The response; with `stream`, its events",
+        "content": {
+            "application/json": {"schema": {"type": "object"}},
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+    }
+}
+
+
+@router.post(
+    "/v1/responses",
+    response_model=None,
+    responses=_OK | api_docs.errors(400, 404, 409, 413, 415, 422, 429, 502, 504),
+    openapi_extra=api_docs.json_body(_BODY) | api_docs.IDEMPOTENCY_KEY,
+)
 async def create_response(request: Request) -> Response:
     """Ask for a response. With `background` it is answered at once, and read later.
 
@@ -105,7 +143,11 @@ async def create_response(request: Request) -> Response:
     return await response_answers.plain(visit, record, request.receive)
 
 
-@router.get("/v1/responses/{response_id}", response_model=None)
+@router.get(
+    "/v1/responses/{response_id}",
+    response_model=None,
+    responses=_OK | api_docs.errors(400, 404),
+)
 async def get_response(
     request: Request,
     response_id: str,
@@ -122,7 +164,11 @@ async def get_response(
     return response_answers.EventStream(service, record, after=after)
 
 
-@router.post("/v1/responses/{response_id}/cancel", response_model=None)
+@router.post(
+    "/v1/responses/{response_id}/cancel",
+    response_model=None,
+    responses=api_docs.errors(400, 404),
+)
 async def cancel_response(request: Request, response_id: str) -> Response:
     """Withdraw a background response; again, or after its end, changes nothing."""
     service = of(request)
@@ -137,7 +183,7 @@ async def cancel_response(request: Request, response_id: str) -> Response:
     return _json(await _view(service, record))
 
 
-@router.delete("/v1/responses/{response_id}", response_model=None)
+@router.delete("/v1/responses/{response_id}", response_model=None, responses=api_docs.errors(404))
 async def delete_response(request: Request, response_id: str) -> Response:
     """Forget a response, and withdraw it if it is not done."""
     service = of(request)
@@ -147,7 +193,11 @@ async def delete_response(request: Request, response_id: str) -> Response:
     return _json({"id": record.id, "object": "response", "deleted": True})
 
 
-@router.get("/v1/responses/{response_id}/input_items", response_model=None)
+@router.get(
+    "/v1/responses/{response_id}/input_items",
+    response_model=None,
+    responses=api_docs.errors(400, 404),
+)
 async def list_input_items(
     request: Request,
     response_id: str,
