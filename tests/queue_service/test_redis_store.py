@@ -187,6 +187,23 @@ def test_emit_again_after_a_lost_reply_appends_nothing_twice(redis_url: str) -> 
     run(body, redis_url)
 
 
+def test_a_worker_that_is_ahead_of_the_record_has_lost_its_claim(redis_url: str) -> None:
+    # A failover that forgot two pieces: appending the third would leave a silent gap in the answer.
+    async def body(store: RedisJobStore) -> None:
+        await accept(store, "0a")
+        claim = await claim_one(store)
+        await store.emit(Q, claim.lease, [b"1"])
+        store._emitted[claim.lease.nonce] = 3
+        assert await store.emit(Q, claim.lease, [b"4"]) is LeaseState.LOST
+        store._emitted[claim.lease.nonce] = 3
+        assert (await store.finish(Q, claim.lease, OK, chunks=[b"4"], worker_id="w")).state is None
+        store.now_ms = T0 + 20_000
+        await store.tick(Q)
+        assert (await claim_one(store)).lease.attempt == 2
+
+    run(body, redis_url)
+
+
 def test_a_lease_that_runs_out_returns_the_job_with_its_original_due_time(redis_url: str) -> None:
     async def body(store: RedisJobStore) -> None:
         await accept(store, "0a", slack_ms=100.0)

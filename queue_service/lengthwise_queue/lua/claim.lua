@@ -24,7 +24,7 @@ if redis.call("HGET", line.meta, "mode") == "paused" then
   return {}
 end
 
-local claims, mine, looked, overtaken, wait_ms, waits, gone = {}, {}, 0, 0, 0, 0, 0
+local claims, mine, looked, overtaken, wait_ms, waits, taken, last = {}, {}, 0, 0, 0, 0, 0, 0
 
 local function take(id, tenant, alone, start)
   local job = line.prefix .. "job:" .. id
@@ -34,7 +34,8 @@ local function take(id, tenant, alone, start)
   local payload = redis.pcall("GET", line.prefix .. "in:" .. id)
   local readable = not record.err
   local cost, weight = read_price(readable and record[4])
-  gone = served(line, cost or 0) - (cost or 0)
+  last = cost or 0
+  taken = taken + last
   local _, since, deadline = read_times(readable and record[3])
   local attempt, spent = read_runs(readable and record[6])
   if not (cost and deadline and attempt) or record[1] ~= "queued" or type(payload) ~= "string"
@@ -97,6 +98,7 @@ while #claims < count and looked < count + 100 do
   end
 end
 
+local gone = served(line, taken) - last
 if redis.call("EXISTS", line.tenants) == 1 then
   redis.call("ZADD", line.wake, 0, "work") -- the next idle worker wakes in its turn
 else
@@ -121,4 +123,5 @@ if #fcfs_waits > 0 then
   redis.call("HINCRBY", line.meta, "fcfs_waits", #fcfs_waits)
   redis.call("HINCRBY", line.meta, "fcfs_wait_ms", string.format("%.0f", sum))
 end
+count_ended(line)
 return claims

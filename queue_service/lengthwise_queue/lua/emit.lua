@@ -25,7 +25,12 @@ local record = redis.call("HMGET", job, "state", "nonce", "cancel", "runs", "emi
 if record[1] ~= "running" or record[2] ~= nonce then
   return "lost"
 end
+-- A worker that is ahead of the record spoke to a server that is gone: what lies between is lost,
+-- so the claim is, and the job is answered anew when its lease runs out.
 local attempt, emitted = string.match(record[4], "^%d+"), tonumber(record[5] or "0")
+if tonumber(first) > emitted then
+  return "lost"
+end
 for i = 7 + math.max(0, emitted - tonumber(first)), #ARGV do
   redis.call("XADD", out, "MAXLEN", "~", max_entries, "*", "k", "chunk", "a", attempt, "d", ARGV[i])
   emitted = emitted + 1

@@ -17,6 +17,7 @@ RETURNS
 --@include tenant_line
 --@include end_job
 local lengths = unpack(KEYS, 11)
+local ENDED = {succeeded = true, failed = true, cancelled = true, expired = true}
 
 local function finish(id, nonce, outcome, prompt_tokens, output_tokens, service_ms, error_json,
   delay_ms, first, pieces_from, pieces_to)
@@ -27,18 +28,20 @@ local function finish(id, nonce, outcome, prompt_tokens, output_tokens, service_
     return "lost"
   end
   local cancel, tenant = record[3], record[6]
-  if record[11] then
-    local by, state = string.match(record[11], "^(%S+) (%S+)$")
-    if by == nonce then
-      return state
-    end
-  end
+  local emitted = tonumber(record[5] or "0")
   if record[1] ~= "running" or record[2] ~= nonce then
-    return "lost"
+    -- Perhaps it was said before: the job ended by this very claim, or went back to the line.
+    if record[2] == nonce and ENDED[record[1]] then
+      return record[1]
+    end
+    local by, state = string.match(record[11] or "", "^(%S+) (%S+)$")
+    return by == nonce and state or "lost"
+  elseif tonumber(first) > emitted then
+    return "lost" -- see emit
   end
   local attempt, spent = read_runs(record[4])
   local cost, weight, slack, offset = read_price(record[7])
-  local from = pieces_from + math.max(0, (tonumber(record[5] or "0") - tonumber(first)))
+  local from = pieces_from + math.max(0, emitted - first)
   for i = from, pieces_to do
     redis.call("XADD", out, "*", "k", "chunk", "a", attempt, "d", ARGV[i])
   end
@@ -75,7 +78,7 @@ local function finish(id, nonce, outcome, prompt_tokens, output_tokens, service_
     end
   end
 
-  local fields = {"done", nonce .. " " .. target}
+  local fields = {}
   local function also(name, value)
     fields[#fields + 1] = name
     fields[#fields + 1] = value
@@ -96,6 +99,7 @@ local function finish(id, nonce, outcome, prompt_tokens, output_tokens, service_
     return target
   end
 
+  also("done", nonce .. " " .. target)
   also("state", target)
   also("runs", attempt .. " " .. (outcome == "retry" and spent or spent - 1))
   redis.call("HSET", job, unpack(fields))
@@ -118,4 +122,5 @@ while at <= #ARGV do
   answers[#answers + 1] = finish(id, nonce, outcome, prompt_tokens, output_tokens, service_ms,
     error_json, delay_ms, first, at - n, at - 1)
 end
+count_ended(line)
 return answers

@@ -35,7 +35,7 @@ local due = now + ((meta[1] or "sjf") == "sjf" and slack or offset)
 deadline = now + deadline - since
 redis.call("HSET", job, "state", "queued", "runs", attempt .. " 0", "due_ms", ms(due),
   "times", ms(accepted) .. " " .. ms(now) .. " " .. ms(deadline))
-redis.call("HDEL", job, "error", "finished_ms", "cancel", "done", "usage")
+redis.call("HDEL", job, "error", "finished_ms", "cancel", "done", "nonce", "usage")
 redis.call("PERSIST", job)
 redis.call("PERSIST", body)
 redis.call("DEL", out)

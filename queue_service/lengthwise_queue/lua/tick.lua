@@ -60,6 +60,9 @@ end
 for _, id in ipairs(past(line.leases)) do
   redis.call("ZREM", line.leases, id)
   local record = read(id, "running")
+  if record then -- its worker is not to hear that it ended the job itself
+    redis.call("HDEL", line.prefix .. "job:" .. id, "nonce")
+  end
   if record and record.cancel then
     end_job(line, id, record.cancel, now, "", record)
     moved[record.cancel] = moved[record.cancel] + 1
@@ -133,4 +136,5 @@ end
 if redis.call("EXISTS", line.tenants) == 1 and redis.call("HGET", line.meta, "mode") ~= "paused" then
   redis.call("ZADD", line.wake, 0, "work")
 end
+count_ended(line)
 return {moved.promoted, moved.returned, moved.failed, moved.expired, moved.cancelled}

@@ -22,7 +22,7 @@ local function end_job(line, id, state, now, error_json, seen, more)
     .. ',"prompt_tokens":' .. number(seen.prompt_tokens)
     .. ',"output_tokens":' .. number(seen.output_tokens) .. "}")
   redis.call("ZREM", line.deadlines, id)
-  redis.call("HINCRBY", line.meta, state, 1)
+  line.ended[state] = (line.ended[state] or 0) + 1
   if state == "failed" then
     keep = line.dead_retention_ms
     redis.call("ZADD", line.prefix .. "dead:" .. seen.tenant, now, id)
@@ -33,6 +33,13 @@ local function end_job(line, id, state, now, error_json, seen, more)
   end
   redis.call("PEXPIRE", job, keep)
   redis.call("PEXPIRE", out, keep)
+end
+
+-- Count what ended; the last thing that a script which ends jobs does.
+local function count_ended(line)
+  for state, number in pairs(line.ended) do
+    redis.call("HINCRBY", line.meta, state, number)
+  end
 end
 
 -- A record that nobody can serve: to the dead letters, whatever it holds, and the line goes on.
