@@ -151,12 +151,8 @@ def _pod_monitor(service: Service, apis: Apis) -> Manifest | None:
                     "port": port,
                     "path": "/metrics",
                     "interval": "15s",
-                    "relabelings": [
-                        {
-                            "sourceLabels": ["__meta_kubernetes_pod_label_lengthwise_dev_service"],
-                            "targetLabel": "service",
-                        }
-                    ],
+                    # The queue's name, as in the metrics of the queue service itself.
+                    "relabelings": [{"targetLabel": "service", "replacement": service.queue}],
                 }
                 for port in ("http", "worker-metrics")
             ],

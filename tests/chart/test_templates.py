@@ -34,6 +34,8 @@ EVERYTHING: Object = {
         "affinity": {"podAntiAffinity": {}},
         "priorityClassName": "high",
         "podAnnotations": {"a": "b"},
+        "extraVolumes": [{"name": "ca", "configMap": {"name": "redis-ca"}}],
+        "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/redis-ca"}],
     },
     "tenants": {"existingSecret": "tenants", "adminKeySecret": "admin"},
     "predictor": {"replicas": 2, "existingClaim": "predictor-model", "claimPath": "v2"},
