@@ -93,6 +93,6 @@ def test_the_jobs_follow_from_the_seed_and_are_of_every_sort() -> None:
     assert len({job.ref for job in jobs}) == 2000
     fates = {job.script.fate for job in jobs}
     assert fates == {"answered", "refused", "broken", "flaky", "killer"}
-    for trait in ("twice", "conflict", "read", "explain", "delay_ms", "cancel_after_s", "key"):
+    for trait in ("twice", "conflict", "read", "explain", "delay_ms", "cancel_after_s", "chat"):
         having = sum(bool(getattr(job, trait)) for job in jobs)
         assert 0 < having < 2000, trait

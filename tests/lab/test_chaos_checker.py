@@ -105,6 +105,11 @@ class Told:
             and (e.get("ref") == of or e.get("id") == f"id-{of}")
         )
 
+    def chat(self, kind: str, text: str | None) -> None:
+        """An OpenAI client heard this of job b."""
+        said = {"ref": "b", "id": "id-b", "text": text, "tries": 2}
+        self.events.append({"op": "chat", "type": kind, **said})
+
     def says_nothing(self) -> None:
         """The service was not asked about job b."""
         self.events.remove(self.find("view"))
@@ -298,6 +303,27 @@ def break_down(told: Told) -> None:
     told.events.append({"op": "exits", "type": "ok", "process": "worker-1", "statuses": [-9, 1]})
 
 
+def tell_a_chat_half_of_it(told: Told) -> None:
+    text = f"b 1100 0 {PIECES};"
+    told.events.append(
+        {"op": "chat", "type": "ok", "ref": "b", "id": "id-b", "text": text, "tries": 1}
+    )
+
+
+def tell_a_chat_that_it_failed(told: Told) -> None:
+    told.events.append(
+        {"op": "chat", "type": "fail", "ref": "b", "id": "id-b", "text": None, "tries": 1}
+    )
+
+
+def answer_with_a_500(told: Told) -> None:
+    told.events.append({"op": "internal_error", "type": "ok", "where": "GET /v1/jobs/id-b"})
+
+
+def never_answer_a_chat(told: Told) -> None:
+    told.chat("info", None)
+
+
 def miscount(told: Told) -> None:
     told.events[-1]["counters"]["succeeded"] = 4
 
@@ -341,6 +367,10 @@ SPOILED: list[tuple[str, Callable[[Told], None]]] = [
     ("wrong_states", change_a_due_time),
     ("wrong_states", misprice_a_job),
     ("started_while_paused", start_while_paused),
+    ("stream_gaps", tell_a_chat_half_of_it),
+    ("accepted_twice", tell_a_chat_that_it_failed),
+    ("unanswered", never_answer_a_chat),
+    ("internal_errors", answer_with_a_500),
     ("crashed", break_down),
     ("wrong_counts", miscount),
     ("wrong_counts", keep_a_ghost_in_the_line),

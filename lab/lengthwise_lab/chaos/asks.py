@@ -73,6 +73,7 @@ class Ask:
     read: bool  #: Somebody reads its output as it comes, with interruptions.
     explain: bool
     peek: bool  #: Another tenant tries to look at it.
+    chat: bool  #: Asked for as an OpenAI stream, and again under its key until it is answered.
 
     @property
     def ref(self) -> str:
@@ -101,20 +102,27 @@ def ask(seed: int, number: int) -> Ask:
         tokens=tokens,
         predicted_tokens=round(tokens * dice.lognormvariate(0.0, 0.4), 1),
     )
+    delay_ms = dice.randrange(50, 1500) if dice.random() < 0.04 else 0
+    conflict = keyed and not twice and dice.random() < 0.02
+    cancel_after_s = dice.uniform(0.0, 2.0) if dice.random() < 0.04 else None
+    plain = fate in ("answered", "flaky") and not (delay_ms or conflict or cancel_after_s)
+    chat = keyed and plain and not (twice or short_lived) and dice.random() < 0.15
+    attempts = 3 if chat else 8  # that face has no way to ask for more
     return Ask(
         number=number,
         script=script,
-        job_class=CLASSES[dice.random() < 0.1],
+        job_class=CLASSES[dice.random() < 0.1 and not chat],
         tenant=dice.choices(list(TENANTS), list(TENANTS.values()))[0],
         key=f"key-{seed}-{number}" if keyed else None,
-        delay_ms=dice.randrange(50, 1500) if dice.random() < 0.04 else 0,
+        delay_ms=delay_ms,
         ttl_ms=dice.randrange(200, 3000) if short_lived else 600_000,
         # Many, so that a job rarely meets so many faults that it fails of them.
-        max_attempts=2 if fate in ("broken", "killer") else 8,
+        max_attempts=2 if fate in ("broken", "killer") else attempts,
         twice=twice,
-        conflict=keyed and not twice and dice.random() < 0.02,
-        cancel_after_s=dice.uniform(0.0, 2.0) if dice.random() < 0.04 else None,
-        read=dice.random() < 0.2,
+        conflict=conflict,
+        cancel_after_s=cancel_after_s,
+        read=dice.random() < 0.2 and not chat,
         explain=dice.random() < 0.03,
         peek=dice.random() < 0.03,
+        chat=chat,
     )

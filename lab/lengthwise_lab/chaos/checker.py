@@ -55,6 +55,7 @@ class _Checker:
         self._check_ends()
         self._check_strangers()
         self._check_outputs()
+        self._check_chats()
         self._check_cancels()
         self._check_prices()
         self._check_tenants()
@@ -101,9 +102,13 @@ class _Checker:
         calls = Counter(e["ref"] for e in self._by_op["execute"] if e["type"] == "invoke")
         report.executions = calls.total()
         report.executed_more_than_once = sum(n > 1 for n in calls.values())
+        report.chats = len(self._by_op["chat"])
+        report.chats_repeated = sum(e["tries"] > 1 for e in self._by_op["chat"])
         report.streams_read = len(self._by_op["read"])
         report.reconnects = sum(e["visits"] - 1 for e in self._by_op["read"])
         report.states = Counter(str(e.get("state", "not found")) for e in self._final.values())
+        for event in self._by_op["internal_error"]:
+            self._violated("internal_errors", event["where"])
         for ref in calls.keys() - self._asked.keys():
             self._violated("unexpected", f"the engine was called for {ref}, which nobody asked for")
 
@@ -187,6 +192,18 @@ class _Checker:
                 self._take(outputs.compare(seen, whole, ended=event["type"] == "ok"), event["id"])
                 if seen and whole and seen[-1][1] == "end" and seen[-1] != whole[-1]:
                     self._violated("accepted_twice", f"{event['id']}: a reader saw another end")
+
+    def _check_chats(self) -> None:
+        """An OpenAI client gets the whole answer of one attempt, or none where there is none."""
+        for chat in self._by_op["chat"]:
+            job_id = chat["id"]
+            state = self._final.get(job_id, {}).get("state")
+            if chat["type"] == "info":
+                self._violated("unanswered", f"{chat['ref']} asked {chat['tries']} times")
+            elif (chat["type"] == "ok") != (state == "succeeded"):
+                self._violated("accepted_twice", f"{job_id} is {state}, a chat heard otherwise")
+            elif chat["type"] == "ok" and chat["text"] != _last_text(self._output.get(job_id, [])):
+                self._violated("stream_gaps", f"{job_id}: a chat heard {chat['text']!r}")
 
     def _take(self, flaws: outputs.Flaws, job_id: str) -> None:
         for name, found in (

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import httpx
 
 from lengthwise_contract.api import QueueSettings
 from lengthwise_lab.chaos.asks import TENANTS, Ask, ask
+from lengthwise_lab.chaos.caller import INSIST_S, Caller
+from lengthwise_lab.chaos.chats import talk
 from lengthwise_lab.chaos.history import History
 from lengthwise_lab.chaos.outputs import Entry, said
 from lengthwise_lab.chaos.system import ADMIN, QUEUE
 from lengthwise_lab.errors import ChaosError
-
-#: How long a client insists, s: far longer than any fault lasts.
-_INSIST_S = 120.0
 
 #: How many hand jobs in at once.
 _SUBMITTERS = 12
@@ -30,26 +29,18 @@ _SUBMITTERS = 12
 class Clients:
     """All of them, on one set of connections."""
 
-    def __init__(
-        self, urls: list[str], keys: Mapping[str, str], history: History, *, seed: int
-    ) -> None:
-        """Nothing is sent yet; `urls` are the queue services, `keys` those of the tenants."""
+    def __init__(self, caller: Caller, history: History, *, seed: int) -> None:
+        """Nothing is sent yet."""
         self.submitted = 0  #: Jobs handed in so far, whatever became of it.
         self.ids: set[str] = set()  #: Of the acknowledged jobs.
-        self._keys = keys
-        self._urls, self._history, self._seed = urls, history, seed
-        self._dice = random.Random(f"clients {seed}")  # noqa: S311 - must repeat
+        self._caller, self._history, self._seed = caller, history, seed
         self._later: set[asyncio.Task[None]] = set()
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-        timeout = httpx.Timeout(25.0, read=30.0)
-        self._http = httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False)
 
     async def aclose(self) -> None:
-        """Close the connections, and give up what is under way."""
+        """Give up what is under way."""
         for task in list(self._later):
             task.cancel()
         await asyncio.gather(*self._later, return_exceptions=True)
-        await self._http.aclose()
 
     # ------------------------------------------------------------------ handing in
 
@@ -74,6 +65,9 @@ class Clients:
             await asyncio.wait(self._later)
 
     async def _one(self, job: Ask) -> None:
+        if job.chat:
+            self._start(self._chat(job))
+            return
         if job.twice:
             a, b = await asyncio.gather(self._submit(job), self._submit(job))
             job_id = a or b
@@ -100,22 +94,13 @@ class Clients:
     async def _submit(self, job: Ask) -> str | None:
         """The id that was acknowledged; None: none was."""
         write, ref = self._history.write, job.ref
-        spec = {
-            "tenant": job.tenant,
-            "fate": job.script.fate,
-            "class": job.job_class,
-            "pieces": job.script.pieces,
-            "delay_ms": job.delay_ms,
-            "ttl_ms": job.ttl_ms,
-            "max_attempts": job.max_attempts,
-        }
-        write("submit", "invoke", ref=ref, key=job.key, spec=spec)
+        write("submit", "invoke", ref=ref, key=job.key, spec=spec_of(job))
         headers = {} if job.key is None else {"Idempotency-Key": job.key}
-        ends = asyncio.get_running_loop().time() + _INSIST_S
+        ends = asyncio.get_running_loop().time() + INSIST_S
         tries = 0
         while asyncio.get_running_loop().time() < ends:
             tries += 1
-            got = await self._call(job.tenant, "POST", "/v1/jobs", _request(job), headers)
+            got = await self._caller.call(job.tenant, "POST", "/v1/jobs", _request(job), headers)
             if got is not None and got.is_success:
                 view = got.json()
                 known = {n: view[n] for n in ("accepted_ms", "due_ms", "predicted_tokens", "state")}
@@ -130,7 +115,7 @@ class Clients:
                 return None
             if job.key is None:
                 break
-            await asyncio.sleep(self._dice.uniform(0.1, 0.5))
+            await self._caller.pause()
         write("submit", "info", ref=ref, key=job.key, tries=tries)
         return None
 
@@ -138,14 +123,14 @@ class Clients:
         """Another request under the key of this one is to be refused."""
         other = _request(job) | {"max_attempts": 1}
         headers = {"Idempotency-Key": job.key or ""}
-        got = await self._insist(job.tenant, "POST", "/v1/jobs", other, headers)
+        got = await self._caller.insist(job.tenant, "POST", "/v1/jobs", other, headers)
         status = None if got is None else got.status_code
         self._history.write("conflict", "ok" if status else "info", ref=job.ref, status=status)
 
     async def _cancel(self, job: Ask, job_id: str, after_s: float) -> None:
         await asyncio.sleep(after_s)
         self._history.write("cancel", "invoke", ref=job.ref, id=job_id)
-        got = await self._insist(job.tenant, "DELETE", f"/v1/jobs/{job_id}")
+        got = await self._caller.insist(job.tenant, "DELETE", f"/v1/jobs/{job_id}")
         if got is None or not got.is_success:
             status = None if got is None else got.status_code
             self._history.write("cancel", "info", ref=job.ref, id=job_id, status=status)
@@ -157,16 +142,21 @@ class Clients:
     async def _peek(self, job: Ask, job_id: str) -> None:
         """Somebody else asks for it, and is to be told that it does not exist."""
         other = next(name for name in TENANTS if name != job.tenant)
-        got = await self._insist(other, "GET", f"/v1/jobs/{job_id}")
+        got = await self._caller.insist(other, "GET", f"/v1/jobs/{job_id}")
         status = None if got is None else got.status_code
         self._history.write("peek", "ok" if status else "info", id=job_id, by=other, status=status)
 
     async def _explain(self, job: Ask, job_id: str) -> None:
-        got = await self._insist(job.tenant, "GET", f"/v1/jobs/{job_id}/explain")
+        got = await self._caller.insist(job.tenant, "GET", f"/v1/jobs/{job_id}/explain")
         if got is not None and got.is_success:
             names = ("predicted_ms", "overtake_factor", "class_offset_ms", "accepted_ms", "due_ms")
             why = got.json()
             self._history.write("price", "ok", id=job_id, **{n: why[n] for n in names})
+
+    async def _chat(self, job: Ask) -> None:
+        job_id = await talk(self._caller, self._history, job, spec_of(job))
+        if job_id is not None:
+            self.ids.add(job_id)
 
     # ------------------------------------------------------------------ reading
 
@@ -175,7 +165,7 @@ class Clients:
         dice = random.Random(f"read {job.ref}")  # noqa: S311 - must repeat
         entries: list[Entry] = []
         ended, visits = False, 0
-        ends = asyncio.get_running_loop().time() + _INSIST_S
+        ends = asyncio.get_running_loop().time() + INSIST_S
         while not ended and asyncio.get_running_loop().time() < ends:
             visits += 1
             leave_after = dice.randrange(1, 12) if dice.random() < 0.5 else None
@@ -195,16 +185,16 @@ class Clients:
         self, job: Ask, job_id: str, entries: list[Entry], leave_after: int | None
     ) -> bool:
         """Read on from the last entry; whether it was the end."""
-        headers = self._authorized(job.tenant)
-        if entries:
-            headers["Last-Event-ID"] = entries[-1][0]
-        url = f"{self._dice.choice(self._urls)}/v1/jobs/{job_id}/stream"
+        headers = {"Last-Event-ID": entries[-1][0]} if entries else {}
+        path = f"/v1/jobs/{job_id}/stream"
         before = len(entries)
         try:
-            async with self._http.stream("GET", url, headers=headers) as response:
+            async with self._caller.stream(job.tenant, "GET", path, headers=headers) as response:
                 if response.status_code == httpx.codes.NO_CONTENT:
                     return True
                 if not response.is_success:
+                    await response.aread()
+                    self._caller.note(response)
                     await asyncio.sleep(0.2)
                     return False
                 frame: dict[str, str] = {}
@@ -228,7 +218,7 @@ class Clients:
 
     async def queue(self) -> dict[str, Any] | None:
         """How the line stands; None: nobody says."""
-        got = await self._call(ADMIN, "GET", f"/v1/queues/{QUEUE}")
+        got = await self._caller.call(ADMIN, "GET", f"/v1/queues/{QUEUE}")
         return None if got is None or not got.is_success else dict(got.json())
 
     async def make_queue(self, settings: QueueSettings) -> None:
@@ -238,14 +228,14 @@ class Clients:
             ChaosError: It was refused.
         """
         body = settings.model_dump(mode="json")
-        got = await self._insist(ADMIN, "PUT", f"/v1/queues/{QUEUE}", body)
+        got = await self._caller.insist(ADMIN, "PUT", f"/v1/queues/{QUEUE}", body)
         if got is None or not got.is_success:
             raise ChaosError(f"the queue was not made: {got and got.text}")
 
     async def view_some(self, ids: Sequence[str]) -> None:
         """Write down what the service says of these jobs at the end."""
         for job_id in ids:
-            got = await self._insist(ADMIN, "GET", f"/v1/jobs/{job_id}")
+            got = await self._caller.insist(ADMIN, "GET", f"/v1/jobs/{job_id}")
             if got is None or not got.is_success:
                 status = None if got is None else got.status_code
                 self._history.write("view", "fail", id=job_id, status=status)
@@ -255,43 +245,18 @@ class Clients:
                 text = view["response"]["choices"][0]["message"]["content"]
             self._history.write("view", "ok", id=job_id, state=view["state"], text=text)
 
-    # ------------------------------------------------------------------ HTTP
 
-    def _authorized(self, tenant: str) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._keys[tenant]}"}
-
-    async def _call(
-        self,
-        tenant: str,
-        method: str,
-        path: str,
-        body: dict[str, Any] | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> httpx.Response | None:
-        """One try at one service; None: no reply."""
-        url = self._dice.choice(self._urls) + path
-        headers = self._authorized(tenant) | (headers or {})
-        try:
-            return await self._http.request(method, url, json=body, headers=headers)
-        except httpx.TransportError:
-            return None
-
-    async def _insist(
-        self,
-        tenant: str,
-        method: str,
-        path: str,
-        body: dict[str, Any] | None = None,
-        headers: dict[str, str] | None = None,
-    ) -> httpx.Response | None:
-        """Try until somebody has an answer; for what may be repeated."""
-        ends = asyncio.get_running_loop().time() + _INSIST_S
-        while asyncio.get_running_loop().time() < ends:
-            got = await self._call(tenant, method, path, body, headers)
-            if got is not None and got.status_code < 500 and got.status_code != 429:
-                return got
-            await asyncio.sleep(self._dice.uniform(0.1, 0.5))
-        return None
+def spec_of(job: Ask) -> dict[str, Any]:
+    """What the checker needs to know of a job."""
+    return {
+        "tenant": job.tenant,
+        "fate": job.script.fate,
+        "class": job.job_class,
+        "pieces": job.script.pieces,
+        "delay_ms": job.delay_ms,
+        "ttl_ms": job.ttl_ms,
+        "max_attempts": job.max_attempts,
+    }
 
 
 def _request(job: Ask) -> dict[str, Any]:

@@ -10,11 +10,13 @@ Every event has `t` (s since the run began, monotonic), `op`, and `type` as in J
 | submit | ref, key, spec; ok: id, state, accepted_ms, due_ms, tries; fail: status |
 | cancel | ref, id; ok: state, requested |
 | conflict | ref, status: what another request under its key was answered |
+| chat | ref, id, text, tries: an OpenAI stream; fail: the job ended without an answer |
 | price | id, predicted_ms, ...: why a job is due when it is due |
 | read | ref, id, entries: all that one reader saw, over all its reconnects; ended |
 | execute | ref, run: a call of the engine; ok: it answered to the end |
 | fault | kind, at: what the nemesis did |
 | peek | id, by, status: what another tenant was told of it |
+| internal_error | where: an answer with status 500 |
 | final | id, found, state, ...: the job's record at the very end |
 | output | id, entries: its whole output, read anew at the very end |
 | view | id, state, text: what the service says of it at the very end |

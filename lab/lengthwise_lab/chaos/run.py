@@ -15,6 +15,7 @@ from typing import Any
 
 from lengthwise_contract.api import QueueClass, QueueSettings
 from lengthwise_lab.chaos import asks, auditor, checker, faults
+from lengthwise_lab.chaos.caller import Caller
 from lengthwise_lab.chaos.clients import Clients
 from lengthwise_lab.chaos.faults import Kind
 from lengthwise_lab.chaos.history import History, read
@@ -85,7 +86,8 @@ class _Run:
             history.write("fault", "ok", kind="poison_job", victim=worker)
 
         engine = ModelServer(QUEUE, history, kill)
-        clients = Clients(system.urls, system.keys, history, seed=plan.seed)
+        caller = Caller(system.urls, system.keys, history, seed=plan.seed)
+        clients = Clients(caller, history, seed=plan.seed)
         await engine.start()
         try:
             async with system:
@@ -98,6 +100,7 @@ class _Run:
                 await self._look(system, clients)
         finally:
             await clients.aclose()
+            await caller.aclose()
             await engine.aclose()
 
     def _settings(self) -> dict[str, Any]:

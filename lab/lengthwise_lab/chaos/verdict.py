@@ -25,6 +25,7 @@ CHECKS = {
     "leaked": "a tenant saw another's job",
     "started_while_paused": "a job that started while the queue was paused",
     "wrong_states": "an end, a start or a due time that the rules do not allow",
+    "internal_errors": "an answer with status 500",
     "crashed": "a process that ended though nobody killed it",
     "wrong_counts": "the queue's counters do not add up to its jobs",
 }
@@ -43,6 +44,8 @@ class Report:
     states: Counter[str] = field(default_factory=Counter)
     executions: int = 0
     executed_more_than_once: int = 0
+    chats: int = 0
+    chats_repeated: int = 0  #: Those that took more than one try.
     streams_read: int = 0
     reconnects: int = 0
     overtakes: int = 0
@@ -76,6 +79,8 @@ class Report:
             "states": dict(sorted(self.states.items())),
             "executions": self.executions,
             "executed_more_than_once": self.executed_more_than_once,
+            "chats": self.chats,
+            "chats_repeated": self.chats_repeated,
             "streams_read": self.streams_read,
             "reconnects": self.reconnects,
             "overtakes": self.overtakes,
