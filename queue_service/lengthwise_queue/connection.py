@@ -12,13 +12,13 @@ from typing import Any
 
 import redis.asyncio as redis
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ExponentialBackoff
 from redis.crc import key_slot
 from redis.credentials import CredentialProvider
 
+from lengthwise_queue import closed_transport
 from lengthwise_queue.following import FollowingPool, SlotOwners
 from lengthwise_queue.redis_access import Access, Kind, Secret, TlsVerify
 
@@ -128,16 +128,14 @@ class Connections:
             pool = FollowingPool(slot, manager, tls=access.tls is not None, **options)
         elif access.socket is not None:
             pool = redis.ConnectionPool(
-                connection_class=UnixDomainSocketConnection,
+                connection_class=closed_transport.Unix,
                 path=access.socket,
                 **{k: v for k, v in options.items() if k != "socket_keepalive"},
             )
         else:
             [(host, port)] = access.hosts
-            kind: dict[str, Any] = (
-                {"connection_class": SSLConnection} if access.tls is not None else {}
-            )
-            pool = redis.ConnectionPool(host=host, port=port, **kind, **options)
+            kind = closed_transport.Plain if access.tls is None else closed_transport.Tls
+            pool = redis.ConnectionPool(connection_class=kind, host=host, port=port, **options)
         return redis.Redis.from_pool(pool)
 
     def _node(self, host: str, port: int) -> redis.Redis:

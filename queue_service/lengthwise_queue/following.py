@@ -29,13 +29,15 @@ from redis.exceptions import (
     RedisError,
 )
 
+from lengthwise_queue.closed_transport import SaysClosed
+
 log = logging.getLogger(__name__)
 
 #: How often a pool in use asks again where its primary is, s.
 LOOK_EVERY_S = 2.0
 
 
-class _Following(SentinelManagedConnection):
+class _Following(SaysClosed, SentinelManagedConnection):
     """A connection that lets go of a node which says that the slot is elsewhere."""
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
