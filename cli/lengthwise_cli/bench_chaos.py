@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import tempfile
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -67,7 +67,7 @@ def chaos(
             ),
         )
         errors = Console(stderr=True, highlight=False)
-        report = asyncio.run(run(plan, errors.print))
+        report = uvloop.run(run(plan, errors.print))
         said = {"seed": seed, "history": str(plan.history), **report.as_json()}
     if as_json:
         typer.echo(json.dumps(said, indent=2))
