@@ -44,7 +44,10 @@ test: install ## The whole suite
 demo: install ## The main job: one burst, served first come first served, then short first
 	$(BIN)/lengthwise demo
 
-DOCKER ?= docker
+# The first client that can build with BuildKit: a new one needs its plugin buildx for that, and
+# Debian's older one has it built in.
+DOCKER ?= $(or $(shell for c in docker /usr/bin/docker; do \
+  DOCKER_BUILDKIT=1 $$c build --help 2>/dev/null | grep -q -- --secret && echo $$c && break; done),docker)
 TAG ?= $(shell sed -n 's/^appVersion: "\(.*\)"/\1/p' charts/lengthwise/Chart.yaml)
 # One component and its Dockerfile each; CUDA=1 builds the predictor's CUDA variant, 3 GB, as well.
 IMAGES := operator:operator queue:queue_service worker:queue_service predictor:predictor_service

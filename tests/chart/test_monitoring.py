@@ -24,6 +24,7 @@ import yaml
 
 from lengthwise_cli import ports
 from lengthwise_lab import dashboard_pictures, dashboards, workload
+from lengthwise_operator.metrics import Metrics as OperatorMetrics
 
 CHART = Path(__file__).parents[2] / "charts" / "lengthwise"
 ALERTS = CHART / "files" / "alerts.yaml"
@@ -156,6 +157,14 @@ def test_dashboards_have_what_grafana_needs_and_every_panel_says_what_it_shows()
                 assert panel["description"].endswith(".")
                 assert all(t["datasource"]["uid"] == "${datasource}" for t in panel["targets"])
     assert 20 <= count <= 25
+
+
+def test_what_the_local_stack_lacks_is_exported_by_the_operator() -> None:
+    """The rest of ELSEWHERE, vLLM's own names, is looked up in a real vLLM by the cluster tests."""
+    exported = {metric.name for metric in OperatorMetrics().registry.collect()}
+    wanted = {name for name in ELSEWHERE if name.startswith("lengthwise_")}
+    assert wanted
+    assert wanted <= exported
 
 
 # ------------------------------------------------------------------------------- running

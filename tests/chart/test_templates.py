@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,22 @@ def test_only_the_pod_that_asks_for_it_runs_anything_as_root(render: Any) -> Non
         "drop": ["ALL"],
         "add": ["CHOWN"],
     }
+
+
+def test_pods_run_as_the_user_of_their_images(render: Any, chart_folder: Path) -> None:
+    root = chart_folder.parents[1]
+    files = [root / f / "Dockerfile" for f in ("operator", "queue_service", "predictor_service")]
+    assert {re.search(r"^USER (.*)$", f.read_text(), re.MULTILINE)[1] for f in files} == {  # type: ignore[index]
+        "10001:10001"
+    }
+    ours = [p["spec"]["securityContext"] for p in pods(render()) if "valkey" not in str(p)]
+    assert {(s["runAsUser"], s["runAsGroup"]) for s in ours} == {(10001, 10001)}
+
+
+def test_the_charts_version_of_the_images_is_that_of_the_distribution(chart_folder: Path) -> None:
+    project = tomllib.loads((chart_folder.parents[1] / "pyproject.toml").read_text())["project"]
+    chart = yaml.safe_load((chart_folder / "Chart.yaml").read_text())
+    assert chart["appVersion"] == project["version"]
 
 
 @each_set

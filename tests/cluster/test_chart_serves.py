@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 import yaml
@@ -96,6 +97,19 @@ def test_kubectl_get_tells_a_stranger_what_is_going_on(
     head, line = kubectl("get", SERVICES, "-n", helm.namespace).splitlines()
     assert head.split()[:6] == ["NAME", "MODEL", "READY", "REASON", "REPLICAS", "QUEUED"]
     assert line.split()[:3] == ["smollm2", MODEL, "True"]
+
+
+def test_the_engines_pod_exports_what_the_dashboards_ask_for(
+    kubectl: Any, helm: Any, served: str
+) -> None:
+    """vLLM's names change from version to version; the stack of test_monitoring.py has no vLLM."""
+    for port, names in (
+        (8000, ["vllm:num_requests_running{", "vllm:num_requests_waiting{", "_cache_usage_perc{"]),
+        (8082, ["lengthwise_worker_slots 16.0", "lengthwise_worker_engine_healthy 1.0"]),
+    ):
+        with kubectl.forward(helm.namespace, "deploy/smollm2-engine", port) as url:
+            text = httpx.get(f"{url}/metrics", timeout=30).text
+        assert [name for name in names if name not in text] == []
 
 
 def test_the_operator_needs_no_more_rights_than_the_chart_gives(
