@@ -84,7 +84,7 @@ class Process:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self.env},
+                env=_surroundings() | dict(self.env),
                 start_new_session=True,
             )
         self.starts += 1
@@ -116,6 +116,11 @@ class Process:
         self.signal(signal.SIGKILL)
         await self.process.wait()
         self.process = None
+
+
+def _surroundings() -> dict[str, str]:
+    """Our environment, without the settings of some other Lengthwise on this machine."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("LENGTHWISE_")}
 
 
 class System:
