@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import urllib3
 from kubernetes import client, config, dynamic
 from kubernetes.client import ApiException
-from kubernetes.dynamic.exceptions import ResourceNotFoundError
 
 from lengthwise_operator.errors import Refused, Unreachable
 from lengthwise_operator.metrics import Metrics
@@ -28,18 +26,18 @@ _TIMEOUT_S = (5, 20)
 #: Statuses that mean "later": too many requests, and everything on the server's side.
 _LATER = frozenset({0, 429, 500, 502, 503, 504})
 
-#: kind -> apiVersion, of the children whose version is the same everywhere.
-_VERSIONS = {
-    "Deployment": "apps/v1",
-    "Service": "v1",
-    "PersistentVolumeClaim": "v1",
-    "NetworkPolicy": "networking.k8s.io/v1",
-    "PodMonitor": "monitoring.coreos.com/v1",
-    "Event": "v1",
-    KIND: API_VERSION,
+#: kind -> apiVersion and plural. The client's own discovery is not used: it is not safe in threads
+#: (its cache vanishes under the feet of the second), and these names never change.
+_KINDS = {
+    "Deployment": ("apps/v1", "deployments"),
+    "Service": ("v1", "services"),
+    "PersistentVolumeClaim": ("v1", "persistentvolumeclaims"),
+    "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
+    "PodMonitor": ("monitoring.coreos.com/v1", "podmonitors"),
+    "PodDisruptionBudget": ("policy/v1", "poddisruptionbudgets"),
+    "Event": ("v1", "events"),
+    KIND: (API_VERSION, "llmservices"),
 }
-
-T = TypeVar("T")
 
 
 class Cluster:
@@ -61,14 +59,14 @@ class Cluster:
                     "no credentials for a cluster: run in a pod, or set KUBECONFIG"
                 ) from exc
         self._metrics = metrics
-        self._dynamic: Any = None
+        self._client = dynamic.DynamicClient(client.ApiClient(), discoverer=_NoDiscovery)
         self._pdb_version = ""
 
     def apis(self) -> Apis:
         """What this API server offers.
 
         Raises:
-            Unreachable: It does not answer.
+            Refused, Unreachable: See there.
         """
         self._pdb_version = next(
             (v for v in ("policy/v1", "policy/v1beta1") if self._offers(v, "PodDisruptionBudget")),
@@ -76,7 +74,7 @@ class Cluster:
         )
         return Apis(
             pdb_version=self._pdb_version,
-            pod_monitors=self._offers(_VERSIONS["PodMonitor"], "PodMonitor"),
+            pod_monitors=self._offers(_KINDS["PodMonitor"][0], "PodMonitor"),
         )
 
     def apply(self, manifest: dict[str, Any]) -> Body:
@@ -87,21 +85,17 @@ class Cluster:
             Unreachable: See there.
         """
         kind, meta = manifest["kind"], manifest["metadata"]
-
-        def call() -> Body:
-            resource = self._resource(manifest["apiVersion"], kind)
-            done = self._client().server_side_apply(
-                resource,
-                body=manifest,
-                name=meta["name"],
-                namespace=meta["namespace"],
-                field_manager=FIELD_MANAGER,
-                force_conflicts=True,
-                _request_timeout=_TIMEOUT_S,
-            )
-            return _plain(done)
-
-        return self._counted("apply", kind, call)
+        done: Body = self._call(
+            "apply",
+            "patch",
+            kind,
+            _path(kind, meta["namespace"], meta["name"], version=manifest["apiVersion"]),
+            body=manifest,
+            content_type="application/apply-patch+yaml",
+            field_manager=FIELD_MANAGER,
+            force_conflicts=True,
+        )
+        return done
 
     def delete(self, kind: str, namespace: str, name: str) -> None:
         """Delete a child; that it is gone already is fine.
@@ -109,18 +103,8 @@ class Cluster:
         Raises:
             Refused, Unreachable: See there.
         """
-        version = self._pdb_version if kind == "PodDisruptionBudget" else _VERSIONS[kind]
-
-        def call() -> None:
-            try:
-                self._resource(version, kind).delete(
-                    name=name, namespace=namespace, _request_timeout=_TIMEOUT_S
-                )
-            except ApiException as exc:
-                if exc.status != 404:
-                    raise
-
-        self._counted("delete", kind, call)
+        version = self._pdb_version if kind == "PodDisruptionBudget" else None
+        self._call("delete", "delete", kind, _path(kind, namespace, name, version=version))
 
     def write_status(self, namespace: str, name: str, status: dict[str, Any]) -> None:
         """Merge into the status of an LLMService; that it is gone already is fine.
@@ -128,22 +112,15 @@ class Cluster:
         Raises:
             Refused, Unreachable: See there.
         """
-
-        def call() -> None:
-            try:
-                self._resource(API_VERSION, KIND).status.patch(
-                    name=name,
-                    namespace=namespace,
-                    body={"status": status},
-                    content_type="application/merge-patch+json",
-                    field_manager=FIELD_MANAGER,
-                    _request_timeout=_TIMEOUT_S,
-                )
-            except ApiException as exc:
-                if exc.status != 404:
-                    raise
-
-        self._counted("status", KIND, call)
+        self._call(
+            "status",
+            "patch",
+            KIND,
+            _path(KIND, namespace, name) + "/status",
+            body={"status": status},
+            content_type="application/merge-patch+json",
+            field_manager=FIELD_MANAGER,
+        )
 
     def claim(self, namespace: str, name: str) -> Body | None:
         """A PersistentVolumeClaim that is not ours, or None.
@@ -151,19 +128,9 @@ class Cluster:
         Raises:
             Refused, Unreachable: See there.
         """
-
-        def call() -> Body | None:
-            try:
-                found = self._resource("v1", "PersistentVolumeClaim").get(
-                    name=name, namespace=namespace, _request_timeout=_TIMEOUT_S
-                )
-            except ApiException as exc:
-                if exc.status == 404:
-                    return None
-                raise
-            return _plain(found)
-
-        return self._counted("get", "PersistentVolumeClaim", call)
+        kind = "PersistentVolumeClaim"
+        found: Body | None = self._call("get", "get", kind, _path(kind, namespace, name))
+        return found
 
     def warnings(self, namespace: str, pod_uid: str) -> list[Body]:
         """The events of type Warning about a pod, newest first.
@@ -171,51 +138,40 @@ class Cluster:
         Raises:
             Refused, Unreachable: See there.
         """
-
-        def call() -> list[Body]:
-            found = self._resource("v1", "Event").get(
-                namespace=namespace,
-                field_selector=f"involvedObject.uid={pod_uid},type=Warning",
-                _request_timeout=_TIMEOUT_S,
-            )
-            events: list[Body] = _plain(found)["items"]
-            return sorted(events, key=lambda e: str(e.get("lastTimestamp")), reverse=True)
-
-        return self._counted("list", "Event", call)
+        found = self._call(
+            "list",
+            "get",
+            "Event",
+            _path("Event", namespace),
+            field_selector=f"involvedObject.uid={pod_uid},type=Warning",
+        )
+        events: list[Body] = found["items"] if found else []
+        return sorted(events, key=lambda e: str(e.get("lastTimestamp")), reverse=True)
 
     # ------------------------------------------------------------------
 
-    def _client(self) -> Any:
-        if self._dynamic is None:
-            self._dynamic = dynamic.DynamicClient(client.ApiClient())
-        return self._dynamic
-
-    def _resource(self, version: str, kind: str) -> Any:
-        try:
-            return self._client().resources.get(api_version=version, kind=kind)
-        except ResourceNotFoundError as exc:
-            raise Refused(f"this cluster has no {kind} of {version}") from exc
-
     def _offers(self, version: str, kind: str) -> bool:
-        def call() -> bool:
-            try:
-                self._client().resources.get(api_version=version, kind=kind)
-            except ResourceNotFoundError:
-                return False
-            return True
+        found = self._call("discover", "get", kind, f"/apis/{version}")
+        return found is not None and any(r["kind"] == kind for r in found["resources"])
 
-        return self._counted("discover", kind, call)
-
-    def _counted(self, verb: str, kind: str, call: Callable[[], T]) -> T:
+    def _call(self, verb: str, method: str, kind: str, path: str, **how: Any) -> Any:
+        """The answer; None: there is no such thing."""
         outcome = "ok"
         try:
-            return call()
+            answer = self._client.request(
+                method, path, serialize=False, _request_timeout=_TIMEOUT_S, **how
+            )
+            return json.loads(answer.data)
         except ApiException as exc:
+            # An apply makes what is not there, so its 404 is about something else.
+            if exc.status == 404 and verb != "apply":
+                return None
             outcome = "later" if exc.status in _LATER else "refused"
-            message = _message(exc)
             if exc.status in _LATER:
-                raise Unreachable(f"the Kubernetes API answered {exc.status}: {message}") from exc
-            raise Refused(message) from exc
+                raise Unreachable(
+                    f"the Kubernetes API answered {exc.status}: {_message(exc)}"
+                ) from exc
+            raise Refused(_message(exc)) from exc
         except (urllib3.exceptions.HTTPError, OSError) as exc:
             outcome = "unreachable"
             raise Unreachable(f"the Kubernetes API does not answer: {exc}") from exc
@@ -223,9 +179,17 @@ class Cluster:
             self._metrics.api_calls.labels(verb, kind, outcome).inc()
 
 
-def _plain(found: Any) -> dict[str, Any]:
-    plain: dict[str, Any] = found.to_dict()
-    return plain
+class _NoDiscovery:
+    """In the place of the client's discovery; see `_KINDS`."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+
+def _path(kind: str, namespace: str, name: str = "", *, version: str | None = None) -> str:
+    usual, plural = _KINDS[kind]
+    group = version or usual
+    root = f"/apis/{group}" if "/" in group else f"/api/{group}"
+    return f"{root}/namespaces/{namespace}/{plural}/{name}".rstrip("/")
 
 
 def _message(exc: ApiException) -> str:

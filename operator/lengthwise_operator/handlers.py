@@ -111,7 +111,8 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     """Set Kopf up, and begin to look at the queues."""
     ours = Settings.model_validate({})
     logging.getLogger("lengthwise_operator").setLevel(ours.log_level)
-    for loud in ("httpx", "httpcore", "kubernetes", "urllib3"):
+    # Kopf tells of every event of every child that it was handled.
+    for loud in ("httpx", "httpcore", "kubernetes", "urllib3", "kopf.objects"):
         logging.getLogger(loud).setLevel(logging.WARNING)
     # Our own names: another Kopf operator must not take our objects for its own, nor we its.
     settings.persistence.finalizer = "lengthwise.dev/operator"
@@ -121,6 +122,7 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     )
     # Only what we post ourselves becomes an event, not what Kopf logs.
     settings.posting.loggers = False
+    settings.posting.reporting_component = FIELD_MANAGER
     # Watches that go silent (kopf #698, #955): end them from both sides, and begin anew.
     settings.watching.server_timeout = 240
     settings.watching.client_timeout = 300

@@ -185,7 +185,9 @@ def _drained(service: Service, observed: Observed, now: datetime, *, still: bool
     queue = observed.queue
     if queue is None:
         return True
-    return queue.mode == "draining" and queue.depth == 0 and queue.in_flight == 0
+    # A queue service without modes cannot stop admission; then an empty line has to do.
+    closed = queue.mode == "draining" or ("QueueCommand", service.queue) in observed.refused
+    return closed and queue.depth == 0 and queue.in_flight == 0
 
 
 def _scale(service: Service, observed: Observed, memory: Memory, now_s: float) -> Decision | None:
@@ -305,8 +307,11 @@ def _events(
         last = before.get(condition.type, {})
         if last.get("reason") == condition.reason and last.get("status") == condition.status:
             continue
-        # What the autoscaler decided is told below; Ready's reasons are those of another.
-        if condition.type is ConditionType.SCALING:
+        # What the autoscaler decided is told below; Ready's reasons are those of another; and
+        # nobody needs to be told of what is well from the start.
+        if condition.type is ConditionType.SCALING or condition.reason == "NotCreated":
+            continue
+        if not last and condition.status == "True" and condition.type is not ConditionType.READY:
             continue
         if condition.type is ConditionType.READY and condition.reason not in (
             "Ready",

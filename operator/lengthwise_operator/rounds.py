@@ -87,6 +87,7 @@ class Recall:
     events: list[Body] = field(default_factory=list)
     asked_s: float = -1e9
     queue_refused: tuple[str, str] = ("", "")
+    command_refused: str = ""
 
 
 class Rounds:
@@ -221,7 +222,7 @@ class Rounds:
             pods=pods,
             events=recall.events,
             missing_claims=[name for name, claim in recall.claims.items() if claim is None],
-            queue=self._facts.get(service.queue),
+            queue=None if self._problem else self._facts.get(service.queue),
             queue_problem=self._problem,
             predictor=await self._predictors.ask(url) if url else None,
             refused=self._refusals(service, recall),
@@ -256,6 +257,8 @@ class Rounds:
         out = {key: sent.refused for key, sent in recall.sent.items() if sent.refused}
         if recall.queue_refused[1]:
             out["Queue", service.queue] = recall.queue_refused[1]
+        if recall.command_refused:
+            out["QueueCommand", service.queue] = recall.command_refused
         return out
 
     # ------------------------------------------------------------------ act
@@ -301,9 +304,19 @@ class Rounds:
                     recall.queue_refused = ("", "")
                 except Refused as exc:
                     recall.queue_refused = (digest, exc.message)
+                except Unreachable as exc:
+                    # The next look at the queues tells; the children need not wait for it.
+                    log.warning("queue not told", extra={"problem": exc.message})
                 said = True
         if plan.queue_command:
-            await self._queues.command(service.queue, plan.queue_command)
+            try:
+                await self._queues.command(service.queue, plan.queue_command)
+                recall.command_refused = ""
+            except Refused as exc:
+                recall.command_refused = exc.message
+                log.warning("queue command refused", extra={"problem": exc.message})
+            except Unreachable as exc:
+                log.warning("queue not told", extra={"problem": exc.message})
             said = True
         return said
 

@@ -1,0 +1,272 @@
+"""The life of an LLMService on a real API server: made, repaired, changed, scaled, deleted."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import openai
+import pytest
+
+if TYPE_CHECKING:
+    from tests.cluster.operator.conftest import Rig
+
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(400)]
+
+Made = Callable[..., Any]
+
+
+def wait(look: Callable[[], Any], *, within_s: float = 60) -> Any:
+    ends, last = time.monotonic() + within_s, None
+    while time.monotonic() < ends:
+        last = look()
+        if last:
+            return last
+        time.sleep(0.5)
+    raise AssertionError(f"not within {within_s} s; last: {last!r}")
+
+
+class Load:
+    """Requests without end from some clients, and what came back."""
+
+    def __init__(self, rig: Rig, model: str, *, clients: int, tokens: int) -> None:
+        self.answered, self.failed = 0, list[str]()
+        self._rig, self._model, self._tokens = rig, model, tokens
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout=120)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                answer = self._rig.ask(self._model, tokens=self._tokens, timeout_s=120)
+            except httpx.HTTPError as exc:
+                self.failed.append(repr(exc))
+                continue
+            if answer.is_success:
+                self.answered += 1
+            else:
+                self.failed.append(f"{answer.status_code} {answer.text}")
+
+
+def test_one_manifest_becomes_a_service_that_the_openai_client_can_use(
+    rig: Rig, made: Made
+) -> None:
+    made(rig.simulated("hello"))
+    seen = rig.wait_ready("hello")
+    client = openai.OpenAI(base_url=f"{rig.url}/v1", api_key="none")
+    answer = client.chat.completions.create(
+        model="hello", messages=[{"role": "user", "content": "hi"}], max_tokens=5
+    )
+    assert answer.choices[0].message.content
+    assert seen["status"]["observedGeneration"] == seen["metadata"]["generation"]
+    assert seen["status"]["readyReplicas"] == 1
+    assert {c["status"] for c in seen["status"]["conditions"]} == {"True"}
+
+
+def test_a_stranger_sees_what_is_going_on(rig: Rig, made: Made) -> None:
+    made(rig.simulated("columns"))
+    rig.wait_ready("columns")
+    table = rig.kube("get", "llmservices.lengthwise.dev", "columns").splitlines()
+    assert table[0].split() == [
+        *("NAME", "MODEL", "READY", "REASON", "REPLICAS", "QUEUED", "BACKLOG", "AGE"),
+    ]
+    assert table[1].split()[:4] == ["columns", "hf://simulated/model", "True", "Ready"]
+    described = rig.kube("describe", "llmservices.lengthwise.dev", "columns")
+    assert "EngineReady: " in described  # an event
+    explained = rig.kube("explain", "llmservices.lengthwise.dev.spec.queue.overtakeFactor")
+    assert "no job is overtaken" in " ".join(explained.split())
+
+
+def test_a_child_that_is_edited_or_deleted_by_hand_is_put_right(rig: Rig, made: Made) -> None:
+    made(rig.simulated("drift"))
+    rig.wait_ready("drift")
+    before = rig.kube.get("service", "drift-engine")["metadata"]["uid"]
+    rig.kube("scale", "deployment", "drift-engine", "--replicas=0")
+    rig.kube(
+        "label", "networkpolicy", "drift-engine", "lengthwise.dev/service=other", "--overwrite"
+    )
+    rig.kube("delete", "service", "drift-engine")
+
+    def repaired() -> bool:
+        service = rig.kube.get("service", "drift-engine")
+        policy = rig.kube.get("networkpolicy", "drift-engine")
+        return (
+            rig.replicas("drift") == 1
+            and service is not None
+            and service["metadata"]["uid"] != before
+            and policy["metadata"]["labels"]["lengthwise.dev/service"] == "drift"
+        )
+
+    wait(repaired, within_s=45)
+    rig.wait_ready("drift")
+    assert 'repairs_total{kind="Deployment"}' in rig.metrics()
+
+
+def test_what_others_add_to_a_child_is_left_to_them(rig: Rig, made: Made) -> None:
+    made(rig.simulated("foreign"))
+    rig.wait_ready("foreign")
+    rig.kube("annotate", "deployment", "foreign-engine", "team.example/owner=a")
+    generation = rig.kube.get("deployment", "foreign-engine")["metadata"]["generation"]
+    time.sleep(6)  # a look of the operator, which the annotation wakes
+    seen = rig.kube.get("deployment", "foreign-engine")["metadata"]
+    assert seen["annotations"]["team.example/owner"] == "a"
+    assert seen["generation"] == generation
+
+
+def test_a_service_at_rest_is_left_at_rest(rig: Rig, made: Made) -> None:
+    # An operator that writes without need wears etcd out, and hides the writes that matter.
+    made(rig.simulated("rest"))
+    rig.wait_ready("rest")
+    time.sleep(5)
+
+    def versions() -> list[str]:
+        found = [
+            rig.service("rest"),
+            *(rig.kube.get(k, "rest-engine") for k in ("deployment", "service", "networkpolicy")),
+        ]
+        return [f["metadata"]["resourceVersion"] for f in found]
+
+    before = versions()
+    time.sleep(45)  # longer than a resync
+    assert versions() == before
+
+
+def test_an_operator_killed_during_a_rollout_takes_over_where_it_was(rig: Rig, made: Made) -> None:
+    manifest = made(rig.simulated("takeover"))
+    rig.wait_ready("takeover")
+    uid = rig.kube.get("deployment", "takeover-engine")["metadata"]["uid"]
+    manifest["spec"]["engine"]["env"] = [{"name": "CHANGED", "value": "1"}]
+    rig.kube.apply(manifest)
+    wait(lambda: rig.kube.get("deployment", "takeover-engine")["metadata"]["generation"] > 1)
+    rig.stop_operator(signal.SIGKILL)
+    manifest["spec"]["engine"]["env"] = [{"name": "CHANGED", "value": "2"}]
+    rig.kube.apply(manifest)
+    assert rig.ask("takeover").is_success  # the operator is not in the path of requests
+    rig.start_operator()
+    rig.wait_ready("takeover")
+    seen = rig.kube.get("deployment", "takeover-engine")
+    main = seen["spec"]["template"]["spec"]["containers"][0]
+    assert {"name": "CHANGED", "value": "2"} in main["env"]
+    assert seen["metadata"]["uid"] == uid
+
+
+def test_a_rolling_change_under_load_fails_no_request(rig: Rig, made: Made) -> None:
+    manifest = made(rig.simulated("rolling", replicas=2))
+    rig.wait_ready("rolling")
+    with Load(rig, "rolling", clients=6, tokens=40) as load:
+        wait(lambda: load.answered >= 6)
+        manifest["spec"]["engine"]["env"] = [{"name": "CHANGED", "value": "1"}]
+        rig.kube.apply(manifest)
+
+        def replaced() -> bool:
+            status = rig.kube.get("deployment", "rolling-engine")["status"]
+            pods = rig.kube.list("pods", "lengthwise.dev/service=rolling")
+            return (
+                status.get("observedGeneration", 0) > 1
+                and status.get("updatedReplicas") == status.get("availableReplicas") == 2
+                and len(pods) == 2
+            )
+
+        wait(replaced, within_s=180)
+        after = load.answered
+        wait(lambda: load.answered >= after + 6)
+    assert load.failed == []
+
+
+def test_replicas_follow_the_backlog_to_zero_and_back_and_no_job_is_lost(
+    rig: Rig, made: Made
+) -> None:
+    scaling = {
+        "minReplicas": 0,
+        "maxReplicas": 2,
+        "targetBacklogSeconds": 20,
+        "scaleDownDelaySeconds": 10,
+    }
+    made(rig.simulated("elastic", slots=2, autoscaling=scaling))
+    rig.wait_reason("elastic", "ScaledToZero")
+    assert rig.replicas("elastic") == 0
+    first = rig.submit("elastic", tokens=20)
+    wait(lambda: rig.replicas("elastic") == 1, within_s=20)
+    wait(lambda: rig.job(first)["state"] == "succeeded", within_s=90)
+    # 40 jobs of some 250 tokens by 20 ms, 2 at a time: 100 s of work for one replica.
+    jobs = [rig.submit("elastic", tokens=150) for _ in range(40)]
+    wait(lambda: rig.replicas("elastic") == 2, within_s=30)
+    wait(
+        lambda: all(rig.job(j)["state"] == "succeeded" for j in jobs),
+        within_s=180,
+    )
+    wait(lambda: rig.replicas("elastic") == 0, within_s=90)
+    last = rig.submit("elastic", tokens=20)
+    wait(lambda: rig.replicas("elastic") == 1, within_s=20)
+    wait(lambda: rig.job(last)["state"] == "succeeded", within_s=90)
+    events = rig.kube("describe", "llmservices.lengthwise.dev", "elastic")
+    for reason in ("WokenByJob", "BacklogAboveTarget", "Idle"):
+        assert reason in events
+    assert "lengthwise_autoscaler_desired_replicas" in rig.metrics()
+
+
+def test_kubectl_scale_sets_the_replicas_of_a_service_without_autoscaling(
+    rig: Rig, made: Made
+) -> None:
+    made(rig.simulated("scaled", replicas=1))
+    rig.wait_ready("scaled")
+    rig.kube("scale", "llmservices.lengthwise.dev", "scaled", "--replicas=2")
+    wait(lambda: rig.replicas("scaled") == 2, within_s=20)
+    wait(lambda: rig.service("scaled")["status"].get("readyReplicas") == 2, within_s=90)
+    assert rig.kube.get("poddisruptionbudget", "scaled-engine") is not None
+    rig.kube("scale", "llmservices.lengthwise.dev", "scaled", "--replicas=1")
+    wait(lambda: rig.kube.get("poddisruptionbudget", "scaled-engine") is None, within_s=20)
+
+
+def test_a_service_deleted_with_jobs_in_line_answers_them_all_first(rig: Rig, made: Made) -> None:
+    made(rig.simulated("leaving", slots=2))
+    rig.wait_ready("leaving")
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(rig.ask, "leaving", tokens=150, timeout_s=100) for _ in range(8)]
+        wait(lambda: rig.kube.get("deployment", "leaving-engine") is not None)
+        time.sleep(2)
+        rig.kube("delete", "llmservices.lengthwise.dev", "leaving", "--wait=false")
+        answers = [a.result(timeout=120) for a in asked]
+    assert [a.status_code for a in answers] == [200] * 8
+    wait(lambda: rig.service("leaving") is None, within_s=60)
+    wait(lambda: rig.kube.get("deployment", "leaving-engine") is None, within_s=60)
+    wait(lambda: not rig.kube.list("pods", "lengthwise.dev/service=leaving"), within_s=60)
+
+
+def test_two_services_serve_side_by_side(rig: Rig, made: Made) -> None:
+    for name in ("left", "right"):
+        made(rig.simulated(name))
+    for name in ("left", "right"):
+        rig.wait_ready(name)
+        assert rig.ask(name).json()["model"] == name
+
+
+def test_the_queues_settings_follow_the_spec_without_a_restart(rig: Rig, made: Made) -> None:
+    manifest = made(rig.simulated("settings", queue={"policy": "fcfs", "maxDepth": 7}))
+    rig.wait_ready("settings")
+
+    def settings() -> Any:
+        return httpx.get(f"{rig.url}/v1/queues/settings", timeout=10).json()["settings"]
+
+    assert (settings()["policy"], settings()["max_depth"]) == ("fcfs", 7)
+    pods = [p["metadata"]["uid"] for p in rig.kube.list("pods", "lengthwise.dev/service=settings")]
+    manifest["spec"]["queue"]["policy"] = "sjf"
+    rig.kube.apply(manifest)
+    wait(lambda: settings()["policy"] == "sjf", within_s=20)
+    after = [p["metadata"]["uid"] for p in rig.kube.list("pods", "lengthwise.dev/service=settings")]
+    assert after == pods
