@@ -155,9 +155,10 @@ def _of_container(pod: str, container: Body) -> Fault | None:
 
 def _ended(name: str, container: Body, ended: Body) -> Fault:
     times = container.get("restartCount", 0)
-    words = _last_words(ended.get("message", ""))
     if name == "check-model":
-        return Fault(reason="ModelNotFound", message=words or "the model's files are not there")
+        said = " ".join(ended.get("message", "").split())[:500]
+        return Fault(reason="ModelNotFound", message=said or "the model's files are not there")
+    words = _last_words(ended.get("message", ""))
     if ended.get("reason") == "OOMKilled":
         return Fault(
             reason="OutOfMemory",

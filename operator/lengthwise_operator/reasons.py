@@ -47,7 +47,10 @@ REASONS: dict[ConditionType, dict[str, tuple[str, str]]] = {
         "Evicted": ("False", "The node put the pod out."),
         "PodsRefused": ("False", "The API server refuses the pods: a quota or an admission rule."),
         "ManifestRefused": ("False", "The API server refuses what the spec leads to."),
-        "NotCreated": ("False", "The Deployment is about to be made."),
+        "NotCreated": (
+            "Unknown",
+            "The Deployment is about to be made, unless another condition bars it.",
+        ),
     },
     ConditionType.QUEUE: {
         "Accepting": ("True", "The queue takes jobs."),

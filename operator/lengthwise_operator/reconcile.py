@@ -273,10 +273,9 @@ def _status(
             "activePolicy": queue.active_policy,
         }
     if observed.predictor is not None:
-        status["predictor"] = {
-            "version": observed.predictor.version,
-            "fallbackActive": queue.fallback_active if queue else False,
-        }
+        status["predictor"] = {"fallbackActive": queue.fallback_active if queue else False}
+        if observed.predictor.version:
+            status["predictor"]["version"] = observed.predictor.version
         if queue is not None and queue.rank_accuracy is not None:
             status["predictor"]["rankAccuracy"] = round(queue.rank_accuracy, 3)
     return status

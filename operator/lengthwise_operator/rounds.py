@@ -285,9 +285,15 @@ class Rounds:
         if plan.status is not None:
             # A merge takes away only what is named.
             gone = {k: None for k in service.status if k not in plan.status}
-            await asyncio.to_thread(
-                self._cluster.write_status, service.namespace, service.name, {**gone, **plan.status}
-            )
+            new = {**gone, **plan.status}
+            try:
+                await asyncio.to_thread(
+                    self._cluster.write_status, service.namespace, service.name, new
+                )
+            except Refused as exc:
+                # A status that is refused (the CRD is older than we are) must stop nothing else,
+                # least of all a deletion.
+                log.error("status refused", extra={"problem": exc.message})
             changed = True
         return changed
 
@@ -313,8 +319,9 @@ class Rounds:
                 await self._queues.command(service.queue, plan.queue_command)
                 recall.command_refused = ""
             except Refused as exc:
+                if recall.command_refused != exc.message:
+                    log.warning("queue command refused", extra={"problem": exc.message})
                 recall.command_refused = exc.message
-                log.warning("queue command refused", extra={"problem": exc.message})
             except Unreachable as exc:
                 log.warning("queue not told", extra={"problem": exc.message})
             said = True

@@ -122,8 +122,9 @@ def test_ready_takes_the_reason_of_what_is_not(judge: Any) -> None:
 
 
 def test_what_is_false_counts_for_more_than_what_is_unknown(judge: Any) -> None:
-    found = judge(queue=None, queue_problem="away", deployments={})
-    assert found[ConditionType.READY].reason == "NotCreated"
+    found = judge(rival="other/chat", deployments={})
+    assert found[ConditionType.ENGINE].status == "Unknown"
+    assert found[ConditionType.READY].reason == "NameTaken"
     assert found[ConditionType.READY].status == "False"
 
 
@@ -146,7 +147,7 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     (
         pod(
             phase="Pending",
-            init=[crashed("check-model", "no model at /mnt/model/x (pvc://w/x): ...")],
+            init=[crashed("check-model", "no model at /mnt/model/x (pvc://w/x)\nls: Error")],
         ),
         "ModelNotFound",
         "no model at /mnt/model/x",
