@@ -69,9 +69,11 @@ images: ## The container images, as lengthwise/COMPONENT:VERSION
 	@$(DOCKER) images --filter reference='lengthwise/*' \
 	  --format '{{.Repository}}:{{.Tag}}  {{.Size}}' | sort
 
-cluster-images: images ## What the tests on a cluster run: the images, and a stand-in for Valkey's
+cluster-images: images ## What the tests on a cluster run: the images, and stand-ins for Valkey's and vLLM's
 	DOCKER_BUILDKIT=1 $(DOCKER) build $(DOCKER_FLAGS) --quiet --tag lengthwise-test/valkey:dev \
 	  --file tests/cluster/valkey.Dockerfile tests/cluster
+	DOCKER_BUILDKIT=1 $(DOCKER) build $(DOCKER_FLAGS) --quiet --tag lengthwise-test/engine:dev \
+	  --build-arg BASE=lengthwise/queue:$(TAG) --file tests/cluster/operator/engine.Dockerfile .
 
 cluster-test: install ## The tests on a real cluster, the one that KUBECONFIG names
 	@test -n "$(KUBECONFIG)" || { echo "set KUBECONFIG to the cluster to test on" >&2; exit 2; }

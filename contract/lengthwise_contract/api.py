@@ -262,6 +262,12 @@ class QueueSettings(Body):
         description="`sjf` is suspended while fewer pairs of the last 256 answers were predicted "
         "in the right order; 0.5 is a coin, 1 perfect; null: never",
     )
+    predictor_url: str | None = Field(
+        default=None,
+        max_length=512,
+        pattern=r"^(https?://[^/\s]+\S*)?$",
+        description="Base URL of its own predictor; null: the queue service's; empty: none",
+    )
     max_model_len: int | None = Field(
         default=None, ge=1, description="Context of the model, tokens; null: the engine decides"
     )

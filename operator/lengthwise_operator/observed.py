@@ -69,7 +69,6 @@ class Observed:
         refused: What the API server or the queue service said to our last words, by child.
         rival: "namespace/name" of an older service with the same queue.
         served: The queue that the running engine serves; None: there is no engine.
-        predictor_url: Where its predictor listens, for the queue service; None: it has none.
     """
 
     deployments: Mapping[str, Body] = field(default_factory=dict)
@@ -84,4 +83,3 @@ class Observed:
     refused: Mapping[ChildKey, str] = field(default_factory=dict)
     rival: str = ""
     served: str | None = None
-    predictor_url: str | None = None

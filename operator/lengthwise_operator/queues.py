@@ -52,6 +52,11 @@ class QueueService:
             self._metrics.queue_polls.labels("failed").inc()
             raise
         self._metrics.queue_polls.labels("ok").inc()
+        if any("settings" not in view for view in answer.get("data", [])):
+            raise Refused(
+                "the queue service takes the operator for a tenant: give it an admin's key in "
+                "LENGTHWISE_OPERATOR_QUEUE_API_KEY"
+            )
         return {view["name"]: facts(view) for view in answer.get("data", [])}
 
     async def put(self, name: str, settings: Mapping[str, Any]) -> QueueFacts:
@@ -144,7 +149,7 @@ def facts(view: Mapping[str, Any]) -> QueueFacts:
         mode=view.get("mode", "open"),
         active_policy=view.get("active_policy") or settings.get("policy", ""),
         rank_accuracy=view.get("rank_accuracy"),
-        fallback_active=bool(view.get("fallback_active", False)),
+        fallback_active=bool(view.get("fallback", False)),
         settings=settings,
     )
 

@@ -106,7 +106,9 @@ def decide(
     status = _status(service, observed, installation, said, replicas, now)
     write = _worth_writing(service.status, status, now_s - memory.status_written_s)
     return Plan(
-        queue_settings=None if still or service.deleted else _settings(service, observed),
+        queue_settings=None
+        if still or service.deleted
+        else _settings(service, observed, installation),
         queue_command="" if still else _command(service, observed),
         apply=wanted,
         delete=_unwanted(observed, wanted) if wanted else [],
@@ -138,16 +140,21 @@ def queue_settings(service: Service) -> dict[str, Any]:
     return out
 
 
-def _optional_settings(service: Service, predictor_url: str | None) -> dict[str, Any]:
+def _optional_settings(service: Service, installation: Installation) -> dict[str, Any]:
     """Settings that a queue service may be too old for; sent only where it shows them."""
     least = service.spec.predictor.min_rank_accuracy
+    url = service.predictor_url(installation)
+    # To the queue service, null is the shared predictor, which it knows, and "" is none.
+    shared = url is not None and url == installation.predictor_url
     return {
         "min_rank_accuracy": least if least >= 0.5 else None,
-        "predictor_url": predictor_url,
+        "predictor_url": None if shared else url or "",
     }
 
 
-def _settings(service: Service, observed: Observed) -> dict[str, Any] | None:
+def _settings(
+    service: Service, observed: Observed, installation: Installation
+) -> dict[str, Any] | None:
     """The settings to put; whatever the spec does not speak of stays as it is there."""
     if observed.queue_problem:
         return None
@@ -155,7 +162,7 @@ def _settings(service: Service, observed: Observed) -> dict[str, Any] | None:
     if observed.queue is None:
         return wanted
     there = dict(observed.queue.settings)
-    optional = _optional_settings(service, observed.predictor_url)
+    optional = _optional_settings(service, installation)
     wanted |= {name: value for name, value in optional.items() if name in there}
     return {**there, **wanted} if any(there.get(k) != v for k, v in wanted.items()) else None
 

@@ -228,7 +228,6 @@ class Rounds:
             refused=self._refusals(service, recall),
             rival=_rival(service, watched),
             served=served,
-            predictor_url=url,
         )
 
     async def _ask(self, service: Service, pods: list[Body], recall: Recall) -> None:

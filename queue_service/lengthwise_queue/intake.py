@@ -118,7 +118,7 @@ async def _submit(
     may_be_in = wishes.idempotency_key is not None or wishes.job_id is not None
     if too_long_s is not None and not may_be_in:
         raise refusals.would_wait(service, tenant, page, too_long_s)
-    asked = await service.predictor.ask(queue, checked.text)
+    asked = await service.predictors.of(settings).ask(queue, checked.text)
     price = partial(
         pricing.price,
         settings,

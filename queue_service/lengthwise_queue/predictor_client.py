@@ -22,6 +22,7 @@ from lengthwise_contract.api import (
     PredictBatchResponse,
     Prediction,
     PredictRequest,
+    QueueSettings,
 )
 from lengthwise_queue.breaker import Breaker
 
@@ -214,6 +215,38 @@ class PredictorClient:
         self._breaker.failed(time.monotonic())
         if self._breaker.is_open and not was_open:
             log.warning("predictor given up for now", extra={"reason": reason})
+
+
+class Predictors:
+    """The predictors of all queues: the one that most share, and those of a queue's own.
+
+    Each has connections and a breaker of its own, so that a dead one costs only its queue.
+
+    Args:
+        shared_url: Of the shared one; None: there is none.
+        make: Makes the client of a URL.
+    """
+
+    def __init__(
+        self, shared_url: str | None, make: Callable[[str | None], PredictorClient]
+    ) -> None:
+        self._make = make
+        self._shared = make(shared_url)
+        self._own: dict[str, PredictorClient] = {}
+
+    def of(self, settings: QueueSettings) -> PredictorClient:
+        """The predictor that a queue with these settings asks."""
+        url = settings.predictor_url
+        if url is None:
+            return self._shared
+        # Only an admin sets URLs, so there are about as many as queues.
+        if url not in self._own:
+            self._own[url] = self._make(url or None)
+        return self._own[url]
+
+    async def aclose(self) -> None:
+        """Close the connections of all."""
+        await asyncio.gather(*(c.aclose() for c in (self._shared, *self._own.values())))
 
 
 def _client(base_url: str) -> httpx.AsyncClient:

@@ -17,7 +17,7 @@ from lengthwise_queue.batch_store import BatchStore
 from lengthwise_queue.errors import StoreUnavailable
 from lengthwise_queue.file_store import FileLimits, FileStore
 from lengthwise_queue.metrics import Metrics
-from lengthwise_queue.predictor_client import PredictorClient
+from lengthwise_queue.predictor_client import PredictorClient, Predictors
 from lengthwise_queue.prompt_length import PromptLength
 from lengthwise_queue.queue_book import QueueBook
 from lengthwise_queue.rank_watch import RankWatch
@@ -65,11 +65,14 @@ class Service:
         self.metrics = Metrics()
         self.book = QueueBook(store)
         self.prompt_length = PromptLength()
-        self.predictor = PredictorClient(
+        self.predictors = Predictors(
             settings.predictor_url,
-            timeout_ms=settings.predictor_timeout_ms,
-            on_answer=self.metrics.predictor_latency.observe,
-            on_fallback=self.metrics.fell_back,
+            lambda url: PredictorClient(
+                url,
+                timeout_ms=settings.predictor_timeout_ms,
+                on_answer=self.metrics.predictor_latency.observe,
+                on_fallback=self.metrics.fell_back,
+            ),
         )
         self.comebacks = Comebacks()
         self.draining = asyncio.Event()  #: The process is to stop: long readers go elsewhere.
@@ -117,7 +120,7 @@ class Service:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        await self.predictor.aclose()
+        await self.predictors.aclose()
         await self.store.aclose()
 
 

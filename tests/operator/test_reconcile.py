@@ -110,6 +110,24 @@ def test_a_setting_that_the_queue_service_does_not_know_is_not_sent(
     assert plan(seen={"queue": knows}).queue_settings["min_rank_accuracy"] == 0.6
 
 
+@pytest.mark.parametrize(
+    ("predictor", "want"),
+    [
+        ({}, None),
+        ({"replicas": 0}, ""),
+        ({"replicas": 1}, "http://chat-predictor.team.svc:8081"),
+        ({"url": "http://mine"}, "http://mine"),
+    ],
+    ids=["shared", "off", "own", "external"],
+)
+def test_the_queue_service_is_told_which_predictor_to_ask(
+    plan: Any, service: MakeService, facts: MakeFacts, predictor: dict[str, Any], want: str | None
+) -> None:
+    there = queue_settings(service()) | {"predictor_url": "http://before"}
+    found = plan(seen={"queue": facts(settings=there)}, predictor=predictor)
+    assert found.queue_settings["predictor_url"] == want
+
+
 def test_a_broken_rule_changes_nothing_but_the_status(plan: Any) -> None:
     found = plan(replicas=1, autoscaling={})
     assert (list(found.apply), found.delete, found.queue_settings) == ([], [], None)

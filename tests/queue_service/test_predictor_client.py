@@ -464,3 +464,23 @@ def submit_and_check(make_front: Callable[..., Any], url: str) -> None:
     assert without.metric("predictor_fallbacks_total", reason="error") == 1
     assert without.http.get(f"/v1/queues/{without.model}").json()["fallbacks"] == 1
     with_it.close()
+
+
+def test_a_queue_with_a_predictor_of_its_own_asks_that_one(
+    make_front: Callable[..., Any],
+) -> None:
+    async def body() -> None:
+        async with predictor(GOOD) as (shared, asked), predictor(GOOD) as (own, asked_own):
+            await asyncio.to_thread(submit_to_three, make_front, shared, own)
+            assert (len(asked), len(asked_own)) == (1, 1)
+
+    asyncio.run(body())
+
+
+def submit_to_three(make_front: Callable[..., Any], shared: str, own: str) -> None:
+    front = make_front(predictor_url=shared, predictor_timeout_ms=5000)
+    for url in (None, own, ""):  # the shared one's, its own, none
+        front.put_queue(predictor_url=url)
+        front.submit()
+    assert front.metric("predictor_fallbacks_total", reason="off") == 1
+    front.close()
