@@ -15,7 +15,8 @@ from lengthwise_contract.states import JobState
 from lengthwise_queue.jobs import Claim, Ending
 from lengthwise_queue.store import JobStore
 
-#: Jobs of one round trip. All 32 of 32 slots at once would leave the worker idle while Redis works.
+#: Jobs of one round trip. Eight cost Redis a tenth more a job, 32 a tenth less; but 32 of 32 slots
+#: at once leave the worker idle while Redis works (docs/experiments.md).
 _TOGETHER = 16
 
 
@@ -58,7 +59,7 @@ class Endings:
         """
         heard: asyncio.Future[JobState | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((ending, heard, claim))
-        if len(self._waiting) == 1 or len(self._waiting) % _TOGETHER == 1:
+        if len(self._waiting) % _TOGETHER == 1:  # as many tasks as batches, always
             # Its turn comes behind the jobs that end in this one, and so it takes them along.
             task = asyncio.create_task(self._send())
             self._sending.add(task)
@@ -75,12 +76,12 @@ class Endings:
                 worker_id=self._worker_id,
                 claim_next=wanted,
             )
+            self._begin(claims)
         except Exception as exc:
             for _, heard, _ in batch:
                 if not heard.done():
                     heard.set_exception(exc)
             return
-        self._begin(claims)
         for (_, heard, _), state in zip(batch, states, strict=True):
             if not heard.done():
                 heard.set_result(state)

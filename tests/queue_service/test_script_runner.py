@@ -11,6 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
+from lengthwise_queue import script_runner
 from lengthwise_queue.errors import StoreUnavailable
 from lengthwise_queue.jobs import Accepted, NewJob
 from lengthwise_queue.redis_store import RedisJobStore
@@ -155,3 +156,20 @@ def test_a_server_that_is_silent_is_given_up_after_a_while(greets: bool) -> None
         await server.wait_closed()
 
     asyncio.run(body())
+
+
+def test_a_call_that_comes_as_the_last_sender_ends_is_not_left_lying(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sender was counted until a callback behind its end: what came in between waited for ever.
+
+    Seen as workers that stood still for up to a second, until the next tick sent their calls along.
+    """
+    monkeypatch.setattr(script_runner, "_UNDER_WAY", 1)
+
+    async def body(store: RedisJobStore) -> None:
+        async with asyncio.timeout(10):
+            for number in range(20):
+                assert isinstance(await store.submit(QUEUE, new_job(number)), Accepted)
+
+    with_store(redis_url, body)
