@@ -43,6 +43,7 @@ PICTURES = os.environ.get("LENGTHWISE_PICTURES")
 #: What the local stack cannot have, and who has it.
 ELSEWHERE = {
     "lengthwise_autoscaler_desired_replicas": "the operator",
+    "lengthwise_operator_service_ready": "the operator",
     "vllm:(kv|gpu)_cache_usage_perc": "a real vLLM; the simulated one has no KV cache",
 }
 
@@ -330,7 +331,8 @@ def test_every_alert_looks_at_series_that_are_there(
     """So an alert that is quiet is quiet because all is well, not because of a misspelt name."""
     monitored.prometheus.now(rule["expr"])
     for name in set(re.findall(r"\blengthwise_\w+", rule["expr"])):
-        assert monitored.prometheus.now(f"count({name})"), f"{name} is not scraped"
+        if name not in ELSEWHERE:
+            assert monitored.prometheus.now(f"count({name})"), f"{name} is not scraped"
 
 
 @needs_prometheus
