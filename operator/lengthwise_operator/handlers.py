@@ -130,6 +130,8 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     settings.watching.inactivity_timeout = 70
     settings.networking.request_timeout = 20
     settings.networking.connect_timeout = 10
+    # With rights in some namespaces alone, Kopf's look for others is refused nine times, over 50 s.
+    settings.scanning.disabled = bool(ours.namespaces)
     # Without these the operator would be sent every pod of the cluster.
     for group, plural in WATCHED:
         settings.watching.label_selectors[group, plural] = f"{MANAGED_BY_LABEL}={FIELD_MANAGER}"

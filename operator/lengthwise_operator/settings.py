@@ -51,6 +51,10 @@ class Settings(BaseSettings):
     metrics_namespace: str = Field(
         default="", description="Namespace whose pods may scrape the engines; empty: none"
     )
+    namespaces: str = Field(
+        default="",
+        description="a,b: those of --namespace, if no right reaches beyond them; empty: all",
+    )
     metrics_port: int = Field(default=8084, ge=0, le=65535, description="Of /metrics; 0: off")
     poll_seconds: float = Field(
         default=5, gt=0, description="Between two looks at the queues, s; one call for all"
