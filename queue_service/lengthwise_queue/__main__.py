@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import socket
@@ -11,7 +12,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from lengthwise_queue import logs
-from lengthwise_queue.app import create_app
+from lengthwise_queue.app import create_app, store_settings
+from lengthwise_queue.errors import StoreUnavailable, StoreUnfit
+from lengthwise_queue.redis_store import RedisJobStore
 from lengthwise_queue.settings import Settings
 
 log = logging.getLogger("lengthwise_queue")
@@ -45,13 +48,35 @@ def make_server(settings: Settings) -> Server:
     )
 
 
+async def _refuse_unfit(settings: Settings) -> None:
+    """Look at Redis before anything is promised; one that is away may yet come.
+
+    Raises:
+        StoreUnfit: Its settings contradict ours.
+    """
+    store = RedisJobStore(settings.redis_access(), store_settings(settings))
+    try:
+        await store.check()
+    except StoreUnfit:
+        raise
+    except StoreUnavailable as exc:
+        log.warning("redis is away at the start", extra={"problem": exc.message})
+    finally:
+        await store.aclose()
+
+
 def main() -> None:
-    """Serve until SIGTERM or SIGINT, and exit with 0."""
+    """Serve until SIGTERM or SIGINT, and exit with 0; 2: Redis must be set up otherwise."""
     # uvicorn raises the signal again when it is done; by default that would look like a crash.
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda *_: sys.exit(0))
     settings = Settings()
     logs.set_up(settings.log_level)
+    try:
+        asyncio.run(_refuse_unfit(settings))
+    except StoreUnfit as exc:
+        log.error("redis is not fit", extra={"problem": exc.message})
+        sys.exit(2)
     log.info("queue service starts", extra={"host": settings.host, "port": settings.port})
     try:
         server = make_server(settings)

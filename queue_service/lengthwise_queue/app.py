@@ -49,6 +49,8 @@ STATUS: dict[type[LengthwiseError], int] = {
     errors.QueueOverloaded: 429,
     errors.QueueDraining: 503,
     errors.StoreUnavailable: 503,
+    errors.NotConfirmed: 503,
+    errors.StoreUnfit: 503,
     errors.AttemptRestarted: 502,
     errors.JobFailed: 502,
     errors.JobCancelled: 409,
@@ -63,6 +65,15 @@ RETRY_503_S = 1.0
 SPREAD, LEAST_SPREAD_S = 0.1, 0.5
 
 
+def store_settings(settings: Settings) -> StoreSettings:
+    """What the store is told of our settings."""
+    return StoreSettings(
+        durability=settings.durability,
+        durability_replicas=settings.durability_replicas,
+        durability_timeout_ms=settings.durability_timeout_ms,
+    )
+
+
 def create_app(settings: Settings) -> FastAPI:
     """The app. It connects when it starts, and does not mind if Redis is not there yet.
 
@@ -70,15 +81,11 @@ def create_app(settings: Settings) -> FastAPI:
         ValueError: The tenants file, or the API key, cannot be taken.
     """
     tenants = TenantRegistry(settings)
-    times = StoreSettings(
-        durability=settings.durability,
-        durability_replicas=settings.durability_replicas,
-        durability_timeout_ms=settings.durability_timeout_ms,
-    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = Service(settings, RedisJobStore(settings.redis_access(), times), tenants)
+        store = RedisJobStore(settings.redis_access(), store_settings(settings))
+        service = Service(settings, store, tenants)
         app.state.service = service
         service.start()
         runner = BatchRunner(service, status_of)

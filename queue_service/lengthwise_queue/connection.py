@@ -13,13 +13,12 @@ from typing import Any
 import redis.asyncio as redis
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ExponentialBackoff
 from redis.crc import key_slot
 from redis.credentials import CredentialProvider
 
 from lengthwise_queue import closed_transport
-from lengthwise_queue.following import FollowingPool, SlotOwners
+from lengthwise_queue.following import FollowingPool, RememberingSentinel, SlotOwners
 from lengthwise_queue.redis_access import Access, Kind, Secret, TlsVerify
 
 #: A pub/sub connection that is silent so long is asked whether it lives, s. On a host that lost
@@ -58,16 +57,14 @@ class Connections:
         self.access = access
         self._connect_timeout_s, self._command_timeout_s = connect_timeout_s, command_timeout_s
         self._shared: dict[str, redis.Redis] = {}
-        self._sentinel: Sentinel | None = None
+        self._sentinel: RememberingSentinel | None = None
         self._owners: SlotOwners | None = None
         if access.kind is Kind.SENTINEL:
             to_sentinel = self._options(
                 command_timeout_s, access.sentinel_username, access.sentinel_password
             )
             to_sentinel |= {"ssl": access.tls is not None}
-            self._sentinel = Sentinel(  # type: ignore[no-untyped-call]
-                list(access.hosts), sentinel_kwargs=to_sentinel
-            )
+            self._sentinel = RememberingSentinel(access.hosts, to_sentinel)
         elif access.kind is Kind.CLUSTER:
             self._owners = SlotOwners(access.hosts, self._node)
         self.general = self._general()

@@ -16,6 +16,8 @@ LengthwiseError
 ├── QueueOverloaded         429  the client waits `retry_after_s`
 ├── QueueDraining           503  the queue takes no new jobs; the client waits, or goes elsewhere
 ├── StoreUnavailable        503  Redis is away; the client tries again
+│   ├── NotConfirmed        503  it may be accepted, and is not as safe as promised; tries again
+│   └── StoreUnfit          503  Redis must be set up otherwise; a process does not start on it
 ├── AttemptRestarted        502  a retry's output cannot continue what was already sent
 └── JobEnded                     the job was accepted, and ended without an answer
     ├── JobFailed           502  or the engine's own status and body
@@ -156,6 +158,18 @@ class StoreUnavailable(LengthwiseError):
 
     type = "server_error"
     code = "store_unavailable"
+
+
+class NotConfirmed(StoreUnavailable):
+    """A job was written, and the confirmation that its durability asks for did not come."""
+
+    code = "not_confirmed"
+
+
+class StoreUnfit(StoreUnavailable):
+    """Redis answers, and its settings contradict what we promise."""
+
+    code = "store_unfit"
 
 
 class AttemptRestarted(LengthwiseError):

@@ -18,6 +18,7 @@ from typing import Any
 
 from redis.asyncio.sentinel import (
     MasterNotFoundError,
+    Sentinel,
     SentinelConnectionPool,
     SentinelManagedConnection,
     SentinelManagedSSLConnection,
@@ -96,6 +97,33 @@ class FollowingPool(SentinelConnectionPool):
             self._look.cancel()
             await asyncio.wait({self._look})
         await super().aclose()
+
+
+class RememberingSentinel(Sentinel):
+    """Sentinels; while none of them knows, the last primary that they named.
+
+    A Redis that is well must not be unreachable because its Sentinels are. If it is not well, the
+    attempt fails like any other; if it was voted out, it says READONLY or is left at the next look.
+    """
+
+    def __init__(self, hosts: tuple[tuple[str, int], ...], options: dict[str, Any]) -> None:
+        super().__init__(hosts, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+        self._last: tuple[str, int] | None = None
+
+    async def discover_master(self, service_name: str) -> tuple[str, int]:
+        """The primary's address.
+
+        Raises:
+            MasterNotFoundError: No Sentinel ever named one.
+        """
+        try:
+            found = await super().discover_master(service_name)
+        except MasterNotFoundError:
+            if self._last is None:
+                raise
+            return self._last
+        self._last = found
+        return self._last
 
 
 class SlotOwners:

@@ -8,10 +8,11 @@ script that pops a job learns its id only then (docs/decisions/0003-keys-of-popp
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import redis.asyncio as redis
 
@@ -19,8 +20,9 @@ from lengthwise_contract.api import Prediction, QueueSettings, WorkerView
 from lengthwise_contract.states import Event, JobState
 from lengthwise_queue.connection import Connections
 from lengthwise_queue.durability import Durability, confirmation
-from lengthwise_queue.errors import StoreUnavailable
+from lengthwise_queue.errors import NotConfirmed
 from lengthwise_queue.jobs import (
+    Accepted,
     Claim,
     Ending,
     Finished,
@@ -50,6 +52,9 @@ from lengthwise_queue.redis_errors import away, is_away, reaching_redis, read
 from lengthwise_queue.redis_reads import RedisReads
 from lengthwise_queue.script_runner import Call, ScriptRunner
 from lengthwise_queue.scripts import load_all
+from lengthwise_queue.server_check import check_server
+
+log = logging.getLogger(__name__)
 
 #: Jobs that one step of a change of order looks at: about 2 ms of the server's time.
 _REORDER_STEP = 500
@@ -86,6 +91,7 @@ class RedisJobStore(RedisReads):
         settings: StoreSettings | None = None,
         *,
         now_ms: float | None = None,
+        on_unconfirmed: Callable[[int], object] | None = None,
     ) -> None:
         """Connects on first use.
 
@@ -94,7 +100,10 @@ class RedisJobStore(RedisReads):
             settings: Times; the defaults suit production.
             now_ms: Tests only ever set the attribute of this name: the scripts then take it for
                 the clock, ms since the epoch. None: the server's clock.
+            on_unconfirmed: Is told how many endings were accepted without the confirmation that
+                the durability asks for.
         """
+        self._on_unconfirmed = on_unconfirmed or (lambda _: None)
         self.settings = s = settings or StoreSettings()
         self.now_ms = now_ms
         self._connections = Connections(
@@ -111,6 +120,9 @@ class RedisJobStore(RedisReads):
         self._pubsub: dict[str, Any] = {}
         self._hubs: dict[str, OutputHub] = {}
         self._emitted: dict[str, int] = {}
+        self._warned: set[str] = set()
+        #: Of each primary at the last `check`: used memory and its limit (0: none), bytes.
+        self.memory: list[tuple[int, int]] = []
 
     @property
     def client(self) -> Any:
@@ -190,8 +202,15 @@ class RedisJobStore(RedisReads):
             "1" if job.idempotency_key is not None else "",
             job.fingerprint,
         ]
-        [answer] = await self._run(self._call(k, Event.SUBMIT, keys, args))
-        return read_submitted(answer)
+        [answer], lacks = await self._run_confirmed(self._call(k, Event.SUBMIT, keys, args))
+        submitted = read_submitted(answer)
+        if lacks is not None and isinstance(submitted, Accepted):
+            raise NotConfirmed(
+                f"The job was written, but {lacks}. Send it again: with an Idempotency-Key it is "
+                "found again, without one it is withdrawn.",
+                retry_after_s=1,
+            )
+        return submitted
 
     def _call(
         self, k: QueueKeys, script: str, keys: Sequence[str] = (), args: Sequence[Any] = ()
@@ -271,7 +290,11 @@ class RedisJobStore(RedisReads):
         calls = [self._call(k, Event.FINISH, [k.lengths], args)]
         if claim_next > 0:
             calls.append(self._claim_call(k, worker_id, claim_next))
-        answers = await self._run(*calls)
+        answers, lacks = await self._run_confirmed(*calls)
+        if lacks is not None:
+            # It cannot be taken back: the answer is there, and its client may have read it.
+            self._on_unconfirmed(len(endings))
+            log.warning("endings not confirmed", extra={"queue": queue, "lacks": lacks})
         for ending in endings:
             self._emitted.pop(ending.lease.nonce, None)
         states = [None if state == b"lost" else JobState(state.decode()) for state in answers[0]]
@@ -460,19 +483,28 @@ class RedisJobStore(RedisReads):
                 break
 
     async def check(self) -> None:
-        """Raise `StoreUnavailable` unless Redis answers and is fit: version, no eviction policy."""
-        info = cast("dict[str, Any]", await read(self._connections.of(QUEUES).info()))
-        version = str(info.get("redis_version", "0"))
-        if int(version.split(".")[0]) < 7:
-            raise StoreUnavailable(
-                f"Redis {version} is too old: Lengthwise needs Redis 7 or Valkey 8 and later."
+        """Ask every primary whether it is fit; its warnings are logged once.
+
+        Raises:
+            StoreUnfit: Its settings contradict what we promise; the message says what to set.
+            StoreUnavailable: It does not answer.
+        """
+        s = self.settings
+        with reaching_redis():
+            primaries = await self._connections.primaries()
+        try:
+            checks = [check_server(one, s.durability, s.durability_replicas) for one in primaries]
+            reports = await asyncio.gather(*checks)
+        finally:
+            await asyncio.gather(*(one.aclose() for one in primaries))
+        self.memory = [(report.used_bytes, report.limit_bytes) for report in reports]
+        warnings = {warning for report in reports for warning in report.warnings}
+        for warning in sorted(warnings - self._warned):
+            log.warning(
+                "redis is not as it should be",
+                extra={"problem": warning, "redis": str(self._connections.access)},
             )
-        eviction = info.get("maxmemory_policy", "noeviction")
-        if eviction != "noeviction":
-            raise StoreUnavailable(
-                f"Redis may evict accepted jobs: its maxmemory-policy is {eviction}. "
-                "Set `maxmemory-policy noeviction`."
-            )
+        self._warned = warnings
 
     async def aclose(self) -> None:
         """Close every connection."""

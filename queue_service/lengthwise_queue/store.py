@@ -188,7 +188,7 @@ class JobStore(Protocol):
         """Suspend the policy `sjf`: serve in order of acceptance; or take it up again."""
 
     async def check(self) -> None:
-        """Raise `StoreUnavailable` unless Redis answers and is fit: version, no eviction policy."""
+        """Raise `StoreUnavailable` unless Redis answers and is set up as our promises need."""
 
     async def aclose(self) -> None:
         """Close every connection."""

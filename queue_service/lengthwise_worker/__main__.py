@@ -13,9 +13,9 @@ import sys
 import uvloop
 from pydantic import ValidationError
 
+from lengthwise_queue.errors import StoreUnavailable, StoreUnfit
 from lengthwise_queue.logs import set_up
 from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
-from lengthwise_queue.store import JobStore
 from lengthwise_worker.engines import open_engine
 from lengthwise_worker.errors import BadSettings
 from lengthwise_worker.metrics import Metrics, MetricsServer
@@ -23,6 +23,22 @@ from lengthwise_worker.settings import Settings
 from lengthwise_worker.worker import Worker
 
 log = logging.getLogger("lengthwise_worker")
+
+
+async def _refuse_unfit(store: RedisJobStore) -> None:
+    """Look at Redis before a job is claimed; one that is away may yet come.
+
+    Raises:
+        BadSettings: Its settings contradict ours.
+    """
+    try:
+        await store.check()
+    except StoreUnfit as exc:
+        raise BadSettings(exc.message) from exc
+    except StoreUnavailable as exc:
+        log.warning("redis is away at the start", extra={"problem": exc.message})
+    finally:
+        await store.aclose()
 
 
 async def _serve(settings: Settings) -> None:
@@ -35,10 +51,12 @@ async def _serve(settings: Settings) -> None:
         durability_timeout_ms=settings.durability_timeout_ms,
     )
 
-    def open_store() -> JobStore:
-        return RedisJobStore(settings.redis_access(), times)
-
     metrics = Metrics()
+
+    def open_store() -> RedisJobStore:
+        return RedisJobStore(settings.redis_access(), times, on_unconfirmed=metrics.unconfirmed.inc)
+
+    await _refuse_unfit(open_store())
     worker = Worker(settings, open_engine(settings), open_store, metrics)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, worker.stop)

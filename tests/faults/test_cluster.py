@@ -1,0 +1,128 @@
+"""The store on a real Cluster: three primaries, and one of them dies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lengthwise_contract.api import QueueSettings
+from lengthwise_contract.states import JobState
+from lengthwise_queue.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from tests.faults.conftest import Line, Servers
+
+On = Callable[..., None]
+
+
+def test_a_queues_whole_life_works_on_a_cluster(servers: Servers, on: On) -> None:
+    _, url = servers.cluster()
+
+    async def body(line: Line) -> None:
+        store, q = line.store, line.queue
+        await store.check()
+        first = await line.submit(idempotency_key="k", fingerprint="f")
+        again = await store.submit(q, line.new(idempotency_key="k", fingerprint="f"))
+        assert again.id == first  # type: ignore[union-attr]
+        later = await line.submit(delay_ms=60_000)
+        position = await store.position(q, first)
+        assert position is not None
+        assert position.ahead == 0
+        assert [job.id for job in (await store.line(q, 10)).waiting] == [first]
+        assert await store.wait_for_work(q, 5) is True
+        reader = asyncio.create_task(store.wait_output(q, first, timeout_s=10))
+        [claim] = await store.claim(q, worker_id="w", count=5)
+        await store.beat(q, worker=line.view, leases=[claim.lease])
+        await store.emit(q, claim.lease, [b"one"])
+        assert [entry.data for entry in await reader] == [b"one"]
+        hints: list[str] = []
+        while not hints:  # the first calls subscribe
+            assert await store.cancel(q, first) is JobState.RUNNING
+            hints = await store.cancellations(q, 0.1)
+        assert set(hints) == {first}
+        ended = await store.finish(q, claim.lease, line.ok, worker_id="w", claim_next=1)
+        assert ended.state is JobState.CANCELLED
+        assert await store.cancel(q, later) is JobState.CANCELLED
+        await store.tick(q)
+        assert {job.id for job in (await store.jobs(q, "default")).jobs} == {first, later}
+        assert (await store.stats(q)).counters["cancelled"] == 2
+
+    on(url, body)
+
+
+def test_queues_on_different_nodes_are_one_system(servers: Servers, on: On) -> None:
+    nodes, url = servers.cluster()
+    names = [f"model-{i}" for i in range(12)]
+
+    async def body(line: Line) -> None:
+        ids = {}
+        for name in names:
+            await line.store.put_queue(name, QueueSettings())
+            line.queue = name
+            ids[name] = await line.submit()
+        assert {q.name for q in await line.store.queues()} >= set(names)
+        for name in names:
+            found = await line.store.find(ids[name])
+            assert found is not None
+            assert found.queue == name
+        assert await line.store.find("nobody") is None
+        for name in names:
+            line.queue = name
+            assert await line.serve() == [ids[name]]
+
+    on(url, body)
+    assert all(node.ask("DBSIZE") > 0 for node in nodes)
+
+
+def test_a_cluster_whose_primary_dies_goes_on_with_its_replica(
+    servers: Servers, on: On, wait_for: Callable[..., Any]
+) -> None:
+    nodes, url = servers.cluster(replicas=3)
+
+    async def body(line: Line) -> None:
+        await line.submit()
+        owner = next(n for n in nodes[:3] if n.ask("KEYS", f"lw:{{{line.queue}}}:job:*"))
+        replica = nodes[nodes.index(owner) + 3]
+        owner.ask("WAIT", 1, 1000)
+        wait_for(lambda: replica.ask("DBSIZE") == owner.ask("DBSIZE"), "the replica has it")
+        waiting = asyncio.create_task(line.store.wait_for_work("other", 30))
+        owner.kill()
+        with pytest.raises(StoreUnavailable):
+            await line.submit()
+        await line.comes_back(line.submit)
+        served: list[str] = []
+        while len(served) < 2:
+            served += await line.comes_back(line.serve)
+        assert await line.comes_back(lambda: line.store.find(served[0])) is not None
+        waiting.cancel()
+        await asyncio.wait({waiting})
+
+    on(url, body)
+
+
+def test_a_queue_that_is_moved_to_another_node_is_found_there(servers: Servers, on: On) -> None:
+    nodes, url = servers.cluster()
+
+    async def body(line: Line) -> None:
+        job = await line.submit()
+        source = next(n for n in nodes if n.ask("KEYS", f"lw:{{{line.queue}}}:job:*"))
+        target = next(n for n in nodes if n is not source)
+        slot = source.ask("CLUSTER", "KEYSLOT", f"lw:{{{line.queue}}}:x")
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target.ask("CLUSTER", "MYID"))
+        target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source.ask("CLUSTER", "MYID"))
+        keys = source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1000)
+        half = len(keys) // 2
+        move = ("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS")
+        source.ask(*move, *keys[:half])
+        with pytest.raises(StoreUnavailable):  # half here and half there: no script can run
+            await line.serve()
+        source.ask(*move, *keys[half:])
+        owner = target.ask("CLUSTER", "MYID")
+        for node in (target, source, *(n for n in nodes if n not in (source, target))):
+            node.ask("CLUSTER", "SETSLOT", slot, "NODE", owner)
+        assert await line.comes_back(line.serve) == [job]
+
+    on(url, body)

@@ -1,0 +1,251 @@
+"""What `durability` promises, against real replicas and a real append-only file."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lengthwise_contract.states import JobState
+from lengthwise_queue.durability import Durability
+from lengthwise_queue.errors import NotConfirmed, StoreUnavailable, StoreUnfit
+from lengthwise_queue.jobs import Accepted
+from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
+
+if TYPE_CHECKING:
+    from tests.faults.conftest import Line, Servers
+
+On = Callable[..., None]
+
+REPLICA = StoreSettings(durability=Durability.REPLICA, durability_timeout_ms=300)
+ALWAYS = StoreSettings(durability=Durability.ALWAYS)
+
+
+def test_a_submit_that_no_replica_confirmed_is_refused_and_safe_to_repeat(
+    servers: Servers, on: On
+) -> None:
+    primary, replica = servers.pair()
+
+    async def body(line: Line) -> None:
+        assert await line.submit()
+        replica.send(signal.SIGSTOP)
+        keyed = line.new(idempotency_key="k", fingerprint="f")
+        with pytest.raises(NotConfirmed, match="0 of 1 replicas confirmed it in 300 ms"):
+            await line.store.submit(line.queue, keyed)
+        # The job is there already, so the repetition writes nothing: WAIT alone would be content.
+        with pytest.raises(NotConfirmed):
+            await line.store.submit(line.queue, keyed)
+        replica.send(signal.SIGCONT)
+
+        async def again() -> Accepted:
+            accepted = await line.store.submit(line.queue, keyed)
+            assert isinstance(accepted, Accepted)
+            return accepted
+
+        accepted = await line.comes_back(again)
+        assert (accepted.id, accepted.duplicate) == (keyed.id, True)
+        assert replica.ask("EXISTS", f"lw:{{{line.queue}}}:job:{keyed.id}") == 1
+
+    on(primary.url, body, REPLICA)
+
+
+def test_an_answer_that_no_replica_confirmed_is_kept_and_counted(
+    servers: Servers, on: On, caplog: pytest.LogCaptureFixture
+) -> None:
+    primary, replica = servers.pair()
+    counted: list[int] = []
+
+    async def body(line: Line) -> None:
+        job = await line.submit()
+        store = RedisJobStore(primary.url, REPLICA, on_unconfirmed=counted.append)
+        [claim] = await store.claim(line.queue, worker_id="w", count=1)
+        replica.send(signal.SIGSTOP)
+        ended = await store.finish(line.queue, claim.lease, line.ok, worker_id="w")
+        await store.aclose()
+        assert ended.state is JobState.SUCCEEDED
+        found = await line.store.get(line.queue, job)
+        assert found is not None
+        assert found.state is JobState.SUCCEEDED
+
+    on(primary.url, body, REPLICA)
+    assert counted == [1]
+    assert [r.message for r in caplog.records].count("endings not confirmed") == 1
+
+
+def test_heartbeats_do_not_wait_for_a_replica_that_is_gone(servers: Servers, on: On) -> None:
+    primary, replica = servers.pair()
+    slow = StoreSettings(durability=Durability.REPLICA, durability_timeout_ms=4000)
+
+    async def body(line: Line) -> None:
+        await line.submit()
+        [claim] = await line.store.claim(line.queue, worker_id="w", count=1)
+        replica.send(signal.SIGSTOP)
+        submit = asyncio.create_task(line.submit())
+        await asyncio.sleep(0)
+        for _ in range(20):
+            await line.store.beat(line.queue, worker=line.view, leases=[claim.lease])
+        assert not submit.done()
+        with pytest.raises(NotConfirmed):
+            await submit
+
+    on(primary.url, body, slow)
+
+
+def test_after_a_failover_every_confirmed_job_is_there_and_async_may_have_lost_some(
+    servers: Servers, on: On, wait_for: Callable[..., Any]
+) -> None:
+    """Scenarios 9 and 10: the replica hangs, jobs go on coming, the primary dies for good."""
+    results: dict[str, tuple[int, int]] = {}
+    for mode in (Durability.ASYNC, Durability.REPLICA):
+        primary, replica = servers.pair()
+        settings = StoreSettings(durability=mode, durability_timeout_ms=100)
+        acknowledged: list[str] = []
+
+        async def flood(line: Line, into: list[str] = acknowledged) -> None:
+            for _ in range(60):
+                try:
+                    into.append(await line.submit(idempotency_key=f"k{line._count}"))
+                except StoreUnavailable:
+                    continue
+
+        async def body(
+            line: Line, p: Any = primary, r: Any = replica, into: list[str] = acknowledged
+        ) -> None:
+            await flood(line, into)
+            r.send(signal.SIGSTOP)
+            p.ask("CLIENT", "NO-EVICT", "on")
+            await asyncio.wait_for(flood(line, into), 60)
+            p.kill()
+            # What stood in the socket of the hanging replica is lost with it: a cut, not a delay.
+            r.kill()
+
+        # A replica that hangs has the data in its socket's buffer and would read it when it goes
+        # on: here it is killed, and started from what it had put on disk before it hung.
+        on(primary.url, _with_disk(body, replica), settings)
+        replica.config.pop("replicaof", None)
+        replica.start()
+        there = [
+            one
+            for one in acknowledged
+            if replica.ask("EXISTS", f"lw:{{org/model-1}}:job:{one}") == 1
+        ]
+        results[mode] = (len(acknowledged), len(there))
+    assert results[Durability.ASYNC] == (120, 60)
+    assert results[Durability.REPLICA] == (60, 60)
+
+
+def _with_disk(body: Any, replica: Any) -> Any:
+    async def run(line: Line) -> None:
+        replica.ask("CONFIG", "SET", "appendonly", "yes")
+        replica.ask("CONFIG", "SET", "appendfsync", "always")
+        ends = time.monotonic() + 30
+        while replica.ask("INFO", "persistence")["aof_rewrite_in_progress"]:
+            assert time.monotonic() < ends
+            await asyncio.sleep(0.02)
+        replica.config |= {"appendonly": "yes"}
+        await body(line)
+
+    return run
+
+
+def test_always_means_that_a_killed_primary_has_every_acknowledged_job(
+    servers: Servers, on: On
+) -> None:
+    server = servers.start(appendonly="yes", appendfsync="always")
+    ids: list[str] = []
+
+    async def body(line: Line) -> None:
+        await line.store.check()
+        for _ in range(50):
+            ids.append(await line.submit())
+        server.kill()
+
+    on(server.url, body, ALWAYS)
+    server.start()
+    assert all(server.ask("EXISTS", f"lw:{{org/model-1}}:job:{one}") for one in ids)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        pytest.param(
+            {"appendonly": "no"}, "Set `appendonly yes` and `appendfsync always`", id="no"
+        ),
+        pytest.param(
+            {"appendonly": "yes", "appendfsync": "everysec"},
+            "has appendfsync everysec. Set `appendfsync always`",
+            id="everysec",
+        ),
+    ],
+)
+def test_a_redis_that_contradicts_always_is_refused_with_what_to_set(
+    servers: Servers, on: On, config: dict[str, Any], says: str
+) -> None:
+    server = servers.start(**config)
+
+    async def body(line: Line) -> None:
+        with pytest.raises(StoreUnfit, match=says):
+            await line.store.check()
+
+    on(server.url, body, ALWAYS)
+
+
+def test_an_append_only_file_that_is_switched_off_under_way_confirms_nothing(
+    servers: Servers, on: On
+) -> None:
+    server = servers.start(appendonly="yes", appendfsync="always")
+
+    async def body(line: Line) -> None:
+        await line.submit()
+        server.ask("CONFIG", "SET", "appendonly", "no")
+        with pytest.raises(NotConfirmed, match="refused to confirm"):
+            await line.submit()
+
+    on(server.url, body, ALWAYS)
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "says"),
+    [
+        pytest.param({}, StoreSettings(), "writes nothing to disk", id="no persistence"),
+        pytest.param({}, REPLICA, "wants 1 replicas, and there are 0", id="no replica"),
+        pytest.param(
+            {"appendonly": "yes", "maxmemory": "1gb"},
+            StoreSettings(),
+            "more than 85% of its maxmemory",
+            id="little room",
+        ),
+        pytest.param(
+            {"appendonly": "yes", "rename-command": 'CONFIG ""'},
+            StoreSettings(),
+            "CONFIG GET is forbidden here",
+            id="a managed Redis",
+        ),
+    ],
+)
+def test_what_may_hurt_is_said_once(
+    servers: Servers,
+    on: On,
+    caplog: pytest.LogCaptureFixture,
+    config: dict[str, Any],
+    settings: StoreSettings,
+    says: str,
+) -> None:
+    server = servers.start(**config)
+
+    async def body(line: Line) -> None:
+        if "maxmemory" in config:
+            used = server.ask("INFO", "memory")["used_memory"]
+            server.ask("CONFIG", "SET", "maxmemory", int(used / 0.9))
+        for _ in range(2):
+            await line.store.check()
+
+    with caplog.at_level(logging.WARNING):
+        on(server.url, body, settings)
+    said = [str(getattr(record, "problem", "")) for record in caplog.records]
+    assert len([text for text in said if says in text]) == 1

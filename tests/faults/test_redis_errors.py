@@ -1,0 +1,140 @@
+"""Everything that Redis says while it cannot serve is a 503, and over without a restart of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lengthwise_queue.errors import StoreUnavailable
+from lengthwise_queue.redis_store import StoreSettings
+
+if TYPE_CHECKING:
+    from tests.faults.conftest import Line, Server, Servers
+
+On = Callable[..., None]
+
+
+@contextmanager
+def full(server: Server) -> Iterator[None]:
+    server.ask("CONFIG", "SET", "maxmemory", "1mb")
+    yield
+    server.ask("CONFIG", "SET", "maxmemory", "0")
+
+
+@contextmanager
+def a_replica_of_nobody(server: Server) -> Iterator[None]:
+    server.ask("REPLICAOF", "127.0.0.1", 1)
+    yield
+    server.ask("REPLICAOF", "NO", "ONE")
+
+
+@contextmanager
+def a_replica_that_serves_no_old_data(server: Server) -> Iterator[None]:
+    server.ask("CONFIG", "SET", "replica-serve-stale-data", "no")
+    server.ask("REPLICAOF", "127.0.0.1", 1)
+    yield
+    server.ask("REPLICAOF", "NO", "ONE")
+
+
+@contextmanager
+def without_its_replicas(server: Server) -> Iterator[None]:
+    server.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+    yield
+    server.ask("CONFIG", "SET", "min-replicas-to-write", 0)
+
+
+@contextmanager
+def unable_to_save(server: Server) -> Iterator[None]:
+    server.ask("CONFIG", "SET", "save", "3600 1")
+    shutil.rmtree(server.folder)  # nothing less stops root from writing
+    _save(server, "err")
+    yield
+    server.folder.mkdir()
+    server.ask("CONFIG", "SET", "dir", str(server.folder))
+    _save(server, "ok")
+
+
+def _save(server: Server, want: str) -> None:
+    server.ask("BGSAVE")
+    ends = time.monotonic() + 30
+    while server.ask("INFO", "persistence")["rdb_last_bgsave_status"] != want:
+        assert time.monotonic() < ends
+
+
+@contextmanager
+def loading(server: Server) -> Iterator[None]:
+    for number in range(100):
+        server.ask("SET", f"filler:{number}", number * "0123456789" * 100)
+    server.ask("SAVE")
+    server.kill()
+    # A hidden setting of the server's own tests: microseconds that each key takes to load.
+    server.config |= {"key-load-delay": 100_000, "loading-process-events-interval-bytes": 1024}
+    server.start()
+    yield
+    server.ask("CONFIG", "SET", "key-load-delay", 0)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "says"),
+    [
+        pytest.param(full, "is full", id="OOM"),
+        pytest.param(a_replica_of_nobody, "is a read-only replica", id="READONLY"),
+        pytest.param(
+            a_replica_that_serves_no_old_data, "has lost|does not answer", id="MASTERDOWN"
+        ),
+        pytest.param(without_its_replicas, "has not enough replicas", id="NOREPLICAS"),
+        pytest.param(unable_to_save, "cannot write to its disk", id="MISCONF"),
+        pytest.param(loading, "is loading its data", id="LOADING"),
+    ],
+)
+def test_what_redis_cannot_do_now_is_unavailable_and_comes_back(
+    servers: Servers,
+    on: On,
+    trouble: Callable[[Server], AbstractContextManager[None]],
+    says: str,
+) -> None:
+    server = servers.start(enable_protected_configs="yes")
+
+    async def body(line: Line) -> None:
+        before = await line.submit()
+        with trouble(server):
+            with pytest.raises(StoreUnavailable, match=says) as raised:
+                await line.submit()
+            assert raised.value.retry_after_s == 1
+        await line.comes_back(line.submit)
+        assert before in await line.comes_back(lambda: line.serve(10))
+
+    on(server.url, body, StoreSettings(command_timeout_s=2))
+
+
+@pytest.mark.parametrize("flush", ["SCRIPT FLUSH", "FUNCTION FLUSH"])
+def test_scripts_that_are_flushed_again_and_again_in_mid_traffic_are_loaded_again(
+    servers: Servers, on: On, flush: str
+) -> None:
+    server = servers.start()
+
+    async def body(line: Line) -> None:
+        done = asyncio.Event()
+
+        async def flusher() -> None:
+            while not done.is_set():
+                await asyncio.to_thread(server.ask, *flush.split())
+
+        flushing = asyncio.create_task(flusher())
+        # Many at once, so that one pipeline holds scripts that are there and that are not.
+        ids = await asyncio.gather(*(line.submit() for _ in range(200)))
+        served: list[str] = []
+        while len(served) < len(ids):
+            found = await asyncio.gather(*(line.serve(5) for _ in range(8)))
+            served += [one for some in found for one in some]
+        done.set()
+        await flushing
+        assert sorted(served) == sorted(ids)
+
+    on(server.url, body)

@@ -1,0 +1,90 @@
+"""The store behind real Sentinels: the primary dies, is cut off, or is voted out."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from lengthwise_contract.states import JobState
+
+if TYPE_CHECKING:
+    from tests.faults.conftest import Line, Servers
+
+On = Callable[..., None]
+
+
+def test_commands_blocking_reads_and_pubsub_follow_a_failover(
+    servers: Servers, on: On, wait_for: Callable[..., Any]
+) -> None:
+    primary, replica = servers.pair()
+    url = servers.sentinels(primary)
+
+    async def body(line: Line) -> None:
+        store, q = line.store, line.queue
+        job = await line.submit()
+        wait_for(lambda: replica.ask("EXISTS", f"lw:{{{q}}}:job:{job}"), "it is replicated")
+        [claim] = await store.claim(q, worker_id="w", count=1)
+        wait_for(lambda: replica.ask("HGET", f"lw:{{{q}}}:job:{job}", "nonce"), "so is the claim")
+        reader = asyncio.create_task(store.wait_output(q, job, timeout_s=60))
+        asking = asyncio.create_task(store.wait_for_work(q, 60))
+        hints = asyncio.create_task(store.cancellations(q, 0.2))
+        await asyncio.sleep(0.1)
+        primary.kill()
+        await line.comes_back(lambda: store.emit(q, claim.lease, [b"after"]))
+        assert replica.ask("ROLE")[0] == "master"
+        assert [entry.data for entry in await reader] == [b"after"]
+        await asyncio.wait({asking, hints})
+        asking.exception()
+        hints.exception()
+        # The blocking wait and the hints work on the new primary.
+        await line.submit()
+        assert await line.comes_back(lambda: store.wait_for_work(q, 5)) is True
+
+        async def hinted() -> list[str]:
+            await store.cancel(q, job)
+            return await store.cancellations(q, 0.1)
+
+        async with asyncio.timeout(20):
+            while job not in await line.comes_back(hinted):
+                pass
+        ended = await store.finish(q, claim.lease, line.ok, worker_id="w")
+        assert ended.state is JobState.CANCELLED
+
+    on(url, body)
+
+
+def test_a_primary_that_is_voted_out_while_it_hangs_is_left(servers: Servers, on: On) -> None:
+    primary, replica = servers.pair()
+    url = servers.sentinels(primary)
+
+    async def body(line: Line) -> None:
+        await line.submit()
+        # It keeps our connections open and says nothing: no error tells that it is gone.
+        primary.send(signal.SIGSTOP)
+        await line.comes_back(line.submit)
+        assert replica.ask("ROLE")[0] == "master"
+        primary.send(signal.SIGCONT)
+        served = await line.comes_back(lambda: line.serve(5))
+        assert served
+
+    on(url, body)
+
+
+def test_without_any_sentinel_what_is_connected_goes_on(servers: Servers, on: On) -> None:
+    primary, _ = servers.pair()
+    url = servers.sentinels(primary, count=1)
+
+    async def body(line: Line) -> None:
+        store = line.store
+        await line.submit()
+        servers._all[-1].kill()
+        blocked = asyncio.create_task(store.wait_for_work("other", 3))
+        for _ in range(30):
+            await line.submit()
+            await asyncio.sleep(0.1)
+        assert await blocked is False
+        assert len(await line.serve(31)) == 31
+
+    on(url, body)

@@ -1,0 +1,208 @@
+"""TLS with certificates made here, and a user that may do no more than the documentation says."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+import trustme
+
+from lengthwise_contract.api import QueueSettings
+from lengthwise_queue.errors import StoreUnavailable
+from lengthwise_queue.redis_access import Access, Secret, Tls, TlsVerify
+from lengthwise_queue.redis_store import RedisJobStore
+
+if TYPE_CHECKING:
+    from tests.faults.conftest import Line, Servers
+
+On = Callable[..., None]
+
+ROOT = Path(__file__).parents[2]
+
+
+def documented() -> list[str]:
+    """The ACL line of docs/redis.md, in words."""
+    found = re.search(r"^ACL SETUSER .*$", (ROOT / "docs/redis.md").read_text(), re.MULTILINE)
+    assert found is not None
+    return found[0].replace(">PASSWORD", ">hunter2").split()
+
+
+# ------------------------------------------------------------------------------- ACL
+
+
+def test_the_documented_user_can_do_all_that_a_queue_needs_and_nothing_else(
+    servers: Servers, on: On
+) -> None:
+    server = servers.start(appendonly="yes")
+    server.ask(*documented())
+    access = Access.parse(server.url, username="lengthwise", password=Secret(value="hunter2"))
+
+    async def body(line: Line) -> None:
+        store, q = line.store, line.queue
+        await store.check()
+        first = await line.submit(idempotency_key="k", requests_per_minute=100)
+        await line.submit(delay_ms=60_000)
+        reader = asyncio.create_task(store.wait_output(q, first, timeout_s=10))
+        assert await store.wait_for_work(q, 5) is True
+        await store.cancellations(q, 0.1)
+        await store.position(q, first)
+        await store.line(q, 10)
+        await store.jobs(q, "default")
+        await store.waiting_lengths(q)
+        assert await line.serve() == [first]
+        assert await reader
+        failing = await line.submit()
+        [claim] = await store.claim(q, worker_id="w", count=1)
+        await store.beat(q, worker=line.view, leases=[claim.lease])
+        await store.finish(q, claim.lease, line.failure, worker_id="w")
+        await store.dead(q, ["default"])
+        await store.redrive(q, failing)
+        await store.cancel(q, failing)
+        await store.tick(q)
+        await store.stats(q)
+        await store.find(first)
+        await store.queues()
+
+    on(access, body)
+    denied = {entry["object"] for entry in server.ask("ACL", "LOG")}
+    assert denied <= {"config|get"}, "commands that the documentation does not allow"
+    with redis.Redis(port=server.port, username="lengthwise", password="hunter2") as client:
+        for command in ("FLUSHALL", "KEYS *", "CONFIG SET save x", "GET other", "ACL LIST"):
+            with pytest.raises(redis.ResponseError, match="no permissions"):
+                client.execute_command(*command.split())
+
+
+def test_every_command_of_every_script_is_in_the_documented_acl() -> None:
+    allowed = {word[1:] for word in documented() if word.startswith("+")}
+    scripts = (ROOT / "queue_service/lengthwise_queue").glob("lua*/**/*.lua")
+    called = {
+        name.lower()
+        for script in scripts
+        for name in re.findall(r'redis\.p?call\("([A-Z]+)"', script.read_text())
+    }
+    assert called - allowed == set()
+
+
+def test_a_wrong_password_is_unavailable_and_is_not_repeated(servers: Servers) -> None:
+    server = servers.start()
+    server.ask("ACL", "SETUSER", "u", "on", ">right", "~*", "+@all")
+
+    async def body() -> None:
+        access = Access.parse(server.url, username="u", password=Secret(value="hunter2"))
+        store = RedisJobStore(access)
+        with pytest.raises(StoreUnavailable, match="refused the credentials") as raised:
+            await store.queues()
+        assert "hunter2" not in f"{raised.value!r} {raised.value.__cause__!r}"
+        await store.aclose()
+
+    asyncio.run(body())
+
+
+def test_a_rotated_password_is_taken_up_without_a_restart(
+    servers: Servers, on: On, tmp_path: Path
+) -> None:
+    server = servers.start()
+    server.ask("ACL", "SETUSER", "u", "on", ">old", "~*", "&*", "+@all")
+    file = tmp_path / "password"
+    file.write_text("old\n")
+    access = Access.parse(server.url, username="u", password=Secret(file=file))
+
+    async def body(line: Line) -> None:
+        await line.submit()
+        server.ask("ACL", "SETUSER", "u", "resetpass", ">new")
+        file.write_text("new\n")
+        server.ask("CLIENT", "KILL", "USER", "u")
+        await line.comes_back(line.submit)
+
+    on(access, body)
+
+
+# ------------------------------------------------------------------------------- TLS
+
+
+class TlsEnd:
+    """The TLS side of a server: our test server's binary is built without it."""
+
+    def __init__(self, port: int, tmp_path: Path, name: str = "127.0.0.1") -> None:
+        self._target = port
+        self.ca, folder = trustme.CA(), tmp_path
+        self.ca_file, self.cert_file = folder / "ca.pem", folder / "client.pem"
+        self.key_file = folder / "client.key"
+        self.ca.cert_pem.write_to_path(str(self.ca_file))
+        mine = self.ca.issue_cert("client.example")
+        mine.cert_chain_pems[0].write_to_path(str(self.cert_file))
+        mine.private_key_pem.write_to_path(str(self.key_file))
+        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.ca.issue_cert(name).configure_cert(self._context)
+        self.ca.configure_trust(self._context)
+        self._context.verify_mode = ssl.CERT_REQUIRED
+
+    async def listen(self) -> str:
+        """Its URL."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
+        return f"rediss://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+
+    def tls(self, **changes: Any) -> Tls:
+        files = {
+            "ca_file": self.ca_file,
+            "cert_file": self.cert_file,
+            "key_file": self.key_file,
+        }
+        return Tls(**(files | changes))
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()
+
+
+async def works(end: TlsEnd, tls: Tls) -> bool:
+    store = RedisJobStore(Access.parse(await end.listen(), tls=tls))
+    try:
+        await store.put_queue("m", QueueSettings())
+        return [q.name for q in await store.queues()] == ["m"]
+    except StoreUnavailable:
+        return False
+    finally:
+        await store.aclose()
+        end._server.close()
+
+
+def test_tls_with_a_private_ca_and_a_client_certificate(servers: Servers, tmp_path: Path) -> None:
+    end = TlsEnd(servers.start().port, tmp_path)
+    assert asyncio.run(works(end, end.tls()))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "want"),
+    [
+        pytest.param("127.0.0.1", {"ca_file": None}, False, id="unknown issuer"),
+        pytest.param("127.0.0.1", {"cert_file": None, "key_file": None}, False, id="no own"),
+        pytest.param("other.example", {}, False, id="another's name"),
+        pytest.param("other.example", {"verify": TlsVerify.CA}, True, id="name not compared"),
+        pytest.param(
+            "other.example", {"ca_file": None, "verify": TlsVerify.NONE}, True, id="not verified"
+        ),
+    ],
+)
+def test_a_certificate_is_verified_as_far_as_the_setting_says(
+    servers: Servers, tmp_path: Path, name: str, changes: dict[str, Any], want: bool
+) -> None:
+    end = TlsEnd(servers.start().port, tmp_path, name)
+    assert asyncio.run(works(end, end.tls(**changes))) is want
