@@ -72,12 +72,12 @@ def main() -> None:
         signal.signal(stop, lambda *_: sys.exit(0))
     settings = Settings()
     logs.set_up(settings.log_level)
+    log.info("queue service starts", extra={"host": settings.host, "port": settings.port})
     try:
         asyncio.run(_refuse_unfit(settings))
     except StoreUnfit as exc:
         log.error("redis is not fit", extra={"problem": exc.message})
         sys.exit(2)
-    log.info("queue service starts", extra={"host": settings.host, "port": settings.port})
     try:
         server = make_server(settings)
     except ValueError as exc:  # the tenants file, or the API key

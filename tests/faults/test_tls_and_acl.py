@@ -74,7 +74,7 @@ def test_the_documented_user_can_do_all_that_a_queue_needs_and_nothing_else(
     assert denied <= {"config|get"}, "commands that the documentation does not allow"
     with redis.Redis(port=server.port, username="lengthwise", password="hunter2") as client:
         for command in ("FLUSHALL", "KEYS *", "CONFIG SET save x", "GET other", "ACL LIST"):
-            with pytest.raises(redis.ResponseError, match="no permissions"):
+            with pytest.raises(redis.ResponseError, match=r"[Nn]o permissions"):
                 client.execute_command(*command.split())
 
 
