@@ -219,7 +219,8 @@ def spec_changed(
     process.wake(str(namespace), name)
 
 
-@kopf.daemon(GROUP, VERSION, PLURAL, cancellation_timeout=5)
+# Told to stop it ends its look first; only then may the drain begin with its own.
+@kopf.daemon(GROUP, VERSION, PLURAL, cancellation_backoff=20, cancellation_timeout=5)
 async def reconcile(
     body: kopf.Body,
     name: str,

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    start_http_server,
+)
 
 _SERVICE = ("namespace", "service")
 
@@ -77,4 +84,5 @@ class Metrics:
 
     def serve(self, port: int) -> None:
         """Answer /metrics on all addresses, in a thread, until the process ends."""
+        ProcessCollector(registry=self.registry)
         start_http_server(port, registry=self.registry)

@@ -200,10 +200,11 @@ def test_replicas_follow_the_backlog_to_zero_and_back_and_no_job_is_lost(
     made(rig.simulated("elastic", slots=2, autoscaling=scaling))
     rig.wait_reason("elastic", "ScaledToZero")
     assert rig.replicas("elastic") == 0
-    first = rig.submit("elastic", tokens=20)
+    first = rig.submit("elastic", tokens=150)
     wait(lambda: rig.replicas("elastic") == 1, within_s=20)
     wait(lambda: rig.job(first)["state"] == "succeeded", within_s=90)
-    # 40 jobs of some 250 tokens by 20 ms, 2 at a time: 100 s of work for one replica.
+    # 40 jobs of 150 tokens (which is now the median, by which all are priced without a predictor),
+    # each token 20 ms, 2 at a time: 60 s of work for one replica.
     jobs = [rig.submit("elastic", tokens=150) for _ in range(40)]
     wait(lambda: rig.replicas("elastic") == 2, within_s=30)
     wait(
