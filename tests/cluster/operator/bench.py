@@ -67,7 +67,7 @@ def _measure(cluster: Any, rig: Any, options: argparse.Namespace) -> dict[str, A
             for c in s.get("status", {}).get("conditions", [])
             if c["type"] == "Ready" and c["status"] == "True"
         ]
-        return len(ready) == options.services
+        return len(ready) == int(options.services)
 
     cluster.until("all ready", all_ready, within_s=300)
     ready_s = time.monotonic() - started
