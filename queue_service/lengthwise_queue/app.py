@@ -13,8 +13,10 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from lengthwise_queue import (
+    api_docs,
     errors,
     routes_batches,
     routes_files,
@@ -27,7 +29,7 @@ from lengthwise_queue import (
 from lengthwise_queue.admission import LATEST_S
 from lengthwise_queue.answers import CLIENT_CLOSED_REQUEST, JOB_ID_HEADER
 from lengthwise_queue.batch_runner import BatchRunner
-from lengthwise_queue.errors import BadRequest, JobEnded, LengthwiseError
+from lengthwise_queue.errors import BadRequest, JobEnded, LengthwiseError, WrongMethod
 from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
 from lengthwise_queue.service import Service, of
 from lengthwise_queue.settings import Settings
@@ -37,6 +39,7 @@ from lengthwise_queue.tenant_registry import TenantRegistry
 STATUS: dict[type[LengthwiseError], int] = {
     errors.BadRequest: 400,
     errors.ModelNotFound: 404,
+    errors.WrongMethod: 405,
     errors.BodyTooLarge: 413,
     errors.StorageFull: 413,
     errors.UnsupportedMedia: 415,
@@ -57,6 +60,16 @@ STATUS: dict[type[LengthwiseError], int] = {
     errors.JobExpired: 504,
     LengthwiseError: 500,
 }
+
+_ROUTERS = (
+    routes_openai.router,
+    routes_responses.router,
+    routes_files.router,
+    routes_batches.router,
+    routes_jobs.router,
+    routes_queues.router,
+    routes_health.router,
+)
 
 #: `Retry-After` of a 503 that says nothing itself, s.
 RETRY_503_S = 1.0
@@ -100,13 +113,9 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,  # a redirect would lose the body
     )
-    app.include_router(routes_openai.router)
-    app.include_router(routes_responses.router)
-    app.include_router(routes_files.router)
-    app.include_router(routes_batches.router)
-    app.include_router(routes_jobs.router)
-    app.include_router(routes_queues.router)
-    app.include_router(routes_health.router)
+    for router in _ROUTERS:
+        app.include_router(router)
+    app.openapi = lambda: api_docs.document(app)  # type: ignore[method-assign]
     app.add_exception_handler(LengthwiseError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_bad_parameter)
     app.add_exception_handler(HTTPException, _on_no_route)
@@ -131,6 +140,8 @@ def _answer(error: LengthwiseError, status: int) -> Response:
         headers |= _retry_after(wait_s)
     if isinstance(error, errors.WrongKey):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, WrongMethod):
+        headers["Allow"] = error.allowed
     if isinstance(error, errors.NotRedrivable):
         headers["x-should-retry"] = "false"  # OpenAI's client repeats every 409
     if isinstance(error, JobEnded):
@@ -165,13 +176,21 @@ async def _on_bad_parameter(request: Request, exc: Exception) -> Response:
 async def _on_no_route(request: Request, exc: Exception) -> Response:
     status = exc.status_code if isinstance(exc, HTTPException) else 500
     asked = f"{request.method} {request.url.path}"
+    if status == 405:
+        return _answer(WrongMethod(asked, allowed=_allowed(request)), status)
     error = BadRequest(
         f"There is no {asked}. GET /openapi.json lists what there is.", code="unknown_url"
     )
-    answer = _answer(error, status)
-    if isinstance(exc, HTTPException) and exc.headers:  # `Allow` of a 405
-        answer.headers.update(exc.headers)
-    return answer
+    return _answer(error, status)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of a path; the framework's own answer names those of its first route alone."""
+    routes = [route for router in _ROUTERS for route in router.routes if isinstance(route, Route)]
+    matching = (r.path for r in routes if r.matches(request.scope)[0] is not Match.NONE)
+    path = next(matching, None)
+    methods = {m for r in routes if r.path == path for m in r.methods or ()}
+    return ", ".join(sorted(methods - {"HEAD"}))
 
 
 async def _on_half_a_body(request: Request, exc: Exception) -> Response:

@@ -4,6 +4,7 @@
 LengthwiseError
 ├── BadRequest              400  the client changes its request
 │   ├── ModelNotFound       404
+│   ├── WrongMethod         405  the URL is there for `allowed`
 │   ├── BodyTooLarge        413
 │   ├── StorageFull         413  its files would take more room than there is
 │   └── UnsupportedMedia    415
@@ -77,6 +78,16 @@ class ModelNotFound(BadRequest):
     """No queue serves the model."""
 
     code = "model_not_found"
+
+
+class WrongMethod(BadRequest):
+    """The URL is there, but not for this method."""
+
+    code = "unknown_url"
+
+    def __init__(self, asked: str, *, allowed: str) -> None:
+        super().__init__(f"There is no {asked}, but this URL takes {allowed}.")
+        self.allowed = allowed
 
 
 class BodyTooLarge(BadRequest):

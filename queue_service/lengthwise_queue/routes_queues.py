@@ -18,7 +18,7 @@ from lengthwise_contract.api import (
 )
 from lengthwise_contract.states import JobState
 from lengthwise_queue import api_docs, views
-from lengthwise_queue.errors import BadRequest
+from lengthwise_queue.errors import BadRequest, WrongMethod
 from lengthwise_queue.jobs import JobPage, Mode
 from lengthwise_queue.listing import wrong_cursor
 from lengthwise_queue.ownership import SECURED, admin_of, named_by, page_of, tenant_of
@@ -35,8 +35,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(/[A-Za-z0-9._:@+-]+)*")
 #: Longest name, characters; that of `PredictRequest.model`.
 MAX_NAME = 256
 
-#: What a name may not end with: `GET /v1/queues/{name}/line` is another page.
-_PAGES = ("line", "dead")
+#: What a name may not end with, because it stands for another page -> how that is asked for.
+_PAGES = {
+    "/line": "GET",
+    "/dead": "GET",
+    "/dead/redrive": "POST",
+    "/pause": "POST",
+    "/drain": "POST",
+    "/resume": "POST",
+}
 
 
 @router.get("/v1/queues")
@@ -129,16 +136,19 @@ async def get_queue(request: Request, name: str) -> QueueView | TenantQueueView:
 
 @router.put(
     "/v1/queues/{name:path}",
-    responses=api_docs.errors(400, 403, 413, 415),
+    responses=api_docs.errors(400, 403, 404, 413, 415),
     openapi_extra=api_docs.json_body(QueueSettings, required=False),
 )
 async def put_queue(request: Request, name: str) -> QueueView:
     """Create a queue, or give it new settings: what is left out gets its default."""
     service, _ = of(request), admin_of(request)
-    if not _NAME.fullmatch(name) or len(name) > MAX_NAME or name.rsplit("/", 1)[-1] in _PAGES:
+    page = next((page for page in _PAGES if name.endswith(page)), None)
+    if page is not None:
+        raise WrongMethod(f"PUT /v1/queues/{name}", allowed=_PAGES[page])
+    if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
         raise BadRequest(
             f"A queue's name must be that of a model: 1 to {MAX_NAME} letters, digits and "
-            f"`._:@+-`, in parts divided by `/`, and the last part is not {' or '.join(_PAGES)}.",
+            "`._:@+-`, in parts divided by `/`.",
             param="name",
         )
     raw = await read_body(request, service.settings.max_body_bytes)

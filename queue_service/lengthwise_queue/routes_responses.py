@@ -74,7 +74,7 @@ _OK: api_docs.Responses = {
         "description": "The response; with `stream`, its events",
         "content": {
             "application/json": {"schema": {"type": "object"}},
-            "text/event-stream": {"schema": {"type": "string"}},
+            "text/event-stream": {},
         },
     }
 }

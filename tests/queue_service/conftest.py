@@ -223,6 +223,12 @@ def front_class() -> type[Front]:
     return Front
 
 
+@pytest.fixture
+def scripted_worker() -> type[ScriptedWorker]:
+    """To serve a queue of a service that runs elsewhere; it must be stopped."""
+    return ScriptedWorker
+
+
 @pytest.fixture(scope="session")
 def shared_front(valkey_port: int) -> Iterator[Front]:
     """One server for all tests that only send what is refused: it has no queue, and no state."""

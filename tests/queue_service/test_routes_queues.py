@@ -87,8 +87,14 @@ def test_a_queue_may_be_named_like_a_verb(idle_front: Front) -> None:
         assert idle_front.http.put(f"/v1/queues/{name}", json={}).status_code == 200
         answer = idle_front.http.post(f"/v1/queues/{name}/pause")
         assert (answer.json()["name"], answer.json()["mode"]) == (name, "paused")
-    for name in ("a/line", "dead"):
-        assert idle_front.http.put(f"/v1/queues/{name}", json={}).status_code == 400
+
+
+def test_a_queue_is_not_named_like_a_page_of_another(idle_front: Front) -> None:
+    for page, allowed in (("line", "GET"), ("dead", "GET"), ("pause", "POST")):
+        answer = idle_front.http.put(f"/v1/queues/a/{page}", json={})
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+    answer = idle_front.http.patch("/v1/jobs/x")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET")
 
 
 # ------------------------------------------------------------------------------- dead letters
