@@ -7,6 +7,7 @@ far the input was read, which results are written. `batch_work` is the work on o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -60,9 +61,7 @@ class BatchRunner:
         """Stop, and let other replicas go on at once."""
         tasks = [*self._works.values()] + ([] if self._task is None else [self._task])
         held = list(self._works)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _end(tasks)
         try:
             async with asyncio.timeout(RELEASE_S):
                 for batch_id in held:
@@ -86,11 +85,9 @@ class BatchRunner:
             except Exception:
                 log.exception("batches cannot be looked for")
             service.batch_made.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await service.batch_made.wait()
-            except TimeoutError:
-                pass
 
     async def _make_room(self) -> None:
         """Let a batch that waits have its turn."""
@@ -99,9 +96,7 @@ class BatchRunner:
         longest, begun_s = next(iter(self._begun_s.items()))
         if time.monotonic() - begun_s < TURN_S or not await self._service.batches.waiting():
             return
-        task = self._works[longest]
-        task.cancel()
-        await asyncio.wait({task})
+        await _end([self._works[longest]])
         await self._service.batches.release(longest)  # behind those that wait
         log.info("batch makes room for another", extra={"batch_id": longest})
 
@@ -125,10 +120,13 @@ class BatchRunner:
                 return
             log.info("batch taken", extra=ids | {"status": batch.status})
             work = BatchWork(self._service, batch, nonce, now_ms, self._status_of)
+            done = asyncio.Event()
             async with asyncio.TaskGroup() as both:
-                beating = both.create_task(self._beat(batch_id, nonce, work))
-                await work.run()
-                beating.cancel()
+                both.create_task(self._beat(batch_id, nonce, work, done))
+                try:
+                    await work.run()
+                finally:
+                    done.set()
             await store.end(batch_id)
             log.info("batch ended", extra=ids | {"status": work.status})
         except* Lost:
@@ -140,8 +138,10 @@ class BatchRunner:
             log.exception("fault in a batch; it is tried again", extra=ids)
             await asyncio.sleep(FAULT_PAUSE_S)
 
-    async def _beat(self, batch_id: str, nonce: str, work: BatchWork) -> None:
-        while True:
+    async def _beat(self, batch_id: str, nonce: str, work: BatchWork, done: asyncio.Event) -> None:
+        # Ends by the event and not by a cancellation alone: redis-py can swallow one that meets a
+        # reply, and a group cancels its tasks only once. Seen as a batch that never ended.
+        while not done.is_set():
             try:
                 status = await self._service.batches.beat(batch_id, nonce)
             except StoreUnavailable:
@@ -150,4 +150,16 @@ class BatchRunner:
                 if status is BatchStatus.CANCELLING:
                     work.cancel()
             # A third of the lease, so that two beats may be lost; and a cancellation is heard soon.
-            await asyncio.sleep(min(self._service.batches.lease_ms / 3000, LOOK_S))
+            pause_s = min(self._service.batches.lease_ms / 3000, LOOK_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await done.wait()
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they end: redis-py can swallow a cancellation that meets a reply."""
+    rest = {task for task in tasks if not task.done()}
+    while rest:
+        for task in rest:
+            task.cancel()
+        _, rest = await asyncio.wait(rest, timeout=0.5)

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 from lengthwise_contract.api import Endpoint
 from lengthwise_queue.keys import BatchKeys
 from lengthwise_queue.redis_errors import read
-from lengthwise_queue.storage_scripts import StorageScript
+from lengthwise_queue.storage_scripts import Confirm, StorageScript, at_once
 
 #: Batches that a tenant has in its list, at most.
 MAX_BATCHES = 10_000
@@ -119,14 +119,18 @@ class Lost(Exception):
 class BatchStore:
     """The batches of one Redis. Methods raise `StoreUnavailable` when Redis does not answer."""
 
-    def __init__(self, client: Any, *, ttl_ms: int, lease_ms: int) -> None:
+    def __init__(
+        self, client: Any, *, ttl_ms: int, lease_ms: int, confirm: Confirm = at_once
+    ) -> None:
         """Connects on first use.
 
         Args:
             client: An asyncio client of redis-py, with bytes for replies.
             ttl_ms: How long a batch is kept after it was made, ms.
             lease_ms: A batch whose runner is not heard of for so long is another's to take, ms.
+            confirm: Awaited before a batch is said to be made.
         """
+        self._confirm = confirm
         self.lease_ms = lease_ms
         self._redis = client
         self._ttl_ms = ttl_ms
@@ -180,6 +184,7 @@ class BatchStore:
         pipe.zadd(BatchKeys.active, {batch_id: 0})
         pipe.pexpire(BatchKeys.active, self._ttl_ms)
         await read(pipe.execute())
+        await self._confirm(k.record, BatchKeys.active)
         return True
 
     async def get(self, tenant: str, batch_id: str) -> Batch | None:

@@ -304,7 +304,8 @@ class BatchWork:
             pause_s = min(exc.retry_after_s or 1, REFUSED_PAUSE_S)
             self._not_before_s = time.monotonic() + pause_s
         except StoreUnavailable:
-            raise
+            # Perhaps it was written, and only not confirmed: the next try has the same id.
+            self._not_before_s = time.monotonic() + PAUSE_S * 10
         except LengthwiseError as exc:
             await self._settle([batch_results.refused(job, opened, exc, self._status_of)])
             self._waiting.pop(number, None)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from lengthwise_queue.errors import StorageFull
 from lengthwise_queue.keys import FileKeys
 from lengthwise_queue.redis_errors import read
-from lengthwise_queue.storage_scripts import StorageScript
+from lengthwise_queue.storage_scripts import Confirm, StorageScript, at_once
 
 #: Size of an uploaded file's blocks, bytes; what an upload or a download holds in memory.
 BLOCK_BYTES = 2**20
@@ -66,13 +66,15 @@ class FileGone(Exception):
 class FileStore:
     """The files of one Redis. Methods raise `StoreUnavailable` when Redis does not answer."""
 
-    def __init__(self, client: Any, limits: FileLimits) -> None:
+    def __init__(self, client: Any, limits: FileLimits, confirm: Confirm = at_once) -> None:
         """Connects on first use.
 
         Args:
             client: An asyncio client of redis-py, with bytes for replies.
             limits: Bounds on all files.
+            confirm: Awaited before a file is said to be complete.
         """
+        self._confirm = confirm
         self.limits = limits
         self._redis = client
         self._charge = StorageScript(client, "file_charge")
@@ -117,6 +119,7 @@ class FileStore:
         # Last: a crash before leaves a file whose client never heard of it, and whose blocks go by
         # themselves. The other way round they would stay without being counted.
         await read(self._redis.pexpire(file.content, ttl_ms))
+        await self._confirm(FileKeys.sizes, file.content)
 
     async def put_block(self, content: str, number: int, block: bytes) -> None:
         """Write one block of an unfinished file; again is the same."""

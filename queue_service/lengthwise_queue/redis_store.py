@@ -132,6 +132,24 @@ class RedisJobStore(RedisReads):
         """
         return self._connections.general
 
+    async def confirm(self, *keys: str) -> None:
+        """Wait until what was written beside these keys is as safe as `durability` promises.
+
+        For what `client` wrote; the events of jobs see to it themselves.
+
+        Raises:
+            StoreUnavailable: It is not, within the time there is.
+        """
+        if self._confirmation is None:
+            return
+        for key in keys:
+            pipe = self._connections.of(key).pipeline(transaction=False)
+            for command in self._confirmation.commands(key):
+                pipe.execute_command(*command)
+            lacks = self._confirmation.missing(await read(pipe.execute(raise_on_error=False)))
+            if lacks is not None:
+                raise StoreUnavailable(f"It was written, but {lacks}. Try again.", retry_after_s=1)
+
     # ------------------------------------------------------------------ scripts
 
     async def _run(self, *calls: Call) -> list[Any]:

@@ -8,18 +8,20 @@ from typing import Any
 from lengthwise_queue.keys import response_key
 from lengthwise_queue.redis_errors import read
 from lengthwise_queue.response_object import ResponseRecord
-from lengthwise_queue.storage_scripts import StorageScript
+from lengthwise_queue.storage_scripts import Confirm, StorageScript, at_once
 
 
 class ResponseStore:
     """The responses of one Redis. Methods raise `StoreUnavailable` when Redis does not answer."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, confirm: Confirm = at_once) -> None:
         """Connects on first use.
 
         Args:
             client: An asyncio client of redis-py, with bytes for replies.
+            confirm: Awaited before a record is said to be kept.
         """
+        self._confirm = confirm
         self._redis = client
         self._clock = StorageScript(client, "clock")
 
@@ -31,6 +33,7 @@ class ResponseStore:
         """Keep a record for so long, ms."""
         text = json.dumps(record.as_json(), separators=(",", ":"))
         await read(self._redis.set(response_key(record.id), text, px=ttl_ms))
+        await self._confirm(response_key(record.id))
 
     async def get(self, tenant: str, response_id: str) -> ResponseRecord | None:
         """A tenant's record; None: it has none of that id."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from typing import Any, Literal
 
@@ -11,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lengthwise_contract.api import Endpoint
 from lengthwise_queue import api_docs
 from lengthwise_queue.batch_store import ENDED, MAX_BATCHES, Batch, BatchStatus
-from lengthwise_queue.errors import BadRequest, ObjectNotFound, StorageFull
+from lengthwise_queue.errors import BadRequest, ObjectNotFound, StorageFull, StoreUnavailable
 from lengthwise_queue.ownership import SECURED, tenant_of
 from lengthwise_queue.request_body import parse_object, read_body, wrong_field
-from lengthwise_queue.service import of
+from lengthwise_queue.service import Service, of
 from lengthwise_queue.views import listing
 
 router = APIRouter(tags=["batches"], dependencies=SECURED, responses=api_docs.ALWAYS)
@@ -71,15 +72,20 @@ async def create_batch(request: Request) -> dict[str, Any]:
         )
     keep = asked.output_expires_after
     batch_id = f"batch_{uuid.uuid4().hex}"
-    made = await service.batches.create(
-        batch_id,
-        tenant=tenant,
-        endpoint=asked.endpoint,
-        input_file_id=file.id,
-        metadata=asked.metadata,
-        window_ms=service.settings.batch_completion_s * 1000,
-        output_ttl_ms=service.files.limits.ttl_ms if keep is None else keep.seconds * 1000,
-    )
+    try:
+        made = await service.batches.create(
+            batch_id,
+            tenant=tenant,
+            endpoint=asked.endpoint,
+            input_file_id=file.id,
+            metadata=asked.metadata,
+            window_ms=service.settings.batch_completion_s * 1000,
+            output_ttl_ms=service.files.limits.ttl_ms if keep is None else keep.seconds * 1000,
+        )
+    except StoreUnavailable:
+        # It may have been written, and its client was told that it was not.
+        service.in_background(_withdraw(service, batch_id))
+        raise
     if not made:
         raise StorageFull(
             f"You have {MAX_BATCHES} batches, the most that are kept. The oldest disappear by "
@@ -117,6 +123,11 @@ async def cancel_batch(request: Request, batch_id: str) -> dict[str, Any]:
     await service.batches.cancel(batch_id)
     service.batch_made.set()
     return batch_view(await _batch(request, batch_id))
+
+
+async def _withdraw(service: Service, batch_id: str) -> None:
+    with contextlib.suppress(StoreUnavailable):  # then it was hardly written
+        await service.batches.cancel(batch_id)
 
 
 async def _batch(request: Request, batch_id: str) -> Batch:

@@ -53,14 +53,16 @@ class Service:
                 total_bytes=settings.total_file_bytes,
                 ttl_ms=settings.file_ttl_s * 1000,
             ),
+            store.confirm,
         )
         longest_s = max(settings.file_ttl_s, settings.batch_completion_s)
         self.batches = BatchStore(
             store.client,
             ttl_ms=(longest_s + 86_400) * 1000,
             lease_ms=settings.batch_lease_ms,
+            confirm=store.confirm,
         )
-        self.responses = ResponseStore(store.client)
+        self.responses = ResponseStore(store.client, store.confirm)
         self.batch_made = asyncio.Event()  #: There may be a batch to work on.
         self.metrics = Metrics()
         self.book = QueueBook(store)

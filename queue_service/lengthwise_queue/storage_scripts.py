@@ -5,11 +5,18 @@ They move no job, so they are none of `scripts`'s events. Called by the stores o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
 from lengthwise_queue.redis_errors import reaching_redis
+
+#: Waits until what was written beside some keys is as safe as was promised.
+Confirm = Callable[..., Awaitable[None]]
+
+
+async def at_once(*keys: str) -> None:
+    """A `Confirm` that promises nothing: what Redis has accepted is good enough."""
 
 
 class StorageScript:

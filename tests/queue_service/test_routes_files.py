@@ -196,6 +196,32 @@ def test_another_tenants_file_is_not_there(
     assert client.files.content(file.id).content == LINES
 
 
+@pytest.mark.parametrize("route", ["files", "batches", "responses"])
+def test_nothing_is_acknowledged_that_is_not_as_durable_as_was_promised(
+    make_front: Callable[..., Any], until: Callable[..., Any], route: str
+) -> None:
+    sure = make_front()  # there is no replica that could confirm anything
+    sure.put_queue()
+    file = sure.openai().files.create(file=("f", LINES), purpose="batch")
+    strict = make_front(durability="replica", durability_timeout_ms=100).openai()
+    asks: dict[str, Callable[[], Any]] = {
+        "files": lambda: strict.files.create(file=("f", LINES), purpose="batch"),
+        "batches": lambda: strict.batches.create(
+            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+        ),
+        "responses": lambda: strict.responses.create(model=sure.model, input="Hi", background=True),
+    }
+    with pytest.raises(openai.InternalServerError, match="0 of 1 replicas") as caught:
+        asks[route]()
+    assert caught.value.status_code == 503
+    if route == "batches":  # its client will make another
+        [batch] = sure.openai().batches.list()
+        until(
+            lambda: sure.openai().batches.retrieve(batch.id).status in ("cancelled", "failed"),
+            "it is withdrawn",
+        )
+
+
 def test_a_form_with_its_file_first_is_read_too(idle_front: Any) -> None:
     body = (
         b'--x\r\nContent-Disposition: form-data; name="file"; filename="f.jsonl"\r\n\r\n{}\r\n'
