@@ -138,7 +138,7 @@ class RedisJobStore(RedisReads):
         For what `client` wrote; the events of jobs see to it themselves.
 
         Raises:
-            StoreUnavailable: It is not, within the time there is.
+            NotConfirmed: It is not, within the time there is.
         """
         if self._confirmation is None:
             return
@@ -148,7 +148,7 @@ class RedisJobStore(RedisReads):
                 pipe.execute_command(*command)
             lacks = self._confirmation.missing(await read(pipe.execute(raise_on_error=False)))
             if lacks is not None:
-                raise StoreUnavailable(f"It was written, but {lacks}. Try again.", retry_after_s=1)
+                raise NotConfirmed(f"It was written, but {lacks}. Try again.", retry_after_s=1)
 
     # ------------------------------------------------------------------ scripts
 
