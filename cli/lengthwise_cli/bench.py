@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lengthwise_cli.errors import BadUsage, CliError
-from lengthwise_cli.submit import Model, Url
+from lengthwise_cli.submit import ApiKey, Model, Url
 from lengthwise_contract.api import PolicyName
 from lengthwise_lab.compare import Run, compare, until_idle
 from lengthwise_lab.drive import Target
@@ -30,6 +30,7 @@ Bodies = Sequence[tuple[str, dict[str, Any]]]
 
 def serve(
     url: Url = "http://127.0.0.1:8080",
+    api_key: ApiKey = None,
     model: Model = None,
     engine_url: Annotated[
         str | None,
@@ -65,9 +66,9 @@ def serve(
     workload = mix(bodies, count=requests, seed=seed, rate_per_s=rate)
 
     async def measure() -> bool:
-        async with Service(url) as service:
+        async with Service(url, api_key=api_key) as service:
             name = await service.only_model(model)
-            target = Target(url=url, model=name)
+            target = Target(url=url, model=name, api_key=api_key)
             overhead = None
             if engine_url is not None:
                 engine = await _engine(engine_url, engine_api_key, model)

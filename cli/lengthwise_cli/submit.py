@@ -20,6 +20,10 @@ from lengthwise_lab.workload import FIXED_SAMPLING, read_bodies
 RECONNECTS, RECONNECT_PAUSE_S = 60, 0.5
 
 Url = Annotated[str, typer.Option(help="Of the queue service.")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(envvar="LENGTHWISE_API_KEY", help="Of the queue service; better by environment."),
+]
 Model = Annotated[
     str | None, typer.Option(help="Which model answers. Default: the only one there is.")
 ]
@@ -28,6 +32,7 @@ Model = Annotated[
 def submit(
     text: Annotated[str | None, typer.Argument(help="What to ask.")] = None,
     url: Url = "http://127.0.0.1:8080",
+    api_key: ApiKey = None,
     model: Model = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer, tokens. Default: the engine's.")
@@ -54,14 +59,15 @@ def submit(
         bodies = [{"messages": [{"role": "user", "content": text}]}]
         if max_tokens is not None:
             bodies[0]["max_tokens"] = max_tokens
-    asyncio.run(_submit(url, model, bodies, job_class, wait=wait and file is None))
+    service = Service(url, api_key=api_key)
+    asyncio.run(_submit(service, model, bodies, job_class, wait=wait and file is None))
 
 
 async def _submit(
-    url: str, model: str | None, bodies: list[dict[str, Any]], job_class: str, *, wait: bool
+    there: Service, model: str | None, bodies: list[dict[str, Any]], job_class: str, *, wait: bool
 ) -> None:
     note = Console(stderr=True, style="dim", highlight=False, soft_wrap=True)
-    async with Service(url) as service:
+    async with there as service:
         chosen = await service.only_model(model)
         for body in bodies:
             request = JobRequest.model_validate(

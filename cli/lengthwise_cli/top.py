@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lengthwise_cli.submit import Model, Url
+from lengthwise_cli.submit import ApiKey, Model, Url
 from lengthwise_contract.api import LineEntry, LineView, QueueView
 from lengthwise_lab.errors import ServiceError
 from lengthwise_lab.service import Service
@@ -25,18 +25,19 @@ WINDOW_MS = 30_000.0
 
 def top(
     url: Url = "http://127.0.0.1:8080",
+    api_key: ApiKey = None,
     model: Model = None,
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between frames.")] = 1.0,
     rows: Annotated[int, typer.Option(min=1, max=FETCHED, help="Jobs shown of each kind.")] = 8,
     once: Annotated[bool, typer.Option(help="Print one frame and end; for scripts.")] = False,
 ) -> None:
     """Show who waits, who runs, who is done, and how fast; Ctrl-C ends it."""
-    asyncio.run(_top(url, model, interval, rows, once))
+    asyncio.run(_top(Service(url, api_key=api_key, timeout_s=5), model, interval, rows, once))
 
 
-async def _top(url: str, model: str | None, interval_s: float, rows: int, once: bool) -> None:
+async def _top(there: Service, model: str | None, interval_s: float, rows: int, once: bool) -> None:
     console = Console(highlight=False)
-    async with Service(url, timeout_s=5) as service:
+    async with there as service:
         chosen = await service.only_model(model)
 
         async def look() -> RenderableType:

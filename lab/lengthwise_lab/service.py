@@ -26,10 +26,14 @@ class Service:
     Every method raises `ServiceError` when it cannot be reached or answers with an error.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 30.0) -> None:
+    def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 30.0) -> None:
         """`url` is the service's root, with or without `http://` and a trailing `/v1`."""
         self.url = root_of(url)
-        self._http = httpx.AsyncClient(base_url=self.url, timeout=timeout_s)
+        self._http = httpx.AsyncClient(
+            base_url=self.url,
+            timeout=timeout_s,
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+        )
 
     async def __aenter__(self) -> Service:
         """Nothing is sent yet."""

@@ -14,6 +14,8 @@ from lengthwise_queue.errors import (
     BadRequest,
     LengthwiseError,
     ModelNotFound,
+    QueueDraining,
+    QueueOverloaded,
     StoreUnavailable,
 )
 from lengthwise_queue.jobs import Accepted, NewJob
@@ -98,6 +100,8 @@ async def submit(
         if isinstance(exc, (ModelNotFound, StoreUnavailable)):
             service_name = ""  # it may not exist, and labels are bounded
         service.metrics.requests.labels(service_name, refusal(exc)).inc()
+        if isinstance(exc, QueueOverloaded | QueueDraining):
+            service.metrics.tenants.count(tenant.name, "refused")
         raise
 
 
@@ -172,6 +176,7 @@ async def _submit(
         raise refusals.refused(service, tenant, page, job, answer, too_long_s)
     if is_new:
         service.book.note(queue, cost.tokens)
+        service.metrics.tenants.count(tenant.name, "accepted")
         service.metrics.predicted.labels(queue).observe(cost.tokens)
     return Ticket(queue=queue, new=job, accepted=answer)
 

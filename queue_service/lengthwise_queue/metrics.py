@@ -19,10 +19,11 @@ from prometheus_client import (
     generate_latest,
 )
 
-from lengthwise_queue import store_metrics
+from lengthwise_queue import store_metrics, tenant_metrics
 from lengthwise_queue.errors import BadRequest, KeyConflict, LengthwiseError, QueueOverloaded
 from lengthwise_queue.predictor_client import Fallback
 from lengthwise_queue.queue_book import Page
+from lengthwise_queue.tenant_registry import TenantRegistry
 
 #: Waiting for an answer takes between nothing and the better part of an hour, s.
 _WAIT_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
@@ -58,8 +59,10 @@ def refusal(error: LengthwiseError) -> str:
 class Metrics:
     """All metrics of one app."""
 
-    def __init__(self) -> None:
+    def __init__(self, tenants: TenantRegistry) -> None:
         self.registry = CollectorRegistry()
+        self.tenants = tenant_metrics.Tenants(tenants)
+        self.registry.register(self.tenants)
         ProcessCollector(registry=self.registry)
         self.requests = self._counter(
             "requests_total", "Requests by how they ended", "service", "outcome"
@@ -124,7 +127,9 @@ class Metrics:
             waiting: Of each queue with waiting jobs, the predicted tokens of a sample of them.
         """
         self.store_up.set(pages is not None)
-        self._lines.pages = list(pages or ())  # a store that is away shows nothing stale
+        self.tenants.pages = self._lines.pages = list(
+            pages or ()
+        )  # a store that is away shows nothing stale
         self._lines.waiting = {
             name: Counts(map(length_bucket, lengths)) for name, lengths in waiting.items()
         }

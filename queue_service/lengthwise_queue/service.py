@@ -64,7 +64,7 @@ class Service:
         )
         self.responses = ResponseStore(store.client, store.confirm)
         self.batch_made = asyncio.Event()  #: There may be a batch to work on.
-        self.metrics = Metrics()
+        self.metrics = Metrics(tenants)
         self.book = QueueBook(store)
         self.prompt_length = PromptLength()
         self.predictors = Predictors(

@@ -484,3 +484,33 @@ def submit_to_three(make_front: Callable[..., Any], shared: str, own: str) -> No
         front.submit()
     assert front.metric("predictor_fallbacks_total", reason="off") == 1
     front.close()
+
+
+def test_a_job_whose_prediction_was_late_gets_its_right_place_after_all(
+    make_front: Callable[..., Any], until: Callable[[Callable[[], Any], str], Any]
+) -> None:
+    async def body() -> None:
+        release = asyncio.Event()
+        async with slow_predictor(release) as url:
+            loop = asyncio.get_running_loop()
+
+            def submit_and_look() -> None:
+                front = make_front(predictor_url=url, predictor_timeout_ms=500)
+                front.put_queue(default_tokens=77)
+                job_id = front.submit()
+                first = front.job(job_id)
+                assert first["predicted_tokens"] == 77
+                loop.call_soon_threadsafe(release.set)
+                until(lambda: front.job(job_id)["predicted_tokens"] == 2, "it is priced anew")
+                told = front.http.get(f"/v1/jobs/{job_id}/explain").json()
+                assert told["prediction"] == ANSWER.model_dump()
+                assert told["due_ms"] < first["due_ms"]
+                until(
+                    lambda: front.metric("late_predictions_total", outcome="repriced") == 1,
+                    "it is counted",
+                )
+                front.close()
+
+            await asyncio.to_thread(submit_and_look)
+
+    asyncio.run(body())

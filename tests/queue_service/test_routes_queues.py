@@ -365,3 +365,44 @@ def test_the_refused_are_told_different_times(
     # A job starts every 4 s: the n-th who is refused is told n times that, and a little more.
     assert times == sorted(times)
     assert times[3] > times[0] + 8000
+
+
+# ------------------------------------------------------------------------------- tenants' metrics
+
+
+def test_a_tenant_is_a_label_only_while_it_is_in_the_file(
+    make_front: Callable[..., Front], tmp_path: Path, until: Until
+) -> None:
+    keys = {name: api_keys.new_key() for name in ("root", "user")}
+    file = tmp_path / "tenants.json"
+
+    def write(*names: str) -> None:
+        tenants = [
+            {"name": name, "keys": [api_keys.hash_key(keys[name])], "admin": name == "root"}
+            for name in names
+        ]
+        file.write_text(json.dumps({"tenants": tenants}))
+
+    write("root", "user")
+    front = make_front(key=keys["root"], tenants_file=file)
+    front.put_queue()
+    front.client(keys["user"]).post("/v1/jobs", json={"body": front.chat()})
+    depth = ("tenant_queue_depth", {"service": front.model, "tenant": "user"})
+    assert front.metric(depth[0], **depth[1]) == 1
+    assert front.metric("tenant_jobs_total", tenant="user", outcome="accepted") == 1
+    assert (front.metric("tenants"), front.metric("open_mode")) == (2, 0)
+    write("root")
+    until(lambda: front.metric("tenants") == 1, "the file is read again")
+    assert front.metric(depth[0], **depth[1]) == 0
+    assert front.metric("tenant_queue_depth", service=front.model, tenant="other") == 1
+    assert front.client(keys["user"]).get("/v1/jobs").status_code == 401
+    file.write_text("tenants: [")
+    until(lambda: front.metric("tenants_file_ok") == 0, "the file is found broken")
+    assert front.http.get("/v1/jobs").status_code == 200
+
+
+def test_requests_without_a_key_are_counted(make_front: Callable[..., Front]) -> None:
+    key = api_keys.new_key()
+    front = make_front(key=key, api_key=key)
+    assert front.client(None).get("/v1/models").status_code == 401
+    assert front.metric("unauthorized_total") == 1

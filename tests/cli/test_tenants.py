@@ -1,0 +1,43 @@
+"""`lengthwise tenants`: keys and their hashes, and what a file means."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from lengthwise_cli.errors import BadUsage
+from lengthwise_cli.main import app
+from lengthwise_queue import api_keys
+
+
+def test_a_new_key_comes_with_the_hash_that_the_file_takes(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["tenants", "new-key"])
+    key, kept = done.stdout.split()
+    assert api_keys.hash_key(key) == kept
+    file = tmp_path / "tenants.yaml"
+    file.write_text(f"tenants:\n  - name: research\n    keys: [{kept}]\n")
+    told = CliRunner().invoke(app, ["tenants", "check", str(file)])
+    assert told.exit_code == 0
+    assert "research" in told.stdout
+
+
+def test_a_key_is_read_from_standard_input() -> None:
+    key = api_keys.new_key()
+    done = CliRunner().invoke(app, ["tenants", "hash-key"], input=f"{key}\n")
+    assert done.stdout.strip() == api_keys.hash_key(key)
+
+
+def test_a_weak_key_is_refused_and_not_repeated() -> None:
+    done = CliRunner().invoke(app, ["tenants", "hash-key"], input="hunter2\n")
+    assert isinstance(done.exception, BadUsage)
+    assert "hunter2" not in str(done.exception)
+
+
+def test_a_file_that_would_not_be_taken_is_said_to_be_so(tmp_path: Path) -> None:
+    file = tmp_path / "tenants.json"
+    file.write_text(json.dumps({"tenants": [{"name": "a", "weight": -1}]}))
+    done = CliRunner().invoke(app, ["tenants", "check", str(file)])
+    assert isinstance(done.exception, BadUsage)
+    assert "tenants.0.weight" in str(done.exception)
