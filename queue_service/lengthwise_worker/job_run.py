@@ -187,7 +187,9 @@ class JobRun:
 
     def _send(self) -> None:
         self._timer = None
-        if self._buffer and not self._closed:
+        # Not a word after LOST: the store no longer knows how many pieces came before, and would
+        # take what the engine still sends, until its call is closed, for the first of them.
+        if self._buffer and not self._closed and self._abort is not Abort.LOST:
             self._emitting = asyncio.create_task(self._emit())
 
     async def _emit(self) -> None:

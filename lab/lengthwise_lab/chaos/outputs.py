@@ -102,6 +102,9 @@ def look_at(entries: Sequence[Entry], ref: str | None) -> Flaws:
 def compare(read: Sequence[Entry], whole: Sequence[Entry], *, ended: bool) -> Flaws:
     """The flaws of what a reader saw along the way, against the output as it stands at the end."""
     flaws = Flaws()
+    if read and whole and not {entry[0] for entry in read} <= {entry[0] for entry in whole}:
+        flaws.gone.append("a reader saw what is no longer there")
+        return flaws  # nothing more can be said
     ids, all_ids = [entry[0] for entry in read], [entry[0] for entry in whole]
     if len(set(ids)) != len(ids):
         flaws.repeats.append("a reader saw an entry twice")
@@ -110,9 +113,7 @@ def compare(read: Sequence[Entry], whole: Sequence[Entry], *, ended: bool) -> Fl
     missed = set(all_ids[: len(all_ids) if ended else len(ids)]) - set(ids)
     if missed:
         flaws.gaps.append(f"a reader missed {len(missed)} entries, such as {min(missed)}")
-    if set(ids) - set(all_ids):
-        flaws.gone.append("a reader saw what is no longer there")
-    elif missed or flaws.repeats:
+    if missed or flaws.repeats:
         pass  # so it cannot be the same
     elif [list(e) for e in read] != [list(e) for e in whole[: len(read)]]:
         flaws.mixed.append("a reader saw something else, or in another order")
