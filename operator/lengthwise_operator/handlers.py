@@ -212,8 +212,8 @@ def spec_changed(
     process: _Process = memo.process
     if kwargs["type"] == "DELETED":
         process.recalls.pop(uid, None)
-        process.queue_of.pop((str(namespace), name), None)
-        process.metrics.forget(str(namespace), name)
+        queue = process.queue_of.pop((str(namespace), name), name)
+        process.metrics.forget(str(namespace), queue, name)
         return
     process.queue_of[str(namespace), name] = body["spec"].get("model", {}).get("name") or name
     process.wake(str(namespace), name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -11,7 +13,9 @@ from prometheus_client import (
     start_http_server,
 )
 
-_SERVICE = ("namespace", "service")
+#: `service` is the queue's name, as in the queue service's and the workers' metrics, so that they
+#: can be put side by side; `llmservice` is the object's.
+_SERVICE = ("namespace", "service", "llmservice")
 
 
 class Metrics:
@@ -76,11 +80,11 @@ class Metrics:
             registry=r,
         )
 
-    def forget(self, namespace: str, service: str) -> None:
+    def forget(self, namespace: str, queue: str, llmservice: str) -> None:
         """Take a deleted service's series away."""
         for gauge in (self.ready, self.desired, self.work):
-            if (namespace, service) in gauge._metrics:
-                gauge.remove(namespace, service)
+            with contextlib.suppress(KeyError):  # it was never looked at
+                gauge.remove(namespace, queue, llmservice)
 
     def serve(self, port: int) -> None:
         """Answer /metrics on all addresses, in a thread, until the process ends."""

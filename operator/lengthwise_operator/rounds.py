@@ -355,7 +355,7 @@ class Rounds:
         return True
 
     def _count(self, service: Service, plan: Plan, observed: Observed) -> None:
-        labels = (service.namespace, service.name)
+        labels = (service.namespace, service.queue, service.name)
         status = plan.status or service.status
         conditions = status.get("conditions", ())
         ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -64,6 +66,26 @@ def test_a_signal_releases_the_job_without_spending_an_attempt_and_exits_with_0(
         # In the line at once: nobody has to wait for the lease to run out.
         assert (job.state, job.spent) == (JobState.QUEUED, 0)
         await rig.becomes(lambda: engine.batch.seen.aborted == 1)
+
+    rig.run(body)
+
+
+def test_the_file_that_lets_the_engine_end_comes_with_the_last_answer(
+    rig: Rig, tmp_path: Path
+) -> None:
+    async def body() -> None:
+        engine, file = rig.engine(tokens_per_s=40.0), tmp_path / "ended"
+        file.touch()  # by a worker before us in the same pod
+        process = rig.process(engine.url, shutdown_grace_s=30, ended_file=file)
+        await rig.submit("j1", tokens=60)
+        await rig.becomes(lambda: engine.batch.running == 1)
+        assert not file.exists()
+        process.terminate()
+        while not file.exists():  # the process goes on until the answer is there
+            assert process.poll() is None
+            await asyncio.sleep(0.02)
+        assert (await rig.job("j1")).state is JobState.SUCCEEDED
+        await rig.becomes(lambda: process.poll() is not None)
 
     rig.run(body)
 

@@ -218,7 +218,9 @@ def test_replicas_follow_the_backlog_to_zero_and_back_and_no_job_is_lost(
     events = rig.kube("describe", "llmservices.lengthwise.dev", "elastic")
     for reason in ("WokenByJob", "BacklogAboveTarget", "Idle"):
         assert reason in events
-    assert "lengthwise_autoscaler_desired_replicas" in rig.metrics()
+    where = f'namespace="{rig.kube.namespace}",service="elastic"'
+    labels = f'llmservice="elastic",{where}'
+    assert f"lengthwise_autoscaler_desired_replicas{{{labels}}} 1.0" in rig.metrics()
 
 
 def test_kubectl_scale_sets_the_replicas_of_a_service_without_autoscaling(
