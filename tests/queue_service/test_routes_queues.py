@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from lengthwise_contract.api import Explanation, JobError, JobList, QueueView, RedriveReport
@@ -399,6 +400,24 @@ def test_a_tenant_is_a_label_only_while_it_is_in_the_file(
     file.write_text("tenants: [")
     until(lambda: front.metric("tenants_file_ok") == 0, "the file is found broken")
     assert front.http.get("/v1/jobs").status_code == 200
+
+
+def test_openais_client_knows_a_wrong_key_and_a_spent_minute(
+    make_front: Callable[..., Front], tmp_path: Path
+) -> None:
+    front = limited(make_front, tmp_path, requests_per_minute=1)
+    front.put_queue()
+    front.worker.start()
+    client = front.openai()
+    ask = {"model": front.model, "messages": [{"role": "user", "content": "Hi"}]}
+    assert client.chat.completions.create(**ask).choices[0].message.content
+    with pytest.raises(openai.RateLimitError) as spent:
+        client.chat.completions.create(**ask)
+    assert spent.value.code == "rate_limit_exceeded"
+    assert 1 <= int(spent.value.response.headers["retry-after"]) <= 120
+    with pytest.raises(openai.AuthenticationError) as wrong:
+        client.with_options(api_key=api_keys.new_key()).models.list()
+    assert wrong.value.code == "invalid_api_key"
 
 
 def test_requests_without_a_key_are_counted(make_front: Callable[..., Front]) -> None:
