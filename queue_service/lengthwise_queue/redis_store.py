@@ -338,8 +338,14 @@ class RedisJobStore(RedisReads):
         """Withdraw a job; its state afterwards (what runs hears it soon), None: unknown."""
         k = QueueKeys(queue)
         call = self._call(k, Event.CANCEL, [k.job(job_id), k.control], [job_id])
-        [answer] = await self._run(call)
-        return None if answer == b"unknown" else JobState(answer.decode())
+        [answer], lacks = await self._run_confirmed(call)
+        if answer == b"unknown":
+            return None
+        if lacks is not None:
+            raise NotConfirmed(
+                f"It was withdrawn, but {lacks}. Withdraw it again.", retry_after_s=1
+            )
+        return JobState(answer.decode())
 
     async def redrive(self, queue: str, job_id: str) -> JobState | None:
         """Give a failed job a new life, with all its attempts; its state afterwards.

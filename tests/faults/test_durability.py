@@ -54,6 +54,29 @@ def test_a_submit_that_no_replica_confirmed_is_refused_and_safe_to_repeat(
     on(primary.url, body, REPLICA)
 
 
+def test_a_cancel_that_no_replica_confirmed_is_refused_and_safe_to_repeat(
+    servers: Servers, on: On
+) -> None:
+    # A chaos run with crashing primaries: jobs whose cancellation was acknowledged were answered.
+    primary, replica = servers.pair()
+
+    async def body(line: Line) -> None:
+        job_id = await line.submit()
+        replica.send(signal.SIGSTOP)
+        for _ in range(2):
+            with pytest.raises(NotConfirmed, match="0 of 1 replicas"):
+                await line.store.cancel(line.queue, job_id)
+        replica.send(signal.SIGCONT)
+
+        async def again() -> JobState | None:
+            return await line.store.cancel(line.queue, job_id)
+
+        assert await line.comes_back(again) is JobState.CANCELLED
+        assert replica.ask("HGET", f"lw:{{{line.queue}}}:job:{job_id}", "state") == "cancelled"
+
+    on(primary.url, body, REPLICA)
+
+
 def test_an_answer_that_no_replica_confirmed_is_kept_and_counted(
     servers: Servers, on: On, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -310,6 +310,10 @@ def tell_a_chat_half_of_it(told: Told) -> None:
     )
 
 
+def tell_a_chat_another_answer(told: Told) -> None:
+    told.chat("ok", "".join(f"b 77 {i} {PIECES};" for i in range(PIECES)))
+
+
 def tell_a_chat_that_it_failed(told: Told) -> None:
     told.events.append(
         {"op": "chat", "type": "fail", "ref": "b", "id": "id-b", "text": None, "tries": 1}
@@ -368,6 +372,7 @@ SPOILED: list[tuple[str, Callable[[Told], None]]] = [
     ("wrong_states", misprice_a_job),
     ("started_while_paused", start_while_paused),
     ("stream_gaps", tell_a_chat_half_of_it),
+    ("read_then_gone", tell_a_chat_another_answer),
     ("accepted_twice", tell_a_chat_that_it_failed),
     ("unanswered", never_answer_a_chat),
     ("internal_errors", answer_with_a_500),

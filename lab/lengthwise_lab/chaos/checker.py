@@ -204,7 +204,9 @@ class _Checker:
             elif (chat["type"] == "ok") != (state == "succeeded"):
                 self._violated("accepted_twice", f"{job_id} is {state}, a chat heard otherwise")
             elif chat["type"] == "ok" and chat["text"] != _last_text(self._output.get(job_id, [])):
-                self._violated("stream_gaps", f"{job_id}: a chat heard {chat['text']!r}")
+                # A whole answer that is another one was given by a server that is gone.
+                name = "read_then_gone" if outputs.is_whole(chat["text"]) else "stream_gaps"
+                self._violated(name, f"{job_id}: a chat heard {chat['text'][:80]!r}")
 
     def _take(self, flaws: outputs.Flaws, job_id: str) -> None:
         for name, found in (

@@ -99,6 +99,17 @@ def look_at(entries: Sequence[Entry], ref: str | None) -> Flaws:
     return flaws
 
 
+def is_whole(text: str) -> bool:
+    """Whether a text is all the pieces of one call, in order."""
+    found = [
+        Piece(w[0], *map(int, w[1:])) for part in text.split(";") if len(w := part.split()) == 4
+    ]
+    return bool(found) and found == [
+        Piece(found[0].ref, found[0].run, place, found[0].pieces)
+        for place in range(found[0].pieces)
+    ]
+
+
 def compare(read: Sequence[Entry], whole: Sequence[Entry], *, ended: bool) -> Flaws:
     """The flaws of what a reader saw along the way, against the output as it stands at the end."""
     flaws = Flaws()
