@@ -328,7 +328,6 @@ def test_queues_and_models_with_slashes_in_their_names(idle_front: Front) -> Non
     [
         ("a{b}", {}, "name"),
         ("a//b", {}, "name"),
-        ("a/line", {}, "name"),
         ("n" * 257, {}, "name"),
         ("ok", {"policy": "lifo"}, "policy"),
         ("ok", {"overtake_factor": -1}, "overtake_factor"),
