@@ -328,7 +328,7 @@ def test_the_notes_name_the_service_that_is_there(chart_folder: Path, values: Ob
         assert "svc/lw-lengthwise-queue 8080:80" in notes
     else:
         assert "URL=https://llm.example.com" in notes
-    manifest = re.search(r"<<'EOF'\n(.*?)\n  EOF", notes, re.DOTALL)
+    manifest = re.search(r"<<'EOF'\n(.*?)\nEOF\n", notes, re.DOTALL)
     assert manifest is not None
     assert yaml.safe_load(manifest[1])["kind"] == "LLMService"
 
