@@ -1,0 +1,71 @@
+"""The same with a real vLLM on the CPU: its arguments, its probes, and how it ends.
+
+The image is LENGTHWISE_TEST_VLLM_IMAGE, with a model at LENGTHWISE_TEST_VLLM_MODEL inside; without
+the first these tests are skipped, because the image is large.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.cluster.operator.conftest import Rig
+
+IMAGE = os.environ.get("LENGTHWISE_TEST_VLLM_IMAGE", "")
+MODEL = os.environ.get("LENGTHWISE_TEST_VLLM_MODEL", "/models/smollm2")
+
+pytestmark = [
+    pytest.mark.kube,
+    pytest.mark.slow,
+    pytest.mark.timeout(590),
+    pytest.mark.skipif(not IMAGE, reason="set LENGTHWISE_TEST_VLLM_IMAGE to a vLLM for the CPU"),
+]
+
+
+def manifest(rig: Rig) -> Any:
+    return {
+        "apiVersion": "lengthwise.dev/v1alpha1",
+        "kind": "LLMService",
+        "metadata": {"name": "real", "namespace": rig.kube.namespace},
+        "spec": {
+            "model": {"uri": f"path://{MODEL}", "maxModelLen": 1024},
+            "engine": {
+                "image": IMAGE,
+                "args": ["--dtype", "bfloat16", "--enforce-eager"],
+                "maxNumSeqs": 8,
+                "startupTimeoutSeconds": 300,
+            },
+            "sharedMemorySize": "256Mi",
+            "predictor": {"replicas": 0},
+            # Two engines at once would not fit into a small node.
+            "rolloutStrategy": {"maxSurge": 0, "maxUnavailable": 1},
+            "drain": {"preStopSeconds": 20, "shutdownTimeoutSeconds": 20},
+        },
+    }
+
+
+def test_a_real_vllm_serves_and_is_replaced_without_a_failed_request(
+    rig: Rig, made: Callable[..., Any]
+) -> None:
+    wanted = made(manifest(rig))
+    rig.wait_ready("real", within_s=240)
+    first = rig.ask("real", tokens=8, timeout_s=120)
+    assert first.status_code == 200, first.text
+    assert first.json()["usage"]["completion_tokens"] == 8
+    with ThreadPoolExecutor(6) as pool:
+        # Some run when the change comes, the others wait in line while nobody serves.
+        asked = [pool.submit(rig.ask, "real", tokens=120, timeout_s=400) for _ in range(12)]
+        wanted["spec"]["engine"]["env"] = [{"name": "CHANGED", "value": "1"}]
+        rig.kube.apply(wanted)
+        answers = [a.result(timeout=450) for a in asked]
+    assert [a.status_code for a in answers] == [200] * 12
+    assert {a.json()["usage"]["completion_tokens"] for a in answers} == {120}
+    rig.wait_ready("real", within_s=240)
+    pods = rig.kube.list("pods", "lengthwise.dev/service=real")
+    (env,) = [c["env"] for p in pods for c in p["spec"]["containers"] if c["name"] == "main"][-1:]
+    assert {"name": "CHANGED", "value": "1"} in env
