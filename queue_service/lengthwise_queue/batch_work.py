@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -20,6 +18,8 @@ from pydantic_core import to_json
 
 from lengthwise_contract.states import TERMINAL
 from lengthwise_queue import batch_lines, batch_results, intake, validation
+from lengthwise_queue.batch_files import ResultFiles
+from lengthwise_queue.batch_input import GROUP_LINES, BatchInput, InputGone
 from lengthwise_queue.batch_lines import Checker, Line
 from lengthwise_queue.batch_store import (
     START,
@@ -36,21 +36,14 @@ from lengthwise_queue.errors import (
     LengthwiseError,
     QueueDraining,
     QueueOverloaded,
-    StorageFull,
     StoreUnavailable,
 )
-from lengthwise_queue.file_store import FileGone, StoredFile
 from lengthwise_queue.intake import Wishes
-from lengthwise_queue.keys import BatchKeys
 from lengthwise_queue.ownership import page_of
 from lengthwise_queue.service import Service
 from lengthwise_queue.tenants import Tenant
 
 log = logging.getLogger(__name__)
-
-#: Lines that are begun in one step, and their bytes: what of the input is held in memory.
-GROUP_LINES = 32
-GROUP_BYTES = 4 * 2**20
 
 #: Lines of one step that are handed in at the same time: the predictor answers many at once.
 SUBMITS = 8
@@ -67,15 +60,6 @@ REFUSED_PAUSE_S = 2.0
 
 #: How long withdrawn jobs may take to end before the batch ends without them, s.
 WITHDRAW_S = 60.0
-
-#: The ledger hears of an output file when it has grown by so much, bytes, ...
-CHARGE_BYTES = 2**20
-#: ... and at least this often, s, so that it does not take it for abandoned.
-CHARGE_EVERY_S = 60.0
-
-
-class InputGone(Exception):
-    """The input file is no longer there."""
 
 
 class BatchWork:
@@ -96,13 +80,17 @@ class BatchWork:
         self._status_of = status_of
         self._clock_ms = now_ms - time.monotonic() * 1000
         self._max_line = service.settings.max_body_bytes + batch_lines.LINE_OVERHEAD_BYTES
+        self._input = BatchInput(
+            service.files,
+            tenant=batch.tenant,
+            file_id=batch.input_file_id,
+            max_line=self._max_line,
+        )
         self._cancelled = batch.status is BatchStatus.CANCELLING
         self._opened: dict[int, OpenLine] = {}
         self._waiting: dict[int, Line] = {}  #: Begun and read, and not yet accepted by the queue.
-        self._reader: AsyncGenerator[Line] | None = None
-        self._unread: Line | None = None  #: Read, but too much for the last step.
         self._not_before_s = 0.0
-        self._charged = {"out": (0, 0.0), "err": (0, 0.0)}  #: Bytes, and when, of both files.
+        self._results = ResultFiles(service.files, batch.id, batch.tenant)
 
     @property
     def status(self) -> BatchStatus:
@@ -146,7 +134,7 @@ class BatchWork:
 
     async def _validate(self) -> None:
         checker = Checker(self._batch.endpoint, self._max_line)
-        async with aclosing(self._lines(START)) as lines:
+        async with aclosing(self._input.lines(START)) as lines:
             async for line in lines:
                 checker.take(line)
                 if checker.gave_up or self._cancelled:
@@ -168,21 +156,11 @@ class BatchWork:
             await self._to(BatchStatus.IN_PROGRESS, total=checker.total, model=checker.model or "")
             self._batch = replace(self._batch, total=checker.total, model=checker.model)
 
-    async def _lines(self, start: Place) -> AsyncGenerator[Line]:
-        file = await self._service.files.get(self._batch.tenant, self._batch.input_file_id)
-        if file is None:
-            raise InputGone
-        blocks = self._service.files.read(file, first=start.block)
-        try:
-            async for line in batch_lines.cut(blocks, start, max_bytes=self._max_line):
-                yield line
-        except FileGone:
-            raise InputGone from None
-
     # ------------------------------------------------------------------ lines become jobs
 
     async def _progress(self) -> None:
         pause_s, exhausted = PAUSE_S, False
+        self._input.go_to(self._batch.cursor)
         while not self._cancelled:
             if self._now_ms() >= self._batch.expires_ms:
                 await self._close(BatchStatus.EXPIRED)
@@ -190,7 +168,9 @@ class BatchWork:
             moved, orphans = await self._collect(None)
             if time.monotonic() >= self._not_before_s and not self._cancelled:
                 if not self._waiting and orphans:
-                    await self._read_again(orphans)
+                    # We, or another before us, noted them as begun and did not get further.
+                    again = await self._input.pick([self._opened[n].place for n in orphans])
+                    self._waiting = {line.place.line: line for line in again}
                 elif not self._waiting and not exhausted:
                     room = await self._window() - len(self._opened)
                     exhausted = room > 0 and not await self._begin(min(room, GROUP_LINES))
@@ -214,7 +194,7 @@ class BatchWork:
 
     async def _begin(self, room: int) -> bool:
         """Note the next lines as begun; False: there are none."""
-        lines = await self._next(room)
+        lines = await self._input.next(room)
         if not lines:
             return False
         begun: list[OpenLine] = []
@@ -226,36 +206,6 @@ class BatchWork:
         self._opened |= {one.place.line: one for one in begun}
         self._waiting = {line.place.line: line for line in lines}
         return True
-
-    async def _next(self, count: int) -> list[Line]:
-        """The next lines of the input, from the cursor on: at most so many, and `GROUP_BYTES`."""
-        if self._reader is None:
-            self._reader = self._lines(self._batch.cursor)
-        lines: list[Line] = []
-        size = 0
-        while len(lines) < count and size < GROUP_BYTES:
-            line, self._unread = self._unread or await anext(self._reader, None), None
-            if line is None:
-                break
-            size += len(line.raw or b"")
-            if lines and size > GROUP_BYTES:
-                self._unread = line
-                break
-            lines.append(line)
-        return lines
-
-    async def _read_again(self, orphans: list[int]) -> None:
-        """Read some begun lines that have no job: we, or another before us, did not get so far."""
-        wanted = set(sorted(orphans)[:GROUP_LINES])
-        first = min(self._opened[number].place for number in wanted)
-        size = 0
-        async with aclosing(self._lines(first)) as lines:
-            async for line in lines:
-                if line.place.line in wanted:
-                    self._waiting[line.place.line] = line
-                    size += len(line.raw or b"")
-                if size >= GROUP_BYTES or line.place.line >= max(wanted):
-                    return
 
     async def _hand_in(self) -> bool:
         """Hand in what waits, until the queue refuses; whether it took any."""
@@ -365,26 +315,8 @@ class BatchWork:
         out, err = await self._store.settle(self._batch, self._nonce, results, to=to)
         for result in results:
             self._opened.pop(result.line, None)
-        await self._charge("out", out)
-        await self._charge("err", err)
-
-    async def _charge(self, kind: str, size: int) -> None:
-        """Let the ledger know how large a file has become; no new lines while there is no room."""
-        charged, at_s = self._charged[kind]
-        grown, now_s = size - charged, time.monotonic()
-        if size == 0 or (grown < CHARGE_BYTES and now_s < at_s + CHARGE_EVERY_S):
-            return
-        files, file_id = self._service.files, self._file_id(kind)
-        try:
-            await files.charge(file_id, self._batch.tenant, size)
-        except StorageFull:
-            await files.charge(file_id, self._batch.tenant, size, forced=True)
-            self._not_before_s = now_s + REFUSED_PAUSE_S
-            log.warning(
-                "batch waits for room for its results",
-                extra={"batch_id": self._batch.id, "tenant": self._batch.tenant},
-            )
-        self._charged[kind] = (size, now_s)
+        if not await self._results.grown(out, err):
+            self._not_before_s = time.monotonic() + REFUSED_PAUSE_S  # no new lines
 
     # ------------------------------------------------------------------ the end
 
@@ -392,9 +324,9 @@ class BatchWork:
         """End a batch early: withdraw its jobs, and say of every other line that it did not run."""
         self._opened = await self._store.opened(self._batch.id)
         await self._withdraw(why)
-        self._reader, self._unread = None, None
+        self._input.go_to(self._batch.cursor)
         while self._batch.total:  # none: it was withdrawn before it was checked
-            lines = await self._next(SETTLE_LINES)
+            lines = await self._input.next(SETTLE_LINES)
             if not lines:
                 break
             results = []
@@ -423,33 +355,10 @@ class BatchWork:
             if self._opened:
                 await asyncio.sleep(PAUSE_S * 5)
 
-    async def _files(self) -> dict[str, Any]:
+    async def _files(self) -> dict[str, str]:
         """Make the results files of their owner; the fields of the record that name them."""
         batch = await self._store.get(self._batch.tenant, self._batch.id)
-        fields: dict[str, Any] = {}
-        if batch is None:
-            return fields
-        keys, now_ms = BatchKeys(batch.id), round(self._now_ms())
-        for kind, content, size, blocks, name, param in (
-            ("out", keys.out, batch.out_bytes, batch.out_blocks, "output", "output_file_id"),
-            ("err", keys.err, batch.err_bytes, batch.err_blocks, "error", "error_file_id"),
-        ):
-            if blocks == 0:
-                continue
-            file = StoredFile(
-                id=self._file_id(kind),
-                tenant=batch.tenant,
-                filename=f"{batch.id}_{name}.jsonl",
-                purpose="batch_output",
-                bytes=size,
-                blocks=blocks,
-                created_ms=now_ms,
-                expires_ms=now_ms + batch.output_ttl_ms,
-                content=content,
-            )
-            await self._service.files.commit(file, batch.output_ttl_ms, forced=True)
-            fields[param] = file.id
-        return fields
+        return {} if batch is None else await self._results.close(batch, round(self._now_ms()))
 
     # ------------------------------------------------------------------ small things
 
@@ -473,9 +382,6 @@ class BatchWork:
 
     def _job(self, line: int) -> str:
         return batch_lines.job_id(self._batch.id, self._batch.created_ms, line)
-
-    def _file_id(self, kind: str) -> str:
-        return f"file-{uuid.uuid5(uuid.NAMESPACE_OID, f'{self._batch.id} {kind}').hex}"
 
     def _now_ms(self) -> float:
         """The time by Redis, which the deadline is in."""
