@@ -28,13 +28,30 @@ class ResultFiles:
     def __init__(self, files: FileStore, batch_id: str, tenant: str) -> None:
         self._files, self._batch_id, self._tenant = files, batch_id, tenant
         self._charged = {"out": (0, 0.0), "err": (0, 0.0)}  #: Bytes, and when.
+        self._full: str | None = None  #: The file for which there was no room.
 
-    async def grown(self, out: int, err: int) -> bool:
-        """Let the ledger know how large they are now, bytes; False: there is no more room.
+    async def grown(self, out: int, err: int) -> None:
+        """Let the ledger know how large they are now, bytes.
 
-        What is there counts in any case: it was paid for.
+        What is there counts, even if there is no room for it: it was paid for.
         """
-        return all([await self._grown("out", out), await self._grown("err", err)])
+        await self._grown("out", out)
+        await self._grown("err", err)
+
+    async def have_room(self) -> bool:
+        """Whether there is room for more results."""
+        if self._full is None:
+            return True
+        charged, _ = self._charged[self._full]
+        try:
+            await self._files.charge(
+                self._file_id(self._full), self._tenant, charged + CHARGE_BYTES
+            )
+        except StorageFull:
+            return False
+        self._charged[self._full] = (charged + CHARGE_BYTES, time.monotonic())
+        self._full = None
+        return True
 
     async def close(self, batch: Batch, now_ms: int) -> dict[str, str]:
         """Make them files of their owner; again is the same.
@@ -65,23 +82,22 @@ class ResultFiles:
             fields[f"{name}_file_id"] = file.id
         return fields
 
-    async def _grown(self, kind: str, size: int) -> bool:
+    async def _grown(self, kind: str, size: int) -> None:
         charged, at_s = self._charged[kind]
         now_s = time.monotonic()
         if size == 0 or (size - charged < CHARGE_BYTES and now_s < at_s + CHARGE_EVERY_S):
-            return True
+            return
         self._charged[kind] = (size, now_s)
         file_id = self._file_id(kind)
         try:
             await self._files.charge(file_id, self._tenant, size)
         except StorageFull:
             await self._files.charge(file_id, self._tenant, size, forced=True)
+            self._full = kind
             log.warning(
                 "batch waits for room for its results",
                 extra={"batch_id": self._batch_id, "tenant": self._tenant},
             )
-            return False
-        return True
 
     def _file_id(self, kind: str) -> str:
         return f"file-{uuid.uuid5(uuid.NAMESPACE_OID, f'{self._batch_id} {kind}').hex}"

@@ -171,6 +171,8 @@ class BatchWork:
                     # We, or another before us, noted them as begun and did not get further.
                     again = await self._input.pick([self._opened[n].place for n in orphans])
                     self._waiting = {line.place.line: line for line in again}
+                elif not await self._results.have_room():
+                    self._not_before_s = time.monotonic() + REFUSED_PAUSE_S  # no new lines
                 elif not self._waiting and not exhausted:
                     room = await self._window() - len(self._opened)
                     exhausted = room > 0 and not await self._begin(min(room, GROUP_LINES))
@@ -315,8 +317,7 @@ class BatchWork:
         out, err = await self._store.settle(self._batch, self._nonce, results, to=to)
         for result in results:
             self._opened.pop(result.line, None)
-        if not await self._results.grown(out, err):
-            self._not_before_s = time.monotonic() + REFUSED_PAUSE_S  # no new lines
+        await self._results.grown(out, err)
 
     # ------------------------------------------------------------------ the end
 

@@ -322,6 +322,27 @@ def test_a_batch_whose_input_is_deleted_fails_and_keeps_its_results(desk: Desk) 
     assert len(desk.read(batch.output_file_id)) == done
 
 
+def test_a_batch_begins_no_new_lines_while_there_is_no_room_for_their_results(
+    make_front: Callable[..., Any], until: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def long(claim: Claim) -> AsyncIterator[bytes | Outcome]:
+        yield json.dumps({"choices": [], "text": "x" * 100_000}).encode()
+
+    front = make_front(tenant_file_bytes=6 * 2**20, batch_window=5)
+    front.put_queue()
+    front.worker.script = long
+    front.worker.start()
+    desk = Desk(front, until)
+    other = desk.client.files.create(file=("f", b"0" * (4 * 2**20)), purpose="batch")
+    made = desk.make(lines(front.model, 45))
+    until(lambda: "waits for room" in caplog.text, "there is no more room")
+    assert desk.client.batches.retrieve(made.id).status == "in_progress"
+    desk.client.files.delete(other.id)
+    batch = desk.reaches(made)
+    assert batch.request_counts.model_dump() == {"total": 45, "completed": 45, "failed": 0}
+    assert len(desk.read(batch.output_file_id)) == 45
+
+
 def test_a_batch_that_cannot_go_on_does_not_hold_up_another(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
