@@ -15,6 +15,7 @@ import pytest
 from lengthwise_contract.api import Explanation, JobError, JobList, QueueView, RedriveReport
 from lengthwise_queue import api_keys
 from lengthwise_queue.jobs import Claim, Outcome, OutcomeKind
+from lengthwise_queue.redis_store import RedisJobStore
 
 Front = Any  # tests/queue_service/conftest.py
 Says = Callable[..., bytes]
@@ -425,3 +426,60 @@ def test_requests_without_a_key_are_counted(make_front: Callable[..., Front]) ->
     front = make_front(key=key, api_key=key)
     assert front.client(None).get("/v1/models").status_code == 401
     assert front.metric("unauthorized_total") == 1
+
+
+# ------------------------------------------------------------------------------- why it waits
+
+
+def explained(front: Front, job_id: str) -> Explanation:
+    return Explanation.model_validate(front.http.get(f"/v1/jobs/{job_id}/explain").json())
+
+
+def test_explain_says_that_the_predictions_do_not_count_now(idle_front: Front) -> None:
+    async def suspend() -> None:
+        store = RedisJobStore(idle_front.redis_url)
+        await store.set_fallback(idle_front.model, on=True)
+        await store.aclose()
+
+    job_id = idle_front.submit()
+    assert "falls due" in explained(idle_front, job_id).why
+    asyncio.run(suspend())
+    told = explained(idle_front, job_id)
+    assert (told.fallback, told.policy, told.active_policy) == (True, "sjf", "fcfs")
+    assert "found useless" in told.why
+    view = QueueView.model_validate(idle_front.http.get(f"/v1/queues/{idle_front.model}").json())
+    assert (view.fallback, view.active_policy, view.settings.policy) == (True, "fcfs", "sjf")
+
+
+def test_explain_says_that_other_tenants_have_their_share(
+    make_front: Callable[..., Front], tmp_path: Path
+) -> None:
+    keys = {name: api_keys.new_key() for name in ("root", "light", "heavy")}
+    tenants = [
+        {"name": name, "keys": [api_keys.hash_key(key)], "admin": name == "root", "weight": 2.5}
+        for name, key in keys.items()
+    ]
+    file = tmp_path / "tenants.json"
+    file.write_text(json.dumps({"tenants": tenants}))
+    front = make_front(key=keys["root"], tenants_file=file)
+    front.put_queue()
+    light, heavy = front.client(keys["light"]), front.client(keys["heavy"])
+    job_id = light.post("/v1/jobs", json={"body": front.chat()}).json()["id"]
+    assert "Other tenants" not in explained(front, job_id).why
+    for _ in range(5):
+        heavy.post("/v1/jobs", json={"body": front.chat()})
+    told = explained(front, job_id)
+    assert (told.tenant, told.position) == ("light", 0)
+    assert "Other tenants wait too" in told.why
+    assert "2.5" in told.why
+
+
+def test_a_job_that_ran_is_told_what_first_come_first_served_would_have_done(front: Front) -> None:
+    ids = [front.submit() for _ in range(5)]
+    for job_id in ids:
+        front.ended(job_id)
+    front.ended(front.submit())
+    told = [explained(front, job_id) for job_id in ids]
+    known = [one for one in told if one.fcfs_wait_ms is not None]
+    assert known
+    assert all("first come, first served" in one.why for one in known)
