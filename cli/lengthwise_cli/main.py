@@ -11,7 +11,17 @@ import sys
 import typer
 from rich.console import Console
 
-from lengthwise_cli import bench, bench_chaos, bench_queue, demo, submit, tenants, top, up
+from lengthwise_cli import (
+    bench,
+    bench_chaos,
+    bench_queue,
+    bench_soak,
+    demo,
+    submit,
+    tenants,
+    top,
+    up,
+)
 from lengthwise_cli.errors import CliError
 from lengthwise_lab.errors import LabError
 
@@ -32,6 +42,7 @@ bench_app = typer.Typer(
 bench_app.command("serve")(bench.serve)
 bench_app.command("queue")(bench_queue.queue)
 bench_app.command("chaos")(bench_chaos.chaos)
+bench_app.command("soak")(bench_soak.soak)
 app.add_typer(bench_app, name="bench")
 app.add_typer(tenants.app, name="tenants")
 

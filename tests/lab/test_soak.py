@@ -1,0 +1,37 @@
+"""The soak in short: what it looks for, and that it would find it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from lengthwise_lab.soak import QUEUE, soak
+from lengthwise_queue.jobs import NewJob, Submitted
+from lengthwise_queue.keys import QueueKeys
+from lengthwise_queue.redis_store import RedisJobStore
+
+
+def test_load_of_every_kind_leaves_nothing_without_a_bound() -> None:
+    report = asyncio.run(soak(seconds=4, rate=50))
+    assert report.strays == {}
+    assert report.left == []
+    assert report.ok
+    assert report.submitted > 100
+    assert len(report.fates) == 10  # every kind of job came
+
+
+def test_a_key_that_is_left_behind_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    submit = RedisJobStore.submit
+
+    async def leaks(self: RedisJobStore, queue: str, job: NewJob) -> Submitted:
+        if job.id.endswith("-40"):
+            await self.client.set(f"{QueueKeys(QUEUE).prefix}note:1", "forgotten")
+        return await submit(self, queue, job)
+
+    monkeypatch.setattr(RedisJobStore, "submit", leaks)
+    report: Any = asyncio.run(soak(seconds=3, rate=30))
+    assert list(report.strays) == [f"{QueueKeys(QUEUE).prefix}note:1"]
+    assert report.left == [f"{QueueKeys(QUEUE).prefix}note:1"]
+    assert not report.ok
