@@ -56,7 +56,7 @@ BOUNDED = {
 #: Of a job; without a time to live only until it ends.
 _OF_A_JOB = ("job", "in", "out")
 
-_TIMES = StoreSettings(
+TIMES = StoreSettings(
     lease_ms=1500, beat_ms=500, tick_ms=100, retention_ms=3000, dead_retention_ms=5000
 )
 
@@ -146,13 +146,16 @@ class SoakReport:
         }
 
 
-async def soak(*, seconds: float, rate: float, seed: int = 1) -> SoakReport:
+async def soak(
+    *, seconds: float, rate: float, seed: int = 1, times: StoreSettings = TIMES
+) -> SoakReport:
     """Run one.
 
     Args:
         seconds: How long jobs are handed in, s.
         rate: Jobs handed in each second.
         seed: Of the fates.
+        times: Of the store; what is kept must be kept for seconds.
     """
     with tempfile.TemporaryDirectory(prefix="lengthwise-soak-") as folder:
         server = ValkeyServer(
@@ -161,14 +164,16 @@ async def soak(*, seconds: float, rate: float, seed: int = 1) -> SoakReport:
         server.start()
         try:
             url = f"redis://127.0.0.1:{server.port}/0"
-            return await _Soak(url, seconds, rate, seed).run()
+            return await _Soak(url, seconds, rate, seed, times).run()
         finally:
             server.stop()
 
 
 class _Soak:
-    def __init__(self, url: str, seconds: float, rate: float, seed: int) -> None:
-        self._store = RedisJobStore(url, _TIMES)
+    def __init__(
+        self, url: str, seconds: float, rate: float, seed: int, times: StoreSettings
+    ) -> None:
+        self._store, self._times = RedisJobStore(url, times), times
         self._client = redis.Redis.from_url(url, decode_responses=True)
         self._rate, self._random = rate, random.Random(seed)  # noqa: S311 - no secret
         self._report = SoakReport(seconds=seconds)
@@ -194,7 +199,7 @@ class _Soak:
             if self._busy:
                 await asyncio.wait(self._busy)
             # What is delayed, leased by nobody or about to be retried comes to its end.
-            await self._serve_until(lambda: False, for_s=_TIMES.lease_ms / 1000 + 3)
+            await self._serve_until(lambda: False, for_s=self._times.lease_ms / 1000 + 3)
             await self._forgotten()
             report.after = await self._look()
             report.left = sorted(await self._beyond_bounds())
@@ -347,8 +352,8 @@ class _Soak:
 
     async def _forgotten(self) -> None:
         """Wait until what has a short time to live is gone, and the lists are trimmed."""
-        longest_s = (_TIMES.dead_retention_ms + 2000) / 1000
-        ends = time.monotonic() + longest_s + 30
+        longest_s = (self._times.dead_retention_ms + 2000) / 1000
+        ends = time.monotonic() + longest_s + 5
         begun = time.monotonic()
         while time.monotonic() < ends:
             try:

@@ -221,15 +221,18 @@ def _read_quantiles(record: dict[str, str]) -> Prediction | None:
 def read_worker(raw: bytes) -> WorkerView | None:
     """What a worker says of itself; None: it cannot be read."""
     try:
-        return WorkerView.model_validate_json(raw)
+        # In a rolling update a newer version writes beside us: what it adds is passed over.
+        return WorkerView.model_validate_json(raw, extra="ignore")
     except ValidationError:
-        return None  # written by a newer version; its heartbeat still counts
+        return None  # its heartbeat still counts
 
 
 def read_queue(name: str, raw: bytes) -> Queue | None:
     """A queue's settings; None: they cannot be read, which is logged."""
     try:
-        return Queue(name=name, settings=QueueSettings.model_validate_json(raw))
+        # As above: a field of tomorrow must not make the queue disappear for us.
+        settings = QueueSettings.model_validate_json(raw, extra="ignore")
+        return Queue(name=name, settings=settings)
     except ValidationError:
         log.exception("queue settings cannot be read; put them again", extra={"queue": name})
         return None

@@ -20,6 +20,11 @@ _MOVE = re.compile(r"^(?P<event>[a-z]+): (?P<source>[a-z]+) -> (?P<targets>[a-z 
 _INCLUDE = re.compile(r"^--@include (?P<name>[a-z_]+)$", re.MULTILINE)
 
 
+#: Scripts that run when Redis is full: they serve what is there and make room, and write little.
+#: New jobs and pieces of answers are refused; without this no job could end, and no room come back.
+WHEN_FULL = (Event.CLAIM, Event.BEAT, Event.FINISH, Event.CANCEL, Event.TICK)
+
+
 #: Scripts that move no job: how a queue is run, its order after a change of policy, its counters.
 QUEUE_SCRIPTS = ("govern", "reorder", "stats")
 
@@ -62,6 +67,8 @@ def load(name: str) -> Script:
     text = _INCLUDE.sub(
         lambda m: (folder / "include" / f"{m['name']}.lua").read_text(encoding="utf-8"), source
     )
+    if name in WHEN_FULL:
+        text = "#!lua flags=allow-oom\n" + text
     sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
     return Script(name=name, text=text, sha=sha, moves=moves)
 

@@ -17,8 +17,7 @@ from lengthwise_queue.durability import Durability
 from lengthwise_queue.errors import StoreUnfit
 from lengthwise_queue.redis_errors import read
 
-#: Of the memory limit. Above, a burst of submits of the usual size may be refused before anybody
-#: looks; a beat or a finish is refused by Redis, too, when it is full.
+#: Of the memory limit. Above, a burst of submits may be refused before anybody looks.
 _HEADROOM = 0.85
 
 
@@ -124,6 +123,6 @@ def _about_memory(info: Mapping[str, Any]) -> list[str]:
     if limit and used > _HEADROOM * limit:
         return [
             f"Redis has used more than {_HEADROOM:.0%} of its maxmemory; when it is full, no job "
-            "is accepted and none can end: raise maxmemory, or lower max_depth"
+            "is accepted and no answer can stream: raise maxmemory, or lower max_depth"
         ]
     return []

@@ -10,11 +10,16 @@ import pytest
 from lengthwise_lab.soak import QUEUE, soak
 from lengthwise_queue.jobs import NewJob, Submitted
 from lengthwise_queue.keys import QueueKeys
-from lengthwise_queue.redis_store import RedisJobStore
+from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
+
+#: Lives short enough for a test.
+TIMES = StoreSettings(
+    lease_ms=500, beat_ms=200, tick_ms=50, retention_ms=600, dead_retention_ms=800
+)
 
 
 def test_load_of_every_kind_leaves_nothing_without_a_bound() -> None:
-    report = asyncio.run(soak(seconds=4, rate=50))
+    report = asyncio.run(soak(seconds=4, rate=50, times=TIMES))
     assert report.strays == {}
     assert report.left == []
     assert report.ok
@@ -31,7 +36,7 @@ def test_a_key_that_is_left_behind_is_found(monkeypatch: pytest.MonkeyPatch) -> 
         return await submit(self, queue, job)
 
     monkeypatch.setattr(RedisJobStore, "submit", leaks)
-    report: Any = asyncio.run(soak(seconds=3, rate=30))
+    report: Any = asyncio.run(soak(seconds=3, rate=30, times=TIMES))
     assert list(report.strays) == [f"{QueueKeys(QUEUE).prefix}note:1"]
     assert report.left == [f"{QueueKeys(QUEUE).prefix}note:1"]
     assert not report.ok

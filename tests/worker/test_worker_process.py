@@ -50,6 +50,36 @@ def test_a_job_whose_worker_is_killed_in_mid_stream_is_answered_by_another(rig: 
     rig.run(body)
 
 
+def test_a_worker_stopped_past_its_lease_has_its_engine_call_aborted_and_one_answer_stands(
+    rig: Rig,
+) -> None:
+    async def body() -> None:
+        engine = rig.engine(tokens_per_s=50.0)
+        times: dict[str, Any] = {"lease_ms": 700, "beat_ms": 200, "tick_ms": 100}
+        stopped = rig.process(engine.url, **times)
+        await rig.submit("j1", tokens=400)
+
+        async def streams(attempt: int) -> bool:
+            entries = await rig.store.read_output(rig.queue, "j1")
+            return any(e.kind is EntryKind.CHUNK and e.attempt == attempt for e in entries)
+
+        await rig.until(lambda: streams(1))
+        stopped.send_signal(signal.SIGSTOP)
+        async with rig.working(engine.url, **times):
+            await rig.until(lambda: streams(2))
+            stopped.send_signal(signal.SIGCONT)
+            await rig.becomes(lambda: engine.batch.seen.aborted == 1)
+            entries = await rig.output("j1")
+        kinds = [e.kind for e in entries]
+        assert kinds.count(EntryKind.END) == 1
+        second = kinds.index(EntryKind.ATTEMPT)
+        assert {e.attempt for e in entries[second:]} == {2}
+        job = await rig.job("j1")
+        assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
+
+    rig.run(body)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
 def test_a_signal_releases_the_job_without_spending_an_attempt_and_exits_with_0(
     rig: Rig, number: signal.Signals

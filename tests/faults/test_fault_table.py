@@ -1,0 +1,47 @@
+"""docs/faults.md names every fault once, and only tests that exist; and every test of faults."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from lengthwise_lab.soak import BOUNDED
+
+TESTS = Path(__file__).parents[1]
+PAGE = (TESTS.parent / "docs/faults.md").read_text()
+
+
+def tests_of(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    return {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+
+
+def named() -> set[tuple[str, str]]:
+    return set(re.findall(r"`([a-z_/]+\.py)::(test_\w+)`", PAGE))
+
+
+def test_each_of_the_34_faults_has_one_row_with_a_test() -> None:
+    rows = re.findall(r"^\| (\d+) \|(.*)$", PAGE, re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, 35))
+    assert [number for number, row in rows if "::test_" not in row] == []
+
+
+def test_every_test_that_the_table_names_exists() -> None:
+    missing = {(file, name) for file, name in named() if name not in tests_of(TESTS / file)}
+    assert missing == set()
+
+
+def test_every_test_of_faults_stands_in_the_table() -> None:
+    files = [path for path in (TESTS / "faults").glob("test_*.py") if path != Path(__file__)]
+    there = {(f"faults/{path.name}", name) for path in files for name in tests_of(path)}
+    assert there - named() == set()
+
+
+def test_the_bounded_keys_are_those_that_the_soak_allows() -> None:
+    rows = re.findall(r"^\| `([a-z_]+)` \| (.*) \|$", PAGE, re.MULTILINE)
+    assert dict(rows) == BOUNDED
