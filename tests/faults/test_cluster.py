@@ -10,7 +10,11 @@ import pytest
 
 from lengthwise_contract.api import QueueSettings
 from lengthwise_contract.states import JobState
+from lengthwise_queue.batch_store import BatchStatus, BatchStore, OpenLine, Place, Result
 from lengthwise_queue.errors import StoreUnavailable
+from lengthwise_queue.file_store import BLOCK_BYTES, FileLimits, FileStore
+from lengthwise_queue.response_object import ResponseRecord
+from lengthwise_queue.response_store import ResponseStore
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Line, Servers
@@ -124,5 +128,65 @@ def test_a_queue_that_is_moved_to_another_node_is_found_there(servers: Servers, 
         for node in (target, source, *(n for n in nodes if n not in (source, target))):
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", owner)
         assert await line.comes_back(line.serve) == [job]
+
+    on(url, body)
+
+
+def test_files_batches_and_responses_work_on_a_cluster(servers: Servers, on: On) -> None:
+    _, url = servers.cluster()
+    limits = FileLimits(tenant_bytes=2**24, total_bytes=2**24, ttl_ms=60_000)
+
+    async def body(line: Line) -> None:
+        client = line.store.client
+        files = FileStore(client, limits)
+        for number in range(6):  # each in a slot of its own
+            writer = files.writer(tenant="t", filename=f"f{number}", purpose="batch", ttl_ms=60_000)
+            await writer.write(b"a" * (BLOCK_BYTES + 1))
+            file = await writer.commit()
+            assert await files.get("t", file.id) == file
+            assert sum([len(block) async for block in files.read(file)]) == BLOCK_BYTES + 1
+        found, more = await files.page("t", purpose=None, after=None, limit=10, order="desc")
+        assert (len(found), more) == (6, False)
+        assert await files.drop(found[0].id, found[0].content)
+
+        batches = BatchStore(client, ttl_ms=60_000, lease_ms=1000)
+        assert await batches.create(
+            "batch_1",
+            tenant="t",
+            endpoint="/v1/completions",
+            input_file_id="f",
+            metadata=None,
+            window_ms=60_000,
+            output_ttl_ms=60_000,
+        )
+        assert await batches.take() == "batch_1"
+        _, batch = await batches.seize("batch_1", "a")
+        assert batch is not None
+        assert await batches.move(batch, "a", BatchStatus.IN_PROGRESS, total=1)
+        batch = await batches.get("t", "batch_1")
+        assert batch is not None
+        one = OpenLine(place=Place(1, 0, 0), custom_id="one")
+        await batches.open(batch, "a", Place(2, 0, 10), [one])
+        done = Result(line=1, file="out", text=b"x", input_tokens=1, output_tokens=1)
+        assert await batches.settle(batch, "a", [done]) == (1, 0)
+        await batches.beat("batch_1", "a")
+        assert [b.id for b in (await batches.page("t", after=None, limit=5))[0]] == ["batch_1"]
+        await batches.end("batch_1")
+
+        responses = ResponseStore(client)
+        record = ResponseRecord(
+            id="resp_1",
+            job_id="j",
+            queue="q",
+            tenant="t",
+            created_ms=1,
+            background=True,
+            echo={},
+            items=[],
+            turns=[],
+        )
+        await responses.put(record, 60_000)
+        assert await responses.get("t", "resp_1") == record
+        await responses.drop("resp_1")
 
     on(url, body)

@@ -12,7 +12,7 @@ TESTS = Path(__file__).parents[1]
 PAGE = (TESTS.parent / "docs/faults.md").read_text()
 
 
-def tests_of(path: Path) -> set[str]:
+def defined_in(path: Path) -> set[str]:
     tree = ast.parse(path.read_text())
     return {
         node.name
@@ -32,13 +32,13 @@ def test_each_of_the_34_faults_has_one_row_with_a_test() -> None:
 
 
 def test_every_test_that_the_table_names_exists() -> None:
-    missing = {(file, name) for file, name in named() if name not in tests_of(TESTS / file)}
+    missing = {(file, name) for file, name in named() if name not in defined_in(TESTS / file)}
     assert missing == set()
 
 
 def test_every_test_of_faults_stands_in_the_table() -> None:
     files = [path for path in (TESTS / "faults").glob("test_*.py") if path != Path(__file__)]
-    there = {(f"faults/{path.name}", name) for path in files for name in tests_of(path)}
+    there = {(f"faults/{path.name}", name) for path in files for name in defined_in(path)}
     assert there - named() == set()
 
 
