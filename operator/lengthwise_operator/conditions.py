@@ -127,7 +127,9 @@ def _engine(service: Service, observed: Observed) -> Condition:
     status = deployment.get("status", {})
     ready, fresh = status.get("availableReplicas", 0), status.get("updatedReplicas", 0)
     fault = diagnose(pods_of(observed.pods, ENGINE), observed.events)
-    if ready >= wanted and fresh >= wanted and status.get("replicas", 0) == fresh:
+    # Until its controller has seen a change, the numbers are those of before it.
+    seen = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
+    if seen and ready >= wanted and fresh >= wanted and status.get("replicas", 0) == fresh:
         return say("Available", f"{ready} of {wanted} replicas answer")
     if ready:
         if fault:

@@ -8,12 +8,9 @@ only when the manifest changed, or when the child is not what it was after we la
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -28,7 +25,8 @@ from lengthwise_operator.errors import BadSpec, OperatorError, Refused, Unreacha
 from lengthwise_operator.metrics import Metrics
 from lengthwise_operator.observed import Body, ChildKey, Observed, QueueFacts
 from lengthwise_operator.queues import Predictors, QueueService
-from lengthwise_operator.reconcile import Memory, Plan, decide
+from lengthwise_operator.recall import Recall, Sent, digest_of, fingerprint, newer
+from lengthwise_operator.reconcile import Plan, decide
 from lengthwise_operator.service import (
     ENGINE,
     QUEUE_ANNOTATION,
@@ -65,29 +63,6 @@ class Children(Protocol):
 
     def rivals(self, queue: str) -> Iterable[tuple[str, str, str]]:
         """(created, "namespace/name", uid) of every LLMService with this queue."""
-
-
-@dataclass
-class _Sent:
-    """A child as we last sent it, and as it was then."""
-
-    manifest: str
-    seen: str
-    at_s: float
-    refused: str = ""
-
-
-@dataclass
-class Recall:
-    """What is remembered of one service. Lost in a restart, which only costs one apply of each."""
-
-    memory: Memory = field(default_factory=Memory)
-    sent: dict[ChildKey, _Sent] = field(default_factory=dict)
-    claims: dict[str, Body | None] = field(default_factory=dict)
-    events: list[Body] = field(default_factory=list)
-    asked_s: float = -1e9
-    queue_refused: tuple[str, str] = ("", "")
-    command_refused: str = ""
 
 
 class Rounds:
@@ -147,16 +122,31 @@ class Rounds:
         try:
             apis = await self._offered()
             observed = await self._observe(service, watched, recall)
+            now, now_s = datetime.now(UTC), time.monotonic()
             plan = decide(
                 service,
                 observed,
                 self.installation,
                 apis,
                 recall.memory,
-                now=datetime.now(UTC),
-                now_s=time.monotonic(),
+                now=now,
+                now_s=now_s,
             )
-            changed = await self._act(service, observed, plan, watched, recall)
+            changed = await self._act(service, plan, watched, recall)
+            if changed:
+                # The status of this generation speaks of what there is after what was done for
+                # it. Otherwise a service would be Ready for a moment with the change not begun.
+                observed = await self._observe(service, watched, recall)
+                plan = decide(
+                    service,
+                    observed,
+                    self.installation,
+                    apis,
+                    recall.memory,
+                    now=now,
+                    now_s=now_s,
+                )
+            changed |= await self._write_status(service, plan)
             outcome = "changed" if changed else "unchanged"
         finally:
             self.metrics.reconciles.labels(outcome).inc()
@@ -204,7 +194,14 @@ class Rounds:
         claims = dict(kinds.get("PersistentVolumeClaim", {}))
         await self._ask(service, pods, recall)
         claims |= {name: claim for name, claim in recall.claims.items() if claim is not None}
-        deployments = kinds.get("Deployment", {})
+        deployments = {
+            name: newer(child, recall.sent.get(("Deployment", name)))
+            for name, child in kinds.get("Deployment", {}).items()
+        }
+        for (kind, name), sent in recall.sent.items():
+            echoing = time.monotonic() - sent.at_s < _ECHO_S
+            if kind == "Deployment" and sent.done is not None and echoing:
+                deployments.setdefault(name, sent.done)
         engine = deployments.get(service.child(ENGINE))
         served = None
         if engine is not None:
@@ -262,14 +259,8 @@ class Rounds:
 
     # ------------------------------------------------------------------ act
 
-    async def _act(
-        self,
-        service: Service,
-        observed: Observed,
-        plan: Plan,
-        watched: Children,
-        recall: Recall,
-    ) -> bool:
+    async def _act(self, service: Service, plan: Plan, watched: Children, recall: Recall) -> bool:
+        """Tell the queue and send the children; whether there was anything to do."""
         changed = await self._tell_queue(service, plan, recall)
         there = {
             (child["kind"], child["metadata"]["name"]): child
@@ -281,25 +272,28 @@ class Rounds:
             await asyncio.to_thread(self._cluster.delete, kind, service.namespace, name)
             recall.sent.pop((kind, name), None)
             changed = True
-        if plan.status is not None:
-            # A merge takes away only what is named.
-            gone = {k: None for k in service.status if k not in plan.status}
-            new = {**gone, **plan.status}
-            try:
-                await asyncio.to_thread(
-                    self._cluster.write_status, service.namespace, service.name, new
-                )
-            except Refused as exc:
-                # A status that is refused (the CRD is older than we are) must stop nothing else,
-                # least of all a deletion.
-                log.error("status refused", extra={"problem": exc.message})
-            changed = True
         return changed
+
+    async def _write_status(self, service: Service, plan: Plan) -> bool:
+        if plan.status is None:
+            return False
+        # A merge takes away only what is named.
+        gone = {k: None for k in service.status if k not in plan.status}
+        new = {**gone, **plan.status}
+        try:
+            await asyncio.to_thread(
+                self._cluster.write_status, service.namespace, service.name, new
+            )
+        except Refused as exc:
+            # A status that is refused (the CRD is older than we are) must stop nothing else, least
+            # of all a deletion.
+            log.error("status refused", extra={"problem": exc.message})
+        return True
 
     async def _tell_queue(self, service: Service, plan: Plan, recall: Recall) -> bool:
         said = False
         if plan.queue_settings is not None:
-            digest = _digest(plan.queue_settings)
+            digest = digest_of(plan.queue_settings)
             # The same words would be refused again.
             if recall.queue_refused[0] != digest:
                 try:
@@ -331,7 +325,7 @@ class Rounds:
     ) -> bool:
         """Send one child if it is not as it should be; whether it was sent."""
         key = (manifest["kind"], manifest["metadata"]["name"])
-        digest, now_s, sent = _digest(manifest), time.monotonic(), recall.sent.get(key)
+        digest, now_s, sent = digest_of(manifest), time.monotonic(), recall.sent.get(key)
         if sent is not None and sent.manifest == digest:
             age_s = now_s - sent.at_s
             if sent.refused:
@@ -349,9 +343,9 @@ class Rounds:
         try:
             done = await asyncio.to_thread(self._cluster.apply, manifest)
         except Refused as exc:
-            recall.sent[key] = _Sent(digest, "", now_s, refused=exc.message)
+            recall.sent[key] = Sent(digest, "", now_s, refused=exc.message)
         else:
-            recall.sent[key] = _Sent(digest, fingerprint(done), now_s)
+            recall.sent[key] = Sent(digest, fingerprint(done), now_s, done=done)
         return True
 
     def _count(self, service: Service, plan: Plan, observed: Observed) -> None:
@@ -367,23 +361,6 @@ class Rounds:
         last = service.status.get("desiredReplicas")
         if plan.scaling and last is not None and plan.scaling.replicas != last:
             self.metrics.decisions.labels(*labels, str(plan.scaling.reason)).inc()
-
-
-def fingerprint(child: Body) -> str:
-    """What of a child would be drift if it changed: all but its status and the bookkeeping."""
-    meta = child["metadata"]
-    notes = {
-        k: v
-        for k, v in (meta.get("annotations") or {}).items()
-        if not k.startswith(("deployment.kubernetes.io/", "pv.kubernetes.io/", "volume."))
-    }
-    spec = dict(child.get("spec") or {})
-    return _digest([spec, meta.get("labels"), notes, meta.get("ownerReferences")])
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _owner(child: Body) -> str | None:
@@ -414,6 +391,3 @@ def _signs(facts: QueueFacts | None) -> Any:
         facts.fallback_active,
         facts.settings,
     )
-
-
-__all__ = ["Children", "Recall", "Rounds", "Unreachable", "fingerprint"]

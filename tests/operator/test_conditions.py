@@ -256,6 +256,15 @@ def test_a_rollout_under_way_is_ready(judge: Any) -> None:
     assert found[ConditionType.READY].status == "True"
 
 
+def test_a_change_that_its_controller_has_not_seen_yet_is_a_rollout_under_way(judge: Any) -> None:
+    # A test on a cluster found the service Ready, with the new generation, and the old engine.
+    stale = deployment(available=1)
+    stale["metadata"]["generation"] = 2
+    stale["status"]["observedGeneration"] = 1
+    found = judge(deployments={"chat-engine": stale})
+    assert found[ConditionType.ENGINE].reason == "RollingOut"
+
+
 def test_an_engine_that_still_loads_is_starting(judge: Any) -> None:
     running = {"name": "main", "ready": False, "restartCount": 0, "state": {"running": {}}}
     found = judge(deployments={"chat-engine": deployment()}, pods=[pod(containers=[running])])

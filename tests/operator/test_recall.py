@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lengthwise_operator.rounds import fingerprint
+from lengthwise_operator.recall import fingerprint
 
 CHILD: dict[str, Any] = {
     "metadata": {
