@@ -67,5 +67,12 @@ def test_a_real_vllm_serves_and_is_replaced_without_a_failed_request(
     assert {a.json()["usage"]["completion_tokens"] for a in answers} == {120}
     rig.wait_ready("real", within_s=240)
     pods = rig.kube.list("pods", "lengthwise.dev/service=real")
-    (env,) = [c["env"] for p in pods for c in p["spec"]["containers"] if c["name"] == "main"][-1:]
+    # The old pod's object may outlive its containers for a while.
+    (env,) = [
+        container["env"]
+        for pod in pods
+        if "deletionTimestamp" not in pod["metadata"]
+        for container in pod["spec"]["containers"]
+        if container["name"] == "main"
+    ]
     assert {"name": "CHANGED", "value": "1"} in env
