@@ -6,6 +6,7 @@ One registry per app, so that two apps in one process (as in the tests) do not m
 
 from __future__ import annotations
 
+import math
 from collections import Counter as Counts
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -108,6 +109,16 @@ class Metrics:
         self.store_up = Gauge(
             "lengthwise_store_up", "1 if Redis answered this scrape", registry=self.registry
         )
+        self._memory = Gauge(
+            "lengthwise_store_memory_bytes",
+            "Memory that Redis uses, of the fullest primary at the last readiness probe",
+            registry=self.registry,
+        )
+        self._memory_limit = Gauge(
+            "lengthwise_store_memory_limit_bytes",
+            "Its maxmemory; +Inf without one",
+            registry=self.registry,
+        )
         for outcome in ("repriced", "too_late", "never_came", "store_away"):
             self.late_predictions.labels(outcome)
         for why in Fallback:  # a counter that is absent cannot be alerted on
@@ -116,6 +127,14 @@ class Metrics:
     def fell_back(self, why: Fallback) -> None:
         """Count a job without a prediction."""
         self.fallbacks.labels(why).inc()
+
+    def show_memory(self, primaries: Iterable[tuple[int, int]]) -> None:
+        """What `JobStore.memory` says."""
+        limited = [(used, limit or math.inf) for used, limit in primaries]
+        if limited:
+            used, limit = max(limited, key=lambda one: (one[0] / one[1], one[0]))
+            self._memory.set(used)
+            self._memory_limit.set(limit)
 
     def expose(
         self, pages: Iterable[Page] | None, waiting: Mapping[str, Sequence[float]] = EMPTY

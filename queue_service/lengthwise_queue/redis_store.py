@@ -122,7 +122,7 @@ class RedisJobStore(RedisReads):
         self._emitted: dict[str, int] = {}
         self._warned: set[str] = set()
         #: Of each primary at the last `check`: used memory and its limit (0: none), bytes.
-        self.memory: list[tuple[int, int]] = []
+        self.memory: Sequence[tuple[int, int]] = []
 
     @property
     def client(self) -> Any:

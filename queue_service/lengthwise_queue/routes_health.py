@@ -29,6 +29,7 @@ async def readyz(request: Request) -> dict[str, str]:
     if service.draining.is_set():
         raise StoreUnavailable("This process is stopping; ask another.", code="draining")
     await service.store.check()
+    service.metrics.show_memory(service.store.memory)
     return {"status": "ok"}
 
 

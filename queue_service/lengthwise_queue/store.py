@@ -35,6 +35,9 @@ from lengthwise_queue.jobs import (
 class JobStore(Protocol):
     """Every queue of one Redis. Methods raise `StoreUnavailable` when Redis does not answer."""
 
+    #: Of each primary at the last `check`: used memory and its limit (0: none), bytes.
+    memory: Sequence[tuple[int, int]]
+
     # --- events, one Lua script each
 
     async def submit(self, queue: str, job: NewJob) -> Submitted:

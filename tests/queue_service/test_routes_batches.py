@@ -365,12 +365,13 @@ def test_a_batch_goes_on_over_lost_connections_and_a_silent_redis(
     front.worker.start()
     desk = Desk(front, until)
     made = desk.make(lines(front.model, 1500))
-    with redis.Redis.from_url(front.redis_url) as client:
+    with redis.Redis.from_url(front.redis_url, socket_timeout=30) as client:
         for share in (100, 300, 500, 700):
             until(lambda s=share: desk.counts(made)["completed"] >= s, f"{share} are done")
             client.client_kill_filter(_type="normal", skipme=True)
         # Longer than any command waits: whoever works on the batch gives up, and takes it again.
         client.client_pause(6000)
+        client.ping()  # until it answers again: a client is told 503 meanwhile
     batch = desk.reaches(made)
     assert batch.request_counts.model_dump() == {"total": 1500, "completed": 1500, "failed": 0}
     results = desk.read(batch.output_file_id)
