@@ -4,7 +4,7 @@ Every connection asks where the primary is when it connects, and again now and t
 primary that was voted out but still answers us is left within seconds. Built on the client's own
 pool for Sentinel; for a Cluster, `SlotOwners` answers in the Sentinels' place. All keys of a queue
 share a slot, so on such a pool pipelines, transactions, blocking reads, pub/sub and WAIT work as
-they do on one server (docs/decisions/0030-redis-cluster.md). Called by connection.py.
+they do on one server (docs/decisions/0032-redis-cluster.md). Called by connection.py.
 """
 
 from __future__ import annotations
