@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import IO
 
 import httpx
-import redis.asyncio as redis
-from redis.exceptions import RedisError
 
 from lengthwise_cli import ports, weights
 from lengthwise_cli.errors import BadUsage
@@ -25,6 +23,8 @@ from lengthwise_cli.supervisor import Child, Supervisor
 from lengthwise_contract.api import PolicyName, QueueSettings
 from lengthwise_lab.errors import ServiceError
 from lengthwise_lab.service import Service, choose_model, root_of
+from lengthwise_queue.errors import StoreUnavailable
+from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
 
 #: How long running answers may go on after Ctrl-C, seconds; what is left stays in the queue.
 _DRAIN_S = 10
@@ -330,13 +330,17 @@ def _valkey_binary() -> Path:
 
 async def _redis_answers(url: str) -> bool:
     """Whether a Redis there answers, and has read its data."""
-    client = redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2)
     try:
-        return bool(await client.ping())
-    except (RedisError, OSError):
+        store = RedisJobStore(url, StoreSettings(connect_timeout_s=2, command_timeout_s=2))
+    except ValueError as exc:
+        raise BadUsage(f"--redis-url: {exc}") from exc
+    try:
+        await store.queues()
+    except StoreUnavailable:
         return False
     finally:
-        await client.aclose()
+        await store.aclose()
+    return True
 
 
 def _http_ready(url: str) -> Callable[[float], Awaitable[bool]]:

@@ -8,6 +8,8 @@ a client; in a Cluster each slot has its own, which follows the slot's primary (
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import redis.asyncio as redis
@@ -87,6 +89,21 @@ class Connections:
             timeout_s: Longest wait for a reply, s: more than it blocks. None: the caller's affair.
         """
         return self._client(self.slot(key), timeout_s)
+
+    @asynccontextmanager
+    async def briefly(self, key: str) -> AsyncIterator[redis.Redis]:
+        """A client for one errand beside `key`, which may lie in any slot of a Cluster.
+
+        There it is closed again: each file has a slot of its own, and there are 16,384 of them.
+        """
+        if self._owners is None:
+            yield self.of(key)
+            return
+        client = self.own(key, self._command_timeout_s)
+        try:
+            yield client
+        finally:
+            await client.aclose()
 
     async def primaries(self) -> list[redis.Redis]:
         """A client of every primary, to be asked how it is set up; the caller closes them.

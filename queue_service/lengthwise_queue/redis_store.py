@@ -143,10 +143,11 @@ class RedisJobStore(RedisReads):
         if self._confirmation is None:
             return
         for key in keys:
-            pipe = self._connections.of(key).pipeline(transaction=False)
-            for command in self._confirmation.commands(key):
-                pipe.execute_command(*command)
-            lacks = self._confirmation.missing(await read(pipe.execute(raise_on_error=False)))
+            async with self._connections.briefly(key) as client:
+                pipe = client.pipeline(transaction=False)
+                for command in self._confirmation.commands(key):
+                    pipe.execute_command(*command)
+                lacks = self._confirmation.missing(await read(pipe.execute(raise_on_error=False)))
             if lacks is not None:
                 raise NotConfirmed(f"It was written, but {lacks}. Try again.", retry_after_s=1)
 

@@ -125,7 +125,7 @@ class Servers:
         hosts = ",".join(f"127.0.0.1:{s.port}" for s in found)
         return f"redis+sentinel://{hosts}/mymaster/0"
 
-    def cluster(self, *, replicas: int = 0) -> tuple[list[Server], str]:
+    def cluster(self, *, replicas: int = 0, **config: Any) -> tuple[list[Server], str]:
         """A Cluster of three primaries, the first `replicas` with a replica each; and its URL."""
         nodes = [
             self.start(
@@ -134,6 +134,7 @@ class Servers:
                 cluster_port=free_port(),
                 cluster_replica_validity_factor=0,
                 repl_diskless_sync_delay=0,
+                **config,
             )
             for _ in range(3 + replicas)
         ]

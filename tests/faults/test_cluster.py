@@ -11,8 +11,10 @@ import pytest
 from lengthwise_contract.api import QueueSettings
 from lengthwise_contract.states import JobState
 from lengthwise_queue.batch_store import BatchStatus, BatchStore, OpenLine, Place, Result
-from lengthwise_queue.errors import StoreUnavailable
+from lengthwise_queue.durability import Durability
+from lengthwise_queue.errors import NotConfirmed, StoreUnavailable
 from lengthwise_queue.file_store import BLOCK_BYTES, FileLimits, FileStore
+from lengthwise_queue.redis_store import StoreSettings
 from lengthwise_queue.response_object import ResponseRecord
 from lengthwise_queue.response_store import ResponseStore
 
@@ -190,3 +192,24 @@ def test_files_batches_and_responses_work_on_a_cluster(servers: Servers, on: On)
         await responses.drop("resp_1")
 
     on(url, body)
+
+
+def test_each_node_of_a_cluster_confirms_what_was_written_there(servers: Servers, on: On) -> None:
+    nodes, url = servers.cluster(appendonly="yes", appendfsync="always")
+
+    async def body(line: Line) -> None:
+        await line.store.check()
+        for name in ("model-1", "model-2", "model-3", "model-4"):
+            line.queue = name
+            await line.store.put_queue(name, QueueSettings())
+            await line.submit()
+        keys = [f"lw:files:{{file-{n}}}:content" for n in range(20)]
+        await line.store.confirm(*keys)
+        for node in nodes:
+            node.ask("CONFIG", "SET", "appendonly", "no")
+        with pytest.raises(NotConfirmed):
+            await line.submit()
+        with pytest.raises(NotConfirmed):
+            await line.store.confirm(*keys)
+
+    on(url, body, StoreSettings(durability=Durability.ALWAYS))
