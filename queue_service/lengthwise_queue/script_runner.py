@@ -33,6 +33,11 @@ Call = tuple[str, Sequence[str], Sequence[Any]]
 _TOGETHER, _UNDER_WAY = 16, 4
 
 
+#: How often scripts are loaded before a call is given up: a flush may come between a load and its
+#: call, and with a flusher at full speed (tests/faults) once did so twice in a row.
+_LOADS = 10
+
+
 @dataclass(slots=True)
 class _Asked:
     """Calls of one caller, which stay together and in order; `answers` is their future."""
@@ -146,8 +151,10 @@ class ScriptRunner:
                 answers = await _exchange(connection, [*packed, *confirm])
                 confirmed = answers[len(packed) :]
                 del answers[len(packed) :]
-                missing = [i for i, a in enumerate(answers) if isinstance(a, NoScriptError)]
-                if missing:
+                for _ in range(_LOADS):
+                    missing = [i for i, a in enumerate(answers) if isinstance(a, NoScriptError)]
+                    if not missing:
+                        break
                     # A new server, or one that forgot: after a failover, or SCRIPT FLUSH.
                     loads = [self._loads[name] for name in {calls[i][0] for i in missing}]
                     resent = [packed[i] for i in missing]

@@ -498,6 +498,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_store_does_what_the_model_does_over_any_sequence_of_events(valkey_port: int) -> None:
     class Machine(StoreMachine):
         port = valkey_port
@@ -505,7 +506,7 @@ def test_the_store_does_what_the_model_does_over_any_sequence_of_events(valkey_p
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=150,
+            max_examples=100,
             stateful_step_count=60,
             deadline=None,
             derandomize=True,
