@@ -17,6 +17,7 @@ from lengthwise_cli import (
     bench_queue,
     bench_soak,
     demo,
+    lab,
     submit,
     tenants,
     top,
@@ -45,6 +46,7 @@ bench_app.command("chaos")(bench_chaos.chaos)
 bench_app.command("soak")(bench_soak.soak)
 app.add_typer(bench_app, name="bench")
 app.add_typer(tenants.app, name="tenants")
+app.add_typer(lab.app, name="lab")
 
 
 @app.callback()
