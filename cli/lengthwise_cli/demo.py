@@ -16,19 +16,19 @@ import typer
 from rich.console import Console
 
 from lengthwise_cli import ports
-from lengthwise_cli.bench import Bodies, compared, measured_overhead
+from lengthwise_cli.bench import compared, measured_overhead
 from lengthwise_cli.errors import CliError
 from lengthwise_cli.stack import Stack, StackSettings
-from lengthwise_contract.api import PolicyName
+from lengthwise_lab.arrivals import Arrivals
 from lengthwise_lab.chart import draw
-from lengthwise_lab.compare import Run
+from lengthwise_lab.compare import Arm, Run
 from lengthwise_lab.drive import Target, drive
 from lengthwise_lab.report import Report, build
 from lengthwise_lab.service import Service
 from lengthwise_lab.tables import render
-from lengthwise_lab.workload import bundled_bodies, mix
+from lengthwise_lab.workload import Bodies, bundled_bodies, mix
 
-_POLICIES: tuple[PolicyName, ...] = ("fcfs", "sjf")
+_POLICIES: tuple[Arm, ...] = ("fcfs", "sjf")
 
 #: Requests sent both ways, through the queue and straight to the engine.
 _PAIRS = 15
@@ -89,7 +89,7 @@ async def _measure(
             model=stack.model,
             slots=settings.slots,
             seed=seed,
-            rate_per_s=None,
+            arrivals=Arrivals(),
             overhead=overhead,
         )
         return report, runs

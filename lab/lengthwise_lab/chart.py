@@ -1,4 +1,4 @@
-"""A comparison as one picture. Called by `lengthwise demo`."""
+"""A comparison as one picture. Called by `lengthwise demo` and `lengthwise bench serve`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lengthwise_lab.compare import Run
-from lengthwise_lab.report import Report
+from lengthwise_lab.report import Figures, Report
+from lengthwise_lab.sweep import Sweep
 
 #: Grey for what we are compared with, blue for ours; told apart in print and by the colour-blind.
-_COLORS = {"fcfs": "#8a8f98", "sjf": "#1f6feb", "shadow": "#c9a227"}
-_ORACLE = "#2da44e"
+_COLORS = {"fcfs": "#8a8f98", "sjf": "#1f6feb", "shadow": "#c9a227", "oracle": "#2da44e"}
+_ORACLE = _COLORS["oracle"]
 _LABELS = {
     "fcfs": "first come, first served",
     "sjf": "short first (Lengthwise)",
     "shadow": "shadow",
+    "oracle": "oracle (knows every length)",
 }
 
 
@@ -37,7 +39,7 @@ def draw(report: Report, runs: Sequence[Run], path: Path) -> None:
     first = runs[0]
     figure.suptitle(
         f"{len(first.samples)} requests to {report.model}, {report.slots} at a time"
-        f" ({'all at once' if report.rate_per_s is None else f'{report.rate_per_s:g} a second'})",
+        f" ({'all at once' if report.rate_per_s is None else f'{report.rate_per_s:.2g} a second'})",
         fontsize=14,
         fontweight="bold",
         x=0.01,
@@ -60,7 +62,7 @@ def _distribution(axes: Axes, report: Report, runs: Sequence[Run]) -> None:
         label = f"{_LABELS[run.policy]}: mean {mean_s:.1f} s"
         axes.step([0.0, *done], shares, where="post", color=color, linewidth=2.4, label=label)
         axes.axvline(mean_s, color=color, linewidth=1.2, linestyle=(0, (4, 3)))
-    if report.oracle is not None:
+    if report.oracle is not None and "oracle" not in report.policies:
         mean_s = report.oracle.completion.mean_s
         label = f"oracle (knows every length): mean {mean_s:.1f} s"
         axes.axvline(mean_s, color=_ORACLE, linewidth=1.6, linestyle=":", label=label)
@@ -93,6 +95,43 @@ def _bars(axes: Axes, report: Report) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.margins(y=0.12)
     _plain(axes)
+
+
+def draw_sweep(sweep: Sweep, path: Path) -> None:
+    """Write a PNG: mean and p99 of each policy by offered load, all seeds together.
+
+    Args:
+        sweep: Two steps or more, each with a load.
+        path: Of the PNG; its folder is there.
+    """
+    figure = Figure(figsize=(12.4, 5.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    reports = [step.pooled for step in sweep.steps if step.pooled is not None]
+    for axes, point, title in ((left, "mean_s", "Mean"), (right, "p99_s", "p99")):
+        for name in reports[0].policies:
+            at = [(r.offered_load, r.policies[name]) for r in reports]
+            known = [(x, _point(f, point)) for x, f in at if x is not None and f.completion]
+            color = _COLORS[name]
+            axes.plot(*zip(*known, strict=True), "o-", color=color, label=_LABELS[name])
+        axes.set_ylim(0)
+        axes.set_xlabel("offered load (1 = what the engine can just do)")
+        axes.set_ylabel("seconds to the whole answer")
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.legend(loc="upper left", frameon=True)
+        _plain(axes)
+    requests = sum(f.requests for r in reports for f in r.policies.values())
+    figure.suptitle(
+        f"{sweep.model}, {sweep.slots} at a time, {requests} requests in all",
+        fontsize=14,
+        fontweight="bold",
+        x=0.01,
+        ha="left",
+    )
+    figure.savefig(path, dpi=130)
+
+
+def _point(figures: Figures, point: str) -> float:
+    return float(getattr(figures.completion, point))
 
 
 def _plain(axes: Axes) -> None:

@@ -1,22 +1,29 @@
 """One workload under several policies, one after the other, on a live queue.
 
-Called by `lengthwise bench serve` and `lengthwise demo`. The queue's settings are put back
-afterwards, also after an error or Ctrl-C.
+Called by sweep.py and by `lengthwise demo`. The queue's settings are put back afterwards, also
+after an error or Ctrl-C.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from lengthwise_contract.api import PolicyName
+from lengthwise_contract.api import PolicyName, QueueSettings
 from lengthwise_lab.drive import Target, drive, look_up
 from lengthwise_lab.errors import BadChoice, ServiceError
-from lengthwise_lab.measure import Sample
+from lengthwise_lab.measure import ORACLE_OVERTAKE_FACTOR, Sample
+from lengthwise_lab.oracle_predictor import OraclePredictor
 from lengthwise_lab.service import Service
 from lengthwise_lab.workload import Request
+
+#: What a workload is served under: a queue's policy; or `oracle`, which is `sjf` with the largest k
+#: and a predictor that knows the lengths that the `fcfs` run before it measured.
+Arm = Literal["fcfs", "sjf", "shadow", "oracle"]
 
 #: A queue service may use settings that are so old, seconds.
 SETTINGS_AGE_S = 1.2
@@ -28,7 +35,7 @@ IDLE_WITHIN_S = 60.0
 class Run:
     """What one policy did with the workload."""
 
-    policy: PolicyName
+    policy: Arm
     overtake_factor: float
     samples: list[Sample]
     duration_s: float  #: From the first request's time to the last answer.
@@ -40,8 +47,8 @@ async def compare(
     target: Target,
     requests: Sequence[Request],
     *,
-    policies: Sequence[PolicyName],
-    on_run: Callable[[PolicyName], None],
+    policies: Sequence[Arm],
+    on_run: Callable[[Arm], None],
     on_done: Callable[[Sample], None],
 ) -> list[Run]:
     """Send the workload once under each policy.
@@ -50,31 +57,40 @@ async def compare(
         service: The queue service.
         target: Its OpenAI face, and the model.
         requests: The workload.
-        policies: In this order.
+        policies: In this order; `oracle` after `fcfs`, whose lengths it knows.
         on_run: Called before each run.
         on_done: Called after each request.
 
     Raises:
-        BadChoice: Somebody else is using the queue.
+        BadChoice: Somebody else is using the queue, or `oracle` is not behind `fcfs`.
         ServiceError: The queue service refused something, or served by another policy than told.
     """
+    if "oracle" in policies and "fcfs" not in policies[: policies.index("oracle")]:
+        raise BadChoice("the oracle needs a run under fcfs before it, to know the lengths from")
     before = (await service.queue(target.model)).settings
-    runs = []
+    runs: list[Run] = []
     try:
         for policy in policies:
             await until_idle(service, target.model)
-            await service.put_queue(target.model, before.model_copy(update={"policy": policy}))
-            await asyncio.sleep(SETTINGS_AGE_S)
-            on_run(policy)
-            start_s = time.monotonic()
-            samples = await drive(target, requests, on_done=on_done)
-            duration_s = time.monotonic() - start_s
-            samples = await look_up(service, samples)
-            _check_policy(policy, samples)
+            async with contextlib.AsyncExitStack() as stack:
+                # Not suspended half-way, whatever the predictor is worth: the figures show that.
+                steady = {"policy": policy, "min_rank_accuracy": None}
+                settings = before.model_copy(update=steady)
+                if policy == "oracle":
+                    knowing = OraclePredictor(_known(runs, requests))
+                    settings = _knowing(before, (await stack.enter_async_context(knowing)).url)
+                await service.put_queue(target.model, settings)
+                await asyncio.sleep(SETTINGS_AGE_S)
+                on_run(policy)
+                start_s = time.monotonic()
+                samples = await drive(target, requests, on_done=on_done)
+                duration_s = time.monotonic() - start_s
+                samples = await look_up(service, samples)
+            _check_policy(settings.policy, samples)
             runs.append(
                 Run(
                     policy=policy,
-                    overtake_factor=before.overtake_factor,
+                    overtake_factor=settings.overtake_factor,
                     samples=samples,
                     duration_s=duration_s,
                     fallbacks=sum(s.ok and s.predicted_tokens is None for s in samples),
@@ -83,6 +99,26 @@ async def compare(
     finally:
         await service.put_queue(target.model, before)
     return runs
+
+
+def _knowing(before: QueueSettings, oracle_url: str) -> QueueSettings:
+    """The queue's own settings, with the oracle for a predictor and hardly a credit for waiting."""
+    oracle = {
+        "policy": "sjf",
+        "overtake_factor": ORACLE_OVERTAKE_FACTOR,
+        "predictor_url": oracle_url,
+        "min_rank_accuracy": None,
+    }
+    return before.model_copy(update=oracle)
+
+
+def _known(runs: Sequence[Run], requests: Sequence[Request]) -> list[tuple[Request, int]]:
+    """Each request and the length of its answer under `fcfs`, output tokens."""
+    base = next((run for run in runs if run.policy == "fcfs"), None)
+    if base is None:
+        return []
+    lengths = {s.index: s.output_tokens for s in base.samples if s.ok and s.output_tokens}
+    return [(r, lengths[r.index]) for r in requests if r.index in lengths]
 
 
 async def until_idle(service: Service, model: str) -> None:

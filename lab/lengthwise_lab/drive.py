@@ -108,7 +108,12 @@ async def _read(response: httpx.Response, sample: Sample, due_s: float) -> Sampl
         if sample.ttft_s is None and has_token(event):
             sample = replace(sample, ttft_s=time.monotonic() - due_s)
         if event.get("usage"):
-            sample = replace(sample, output_tokens=event["usage"].get("completion_tokens"))
+            usage = event["usage"]
+            sample = replace(
+                sample,
+                prompt_tokens=usage.get("prompt_tokens"),
+                output_tokens=usage.get("completion_tokens"),
+            )
     return replace(sample, error="the stream ended before [DONE]")
 
 

@@ -36,6 +36,7 @@ class Sample:
     job_id: str | None = None
     policy: str | None = None  #: What the queue says it was ordered by.
     predicted_tokens: float | None = None  #: None: the predictor did not answer in time.
+    prompt_tokens: int | None = None
     output_tokens: int | None = None
     service_s: float | None = None  #: Claim to end, by the queue's clock.
 

@@ -1,6 +1,6 @@
 """From the runs of a comparison to the figures that are printed and kept. Pure.
 
-Called by `lengthwise bench serve` and `lengthwise demo`.
+Called by sweep.py and by `lengthwise demo`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lengthwise_lab.arrivals import Arrivals, Kind
 from lengthwise_lab.compare import Run
 from lengthwise_lab.measure import (
     Sample,
@@ -50,7 +51,10 @@ class Figures:
 
 @dataclass(frozen=True, kw_only=True)
 class Oracle:
-    """What knowing every length beforehand would give, by `measure.oracle`."""
+    """What knowing every length beforehand would give, by `measure.oracle`: computed.
+
+    A run of the arm `oracle` is the same measured, and then what shares are shares of.
+    """
 
     completion: Summary
     model_fcfs: Summary  #: The same model under FCFS: how far it can be believed.
@@ -64,9 +68,9 @@ class Report:
     model: str
     slots: int
     seed: int
-    arrivals: str  #: `burst` or `poisson`.
+    arrivals: str  #: An `arrivals.Kind`.
     rate_per_s: float | None
-    offered_load: float | None  #: Arriving work over what the slots can do; None: a burst.
+    offered_load: float | None  #: Arriving work over what the engine can do; None: a burst.
     overtake_factor: float
     policies: dict[str, Figures]
     oracle: Oracle | None
@@ -88,11 +92,13 @@ class Report:
         }
         out: dict[str, Any] = {name: _figures_json(f) for name, f in self.policies.items()}
         if self.oracle is not None:
-            out["oracle"] = {
+            computed = {
                 **asdict(self.oracle.completion),
                 "slots": self.oracle.slots,
                 "model_fcfs_mean_s": self.oracle.model_fcfs.mean_s,
             }
+            out["oracle_model"] = computed
+            out.setdefault("oracle", computed)
         if self.overhead is not None:
             added = {"added_p50_ms": self.overhead.added_p50_ms}
             out["ttft_overhead"] = {**asdict(self.overhead), **added}
@@ -105,7 +111,8 @@ def build(
     model: str,
     slots: int,
     seed: int,
-    rate_per_s: float | None,
+    arrivals: Arrivals,
+    capacity_per_s: float | None = None,
     overhead: Overhead | None = None,
 ) -> Report:
     """Make the report of a comparison.
@@ -119,7 +126,9 @@ def build(
         model: The LLM.
         slots: How many requests the engine serves at once.
         seed: Of the workload.
-        rate_per_s: Mean arrivals per second; None: a burst.
+        arrivals: Of the workload.
+        capacity_per_s: What the engine answers a second when every slot is busy, if it was
+            measured; else the offered load goes by service times.
         overhead: If it was measured.
     """
     predicted = _predictions(runs)
@@ -131,13 +140,20 @@ def build(
         None if ideal is None else Oracle(completion=ideal[0], model_fcfs=ideal[1], slots=slots)
     )
     ratios = _ratios(policies)
+    rate_per_s = arrivals.rate_per_s
+    if rate_per_s is None or arrivals.kind is Kind.BURST:
+        load = None
+    elif capacity_per_s is not None:
+        load = rate_per_s / capacity_per_s
+    else:
+        load = _load(base.samples, rate_per_s, slots)
     return Report(
         model=model,
         slots=slots,
         seed=seed,
-        arrivals="burst" if rate_per_s is None else "poisson",
+        arrivals=arrivals.kind,
         rate_per_s=rate_per_s,
-        offered_load=None if rate_per_s is None else _load(base.samples, rate_per_s, slots),
+        offered_load=load,
         overtake_factor=runs[0].overtake_factor,
         policies={str(name): figures for name, figures in policies.items()},
         oracle=oracle_figures,
@@ -212,13 +228,18 @@ def _ratios(policies: dict[Any, Figures]) -> dict[str, dict[str, float]]:
 def _gain_share(ratios: dict[str, dict[str, float]], ideal: Oracle | None) -> dict[str, float]:
     """How much of what the oracle gains in the mean each policy gains.
 
-    Both gains are ratios within one source, measured by measured and modelled by modelled, so an
-    offset of the model cancels out.
+    The oracle's is measured where there is such a run. Else both gains are ratios within one
+    source, measured by measured and modelled by modelled, so an offset of the model cancels out.
     """
-    if ideal is None or ideal.completion.mean_s >= ideal.model_fcfs.mean_s:
+    if "oracle" in ratios:
+        gain = 1 - ratios["oracle"]["mean"]
+    elif ideal is not None:
+        gain = 1 - ideal.completion.mean_s / ideal.model_fcfs.mean_s
+    else:
         return {}
-    gain = 1 - ideal.completion.mean_s / ideal.model_fcfs.mean_s
-    return {name: (1 - ratio["mean"]) / gain for name, ratio in ratios.items()}
+    if gain <= 0:
+        return {}
+    return {name: (1 - ratio["mean"]) / gain for name, ratio in ratios.items() if name != "oracle"}
 
 
 def _figures_json(figures: Figures) -> dict[str, Any]:

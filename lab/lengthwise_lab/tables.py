@@ -1,4 +1,4 @@
-"""A report as tables for a terminal. Called by `lengthwise bench serve` and `lengthwise demo`."""
+"""Reports as tables for a terminal. Called by `lengthwise bench serve` and `lengthwise demo`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.text import Text
 
 from lengthwise_lab.measure import Summary
 from lengthwise_lab.report import Figures, Report
+from lengthwise_lab.sweep import Sweep
 
 _POINTS = ("mean_s", "p50_s", "p90_s", "p99_s", "max_s")
 _HEADS = ("mean", "p50", "p90", "p99", "max")
@@ -26,6 +27,37 @@ def render(report: Report) -> Iterator[RenderableType]:
     yield from (Text(line) for line in remarks(report))
 
 
+def render_sweep(sweep: Sweep) -> Iterator[RenderableType]:
+    """A sweep: what each step comes to, seed by seed, then each step's pooled report."""
+    yield _steps(sweep)
+    for step in sweep.steps:
+        if step.pooled is not None:
+            rate = step.arrivals.rate_per_s
+            at = "" if rate is None else f", {rate:.2f} a second"
+            yield Text(f"{step.arrivals.kind} arrivals{at}; all seeds together", style="bold")
+            yield from render(step.pooled)
+
+
+def _steps(sweep: Sweep) -> Table:
+    """One row for each step, seed and policy: ratios to fcfs, share of the oracle's gain."""
+    table = Table(title="Ratios to fcfs", title_justify="left", title_style="bold")
+    for head in ("load", "seed", "policy"):
+        table.add_column(head)
+    for head in ("mean", "p50", "p99", "max", "share of the oracle's gain"):
+        table.add_column(head, justify="right")
+    for step in sweep.steps:
+        reports = [(str(report.seed), report) for report in step.seeds]
+        if step.pooled is not None and len(step.seeds) > 1:
+            reports.append(("all", step.pooled))
+        for seed, report in reports:
+            load = "burst" if report.offered_load is None else f"{report.offered_load:.2f}"
+            for name, ratio in report.ratios.items():
+                share = report.oracle_gain_share.get(name)
+                points = (f"{ratio[point]:.2f}" for point in ("mean", "p50", "p99", "max"))
+                table.add_row(load, seed, name, *points, "-" if share is None else f"{share:.0%}")
+    return table
+
+
 def remarks(report: Report) -> Iterator[str]:
     """What the tables do not say by themselves, one sentence each."""
     for name, ratios in report.ratios.items():
@@ -35,7 +67,7 @@ def remarks(report: Report) -> Iterator[str]:
             f"{name} / fcfs: mean {ratios['mean']:.2f}, p50 {ratios['p50']:.2f}, "
             f"p99 {ratios['p99']:.2f}, max {ratios['max']:.2f}{gained}."
         )
-    if report.oracle is not None:
+    if report.oracle is not None and "oracle" not in report.policies:
         measured = report.policies.get("fcfs")
         beside = (
             f" (measured: {measured.completion.mean_s:.1f} s)"
@@ -75,8 +107,8 @@ def _times(title: str, rows: dict[str, Summary | None], report: Report | None) -
         table.add_column(head, justify="right")
     for name, summary in rows.items():
         table.add_row(name, *_cells(summary))
-    if report is not None and report.oracle is not None:
-        table.add_row("oracle", *_cells(report.oracle.completion), style="dim")
+    if report is not None and report.oracle is not None and "oracle" not in rows:
+        table.add_row("oracle (model)", *_cells(report.oracle.completion), style="dim")
     return table
 
 

@@ -14,10 +14,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from lengthwise_lab.arrivals import Arrivals
 from lengthwise_lab.errors import BadWorkload
 
 #: Of every request body unless the data says otherwise: two runs shall do the same work.
 FIXED_SAMPLING: Mapping[str, Any] = {"temperature": 0, "seed": 1}
+
+
+#: What can be asked: (kind, OpenAI chat body) of each.
+Bodies = Sequence[tuple[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +89,11 @@ def chat_body(prompt: str, *, max_tokens: int | None) -> dict[str, Any]:
 
 
 def mix(
-    bodies: Sequence[tuple[str, dict[str, Any]]],
+    bodies: Bodies,
     *,
     count: int,
     seed: int,
-    rate_per_s: float | None = None,
+    arrivals: Arrivals | None = None,
 ) -> list[Request]:
     """`count` requests in an order, and at times, that depend on the seed alone.
 
@@ -98,22 +103,20 @@ def mix(
         bodies: (kind, body) of each.
         count: How many requests, >= 1.
         seed: Of the order and of the arrivals.
-        rate_per_s: Mean arrivals per second, Poisson; None: all at once.
+        arrivals: When they are sent; None: all at once.
 
     Raises:
-        ValueError: `count` < 1, no bodies, or a rate that is not > 0.
+        ValueError: `count` < 1, or no bodies.
     """
-    if count < 1 or not bodies or (rate_per_s is not None and rate_per_s <= 0):
-        raise ValueError(
-            f"need count >= 1, bodies and a rate > 0, got {count}, {len(bodies)}, {rate_per_s}"
-        )
+    if count < 1 or not bodies:
+        raise ValueError(f"need count >= 1 and bodies, got {count} and {len(bodies)}")
     chance = random.Random(seed)  # noqa: S311 - not for secrets
     order: list[tuple[str, dict[str, Any]]] = []
     while len(order) < count:
         order += chance.sample(list(bodies), len(bodies))
-    requests, at_s = [], 0.0
-    for index, (kind, body) in enumerate(order[:count]):
-        requests.append(Request(index=index, kind=kind, body=body, due_to_send_s=at_s))
-        if rate_per_s is not None:
-            at_s += chance.expovariate(rate_per_s)
-    return requests
+    # From a seed of its own: another arrival process must not shuffle the requests anew.
+    times = (arrivals or Arrivals()).times(count, seed=chance.getrandbits(32))
+    return [
+        Request(index=index, kind=kind, body=body, due_to_send_s=at_s)
+        for index, ((kind, body), at_s) in enumerate(zip(order, times, strict=False))
+    ]

@@ -13,6 +13,7 @@ import pytest
 from lengthwise_cli import ports
 from lengthwise_cli.stack import Engine, Stack, StackSettings
 from lengthwise_contract.api import JobRequest
+from lengthwise_lab.arrivals import Arrivals
 from lengthwise_lab.compare import compare
 from lengthwise_lab.drive import Target, ask, drive, has_token, look_up
 from lengthwise_lab.errors import BadChoice, ServiceError
@@ -75,7 +76,7 @@ def test_a_comparison_measures_what_the_engine_did_and_restores_the_queue(tmp_pa
                     assert s.service_s is not None
                     assert 0 < s.ttft_s <= s.completion_s <= run.duration_s
                     assert s.service_s <= s.completion_s
-            report = build(runs, model=stack.model, slots=1, seed=1, rate_per_s=None)
+            report = build(runs, model=stack.model, slots=1, seed=1, arrivals=Arrivals())
             assert report.failed == 0
             assert report.oracle is not None
             assert report.oracle.completion.mean_s < report.oracle.model_fcfs.mean_s

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from lengthwise_contract.api import PolicyName
+from lengthwise_lab.arrivals import Arrivals, Kind
 from lengthwise_lab.chart import draw
 from lengthwise_lab.compare import Run
 from lengthwise_lab.measure import Sample
@@ -44,8 +45,8 @@ FCFS = run("fcfs", {0: 10.0, 1: 11.0, 2: 13.0})
 SJF = run("sjf", {0: 13.0, 1: 1.0, 2: 3.0})
 
 
-def report(*runs: Run, rate_per_s: float | None = None) -> Report:
-    return build(runs, model="tiny", slots=1, seed=1, rate_per_s=rate_per_s)
+def report(*runs: Run, arrivals: Arrivals | None = None) -> Report:
+    return build(runs, model="tiny", slots=1, seed=1, arrivals=arrivals or Arrivals())
 
 
 def test_the_figures_of_each_policy_stand_under_its_name() -> None:
@@ -87,7 +88,9 @@ def test_a_request_is_in_one_bucket_in_all_runs_also_without_a_prediction_there(
 
 def test_the_offered_load_is_arriving_work_over_what_the_slots_can_do() -> None:
     # 13 s of work in 3 requests, 0.3 of them a second, one slot.
-    assert report(FCFS, rate_per_s=0.3).offered_load == pytest.approx(1.3)
+    assert report(
+        FCFS, arrivals=Arrivals(kind=Kind.POISSON, rate_per_s=0.3)
+    ).offered_load == pytest.approx(1.3)
 
 
 def test_failed_requests_are_counted_quoted_and_left_out_of_the_times() -> None:
@@ -130,7 +133,7 @@ def printed(report: Report) -> str:
 def test_the_tables_show_both_policies_the_oracle_and_the_ratios() -> None:
     overhead = Overhead(pairs=5, engine_p50_ms=50, engine_p90_ms=60, path_p50_ms=53, path_p90_ms=65)
     text = printed(
-        build([FCFS, SJF], model="tiny", slots=1, seed=1, rate_per_s=None, overhead=overhead)
+        build([FCFS, SJF], model="tiny", slots=1, seed=1, arrivals=Arrivals(), overhead=overhead)
     )
     for want in ("11.33", "5.67", "oracle", "mean 0.50", "100% of what the oracle", "3.0 ms"):
         assert want in text

@@ -7,8 +7,13 @@ from statistics import median
 
 import pytest
 
+from lengthwise_lab.arrivals import Arrivals, Kind
 from lengthwise_lab.errors import BadWorkload
 from lengthwise_lab.workload import bundled_bodies, mix, read_bodies
+
+
+def poisson(rate_per_s: float) -> Arrivals:
+    return Arrivals(kind=Kind.POISSON, rate_per_s=rate_per_s)
 
 
 def text(body: dict[str, object]) -> str:
@@ -40,8 +45,8 @@ def test_all_bundled_requests_have_the_same_cap_and_fixed_sampling() -> None:
 
 def test_one_seed_is_one_workload_and_another_seed_another() -> None:
     bodies = bundled_bodies(max_tokens=10)
-    first = mix(bodies, count=100, seed=3, rate_per_s=5)
-    assert first == mix(bodies, count=100, seed=3, rate_per_s=5)
+    first = mix(bodies, count=100, seed=3, arrivals=poisson(5))
+    assert first == mix(bodies, count=100, seed=3, arrivals=poisson(5))
     assert [r.body for r in first] != [r.body for r in mix(bodies, count=100, seed=4)]
 
 
@@ -55,15 +60,21 @@ def test_every_body_is_used_before_one_is_used_again() -> None:
 def test_a_burst_is_sent_at_once_and_a_rate_is_kept_in_the_mean() -> None:
     bodies = bundled_bodies(max_tokens=10)
     assert {r.due_to_send_s for r in mix(bodies, count=50, seed=1)} == {0.0}
-    times = [r.due_to_send_s for r in mix(bodies, count=5001, seed=1, rate_per_s=10)]
+    times = [r.due_to_send_s for r in mix(bodies, count=5001, seed=1, arrivals=poisson(10))]
     assert times == sorted(times)
     assert times[-1] / 5000 == pytest.approx(0.1, rel=0.05)
 
 
-@pytest.mark.parametrize(("count", "rate"), [(0, None), (1, 0.0), (1, -2.0)])
-def test_an_impossible_workload_is_refused(count: int, rate: float | None) -> None:
+def test_another_arrival_process_leaves_the_requests_as_they_are() -> None:
+    bodies = bundled_bodies(max_tokens=10)
+    calm = mix(bodies, count=30, seed=1, arrivals=poisson(1))
+    assert [r.body for r in calm] == [r.body for r in mix(bodies, count=30, seed=1)]
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_an_impossible_workload_is_refused(count: int) -> None:
     with pytest.raises(ValueError, match="need count >= 1"):
-        mix(bundled_bodies(max_tokens=10), count=count, seed=1, rate_per_s=rate)
+        mix(bundled_bodies(max_tokens=10), count=count, seed=1)
 
 
 def test_a_file_gives_prompts_and_messages_and_its_own_caps(tmp_path: Path) -> None:
