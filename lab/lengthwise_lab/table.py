@@ -69,7 +69,9 @@ Rows = Callable[[Path | None], Sequence[Row]]
 
 #: Every source: its name for `--only`, and where its function is, imported only when it is asked
 #: for, because most need the extra `lab`.
-SOURCES: dict[str, str] = {}
+SOURCES: dict[str, str] = {
+    "ssjf": "lengthwise_lab.seeds.ssjf_rows:rows",
+}
 
 
 def collect(

@@ -25,8 +25,8 @@ _SEED = 42
 class Lengths:
     """Answers with their predictions.
 
-    `tokens`: int64, (rows,), output tokens. `classes`: predictor's name -> int64, (rows,), the class
-    that it put the answer in; higher is longer.
+    `tokens`: int64, (rows,), output tokens. `classes`: predictor's name -> int64, (rows,), the
+    class that it put the answer in; higher is longer.
     """
 
     tokens: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""SSJF's own queue simulator, float for float, defects included; ssjf_corrected.py has none of them.
+"""SSJF's own queue simulator, float for float, with its defects; ssjf_corrected.py has none.
 
 Kept so that its published figures can be told apart from what causes them. What is wrong with it:
 docs/lab-seeds.md. Called by ssjf_sweeps.py; the tests hold it to completions that the original
@@ -35,7 +35,7 @@ class Batches:
     """How jobs run together.
 
     `size`: jobs at once, >= 1. `wait_s`: how long FCFS, and only FCFS, waits for a batch to fill.
-    `dynamic`: whoever has finished leaves and the batch is made anew; else all end with the longest.
+    `dynamic`: who has finished leaves and the batch is made anew; else all end with the longest.
     """
 
     size: int = 1
@@ -131,7 +131,8 @@ def simulate(jobs: Sequence[Job], order: Order, batches: Batches) -> list[Comple
 
 
 def _first_come(lives: list[_Live], batches: Batches) -> list[Completion]:
-    queue, clock, done = deque(lives), _Clock(), []
+    queue, clock = deque(lives), _Clock()
+    done: list[Completion] = []
     while queue:
         clock.now = max(clock.now, queue[0].job.arrival_s)
         batch: list[_Live] = []
@@ -151,7 +152,8 @@ def _first_come(lives: list[_Live], batches: Batches) -> list[Completion]:
 
 def _shortest_first(lives: list[_Live], order: Order, batches: Batches) -> list[Completion]:
     queue: list[_Live] = []
-    clock, done, arrived, last_end = _Clock(), [], 0, 0.0  # type: _Clock, list[Completion], int, float
+    done: list[Completion] = []
+    clock, arrived, last_end = _Clock(), 0, 0.0
 
     def admit() -> None:
         nonlocal arrived

@@ -1,0 +1,182 @@
+"""The workloads of SSJF's simulator, served without its defects.
+
+Nobody idles while a job waits, every job runs, a running job keeps its slot, and what decides who
+is next is known before the job has run. Called by ssjf_sweeps.py and ssjf_slots.py.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise_queue.policy import slack_ms
+
+#: The product's default k (docs/ordering.md).
+OVERTAKE_FACTOR = 3.0
+
+#: SSJF's own bounds on waiting: so many seconds, or so many times the duration.
+_STARVED_S, _STARVED_FACTOR = 100.0, 10.0
+
+
+class Line(Protocol):
+    """The jobs that wait, as indices."""
+
+    def push(self, job: int) -> None:
+        """One more has arrived."""
+
+    def pop(self, now_s: float) -> int:
+        """The next one to serve, at this instant, s; the line is not empty."""
+
+    def __len__(self) -> int:
+        """How many wait."""
+
+
+class KeyLine:
+    """The smallest key first; equal keys in order of arrival.
+
+    Args:
+        keys: One for each job, decided before anything runs.
+    """
+
+    def __init__(self, keys: Sequence[float]) -> None:
+        self._keys = keys
+        self._heap: list[tuple[float, int]] = []
+
+    def push(self, job: int) -> None:
+        """See `Line`."""
+        heapq.heappush(self._heap, (self._keys[job], job))
+
+    def pop(self, now_s: float) -> int:
+        """See `Line`."""
+        return heapq.heappop(self._heap)[1]
+
+    def __len__(self) -> int:
+        """See `Line`."""
+        return len(self._heap)
+
+
+class AgedLine:
+    """Shortest prediction first, but who has starved goes before, in order of arrival.
+
+    SSJF's rule with its defects mended: each job is looked at and not only the longest waiter, its
+    waiting is what it really waited, and it is compared with its predicted duration.
+
+    Args:
+        arrivals_s: Ascending, s.
+        predicted_s: Durations, s.
+    """
+
+    def __init__(self, arrivals_s: Sequence[float], predicted_s: Sequence[float]) -> None:
+        self._predicted_s = predicted_s
+        self._starves_s = [
+            arrival + min(_STARVED_S, _STARVED_FACTOR * predicted)
+            for arrival, predicted in zip(arrivals_s, predicted_s, strict=True)
+        ]
+        self._by_length: list[tuple[float, int]] = []
+        self._by_patience: list[tuple[float, int]] = []
+        self._starved: list[int] = []
+        self._waiting: set[int] = set()
+
+    def push(self, job: int) -> None:
+        """See `Line`."""
+        heapq.heappush(self._by_length, (self._predicted_s[job], job))
+        heapq.heappush(self._by_patience, (self._starves_s[job], job))
+        self._waiting.add(job)
+
+    def pop(self, now_s: float) -> int:
+        """See `Line`."""
+        while self._by_patience and self._by_patience[0][0] < now_s:
+            heapq.heappush(self._starved, heapq.heappop(self._by_patience)[1])
+        while self._starved:
+            job = heapq.heappop(self._starved)
+            if job in self._waiting:
+                self._waiting.remove(job)
+                return job
+        while True:
+            job = heapq.heappop(self._by_length)[1]
+            if job in self._waiting:
+                self._waiting.remove(job)
+                return job
+
+    def __len__(self) -> int:
+        """See `Line`."""
+        return len(self._waiting)
+
+
+def due_times_s(
+    arrivals_s: Sequence[float], predicted_s: Sequence[float], *, factor: float = OVERTAKE_FACTOR
+) -> list[float]:
+    """Our own order: the product's due time of each job, s; `factor` is k."""
+    return [
+        arrival + slack_ms(1000 * predicted, policy="sjf", overtake_factor=factor) / 1000
+        for arrival, predicted in zip(arrivals_s, predicted_s, strict=True)
+    ]
+
+
+def serve(
+    arrivals_s: Sequence[float],
+    durations_s: Sequence[float],
+    line: Line,
+    *,
+    slots: int,
+    static: bool = False,
+) -> list[float]:
+    """When each job ends, s.
+
+    Args:
+        arrivals_s: Ascending, s.
+        durations_s: How long each runs, whoever runs beside it, s.
+        line: Empty; who is next.
+        slots: Jobs at once.
+        static: The next batch begins when the whole of the last has ended, and a job's answer is
+            there when its batch has ended; else a job joins as soon as a slot is free.
+    """
+    ends = [0.0] * len(arrivals_s)
+    busy: list[float] = []
+    now, arrived = 0.0, 0
+    while arrived < len(arrivals_s) or len(line):
+        while busy and busy[0] <= now:
+            heapq.heappop(busy)
+        while arrived < len(arrivals_s) and arrivals_s[arrived] <= now:
+            line.push(arrived)
+            arrived += 1
+        if len(line) and (not busy if static else len(busy) < slots):
+            batch = [line.pop(now) for _ in range(min(len(line), slots if static else 1))]
+            longest_s = max(durations_s[job] for job in batch)
+            for job in batch:
+                ends[job] = now + longest_s
+                heapq.heappush(busy, ends[job])
+        elif len(line):
+            now = busy[0]
+        else:
+            now = max(now, arrivals_s[arrived])
+    return ends
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """The figures of one run: from arrival to completion, s; `whole_per_s`: jobs by its length."""
+
+    mean_s: float
+    p50_s: float
+    p99_s: float
+    max_s: float
+    whole_per_s: float
+
+
+def served(arrivals_s: Sequence[float], ends_s: Sequence[float]) -> Served:
+    """The figures of a run; none of its jobs is left out."""
+    took: NDArray[np.float64] = np.subtract(ends_s, arrivals_s)
+    p50, p99 = np.percentile(took, (50, 99))
+    return Served(
+        mean_s=float(took.mean()),
+        p50_s=float(p50),
+        p99_s=float(p99),
+        max_s=float(took.max()),
+        whole_per_s=len(took) / (max(ends_s) - arrivals_s[0]),
+    )
