@@ -183,6 +183,19 @@ class RedriveReport(View):
     next_after: str | None = Field(description="Give it as `after`, to pass over the unreadable")
 
 
+class LengthQuantiles(View):
+    """The length of one answer, as quantiles, tokens."""
+
+    p10_tokens: float
+    p50_tokens: float
+    p90_tokens: float
+
+
+#: What is held of a predictor now: it orders the line; it does not, for its order is wrong; nobody
+#: can tell yet.
+Verdict = Literal["trusted", "useless", "too few answers"]
+
+
 class Explanation(View):
     """`GET /v1/jobs/{id}/explain`: why the job stands where it stands."""
 
@@ -196,7 +209,22 @@ class Explanation(View):
         default=False, description="`sjf` is suspended: its predictions were found useless"
     )
     mode: QueueMode = "open"
-    prediction: Prediction | None = Field(description="null: the predictor did not answer in time")
+    prediction: Prediction | None = Field(
+        description="As the predictor said it; null: it did not answer in time"
+    )
+    calibrated: LengthQuantiles | None = Field(
+        default=None,
+        description="The same, corrected by what answers were when the job came; null: it was not",
+    )
+    calibration_samples: int = Field(
+        default=0, description="Answers that the correction of its predictor rests on now"
+    )
+    rank_accuracy: float | None = Field(
+        default=None, description="As of its queue; null: too few answers to tell"
+    )
+    verdict: Verdict = Field(
+        default="too few answers", description="What is held of the predictor now"
+    )
     predicted_tokens: float
     ms_per_token: float = Field(description="Measured; what one output token costs here, ms")
     predicted_ms: float
@@ -259,8 +287,13 @@ class QueueSettings(Body):
         default=0.6,
         ge=0.5,
         lt=1,
-        description="`sjf` is suspended while fewer pairs of the last 256 answers were predicted "
-        "in the right order; 0.5 is a coin, 1 perfect; null: never",
+        description="`sjf` is suspended while fewer pairs of the last answers, 32 to 256 of them, "
+        "were predicted in the right order; 0.5 is a coin, 1 perfect; null: never",
+    )
+    calibrate: bool = Field(
+        default=True,
+        description="Predicted lengths are corrected by what the last answers were; within the "
+        "model, their order stays",
     )
     predictor_url: str | None = Field(
         default=None,
@@ -315,8 +348,27 @@ class QueueView(View):
     )
     rank_accuracy: float | None = Field(
         default=None,
-        description="Pairs of the last answers whose predictions name the longer one, 0 to 1; "
-        "0.5: a coin; null: too few",
+        description="Pairs of the last answers whose predictions name the longer one, 0 to 1; of "
+        "those that it tells apart by half; 0.5: a coin; null: too few",
+    )
+    tau_b: float | None = Field(
+        default=None,
+        description="Kendall's rank correlation of predicted and real lengths of all of them",
+    )
+    coverage: float | None = Field(
+        default=None, description="Share of them within their calibrated p10 to p90; 0.8 is honest"
+    )
+    raw_coverage: float | None = Field(
+        default=None, description="The same before calibration, as the predictor said it"
+    )
+    calibration_samples: int = Field(
+        default=0, description="Answers that the correction of the newest predictor rests on"
+    )
+    calibration_factor: float = Field(
+        default=1.0, description="Calibrated over predicted median, on average over these"
+    )
+    verdict: Verdict = Field(
+        default="too few answers", description="What is held of the predictor now"
     )
     mean_wait_seconds: float | None = Field(
         default=None, description="Of all jobs so far, until their first start"

@@ -130,6 +130,7 @@ async def _submit(
         job_class=job_class,
         max_tokens=checked.max_tokens,
         answers=checked.answers,
+        calibrations=page.calibrations,
     )
     cost = price(prediction=asked.prediction)
     job = NewJob(
@@ -142,6 +143,7 @@ async def _submit(
         predicted_tokens=cost.tokens,
         predicted_ms=cost.ms,
         prediction=asked.prediction,
+        basis=cost.basis,
         max_attempts=wishes.max_attempts,
         delay_ms=wishes.delay_ms,
         ttl_ms=settings.request_ttl_ms if wishes.ttl_ms is None else wishes.ttl_ms,

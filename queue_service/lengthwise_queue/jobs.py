@@ -20,6 +20,43 @@ from lengthwise_contract.api import (
 )
 from lengthwise_contract.states import JobState
 
+#: p10, p50 and p90 of a length, tokens.
+Quantiles = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """What a price rests on beside the raw prediction; kept until the answer is there.
+
+    From it and the answer the calibration is learned, so a cut answer must be known as one.
+    """
+
+    calibrated: Quantiles | None = None  #: What was reckoned with; None: the prediction itself.
+    max_tokens: int | None = None  #: The request's cap on one answer; None: it has none.
+    answers: int = 1  #: How many answers it asks for.
+
+
+#: Of a job that was priced without a prediction.
+UNKNOWN_BASIS = Basis()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A finished job as the watch over the predictor sees it."""
+
+    tokens: int  #: What was made, of all its answers.
+    priced: float | None  #: What was expected of them all, tokens; None: there was no prediction.
+    raw: Quantiles | None = None  #: As predicted, for one answer.
+    said: Quantiles | None = None  #: The same after calibration.
+    predictor: str = ""  #: Which predictor's, as `calibration.predictor_tag`; "": unknown.
+    max_tokens: int | None = None
+    count: int = 1
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether it ended at its cap: the real length is at least this."""
+        return self.max_tokens is not None and self.tokens >= self.max_tokens * self.count
+
 
 @dataclass(frozen=True, kw_only=True)
 class NewJob:
@@ -36,12 +73,13 @@ class NewJob:
     offset_ms: float = 0.0  #: due = accepted + this under `fcfs` and `shadow`: the class alone.
     predicted_tokens: float
     predicted_ms: float
-    prediction: Prediction | None
+    prediction: Prediction | None  #: As the predictor said it.
     max_attempts: int
     delay_ms: int  #: Not served before accepted + this.
     ttl_ms: int  #: Expires unless finished by accepted + `delay_ms` + this.
     max_depth: int  #: Refused when this many are waiting or scheduled.
     idempotency_key: str | None = None  #: Of its tenant: two tenants may use the same.
+    basis: Basis = UNKNOWN_BASIS
     fingerprint: str = ""  #: Of the request, to tell a repeat from a reused key.
     tenant: str = "default"
     tenant_weight: float = 1.0  #: Of two busy tenants, 2.0 gets twice the tokens of 1.0; > 0.
@@ -219,7 +257,8 @@ class Job:
     weight: float = 1.0  #: Its tenant's, when it came.
     since_ms: float = 0.0  #: Since when it waits: its acceptance, plus its delay.
     fcfs_wait_ms: float | None = None  #: What it would have waited first come first served.
-    prediction: Prediction | None = None
+    prediction: Prediction | None = None  #: As the predictor said it.
+    basis: Basis = UNKNOWN_BASIS
     started_ms: float | None = None
     first_output_ms: float | None = None
     finished_ms: float | None = None
@@ -280,9 +319,8 @@ class QueueStats:
     fallback: bool = False  #: sjf is suspended, because its predictions were found useless.
     mean_wait_ms: float | None = None  #: Of all jobs so far, until their first start.
     mean_fcfs_wait_ms: float | None = None  #: What first come first served would have made of it.
-    #: Of the last answers, newest first: predicted (None: assumed) and actual output tokens.
-    lengths: list[tuple[float | None, int]] = field(default_factory=list)
-    coverage: float | None = None  #: Share of these within their p10 to p90; 0.8 is honest.
+    answers: list[Answer] = field(default_factory=list)  #: The last ones, newest first.
+    judged_at: int = 0  #: `counters["succeeded"]` when the last verdict on the predictor was given.
     tenants: list[TenantLine] = field(default_factory=list)
 
 

@@ -47,6 +47,7 @@ async def reprice(
                 predicted_tokens=cost.tokens,
                 predicted_ms=cost.ms,
                 prediction=answer,
+                basis=cost.basis,
             )
             outcome = "too_late" if due_ms is None else "repriced"
     except TimeoutError:

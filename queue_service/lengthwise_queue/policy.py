@@ -74,8 +74,15 @@ def expected_tokens(
     """
     if prediction is None:
         return median_tokens if max_tokens is None else min(median_tokens, float(max_tokens))
-    spread = math.log(prediction.p90_tokens / prediction.p10_tokens) / (2 * _Z90)
-    centre = math.log(prediction.p50_tokens)
+    quantiles = (prediction.p10_tokens, prediction.p50_tokens, prediction.p90_tokens)
+    return mean_of_cut(quantiles, max_tokens)
+
+
+def mean_of_cut(quantiles: tuple[float, float, float], max_tokens: int | None) -> float:
+    """E[min(L, max_tokens)] of a log-normal L with these p10, p50 and p90, tokens, each > 0."""
+    p10, p50, p90 = quantiles
+    spread = math.log(p90 / p10) / (2 * _Z90)
+    centre = math.log(p50)
     # Wider than e^1.5 either way is a predictor that knows nothing; the mean would run away.
     spread = min(max(spread, 1e-6), 1.5)
     mean = math.exp(centre + spread**2 / 2)

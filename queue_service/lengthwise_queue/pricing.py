@@ -6,7 +6,11 @@ from dataclasses import dataclass
 
 from lengthwise_contract.api import Prediction, QueueSettings
 from lengthwise_queue import policy
-from lengthwise_queue.jobs import QueueStats
+from lengthwise_queue.calibration import Calibrations, predictor_tag
+from lengthwise_queue.jobs import UNKNOWN_BASIS, Basis, QueueStats
+
+#: Of a queue whose answers nobody has looked at.
+UNCALIBRATED = Calibrations()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +24,7 @@ class Price:
     ms: float
     slack_ms: float
     offset_ms: float
+    basis: Basis = UNKNOWN_BASIS  #: What it rests on, to be learned from.
 
 
 def price(
@@ -30,6 +35,7 @@ def price(
     job_class: str,
     max_tokens: int | None,
     answers: int,
+    calibrations: Calibrations = UNCALIBRATED,
 ) -> Price:
     """Price one job.
 
@@ -41,10 +47,17 @@ def price(
         max_tokens: The request's cap on one answer, tokens, or None.
         answers: How many answers it asks for (prompts x n). Each takes room in the engine's
             batch for its own length, so the cost is the sum, though they are made side by side.
+        calibrations: What the last answers say about such predictions.
 
     Raises:
         KeyError: The queue has no such class.
     """
+    calibrated = None
+    if prediction is not None and settings.calibrate:
+        corrected = calibrations.of(predictor_tag(prediction.model_version)).apply(prediction)
+        if corrected is not prediction:
+            prediction = corrected
+            calibrated = (corrected.p10_tokens, corrected.p50_tokens, corrected.p90_tokens)
     tokens = answers * policy.expected_tokens(
         prediction, median_tokens=median_tokens(settings, stats), max_tokens=max_tokens
     )
@@ -57,7 +70,8 @@ def price(
         overtake_factor=settings.overtake_factor,
         class_offset_ms=offset_ms,
     )
-    return Price(tokens=tokens, ms=ms, slack_ms=slack_ms, offset_ms=offset_ms)
+    basis = Basis(calibrated=calibrated, max_tokens=max_tokens, answers=answers)
+    return Price(tokens=tokens, ms=ms, slack_ms=slack_ms, offset_ms=offset_ms, basis=basis)
 
 
 def ms_per_token(settings: QueueSettings, stats: QueueStats) -> float:

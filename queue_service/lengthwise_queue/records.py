@@ -20,8 +20,11 @@ from lengthwise_contract.api import (
     WorkerView,
 )
 from lengthwise_contract.states import JobState
+from lengthwise_queue.calibration import predictor_tag
 from lengthwise_queue.jobs import (
     Accepted,
+    Answer,
+    Basis,
     Claim,
     Draining,
     Job,
@@ -109,7 +112,7 @@ _FORGET = 0.98
 
 #: What `meta` holds besides counters.
 _NOT_COUNTERS = frozenset(
-    {"mode", "policy", "fallback", "active", "reorder", "v", "served", "trimmed"}
+    {"mode", "policy", "fallback", "active", "reorder", "v", "served", "trimmed", "judged"}
 )
 
 
@@ -128,17 +131,14 @@ def read_stats(answer: list[Any]) -> QueueStats:
         TenantLine(tenant=name, depth=int(n), scheduled=int(s), dead=int(d), virtual_time=float(vt))
         for name, n, s, d, vt in zip(*(texts[i::5] for i in range(5)), strict=True)
     ]
-    lengths: list[tuple[float | None, int]] = []
-    inside: list[bool] = []
+    answers: list[Answer] = []
     sum_ms = sum_tokens = 0.0
     weight = 1.0
-    for predicted, actual, service_ms, *quantiles in (v.decode().split(" ") for v in raw_lengths):
-        lengths.append((float(predicted) if predicted else None, int(actual)))
-        if quantiles:
-            inside.append(float(quantiles[0]) <= int(actual) <= float(quantiles[2]))
+    for priced, tokens, service_ms, *quantiles in (v.decode().split(" ") for v in raw_lengths):
+        answers.append(_read_answer(priced, int(tokens), quantiles))
         if service_ms:
             sum_ms += weight * float(service_ms)
-            sum_tokens += weight * int(actual)
+            sum_tokens += weight * int(tokens)
         weight *= _FORGET
     wait_ms, fcfs_ms = int(meta.pop("wait_ms", 0)), int(meta.pop("fcfs_wait_ms", 0))
     waits, fcfs = int(meta.get("waits", 0)), int(meta.get("fcfs_waits", 0))
@@ -151,7 +151,7 @@ def read_stats(answer: list[Any]) -> QueueStats:
         backlog_tokens=max(0.0, float(meta.pop("backlog_tokens", 0))),
         oldest_accepted_ms=float(oldest) if oldest else None,
         ms_per_token=sum_ms / sum_tokens if sum_tokens > 0 else None,
-        median_tokens=statistics.median(actual for _, actual in lengths) if lengths else None,
+        median_tokens=statistics.median(a.tokens for a in answers) if answers else None,
         counters={name: int(v) for name, v in meta.items() if name not in _NOT_COUNTERS},
         workers=sorted(workers, key=lambda w: w.id),
         mode=Mode(meta.get("mode", Mode.OPEN)),
@@ -159,8 +159,8 @@ def read_stats(answer: list[Any]) -> QueueStats:
         fallback=meta.get("fallback") == "1",
         mean_wait_ms=wait_ms / waits if waits else None,
         mean_fcfs_wait_ms=fcfs_ms / fcfs if fcfs else None,
-        lengths=lengths,
-        coverage=sum(inside) / len(inside) if inside else None,
+        answers=answers,
+        judged_at=int(meta.get("judged", 0)),
         tenants=sorted(tenants, key=lambda t: t.tenant),
     )
 
@@ -192,23 +192,63 @@ def read_predicted_tokens(price: bytes) -> float:
     return float(price.split(b" ")[4])
 
 
-def write_quantiles(prediction: Prediction | None) -> tuple[str, str]:
-    """A prediction as the record keeps it: its numbers, and which predictor said so.
+def write_quantiles(prediction: Prediction | None, basis: Basis) -> tuple[str, str]:
+    """A prediction as the record keeps it: what it was worth, and which predictor said so.
 
-    Short, because a Redis hash whose values are all at most 64 bytes takes a third of the memory.
+    The first is "p10 p50 p90 mean rank cap tag", and behind that the calibrated "p10 p50 p90"
+    where it was calibrated; the cap is "tokens" or "tokens*answers", 0 for none. The script
+    `finish` copies it as it is to the list of the last answers.
+
+    Short, because a Redis hash whose values are all at most 64 bytes takes a third of the memory;
+    four digits are a twentieth of a per cent.
     """
     if prediction is None:
         return "", ""
     p = prediction
-    numbers = (p.p10_tokens, p.p50_tokens, p.p90_tokens, p.mean_tokens, p.rank_score)
-    return " ".join(f"{n:.6g}" for n in numbers), p.model_version
+    numbers = [f"{n:.4g}" for n in (p.p10_tokens, p.p50_tokens, p.p90_tokens, p.mean_tokens)]
+    cap = str(basis.max_tokens or 0) + (f"*{basis.answers}" if basis.answers != 1 else "")
+    said = [f"{n:.4g}" for n in basis.calibrated or ()]
+    parts = [*numbers, f"{p.rank_score:.6g}", cap, predictor_tag(p.model_version), *said]
+    return " ".join(parts), p.model_version
 
 
-def _read_quantiles(record: dict[str, str]) -> Prediction | None:
+def _read_basis(parts: list[str]) -> Basis:
+    """What stands behind the five numbers of `write_quantiles`; nothing, where they are old."""
+    if len(parts) < 7:
+        return Basis()
+    cap, _, answers = parts[5].partition("*")
+    said: list[float] = [float(part) for part in parts[7:10]]
+    return Basis(
+        calibrated=(said[0], said[1], said[2]) if len(said) == 3 else None,
+        max_tokens=int(cap) or None,
+        answers=int(answers or 1),
+    )
+
+
+def _read_answer(priced: str, tokens: int, parts: list[str]) -> Answer:
+    """One entry of the list of the last answers."""
+    if not priced or len(parts) < 3:
+        return Answer(tokens=tokens, priced=float(priced) if priced else None)
+    p10, p50, p90 = map(float, parts[:3])
+    raw = (p10, p50, p90)
+    basis = _read_basis(parts)
+    return Answer(
+        tokens=tokens,
+        priced=float(priced),
+        raw=raw,
+        said=basis.calibrated or raw,
+        predictor=parts[6] if len(parts) >= 7 else "",
+        max_tokens=basis.max_tokens,
+        count=basis.answers,
+    )
+
+
+def _read_quantiles(record: dict[str, str]) -> tuple[Prediction | None, Basis]:
     if not record.get("quantiles"):
-        return None
-    p10, p50, p90, mean, rank = map(float, record["quantiles"].split())
-    return Prediction(
+        return None, Basis()
+    parts = record["quantiles"].split()
+    p10, p50, p90, mean, rank = map(float, parts[:5])
+    prediction = Prediction(
         model_version=record["predictor"],
         p10_tokens=p10,
         p50_tokens=p50,
@@ -216,6 +256,7 @@ def _read_quantiles(record: dict[str, str]) -> Prediction | None:
         mean_tokens=mean,
         rank_score=rank,
     )
+    return prediction, _read_basis(parts)
 
 
 def read_worker(raw: bytes) -> WorkerView | None:
@@ -250,6 +291,7 @@ def read_job(queue: str, job_id: str, raw: dict[bytes, bytes]) -> Job | None:
         _, weight, slack_ms, offset_ms, tokens, predicted_ms = map(float, r["price"].split())
         max_attempts, job_class, endpoint, policy = r["plan"].split()
         attempt, spent = map(int, r["runs"].split())
+        prediction, basis = _read_quantiles(r)
         prompt_tokens, output_tokens = (
             int(n) if n else None for n in r.get("usage", " ").split(" ")
         )
@@ -274,7 +316,8 @@ def read_job(queue: str, job_id: str, raw: dict[bytes, bytes]) -> Job | None:
             weight=weight,
             since_ms=since_ms,
             fcfs_wait_ms=number("fcfs_wait_ms"),
-            prediction=_read_quantiles(r),
+            prediction=prediction,
+            basis=basis,
             started_ms=number("started_ms"),
             first_output_ms=number("first_output_ms"),
             finished_ms=number("finished_ms"),

@@ -22,7 +22,9 @@ from lengthwise_queue.connection import Connections
 from lengthwise_queue.durability import Durability, confirmation
 from lengthwise_queue.errors import NotConfirmed
 from lengthwise_queue.jobs import (
+    UNKNOWN_BASIS,
     Accepted,
+    Basis,
     Claim,
     Ending,
     Finished,
@@ -202,7 +204,7 @@ class RedisJobStore(RedisReads):
             k.idem(job.tenant, job.idempotency_key or ""),
             k.rate(job.tenant),
         ]
-        quantiles, predictor = write_quantiles(job.prediction)
+        quantiles, predictor = write_quantiles(job.prediction, job.basis)
         args = [
             job.id,
             job.body,
@@ -369,11 +371,12 @@ class RedisJobStore(RedisReads):
         predicted_tokens: float,
         predicted_ms: float,
         prediction: Prediction,
+        basis: Basis = UNKNOWN_BASIS,
     ) -> float | None:
         """Give a waiting job another price; its new due time, or None: it no longer waits."""
         k = QueueKeys(queue)
         numbers = map(write_number, (slack_ms, predicted_tokens, predicted_ms))
-        args = [job_id, write_cost(predicted_tokens), *numbers, *write_quantiles(prediction)]
+        args = [job_id, write_cost(predicted_tokens), *numbers, *write_quantiles(prediction, basis)]
         [answer] = await self._run(self._call(k, Event.REPRICE, [k.job(job_id)], args))
         return float(answer[1]) if answer[0] == b"ok" else None
 
@@ -493,8 +496,12 @@ class RedisJobStore(RedisReads):
         """Open, pause or drain a queue; in force for the next claim and the next submit."""
         await self._govern(queue, mode=mode)
 
-    async def set_fallback(self, queue: str, *, on: bool) -> None:
-        """Suspend the policy `sjf`: serve in order of acceptance; or take it up again."""
+    async def set_fallback(self, queue: str, *, on: bool, judged_at: int = 0) -> None:
+        """Suspend the policy `sjf`: serve in order of acceptance; or take it up again.
+
+        `judged_at`: how many jobs had succeeded, so that the next verdict rests on later ones.
+        """
+        await read(self._at(queue).hset(QueueKeys(queue).meta, "judged", judged_at))
         await self._govern(queue, fallback="1" if on else "0")
 
     async def _govern(

@@ -12,6 +12,8 @@ from typing import Protocol
 from lengthwise_contract.api import Prediction, QueueSettings, WorkerView
 from lengthwise_contract.states import JobState
 from lengthwise_queue.jobs import (
+    UNKNOWN_BASIS,
+    Basis,
     Claim,
     Ending,
     Finished,
@@ -92,6 +94,7 @@ class JobStore(Protocol):
         predicted_tokens: float,
         predicted_ms: float,
         prediction: Prediction,
+        basis: Basis = UNKNOWN_BASIS,
     ) -> float | None:
         """Give a waiting job another price; its new due time, or None: it no longer waits."""
 
@@ -187,8 +190,11 @@ class JobStore(Protocol):
     async def set_mode(self, queue: str, mode: Mode) -> None:
         """Open, pause or drain a queue; in force for the next claim and the next submit."""
 
-    async def set_fallback(self, queue: str, *, on: bool) -> None:
-        """Suspend the policy `sjf`: serve in order of acceptance; or take it up again."""
+    async def set_fallback(self, queue: str, *, on: bool, judged_at: int = 0) -> None:
+        """Suspend the policy `sjf`: serve in order of acceptance; or take it up again.
+
+        `judged_at`: how many jobs had succeeded, so that the next verdict rests on later ones.
+        """
 
     async def check(self) -> None:
         """Raise `StoreUnavailable` unless Redis answers and is set up as our promises need."""

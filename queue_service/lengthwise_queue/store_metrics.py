@@ -17,8 +17,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from lengthwise_queue import pricing
-from lengthwise_queue.accuracy import pair_accuracy
+from lengthwise_queue import pricing, verdict
+from lengthwise_queue.accuracy import coverage, tau_b
 from lengthwise_queue.jobs import Mode
 from lengthwise_queue.queue_book import Page
 
@@ -121,13 +121,37 @@ def _gauges(pages: list[Page]) -> Iterator[Metric]:
             "predictor_rank_accuracy",
             "Pairs of the last answers whose predictions name the longer one, 0 to 1; 0.5: a coin",
             page,
-            pair_accuracy(stats.lengths),
+            verdict.rank_accuracy(stats.answers),
+        )
+        show(
+            "predictor_tau_b",
+            "Kendall's rank correlation of predicted and real lengths of the last answers",
+            page,
+            tau_b(verdict.expectations(stats.answers)),
         )
         show(
             "predictor_coverage",
-            "Share of the last answers within their predicted p10 to p90; 0.8 is honest",
+            "Share of the last answers within their calibrated p10 to p90; 0.8 is honest",
             page,
-            stats.coverage,
+            coverage((a.said, a) for a in stats.answers if a.said is not None),
+        )
+        show(
+            "predictor_raw_coverage",
+            "The same before calibration, as the predictor said it",
+            page,
+            coverage((a.raw, a) for a in stats.answers if a.raw is not None),
+        )
+        show(
+            "predictor_calibration_factor",
+            "Calibrated over predicted median length, on average over the last answers",
+            page,
+            page.newest_calibration.factor,
+        )
+        show(
+            "predictor_calibration_samples",
+            "Answers that the calibration rests on",
+            page,
+            page.newest_calibration.samples,
         )
         show(
             "predictor_fallback_active",

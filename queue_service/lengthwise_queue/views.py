@@ -9,6 +9,7 @@ from lengthwise_contract.api import (
     Explanation,
     JobList,
     JobView,
+    LengthQuantiles,
     LineEntry,
     LineView,
     PolicyName,
@@ -17,9 +18,10 @@ from lengthwise_contract.api import (
     TenantQueueView,
 )
 from lengthwise_contract.states import JobState
-from lengthwise_queue import admission, pricing
-from lengthwise_queue.accuracy import pair_accuracy
-from lengthwise_queue.jobs import Accepted, Job, Line, Mode, NewJob, Position
+from lengthwise_queue import admission, pricing, verdict
+from lengthwise_queue.accuracy import coverage, tau_b
+from lengthwise_queue.calibration import predictor_tag
+from lengthwise_queue.jobs import Accepted, Job, Line, Mode, NewJob, Position, Quantiles
 from lengthwise_queue.queue_book import Page
 from lengthwise_queue.tenants import Tenant
 
@@ -78,13 +80,21 @@ def queue_view(page: Page) -> QueueView:
     backlog_ms = pricing.drain_ms(settings, stats, stats.backlog_tokens)
     oldest_ms = stats.oldest_accepted_ms
     counted = stats.counters
+    expected = verdict.expectations(stats.answers)
+    calibration = page.newest_calibration
     return QueueView(
         name=page.queue.name,
         settings=settings,
         mode=stats.mode.value,
         active_policy=stats.active_policy,
         fallback=stats.fallback,
-        rank_accuracy=pair_accuracy(stats.lengths),
+        rank_accuracy=verdict.rank_accuracy(stats.answers),
+        tau_b=tau_b(expected),
+        coverage=coverage((a.said, a) for a in stats.answers if a.said is not None),
+        raw_coverage=coverage((a.raw, a) for a in stats.answers if a.raw is not None),
+        calibration_samples=calibration.samples,
+        calibration_factor=calibration.factor,
+        verdict=verdict.verdict(stats, settings),
         mean_wait_seconds=_seconds(stats.mean_wait_ms),
         mean_fcfs_wait_seconds=_seconds(stats.mean_fcfs_wait_ms),
         depth=stats.depth,
@@ -188,6 +198,12 @@ def explanation(job: Job, page: Page, position: Position | None) -> Explanation:
         fallback=stats.fallback,
         mode=stats.mode.value,
         prediction=job.prediction,
+        calibrated=_quantiles(job.basis.calibrated),
+        calibration_samples=0
+        if job.prediction is None
+        else page.calibrations.of(predictor_tag(job.prediction.model_version)).samples,
+        rank_accuracy=verdict.rank_accuracy(stats.answers),
+        verdict=verdict.verdict(stats, settings),
         predicted_tokens=job.predicted_tokens,
         ms_per_token=priced_at,
         predicted_ms=job.predicted_ms,
@@ -201,6 +217,13 @@ def explanation(job: Job, page: Page, position: Position | None) -> Explanation:
         fcfs_wait_ms=job.fcfs_wait_ms,
         why=_why(job, page, position, ahead_ms),
     )
+
+
+def _quantiles(said: Quantiles | None) -> LengthQuantiles | None:
+    if said is None:
+        return None
+    p10, p50, p90 = said
+    return LengthQuantiles(p10_tokens=p10, p50_tokens=p50, p90_tokens=p90)
 
 
 def _why(job: Job, page: Page, position: Position | None, ahead_ms: float | None) -> str:
@@ -250,6 +273,11 @@ def _compared(job: Job) -> str:
 def _rule(job: Job, page: Page) -> str:
     """Why it falls due when it does, by the order that is in force now."""
     source = "predicted" if job.prediction is not None else "assumed, for want of a prediction"
+    if job.prediction is not None and job.basis.calibrated is not None:
+        source = (
+            f"predicted (the predictor's median is {job.prediction.p50_tokens:.0f}, corrected by "
+            f"what answers were to {job.basis.calibrated[1]:.0f})"
+        )
     length = f"{job.predicted_tokens:.0f} output tokens were {source}"
     length = length[0].upper() + length[1:]
     if page.stats.fallback and page.settings.policy == "sjf":

@@ -8,7 +8,8 @@ import pytest
 
 from lengthwise_contract.api import Prediction, QueueSettings
 from lengthwise_queue import pricing
-from lengthwise_queue.jobs import QueueStats
+from lengthwise_queue.calibration import fit_all, predictor_tag
+from lengthwise_queue.jobs import Answer, QueueStats
 from lengthwise_queue.metrics import length_bucket
 
 PREDICTION = Prediction(
@@ -74,3 +75,33 @@ def test_a_class_adds_its_offset_and_an_unknown_one_is_an_error() -> None:
 )
 def test_every_length_has_a_bucket(tokens: float, want: str) -> None:
     assert length_bucket(tokens) == want
+
+
+def test_a_price_rests_on_the_calibrated_length_and_says_on_what() -> None:
+    seen = [
+        Answer(
+            tokens=400,
+            priced=100,
+            raw=(50, 100, 200),
+            said=(50, 100, 200),
+            predictor=predictor_tag("v"),
+        )
+    ] * 200
+    fitted = fit_all(seen)
+    cost = price(calibrations=fitted, max_tokens=1000)
+    assert 300 < cost.tokens < 420
+    assert cost.basis.calibrated is not None
+    assert cost.basis.calibrated[1] == pytest.approx(cost.tokens, rel=0.1)
+    assert cost.basis.max_tokens == 1000
+    off = QueueSettings(calibrate=False)
+    plain = pricing.price(
+        off,
+        stats(),
+        prediction=PREDICTION,
+        job_class="interactive",
+        max_tokens=None,
+        answers=1,
+        calibrations=fitted,
+    )
+    assert plain.tokens == pytest.approx(100)
+    assert plain.basis.calibrated is None
