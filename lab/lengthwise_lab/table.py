@@ -71,6 +71,7 @@ Rows = Callable[[Path | None], Sequence[Row]]
 #: for, because most need the extra `lab`.
 SOURCES: dict[str, str] = {
     "ssjf": "lengthwise_lab.seeds.ssjf_rows:rows",
+    "seqsch": "lengthwise_lab.seeds.seqsch_rows:rows",
 }
 
 
