@@ -143,7 +143,7 @@ def _template(service: Service, installation: Installation) -> dict[str, Any]:
         "terminationGracePeriodSeconds": drain + _LAST_S,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [_main(service), _worker(service, installation, drain)],
-        "volumes": _volumes(service),
+        "volumes": [*_volumes(service), *installation.redis.volumes()],
     }
     if not spec.model.uri.startswith("hf://"):
         pod["initContainers"] = [_check_model(service)]
@@ -226,7 +226,6 @@ def _main(service: Service) -> dict[str, Any]:
 
 
 def _worker(service: Service, installation: Installation, drain_s: int) -> dict[str, Any]:
-    secret = {"name": installation.redis_secret_name, "key": installation.redis_secret_key}
     values = {
         "QUEUE": service.queue,
         "ENGINE": "vllm",
@@ -243,7 +242,7 @@ def _worker(service: Service, installation: Installation, drain_s: int) -> dict[
         "image": installation.worker_image,
         "imagePullPolicy": installation.image_pull_policy,
         "env": [
-            {"name": "LENGTHWISE_WORKER_REDIS_URL", "valueFrom": {"secretKeyRef": secret}},
+            *installation.redis.env(),
             *({"name": f"LENGTHWISE_WORKER_{k}", "value": v} for k, v in values.items()),
         ],
         "ports": [{"name": "worker-metrics", "containerPort": WORKER_PORT, "protocol": "TCP"}],
@@ -254,6 +253,7 @@ def _worker(service: Service, installation: Installation, drain_s: int) -> dict[
         "volumeMounts": [
             {"name": "handover", "mountPath": HANDOVER},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the container's own
+            *installation.redis.mounts(),
         ],
         "securityContext": RESTRICTED,
         "terminationMessagePolicy": "FallbackToLogsOnError",

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from lengthwise_operator.spec import LLMServiceSpec
+from lengthwise_operator.worker_redis import WorkerRedis
 
 API_VERSION = "lengthwise.dev/v1alpha1"
 KIND = "LLMService"
@@ -40,8 +41,7 @@ class Installation:
         predictor_image: Image of predictors of their own.
         image_pull_policy: Of both.
         image_pull_secrets: Names, put on every pod.
-        redis_secret_name: Secret in the service's namespace that the worker takes the URL from.
-        redis_secret_key: Key within it.
+        redis: How the workers reach Redis.
         metrics_namespace: Whose pods may scrape the engines; "": nobody's.
     """
 
@@ -52,8 +52,7 @@ class Installation:
     predictor_image: str
     image_pull_policy: str
     image_pull_secrets: tuple[str, ...]
-    redis_secret_name: str
-    redis_secret_key: str
+    redis: WorkerRedis
     metrics_namespace: str
 
 

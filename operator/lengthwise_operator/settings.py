@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lengthwise_operator.service import Installation
+from lengthwise_operator.worker_redis import Durability, TlsVerify, WorkerRedis
 
 
 class Settings(BaseSettings):
@@ -47,7 +48,39 @@ class Settings(BaseSettings):
         description="Secret with the Redis URL, in each namespace that has an LLMService; only "
         "the pods read it",
     )
-    redis_secret_key: str = Field(default="url", description="Key within it")
+    redis_secret_key: str = Field(default="url", description="Key of the URL within it")
+    redis_username: str = Field(default="", description="ACL user; empty: the URL's")
+    redis_password_key: str = Field(
+        default="", description="Key of its password in the same Secret; empty: the URL's"
+    )
+    redis_sentinel_username: str = Field(
+        default="", description="ACL user at the Sentinels; empty: default"
+    )
+    redis_sentinel_password_key: str = Field(
+        default="", description="Key of that password in the same Secret; empty: none"
+    )
+    redis_tls_secret_name: str = Field(
+        default="",
+        description="Secret with certificates, PEM, in each namespace that has an LLMService; "
+        "empty: the system's CAs",
+    )
+    redis_tls_ca_key: str = Field(default="ca.crt", description="Key of the CAs to trust")
+    redis_tls_cert_key: str = Field(
+        default="", description="Key of our own certificate; empty: none"
+    )
+    redis_tls_key_key: str = Field(default="", description="Key of its private key")
+    redis_tls_verify: TlsVerify = Field(
+        default="full", description="full, ca (do not compare the host's name) or none"
+    )
+    durability: Durability = Field(
+        default="async", description="async, replica or always, as the queue service has it"
+    )
+    durability_replicas: int = Field(
+        default=1, ge=1, le=16, description="replica: so many replicas must confirm"
+    )
+    durability_timeout_ms: int = Field(
+        default=1000, ge=1, le=4000, description="Longest wait for that, ms"
+    )
     metrics_namespace: str = Field(
         default="", description="Namespace whose pods may scrape the engines; empty: none"
     )
@@ -78,7 +111,21 @@ class Settings(BaseSettings):
             image_pull_secrets=tuple(
                 name.strip() for name in self.image_pull_secrets.split(",") if name.strip()
             ),
-            redis_secret_name=self.redis_secret_name,
-            redis_secret_key=self.redis_secret_key,
+            redis=WorkerRedis(
+                secret_name=self.redis_secret_name,
+                url_key=self.redis_secret_key,
+                username=self.redis_username,
+                password_key=self.redis_password_key,
+                sentinel_username=self.redis_sentinel_username,
+                sentinel_password_key=self.redis_sentinel_password_key,
+                tls_secret_name=self.redis_tls_secret_name,
+                tls_ca_key=self.redis_tls_ca_key,
+                tls_cert_key=self.redis_tls_cert_key,
+                tls_key_key=self.redis_tls_key_key,
+                tls_verify=self.redis_tls_verify,
+                durability=self.durability,
+                durability_replicas=self.durability_replicas,
+                durability_timeout_ms=self.durability_timeout_ms,
+            ),
             metrics_namespace=self.metrics_namespace,
         )

@@ -58,6 +58,21 @@ EVERYTHING: Object = {
     ],
 }
 EXTERNAL: Object = {"valkey": {"enabled": False}, "redis": {"existingSecret": "my-redis"}}
+SECURED: Object = {
+    "valkey": {"enabled": False},
+    "redis": {
+        "existingSecret": "my-redis",
+        "urlKey": "address",
+        "username": "lengthwise",
+        "passwordKey": "password",
+        "sentinel": {"username": "watch", "passwordKey": "sentinel-password"},
+        "tls": {
+            **{"existingSecret": "my-certificates", "caKey": "ca.crt"},
+            **{"certKey": "tls.crt", "keyKey": "tls.key", "verify": "ca"},
+        },
+        "durability": {"mode": "replica", "replicas": 2, "timeoutMs": 500},
+    },
+}
 NAMESPACED: Object = {"operator": {"watchNamespaces": ["llm", "research"]}}
 LEAST: Object = {
     "operator": {"enabled": False},
@@ -66,8 +81,8 @@ LEAST: Object = {
     "valkey": {"persistence": {"enabled": False}},
     "networkPolicy": {"enabled": False},
 }
-SETS = [{}, EVERYTHING, EXTERNAL, NAMESPACED, LEAST]
-NAMES = ["defaults", "everything", "external-redis", "namespaced", "least"]
+SETS = [{}, EVERYTHING, EXTERNAL, SECURED, NAMESPACED, LEAST]
+NAMES = ["defaults", "everything", "external-redis", "secured-redis", "namespaced", "least"]
 #: The oldest schemas that the package ships, and the newest.
 VERSIONS = ["1.25", "1.37"]
 
@@ -215,6 +230,63 @@ def test_with_an_external_redis_there_is_no_valkey_and_everyone_reads_the_users_
     assert told["LENGTHWISE_OPERATOR_REDIS_SECRET_NAME"] == "my-redis"
 
 
+def test_queue_service_and_workers_reach_a_secured_redis_in_the_same_way(render: Any) -> None:
+    """Two programs write this, the chart's templates and the operator; their settings are alike."""
+    objects = render(SECURED)
+    queue = named(objects, "Deployment", "lw-lengthwise-queue")["spec"]["template"]["spec"]
+    operator = named(objects, "Deployment", "lw-lengthwise-operator")["spec"]["template"]["spec"]
+    told = {
+        e["name"].removeprefix("LENGTHWISE_OPERATOR_").lower(): e.get("value")
+        for e in operator["containers"][0]["env"]
+    }
+    redis = OperatorSettings.model_validate(told).installation().redis
+    worker = {e["name"].removeprefix("LENGTHWISE_WORKER_"): e for e in redis.env()}
+    wanted = {
+        e["name"].removeprefix("LENGTHWISE_QUEUE_"): e
+        for e in queue["containers"][0]["env"]
+        if re.match("LENGTHWISE_QUEUE_(REDIS|DURABILITY)", e["name"])
+    }
+    assert {n: (e.get("value"), e.get("valueFrom")) for n, e in worker.items()} == {
+        n: (e.get("value"), e.get("valueFrom")) for n, e in wanted.items()
+    }
+    assert len(wanted) == 12
+    assert {m["mountPath"] for m in redis.mounts()} < {
+        m["mountPath"] for m in queue["containers"][0]["volumeMounts"]
+    }
+
+    def items(volumes: list[Object]) -> Object:
+        return {
+            v["name"]: (v["secret"]["secretName"], sorted(i["key"] for i in v["secret"]["items"]))
+            for v in volumes
+            if v["name"].startswith("redis")
+        }
+
+    assert items(redis.volumes()) == items(queue["volumes"])
+    assert items(queue["volumes"]) == {
+        "redis": ("my-redis", ["password", "sentinel-password"]),
+        "redis-tls": ("my-certificates", ["ca.crt", "tls.crt", "tls.key"]),
+    }
+
+
+def test_the_values_of_files_and_batches_reach_the_queue_service(render: Any) -> None:
+    values = {
+        "queue": {
+            "files": {"tenantBytes": 5_000_000_000, "totalBytes": 9_000_000_000, "ttlSeconds": 60},
+            "batches": {"window": 7, "leaseMs": 20_000, "completionSeconds": 3600},
+        }
+    }
+    pod = named(render(values), "Deployment", "lw-lengthwise-queue")["spec"]["template"]["spec"]
+    told = {
+        e["name"].removeprefix("LENGTHWISE_QUEUE_").lower(): e.get("value")
+        for e in pod["containers"][0]["env"]
+        if "REDIS" not in e["name"]
+    }
+    got = QueueServiceSettings.model_validate(told)
+    assert (got.tenant_file_bytes, got.total_file_bytes) == (5_000_000_000, 9_000_000_000)
+    assert (got.file_ttl_s, got.batch_window, got.batch_lease_ms) == (60, 7, 20_000)
+    assert got.batch_completion_s == 3600
+
+
 def test_every_namespace_with_engines_gets_the_same_secret(render: Any) -> None:
     secrets = of_kind(render({"redis": {"secretNamespaces": ["a", "llm", "b"]}}), "Secret")
     assert [s["metadata"]["namespace"] for s in secrets] == ["llm", "a", "b"]
@@ -259,8 +331,21 @@ def test_a_pod_is_given_longer_to_stop_than_its_program_takes(render: Any) -> No
         ({"valkey": {"appendfsync": "sometimes"}}, "appendfsync"),
         ({"networkPolicy": {"metricsFrom": [{"namespace": "monitoring"}]}}, "metricsFrom"),
         ({"monitoring": {"prometheusRule": {"rules": {"X": {"fro": "1m"}}}}}, "fro"),
+        ({"redis": {"durability": {"mode": "never"}}}, "durability"),
+        ({"redis": {"durability": {"mode": "replica"}}}, "a Redis with replicas"),
+        ({"redis": {"durability": {"mode": "always"}}}, "appendfsync=always"),
+        ({"redis": {"tls": {"existingSecret": "mine"}}}, "a Redis of your own"),
+        ({**EXTERNAL, "redis": {"existingSecret": "r", "tls": {"certKey": "c"}}}, "go together"),
+        (
+            {**EXTERNAL, "redis": {"existingSecret": "r", "tls": {"certKey": "c", "keyKey": "k"}}},
+            "which is not given",
+        ),
     ],
-    ids=["unknown", "too-few", "no-redis-at-all", "not-a-choice", "not-a-peer", "typo-in-a-rule"],
+    ids=[
+        *("unknown", "too-few", "no-redis-at-all", "not-a-choice", "not-a-peer", "typo-in-a-rule"),
+        *("no-such-durability", "no-replicas", "no-fsync", "tls-of-the-charts-own", "half-a-pair"),
+        "no-secret-for-the-pair",
+    ],
 )
 def test_values_that_cannot_work_are_refused_with_their_name(
     render: Any, values: Object, complaint: str

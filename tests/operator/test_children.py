@@ -15,6 +15,7 @@ from lengthwise_operator.children import Manifest, children
 from lengthwise_operator.children_engine import _CHECK_MODEL, vllm_args
 from lengthwise_operator.rules import MAX_NAME
 from lengthwise_operator.service import Apis, Installation, Service
+from lengthwise_operator.worker_redis import WorkerRedis
 
 if TYPE_CHECKING:
     from tests.operator.conftest import MakeService
@@ -350,3 +351,21 @@ def test_the_model_check_tells_what_is_there_instead(
     )
     assert done.returncode == code
     assert says in done.stdout
+
+
+def test_the_secrets_of_redis_are_mounted_in_the_worker_and_not_in_the_engine(
+    installation: Installation, apis: Apis, service: MakeService
+) -> None:
+    redis = WorkerRedis(
+        secret_name="lw-redis", url_key="url", password_key="password", tls_secret_name="certs"
+    )
+    secured = replace(installation, redis=replace(redis, tls_ca_key="ca.crt"))
+    found = by_kind(children(service(), secured, apis, 1))
+    mounted = {m["name"] for m in container(found, "worker")["volumeMounts"]}
+    assert {"redis", "redis-tls"} <= mounted
+    assert (
+        not mounted
+        & {"redis", "redis-tls"}
+        & {m["name"] for m in container(found, "main")["volumeMounts"]}
+    )
+    assert {v["name"] for v in pod(found)["volumes"] if "secret" in v} == {"redis", "redis-tls"}

@@ -57,6 +57,92 @@ annotations:
 {{- if .Values.redis.existingSecret -}}{{ .Values.redis.urlKey }}{{- else -}}url{{- end -}}
 {{- end -}}
 
+{{/* Settings of Redis that could only fail later, told now. */}}
+{{- define "lengthwise.redisChecks" -}}
+{{- $redis := .Values.redis -}}
+{{- if and .Values.valkey.enabled (or $redis.tls.existingSecret $redis.passwordKey $redis.username $redis.sentinel.passwordKey $redis.sentinel.username) -}}
+{{- fail "redis.username, redis.passwordKey, redis.sentinel and redis.tls are about a Redis of your own: set valkey.enabled to false and redis.existingSecret" -}}
+{{- end -}}
+{{- if ne (empty $redis.tls.certKey) (empty $redis.tls.keyKey) -}}
+{{- fail "redis.tls.certKey and redis.tls.keyKey go together: give both, or neither" -}}
+{{- end -}}
+{{- if and $redis.tls.certKey (not $redis.tls.existingSecret) -}}
+{{- fail "redis.tls.certKey names a key of redis.tls.existingSecret, which is not given" -}}
+{{- end -}}
+{{- if and .Values.valkey.enabled (eq $redis.durability.mode "replica") -}}
+{{- fail "redis.durability.mode=replica needs a Redis with replicas, and this chart's Valkey has none: every submit would be answered 503" -}}
+{{- end -}}
+{{- if and .Values.valkey.enabled (eq $redis.durability.mode "always") (or (ne .Values.valkey.appendfsync "always") (not .Values.valkey.persistence.enabled)) -}}
+{{- fail "redis.durability.mode=always needs valkey.appendfsync=always and valkey.persistence.enabled" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* How the queue service reaches Redis; the operator tells the workers the same. */}}
+{{- define "lengthwise.redisEnv" -}}
+{{- $redis := .Values.redis -}}
+- name: LENGTHWISE_QUEUE_REDIS_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "lengthwise.redisSecret" . }}
+      key: {{ include "lengthwise.redisUrlKey" . }}
+{{- $values := dict
+  "REDIS_USERNAME" $redis.username
+  "REDIS_PASSWORD_FILE" (ternary (printf "/etc/lengthwise/redis/%s" $redis.passwordKey) "" (not (empty $redis.passwordKey)))
+  "REDIS_SENTINEL_USERNAME" $redis.sentinel.username
+  "REDIS_SENTINEL_PASSWORD_FILE" (ternary (printf "/etc/lengthwise/redis/%s" $redis.sentinel.passwordKey) "" (not (empty $redis.sentinel.passwordKey)))
+-}}
+{{- if $redis.tls.existingSecret }}
+{{- range $name, $key := dict "CA" $redis.tls.caKey "CERT" $redis.tls.certKey "KEY" $redis.tls.keyKey }}
+{{- if $key }}{{ $_ := set $values (printf "REDIS_TLS_%s_FILE" $name) (printf "/etc/lengthwise/redis-tls/%s" $key) }}{{ end }}
+{{- end }}
+{{- end }}
+{{- if ne $redis.tls.verify "full" }}{{ $_ := set $values "REDIS_TLS_VERIFY" $redis.tls.verify }}{{ end }}
+{{- if ne $redis.durability.mode "async" }}
+{{- $_ := set $values "DURABILITY" $redis.durability.mode }}
+{{- $_ := set $values "DURABILITY_REPLICAS" (print $redis.durability.replicas) }}
+{{- $_ := set $values "DURABILITY_TIMEOUT_MS" (print $redis.durability.timeoutMs) }}
+{{- end }}
+{{- range $name, $value := $values }}
+{{- if $value }}
+- name: LENGTHWISE_QUEUE_{{ $name }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "lengthwise.redisMounts" -}}
+{{- with include "lengthwise.redisVolumes" . | fromYamlArray }}
+{{- range . }}
+- {name: {{ .name }}, mountPath: /etc/lengthwise/{{ .name }}, readOnly: true}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The Secrets that are files, each with the named keys alone. */}}
+{{- define "lengthwise.redisVolumes" -}}
+{{- $redis := .Values.redis -}}
+{{- with list $redis.passwordKey $redis.sentinel.passwordKey | compact | uniq }}
+- name: redis
+  secret:
+    secretName: {{ include "lengthwise.redisSecret" $ }}
+    items:
+      {{- range . }}
+      - {key: {{ . }}, path: {{ . }}}
+      {{- end }}
+{{- end }}
+{{- if $redis.tls.existingSecret }}
+{{- with list $redis.tls.caKey $redis.tls.certKey $redis.tls.keyKey | compact | uniq }}
+- name: redis-tls
+  secret:
+    secretName: {{ $redis.tls.existingSecret }}
+    items:
+      {{- range . }}
+      - {key: {{ . }}, path: {{ . }}}
+      {{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "lengthwise.serviceAccount" -}}
 {{- if .Values.operator.serviceAccount.create -}}
 {{- .Values.operator.serviceAccount.name | default (printf "%s-operator" (include "lengthwise.fullname" .)) -}}

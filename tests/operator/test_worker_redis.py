@@ -1,0 +1,80 @@
+"""What the worker is told about Redis is what its own settings understand."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from lengthwise_operator.worker_redis import Durability, TlsVerify, WorkerRedis
+from lengthwise_queue import durability, redis_access
+from lengthwise_worker.settings import Settings as WorkerSettings
+
+SECURED = WorkerRedis(
+    secret_name="redis",
+    url_key="url",
+    username="lengthwise",
+    password_key="password",
+    sentinel_username="watch",
+    sentinel_password_key="password",
+    tls_secret_name="certificates",
+    tls_ca_key="ca.crt",
+    tls_cert_key="tls.crt",
+    tls_key_key="tls.key",
+    tls_verify="ca",
+    durability="replica",
+    durability_replicas=2,
+    durability_timeout_ms=700,
+)
+
+
+def values(redis: WorkerRedis) -> dict[str, str]:
+    return {e["name"]: e["value"] for e in redis.env() if "value" in e}
+
+
+def test_choices_are_those_of_the_worker() -> None:
+    assert set(get_args(Durability)) == {str(mode) for mode in durability.Durability}
+    assert set(get_args(TlsVerify)) == {str(mode) for mode in redis_access.TlsVerify}
+
+
+def test_a_plain_redis_needs_its_url_and_nothing_else() -> None:
+    plain = WorkerRedis(secret_name="redis", url_key="url")
+    assert plain.env() == [
+        {
+            "name": "LENGTHWISE_WORKER_REDIS_URL",
+            "valueFrom": {"secretKeyRef": {"name": "redis", "key": "url"}},
+        }
+    ]
+    assert plain.volumes() == plain.mounts() == []
+
+
+def test_the_worker_reads_all_that_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in values(SECURED).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LENGTHWISE_WORKER_REDIS_URL", "rediss+sentinel://host/primary")
+    got = WorkerSettings(queue="q")
+    assert got.durability is durability.Durability.REPLICA
+    assert (got.durability_replicas, got.durability_timeout_ms) == (2, 700)
+    access = got.redis_access()
+    assert (access.username, access.sentinel_username) == ("lengthwise", "watch")
+    assert access.tls is not None
+    assert access.tls.verify is redis_access.TlsVerify.CA
+    assert str(access.tls.cert_file) == "/etc/lengthwise/redis-tls/tls.crt"
+    assert str(access.password.file) == "/etc/lengthwise/redis/password"
+
+
+def test_every_file_that_the_worker_is_told_of_is_mounted() -> None:
+    folders = {m["name"]: m["mountPath"] for m in SECURED.mounts()}
+    there = {
+        f"{folders[v['name']]}/{item['path']}"
+        for v in SECURED.volumes()
+        for item in v["secret"]["items"]
+    }
+    told = {value for name, value in values(SECURED).items() if name.endswith("_FILE")}
+    assert told == there
+    assert all(m["readOnly"] for m in SECURED.mounts())
+
+
+def test_the_private_key_is_never_a_variable() -> None:
+    by_reference = [e["valueFrom"] for e in SECURED.env() if "valueFrom" in e]
+    assert by_reference == [{"secretKeyRef": {"name": "redis", "key": "url"}}]
