@@ -112,6 +112,7 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     """Set Kopf up, and begin to look at the queues."""
     ours = Settings.model_validate({})
     logging.getLogger("lengthwise_operator").setLevel(ours.log_level)
+    logging.captureWarnings(True)  # else they are no JSON among the lines of --log-format=json
     # Kopf tells of every event of every child that it was handled.
     for loud in ("httpx", "httpcore", "kubernetes", "urllib3", "kopf.objects"):
         logging.getLogger(loud).setLevel(logging.WARNING)

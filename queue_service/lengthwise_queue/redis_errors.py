@@ -18,6 +18,7 @@ from redis.exceptions import (
     ClusterDownError,
     ConnectionError,  # noqa: A004 - the client's own, not the built-in
     ExecAbortError,
+    InvalidResponse,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -44,6 +45,9 @@ AWAY = (
     AskError,
     TryAgainError,
     RedisClusterException,
+    # Something else answers there: on Kubernetes, a Service that no node knows of yet may lead to
+    # a proxy, which speaks HTTP.
+    InvalidResponse,
     OSError,
 )
 
@@ -58,6 +62,7 @@ _REASONS: tuple[tuple[type[Exception] | str, str], ...] = (
     (NoPermissionError, "forbids a command or key; its ACL must allow what docs/redis.md lists"),
     (AuthenticationError, "refused the credentials"),
     (BusyLoadingError, "is loading its data"),
+    (InvalidResponse, "is not what answers at its address"),
     ("MISCONF", "cannot write to its disk"),
     ("NOREPLICAS", "has not enough replicas (min-replicas-to-write)"),
     (AskError, "is moving this queue to another node"),

@@ -28,6 +28,14 @@ CHART = ROOT / "charts" / "lengthwise"
 #: Values for the cluster at hand; LENGTHWISE_TEST_VALUES names others for a larger one.
 VALUES = Path(os.environ.get("LENGTHWISE_TEST_VALUES", Path(__file__).with_name("values.yaml")))
 
+#: Why there is no cluster, if CI wanted one and could not have it.
+NO_CLUSTER = os.environ.get(
+    "LENGTHWISE_TEST_NO_CLUSTER", "needs a cluster: set KUBECONFIG (make cluster-test)"
+)
+
+#: What is looked for on the nodes; the model is in it, at /models/smollm2.
+VLLM_IMAGE = "vllm/vllm-openai:cpu"
+
 #: Longest that pods may take to come or go, s.
 WITHIN_S = 180
 
@@ -44,7 +52,8 @@ class Kubectl:
     """The command of that name."""
 
     def __init__(self) -> None:
-        found = shutil.which("kubectl")
+        beside = Path(os.environ["KUBECONFIG"]).parent / "bin" / "kubectl"
+        found = shutil.which("kubectl") or (str(beside) if beside.exists() else None)
         assert found is not None, "put a kubectl on the PATH"
         self._command = found
 
@@ -113,8 +122,26 @@ def until() -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def kubectl() -> Kubectl:
     if not os.environ.get("KUBECONFIG"):
-        pytest.skip("needs a cluster: set KUBECONFIG (make cluster-test)")
+        pytest.skip(NO_CLUSTER)
     return Kubectl()
+
+
+@pytest.fixture(scope="session")
+def vllm_image(kubectl: Kubectl) -> str:
+    """A vLLM for the CPU: LENGTHWISE_TEST_VLLM_IMAGE, or one that a node has already."""
+    wanted = os.environ.get("LENGTHWISE_TEST_VLLM_IMAGE")
+    if wanted:
+        return wanted
+    # A node tells of its 50 largest images; this one has gigabytes.
+    there = {
+        name
+        for node in kubectl.get("nodes")
+        for image in node["status"].get("images", [])
+        for name in image["names"]
+    }
+    if VLLM_IMAGE not in there:
+        pytest.skip(f"no node has {VLLM_IMAGE}; LENGTHWISE_TEST_VLLM_IMAGE may name another")
+    return VLLM_IMAGE
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,12 @@
 """The whole way, all real: install the chart, apply a manifest, ask with OpenAI's own client.
 
-The engine is vLLM on the CPU with SmolLM2, from the image that LENGTHWISE_TEST_VLLM_IMAGE names;
-the model is in that image, at LENGTHWISE_TEST_MODEL.
+The engine is vLLM on the CPU with SmolLM2 (see the fixture `vllm_image`); the model is in its image,
+at LENGTHWISE_TEST_MODEL.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,6 @@ import pytest
 import yaml
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cpu-test-model.yaml"
-IMAGE = os.environ.get("LENGTHWISE_TEST_VLLM_IMAGE", "vllm/vllm-openai:cpu")
 MODEL = os.environ.get("LENGTHWISE_TEST_MODEL", "path:///models/smollm2")
 
 SERVICES = "llmservices.lengthwise.dev"
@@ -26,24 +26,26 @@ SERVICES = "llmservices.lengthwise.dev"
 LOAD_S = 420
 
 
-def manifest() -> dict[str, Any]:
+def manifest(image: str) -> dict[str, Any]:
     """The example, with a model and an image that are on the cluster already."""
     found = yaml.safe_load(EXAMPLE.read_text())
     assert isinstance(found, dict)
     found["spec"]["model"]["uri"] = MODEL
-    found["spec"]["engine"]["image"] = IMAGE
+    found["spec"]["engine"]["image"] = image
     found["spec"]["resources"] = {"requests": {"cpu": "100m", "memory": "1Gi"}}
     del found["spec"]["modelCache"]  # the model is in the image
     return found
 
 
 @pytest.fixture(scope="module")
-def served(kubectl: Any, helm: Any) -> Iterator[str]:
+def served(kubectl: Any, helm: Any, vllm_image: str) -> Iterator[str]:
     """A Ready LLMService behind a release of the chart; a URL of the release's queue service."""
     operator = {**helm.values["operator"], "watchNamespaces": [helm.namespace]}
     helm.install("lw", operator=operator)
     try:
-        kubectl("apply", "-n", helm.namespace, "-f", "-", stdin=yaml.safe_dump(manifest()))
+        kubectl(
+            "apply", "-n", helm.namespace, "-f", "-", stdin=yaml.safe_dump(manifest(vllm_image))
+        )
         kubectl(
             *("wait", "-n", helm.namespace, f"{SERVICES}/smollm2"),
             *("--for=condition=Ready", f"--timeout={LOAD_S}s"),
@@ -116,7 +118,8 @@ def test_the_operator_needs_no_more_rights_than_the_chart_gives(
     kubectl: Any, helm: Any, served: str
 ) -> None:
     log = kubectl("logs", "-n", helm.namespace, "deploy/lw-lengthwise-operator", "--tail=2000")
-    assert [line for line in log.splitlines() if "forbidden" in line.lower()] == []
+    lines = [json.loads(line) for line in log.splitlines()]  # --log-format=json
+    assert [line for line in lines if "forbidden" in str(line).lower()] == []
     account = f"system:serviceaccount:{helm.namespace}:lw-lengthwise-operator"
     for verb, what, want in (
         ("patch", "deployments", "yes"),

@@ -12,12 +12,32 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lengthwise_queue.errors import StoreUnavailable
-from lengthwise_queue.redis_store import StoreSettings
+from lengthwise_queue.redis_access import Access
+from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Line, Server, Servers
 
 On = Callable[..., None]
+
+
+# The queue service crashed when a Service of Kubernetes had no rules on its node yet, and an HTTP
+# proxy answered in Redis's place: InvalidResponse is no ConnectionError.
+def test_a_stranger_that_answers_in_rediss_place_is_unavailable() -> None:
+    async def body() -> None:
+        async def http(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(http, "127.0.0.1", 0) as stranger:
+            port = stranger.sockets[0].getsockname()[1]
+            store = RedisJobStore(Access.parse(f"redis://:secret@127.0.0.1:{port}/0"))
+            with pytest.raises(StoreUnavailable, match="not what answers at its address"):
+                await store.queues()
+            await store.aclose()
+
+    asyncio.run(body())
 
 
 @contextmanager

@@ -130,16 +130,18 @@ class Rig:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.queue_port}"
 
-    def start_operator(self) -> None:
+    def start_operator(self, **more: str) -> None:
+        """Start it, with more environment, and wait until it is alive."""
         env = {
             "LENGTHWISE_OPERATOR_QUEUE_URL": self.url,
             "LENGTHWISE_OPERATOR_WORKER_IMAGE": WORKER_IMAGE,
             "LENGTHWISE_OPERATOR_POLL_SECONDS": "1",
             "LENGTHWISE_OPERATOR_METRICS_PORT": str(self.metrics_port),
+            **more,
         }
         command = [
             *(sys.executable, "-m", "kopf", "run", "-m", "lengthwise_operator.handlers"),
-            *("--standalone", "--namespace", self.kube.namespace),
+            *("--standalone", "--log-format=json", "--namespace", self.kube.namespace),
             f"--liveness=http://127.0.0.1:{self.liveness_port}/healthz",
         ]
         with (self.folder / "operator.log").open("ab") as log:
@@ -201,6 +203,8 @@ class Rig:
             "metadata": {"name": name, "namespace": self.kube.namespace},
             "spec": whole | spec,
         }
+
+    until = staticmethod(until)
 
     def service(self, name: str) -> Any:
         return self.kube.get("llmservices.lengthwise.dev", name)
@@ -273,8 +277,8 @@ def body(model: str, tokens: int) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """One for all tests: a namespace of its own, taken away at the end."""
-    if "KUBECONFIG" not in os.environ:
-        pytest.skip("no KUBECONFIG")
+    if not os.environ.get("KUBECONFIG"):
+        pytest.skip(os.environ.get("LENGTHWISE_TEST_NO_CLUSTER", "needs a cluster: set KUBECONFIG"))
     kube = Kube(f"lw-operator-{uuid.uuid4().hex[:6]}")
     # Kubernetes before 1.25 does not know the word x-kubernetes-validations.
     kube("apply", "--validate=false", "-f", str(ROOT / "crds"))

@@ -1,7 +1,7 @@
 """The same with a real vLLM on the CPU: its arguments, its probes, and how it ends.
 
-The image is LENGTHWISE_TEST_VLLM_IMAGE, with a model at LENGTHWISE_TEST_VLLM_MODEL inside; without
-the first these tests are skipped, because the image is large.
+The image is that of the fixture `vllm_image`, with a model at LENGTHWISE_TEST_VLLM_MODEL inside;
+without it these tests are skipped, because the image is large.
 """
 
 from __future__ import annotations
@@ -16,18 +16,16 @@ import pytest
 if TYPE_CHECKING:
     from tests.cluster.operator.conftest import Rig
 
-IMAGE = os.environ.get("LENGTHWISE_TEST_VLLM_IMAGE", "")
 MODEL = os.environ.get("LENGTHWISE_TEST_VLLM_MODEL", "/models/smollm2")
 
 pytestmark = [
     pytest.mark.kube,
     pytest.mark.slow,
     pytest.mark.timeout(590),
-    pytest.mark.skipif(not IMAGE, reason="set LENGTHWISE_TEST_VLLM_IMAGE to a vLLM for the CPU"),
 ]
 
 
-def manifest(rig: Rig) -> Any:
+def manifest(rig: Rig, image: str) -> Any:
     return {
         "apiVersion": "lengthwise.dev/v1alpha1",
         "kind": "LLMService",
@@ -35,7 +33,7 @@ def manifest(rig: Rig) -> Any:
         "spec": {
             "model": {"uri": f"path://{MODEL}", "maxModelLen": 1024},
             "engine": {
-                "image": IMAGE,
+                "image": image,
                 "args": ["--dtype", "bfloat16", "--enforce-eager"],
                 "maxNumSeqs": 8,
                 "startupTimeoutSeconds": 300,
@@ -50,9 +48,9 @@ def manifest(rig: Rig) -> Any:
 
 
 def test_a_real_vllm_serves_and_is_replaced_without_a_failed_request(
-    rig: Rig, made: Callable[..., Any]
+    rig: Rig, made: Callable[..., Any], vllm_image: str
 ) -> None:
-    wanted = made(manifest(rig))
+    wanted = made(manifest(rig, vllm_image))
     rig.wait_ready("real", within_s=240)
     first = rig.ask("real", tokens=8, timeout_s=120)
     assert first.status_code == 200, first.text
