@@ -1,7 +1,7 @@
 """The whole way, all real: install the chart, apply a manifest, ask with OpenAI's own client.
 
-The engine is vLLM on the CPU with SmolLM2 (see the fixture `vllm_image`); the model is in its image,
-at LENGTHWISE_TEST_MODEL.
+The engine is vLLM on the CPU with SmolLM2 (see the fixture `vllm_image`); the model is in that
+image, at LENGTHWISE_TEST_MODEL.
 """
 
 from __future__ import annotations
