@@ -16,7 +16,9 @@ from lengthwise_cli import (
     bench_chaos,
     bench_queue,
     bench_soak,
+    collect,
     demo,
+    evaluate,
     lab,
     submit,
     tenants,
@@ -37,6 +39,8 @@ app.command("up")(up.up)
 app.command("submit")(submit.submit)
 app.command("top")(top.top)
 app.command("demo")(demo.demo)
+app.command("collect")(collect.collect)
+app.command("evaluate")(evaluate.evaluate)
 bench_app = typer.Typer(
     help="Measure a running service, or the queue itself.", no_args_is_help=True
 )

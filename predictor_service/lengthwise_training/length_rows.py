@@ -1,0 +1,244 @@
+"""Reads a file of measured lengths that nobody has seen before, and says what is wrong with it.
+
+One JSON object a line, in a `.jsonl` or `.jsonl.gz` file: `prompt` or `messages`, `model`,
+`output_tokens` (a number, or a list of independent samples), and perhaps `source`, `cap`,
+`censored`, `degenerate`. Called by evaluate, characterize and export-chat; training reads folders
+through `dataset`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise_contract.prompts import clip, render_prompt
+
+Array = NDArray[np.float64]
+
+#: Names of the LLM and source of a row that names none.
+UNNAMED_LLM, UNNAMED_SOURCE = "unknown", "own"
+
+#: A file of which more than this share of lines is unusable is not the file that was meant.
+MOST_BAD_LINES = 0.1
+
+
+class BadLines(Exception):
+    """The file cannot be used; the message names the file, the line and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class LengthRow:
+    """The lengths that one LLM gave for one prompt.
+
+    Attributes:
+        prompt: The text that the predictor is asked about, clipped as in service.
+        llm: Name of the LLM (or `human`).
+        source: Where the row is from.
+        samples: Independent lengths, tokens, >= 0.
+        censored: Of each sample, whether it was cut at a cap: the real length is at least this.
+        messages: The chat as it came, where the row has one.
+    """
+
+    prompt: str
+    llm: str
+    source: str
+    samples: tuple[int, ...]
+    censored: tuple[bool, ...]
+    messages: tuple[dict[str, Any], ...] | None = None
+
+
+@dataclass(frozen=True)
+class LengthFile:
+    """What a file holds.
+
+    Attributes:
+        path: Where it is.
+        rows: Its usable rows.
+        degenerate: Rows left out because they are marked so: the LLM ran on and on.
+        bad: What is wrong with each unusable line, `line 17: ...`.
+    """
+
+    path: Path
+    rows: list[LengthRow]
+    degenerate: int = 0
+    bad: list[str] = field(default_factory=list)
+
+
+def read(path: Path, *, strict: bool = False, keep_degenerate: bool = False) -> LengthFile:
+    """Read a file; unusable lines are passed over and reported, as long as they are few.
+
+    Args:
+        path: A `.jsonl` or `.jsonl.gz` file.
+        strict: Raise at the first unusable line.
+        keep_degenerate: Keep rows marked `"degenerate": true`.
+
+    Raises:
+        BadLines: There is no such file, it has no usable row, too many unusable lines, or one
+            (`strict`).
+    """
+    rows: list[LengthRow] = []
+    bad: list[str] = []
+    degenerate = 0
+    try:
+        for number, line in _lines(path):
+            try:
+                raw = _object(line)
+                row = row_of(raw)
+            except ValueError as exc:
+                bad.append(f"line {number}: {exc}")
+                if strict:
+                    raise BadLines(f"{path}, {bad[0]}") from exc
+                continue
+            if raw.get("degenerate") and not keep_degenerate:
+                degenerate += 1
+            else:
+                rows.append(row)
+    except (OSError, EOFError, UnicodeDecodeError) as exc:
+        raise BadLines(f"cannot read {path}: {exc}; give a .jsonl or .jsonl.gz file") from exc
+    if not rows:
+        why = f"; its first fault is {bad[0]}" if bad else "; it is empty"
+        raise BadLines(f"{path} has no usable row of lengths{why}")
+    if len(bad) > MOST_BAD_LINES * (len(rows) + degenerate + len(bad)):
+        raise BadLines(f"{path} has {len(bad)} unusable lines; the first is {bad[0]}")
+    return LengthFile(path, rows, degenerate, bad)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield number, line
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
+        raw = json.loads(line)
+    except ValueError as exc:
+        raise ValueError(f"not JSON: {exc}") from exc
+    if not isinstance(raw, dict):
+        raise ValueError(f"a JSON object is wanted, not {type(raw).__name__}")
+    return raw
+
+
+def row_of(raw: dict[str, Any]) -> LengthRow:
+    """One row.
+
+    Raises:
+        ValueError: A field is missing or of the wrong kind; the message names it.
+    """
+    messages = raw.get("messages")
+    text = raw.get("prompt")
+    if text is None:
+        if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+            raise ValueError("neither a `prompt` (text) nor `messages` (a list of objects)")
+        text = render_prompt(messages)
+    if not isinstance(text, str):
+        raise ValueError(f"`prompt` is {type(text).__name__}, text is wanted")
+    if not text.strip():
+        raise ValueError("the prompt is empty")
+    if "output_tokens" not in raw:
+        raise ValueError("no `output_tokens`, the measured length")
+    given = raw["output_tokens"]
+    samples = tuple(_tokens(t) for t in (given if isinstance(given, list) else [given]))
+    if not samples:
+        raise ValueError("`output_tokens` is an empty list")
+    return LengthRow(
+        prompt=clip(text),
+        llm=_name(raw, "model", UNNAMED_LLM),
+        source=_name(raw, "source", UNNAMED_SOURCE),
+        samples=samples,
+        censored=_censored(raw, samples),
+        messages=tuple(messages) if isinstance(messages, list) else None,
+    )
+
+
+def _name(raw: dict[str, Any], key: str, default: str) -> str:
+    value = raw.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"`{key}` is {value!r}, a name is wanted")
+    return value
+
+
+def _tokens(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"`output_tokens` holds {value!r}, whole numbers are wanted")
+    if not math.isfinite(value) or value < 0 or value != int(value):
+        raise ValueError(f"`output_tokens` holds {value!r}, whole numbers from 0 up are wanted")
+    return int(value)
+
+
+def _censored(raw: dict[str, Any], samples: Sequence[int]) -> tuple[bool, ...]:
+    marks = raw.get("censored")
+    if isinstance(marks, bool):
+        return (marks,) * len(samples)
+    if isinstance(marks, list):
+        if len(marks) != len(samples):
+            raise ValueError(f"`censored` has {len(marks)} marks for {len(samples)} samples")
+        return tuple(bool(m) for m in marks)
+    cap = raw.get("cap")
+    if isinstance(cap, int | float) and not isinstance(cap, bool) and cap > 0:
+        return tuple(s >= cap for s in samples)
+    return (False,) * len(samples)
+
+
+class LengthTable:
+    """Rows as arrays, each distinct prompt once; what every predictor of a comparison is given.
+
+    Attributes:
+        prompts: The distinct prompts.
+        prompt_index: int64, (rows,), which prompt a row is about.
+        llms: Names, (rows,).
+        sources: Names, (rows,).
+        samples: One float64 array of lengths a row, tokens.
+        censored: One bool array a row, alike.
+    """
+
+    def __init__(self, rows: Sequence[LengthRow]) -> None:
+        """Lay out the rows, which keep their order."""
+        places: dict[str, int] = {}
+        index = [places.setdefault(r.prompt, len(places)) for r in rows]
+        self.prompts: list[str] = list(places)
+        self.prompt_index: NDArray[np.int64] = np.array(index, dtype=np.int64)
+        self.llms: NDArray[np.str_] = np.array([r.llm for r in rows], dtype=np.str_)
+        self.sources: NDArray[np.str_] = np.array([r.source for r in rows], dtype=np.str_)
+        self.samples: list[Array] = [np.array(r.samples, dtype=np.float64) for r in rows]
+        self.censored: list[NDArray[np.bool_]] = [np.array(r.censored) for r in rows]
+        self.rows = list(rows)
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.rows)
+
+    def where(self, keep: NDArray[np.bool_]) -> LengthTable:
+        """Only some rows; `keep`: bool, (rows,)."""
+        return LengthTable([r for r, k in zip(self.rows, keep, strict=True) if k])
+
+    def log_mean(self) -> Array:
+        """What a predictor learns: the mean of log(1 + tokens) of each row, float64, (rows,)."""
+        return np.array([np.log1p(s).mean() for s in self.samples])
+
+    def one_sample(self) -> NDArray[np.int64]:
+        """Which sample of each row it is scored against; the same in whatever table it stands."""
+        names = [f"{r.llm}\0{r.prompt}".encode("utf-8", "replace") for r in self.rows]
+        return np.array(
+            [zlib.crc32(name) % len(s) for name, s in zip(names, self.samples, strict=True)],
+            dtype=np.int64,
+        )
+
+
+def without_prompts_of(train: LengthTable, data: LengthTable) -> LengthTable:
+    """The rows of `train` about prompts that `data` does not have: what may be learned from."""
+    asked = {p.strip() for p in data.prompts}
+    return train.where(np.array([r.prompt.strip() not in asked for r in train.rows], dtype=bool))

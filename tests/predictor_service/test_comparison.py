@@ -1,0 +1,129 @@
+"""Scores against cases known by hand, and the table on rows whose answer is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")
+pytest.importorskip("sklearn")
+pytest.importorskip("onnx")
+
+from lengthwise_predictor.settings import BUNDLED
+from lengthwise_training.comparison import (
+    BAG_OF_WORDS,
+    BAG_OF_WORDS_TOGETHER,
+    CEILING,
+    ceiling,
+    compare,
+)
+from lengthwise_training.length_rows import LengthRow, LengthTable
+from lengthwise_training.rank_scores import Said, pair_accuracy, score
+
+WORDS = {"alpha": 20, "beta": 60, "gamma": 200, "delta": 600}
+
+
+def row(prompt: str, llm: str, *samples: int, cut: bool = False) -> LengthRow:
+    return LengthRow(prompt, llm, "s", samples, tuple(cut for _ in samples))
+
+
+def some_rows(count: int, first: int = 0, llms: tuple[str, ...] = ("a", "b")) -> LengthTable:
+    """A word fixes the length but for noise; LLM b answers twice as long."""
+    rng = np.random.default_rng(first)
+    rows = []
+    for i in range(first, first + count):
+        word, base = list(WORDS.items())[i % 4]
+        for number, llm in enumerate(llms):
+            noisy = base * (1 + number) * rng.uniform(0.8, 1.2, 3)
+            rows.append(row(f"tell me about {word} again, {i}", llm, *(int(n) for n in noisy)))
+    return LengthTable(rows)
+
+
+def test_the_truth_scores_full_marks_and_its_reverse_none() -> None:
+    table = LengthTable([row(f"p{i}", "m", 10 + i) for i in range(30)])
+    truth = np.arange(10.0, 40.0)
+    got = score(table, Said(truth, truth - 1, truth + 1))
+    assert got is not None
+    assert (got.tau_b, got.pair_accuracy, got.spearman) == pytest.approx((1, 1, 1))
+    assert (got.mae_tokens, got.within_50, got.coverage) == (0, 1, 1)
+    assert got.pinball == pytest.approx(0.2 / 3)
+    back = score(table, Said(-truth))
+    assert back is not None
+    assert (back.tau_b, back.pair_accuracy) == pytest.approx((-1, 0))
+
+
+def test_pairs_that_tie_in_truth_are_left_out_and_ties_said_are_half_right() -> None:
+    truth = np.array([1.0, 1.0, 2.0])
+    assert pair_accuracy(np.array([5.0, 1.0, 9.0]), truth) == pytest.approx(1)
+    assert pair_accuracy(np.array([5.0, 1.0, 5.0]), truth) == pytest.approx(0.75)
+
+
+def test_rank_is_within_each_llm() -> None:
+    table = some_rows(40)
+    got = score(table, Said(np.where(table.llms == "a", 1.0, 2.0)))
+    assert got is not None
+    assert got.tau_b == 0
+    assert got.tau_b_pooled is not None
+    assert got.tau_b_pooled > 0.1
+
+
+def test_an_answer_cut_at_the_cap_is_an_error_only_for_what_falls_short_of_it() -> None:
+    table = LengthTable([row("p", "m", 100, cut=True), row("q", "m", 50)])
+    got = score(table, Said(np.array([400.0, 50.0]), np.array([1.0, 40.0]), np.array([2.0, 60.0])))
+    assert got is not None
+    assert (got.mae_tokens, got.coverage, got.censored) == (0, 1, 0.5)
+    short = score(table, Said(np.array([70.0, 50.0])))
+    assert short is not None
+    assert short.mae_tokens == 15
+
+
+def test_rows_of_one_sample_have_no_ceiling() -> None:
+    table = LengthTable([row("p", "m", 5), row("q", "m", 5, 9)])
+    said = ceiling(table)
+    assert np.isnan(said.p50[0])
+    assert said.p50[1] in (5, 9)
+
+
+def test_every_predictor_is_scored_on_the_same_rows_and_the_words_are_learned() -> None:
+    data = some_rows(40, first=1000)
+    report = compare(data, some_rows(80), [BUNDLED], held_out=True)
+    whole = {r["predictor"]: r for r in report.rows if r["llm"] == r["source"] == "all"}
+    assert {"bundled", "bundled+adapted", "constant", "prompt length", CEILING} <= set(whole)
+    assert {r["n"] for r in whole.values()} == {80}
+    assert whole["constant"]["tau_b"] == 0
+    for learned in (BAG_OF_WORDS, BAG_OF_WORDS_TOGETHER, "bundled+adapted"):
+        assert whole[learned]["tau_b"] > 0.7
+    assert whole["bundled"]["coverage"] is not None
+    assert whole["bundled"]["latency_p50_ms"] > 0
+    assert {r["llm"] for r in report.rows} == {"all", "a", "b"}
+    assert report.summary["llms"] == 2
+    gain = report.summary["above_bag_of_words"]["bundled"]
+    assert gain == pytest.approx(whole["bundled"]["tau_b"] - whole[BAG_OF_WORDS]["tau_b"])
+    unseen = {r["predictor"]: r for r in report.held_out if r["held_out"] == "llm"}
+    assert unseen[BAG_OF_WORDS]["tau_b"] > 0.7  # the other LLM's words tell
+    json.dumps(report.as_json(), allow_nan=False)
+
+
+def test_cross_validation_learns_from_other_prompts_of_the_same_file() -> None:
+    report = compare(some_rows(80, llms=("a",)), None, [], folds=3, adapt=False)
+    whole = {r["predictor"]: r for r in report.rows if r["llm"] == r["source"] == "all"}
+    assert whole[BAG_OF_WORDS]["tau_b"] > 0.7
+    assert any("3 parts by prompt" in n for n in report.notes)
+
+
+def test_a_model_that_cannot_be_adapted_is_still_scored(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("model.json", "tokenizer.json"):
+        (other / name).write_bytes((BUNDLED / name).read_bytes())
+    model = onnx.load(str(BUNDLED / "model.onnx"))
+    for node in model.graph.node:
+        node.name = ""
+    onnx.save(model, str(other / "model.onnx"))
+    report = compare(some_rows(20), some_rows(60, first=100), [other])
+    assert {"other"} <= {r["predictor"] for r in report.rows}
+    assert any("not adapted" in n for n in report.notes)
