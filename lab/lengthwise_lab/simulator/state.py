@@ -1,0 +1,150 @@
+"""What the simulator holds: a pool of requests in the system, the line, and the engine's slots.
+
+Everything is in NumPy arrays, because compiled code reads nothing else, and nothing grows with the
+number of requests that went through: a request gives its place in the pool back when it ends.
+
+"Work" is counted in steps of the engine, one token each, or in seconds where the engine is a
+plain set of independent slots; `x` is how much of it every running request has been given so far.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# Columns of `State.f`, one row a request in the system.
+ARRIVAL, SIZE, DONE, PRED, SLACK, CHUNK, FIRST, TTFT, LAST_X, LAST_T, GAP = range(11)
+PROC, ORDER, KEY, OVERTAKEN = range(11, 15)
+N_FLOATS = 15
+# Columns of `State.n`. CHILD and SIBLING hold the heap, WAIT_AT the place in `waiting`.
+PROMPT, OUT, TENANT, NUMBER, LEVEL, RUNS, PROMOTED, PREFILL, CHILD, SIBLING, WAIT_AT = range(11)
+N_INTS = 11
+
+# Scalars: `State.s` (float) ...
+NOW, X, NEXT_END, CONTEXT, STALL, NEXT_PROMOTION, NEWEST_STARTED, VIRTUAL, BUSY = range(9)
+N_S = 9
+# ... and `State.i` (int).
+N_RUN, N_DECODE, N_WAIT, FREE_BLOCKS, NEXT_IN_CHUNK, N_FREE, FINISHED, N_PREFILL, COUNTER = range(9)
+PREEMPTIONS, REDONE, RING_HEAD, RING_TAIL, MAX_WAITING, FIRST_NUMBER, EVENTS = range(9, 16)
+N_I = 16
+
+# Columns of `State.run_f` and the only one of `State.run_n`: one row a running request.
+END, START_X, START_T = range(3)
+
+
+class State(NamedTuple):
+    """All that changes while a simulation runs.
+
+    Attributes:
+        f, n: (pool, columns above): the requests in the system.
+        free: (pool,): places in the pool that nobody has; the first `N_FREE` count.
+        waiting: (pool,): who waits, in no order (by order of service for `INSERTION`).
+        roots: (tenants,): the first of each tenant's heap; -1: nobody.
+        run_f, run_n: (slots, 3), (slots,): who runs, in no order.
+        prefill: (slots,): running requests whose prompt is not done, in order.
+        phases: (block size,): how many running requests need a new KV block in step x mod size.
+        tenant_f: (tenants, 5): virtual time, weight, sum of slowdowns, ended, tokens.
+        tenant_n: (tenants, 2): waiting, decoding.
+        ring: (clients,): when clients of a closed loop send again, s.
+        s, i: scalars.
+    """
+
+    f: Floats
+    n: Ints
+    free: Ints
+    waiting: Ints
+    roots: Ints
+    run_f: Floats
+    run_n: Ints
+    prefill: Ints
+    phases: Ints
+    tenant_f: Floats
+    tenant_n: Ints
+    ring: Floats
+    s: Floats
+    i: Ints
+
+
+class Chunk(NamedTuple):
+    """Requests that come next, in order of arrival; all (n,).
+
+    Attributes:
+        arrival_s: When each comes, s; of no meaning in a closed loop.
+        prompt: Tokens.
+        output: Tokens.
+        work: Total work, steps or seconds.
+        predicted: Predicted work, in the same unit.
+        slack: What the policy orders by, apart from the arrival (policies.py).
+        chunk: After how much work it is handed back; infinite: never.
+        tenant: Whose it is.
+    """
+
+    arrival_s: Floats
+    prompt: Ints
+    output: Ints
+    work: Floats
+    predicted: Floats
+    slack: Floats
+    chunk: Floats
+    tenant: Ints
+
+
+def new_state(
+    *, slots: int, blocks: int, block_size: int, weights: Floats, clients: int, pool: int = 1024
+) -> State:
+    """An idle engine and an empty line.
+
+    Args:
+        slots: How many requests run at once.
+        blocks: KV blocks; 0: as many as are wanted.
+        block_size: Tokens in a block.
+        weights: (tenants,): what each tenant is due.
+        clients: Of a closed loop; 0: arrivals come at their own times.
+        pool: Places for requests in the system, to begin with.
+    """
+    tenants = np.zeros((len(weights), 5))
+    tenants[:, 1] = weights
+    state = State(
+        f=np.zeros((pool, N_FLOATS)),
+        n=np.zeros((pool, N_INTS), np.int64),
+        free=np.arange(pool, dtype=np.int64)[::-1].copy(),
+        waiting=np.zeros(pool, np.int64),
+        roots=np.full(len(weights), -1, np.int64),
+        run_f=np.zeros((slots, 3)),
+        run_n=np.zeros(slots, np.int64),
+        prefill=np.zeros(slots, np.int64),
+        phases=np.zeros(block_size, np.int64),
+        tenant_f=tenants,
+        tenant_n=np.zeros((len(weights), 2), np.int64),
+        ring=np.zeros(max(1, clients)),
+        s=np.zeros(N_S),
+        i=np.zeros(N_I, np.int64),
+    )
+    state.s[NEXT_END] = np.inf
+    state.s[NEXT_PROMOTION] = np.inf
+    state.s[NEWEST_STARTED] = -np.inf
+    state.i[N_FREE] = pool
+    state.i[FREE_BLOCKS] = blocks if blocks > 0 else np.iinfo(np.int64).max // 4
+    state.i[RING_TAIL] = clients
+    return state
+
+
+def grown(state: State) -> State:
+    """The same state with twice the room for requests in the system."""
+    old = len(state.free)
+    free = np.zeros(2 * old, np.int64)
+    spare = state.i[N_FREE]
+    free[:spare] = state.free[:spare]
+    free[spare : spare + old] = np.arange(2 * old - 1, old - 1, -1)
+    state.i[N_FREE] = spare + old
+    return state._replace(
+        f=np.concatenate([state.f, np.zeros_like(state.f)]),
+        n=np.concatenate([state.n, np.zeros_like(state.n)]),
+        free=free,
+        waiting=np.concatenate([state.waiting, np.zeros_like(state.waiting)]),
+    )
