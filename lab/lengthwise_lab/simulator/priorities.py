@@ -35,7 +35,7 @@ from lengthwise_lab.simulator.state import (
 )
 
 #: Larger than any key: what is in front by right is in front by this much.
-FRONT = 1e15
+FRONT = 1e9
 #: How far apart the queues of MLFQ lie, more than it ever gives out places in one of them.
 LEVELS = 1e12
 #: PO asks the LLM itself: the answer is known after so many tokens (LTR's benchmark).

@@ -61,7 +61,7 @@ def steps_within(state: State, rules: Rules, seconds: float) -> float:
         steps = seconds / linear
     else:
         steps = (math.sqrt(linear * linear + 4 * square * seconds) - linear) / (2 * square)
-    return max(1.0, math.ceil(steps - 1e-9))
+    return float(max(1.0, math.ceil(steps - 1e-9)))
 
 
 @compiled

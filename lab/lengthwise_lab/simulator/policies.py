@@ -1,0 +1,212 @@
+"""Every policy of the lab, by name. Ours is priced by the product's own code.
+
+A policy is a kind of order (rules.py), what it knows of a length, and the slack of each request:
+the part of its key that is settled when it arrives. Called by experiment.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from scipy.stats import norm
+
+from lengthwise_contract.api import PolicyName
+from lengthwise_lab.errors import BadChoice
+from lengthwise_lab.simulator import rules as order
+from lengthwise_lab.simulator.state import Floats
+from lengthwise_queue.policy import slack_ms
+
+#: Predicted tokens and predicted milliseconds of some requests, (n,) each, to their slack.
+Slack = Callable[[Floats, Floats], Floats]
+
+
+def due_times(policy: PolicyName, k: float) -> Slack:
+    """The slack of the product's own policy, s: `queue_service/lengthwise_queue/policy.py`.
+
+    That function prices one job; it is called once for each different prediction.
+    """
+
+    def slack(_: Floats, predicted_ms: Floats) -> Floats:
+        different, which = np.unique(predicted_ms, return_inverse=True)
+        priced = [slack_ms(float(ms), policy=policy, overtake_factor=k) for ms in different]
+        return np.array(priced)[which] / 1000
+
+    return slack
+
+
+def by_length(predicted: Floats, _: Floats) -> Floats:
+    """Shortest first, whenever it came."""
+    return predicted
+
+
+def by_class(width: float) -> Slack:
+    """Shortest class first, classes of so many tokens; LTR's classifiers have equal widths."""
+    return lambda predicted, _: np.asarray(np.floor(predicted / width))
+
+
+def none(predicted: Floats, _: Floats) -> Floats:
+    """Nothing: in order of arrival where waiting counts."""
+    return np.zeros_like(predicted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """One way to serve a line.
+
+    Attributes:
+        name: As it is chosen.
+        about: For a reader, one line.
+        knows: What it is told of a length.
+        kind: The order, of rules.py.
+        slack: The settled part of the key.
+        rules: What else it sets in `Rules`.
+        chunk: Hands back after this quantile of the predicted length; None: never.
+        extra_tokens: What asking costs, output tokens of the LLM itself for each request.
+        table: Its function of age / predicted length, for a spread of the prediction.
+    """
+
+    name: str
+    about: str
+    knows: Literal["nothing", "prediction", "truth"]
+    kind: int = order.STATIC
+    slack: Slack = none
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    chunk: float | None = None
+    extra_tokens: int = 0
+    table: Callable[[Floats, float], Floats] | None = None
+
+
+def gittins(ages: Floats, spread: float) -> Floats:
+    """1 / Gittins index of a log-normal length with median 1, at these ages; smallest first.
+
+    The index at age a is the best ratio, over how long one would serve it further, of the chance
+    that it ends to the time spent: `max_d P(X < a + d | X > a) / E[min(X - a, d) | X > a]`.
+
+    Source: Gittins, "Bandit processes and dynamic allocation indices", 1979.
+    """
+    grid = np.concatenate([[0.0], np.geomspace(1e-3, 60, 1500)])
+    survival = norm.sf(np.log(np.maximum(grid, 1e-12)) / spread)
+    time = np.concatenate([[0.0], np.cumsum((survival[1:] + survival[:-1]) / 2 * np.diff(grid))])
+    index = np.empty(len(grid) - 1)
+    for at in range(len(grid) - 1):
+        spent = np.maximum(time[at + 1 :] - time[at], 1e-12)
+        index[at] = ((survival[at] - survival[at + 1 :]) / spent).max()
+    # Beyond the grid, and where nothing is left of the distribution, the index stays as it is.
+    alive = survival[:-1] > 1e-9
+    return np.asarray(np.interp(ages, grid[:-1][alive], 1 / np.maximum(index[alive], 1e-9)))
+
+
+def mean_remaining(ages: Floats, spread: float) -> Floats:
+    """What a log-normal length with median 1 has left on average at these ages."""
+    logs = np.log(np.maximum(ages, 1e-12)) / spread
+    survival = np.maximum(norm.sf(logs), 1e-12)
+    beyond = np.exp(spread**2 / 2) * norm.sf(logs - spread)
+    # Where nothing is left of the distribution the ratio is noise; the last good value stays.
+    left = np.where(survival > 1e-9, beyond / survival - ages, np.nan)
+    good = ~np.isnan(left)
+    return np.asarray(np.interp(ages, ages[good], np.maximum(left[good], 1e-6)))
+
+
+_STARVATION = {"promote_after": 200.0, "promote_for": 10}
+_NO_STARVATION = {"promote_after": 1e18, "promote_for": 1}
+_PREEMPTS: dict[str, Any] = {"preemptive": 1}
+_NO_AGE: dict[str, Any] = {"age_weight": 0.0}
+
+
+def _due(k: float) -> Policy:
+    return Policy(
+        name=f"due-{k:g}",
+        about=f"Lengthwise: due time, k = {k:g}",
+        knows="prediction",
+        slack=due_times("sjf", k),
+    )
+
+
+def _ltr(name: str, about: str, slack: Slack, starvation: Mapping[str, Any]) -> Policy:
+    return Policy(
+        name=name,
+        about=about,
+        knows="prediction",
+        kind=order.LTR,
+        slack=slack,
+        rules={**_PREEMPTS, **_NO_AGE, **starvation},
+    )
+
+
+def _mlfq(name: str, about: str, aging_s: float) -> Policy:
+    rules = {**_PREEMPTS, "quantum_s": 0.03, "quantum_factor": 2.0, "aging_s": aging_s}
+    return Policy(name=name, about=about, knows="nothing", kind=order.MLFQ, rules=rules)
+
+
+def _ssjf_aging(name: str, about: str, true_length: int) -> Policy:
+    rules = {"aging_s": 100.0, "aging_times": 10.0, "aging_true": true_length}
+    return Policy(name=name, about=about, knows="prediction", kind=order.SSJF_AGING, rules=rules)
+
+
+_ALL = (
+    Policy(name="fcfs", about="first come, first served", knows="nothing",
+           slack=due_times("fcfs", 0)),
+    *(_due(k) for k in (0, 0.3, 1, 3, 10, 30)),
+    Policy(name="sjf", about="shortest predicted first", knows="prediction", slack=by_length,
+           rules=_NO_AGE),
+    Policy(name="sjf-oracle", about="shortest first, true lengths", knows="truth",
+           slack=by_length, rules=_NO_AGE),
+    Policy(name="srpt-oracle", about="shortest remaining first, true lengths, preemptive",
+           knows="truth", kind=order.SRPT, rules=_PREEMPTS),
+    Policy(name="srpt", about="shortest predicted remainder first, preemptive",
+           knows="prediction", kind=order.PREDICTED_SRPT, rules=_PREEMPTS),
+    Policy(name="hrrn", about="highest response ratio next, predicted lengths",
+           knows="prediction", kind=order.HRRN),
+    _ltr("ltr", "LTR: shortest ranked first, preemptive", by_length, _NO_STARVATION),
+    _ltr("ltr-starvation", "LTR with its starvation rule, 200 / 10 steps", by_length,
+         _STARVATION),
+    _ltr("ltr-classes-10", "LTR's classifier, 10 classes of 820 tokens", by_class(820),
+         _NO_STARVATION),
+    _ltr("ltr-classes-82", "LTR's classifier, 82 classes of 100 tokens", by_class(100),
+         _NO_STARVATION),
+    _ltr("ltr-classes-820", "LTR's classifier, 820 classes of 10 tokens", by_class(10),
+         _NO_STARVATION),
+    Policy(name="ltr-perception", about="LTR's PO: the LLM says its length in its first 15 tokens",
+           knows="prediction", kind=order.PERCEPTION, slack=by_length, rules=_PREEMPTS,
+           extra_tokens=15),
+    _ssjf_aging("ssjf", "SSJF with its aging, 100 s or 10 times the true length", 1),
+    _ssjf_aging("ssjf-fair-aging", "SSJF's aging by the predicted length", 0),
+    Policy(name="ssjf-pairwise", about="SSJF's insertion by pairwise comparisons",
+           knows="prediction", kind=order.INSERTION),
+    _mlfq("mlfq", "MLFQ as LTR measured it: its aging never runs", 0.0),
+    _mlfq("mlfq-aging", "MLFQ with the aging that was meant, 3 s", 3.0),
+    Policy(name="vtc", about="VTC: least served tenant first, by arrival inside", knows="nothing",
+           kind=order.VTC),
+    Policy(name="fair", about="Lengthwise between tenants: virtual time, due time inside, k = 3",
+           knows="prediction", kind=order.FAIR, slack=due_times("sjf", 3)),
+    Policy(name="gittins", about="Gittins index of the predicted distribution, preemptive",
+           knows="prediction", kind=order.GITTINS, rules=_PREEMPTS, table=gittins),
+    Policy(name="remaining", about="predicted remainder, anew each 16 steps; none preempted "
+           "after 80 % of its predicted length", knows="prediction", kind=order.REMAINING,
+           rules=_PREEMPTS, table=mean_remaining),
+    Policy(name="chunks", about="Lengthwise by chunks: handed back at the predicted p80, k = 3",
+           knows="prediction", slack=due_times("sjf", 3), chunk=0.8),
+)  # fmt: skip
+
+POLICIES: Mapping[str, Policy] = {policy.name: policy for policy in _ALL}
+
+
+def policy_named(name: str) -> Policy:
+    """The policy of that name; any `due-K` is one.
+
+    Raises:
+        BadChoice: There is none; the message lists them.
+    """
+    if name in POLICIES:
+        return POLICIES[name]
+    if name.startswith("due-"):
+        try:
+            k = float(name[4:])
+        except ValueError:
+            k = -1.0
+        if 0 <= k < float("inf"):
+            return _due(k)
+    raise BadChoice(f"no policy {name!r}; there are {', '.join(POLICIES)}, and due-K for any K")
