@@ -72,6 +72,7 @@ Rows = Callable[[Path | None], Sequence[Row]]
 SOURCES: dict[str, str] = {
     "ssjf": "lengthwise_lab.seeds.ssjf_rows:rows",
     "seqsch": "lengthwise_lab.seeds.seqsch_rows:rows",
+    "problen": "lengthwise_lab.seeds.problen_rows:rows",
 }
 
 

@@ -78,20 +78,20 @@ class Sampled:
     recorded: bool
 
 
-def sampled(data: Path | None, *, split: str = "val") -> Sampled:
+def sampled(data: Path | None, *, split: str | None = "val") -> Sampled:
     """Sequence scheduling's lengths: Alpaca prompts answered by Vicuna-7B at four temperatures.
 
     Args:
         data: The folder; None: a stand-in.
-        split: `val` or `train`, its own halves.
+        split: `val` or `train`, its own halves; None: both.
     """
     if data is None or not (data / _ALPACA).is_file():
-        return _like_alpaca()
+        return _like_alpaca(8_000 if split else 16_000)
     lengths, prompts = [], []
     with gzip.open(data / _ALPACA, "rt") as lines:
         for line in lines:
             row = json.loads(line)
-            if row["split"] == split:
+            if split is None or row["split"] == split:
                 lengths.append(row["output_tokens"])
                 prompts.append(row["prompt_tokens"])
     samples = np.array(lengths, dtype=np.int64)
@@ -147,14 +147,13 @@ def _classes(
     return classes
 
 
-def _like_alpaca() -> Sampled:
-    """8,000 prompts whose medians and spread are as measured, capped at 512.
+def _like_alpaca(rows: int) -> Sampled:
+    """Prompts whose medians and spread are as measured, capped at 512.
 
     Log-normal: the middle 37/105/176 tokens at p25/p50/p75 are not quite that, so a third of the
     prompts are short ones; within a prompt the coefficient of variation is 0.28 in the median.
     """
     rng = np.random.default_rng(_SEED)
-    rows = 8_000
     short = rng.random(rows) < 0.36
     typical = np.where(
         short, rng.lognormal(np.log(24), 0.8, rows), rng.lognormal(np.log(148), 0.48, rows)

@@ -96,6 +96,7 @@ def replay(
     group: int = 256,
     full_cap: int = 512,
     base: int = 16,
+    given: Sequence[int] | None = None,
     plan_again: Callable[[Sequence[int], Sequence[int]], list[Batch]] | None = None,
 ) -> Tally:
     """Serve all answers, group after group.
@@ -108,16 +109,18 @@ def replay(
         group: Answers that are planned together.
         full_cap: No answer becomes longer, tokens.
         base: Batch size of the second attempts.
+        given: Tokens that each has from the start, if lengths and caps count those; None: 0.
         plan_again: How the unfinished rows are batched: (rows, tokens that each has) -> batches of
             places among them, with caps of the whole answer; None: in order, `base` at once.
     """
     tally = Tally(answers=len(actual))
     lengths = np.asarray(actual)
+    starts = [0] * len(actual) if given is None else given
     for first in range(0, len(actual), group):
         rows = list(range(first, min(first + group, len(actual))))
         unfinished: list[int] = []
         scheduled: list[int] = []
-        has: dict[int, int] = {}
+        has = {row: starts[row] for row in rows}
         for batch in plan(rows):
             members = [rows[place] for place in batch.members]
             cap = full_cap if failures is Failures.NEVER else batch.cap
@@ -142,10 +145,12 @@ def replay(
             for batch in again:
                 members = [unfinished[place] for place in batch.members]
                 cap = min(batch.cap, full_cap)
-                _decode(tally, members, lengths, prompt_tokens, cap, has, resumes=resumes)
+                if not resumes:
+                    has.update((row, starts[row]) for row in members)
+                _decode(tally, members, lengths, prompt_tokens, cap, has)
                 left += [row for row in members if lengths[row] > cap and cap < full_cap]
             unfinished = left
-    tally.kept += int(np.minimum(lengths, full_cap).sum())
+    tally.kept += int(np.minimum(lengths, full_cap).sum()) - sum(starts)
     tally.last = sum(tally.ends.values())
     return tally
 
@@ -185,11 +190,9 @@ def _decode(
     prompt_tokens: Sequence[int],
     cap: int,
     has: dict[int, int],
-    *,
-    resumes: bool = False,
 ) -> None:
     """One batch, to its end or its cap; `has` holds the tokens that each answer has."""
-    before = [has.get(row, 0) if resumes else 0 for row in members]
+    before = [has.get(row, 0) for row in members]
     steps = max(
         min(int(lengths[row]), cap) - begun for row, begun in zip(members, before, strict=True)
     )
