@@ -21,7 +21,7 @@ from lengthwise_lab.service import Service
 from lengthwise_lab.workload import Bodies, mix
 
 #: Between the seeds of a pooled run, so that the model of the oracle lets the engine run dry, s.
-_APART_S = 1e6
+APART_S = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +205,7 @@ def join(runs: Sequence[Run]) -> Run:
         replace(
             sample,
             index=n * count + sample.index,
-            due_to_send_s=n * _APART_S + sample.due_to_send_s,
+            due_to_send_s=n * APART_S + sample.due_to_send_s,
         )
         for n, run in enumerate(runs)
         for sample in run.samples
