@@ -23,6 +23,7 @@ from lengthwise_cli import (
     submit,
     tenants,
     top,
+    train,
     up,
 )
 from lengthwise_cli.errors import CliError
@@ -41,6 +42,8 @@ app.command("top")(top.top)
 app.command("demo")(demo.demo)
 app.command("collect")(collect.collect)
 app.command("evaluate")(evaluate.evaluate)
+app.command("train")(train.train)
+app.command("export")(train.export)
 bench_app = typer.Typer(
     help="Measure a running service, or the queue itself.", no_args_is_help=True
 )

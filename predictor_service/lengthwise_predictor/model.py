@@ -37,7 +37,7 @@ class Encoded:
     """One text, ready for the graph.
 
     Attributes:
-        ids: Token ids, none of them 0, at most a window long.
+        ids: Token ids, none of them the model's padding (0 in most), at most a window long.
         features: float32, (len(FEATURE_NAMES),).
         llm: Row of the LLM embeddings.
     """
@@ -66,6 +66,7 @@ class LengthModel:
         self.card = _card(directory)
         self.version = str(self.card["version"])
         self.max_tokens = int(self.card["max_tokens"])
+        self._pad_id = int(self.card.get("pad_id", 0))
         self._llms = {canonical_llm(n): i for i, n in enumerate(self.card["llms"]) if i != ANY_LLM}
         try:
             self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
@@ -124,7 +125,7 @@ class LengthModel:
 
     def _pass(self, batch: Sequence[Encoded]) -> NDArray[np.float32]:
         longest = max(len(e.ids) for e in batch)
-        ids = np.zeros((len(batch), longest), dtype=np.int64)  # right-padded with 0
+        ids = np.full((len(batch), longest), self._pad_id, dtype=np.int64)  # right-padded
         for row, e in zip(ids, batch, strict=True):
             row[: len(e.ids)] = e.ids
         outputs = self._session.run(
@@ -174,6 +175,11 @@ def _card(directory: Path) -> dict[str, Any]:
         raise ModelUnusable(f"cannot read {path}: {exc}; point model_dir at a model") from exc
     if missing:
         raise ModelUnusable(f"{path} lacks {sorted(missing)}; export the model again")
+    if card.get("reads", "ids") != "ids":
+        raise ModelUnusable(
+            f"{path} is a model of the served LLM's hidden states, which no request brings; load "
+            "it with lengthwise_training.hidden_states.HiddenModel, or serve one that reads texts"
+        )
     if tuple(card["feature_names"]) != FEATURE_NAMES:
         raise ModelUnusable(
             f"{path} was trained on other features than this version computes; train it again"

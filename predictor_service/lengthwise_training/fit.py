@@ -1,0 +1,418 @@
+"""Trains one task on one set of rows; called by task_runs.
+
+A run writes a checkpoint after every epoch and is repeated exactly: what is random in an epoch
+depends on the seed and the epoch's number only, so a run that was killed ends in the same model.
+"""
+
+# mypy: disallow-subclassing-any=False, warn-return-any=False
+# (torch is not followed by mypy, so all that comes from it is Any)
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import kendalltau
+from tokenizers import Tokenizer
+from torch import Tensor
+from tqdm import tqdm
+
+from lengthwise_predictor.features import FEATURE_NAMES, normalise, text_features, window
+from lengthwise_training import calibration, encoders, heads
+from lengthwise_training.encoders import HIDDEN, TINY, VectorEncoder
+from lengthwise_training.examples import TEST_FOLD, VALIDATION_FOLD, Examples
+from lengthwise_training.fit_config import FitConfig
+from lengthwise_training.heads import Batch, Head
+from lengthwise_training.task_predictor import TaskPredictor, Trunk
+
+CHECKPOINT = "checkpoint.pt"
+
+#: Texts read at once when nothing is learned from them.
+READ_AT_ONCE = 32
+
+
+@dataclass
+class Prepared:
+    """The rows as the model reads them; several tasks may share one, and so read the texts once.
+
+    Attributes:
+        examples: The rows.
+        tokenizer: Of the backbone.
+        encoder: The backbone as it was loaded; runs that change it work on a copy.
+        ids: Token ids of each prompt, none of them padding, both ends of a long one; empty for
+            vectors.
+        features: float32, (prompts, len(FEATURE_NAMES)).
+        vectors: float32, (prompts, width), what the unchanged encoder makes of each prompt; None
+            until somebody needs it.
+        read_s: How long that took, seconds.
+        raw_vectors: float32, (prompts, width), as collected from the served LLM, if they were.
+    """
+
+    examples: Examples
+    tokenizer: Tokenizer
+    encoder: Any
+    ids: list[list[int]]
+    features: Tensor
+    vectors: Tensor | None = None
+    read_s: float = 0.0
+    raw_vectors: Tensor | None = None
+
+
+@dataclass
+class Progress:
+    """What a checkpoint holds beside weights.
+
+    Attributes:
+        epoch: Epochs done.
+        seconds: Training time so far.
+        best_tau: Best tau-b on the validation rows so far.
+        history: That of every epoch.
+    """
+
+    epoch: int = 0
+    seconds: float = 0.0
+    best_tau: float = -2.0
+    history: list[float] = field(default_factory=list)
+
+
+def prepare(
+    examples: Examples, config: FitConfig, hidden: NDArray[np.float32] | None = None
+) -> Prepared:
+    """Load the backbone and tokenise every prompt.
+
+    Args:
+        examples: The rows.
+        config: Names the backbone.
+        hidden: float32, (prompts, width), the served LLM's vectors, for the backbone `hidden`.
+
+    Raises:
+        ValueError: That backbone without vectors, or vectors without it.
+    """
+    if (config.backbone.name == HIDDEN) != (hidden is not None):
+        raise ValueError("--backbone hidden needs --hidden FILE.npz, and no other backbone has it")
+    torch.manual_seed(config.seed)
+    encoder, tokenizer = encoders.load(config.backbone)
+    if hidden is not None:
+        encoder = VectorEncoder(hidden.shape[1])
+        learned = np.unique(examples.prompt_index[examples.folds > VALIDATION_FOLD])
+        encoder.fit(torch.from_numpy(hidden[learned]))
+    clean = [normalise(p) for p in examples.prompts]
+    found = tokenizer.encode_batch_fast(clean, add_special_tokens=False)
+    features = [text_features(p, len(e.ids)) for p, e in zip(clean, found, strict=True)]
+    prepared = Prepared(
+        examples=examples,
+        tokenizer=tokenizer,
+        encoder=encoder.eval(),
+        ids=[window(e.ids, encoder.max_tokens) or [1] for e in found] if hidden is None else [],
+        features=torch.from_numpy(np.stack(features)),
+    )
+    if hidden is not None:
+        prepared.raw_vectors = torch.from_numpy(hidden)
+        with torch.inference_mode():
+            prepared.vectors = encoder(prepared.raw_vectors).clone()
+    return prepared
+
+
+def untrained(prepared: Prepared, config: FitConfig) -> TaskPredictor:
+    """The model of a run before its first step."""
+    torch.manual_seed(config.seed)
+    examples = prepared.examples
+    learn = examples.rows_where(examples.folds > VALIDATION_FOLD)
+    if len(learn) < 2 or not (examples.folds == VALIDATION_FOLD).any():
+        raise ValueError(
+            f"{len(examples)} rows are too few to learn from and to validate on; give more"
+        )
+    encoder = copy.deepcopy(prepared.encoder)
+    if config.backbone.name not in (TINY, HIDDEN):
+        encoder.requires_grad_(False)
+        if config.tuned:
+            encoder.requires_grad_(True)
+            # A few thousand rows say too little of single words.
+            encoder.model.get_input_embeddings().requires_grad_(False)
+    seen = prepared.features[np.unique(examples.prompt_index[examples.folds > VALIDATION_FOLD])]
+    if not config.counts:
+        seen = seen[:, :0]
+    head = heads.build(config.task, learn.lengths(), config.numbers)
+    return assemble(encoder, head, config, seen.mean(0), seen.std(0).clamp(min=0.01), examples.llms)
+
+
+def assemble(
+    encoder: Any, head: Head, config: FitConfig, centre: Tensor, spread: Tensor, llms: list[str]
+) -> TaskPredictor:
+    """Put a model together; `centre`, `spread`: float32, (counts used,)."""
+    trunk = Trunk(
+        encoder.width, centre, spread, len(llms), config.hidden, config.dropout, head.start()
+    )
+    return TaskPredictor(encoder, trunk, head)
+
+
+def skeleton(config: FitConfig, folder: Path, width: int, llms: list[str]) -> tuple[Any, Tokenizer]:
+    """A model of the right shape for weights that a run saved, and its tokenizer."""
+    encoder, tokenizer = encoders.rebuild(config.backbone, folder, width)
+    # Any lengths do: all that depends on them is among the weights.
+    head = heads.build(config.task, np.arange(1, 100, dtype=np.float32), config.numbers)
+    blank = torch.zeros(len(FEATURE_NAMES) if config.counts else 0)
+    return assemble(encoder, head, config, blank, blank + 1, llms), tokenizer
+
+
+def fit(prepared: Prepared, config: FitConfig, folder: Path) -> tuple[TaskPredictor, Progress]:
+    """Train, or go on with, a run in a folder.
+
+    Args:
+        prepared: The rows.
+        config: How.
+        folder: Exists; a checkpoint in it is of this very run.
+    """
+    torch.set_num_threads(config.threads)
+    predictor = untrained(prepared, config)
+    run = _Run(prepared, config, predictor)
+    progress, best = Progress(), run.trainable_state()
+    path = folder / CHECKPOINT
+    if path.is_file():
+        saved = torch.load(path, weights_only=True)
+        progress = Progress(**saved["progress"])
+        best = saved["best"]
+        run.restore(saved)
+    # Adam's moments of rare tokens decay to denormals, which makes steps five times slower; it is
+    # a setting of the whole thread, and others count on IEEE arithmetic.
+    torch.set_flush_denormal(True)
+    try:
+        steps = config.epochs * run.steps_an_epoch
+        with tqdm(
+            total=steps,
+            initial=progress.epoch * run.steps_an_epoch,
+            desc=config.task,
+            disable=None,
+        ) as bar:
+            while progress.epoch < config.epochs:
+                began = time.perf_counter()
+                run.epoch(progress.epoch, bar)
+                tau = run.validation_tau()
+                progress.epoch += 1
+                progress.history.append(tau)
+                if tau >= progress.best_tau:
+                    progress.best_tau, best = tau, run.trainable_state()
+                progress.seconds += time.perf_counter() - began
+                bar.set_postfix(validation_tau=f"{tau:.3f}")
+                run.save(path, progress, best)
+    finally:
+        torch.set_flush_denormal(False)
+    run.load_trainable(best)
+    predictor.eval()
+    rows, both = run.validation, []
+    for llm in (torch.zeros(len(rows), dtype=torch.int64), run.llm[rows]):
+        both.append(run.raw(rows, llm))
+    examples = prepared.examples
+    calibration.fit(
+        predictor,
+        (both[0], both[1]),
+        examples.tokens[rows],
+        examples.known[rows],
+        examples.cut[rows],
+    )
+    return predictor, progress
+
+
+class _Run:
+    """The moving parts of one run."""
+
+    def __init__(self, prepared: Prepared, config: FitConfig, predictor: TaskPredictor) -> None:
+        self.prepared, self.config, self.predictor = prepared, config, predictor
+        examples = prepared.examples
+        self.prompt = examples.prompt_index
+        self.llm = torch.from_numpy(examples.llm_index + 1)
+        self.tokens = torch.from_numpy(examples.tokens)
+        self.known, self.cut = torch.from_numpy(examples.known), torch.from_numpy(examples.cut)
+        self.training = np.flatnonzero(examples.folds > VALIDATION_FOLD)
+        self.validation = np.flatnonzero(examples.folds == VALIDATION_FOLD)
+        # A list of one row has no order.
+        self.steps_an_epoch = max(1, len(self.training) // config.batch)
+        mine = [p for n, p in predictor.named_parameters() if not n.startswith("encoder.")]
+        theirs = [p for p in predictor.encoder.parameters() if p.requires_grad]
+        rate = config.learning_rate
+        pretrained = config.backbone.name not in (TINY, HIDDEN)
+        groups = [{"params": mine, "lr": rate}]
+        if theirs:
+            groups.append({"params": theirs, "lr": config.encoder_rate if pretrained else rate})
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
+        steps = config.epochs * self.steps_an_epoch
+        warm = max(1, steps // 10)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer,
+            lambda step: min((step + 1) / warm, max(0.0, (steps - step) / max(1, steps - warm))),
+        )
+        self._vectors: Tensor | None = None
+
+    def epoch(self, number: int, bar: Any) -> None:
+        """One pass over the training rows."""
+        config, predictor = self.config, self.predictor
+        torch.manual_seed(config.seed * 1_000_003 + number)
+        rng = np.random.default_rng([config.seed, number])
+        order = rng.permutation(self.training)
+        tuning = number < config.tuned
+        vectors = None if tuning else self.vectors()
+        predictor.train()
+        if tuning:
+            self._vectors = None
+        else:
+            predictor.encoder.eval()
+        for rows in np.array_split(order, self.steps_an_epoch):
+            vector = self.read(rows) if vectors is None else vectors[self.prompt[rows]]
+            features = self.prepared.features[self.prompt[rows]]
+            raw = predictor.trunk(vector, features, self.llm[rows])
+            loss = predictor.head.loss(raw, self.batch(rows))
+            self.optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(
+                [p for p in predictor.parameters() if p.grad is not None], 1.0
+            )
+            self.optimizer.step()
+            self.schedule.step()
+            bar.update()
+
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """What the loss is told of some rows."""
+        known = self.known[rows]
+        return Batch(
+            tokens=self.tokens[rows],
+            known=known,
+            cut=self.cut[rows],
+            drawn=torch.multinomial(known.to(torch.float32), 1).squeeze(1),
+            order=torch.randperm(len(rows)),
+        )
+
+    def read(self, rows: NDArray[np.int64]) -> Tensor:
+        """The encoder's vectors of some rows, each prompt read once: float32, (rows, width)."""
+        prompts, where = np.unique(self.prompt[rows], return_inverse=True)
+        vectors = self.predictor.encoder(pad(self.prepared, prompts))
+        return vectors[torch.from_numpy(where)]
+
+    def vectors(self) -> Tensor:
+        """What the encoder makes of the prompts to learn from: float32, (prompts, width)."""
+        if self._vectors is None:
+            if self.config.tuned == 0:
+                self._vectors = unchanged_vectors(self.prepared)
+            else:
+                rows = np.concatenate([self.training, self.validation])
+                prompts = np.unique(self.prompt[rows])
+                self._vectors = read_all(self.predictor.eval().encoder, self.prepared, prompts)
+        return self._vectors
+
+    def raw(self, rows: NDArray[np.int64], llm: Tensor) -> Tensor:
+        """The trunk's numbers for some rows, without dropout: float32, (rows, outputs)."""
+        self.predictor.eval()
+        at = self.prompt[rows]
+        vectors = self._vectors
+        if vectors is None:
+            vectors = read_all(self.predictor.encoder, self.prepared, np.unique(at))
+        with torch.inference_mode():
+            out = self.predictor.trunk(vectors[at], self.prepared.features[at], llm)
+        return out.clone()
+
+    def validation_tau(self) -> float:
+        """Kendall's tau-b of the validation rows' middles with their mean lengths, pooled."""
+        rows = self.validation
+        middle = self.predictor.head.middle(self.raw(rows, self.llm[rows])).numpy()
+        known = self.prepared.examples.known[rows]
+        tokens = self.prepared.examples.tokens[rows]
+        mean = (tokens * known).sum(1) / known.sum(1)
+        if np.ptp(middle) == 0 or np.ptp(mean) == 0:
+            return 0.0
+        return float(kendalltau(middle, mean).statistic)
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """A copy of all weights that a run may change."""
+        whole = self.predictor.state_dict()
+        return {
+            name: value.clone()
+            for name, value in whole.items()
+            if self.config.tuned or not name.startswith("encoder.")
+        }
+
+    def load_trainable(self, state: dict[str, Tensor]) -> None:
+        """Put back what `trainable_state` gave."""
+        self.predictor.load_state_dict(state, strict=False)
+        if self.config.tuned:
+            self._vectors = None
+
+    def save(self, path: Path, progress: Progress, best: dict[str, Tensor]) -> None:
+        """Write the checkpoint whole or not at all."""
+        part = path.with_suffix(".part")
+        torch.save(
+            {
+                "progress": dict(vars(progress)),
+                "best": best,
+                "weights": self.trainable_state(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+            },
+            part,
+        )
+        os.replace(part, path)
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go back to a checkpoint."""
+        self.load_trainable(saved["weights"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.schedule.load_state_dict(saved["schedule"])
+
+
+def pad(prepared: Prepared, prompts: NDArray[np.int64]) -> Tensor:
+    """The prompts' ids, right-padded: int64, (prompts, longest)."""
+    ids = [prepared.ids[i] for i in prompts]
+    out = torch.full((len(ids), max(map(len, ids))), prepared.encoder.pad_id)
+    for row, mine in zip(out, ids, strict=True):
+        row[: len(mine)] = torch.tensor(mine)
+    return out
+
+
+def unchanged_vectors(prepared: Prepared) -> Tensor:
+    """What the encoder as loaded makes of each prompt, computed once for all runs."""
+    if prepared.vectors is None:
+        began = time.perf_counter()
+        prepared.vectors = read_all(prepared.encoder, prepared)
+        prepared.read_s = time.perf_counter() - began
+    return prepared.vectors
+
+
+def read_all(encoder: Any, prepared: Prepared, prompts: NDArray[np.int64] | None = None) -> Tensor:
+    """The vectors of all prompts, or of some and 0 for the others: float32, (prompts, width)."""
+    needed = np.arange(len(prepared.ids)) if prompts is None else prompts
+    needed = needed[np.argsort([len(prepared.ids[i]) for i in needed], kind="stable")]
+    out = torch.zeros(len(prepared.ids), encoder.width)
+    parts = np.array_split(needed, max(1, len(needed) // READ_AT_ONCE))
+    shown = None if prompts is None else True
+    with torch.inference_mode():
+        for part in tqdm(parts, desc="read texts", disable=shown, leave=False):
+            out[part] = encoder(pad(prepared, part))
+    return out
+
+
+def test_answers(
+    predictor: TaskPredictor, prepared: Prepared, config: FitConfig
+) -> tuple[Examples, Tensor, Tensor]:
+    """The test rows, the model's answer to each, and the trunk's raw numbers.
+
+    Returns:
+        The rows; log tokens, float32, (rows, 4); and float32, (rows, outputs).
+    """
+    examples = prepared.examples
+    rows = np.flatnonzero(examples.folds == TEST_FOLD)
+    prompts = np.unique(examples.prompt_index[rows])
+    predictor.eval()
+    if config.tuned:
+        vectors = read_all(predictor.encoder, prepared, prompts)
+    else:
+        vectors = unchanged_vectors(prepared)
+    at, llm = examples.prompt_index[rows], torch.from_numpy(examples.llm_index[rows] + 1)
+    with torch.inference_mode():
+        raw = predictor.trunk(vectors[at], prepared.features[at], llm)
+        log_tokens = predictor.calibration(predictor.decoded(raw), llm)
+    return examples.rows_where(examples.folds == TEST_FOLD), log_tokens, raw
