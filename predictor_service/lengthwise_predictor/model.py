@@ -157,7 +157,7 @@ class LengthModel:
     def warm_up(self, max_batch: int) -> None:
         """Run the shapes that service will meet, so that the first request pays for none."""
         for size in sorted({1, 2, max_batch}):
-            for length in (8, 64, self.max_tokens):
+            for length in sorted({min(n, self.max_tokens) for n in (8, 64, self.max_tokens)}):
                 self.run([Encoded([1] * length, text_features("", length), ANY_LLM)] * size)
 
 

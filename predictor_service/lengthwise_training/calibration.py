@@ -40,9 +40,20 @@ def fit(
         known: bool, (rows, n).
         cut: bool, (rows, n); such a sample counts as longer than any prediction.
     """
-    calibration = predictor.calibration
     if len(tokens) == 0:
         return
+    with torch.inference_mode():
+        _fit(predictor, raw, tokens, known, cut)
+
+
+def _fit(
+    predictor: TaskPredictor,
+    raw: tuple[Tensor, Tensor],
+    tokens: NDArray[np.float32],
+    known: NDArray[np.bool_],
+    cut: NDArray[np.bool_],
+) -> None:
+    calibration = predictor.calibration
     row, column = np.nonzero(known)
     lengths = tokens[row, column].astype(np.float64)
     ended = ~cut[row, column]

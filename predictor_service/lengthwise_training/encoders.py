@@ -71,7 +71,7 @@ class TinyEncoder(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """One vector a text, float32, (batch, width); `ids`: int64, (batch, seq), padded with 0."""
-        mask = (ids != self.pad_id).to(torch.float32).unsqueeze(-1)  # (batch, seq, 1)
+        mask = (ids != self.pad_id).to(self.words.weight.dtype).unsqueeze(-1)  # (batch, seq, 1)
         x = self.dropout(self.words(ids)) * mask
         near = self.convolution(x.transpose(1, 2)).transpose(1, 2)
         x = self.norm((x + functional.relu(near)) * mask)
@@ -128,7 +128,7 @@ class TransformerEncoder(nn.Module):
         keep = there[:, None, None, :]
         if self.causal:
             keep = keep & (place[None, :] <= place[:, None])[None, None]
-        bias = (1.0 - keep.to(torch.float32)) * BLOCKED
+        bias = (1.0 - keep.to(self.model.dtype)) * BLOCKED
         # The mask is given in its last form (batch, 1, seq, seq): what builds it from a shorter one
         # differs between models, and not all of that can be exported.
         more = {"use_cache": False} if self.causal else {}

@@ -33,7 +33,7 @@ FOLDS = 5
 TEST_FOLD, VALIDATION_FOLD = 0, 1
 
 #: Keys that may name the cap a row was sampled with, tokens.
-_CAPS = ("cap_tokens", "max_tokens")
+_CAPS = ("cap", "cap_tokens", "max_tokens")
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,8 @@ def read_rows(
 
     Args:
         path: `*.jsonl` or `*.jsonl.gz`: `{prompt or messages, model, output_tokens, source?,
-            finish?, cap_tokens?}`; `output_tokens` and `finish` are a value or a list of them.
+            finish?, censored?, cap?}`; `output_tokens` is a number or a list of samples, `finish`
+            (`length` is a cut) and `censored` (true is one) a value for all or a list alike.
         rounds: `multi` reads a dialogue as serving does, turn by turn; `single` keeps only rows
             without an earlier answer in them.
         llms: Keep these only; None keeps all.
@@ -202,16 +203,10 @@ def parse_row(
     if llm is None or tokens is None:
         return "no model or no output_tokens"
     samples = tokens if isinstance(tokens, list) else [tokens]
-    finish = record.get("finish")
-    finishes = finish if isinstance(finish, list) else [finish] * len(samples)
-    if len(finishes) != len(samples):
-        return "finish and output_tokens are not of one length"
-    cap = cap_tokens or next((record[c] for c in _CAPS if record.get(c)), None)
-    pairs = [
-        (int(t), f == "length" or (cap is not None and t >= cap))
-        for t, f in zip(samples, finishes, strict=True)
-        if t > 0
-    ]
+    cut = _cut(record, samples, cap_tokens)
+    if cut is None:
+        return "finish or censored is not as long as output_tokens"
+    pairs = [(int(t), c) for t, c in zip(samples, cut, strict=True) if t > 0]
     if not pairs:
         return "no answer"
     return Row(
@@ -221,6 +216,20 @@ def parse_row(
         tokens=tuple(t for t, _ in pairs),
         cut=tuple(c for _, c in pairs),
     )
+
+
+def _cut(record: dict[str, Any], samples: list[Any], cap_tokens: int | None) -> list[bool] | None:
+    """Whether each sample was cut, by any of the marks that say so; None if they do not fit."""
+    cap = cap_tokens or next((record[c] for c in _CAPS if record.get(c)), None)
+    out = [cap is not None and t >= cap for t in samples]
+    for name, bad in (("finish", "length"), ("censored", True)):
+        marks = record.get(name)
+        if not isinstance(marks, list):
+            marks = [marks] * len(samples)
+        if len(marks) != len(samples):
+            return None
+        out = [o or m == bad for o, m in zip(out, marks, strict=True)]
+    return out
 
 
 def layout(rows: Iterable[Row], left_out: Counter[str] | None = None) -> Examples:

@@ -51,7 +51,7 @@ class Prepared:
         features: float32, (prompts, len(FEATURE_NAMES)).
         vectors: float32, (prompts, width), what the unchanged encoder makes of each prompt; None
             until somebody needs it.
-        read_s: How long that took, seconds.
+        read_cpu_s: How long that took, seconds on the processors' clocks.
         raw_vectors: float32, (prompts, width), as collected from the served LLM, if they were.
     """
 
@@ -61,7 +61,7 @@ class Prepared:
     ids: list[list[int]]
     features: Tensor
     vectors: Tensor | None = None
-    read_s: float = 0.0
+    read_cpu_s: float = 0.0
     raw_vectors: Tensor | None = None
 
 
@@ -71,13 +71,15 @@ class Progress:
 
     Attributes:
         epoch: Epochs done.
-        seconds: Training time so far.
+        seconds: Time of training so far.
+        cpu_seconds: The same on the processors' clocks, which a busy machine does not lengthen.
         best_tau: Best tau-b on the validation rows so far.
         history: That of every epoch.
     """
 
     epoch: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     best_tau: float = -2.0
     history: list[float] = field(default_factory=list)
 
@@ -192,7 +194,7 @@ def fit(prepared: Prepared, config: FitConfig, folder: Path) -> tuple[TaskPredic
             disable=None,
         ) as bar:
             while progress.epoch < config.epochs:
-                began = time.perf_counter()
+                began, cpu = time.perf_counter(), time.process_time()
                 run.epoch(progress.epoch, bar)
                 tau = run.validation_tau()
                 progress.epoch += 1
@@ -200,6 +202,7 @@ def fit(prepared: Prepared, config: FitConfig, folder: Path) -> tuple[TaskPredic
                 if tau >= progress.best_tau:
                     progress.best_tau, best = tau, run.trainable_state()
                 progress.seconds += time.perf_counter() - began
+                progress.cpu_seconds += time.process_time() - cpu
                 bar.set_postfix(validation_tau=f"{tau:.3f}")
                 run.save(path, progress, best)
     finally:
@@ -319,7 +322,8 @@ class _Run:
     def validation_tau(self) -> float:
         """Kendall's tau-b of the validation rows' middles with their mean lengths, pooled."""
         rows = self.validation
-        middle = self.predictor.head.middle(self.raw(rows, self.llm[rows])).numpy()
+        with torch.inference_mode():
+            middle = self.predictor.head.middle(self.raw(rows, self.llm[rows])).numpy()
         known = self.prepared.examples.known[rows]
         tokens = self.prepared.examples.tokens[rows]
         mean = (tokens * known).sum(1) / known.sum(1)
@@ -376,9 +380,9 @@ def pad(prepared: Prepared, prompts: NDArray[np.int64]) -> Tensor:
 def unchanged_vectors(prepared: Prepared) -> Tensor:
     """What the encoder as loaded makes of each prompt, computed once for all runs."""
     if prepared.vectors is None:
-        began = time.perf_counter()
+        began = time.process_time()
         prepared.vectors = read_all(prepared.encoder, prepared)
-        prepared.read_s = time.perf_counter() - began
+        prepared.read_cpu_s = time.process_time() - began
     return prepared.vectors
 
 

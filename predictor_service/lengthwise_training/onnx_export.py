@@ -9,6 +9,7 @@ real texts, one at a time; how far they are apart is printed and stored.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import tempfile
@@ -25,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from lengthwise_predictor.features import FEATURE_NAMES, normalise, text_features, window
 from lengthwise_training.encoders import VectorEncoder
@@ -95,10 +96,13 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     predictor = predictor.eval()
     path = folder / "model.onnx"
-    with tempfile.TemporaryDirectory() as scratch:
-        exact = Path(scratch) / "float32.onnx"
-        trace(predictor, inputs, exact)
-        convert(exact, path, precision)
+    if precision is Precision.INT8:
+        with tempfile.TemporaryDirectory() as scratch:
+            exact = Path(scratch) / "float32.onnx"
+            trace(predictor, inputs, exact)
+            quantise(exact, path)
+    else:
+        trace(halved(predictor) if precision is Precision.FP16 else predictor, inputs, path)
     worst, mean = difference(predictor, path, inputs)
     if worst > ALLOWED.get(precision, np.inf) or not np.isfinite(worst):
         raise ParityError(
@@ -150,43 +154,42 @@ def trace(predictor: TaskPredictor, inputs: tuple[Tensor, Tensor, Tensor], path:
         )
 
 
-def convert(exact: Path, path: Path, precision: Precision) -> None:
-    """Write the graph in another precision; only the encoder's part of it is changed."""
+class HalfEncoder(nn.Module):
+    """An encoder that computes in float16 and answers in float32.
+
+    The graph's own converters round the last numbers too, which ties answers that were not.
+    """
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder = encoder.half()
+        self.max_tokens, self.pad_id = encoder.max_tokens, encoder.pad_id
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """float32, (batch, width)."""
+        return self.encoder(ids).to(torch.float32)
+
+
+def halved(predictor: TaskPredictor) -> TaskPredictor:
+    """A copy whose encoder computes in float16; vectors that come from outside stay as they are."""
+    small = copy.deepcopy(predictor)
+    if not isinstance(small.encoder, VectorEncoder):
+        small.encoder = HalfEncoder(small.encoder)
+    return small.eval()
+
+
+def quantise(exact: Path, path: Path) -> None:
+    """Write the graph with the encoder's products and tables in int8."""
     graph = onnx.load(str(exact))
     mine = [n.name for n in graph.graph.node if "/encoder/" in n.name]
-    if precision is Precision.FP16:
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-
-        others = [n.name for n in graph.graph.node if "/encoder/" not in n.name]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of weights that become 0
-            graph = convert_float_to_float16(graph, keep_io_types=True, node_block_list=others)
-        _drop_twins(graph)
-        onnx.save(graph, str(path))
-    elif precision is Precision.INT8:
-        # It would advise to simplify the graph first, on the root logger; there is nothing to gain.
-        logging.disable(logging.WARNING)
-        try:
-            quantize_dynamic(
-                exact, path, nodes_to_quantize=mine, weight_type=QuantType.QInt8, per_channel=True
-            )
-        finally:
-            logging.disable(logging.NOTSET)
-    else:
-        onnx.save(graph, str(path))
-
-
-def _drop_twins(graph: Any) -> None:
-    """Remove nodes that make what an earlier one made, in place.
-
-    The converter writes a cast once for each reader of a value, under one name, and ONNX Runtime
-    refuses two nodes of one name.
-    """
-    made: set[str] = set()
-    for node in list(graph.graph.node):
-        if made.issuperset(node.output):
-            graph.graph.node.remove(node)
-        made.update(node.output)
+    # It would advise to simplify the graph first, on the root logger; there is nothing to gain.
+    logging.disable(logging.WARNING)
+    try:
+        quantize_dynamic(
+            exact, path, nodes_to_quantize=mine, weight_type=QuantType.QInt8, per_channel=True
+        )
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def difference(

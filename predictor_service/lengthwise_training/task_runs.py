@@ -111,7 +111,8 @@ def train(
         "validation_tau": progress.best_tau,
         "epochs": progress.epoch,
         "train_seconds": progress.seconds,
-        "read_seconds": prepared.read_s,
+        "train_cpu_seconds": progress.cpu_seconds,
+        "read_cpu_seconds": prepared.read_cpu_s,
     }
     card = describe(config, prepared, metrics)
     written = _export(predictor, prepared, card, folder / precision, precision)
@@ -182,7 +183,7 @@ def train_all(
             "llms": examples.llms,
             "left_out": examples.left_out,
             "backbone": asdict(config.backbone),
-            "read_seconds": prepared.read_s,
+            "read_cpu_seconds": prepared.read_cpu_s,
             "seed": config.seed,
         },
     }
@@ -191,13 +192,13 @@ def train_all(
 def table(report: dict[str, Any]) -> str:
     """`train_all`'s report as Markdown."""
     lines = [
-        "| task | tau-b | pooled | pairs | Spearman | MAE, tokens | p10-p90 | train, s | "
+        "| task | tau-b | pooled | pairs | Spearman | MAE, tokens | p10-p90 | CPU, s | "
         "likeliest class alone: tau-b |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in report["rows"]:
         covered = "" if r.get("coverage") is None else f"{r['coverage']:.2f}"
-        seconds = "" if r.get("train_seconds") is None else f"{r['train_seconds']:.0f}"
+        seconds = "" if r.get("train_cpu_seconds") is None else f"{r['train_cpu_seconds']:.0f}"
         alone = "" if r.get("likeliest_tau_b") is None else f"{r['likeliest_tau_b']:.3f}"
         lines.append(
             f"| {r['predictor']} | {r['tau_b']:.3f} | {r['tau_b_pooled']:.3f} | "

@@ -1,0 +1,132 @@
+"""`lengthwise train` and `lengthwise export` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lengthwise_cli import train as command
+from lengthwise_cli.errors import BadUsage
+from lengthwise_cli.main import app
+
+SMALL = [
+    *("--window", "24", "--batch", "16", "--epochs", "6"),
+    *("--learning-rate", "0.01", "--threads", "1"),
+]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    kinds = {"poem": 40, "essay": 900, "name": 4, "recipe": 400}
+    with path.open("w") as out:
+        for i in range(160):
+            kind = list(kinds)[i % 4]
+            row = {
+                "prompt": f"A {kind} for {i}",
+                "model": "m",
+                "output_tokens": kinds[kind] + i % 7,
+            }
+            out.write(json.dumps(row) + "\n")
+    return path
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.stdout
+
+
+def test_without_the_extra_the_message_has_the_pip_command(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_NEEDED", ("torch", "a_module_that_nobody_has"))
+    with pytest.raises(
+        BadUsage, match=r"a_module_that_nobody_has: pip install 'lengthwise\[train\]'"
+    ):
+        run("train", "--task", "listmle", "--data", str(rows), "--out", str(tmp_path / "run"))
+
+
+def test_the_tasks_can_be_listed(rows: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    names = run("train", "--task", "list", "--data", str(rows), "--out", str(tmp_path)).split()
+    assert {"regression-l1", "classes-5", "ordinal-cumulative", "pairwise", "listmle"} <= {*names}
+    assert len(names) == 17
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "nonsense"], "no task 'nonsense'"),
+        ([], "--all-tasks"),
+        (["--task", "listmle", "--all-tasks"], "--all-tasks"),
+        (["--task", "listmle", "--pooling", "best"], "auto, mean, first, last"),
+        (["--task", "listmle", "--backbone", "hidden"], "--hidden FILE"),
+    ],
+    ids=["task", "neither", "both", "pooling", "hidden without vectors"],
+)
+def test_wrong_flags_say_what_is_right(
+    arguments: list[str], message: str, rows: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    with pytest.raises(BadUsage, match=message):
+        run("train", *arguments, "--data", str(rows), "--out", str(tmp_path / "run"))
+
+
+def test_a_trained_task_is_exported_and_both_say_what_they_measured(
+    rows: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("onnx")
+    out = str(tmp_path / "run")
+    said = run("train", "--task", "listmle", "--data", str(rows), "--out", out, *SMALL, "--json")
+    report = json.loads(said)
+    assert report["task"] == "listmle"
+    assert report["tau_b"] > 0.3
+    card = json.loads(run("export", out, "--precision", "int8", "--json"))
+    assert card["precision"] == "int8"
+    assert (tmp_path / "run" / "int8" / "MODEL_CARD.md").is_file()
+    assert "log tokens at most" in run("export", out, "--precision", "fp16")
+    with pytest.raises(BadUsage, match="must be fp32, fp16 or int8"):
+        run("export", out, "--precision", "int3")
+    with pytest.raises(BadUsage, match="holds no run"):
+        run("export", str(tmp_path))
+
+
+def test_a_process_killed_in_the_middle_goes_on_to_the_same_model(
+    rows: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("onnx")
+    common = ["--task", "pairwise", "--data", str(rows), *SMALL, "--epochs", "40"]
+    killed = tmp_path / "killed"
+    arguments = ["-m", "lengthwise_cli.main", "train", *common, "--out", str(killed)]
+    process = subprocess.Popen(
+        [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 100
+        while not (killed / "checkpoint.pt").exists():
+            assert process.poll() is None, "it ended before its first checkpoint"
+            assert time.monotonic() < deadline, "no checkpoint in 100 s"
+            time.sleep(0.01)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (killed / "metrics.json").exists()
+    with pytest.raises(BadUsage, match="unfinished"):
+        run("export", str(killed))
+    resumed = json.loads(run("train", *common, "--out", str(killed), "--json"))
+    whole = json.loads(run("train", *common, "--out", str(tmp_path / "whole"), "--json"))
+    assert resumed["tau_b"] == whole["tau_b"]
+    weights = [(tmp_path / n / "weights.safetensors").read_bytes() for n in ("killed", "whole")]
+    assert weights[0] == weights[1]
