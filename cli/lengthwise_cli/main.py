@@ -14,8 +14,10 @@ from rich.console import Console
 from lengthwise_cli import (
     bench,
     bench_chaos,
+    bench_predictor,
     bench_queue,
     bench_soak,
+    characterize,
     collect,
     demo,
     evaluate,
@@ -41,6 +43,8 @@ app.command("submit")(submit.submit)
 app.command("top")(top.top)
 app.command("demo")(demo.demo)
 app.command("collect")(collect.collect)
+app.command("characterize")(characterize.characterize)
+app.command("export-chat")(characterize.export_chat)
 app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
 app.command("export")(train.export)
@@ -49,6 +53,7 @@ bench_app = typer.Typer(
 )
 bench_app.command("serve")(bench.serve)
 bench_app.command("queue")(bench_queue.queue)
+bench_app.command("predictor")(bench_predictor.predictor)
 bench_app.command("chaos")(bench_chaos.chaos)
 bench_app.command("soak")(bench_soak.soak)
 app.add_typer(bench_app, name="bench")

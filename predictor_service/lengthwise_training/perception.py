@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from lengthwise_training.chat_export import INSTRUCTION
 from lengthwise_training.length_rows import LengthTable
 from lengthwise_training.openai_asker import Asker, AskFailed
 from lengthwise_training.rank_scores import Said
@@ -37,10 +38,7 @@ _ASKED = {
         "\n\nBegin with one line of the form `Length: N tokens`, your own estimate of how long "
         "your whole answer is going to be. Write the answer below that line."
     ),
-    Wording.LENGTH_ONLY: (
-        "\n\nLeave this unanswered for now. How many tokens would your answer take? "
-        "Reply with that number and nothing else."
-    ),
+    Wording.LENGTH_ONLY: INSTRUCTION,
 }
 
 #: Tokens that are read of the reply: an estimate that has not come by then does not come.

@@ -15,6 +15,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from lengthwise_training.cheap_features import feature_matrix
 from lengthwise_training.length_rows import LengthTable
@@ -156,19 +157,26 @@ def _fit_words(vectorizer: TfidfVectorizer, prompts: Sequence[str]) -> sparse.cs
 
 
 class _RidgeAndTrees:
-    """The mean of the two."""
+    """The mean of the two.
+
+    The trees use one thread: theirs wait for each other at every leaf, and beside busy
+    processes two took ten times as long as one.
+    """
 
     def __init__(self, wide: sparse.csr_matrix, dense: Array, target: Array, seed: int) -> None:
         self._ridge = Ridge(alpha=1.0, solver="sparse_cg").fit(wide, target)
-        self._trees = HistGradientBoostingRegressor(
+        trees = HistGradientBoostingRegressor(
             max_iter=200,
             learning_rate=0.06,
             max_leaf_nodes=31,
             min_samples_leaf=20,
             l2_regularization=1.0,
             random_state=seed,
-        ).fit(dense, target)
+        )
+        with threadpool_limits(limits=1):
+            self._trees = trees.fit(dense, target)
 
     def predict(self, wide: sparse.csr_matrix, dense: Array) -> Array:
-        mean: Array = 0.5 * (self._ridge.predict(wide) + self._trees.predict(dense))
+        with threadpool_limits(limits=1):
+            mean: Array = 0.5 * (self._ridge.predict(wide) + self._trees.predict(dense))
         return mean
