@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 
+from lengthwise_operator.children import children
 from lengthwise_operator.rules import broken_rules
+from lengthwise_operator.service import Apis, service_of
+from lengthwise_operator.settings import Settings
 from lengthwise_operator.spec import LLMServiceSpec
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +72,24 @@ def test_an_example_breaks_no_rule(path: Path) -> None:
     example = manifest(path)
     spec = LLMServiceSpec.model_validate(example["spec"])
     assert broken_rules(example["metadata"]["name"], spec) == []
+
+
+@each_example
+@pytest.mark.parametrize("version", ["1.25", "1.37"])
+def test_what_the_operator_makes_of_an_example_fits_the_schema_of_kubernetes(
+    path: Path, version: str
+) -> None:
+    example = manifest(path)
+    stamps = {"namespace": "llm", "uid": "u", "generation": 1}
+    stamps["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    spec = LLMServiceSpec.model_validate(example["spec"])
+    service = service_of({"metadata": {**example["metadata"], **stamps}}, spec)
+    settings = Settings.model_validate({"queue_url": "http://q", "metrics_namespace": "monitoring"})
+    apis = Apis(pdb_version="policy/v1", pod_monitors=False)
+    made = children(service, settings.installation(), apis, 1)
+    assert len(made) >= 3
+    for child in made:
+        kubernetes_validate.validate(child, version, strict=True)
 
 
 @each_example

@@ -204,6 +204,19 @@ def test_no_right_of_the_operator_is_a_wildcard_or_touches_secrets_or_runs_comma
         )
 
 
+def test_the_reviewed_table_of_rights_is_the_clusterrole(render: Any, chart_folder: Path) -> None:
+    page = (chart_folder.parents[1] / "docs" / "operator.md").read_text()
+    table = page.partition("## Rights")[2].partition("\n## ")[0]
+    reviewed = {
+        resource: set(verbs.split())
+        for resource, verbs in re.findall(r"^\| ([a-z/]+) \| ([a-z ]+) \| .+ \|$", table, re.M)
+        if resource != "resource"
+    }
+    role = named(render(), "ClusterRole", "llm-lw-lengthwise-operator")
+    granted = {resource: set(r["verbs"]) for r in role["rules"] for resource in r["resources"]}
+    assert granted == reviewed
+
+
 def test_a_namespaced_operator_has_no_right_outside_its_namespaces(render: Any) -> None:
     objects = render(NAMESPACED)
     assert of_kind(objects, "ClusterRole", "ClusterRoleBinding") == []
@@ -431,6 +444,8 @@ def test_monitors_name_ports_that_are_there(render: Any) -> None:
         assert endpoint["port"] in {p["name"] for p in services[0]["spec"]["ports"]}
         assert {"action": "labeldrop", "regex": "service"} in endpoint["relabelings"]
     for monitor in of_kind(objects, "PodMonitor"):
+        # The operator's metrics have the `namespace` of an LLMService, which is to win.
+        assert all(e["honorLabels"] for e in monitor["spec"]["podMetricsEndpoints"])
         want = monitor["spec"]["selector"]["matchLabels"].items()
         chosen = [p for p in pods(objects) if want <= p["metadata"]["labels"].items()]
         ports = {p["name"] for c in chosen[0]["spec"]["containers"] for p in c["ports"]}

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,12 @@ import openai
 import pytest
 import yaml
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "cpu-test-model.yaml"
+from lengthwise_cli import ports
+from lengthwise_lab import dashboards
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "cpu-test-model.yaml"
+DASHBOARDS = sorted((ROOT / "charts" / "lengthwise" / "dashboards").glob("*.json"))
 MODEL = os.environ.get("LENGTHWISE_TEST_MODEL", "path:///models/smollm2")
 
 SERVICES = "llmservices.lengthwise.dev"
@@ -112,6 +121,67 @@ def test_the_engines_pod_exports_what_the_dashboards_ask_for(
         with kubectl.forward(helm.namespace, "deploy/smollm2-engine", port) as url:
             text = httpx.get(f"{url}/metrics", timeout=30).text
         assert [name for name in names if name not in text] == []
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Prometheus")
+def test_prometheus_finds_what_the_dashboards_ask_of_the_operator_and_of_vllm(
+    kubectl: Any, helm: Any, served: str, tmp_path: Path, until: Any
+) -> None:
+    """The rest of the panels is asked of the local stack, which has neither of the two."""
+    # The labels that the monitors of chart and operator put on, and whose labels win.
+    engine = {"component": "engine", "service": "smollm2", "namespace": helm.namespace}
+    elsewhere = {"component": "operator", "namespace": "where-the-operator-is"}
+    jobs = {
+        "operator": ("deploy/lw-lengthwise-operator", 8084, elsewhere, True),
+        "vllm": ("deploy/smollm2-engine", 8000, engine, False),
+        "worker": ("deploy/smollm2-engine", 8082, engine, False),
+    }
+    with ExitStack() as stack:
+        scrapes = []
+        for name, (target, port, labels, honor) in jobs.items():
+            url = stack.enter_context(kubectl.forward(helm.namespace, target, port))
+            static = {"targets": [url.removeprefix("http://")], "labels": labels}
+            scrapes.append({"job_name": name, "honor_labels": honor, "static_configs": [static]})
+        config = {"global": {"scrape_interval": "1s"}, "scrape_configs": scrapes}
+        (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(config))
+        at = f"127.0.0.1:{ports.find_free()}"
+        process = subprocess.Popen(
+            [
+                *("prometheus", f"--config.file={tmp_path}/prometheus.yaml"),
+                *(f"--storage.tsdb.path={tmp_path}/tsdb", f"--web.listen-address={at}"),
+            ],
+            stderr=subprocess.DEVNULL,
+        )
+        stack.callback(process.wait, 30)
+        stack.callback(process.terminate)
+        prometheus = dashboards.Prometheus(f"http://{at}")
+        stack.callback(prometheus.close)
+
+        def all_up() -> bool:
+            try:
+                return sum(s.values[0] for s in prometheus.now("up")) == len(jobs)
+            except httpx.HTTPError:
+                return False
+
+        until(all_up, "three targets up", within_s=60)
+        asked = [
+            dashboards.expand(target.expr, span_s=60, service="smollm2", rate_interval="8s")
+            for path in DASHBOARDS
+            for panel in dashboards.read(path)[1]
+            for target in panel.targets
+            if re.search("vllm:|lengthwise_(operator|autoscaler|worker)", target.expr)
+        ]
+        assert len(asked) >= 4
+        until(
+            lambda: all(prometheus.now(expr) for expr in asked),
+            f"data for all of {asked}",
+            within_s=30,
+        )
+        [ready] = prometheus.now(
+            "min by (namespace, llmservice) (lengthwise_operator_service_ready)"
+        )
+        assert ready.labels == {"namespace": helm.namespace, "llmservice": "smollm2"}
+        assert ready.values == [1.0]
 
 
 def test_the_operator_needs_no_more_rights_than_the_chart_gives(

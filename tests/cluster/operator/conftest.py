@@ -21,8 +21,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import helm_python
 import httpx
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 QUEUE_IMAGE = os.environ.get("LENGTHWISE_TEST_QUEUE_IMAGE", "lengthwise/queue:0.1.0")
@@ -96,6 +98,7 @@ class Rig:
         self.queue_port = free_port()
         self.liveness_port = free_port()
         self.metrics_port = free_port()
+        self.kubeconfig = ""  # the operator's
         self._forward: subprocess.Popen[bytes] | None = None
         self._operator: subprocess.Popen[bytes] | None = None
 
@@ -108,6 +111,7 @@ class Rig:
         for name in ("valkey", "queue"):
             self.kube("rollout", "status", f"deployment/{name}", "--timeout=110s")
         until("a way to the queue service", self._reaches_queue, within_s=60)
+        self.kubeconfig = self._identity()
         self.start_operator()
 
     def _reaches_queue(self) -> bool:
@@ -130,6 +134,31 @@ class Rig:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.queue_port}"
 
+    def _identity(self) -> str:
+        """A kubeconfig of an account with the rights that the chart gives, and no others."""
+        with helm_python.Chart.load(ROOT / "charts" / "lengthwise") as chart:
+            values = {"operator": {"watchNamespaces": [self.kube.namespace]}}
+            texts = chart.render(values, name="rig", namespace=self.kube.namespace)
+        for path, text in texts.items():
+            if path.endswith("rbac.yaml"):
+                self.kube("apply", "-f", "-", stdin=text)
+        account = "rig-lengthwise-operator"
+        self.kube("create", "serviceaccount", account)
+        request = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": 86_400},
+        }
+        path = f"/api/v1/namespaces/{self.kube.namespace}/serviceaccounts/{account}/token"
+        said = json.loads(self.kube("create", "--raw", path, "-f", "-", stdin=json.dumps(request)))
+        config = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
+        config["users"] = [{"name": "operator", "user": {"token": said["status"]["token"]}}]
+        for context in config["contexts"]:
+            context["context"]["user"] = "operator"
+        file = self.folder / "kubeconfig"
+        file.write_text(yaml.safe_dump(config))
+        return str(file)
+
     def start_operator(self, **more: str) -> None:
         """Start it, with more environment, and wait until it is alive."""
         env = {
@@ -137,6 +166,8 @@ class Rig:
             "LENGTHWISE_OPERATOR_WORKER_IMAGE": WORKER_IMAGE,
             "LENGTHWISE_OPERATOR_POLL_SECONDS": "1",
             "LENGTHWISE_OPERATOR_METRICS_PORT": str(self.metrics_port),
+            "LENGTHWISE_OPERATOR_NAMESPACES": self.kube.namespace,
+            "KUBECONFIG": self.kubeconfig,
             **more,
         }
         command = [

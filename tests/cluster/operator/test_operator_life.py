@@ -274,3 +274,12 @@ def test_the_queues_settings_follow_the_spec_without_a_restart(rig: Rig, made: M
     wait(lambda: settings()["policy"] == "sjf", within_s=20)
     after = [p["metadata"]["uid"] for p in rig.kube.list("pods", "lengthwise.dev/service=settings")]
     assert after == pods
+
+
+def test_the_rights_that_the_chart_gives_were_enough_for_all_of_this(rig: Rig) -> None:
+    """The operator runs with an account that has those of the chart's Role and no others.
+
+    What it could not apply would have failed the tests above; this is about what Kopf watches.
+    """
+    log = (rig.folder / "operator.log").read_text()
+    assert [line for line in log.splitlines() if "forbidden" in line.lower()] == []

@@ -1,0 +1,190 @@
+"""Who may talk to whom, by the NetworkPolicies of the chart and of the operator together.
+
+No cluster that we can start enforces them, so the rules are evaluated here: a connection is allowed
+if no policy selects the target, or one that does has a rule for the source and the port.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from lengthwise_operator.children import children
+from lengthwise_operator.service import Apis, Service
+from lengthwise_operator.settings import Settings
+from lengthwise_operator.spec import LLMServiceSpec
+
+Object = dict[str, Any]
+
+RELEASE, TEAM, MONITORING = "llm", "research", "monitoring"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pod:
+    """As much of a pod as a policy looks at."""
+
+    namespace: str
+    labels: Object
+    ports: dict[str, int]
+
+
+def selects(selector: Object, labels: Object) -> bool:
+    assert set(selector) <= {"matchLabels"}, "this test knows matchLabels only"
+    return bool(selector.get("matchLabels", {}).items() <= labels.items())
+
+
+def from_peer(peer: Object, source: Pod, policy_namespace: str) -> bool:
+    if "namespaceSelector" in peer:
+        name = {"kubernetes.io/metadata.name": source.namespace}
+        if not selects(peer["namespaceSelector"], name):
+            return False
+    elif source.namespace != policy_namespace:
+        return False
+    return selects(peer.get("podSelector", {}), source.labels)
+
+
+def allowed(policies: list[Object], source: Pod, target: Pod, port: int) -> bool:
+    """Whether the network would let `source` connect to `port` of `target`."""
+    about = [
+        p
+        for p in policies
+        if p["metadata"]["namespace"] == target.namespace
+        and selects(p["spec"]["podSelector"], target.labels)
+    ]
+    for policy in about:
+        assert policy["spec"]["policyTypes"] == ["Ingress"]
+        for rule in policy["spec"].get("ingress", []):
+            ports = [target.ports.get(p["port"], p["port"]) for p in rule.get("ports", [])]
+            peers = rule.get("from", [])
+            if (not ports or port in ports) and (
+                not peers or any(from_peer(p, source, target.namespace) for p in peers)
+            ):
+                return True
+    return not about
+
+
+def pod_of(workload: Object, namespace: str) -> Pod:
+    template = workload["spec"]["template"]
+    ports = {
+        p["name"]: p["containerPort"]
+        for c in template["spec"]["containers"]
+        for p in c.get("ports", [])
+    }
+    return Pod(namespace=namespace, labels=template["metadata"]["labels"], ports=ports)
+
+
+class Installed:
+    """A release in one namespace, an LLMService in another, and strangers in both."""
+
+    def __init__(self, rendered: list[Object]) -> None:
+        workloads = {
+            o["metadata"]["labels"]["app.kubernetes.io/component"]: o
+            for o in rendered
+            if o["kind"] in ("Deployment", "StatefulSet")
+        }
+        told = {
+            e["name"].removeprefix("LENGTHWISE_OPERATOR_").lower(): e.get("value", "")
+            for e in workloads["operator"]["spec"]["template"]["spec"]["containers"][0]["env"]
+        }
+        service = Service(
+            name="chat",
+            namespace=TEAM,
+            uid="u",
+            generation=1,
+            created=datetime(2026, 1, 1, tzinfo=UTC),
+            deleted=None,
+            spec=LLMServiceSpec.model_validate({"model": {"uri": "hf://org/model"}}),
+        )
+        apis = Apis(pdb_version="policy/v1", pod_monitors=False)
+        made = children(service, Settings.model_validate(told).installation(), apis, 1)
+        self.policies = [
+            {**o, "metadata": {**o["metadata"], "namespace": RELEASE}}
+            for o in rendered
+            if o["kind"] == "NetworkPolicy"
+        ] + [m for m in made if m["kind"] == "NetworkPolicy"]
+        self.pods = {name: pod_of(o, RELEASE) for name, o in workloads.items()}
+        (helm_test,) = [o for o in rendered if o["kind"] == "Pod"]
+        self.pods["helm test"] = Pod(
+            namespace=RELEASE, labels=helm_test["metadata"]["labels"], ports={}
+        )
+        self.pods["engine"] = pod_of(next(m for m in made if m["kind"] == "Deployment"), TEAM)
+        nobody = Pod(namespace=RELEASE, labels={"app": "x"}, ports={})
+        self.pods |= {
+            "stranger": nobody,
+            "stranger elsewhere": replace(nobody, namespace=TEAM),
+            "other engine": replace(self.pods["engine"], namespace="support"),
+            "prometheus": Pod(
+                namespace=MONITORING,
+                labels={"app.kubernetes.io/name": "prometheus"},
+                ports={},
+            ),
+        }
+
+    def who_reaches(self, target: str, port: int) -> set[str]:
+        return {
+            name
+            for name, source in self.pods.items()
+            if name != target and allowed(self.policies, source, self.pods[target], port)
+        }
+
+
+@pytest.fixture
+def closed(render: Any) -> Installed:
+    """The defaults."""
+    return Installed(render(namespace=RELEASE))
+
+
+@pytest.fixture
+def watched(render: Any) -> Installed:
+    """The same, with a Prometheus that may read the metrics."""
+    name = {"kubernetes.io/metadata.name": MONITORING}
+    peers = [{"namespaceSelector": {"matchLabels": name}}]
+    values = {
+        "networkPolicy": {"metricsFrom": peers},
+        "monitoring": {"namespace": MONITORING, "serviceMonitor": {"enabled": True}},
+    }
+    return Installed(render(values, namespace=RELEASE))
+
+
+@pytest.mark.parametrize("port", [8000, 8082, 22], ids=["vllm", "worker", "any other"])
+def test_nobody_reaches_an_engine_but_the_worker_in_its_pod(closed: Installed, port: int) -> None:
+    """Containers of one pod share an address; no policy stands between them."""
+    assert closed.who_reaches("engine", port) == set()
+
+
+def test_prometheus_alone_reads_an_engines_metrics(watched: Installed) -> None:
+    assert watched.who_reaches("engine", 8000) == {"prometheus"}
+    assert watched.who_reaches("engine", 8082) == {"prometheus"}
+    assert watched.who_reaches("engine", 22) == set()
+
+
+def test_the_queue_service_and_the_workers_alone_reach_valkey(watched: Installed) -> None:
+    assert watched.who_reaches("valkey", 6379) == {"queue", "engine", "other engine"}
+
+
+# The operator was missing: where policies are enforced no LLMService would have become Ready.
+def test_the_queue_service_asks_the_predictor_and_the_operator_looks_after_it(
+    closed: Installed,
+) -> None:
+    assert closed.who_reaches("predictor", 8081) == {"queue", "operator"}
+
+
+def test_nobody_reaches_the_operator_but_for_its_metrics(watched: Installed) -> None:
+    assert watched.who_reaches("operator", 8083) == set()
+    assert watched.who_reaches("operator", 8084) == {"prometheus"}
+
+
+def test_everybody_reaches_the_queue_service_on_its_one_port(closed: Installed) -> None:
+    assert closed.who_reaches("queue", 8080) == set(closed.pods) - {"queue"}
+    assert closed.who_reaches("queue", 22) == set()
+
+
+def test_only_named_clients_reach_a_queue_service_that_names_them(render: Any) -> None:
+    peers = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": TEAM}}}]
+    found = Installed(render({"networkPolicy": {"clientsFrom": peers}}, namespace=RELEASE))
+    assert found.who_reaches("queue", 8080) == {
+        *("operator", "helm test", "engine", "stranger elsewhere")
+    }
