@@ -1,4 +1,4 @@
-"""How many jobs a worker may take now: one at a time, in whole batches, or as slots free up. Pure.
+"""How many jobs a worker may take now: one at a time, whole batches, or as slots free up. Pure.
 
 Called by worker.py before every claim.
 """
@@ -15,6 +15,8 @@ class BatchingMode(StrEnum):
     NONE = "none"  #: One job at a time.
     STATIC = "static"  #: A batch is filled, runs, and ends as a whole before the next is begun.
     CONTINUOUS = "continuous"  #: A job joins as soon as a slot is free; the engine's own way.
+    #: The same, but the engine makes static batches of what it has, by predicted length.
+    SEQUENCE = "sequence"
 
 
 @dataclass(frozen=True, kw_only=True)

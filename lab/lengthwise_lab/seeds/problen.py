@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise_lab.seeds.grouping import Batch
 from lengthwise_lab.seeds.recorded import Ints
+from lengthwise_worker.sequence import Batch
 
 #: Probabilities of total lengths, (rows, longest + 1); each row sums to 1.
 Distributions = NDArray[np.float64]

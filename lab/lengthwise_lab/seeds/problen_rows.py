@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise_lab.seeds.grouping import PROBLEN_TABLE, Batch, by_memory, by_table, in_order
+from lengthwise_lab.seeds.grouping import PROBLEN_TABLE, by_table, in_order
 from lengthwise_lab.seeds.problen import (
     Distributions,
     answer_quantiles,
@@ -23,6 +23,7 @@ from lengthwise_lab.seeds.problen import (
 from lengthwise_lab.seeds.recorded import Ints, sampled
 from lengthwise_lab.seeds.seqsch_replay import Failures, Tally, replay, step_s
 from lengthwise_lab.table import Row
+from lengthwise_worker.sequence import Batch, by_memory
 
 #: As published: so many prompts, in groups, and the threshold of its rule.
 _PROMPTS, _GROUP, _THRESHOLD, _BASE, _LONGEST = 8_192, 256, 0.6, 16, 1_024

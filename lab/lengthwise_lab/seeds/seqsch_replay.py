@@ -12,8 +12,9 @@ from enum import StrEnum
 
 import numpy as np
 
-from lengthwise_lab.seeds.grouping import Batch, in_order
+from lengthwise_lab.seeds.grouping import in_order
 from lengthwise_lab.seeds.recorded import Ints
+from lengthwise_worker.sequence import Batch
 
 #: One decoding step, s, by batch size: the line through the two points that follow from the
 #: published times and the replayed steps of sequence scheduling on its GPU (which it does not

@@ -11,15 +11,14 @@ import numpy as np
 
 from lengthwise_lab.seeds.grouping import (
     SEQSCH_TABLE,
-    Batch,
     by_length,
-    by_memory,
     by_table,
     in_order,
 )
 from lengthwise_lab.seeds.recorded import Ints, Sampled, sampled
 from lengthwise_lab.seeds.seqsch_replay import Failures, Plan, Tally, replay, step_s
 from lengthwise_lab.table import Kind, Row
+from lengthwise_worker.sequence import Batch, by_memory
 
 #: Answers of a run, as published, and runs, each of another draw: one run of 1,024 scatters by 9
 #: tokens of average length and 1 point of effective ratio.

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from lengthwise_lab.seeds.grouping import (
     PROBLEN_TABLE,
     SEQSCH_TABLE,
-    Batch,
     by_length,
-    by_memory,
     by_table,
     in_order,
 )
+from lengthwise_worker.sequence import Batch, by_memory
 
 lengths = st.lists(st.integers(1, 512), min_size=1, max_size=300)
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lengthwise_lab.seeds.grouping import Batch
 from lengthwise_lab.seeds.problen import (
     answer_quantiles,
     given_the_prompt,
@@ -15,6 +14,7 @@ from lengthwise_lab.seeds.problen import (
     quantiles,
     smoothed,
 )
+from lengthwise_worker.sequence import Batch
 
 
 def at(*lengths: int, longest: int = 200) -> NDArray[np.float64]:

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise_lab.seeds.grouping import SEQSCH_TABLE, Batch, by_table, in_order
+from lengthwise_lab.seeds.grouping import SEQSCH_TABLE, by_table, in_order
 from lengthwise_lab.seeds.seqsch_replay import Failures, Tally, replay, step_s
 from lengthwise_lab.seeds.seqsch_rows import rows
+from lengthwise_worker.sequence import Batch
 
 
 def two(caps: tuple[int, int], failures: Failures) -> Tally:

@@ -1,0 +1,216 @@
+"""Decodes static batches with a Hugging Face causal LM. The only module here that needs PyTorch.
+
+Called by transformers_engine.py, on one thread. A batch is prefilled once, left-padded, and then
+makes one token a step for each of its answers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.utils import logging as transformers_logging
+
+#: Rows that are finished or cancelled leave the batch's tensors when they are so large a part of
+#: it: each time costs about a step.
+_LEAVE = 0.25
+
+
+@dataclass(kw_only=True, eq=False)
+class Generation:
+    """One answer in the making; goes on in another batch if it meets a cap.
+
+    `prompt`, `tokens`: token ids. `limit`: the most tokens it may have. `ends`: ids that end it.
+    `cancelled` may be set from another thread, and is obeyed at the next step.
+    """
+
+    prompt: list[int]
+    limit: int
+    ends: frozenset[int]
+    min_tokens: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    tokens: list[int] = field(default_factory=list)
+    finished: str | None = None  #: Why it ended: `stop` or `length`.
+    cancelled: bool = False
+    generator: torch.Generator | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether it needs no more tokens."""
+        return self.finished is not None or self.cancelled
+
+
+@dataclass(kw_only=True)
+class Work:
+    """What a decoder has done: `computed` are token slots of all steps, padding included."""
+
+    batches: int = 0
+    steps: int = 0
+    computed: int = 0
+    kept: int = 0
+    prefilled: int = 0
+    seconds: float = 0.0
+
+
+#: Hears of each token, in order; may set `finished` (a stop text).
+OnToken = Callable[[Generation, int], None]
+
+
+class StaticDecoder:
+    """A model, and what it has done so far."""
+
+    def __init__(self, path: str | Path, *, threads: int = 0, leave: bool = True) -> None:
+        """Load the model.
+
+        Args:
+            path: A folder of a Hugging Face causal LM, or the name of one.
+            threads: CPU threads of PyTorch, of this process; 0: its own choice.
+            leave: Whether finished rows leave a batch; False: as plain static batching has it.
+
+        Raises:
+            OSError, ValueError: There is no such model.
+        """
+        if threads:
+            torch.set_num_threads(threads)
+        transformers_logging.disable_progress_bar()  # it writes to stderr, where our log is
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
+        self.model = model.to(self.device).eval()
+        self.leave = leave
+        self.work = Work()
+        ends = self.model.generation_config.eos_token_id
+        self.ends = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and answer together that the model takes."""
+        return int(self.model.config.max_position_embeddings)
+
+    def decode(
+        self,
+        batch: Sequence[Generation],
+        *,
+        cap: int | None = None,
+        on_token: OnToken | None = None,
+        on_step: Callable[[int, float], None] | None = None,
+    ) -> None:
+        """Run a batch until all of it is over, or has `cap` tokens.
+
+        Args:
+            batch: >= 1; what they have already is taken up again.
+            cap: Tokens of answer, those of earlier batches included; None: to the end.
+            on_token: See there.
+            on_step: Hears the batch's size and the seconds of each decoding step.
+        """
+        with torch.inference_mode():
+            self._decode(batch, cap, on_token, on_step)
+
+    def _decode(
+        self,
+        batch: Sequence[Generation],
+        cap: int | None,
+        on_token: OnToken | None,
+        on_step: Callable[[int, float], None] | None,
+    ) -> None:
+        begun = time.monotonic()
+        rows: list[Generation | None] = list(batch)
+        logits, cache, mask = self._prefill([row.prompt + row.tokens for row in batch])
+        self.work.batches += 1
+        while True:
+            started = time.monotonic()
+            chosen = self._choose(rows, logits)
+            for place, token in enumerate(chosen.tolist()):
+                row = rows[place]
+                if row is None:
+                    continue
+                if not row.cancelled:
+                    self._take(row, token, on_token)
+                if row.over or (cap is not None and len(row.tokens) >= cap):
+                    rows[place] = None
+            alive = [place for place, row in enumerate(rows) if row is not None]
+            self.work.steps += 1
+            self.work.computed += len(rows)
+            if not alive:
+                break
+            if self.leave and len(alive) <= (1 - _LEAVE) * len(rows):
+                kept = torch.tensor(alive, device=self.device)
+                cache.batch_select_indices(kept)
+                mask, chosen = mask[kept], chosen[kept]
+                rows = [rows[place] for place in alive]
+            mask = torch.cat((mask, mask.new_ones(len(rows), 1)), dim=1)
+            logits = self.model(
+                input_ids=chosen[:, None],
+                attention_mask=mask,
+                # The place of a token is that among the real ones: padding does not count.
+                position_ids=mask.sum(dim=1, keepdim=True) - 1,
+                past_key_values=cache,
+                use_cache=True,
+            ).logits[:, -1]
+            if on_step is not None:
+                on_step(len(rows), time.monotonic() - started)
+        self.work.seconds += time.monotonic() - begun
+
+    def _prefill(self, contents: Sequence[list[int]]) -> tuple[Any, Any, Any]:
+        """Logits behind each content, (batch, words); the cache; the mask, (batch, longest)."""
+        longest = max(len(content) for content in contents)
+        ids = torch.zeros(len(contents), longest, dtype=torch.long)
+        mask = torch.zeros(len(contents), longest, dtype=torch.long)
+        for row, content in enumerate(contents):
+            ids[row, longest - len(content) :] = torch.tensor(content)
+            mask[row, longest - len(content) :] = 1
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        cache = DynamicCache()
+        logits = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        self.work.prefilled += ids.numel()
+        return logits, cache, mask
+
+    def _choose(self, rows: Sequence[Generation | None], logits: Any) -> Any:
+        """The next token of each row, (batch,)."""
+        for place, row in enumerate(rows):
+            if row is not None and len(row.tokens) < row.min_tokens and row.ends:
+                logits[place, list(row.ends)] = float("-inf")
+        chosen = logits.argmax(dim=-1)
+        for place, row in enumerate(rows):
+            if row is not None and row.temperature > 0:
+                chosen[place] = self._sample(row, logits[place])
+        return chosen
+
+    def _sample(self, row: Generation, logits: Any) -> int:
+        if row.generator is None:
+            row.generator = torch.Generator(device=self.device)
+            if row.seed is None:
+                row.generator.seed()
+            else:
+                row.generator.manual_seed(row.seed)
+        chances, words = (logits.float() / row.temperature).softmax(dim=-1).sort(descending=True)
+        # The nucleus: words until their chances sum to top_p, the one that does so included.
+        chances[chances.cumsum(dim=-1) - chances >= row.top_p] = 0
+        if row.top_p <= 0:
+            return int(words[0])
+        return int(words[torch.multinomial(chances, 1, generator=row.generator)])
+
+    def _take(self, row: Generation, token: int, on_token: OnToken | None) -> None:
+        if token in row.ends and len(row.tokens) >= row.min_tokens:
+            row.finished = "stop"
+            return
+        row.tokens.append(token)
+        self.work.kept += 1
+        if on_token is not None:
+            on_token(row, token)
+        if row.finished is None and len(row.tokens) >= row.limit:
+            row.finished = "length"
