@@ -90,6 +90,7 @@ def train(
     from lengthwise_training import task_runs
     from lengthwise_training.encoders import BackboneConfig
     from lengthwise_training.fit_config import FitConfig
+    from lengthwise_training.length_rows import BadLines
     from lengthwise_training.tasks import Task, TaskConfig
 
     names = [str(t) for t in Task]
@@ -140,7 +141,7 @@ def train(
         else:
             report = task_runs.train(config, data, out, hidden=hidden, restart=restart)
             report.pop("card")
-    except (FileNotFoundError, ValueError) as exc:
+    except (FileNotFoundError, BadLines, ValueError) as exc:
         raise BadUsage(str(exc)) from exc
     if as_json:
         typer.echo(json.dumps(report, indent=2))
@@ -180,7 +181,7 @@ def export(
 def _one(report: dict[str, float], out: Path) -> str:
     return (
         f"{report['task']}: tau-b {report['tau_b']:.3f}, pairs {report['pair_accuracy']:.3f}, MAE "
-        f"{report['mae_tokens']:.1f} tokens on {report['rows']} test rows; trained in "
+        f"{report['mae_tokens']:.1f} tokens on {report['n']} test rows; trained in "
         f"{report['train_seconds']:.0f} s\nServe it: LENGTHWISE_PREDICTOR_MODEL_DIR={out}/fp32"
     )
 

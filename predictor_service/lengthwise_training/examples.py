@@ -1,58 +1,30 @@
-"""Reads length rows for `lengthwise train` and keeps apart what ended and what was cut.
+"""The rows that `lengthwise train` learns from, laid out as arrays and dealt into folds.
 
 Beside dataset.py, which lays out the bundled model's records: here an answer that was cut at a cap
-is not a short answer but a lower bound, several folds are kept apart, and a row may be a dialogue.
+is not a short answer but a lower bound, there is a fold to calibrate on, and dialogues can be left
+out.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise_contract.prompts import clip, render_prompt
-from lengthwise_training.dataset import (
-    NEAR_DUPLICATE_SOURCES,
-    Dataset,
-    fold_of,
-    near_duplicates,
-)
+from lengthwise_training.dataset import NEAR_DUPLICATE_SOURCES, fold_of, near_duplicates
+from lengthwise_training.length_rows import BadLines, LengthRow, LengthTable, read
 
 Rounds = Literal["single", "multi"]
 
 #: Prompts are dealt into this many folds; 0 is the test set (as in dataset.py), 1 the validation.
 FOLDS = 5
 TEST_FOLD, VALIDATION_FOLD = 0, 1
-
-#: Keys that may name the cap a row was sampled with, tokens.
-_CAPS = ("cap", "cap_tokens", "max_tokens")
-
-
-@dataclass(frozen=True)
-class Row:
-    """The lengths that one LLM gave for one prompt.
-
-    Attributes:
-        prompt: What the predictor would be asked, clipped as in service.
-        llm: Name of the LLM that answered.
-        source: Where the row is from.
-        tokens: Independent samples of the length, tokens, each > 0.
-        cut: For each sample, whether a cap ended it, so that it would have been longer.
-    """
-
-    prompt: str
-    llm: str
-    source: str
-    tokens: tuple[int, ...]
-    cut: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -106,22 +78,27 @@ class Examples:
         """Every sample of every row, cut ones at their cap: float32, (samples,), tokens."""
         return self.tokens[self.known]
 
-    def as_dataset(self) -> Dataset:
-        """The same rows as evaluate and baseline read them; rows with fewer samples repeat them."""
-        width = self.tokens.shape[1]
-        samples = [np.resize(t[k], width) for t, k in zip(self.tokens, self.known, strict=True)]
-        prompt_sources = [""] * len(self.prompts)
-        for prompt, source in zip(self.prompt_index, self.sources, strict=True):
-            prompt_sources[prompt] = source
-        return Dataset(
-            prompts=self.prompts,
-            sources=prompt_sources,
-            groups=self.prompts,
-            llms=self.llms,
-            prompt_index=self.prompt_index,
-            llm_index=self.llm_index,
-            samples=np.array(samples, dtype=np.float32).reshape(len(self), width),
-            row_sources=self.sources,
+    def as_table(self) -> LengthTable:
+        """The same rows as evaluate scores them."""
+        return LengthTable(
+            [
+                LengthRow(
+                    prompt=self.prompts[prompt],
+                    llm=self.llms[llm],
+                    source=source,
+                    samples=tuple(int(t) for t in tokens[known]),
+                    censored=tuple(bool(c) for c in cut[known]),
+                )
+                for prompt, llm, source, tokens, known, cut in zip(
+                    self.prompt_index,
+                    self.llm_index,
+                    self.sources,
+                    self.tokens,
+                    self.known,
+                    self.cut,
+                    strict=True,
+                )
+            ]
         )
 
     def fingerprint(self) -> str:
@@ -142,101 +119,69 @@ def read_rows(
     rounds: Rounds = "multi",
     llms: Sequence[str] | None = None,
     cap_tokens: int | None = None,
-) -> tuple[list[Row], Counter[str]]:
-    """All usable rows of a JSONL file (or of all such files in a folder), and what was left out.
+) -> tuple[list[LengthRow], Counter[str]]:
+    """The rows of a file (or of all files in a folder) to learn from, and what was left out.
 
     Args:
-        path: `*.jsonl` or `*.jsonl.gz`: `{prompt or messages, model, output_tokens, source?,
-            finish?, censored?, cap?}`; `output_tokens` is a number or a list of samples, `finish`
-            (`length` is a cut) and `censored` (true is one) a value for all or a list alike.
+        path: `*.jsonl` or `*.jsonl.gz`, see length_rows.
         rounds: `multi` reads a dialogue as serving does, turn by turn; `single` keeps only rows
             without an earlier answer in them.
         llms: Keep these only; None keeps all.
         cap_tokens: Samples this long or longer were cut, whatever the row says, tokens.
 
     Raises:
-        FileNotFoundError: There is no such file, or no usable row in it.
+        BadLines: A file is missing or of another kind, or no row is left; the message says which.
     """
-    files = [path] if path.is_file() else [*path.glob("*.jsonl"), *path.glob("*.jsonl.gz")]
-    rows, left_out = [], Counter[str]()
-    for file in sorted(files):
-        for record in _json_lines(file):
-            row = parse_row(record, rounds=rounds, cap_tokens=cap_tokens)
-            if isinstance(row, str):
-                left_out[row] += 1
-            elif llms is not None and row.llm not in llms:
-                left_out["another LLM"] += 1
+    files = sorted([*path.glob("*.jsonl"), *path.glob("*.jsonl.gz")]) if path.is_dir() else [path]
+    kept: list[LengthRow] = []
+    left_out = Counter[str]()
+    for file in files:
+        found = read(file)
+        left_out.update({"marked degenerate": found.degenerate, "unusable": len(found.bad)})
+        for row in found.rows:
+            usable = usable_row(row, rounds=rounds, llms=llms, cap_tokens=cap_tokens)
+            if isinstance(usable, str):
+                left_out[usable] += 1
             else:
-                rows.append(row)
-    if not rows:
-        raise FileNotFoundError(
-            f"no usable row in {path} ({dict(left_out) or 'it is empty or missing'}); each line "
-            'must be like {"prompt": "...", "model": "...", "output_tokens": [12, 15]}'
+                kept.append(usable)
+    left_out = +left_out  # without the zeros
+    if not kept:
+        raise BadLines(
+            f"no row to learn from in {path} ({dict(left_out) or 'there is no such file in it'}); "
+            'each line must be like {"prompt": "...", "model": "...", "output_tokens": [12, 15]}'
         )
-    return rows, left_out
+    return kept, left_out
 
 
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            if line.strip():
-                yield json.loads(line)
-
-
-def parse_row(
-    record: dict[str, Any], *, rounds: Rounds = "multi", cap_tokens: int | None = None
-) -> Row | str:
-    """One record as a `Row`, or the reason why it is none; see `read_rows`."""
-    if record.get("degenerate"):
-        return "marked degenerate"
-    text, messages = record.get("prompt"), record.get("messages")
-    if text is None and isinstance(messages, list):
-        if rounds == "single" and any(
-            isinstance(m, dict) and m.get("role") == "assistant" for m in messages
-        ):
-            return "a later round of a dialogue"
-        text = render_prompt(messages)
-    if not isinstance(text, str) or not text.strip():
-        return "no prompt"
-    tokens, llm = record.get("output_tokens"), record.get("model")
-    if llm is None or tokens is None:
-        return "no model or no output_tokens"
-    samples = tokens if isinstance(tokens, list) else [tokens]
-    cut = _cut(record, samples, cap_tokens)
-    if cut is None:
-        return "finish or censored is not as long as output_tokens"
-    pairs = [(int(t), c) for t, c in zip(samples, cut, strict=True) if t > 0]
+def usable_row(
+    row: LengthRow,
+    *,
+    rounds: Rounds = "multi",
+    llms: Sequence[str] | None = None,
+    cap_tokens: int | None = None,
+) -> LengthRow | str:
+    """The row as it is learned from, or the reason why it is not; see `read_rows`."""
+    if rounds == "single" and any(m.get("role") == "assistant" for m in row.messages or ()):
+        return "a later round of a dialogue"
+    if llms is not None and row.llm not in llms:
+        return "another LLM"
+    pairs = [
+        (t, c or (cap_tokens is not None and t >= cap_tokens))
+        for t, c in zip(row.samples, row.censored, strict=True)
+        if t > 0
+    ]
     if not pairs:
         return "no answer"
-    return Row(
-        prompt=clip(text),
-        llm=str(llm),
-        source=str(record.get("source", "own")),
-        tokens=tuple(t for t, _ in pairs),
-        cut=tuple(c for _, c in pairs),
-    )
+    return replace(row, samples=tuple(t for t, _ in pairs), censored=tuple(c for _, c in pairs))
 
 
-def _cut(record: dict[str, Any], samples: list[Any], cap_tokens: int | None) -> list[bool] | None:
-    """Whether each sample was cut, by any of the marks that say so; None if they do not fit."""
-    cap = cap_tokens or next((record[c] for c in _CAPS if record.get(c)), None)
-    out = [cap is not None and t >= cap for t in samples]
-    for name, bad in (("finish", "length"), ("censored", True)):
-        marks = record.get(name)
-        if not isinstance(marks, list):
-            marks = [marks] * len(samples)
-        if len(marks) != len(samples):
-            return None
-        out = [o or m == bad for o, m in zip(out, marks, strict=True)]
-    return out
-
-
-def layout(rows: Iterable[Row], left_out: Counter[str] | None = None) -> Examples:
+def layout(rows: Iterable[LengthRow], left_out: Counter[str] | None = None) -> Examples:
     """Lay out rows by distinct prompt and deal the folds; samples of a (prompt, LLM) are pooled."""
     pooled: dict[tuple[str, str, str], list[tuple[int, bool]]] = defaultdict(list)
     for row in rows:
-        pooled[(row.prompt, row.llm, row.source)].extend(zip(row.tokens, row.cut, strict=True))
+        pooled[(row.prompt, row.llm, row.source)].extend(
+            zip(row.samples, row.censored, strict=True)
+        )
     prompts: dict[str, int] = {}
     groups: list[str] = []
     duplicates: dict[str, list[str]] = defaultdict(list)

@@ -2,8 +2,8 @@
 
 One JSON object a line, in a `.jsonl` or `.jsonl.gz` file: `prompt` or `messages`, `model`,
 `output_tokens` (a number, or a list of independent samples), and perhaps `source`, `cap`,
-`censored`, `degenerate`. Called by evaluate, characterize and export-chat; training reads folders
-through `dataset`.
+`censored`, `finish` (`length` is a cut), `degenerate`. Called by evaluate, characterize,
+export-chat and train's examples; the bundled model's training reads folders through `dataset`.
 """
 
 from __future__ import annotations
@@ -187,6 +187,12 @@ def _censored(raw: dict[str, Any], samples: Sequence[int]) -> tuple[bool, ...]:
         if len(marks) != len(samples):
             raise ValueError(f"`censored` has {len(marks)} marks for {len(samples)} samples")
         return tuple(bool(m) for m in marks)
+    finish = raw.get("finish")
+    if isinstance(finish, list) and len(finish) != len(samples):
+        raise ValueError(f"`finish` has {len(finish)} reasons for {len(samples)} samples")
+    if finish is not None:
+        reasons = finish if isinstance(finish, list) else [finish] * len(samples)
+        return tuple(reason == "length" for reason in reasons)
     cap = raw.get("cap")
     if isinstance(cap, int | float) and not isinstance(cap, bool) and cap > 0:
         return tuple(s >= cap for s in samples)

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from lengthwise_training import baseline, evaluate, fit_config, hidden_states, model_card
-from lengthwise_training.evaluate import Scores
+from lengthwise_training import fit_config, hidden_states, model_card
+from lengthwise_training.comparison import CEILING, ceiling
 from lengthwise_training.examples import (
     TEST_FOLD,
     VALIDATION_FOLD,
@@ -33,7 +33,10 @@ from lengthwise_training.examples import (
 from lengthwise_training.fit import CHECKPOINT, Prepared, fit, prepare, skeleton, test_answers
 from lengthwise_training.fit_config import FitConfig
 from lengthwise_training.heads import Classes
+from lengthwise_training.length_rows import LengthTable
 from lengthwise_training.onnx_export import PROBES, Precision, export, probe_inputs
+from lengthwise_training.rank_scores import Said, pair_accuracy, score, tau_b
+from lengthwise_training.rivals import BagOfWords, Constant, PromptLength
 from lengthwise_training.task_predictor import TaskPredictor
 from lengthwise_training.tasks import Task
 
@@ -166,16 +169,18 @@ def train_all(
     rows.sort(key=lambda r: -r["tau_b"])
     examples = prepared.examples
     if rivals:
-        whole = examples.as_dataset()
-        learn = whole.rows_where(examples.folds != TEST_FOLD)
-        test = whole.rows_where(examples.folds == TEST_FOLD)
+        learn = examples.rows_where(examples.folds != TEST_FOLD).as_table()
+        test = examples.rows_where(examples.folds == TEST_FOLD).as_table()
+        words = BagOfWords(learn)
         for name, said in (
-            ("constant", baseline.constant(learn, test)),
-            ("prompt length", baseline.prompt_length(learn, test)),
-            ("bag of words", baseline.bag_of_words(learn, test)),
-            ("ceiling: mean of the other samples", evaluate.ceiling(test)),
+            ("constant", Constant(learn).predict(test)),
+            ("prompt length", PromptLength(learn).predict(test)),
+            ("bag of words, one for all LLMs", words.predict_together(test)),
+            (CEILING, ceiling(test)),
         ):
-            rows.append({"predictor": name, **_scores(evaluate.score(test, said))})
+            # Rows of a single sample have no ceiling.
+            if np.isfinite(said.p50).any():
+                rows.append({"predictor": name, **scores(test, said)})
     return {
         "rows": rows,
         "data": {
@@ -192,18 +197,19 @@ def train_all(
 def table(report: dict[str, Any]) -> str:
     """`train_all`'s report as Markdown."""
     lines = [
-        "| task | tau-b | pooled | pairs | Spearman | MAE, tokens | p10-p90 | CPU, s | "
-        "likeliest class alone: tau-b |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| task | tau-b | pooled | pairs | MAE, tokens | p10-p90 | CPU, s | "
+        "likeliest class alone: tau-b, pairs |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for r in report["rows"]:
         covered = "" if r.get("coverage") is None else f"{r['coverage']:.2f}"
         seconds = "" if r.get("train_cpu_seconds") is None else f"{r['train_cpu_seconds']:.0f}"
-        alone = "" if r.get("likeliest_tau_b") is None else f"{r['likeliest_tau_b']:.3f}"
+        alone = ""
+        if r.get("likeliest_tau_b") is not None:
+            alone = f"{r['likeliest_tau_b']:.3f}, {r['likeliest_pairs']:.3f}"
         lines.append(
             f"| {r['predictor']} | {r['tau_b']:.3f} | {r['tau_b_pooled']:.3f} | "
-            f"{r['pair_accuracy']:.3f} | {r['spearman']:.3f} | {r['mae_tokens']:.1f} | {covered} | "
-            f"{seconds} | {alone} |"
+            f"{r['pair_accuracy']:.3f} | {r['mae_tokens']:.1f} | {covered} | {seconds} | {alone} |"
         )
     return "\n".join(lines)
 
@@ -241,12 +247,13 @@ def measure(predictor: TaskPredictor, prepared: Prepared, config: FitConfig) -> 
     rows, log_tokens, raw = test_answers(predictor, prepared, config)
     if len(rows) == 0:
         raise ValueError("no row fell into the test fold; give more rows")
-    dataset = rows.as_dataset()
+    table = rows.as_table()
     p10, p50, p90 = np.exp(log_tokens.double().numpy()[:, :3].T)
-    out: dict[str, Any] = _scores(evaluate.score(dataset, p50, (p10, p90)))
+    out = scores(table, Said(p50, p10, p90))
     if isinstance(predictor.head, Classes):
         alone = predictor.head.likeliest(raw).double().exp().numpy()
-        out["likeliest_tau_b"] = _scores(evaluate.score(dataset, alone))["tau_b"]
+        found = scores(table, Said(alone))
+        out["likeliest_tau_b"], out["likeliest_pairs"] = found["tau_b"], found["pair_accuracy"]
         label = predictor.head.label(torch.from_numpy(rows.tokens)).numpy()
         right = label == raw.argmax(1).numpy()[:, None]
         out["class_accuracy"] = float(right[rows.known].mean())
@@ -320,12 +327,15 @@ def _counts(examples: Examples) -> dict[str, int]:
     }
 
 
-def _scores(scores: Scores) -> dict[str, Any]:
-    """As a dictionary; with few rows of every LLM, rank over all rows stands for the mean."""
-    out = asdict(scores)
-    if np.isnan(out["tau_b"]):
-        out["tau_b"] = out["tau_b_mean"] = out["spearman"] = out["tau_b_pooled"]
-        out["pair_accuracy"] = (1 + out["tau_b_pooled"]) / 2
+def scores(table: LengthTable, said: Said) -> dict[str, Any]:
+    """As evaluate scores it; where no LLM has rows enough, its ranks are over all rows at once."""
+    found = score(table, said)
+    assert found is not None  # noqa: S101  (every predictor here answers every row)
+    out = found.as_json()
+    if out["tau_b"] is None:
+        truth = np.array([s[c] for s, c in zip(table.samples, table.one_sample(), strict=True)])
+        out["tau_b"] = out["tau_b_pooled"] = tau_b(said.p50, truth)
+        out["pair_accuracy"] = pair_accuracy(said.p50, truth)
     return out
 
 

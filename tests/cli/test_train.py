@@ -107,7 +107,7 @@ def test_a_process_killed_in_the_middle_goes_on_to_the_same_model(
 ) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("onnx")
-    common = ["--task", "pairwise", "--data", str(rows), *SMALL, "--epochs", "40"]
+    common = ["--task", "pairwise", "--data", str(rows), *SMALL, "--epochs", "12"]
     killed = tmp_path / "killed"
     arguments = ["-m", "lengthwise_cli.main", "train", *common, "--out", str(killed)]
     process = subprocess.Popen(
