@@ -14,6 +14,7 @@ from rich.console import Console
 from lengthwise_cli import (
     bench,
     bench_chaos,
+    bench_drift,
     bench_predictor,
     bench_queue,
     bench_soak,
@@ -56,6 +57,7 @@ bench_app.command("queue")(bench_queue.queue)
 bench_app.command("predictor")(bench_predictor.predictor)
 bench_app.command("chaos")(bench_chaos.chaos)
 bench_app.command("soak")(bench_soak.soak)
+bench_app.command("drift")(bench_drift.drift)
 app.add_typer(bench_app, name="bench")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(lab.app, name="lab")

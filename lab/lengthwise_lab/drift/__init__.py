@@ -1,0 +1,1 @@
+"""What the queue does when its predictor turns bad: streams, a run, a report, a chart."""
