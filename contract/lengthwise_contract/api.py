@@ -6,7 +6,7 @@ worker, the command line and the lab; imports nothing of theirs.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -61,7 +61,14 @@ class PredictRequest(Body):
 
     model: str = Field(min_length=1, max_length=256, description="Name of the LLM that will answer")
     prompt: str | None = Field(default=None, description="The text of a completion request")
-    messages: list[dict[str, Any]] | None = Field(default=None, description="Chat messages")
+    messages: list[dict[str, Any]] | None = Field(
+        default=None, max_length=10_000, description="Chat messages"
+    )
+    predictor: str | None = Field(
+        default=None,
+        max_length=256,
+        description="Which of the served models predicts; null: that of the LLM, or the default",
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> PredictRequest:
@@ -95,6 +102,27 @@ class PredictBatchResponse(Body):
     """The answers to a `PredictBatchRequest`, in its order."""
 
     predictions: list[Prediction]
+
+
+class RankRequest(Body):
+    """`POST /v1/rank`: which of these answers will be short?"""
+
+    model: str = Field(min_length=1, max_length=256, description="Name of the LLM that will answer")
+    prompts: list[str | Annotated[list[dict[str, Any]], Field(max_length=10_000)]] = Field(
+        min_length=1, max_length=1024, description="Prompts, or chats as lists of messages"
+    )
+    predictor: str | None = Field(
+        default=None, max_length=256, description="As in `PredictRequest`"
+    )
+
+
+class RankResponse(Body):
+    """The answer to a `RankRequest`. `scores` and `p50_tokens` are in the order of the prompts."""
+
+    model_version: str = Field(description="Which predictor said so")
+    order: list[int] = Field(description="Places of the prompts, the shortest answer first")
+    scores: list[float] = Field(description="What they are ordered by; only its order means much")
+    p50_tokens: list[float]
 
 
 # ------------------------------------------------------------------------------- jobs

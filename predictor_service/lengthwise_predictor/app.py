@@ -5,32 +5,41 @@ Called by the queue service, which waits at most 20 ms for an answer and goes on
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar, cast
 
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from lengthwise_contract.api import PredictBatchRequest, Prediction, PredictRequest
+from lengthwise_contract.api import (
+    PredictBatchRequest,
+    Prediction,
+    PredictRequest,
+    RankRequest,
+    RankResponse,
+)
 from lengthwise_contract.prompts import clip, render_prompt
-from lengthwise_predictor.batching import Batcher
+from lengthwise_predictor.batching import Row
 from lengthwise_predictor.errors import (
     BadRequest,
     BodyTooLarge,
     ModelUnusable,
+    NoSuchModel,
     NotReady,
     Overloaded,
     PredictorError,
 )
 from lengthwise_predictor.metrics import Metrics
-from lengthwise_predictor.model import ANY_LLM, LengthModel
+from lengthwise_predictor.model import ANY_LLM
+from lengthwise_predictor.models import Models
 from lengthwise_predictor.settings import PredictorSettings
 
 log = logging.getLogger(__name__)
@@ -38,6 +47,7 @@ log = logging.getLogger(__name__)
 #: Error to HTTP status, the nearest class first; whatever is not here is 500.
 STATUSES: dict[type[PredictorError], int] = {
     BodyTooLarge: 413,
+    NoSuchModel: 404,
     BadRequest: 400,
     Overloaded: 503,
     NotReady: 503,
@@ -58,48 +68,37 @@ def create_app(settings: PredictorSettings | None = None) -> FastAPI:
     settings = settings or PredictorSettings()
     metrics = Metrics()
 
+    models = Models(settings, metrics)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        model = await run_in_threadpool(_load, settings)
-        batcher = Batcher(
-            model,
-            max_batch=settings.max_batch,
-            latency_target_ms=settings.latency_target_ms,
-            max_waiting=settings.max_waiting,
-            on_batch=lambda size, seconds: _record_batch(metrics, size, seconds),
-        )
-        batcher.start()
-        app.state.model, app.state.batcher = model, batcher
-        metrics.info.labels(model.version, model.provider).set(1)
-        metrics.waiting.set_function(lambda: batcher.waiting)
-        log.info("model loaded", extra={"version": model.version, "provider": model.provider})
         try:
-            yield
+            with _on_hangup(models.reload_soon):
+                await models.start()
+                yield
         finally:
-            app.state.batcher = None
-            await batcher.stop()
+            await models.stop()
 
     app = FastAPI(title="Lengthwise predictor", lifespan=lifespan)
-    app.state.settings, app.state.metrics = settings, metrics
-    app.state.model, app.state.batcher = None, None
+    app.state.settings, app.state.metrics, app.state.models = settings, metrics, models
     app.add_exception_handler(HTTPException, _http_error)
     _add_routes(app)
     return app
 
 
-def _load(settings: PredictorSettings) -> LengthModel:
-    model = LengthModel(
-        settings.model_dir,
-        provider=settings.provider,
-        intra_op_threads=settings.intra_op_threads,
-    )
-    model.warm_up(settings.max_batch)
-    return model
-
-
-def _record_batch(metrics: Metrics, size: int, seconds: float) -> None:
-    metrics.batch_size.observe(size)
-    metrics.batch_seconds.observe(seconds)
+@contextmanager
+def _on_hangup(act: Callable[[], None]) -> Iterator[None]:
+    """Act on SIGHUP meanwhile; where the loop cannot have signals (a test's thread), never."""
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_signal_handler(signal.SIGHUP, act)
+    except (ValueError, RuntimeError, NotImplementedError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
 
 
 def _add_routes(app: FastAPI) -> None:
@@ -113,13 +112,28 @@ def _add_routes(app: FastAPI) -> None:
         """Many at once, in the order asked."""
         return await _answer(request, _predict_batch)
 
+    @app.post("/v1/rank", response_model=RankResponse)
+    async def rank(request: Request) -> Response:
+        """Which of some answers will be short: their order and scores."""
+        return await _answer(request, _rank)
+
     @app.get("/v1/model")
     async def model(request: Request) -> Response:
         """What is loaded: version, LLMs it knows, how it was trained, what was measured."""
-        loaded: LengthModel | None = request.app.state.model
-        if loaded is None:
+        served = _models(request).all()
+        if not served:
             return _error(NotReady("the model is still being loaded; try again", retry_after_s=1))
+        loaded = served[0].model
         return Response(json.dumps({**loaded.card, "provider": loaded.provider}), media_type=_JSON)
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> Response:
+        """Every model that is served, the default first, with its card."""
+        data = [
+            {"id": one.name, "provider": one.model.provider, "card": one.model.card}
+            for one in _models(request).all()
+        ]
+        return Response(json.dumps({"object": "list", "data": data}), media_type=_JSON)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -129,9 +143,10 @@ def _add_routes(app: FastAPI) -> None:
     @app.get("/readyz")
     async def readyz(request: Request) -> Response:
         """The model is loaded and serving."""
-        if request.app.state.batcher is None:
+        served = _models(request).all()
+        if not served:
             return _error(NotReady("the model is still being loaded; try again", retry_after_s=1))
-        version = request.app.state.model.version
+        version = served[0].model.version
         return Response(json.dumps({"status": "ready", "model_version": version}), media_type=_JSON)
 
     @app.get("/metrics")
@@ -153,17 +168,63 @@ async def _predict_batch(request: Request, body: bytes) -> str:
     return f'{{"predictions":[{",".join(a.model_dump_json() for a in answers)}]}}'
 
 
+async def _rank(request: Request, body: bytes) -> str:
+    asked = _parse(RankRequest, body)
+    answers = await _predictions(
+        request,
+        [
+            PredictRequest(
+                model=asked.model,
+                prompt=one if isinstance(one, str) else None,
+                messages=None if isinstance(one, str) else one,
+                predictor=asked.predictor,
+            )
+            for one in asked.prompts
+        ],
+    )
+    scores = [answer.rank_score for answer in answers]
+    ranked = RankResponse(
+        model_version=answers[0].model_version,
+        order=sorted(range(len(scores)), key=scores.__getitem__),
+        scores=scores,
+        p50_tokens=[answer.p50_tokens for answer in answers],
+    )
+    return ranked.model_dump_json()
+
+
+def _models(request: Request) -> Models:
+    return cast(Models, request.app.state.models)
+
+
 async def _predictions(request: Request, asked: Sequence[PredictRequest]) -> list[Prediction]:
-    state = request.app.state
-    model: LengthModel | None = state.model
-    batcher: Batcher | None = state.batcher
-    if model is None or batcher is None:
-        raise NotReady("the model is still being loaded; try again", retry_after_s=1)
-    unknown = sum(model.llm_row(a.model) == ANY_LLM for a in asked)
+    """The answers, in order; those of one model in one go."""
+    models = _models(request)
+    texts = [_text(one) for one in asked]
+    served = [models.of(one.model, one.predictor) for one in asked]
+    # Until all have begun nothing is awaited, so that no model can be let go meanwhile.
+    groups: dict[str, list[int]] = {}
+    for place, one in enumerate(served):
+        groups.setdefault(one.name, []).append(place)
+    unknown = sum(
+        one.model.llm_row(a.model) == ANY_LLM for one, a in zip(served, asked, strict=True)
+    )
     if unknown:
-        state.metrics.unknown_llm.inc(unknown)
-    rows = await batcher.predict([(_text(a), a.model) for a in asked])
-    return [model.prediction(row) for row in rows]
+        request.app.state.metrics.unknown_llm.inc(unknown)
+    begun: list[tuple[list[int], asyncio.Future[list[list[Row]]]]] = []
+    try:
+        for places in groups.values():
+            batcher = served[places[0]].batcher
+            begun.append((places, batcher.begin([(texts[p], asked[p].model) for p in places])))
+        found: dict[int, Prediction] = {}
+        for places, rows in begun:
+            model = served[places[0]].model
+            flat = [row for part in await rows for row in part]
+            found |= {p: model.prediction(row) for p, row in zip(places, flat, strict=True)}
+    except BaseException:
+        for _, rows in begun:
+            rows.cancel()  # nobody waits for the others any more
+        raise
+    return [found[place] for place in range(len(asked))]
 
 
 def _text(asked: PredictRequest) -> str:
@@ -229,8 +290,8 @@ async def _http_error(request: Request, exc: Exception) -> Response:
     said = f"{request.method} {request.url.path}: {detail}"
     return _error_body(
         status,
-        f"{said}; the predictor serves POST /v1/predict and /v1/predict/batch, "
-        "GET /v1/model, /healthz, /readyz and /metrics",
+        f"{said}; the predictor serves POST /v1/predict, /v1/predict/batch and /v1/rank, "
+        "GET /v1/model, /v1/models, /healthz, /readyz and /metrics",
         "invalid_request_error",
         "not_found" if status == 404 else "invalid_request",
         None,

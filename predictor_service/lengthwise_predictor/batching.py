@@ -30,6 +30,7 @@ Row = NDArray[np.float32]
 class _Waiting:
     texts: Sequence[Text]
     future: asyncio.Future[list[Row]]
+    since_s: float  #: Monotonic.
 
 
 class Batcher:
@@ -46,6 +47,7 @@ class Batcher:
         latency_target_ms: float,
         max_waiting: int,
         on_batch: Callable[[int, float], None] = lambda size, seconds: None,
+        on_wait: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         """Build a batcher; `start` runs it.
 
@@ -55,12 +57,16 @@ class Batcher:
             latency_target_ms: A pass is kept to about this, ms.
             max_waiting: Texts that may wait before `predict` refuses.
             on_batch: Told each pass's size and its duration in seconds.
+            on_wait: Told how long each request waited for its pass, seconds.
         """
         self._model = model
         self._max_batch = max_batch
         self._target_s = latency_target_ms / 1000
         self._max_waiting = max_waiting
         self._on_batch = on_batch
+        self._on_wait = on_wait
+        self._quiet = asyncio.Event()  #: Nothing waits, and no pass is under way.
+        self._quiet.set()
         self._line: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="predict")
@@ -71,6 +77,19 @@ class Batcher:
     def start(self) -> None:
         """Begin to serve; call it in the event loop."""
         self._task = asyncio.get_running_loop().create_task(self._serve(), name="batcher")
+
+    async def drain(self) -> None:
+        """Answer what waits, then end the thread; nobody may ask any more."""
+        while not self._quiet.is_set():
+            await self._quiet.wait()
+        await self.stop()
+
+    @property
+    def limit(self) -> int:
+        """How many texts a pass is expected to take within the target."""
+        if self._text_s <= 0:
+            return self._max_batch
+        return max(1, min(self._max_batch, int(self._target_s / self._text_s)))
 
     async def stop(self) -> None:
         """Refuse what waits and end the thread."""
@@ -86,10 +105,17 @@ class Batcher:
         self._thread.shutdown(wait=True)
 
     async def predict(self, texts: Sequence[Text]) -> list[Row]:
-        """The model's rows for some (text, LLM name) pairs, in their order.
+        """`begin`, and wait for the rows."""
+        return [row for rows in await self.begin(texts) for row in rows]
+
+    def begin(self, texts: Sequence[Text]) -> asyncio.Future[list[list[Row]]]:
+        """Ask for the model's rows for some (text, LLM name) pairs; they are in the line at once.
 
         Args:
             texts: At least one pair; more than a batch holds are served in several passes.
+
+        Returns:
+            The rows, in the order of the texts, pass by pass. Cancel it to give them up.
 
         Raises:
             NotReady: The batcher is not running.
@@ -106,19 +132,14 @@ class Batcher:
             )
         loop = asyncio.get_running_loop()
         parts = [
-            _Waiting(texts[i : i + self._max_batch], loop.create_future())
+            _Waiting(texts[i : i + self._max_batch], loop.create_future(), time.monotonic())
             for i in range(0, len(texts), self._max_batch)
         ]
         self._line.extend(parts)
+        self._quiet.clear()
         self.waiting += len(texts)
         self._arrived.set()
-        try:
-            done = await asyncio.gather(*(p.future for p in parts))
-        except asyncio.CancelledError:
-            for p in parts:
-                p.future.cancel()
-            raise
-        return [row for rows in done for row in rows]
+        return asyncio.gather(*(p.future for p in parts))
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -146,12 +167,11 @@ class Batcher:
                     if not w.future.done():
                         w.future.set_result(rows[start : start + len(w.texts)])
                     start += len(w.texts)
+            self._quiet.set()
 
     def _take(self) -> list[_Waiting]:
         """The head of the line, as much as fits; what nobody waits for any more is dropped."""
-        room = self._max_batch
-        if self._text_s > 0:
-            room = max(1, min(room, int(self._target_s / self._text_s)))
+        room, now_s = self.limit, time.monotonic()
         batch: list[_Waiting] = []
         while self._line and (not batch or len(self._line[0].texts) <= room):
             w = self._line.popleft()
@@ -159,6 +179,7 @@ class Batcher:
             if w.future.done():
                 continue
             batch.append(w)
+            self._on_wait(now_s - w.since_s)
             room -= len(w.texts)
         return batch
 

@@ -3,6 +3,7 @@
 ```
 PredictorError
 ├── BadRequest          400  the client changes its request
+│   ├── NoSuchModel     404  the client names a model that is served
 │   └── BodyTooLarge    413  the client sends less
 ├── Overloaded          503  the client waits `retry_after_s`, or goes on without a prediction
 ├── NotReady            503  the model is not loaded yet; the client tries again
@@ -42,6 +43,12 @@ class BodyTooLarge(BadRequest):
     """The body is over the size limit."""
 
     code = "body_too_large"
+
+
+class NoSuchModel(BadRequest):
+    """The request names a predictor that is not served here."""
+
+    code = "predictor_not_found"
 
 
 class Overloaded(PredictorError):

@@ -46,7 +46,8 @@ _BRACKETS = b"{}();=<>[]"
 _CODE_WORDS = frozenset({"def", "import", "return"})
 _WORD = re.compile(r"\w+")
 _SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
-_LIST_LINE = re.compile(r"^\s*(?:[-*\u2022]|\d{1,3}[.)])\s", re.MULTILINE)
+# Not `^\s*`, which counts the same but runs on over line ends: 16,384 of them took 3 s.
+_LIST_LINE = re.compile(r"^[^\S\n]*(?:[-*\u2022]|\d{1,3}[.)])\s", re.MULTILINE)
 _NUMBER = re.compile(r"(?<![\w.])\d{1,6}(?![\w.]*\d)")
 _ASKED_WORDS = re.compile(r"(\d{1,6})\+?[\s-]*words?\b", re.IGNORECASE)
 _ASKED_ITEMS = re.compile(

@@ -50,6 +50,34 @@ class Metrics:
         self.info = Gauge(
             f"{_PREFIX}_model_info",
             "Always 1; the labels say what is loaded",
-            ["version", "provider"],
+            ["model", "version", "provider"],
+            registry=self.registry,
+        )
+        self.latency_target = Gauge(
+            f"{_PREFIX}_latency_target_seconds",
+            "What a batch is kept to, as set",
+            registry=self.registry,
+        )
+        self.batch_limit = Gauge(
+            f"{_PREFIX}_batch_limit",
+            "Texts of a batch that are expected to meet the target now",
+            ["model"],
+            registry=self.registry,
+        )
+        self.over_target = Counter(
+            f"{_PREFIX}_batches_over_target_total",
+            "Batches that took longer than the target",
+            registry=self.registry,
+        )
+        self.wait_seconds = Histogram(
+            f"{_PREFIX}_wait_seconds",
+            "From a request's arrival in the line to its batch",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.reloads = Counter(
+            f"{_PREFIX}_reloads_total",
+            "Changed models, by what became of them",
+            ["model", "outcome"],
             registry=self.registry,
         )

@@ -82,7 +82,14 @@ class LengthModel:
         # else is asking, by up to 7 %; and alone, a short text is not padded to a long one's size.
         self._alone = self.card.get("precision") == "int8"
         self._session = _session(directory / "model.onnx", provider, intra_op_threads)
+        #: Not always the one asked for: ONNX Runtime goes on with the CPU, with a warning, where
+        #: CUDA's libraries or its device are missing.
         self.provider: str = self._session.get_providers()[0]
+        if provider == "cuda" and self.provider != "CUDAExecutionProvider":
+            raise ModelUnusable(
+                "provider is cuda, but ONNX Runtime could not begin with it: the driver, the "
+                "device or CUDA's libraries are missing; set provider to auto to go on without"
+            )
 
     def llm_row(self, name: str) -> int:
         """The embedding row of an LLM by any of its spellings; `ANY_LLM` if it is unknown."""
@@ -187,6 +194,25 @@ def _card(directory: Path) -> dict[str, Any]:
     return card
 
 
+def choose_providers(provider: str, there: Sequence[str]) -> list[str]:
+    """The execution providers to ask ONNX Runtime for, the preferred one first.
+
+    Args:
+        provider: `auto`, `cpu` or `cuda`, as the settings say.
+        there: What this ONNX Runtime was built with.
+
+    Raises:
+        ModelUnusable: `cuda` is wanted, and is not there.
+    """
+    cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
+    if provider == "cuda" and cuda not in there:
+        raise ModelUnusable(
+            f"provider is cuda, but this ONNX Runtime has only {list(there)}; "
+            "install the `gpu` extra, or set provider to auto"
+        )
+    return [cuda, cpu] if provider != "cpu" and cuda in there else [cpu]
+
+
 def _session(path: Path, provider: str, intra_op_threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
@@ -195,15 +221,7 @@ def _session(path: Path, provider: str, intra_op_threads: int) -> ort.InferenceS
     options.log_severity_level = 3
     # Shapes differ from batch to batch; an arena that only grows would keep the largest for ever.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    there = ort.get_available_providers()
-    if provider == "cuda" and "CUDAExecutionProvider" not in there:
-        raise ModelUnusable(
-            f"provider is cuda, but this ONNX Runtime has only {there}; "
-            "install the `gpu` extra, or set provider to auto"
-        )
-    wanted = ["CPUExecutionProvider"]
-    if provider != "cpu" and "CUDAExecutionProvider" in there:
-        wanted.insert(0, "CUDAExecutionProvider")
+    wanted = choose_providers(provider, ort.get_available_providers())
     try:
         # The fused skip-and-normalise of the CPU is eight times slower than its two parts.
         return ort.InferenceSession(

@@ -22,6 +22,20 @@ class PredictorSettings(BaseSettings):
     model_dir: Path = Field(
         default=BUNDLED, description="Folder with model.onnx, tokenizer.json and model.json"
     )
+    models: dict[str, Path] = Field(
+        default_factory=dict,
+        max_length=8,
+        description="Further models, name -> folder, JSON. An LLM of that name, in any of its "
+        "spellings, is predicted by it, and so is a request whose `predictor` is that name; each "
+        "takes its own memory",
+    )
+    reload_every_s: float = Field(
+        default=5.0,
+        ge=0,
+        le=86_400,
+        description="A model whose folder changed, also by a link that was turned, is loaded anew "
+        "and takes over without dropping a request; looked for this often, s. 0: only on SIGHUP",
+    )
     provider: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto: CUDA if ONNX Runtime has it, else the CPU"
     )
