@@ -36,11 +36,11 @@ def drift(
         str, typer.Option(help=f"Which kind of predictor: {', '.join(STREAMS)}; or all.")
     ] = ALL,
     requests: Annotated[int, typer.Option(min=300, help="Of each stream.")] = 2400,
-    slots: Annotated[int, typer.Option(min=1, help="Answers at once.")] = 8,
+    slots: Annotated[int, typer.Option(min=1, help="Answers at once.")] = 4,
     load: Annotated[
         float, typer.Option(min=0.1, max=2, help="Offered work, of what the slots can do.")
-    ] = 0.95,
-    ms_per_token: Annotated[float, typer.Option(min=0.1, help="Of one answer, ms.")] = 10.0,
+    ] = 1.0,
+    ms_per_token: Annotated[float, typer.Option(min=0.1, help="Of one answer, ms.")] = 5.0,
     seed: Annotated[int, typer.Option(help="Of arrivals, lengths and predictions.")] = 1,
     within: Annotated[
         float, typer.Option(help="Ratio to fcfs after detection that still passes.")
@@ -128,15 +128,15 @@ def _passes(r: StreamReport, within: float) -> bool:
 
 
 def _print(reports: list[StreamReport]) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     table = Table(title="mean completion time over that of fcfs, by phase of each stream")
-    for name in ("stream", "predictor", "requests", "unwatched", "ours", "verdict after", "then"):
+    for name in ("stream", "predictor", "requests", "unwatched", "ours", "right after", "then"):
         table.add_column(name, justify="left" if name in ("stream", "predictor") else "right")
     for r in reports:
         for number, phase in enumerate(r.phases):
             after = "never" if not phase.settled else "at once"
             if phase.change is not None:
-                after = f"{phase.change.answers} answers, {phase.change.seconds:.0f} s"
+                after = f"{phase.change.answers} / {phase.change.seconds:.0f} s"
             table.add_row(
                 r.stream if number == 0 else "",
                 "good" if phase.good else "bad",

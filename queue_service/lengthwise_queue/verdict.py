@@ -82,7 +82,7 @@ def fallback_wanted(answers: Sequence[Answer], *, fallback: bool, settings: Queu
     if limit is None:
         return False
     known = [pair for pair in expectations(answers) if pair[0]]
-    acquitted = False
+    # The newest evidence that decides, decides: what is older is of a predictor that may be gone.
     for n in WINDOWS:
         if len(known) < n:
             break
@@ -94,8 +94,8 @@ def fallback_wanted(answers: Sequence[Answer], *, fallback: bool, settings: Queu
         if accuracy < limit - _CONDEMNS * noise:
             return True
         if n >= _FEWEST_TO_ACQUIT and accuracy >= limit + RECOVERY + _ACQUITS * noise:
-            acquitted = True
-    return fallback and not acquitted
+            return False
+    return fallback
 
 
 def since_verdict(stats: QueueStats) -> list[Answer]:

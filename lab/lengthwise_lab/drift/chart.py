@@ -47,7 +47,7 @@ def draw(
         _completions(axes[row][0], report, asked, run, legend=row == 0)
         _watch(axes[row][1], report, asked, run["ours"], limit, legend=row == 0)
     axes[rows - 1][0].set_xlabel("request, by arrival")
-    axes[rows - 1][1].set_xlabel("requests accepted")
+    axes[rows - 1][1].set_xlabel("requests answered")
     figure.suptitle(
         "A predictor that turns bad: shaded where the queue serves first come, first served",
         fontsize=13,
@@ -100,14 +100,14 @@ def _watch(
         ("raw_coverage", "#2da44e", ":"),
     ):
         known = [
-            (look.accepted, value)
+            (look.answered, value)
             for look in ours.looks
             if (value := getattr(look, name)) is not None
         ]
         if known:
             axes.plot(*zip(*known, strict=True), style, color=color, label=_WATCH[name])
     axes.axhline(limit, color="#d1495b", linewidth=1, linestyle="--", label="limit of the rank")
-    _shade(axes, ours, report)
+    _shade(axes, ours, report, by="answered")
     axes.set_ylim(0, 1.02)
     axes.set_xlim(0, len(requests))
     if legend:
@@ -121,14 +121,15 @@ _WATCH = {
 }
 
 
-def _shade(axes: Axes, ours: Outcomes, report: StreamReport) -> None:
+def _shade(axes: Axes, ours: Outcomes, report: StreamReport, *, by: str = "accepted") -> None:
     """Where `sjf` was suspended; and a line where a phase begins."""
     begun: int | None = None
     for look in ours.looks:
+        at: int = getattr(look, by)
         if look.fallback and begun is None:
-            begun = look.accepted
+            begun = at
         if not look.fallback and begun is not None:
-            axes.axvspan(begun, look.accepted, color="#f0c36d", alpha=0.35, linewidth=0)
+            axes.axvspan(begun, at, color="#f0c36d", alpha=0.35, linewidth=0)
             begun = None
     if begun is not None:
         axes.axvspan(begun, report.requests, color="#f0c36d", alpha=0.35, linewidth=0)

@@ -73,7 +73,7 @@ async def serve(
         await store.put_queue(queue, settings)
         view = WorkerView(id="w", slots=slots, running=0, engine="drift", seen_ms=0)
         await store.beat(queue, worker=view, leases=[])
-        run = _Run(store, requests, queue=queue, slots=slots, ms_per_token=ms_per_token)
+        run = _Run(store, requests, settings, queue=queue, slots=slots, ms_per_token=ms_per_token)
         return await run.through()
     finally:
         await store.aclose()
@@ -84,11 +84,13 @@ class _Run:
         self,
         store: RedisJobStore,
         requests: Sequence[Request],
+        settings: QueueSettings,
         *,
         queue: str,
         slots: int,
         ms_per_token: float,
     ) -> None:
+        self._watched = settings.policy == "sjf" and settings.min_rank_accuracy is not None
         self._store, self._requests, self._queue = store, requests, queue
         self._book = QueueBook(store)
         self._watch = rank_watch.RankWatch(store, self._book)
@@ -102,7 +104,7 @@ class _Run:
 
     async def through(self) -> Outcomes:
         """From the first arrival to the last end, event by event."""
-        look_s, next_in = rank_watch.EVERY_S, 0
+        look_s, next_in = rank_watch.EVERY_S if self._watched else float("inf"), 0
         while next_in < len(self._requests) or self._running:
             arrival_s = (
                 self._requests[next_in].at_s if next_in < len(self._requests) else float("inf")
