@@ -68,10 +68,18 @@ def root() -> None:
     """LLM serving that answers the short requests first."""
 
 
+def _interrupt(*_: object) -> None:
+    # A shell starts background commands (`lengthwise train ... &`) with SIGINT ignored, and then
+    # `kill` would end nothing.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.raise_signal(signal.SIGINT)
+
+
 def main() -> None:
     """Run the command line; exit 1 with one message when it cannot do what was asked."""
     # `kill` ends a command as Ctrl-C does: settings are put back, processes and folders removed.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app(auto_envvar_prefix="LENGTHWISE")
     except (CliError, LabError) as exc:
