@@ -32,6 +32,10 @@ Call = tuple[str, Sequence[str], Sequence[Any]]
 #: could be seen (docs/experiments.md); several under way let the server work while we pack.
 _TOGETHER, _UNDER_WAY = 16, 4
 
+#: A call with so many arguments keeps the server busy for long (16 ends are 160) and travels alone:
+#: two in one pipeline are answered together, and then server and caller work by turns only.
+_MANY = 100
+
 
 #: How often scripts are loaded before a call is given up: a flush may come between a load and its
 #: call, and with a flusher at full speed (tests/faults) once did so twice in a row.
@@ -107,9 +111,13 @@ class ScriptRunner:
 
     def _next_batch(self) -> list[_Asked]:
         batch: list[_Asked] = []
-        count = 0
-        while self._waiting and (not batch or count + len(self._waiting[0].calls) <= _TOGETHER):
-            asked = self._waiting.popleft()
+        count, alone = 0, False
+        while self._waiting and not alone:
+            asked = self._waiting[0]
+            alone = any(len(args) > _MANY for _, _, args in asked.calls)
+            if batch and (alone or count + len(asked.calls) > _TOGETHER):
+                break
+            self._waiting.popleft()
             if not asked.answers.done():  # its caller was cancelled
                 batch.append(asked)
                 count += len(asked.calls)

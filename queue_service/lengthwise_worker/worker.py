@@ -59,12 +59,12 @@ class Worker:
         self.metrics = metrics or Metrics()
         self._open_store = open_store
         self._store = open_store()
-        self._endings = self._make_endings()
         self._old_stores: list[JobStore] = []
         self._engine = engine
         self._batching = Batching(
             mode=settings.batching, slots=settings.slots, wait_ms=settings.static_wait_ms
         )
+        self._endings = self._make_endings()
         self._watchdog = Watchdog(settings.watchdog_s)
         self._runs: dict[str, JobRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -258,6 +258,7 @@ class Worker:
             self._store,
             queue=self.settings.queue,
             worker_id=self.settings.worker_id,
+            slots=self._batching.capacity,
             may_claim=lambda: self._may_claim and self._batching.hands_on,
             begin=self._start,
         )

@@ -28,6 +28,7 @@ class Desk:
             store,
             queue=rig.queue,
             worker_id="w",
+            slots=16,
             may_claim=lambda: may_claim,
             begin=self._begin,
         )

@@ -32,7 +32,7 @@ elseif state == "queued" or state == "scheduled" then
     hold(line, record[3], -1)
   end
   end_job(line, id, "cancelled", now, "", {tenant = record[3], attempt = read_runs(record[4])})
-  count_ended(line)
+  settle(line)
   state = "cancelled"
 end
 return state or "unknown"

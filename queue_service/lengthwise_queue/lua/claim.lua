@@ -24,19 +24,21 @@ if redis.call("HGET", line.meta, "mode") == "paused" then
   return {}
 end
 
-local claims, mine, looked, overtaken, wait_ms, waits, taken, last = {}, {}, 0, 0, 0, 0, 0, 0
+local popped, claims, fields_of, since_of, leases, looked, taken, last = {}, {}, {}, {}, {}, 0, 0, 0
+local waits, wait_ms, started, lease_end = 0, 0, ms(now), now + tonumber(lease_ms)
 
-local function take(id, tenant, alone, start)
-  local job = line.prefix .. "job:" .. id
-  overtaken = overtaken + (redis.call("ZRANK", line.accepted, id) or 0)
-  redis.call("ZREM", line.accepted, id)
-  local record = redis.pcall("HMGET", job, "state", "tenant", "times", "price", "plan", "runs", "due_ms")
-  local payload = redis.pcall("GET", line.prefix .. "in:" .. id)
+-- One job that left the line: lease it to the caller and charge its tenant, or end it here.
+-- Its record is written below, when it is known what first come first served would have done.
+local function take(id, payload, tenant, alone, start)
+  looked = looked + 1
+  popped[looked] = id
+  local record = redis.pcall("HMGET", line.prefix .. "job:" .. id,
+    "state", "tenant", "times", "price", "plan", "runs", "due_ms")
   local readable = not record.err
   local cost, weight = read_price(readable and record[4])
   last = cost or 0
   taken = taken + last
-  local _, since, deadline = read_times(readable and record[3])
+  local _, since, deadline, until_text = read_times(readable and record[3])
   local attempt, spent = read_runs(readable and record[6])
   if not (cost and deadline and attempt) or record[1] ~= "queued" or type(payload) ~= "string"
     or not (record[2] and record[5] and record[7]) then
@@ -49,34 +51,28 @@ local function take(id, tenant, alone, start)
     return
   end
   attempt = attempt + 1
-  local own, waited = nonce .. ":" .. looked, ""
+  local own, waited = nonce .. ":" .. looked - 1, ""
   local fields = {"state", "running", "nonce", own, "worker", worker,
-    "runs", attempt .. " " .. (spent + 1)}
-  local function also(name, value)
-    fields[#fields + 1] = name
-    fields[#fields + 1] = value
-  end
+    "runs", attempt .. " " .. spent + 1, "started_ms", started}
   if not alone then
     redis.call("ZADD", line.tenants, "XX", start + cost / weight, tenant)
     redis.call("HSET", line.meta, "v", string.format("%.17g", start))
-    also("charged", cost)
+    fields[11], fields[12] = "charged", cost
   end
   if attempt == 1 then
     local wait = math.max(0, now - since)
     waits, wait_ms, waited = waits + 1, wait_ms + wait, ms(wait)
-    also("started_ms", ms(now))
-  else
-    also("emitted", 0)
+  else -- it began at its first attempt
+    fields[9], fields[10] = "emitted", 0
     if alone then
-      also("charged", 0)
+      fields[11], fields[12] = "charged", 0
     end
     redis.call("XADD", line.prefix .. "out:" .. id, "*", "k", "attempt", "a", attempt, "d", "")
   end
-  redis.call("HSET", job, unpack(fields))
-  redis.call("ZADD", line.leases, now + tonumber(lease_ms), id)
-  claims[#claims + 1] = {id, own, attempt, record[5], payload, record[7], record[4], ms(deadline),
-    tenant, waited}
-  mine[id] = true
+  local n = #claims + 1
+  claims[n] = {id, own, attempt, record[5], payload, record[7], record[4], until_text, tenant, waited}
+  since_of[n], fields_of[id] = since, fields
+  leases[2 * n - 1], leases[2 * n] = lease_end, id
 end
 
 -- Bounded, whatever lies in the line: at most 100 jobs that end here for each call.
@@ -88,16 +84,23 @@ while #claims < count and looked < count + 100 do
   end
   -- Nobody else waits: the tenant takes what it likes, and is not charged for it.
   local ready = line.prefix .. "ready:" .. tenant
-  local popped = redis.call("ZPOPMIN", ready, alone and count - #claims or 1)
-  for i = 1, #popped, 2 do
-    looked = looked + 1
-    take(popped[i], tenant, alone, tonumber(first[2]))
+  local next = redis.call("ZPOPMIN", ready, alone and math.min(500, count - #claims) or 1)
+  local bodies = {}
+  for i = 1, #next, 2 do
+    bodies[#bodies + 1] = line.prefix .. "in:" .. next[i]
+  end
+  if #bodies > 0 then
+    bodies = redis.call("MGET", unpack(bodies))
+  end
+  for i = 1, #bodies do
+    take(next[2 * i - 1], bodies[i], tenant, alone, tonumber(first[2]))
   end
   if redis.call("EXISTS", ready) == 0 then
     rest(line, tenant)
   end
 end
 
+on_many("ZREM", line.accepted, popped)
 local gone = served(line, taken) - last
 if redis.call("EXISTS", line.tenants) == 1 then
   redis.call("ZADD", line.wake, 0, "work") -- the next idle worker wakes in its turn
@@ -106,6 +109,22 @@ else
   redis.call("HSET", line.meta, "backlog_tokens", 0) -- heals what an unreadable cost left behind
   gone = math.huge -- all have begun, so they had under first come first served
 end
+if looked > 0 then
+  -- Twice as many as were claimed: a backlog of these shrinks, and no call does much.
+  resolve(line, gone, now, fields_of, 2 * looked + 2)
+end
+
+-- A job was overtaken by this call if it came earlier than one of these and still waits.
+local overtaken, oldest = 0, redis.call("ZRANGE", line.accepted, 0, 0, "WITHSCORES")[2]
+oldest = tonumber(oldest or "") or math.huge
+for i = 1, #claims do
+  local id = claims[i][1]
+  redis.call("HSET", line.prefix .. "job:" .. id, unpack(fields_of[id]))
+  if oldest < since_of[i] then
+    overtaken = overtaken + redis.call("ZCOUNT", line.accepted, "-inf", "(" .. ms(since_of[i]))
+  end
+end
+on_many("ZADD", line.leases, leases)
 if overtaken > 0 then
   redis.call("HINCRBY", line.meta, "overtakes", overtaken)
 end
@@ -113,15 +132,5 @@ if waits > 0 then
   redis.call("HINCRBY", line.meta, "waits", waits)
   redis.call("HINCRBY", line.meta, "wait_ms", string.format("%.0f", wait_ms))
 end
--- Twice as many as were claimed: a backlog of these shrinks, and no call does much.
-local fcfs_waits = looked > 0 and resolve(line, gone, now, mine, 2 * looked + 2) or {}
-if #fcfs_waits > 0 then
-  local sum = 0
-  for _, wait in ipairs(fcfs_waits) do
-    sum = sum + wait
-  end
-  redis.call("HINCRBY", line.meta, "fcfs_waits", #fcfs_waits)
-  redis.call("HINCRBY", line.meta, "fcfs_wait_ms", string.format("%.0f", sum))
-end
-count_ended(line)
+settle(line)
 return claims

@@ -17,13 +17,14 @@ RETURNS
 --@include tenant_line
 --@include end_job
 local lengths = unpack(KEYS, 11)
+local released, answered = {}, {}
 local ENDED = {succeeded = true, failed = true, cancelled = true, expired = true}
 
 local function finish(id, nonce, outcome, prompt_tokens, output_tokens, service_ms, error_json,
   delay_ms, first, pieces_from, pieces_to)
   local job, out = line.prefix .. "job:" .. id, line.prefix .. "out:" .. id
   local record = redis.pcall("HMGET", job, "state", "nonce", "cancel", "runs", "emitted", "tenant",
-    "price", "charged", "quantiles", "metered", "done")
+    "price", "charged", "quantiles", "metered")
   if record.err then -- one damaged record must not keep the others from ending
     return "lost"
   end
@@ -34,18 +35,17 @@ local function finish(id, nonce, outcome, prompt_tokens, output_tokens, service_
     if record[2] == nonce and ENDED[record[1]] then
       return record[1]
     end
-    local by, state = string.match(record[11] or "", "^(%S+) (%S+)$")
+    local by, state = string.match(redis.call("HGET", job, "done") or "", "^(%S+) (%S+)$")
     return by == nonce and state or "lost"
   elseif tonumber(first) > emitted then
     return "lost" -- see emit
   end
   local attempt, spent = read_runs(record[4])
-  local cost, weight, slack, offset = read_price(record[7])
   local from = pieces_from + math.max(0, emitted - first)
   for i = from, pieces_to do
     redis.call("XADD", out, "*", "k", "chunk", "a", attempt, "d", ARGV[i])
   end
-  redis.call("ZREM", line.leases, id)
+  released[#released + 1] = id
 
   local target
   if cancel then
@@ -65,17 +65,16 @@ local function finish(id, nonce, outcome, prompt_tokens, output_tokens, service_
   local used = outcome == "release" and 0 or tonumber(output_tokens)
   local charged = tonumber(record[8] or "0")
   if used and charged > 0 and used ~= charged then
+    local _, weight = read_price(record[7])
     charge(line, tenant, (used - charged) / weight)
   end
   if used and record[10] and outcome ~= "release" then
-    redis.call("HINCRBYFLOAT", line.prefix .. "rate:" .. tenant, "tokens", cost - used)
+    redis.call("HINCRBYFLOAT", line.prefix .. "rate:" .. tenant, "tokens", read_price(record[7]) - used)
   end
   if target == "succeeded" and used and used > 0 then
     local predicted = record[9] and string.match(record[7], "(%S+) %S+$") or ""
-    local entry = predicted .. " " .. output_tokens .. " " .. service_ms .. (record[9] and " " .. record[9] or "")
-    if redis.call("LPUSH", lengths, entry) > 320 then
-      redis.call("LTRIM", lengths, 0, 255)
-    end
+    answered[#answered + 1] = predicted .. " " .. output_tokens .. " " .. service_ms
+      .. (record[9] and " " .. record[9] or "")
   end
 
   local fields = {}
@@ -109,6 +108,7 @@ local function finish(id, nonce, outcome, prompt_tokens, output_tokens, service_
     hold(line, tenant, 1)
   else
     local _, since = read_times(redis.call("HGET", job, "times"))
+    local cost, _, slack, offset = read_price(record[7])
     enter(line, id, tenant, due_again(line, job, since, slack, offset), since, cost)
   end
   return target
@@ -122,5 +122,12 @@ while at <= #ARGV do
   answers[#answers + 1] = finish(id, nonce, outcome, prompt_tokens, output_tokens, service_ms,
     error_json, delay_ms, first, at - n, at - 1)
 end
-count_ended(line)
+on_many("ZREM", line.leases, released)
+if #answered > 0 then
+  on_many("LPUSH", lengths, answered)
+  if redis.call("LLEN", lengths) > 320 then
+    redis.call("LTRIM", lengths, 0, 255)
+  end
+end
+settle(line)
 return answers

@@ -111,6 +111,8 @@ for _, id in ipairs(past(line.delayed)) do
   end
 end
 
+settle(line) -- before a tenant is forgotten of whom nothing seems to be left
+
 for _, worker in ipairs(redis.call("ZRANGEBYSCORE", workers, "-inf", now - worker_ttl_ms, "LIMIT", 0, limit)) do
   redis.call("ZREM", workers, worker)
   redis.call("HDEL", worker_info, worker)
@@ -136,5 +138,4 @@ end
 if redis.call("EXISTS", line.tenants) == 1 and redis.call("HGET", line.meta, "mode") ~= "paused" then
   redis.call("ZADD", line.wake, 0, "work")
 end
-count_ended(line)
 return {moved.promoted, moved.returned, moved.failed, moved.expired, moved.cancelled}

@@ -2,44 +2,62 @@
 -- `line` holds the key names that the caller declared; the job's own keys share their hash tag.
 -- `seen` is what the caller knows of it: tenant, attempt, prompt_tokens, output_tokens ("" or nil).
 -- `more` are further fields for the record, name and value in turn.
+-- Sets that many jobs leave or join are left to `settle`: a command costs the server twice what a
+-- further member of one does (docs/experiments.md, "a no-op job, again").
 local function end_job(line, id, state, now, error_json, seen, more)
   local job, out = line.prefix .. "job:" .. id, line.prefix .. "out:" .. id
-  local keep, fields = line.retention_ms, more or {}
-  fields[#fields + 1] = "state"
-  fields[#fields + 1] = state
-  fields[#fields + 1] = "finished_ms"
-  fields[#fields + 1] = string.format("%.3f", now)
+  local keep, fields, ended = line.retention_ms, more or {}, line.ended
+  local at = #fields
+  fields[at + 1], fields[at + 2], fields[at + 3] = "state", state, "finished_ms"
+  ended.at = ended.at or string.format("%.3f", now)
+  fields[at + 4] = ended.at
   if error_json ~= "" then
-    fields[#fields + 1] = "error"
-    fields[#fields + 1] = error_json
+    fields[at + 5], fields[at + 6] = "error", error_json
   end
   redis.call("HSET", job, unpack(fields))
-  local function number(text)
-    return text and text ~= "" and text or "null"
-  end
+  local prompt, output = seen.prompt_tokens, seen.output_tokens
   redis.call("XADD", out, "*", "k", "end", "a", seen.attempt or "0", "d", '{"state":"' .. state
     .. '","error":' .. (error_json ~= "" and error_json or "null")
-    .. ',"prompt_tokens":' .. number(seen.prompt_tokens)
-    .. ',"output_tokens":' .. number(seen.output_tokens) .. "}")
-  redis.call("ZREM", line.deadlines, id)
-  line.ended[state] = (line.ended[state] or 0) + 1
+    .. ',"prompt_tokens":' .. (prompt and prompt ~= "" and prompt or "null")
+    .. ',"output_tokens":' .. (output and output ~= "" and output or "null") .. "}")
+  ended.ids[#ended.ids + 1] = id
+  ended.count[state] = (ended.count[state] or 0) + 1
+  local list = line.prefix .. "finished:" .. seen.tenant
   if state == "failed" then
-    keep = line.dead_retention_ms
-    redis.call("ZADD", line.prefix .. "dead:" .. seen.tenant, now, id)
+    keep, list = line.dead_retention_ms, line.prefix .. "dead:" .. seen.tenant
     redis.call("PEXPIRE", line.prefix .. "in:" .. id, keep)
   else
-    redis.call("ZADD", line.prefix .. "finished:" .. seen.tenant, now, id)
-    redis.call("DEL", line.prefix .. "in:" .. id)
+    ended.bodies[#ended.bodies + 1] = line.prefix .. "in:" .. id
   end
+  local members = ended.lists[list] or {}
+  ended.lists[list] = members
+  members[#members + 1] = ended.at
+  members[#members + 1] = id
   redis.call("PEXPIRE", job, keep)
   redis.call("PEXPIRE", out, keep)
 end
 
--- Count what ended; the last thing that a script which ends jobs does.
-local function count_ended(line)
-  for state, number in pairs(line.ended) do
+-- A command on many members, some hundreds at a time: what unpack takes is bounded.
+local function on_many(command, key, members)
+  for first = 1, #members, 500 do
+    redis.call(command, key, unpack(members, first, math.min(first + 499, #members)))
+  end
+end
+
+-- The rest of every end of this call: whoever ends jobs calls it once, behind the last of them.
+local function settle(line)
+  local ended = line.ended
+  on_many("ZREM", line.deadlines, ended.ids)
+  for list, members in pairs(ended.lists) do
+    on_many("ZADD", list, members)
+  end
+  for first = 1, #ended.bodies, 500 do
+    redis.call("DEL", unpack(ended.bodies, first, math.min(first + 499, #ended.bodies)))
+  end
+  for state, number in pairs(ended.count) do
     redis.call("HINCRBY", line.meta, state, number)
   end
+  line.ended = {ids = {}, bodies = {}, lists = {}, count = {}}
 end
 
 -- A record that nobody can serve: to the dead letters, whatever it holds, and the line goes on.
@@ -51,7 +69,7 @@ local function quarantine(line, id, tenant, now)
   if redis.call("TYPE", out).ok ~= "stream" then
     redis.call("DEL", out)
   end
-    redis.call("HINCRBY", line.meta, "quarantined", 1)
+  redis.call("HINCRBY", line.meta, "quarantined", 1)
   redis.call("HSETNX", job, "tenant", tenant)
   tenant = redis.call("HGET", job, "tenant")
   end_job(line, id, "failed", now,

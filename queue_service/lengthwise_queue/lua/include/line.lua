@@ -17,7 +17,7 @@ local prefix, now_ms, retention_ms, dead_retention_ms = unpack(ARGV)
 local line = {tenants = tenants, vt = vt, accepted = accepted, delayed = delayed,
   deadlines = deadlines, leases = leases, wake = wake, meta = meta, fcfs = fcfs,
   scheduled = scheduled, prefix = prefix, retention_ms = retention_ms,
-  dead_retention_ms = dead_retention_ms, ended = {}}
+  dead_retention_ms = dead_retention_ms, ended = {ids = {}, bodies = {}, lists = {}, count = {}}}
 local now = tonumber(now_ms)
 if not now then
   local time = redis.call("TIME")

@@ -11,10 +11,10 @@
 -- done "nonce state" of a claim that put the job back.
 local SIX = "^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$"
 
--- accepted, since, deadline
+-- accepted, since, deadline, and the deadline as it is written
 local function read_times(text)
   local accepted, since, deadline = string.match(text or "", "^(%S+) (%S+) (%S+)$")
-  return tonumber(accepted or ""), tonumber(since or ""), tonumber(deadline or "")
+  return tonumber(accepted or ""), tonumber(since or ""), tonumber(deadline or ""), deadline
 end
 
 -- cost, weight, slack_ms, offset_ms
