@@ -14,6 +14,7 @@ from rich.table import Table
 
 from lengthwise_cli.errors import BadUsage, CliError
 from lengthwise_lab.chaos import checker
+from lengthwise_lab.chaos.faults import LONG_RUN, OF_EVERY_KIND
 from lengthwise_lab.chaos.history import read
 from lengthwise_lab.chaos.run import Plan, run
 from lengthwise_lab.chaos.system import Durability, Sizes
@@ -30,6 +31,14 @@ def chaos(
     durability: Annotated[
         str, typer.Option(help="async, or replica: then a failover is a crash in mid-lag.")
     ] = "async",
+    faults_per_kind: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"Faults of every kind. Default: {OF_EVERY_KIND} from {LONG_RUN} jobs on, below "
+            "one fault in 250 jobs.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for the history and the logs. Default: a new one in /tmp."),
@@ -58,6 +67,7 @@ def chaos(
             seed=seed,
             jobs=jobs,
             folder=_folder(out),
+            per_kind=faults_per_kind,
             sizes=Sizes(
                 services=services,
                 workers=workers,

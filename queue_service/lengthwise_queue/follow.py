@@ -99,7 +99,9 @@ async def follow(
     """A job's output as it comes, in order, up to and with its END.
 
     Redis may go away and come back meanwhile. An END that was lost (an old record was trimmed or
-    damaged) is made up from the job's record, so that no reader waits for ever.
+    damaged) is made up from the job's record, so that no reader waits for ever. So is an ATTEMPT
+    where a claim begins whose predecessor Redis forgot in a failover: its pieces were read, and
+    those of two calls of the engine must not be mixed.
 
     Args:
         store: Where the job is.
@@ -113,6 +115,7 @@ async def follow(
         StoreUnavailable: Redis was away for longer than `OUTAGE_LIMIT_S`.
     """
     wait_s = first_s
+    has_pieces = False if after == "0-0" else None  # None: whatever the entry `after` was
     away_since_s: float | None = None
     while True:
         entries: list[OutputEntry] = []
@@ -122,8 +125,11 @@ async def follow(
                 yield []
                 wait_s = beat_s
                 entries = await _rest_of_ended(store, queue, job_id, after)
+            if has_pieces is None and entries:
+                has_pieces = entries[0].starts and not await _announces(store, queue, job_id, after)
             away_since_s = None
         except StoreUnavailable:
+            entries = []
             now_s = time.monotonic()
             away_since_s = now_s if away_since_s is None else away_since_s
             if now_s - away_since_s > OUTAGE_LIMIT_S:
@@ -131,10 +137,40 @@ async def follow(
             yield []
             await asyncio.sleep(OUTAGE_PAUSE_S)
         if entries:
-            yield entries
+            told, has_pieces = _with_restarts(entries, after, has_pieces=bool(has_pieces))
+            yield told
             if any(e.kind is EntryKind.END for e in entries):
                 return
             after, wait_s = entries[-1].id, beat_s
+
+
+async def _announces(store: JobStore, queue: str, job_id: str, entry_id: str) -> bool:
+    """Whether the entry is an ATTEMPT. False too if there is none: Redis forgot a piece."""
+    ms, _, sequence = entry_id.partition("-")
+    number = (int(ms) << 64) + int(sequence or 0) - 1
+    before = f"{number >> 64}-{number & (1 << 64) - 1}"
+    found = await store.read_output(queue, job_id, after=before, limit=1)
+    return [e.kind for e in found if e.id == entry_id] == [EntryKind.ATTEMPT]
+
+
+def _with_restarts(
+    entries: list[OutputEntry], after: str, *, has_pieces: bool
+) -> tuple[list[OutputEntry], bool]:
+    """The entries behind `after`, an ATTEMPT before each claim that begins unannounced.
+
+    It has the id of the entry before it: who breaks off there and resumes is told once more.
+    And whether the reader has pieces of the claim at the end of it.
+    """
+    told: list[OutputEntry] = []
+    for entry in entries:
+        if entry.starts and has_pieces:
+            told.append(
+                OutputEntry(id=after, kind=EntryKind.ATTEMPT, attempt=entry.attempt, data=b"")
+            )
+        told.append(entry)
+        has_pieces = entry.kind is not EntryKind.ATTEMPT
+        after = entry.id
+    return told, has_pieces
 
 
 async def _rest_of_ended(store: JobStore, queue: str, job_id: str, after: str) -> list[OutputEntry]:

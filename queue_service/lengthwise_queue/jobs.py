@@ -225,12 +225,17 @@ class EntryKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class OutputEntry:
-    """One entry of a job's output stream; `id` is what `Last-Event-ID` resumes after."""
+    """One entry of a job's output stream; `id` is what `Last-Event-ID` resumes after.
+
+    `starts`: the first piece of its claim. A reader that has pieces already then starts over, even
+    without an ATTEMPT before it: over a failover, Redis may forget a claim whose pieces were read.
+    """
 
     id: str
     kind: EntryKind
     attempt: int
     data: bytes
+    starts: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,10 @@ from lengthwise_queue.jobs import EntryKind, OutputEntry
 
 log = logging.getLogger(__name__)
 
+#: A CHUNK that starts its claim. A word of its own and not a field more: the entries of a stream
+#: node that have other fields than its first one spell the names out, at 10 bytes each.
+_FIRST = "first"
+
 
 def _order(entry_id: str) -> tuple[int, int]:
     ms, _, sequence = entry_id.partition("-")
@@ -32,8 +36,14 @@ def parse_entries(reply: list[tuple[bytes, dict[bytes, bytes]]]) -> list[OutputE
     entries = []
     for entry_id, fields in reply:
         try:
-            kind, attempt = EntryKind(fields[b"k"].decode()), int(fields[b"a"])
-            entry = OutputEntry(id=entry_id.decode(), kind=kind, attempt=attempt, data=fields[b"d"])
+            said = fields[b"k"].decode()
+            entry = OutputEntry(
+                id=entry_id.decode(),
+                kind=EntryKind.CHUNK if said == _FIRST else EntryKind(said),
+                attempt=int(fields[b"a"]),
+                data=fields[b"d"],
+                starts=said == _FIRST,
+            )
         except (KeyError, ValueError):
             log.warning("output entry cannot be read", extra={"entry": entry_id.decode()})
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,10 @@ log = logging.getLogger(__name__)
 
 #: Jobs that one step of a change of order looks at: about 2 ms of the server's time.
 _REORDER_STEP = 500
+
+#: In place of a count of pieces: more than any server knows of, so every script answers LOST. And
+#: how many such claims are remembered; a worker aborts the call of a lost one within moments.
+_LOST, _LOST_KEPT = 1 << 52, 1000
 
 #: Tenants that `stats` tells of, at most.
 _TENANTS_TOLD = 1000
@@ -121,7 +126,8 @@ class RedisJobStore(RedisReads):
         self._waiting: dict[str, redis.Redis] = {}
         self._pubsub: dict[str, Any] = {}
         self._hubs: dict[str, OutputHub] = {}
-        self._emitted: dict[str, int] = {}
+        self._emitted: dict[str, int] = {}  #: By nonce: pieces so far, or `_LOST`.
+        self._lost: deque[str] = deque()
         self._warned: set[str] = set()
         #: Of each primary at the last `check`: used memory and its limit (0: none), bytes.
         self.memory: Sequence[tuple[int, int]] = []
@@ -277,7 +283,12 @@ class RedisJobStore(RedisReads):
         [answer] = await self._run((Event.EMIT, keys, [*args, *chunks]))
         state = LeaseState(answer.decode())
         if state is LeaseState.LOST:
-            self._emitted.pop(lease.nonce, None)
+            # For good: a server that lost pieces in a failover may know the claim, and would take
+            # the next piece for its first. Nobody ends a lost claim, so these are forgotten by age.
+            self._emitted[lease.nonce] = _LOST
+            self._lost.append(lease.nonce)
+            if len(self._lost) > _LOST_KEPT:
+                self._emitted.pop(self._lost.popleft(), None)
         else:
             self._emitted[lease.nonce] = first + len(chunks)
         return state

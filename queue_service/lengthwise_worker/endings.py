@@ -16,8 +16,8 @@ from lengthwise_contract.states import JobState
 from lengthwise_queue.jobs import Claim, Ending
 from lengthwise_queue.store import JobStore
 
-#: Jobs of one round trip: half of the slots, within these. Eight cost Redis a tenth more a job, 32 a
-#: tenth less; but all slots at once leave the worker idle while Redis works, and Redis while the
+#: Jobs of one round trip: half of the slots, within these. Eight cost Redis a tenth more a job, 32
+#: a tenth less; but all slots at once leave the worker idle while Redis works, and Redis while the
 #: worker does (docs/experiments.md). A script of 256 ends holds the server for some 5 ms.
 _LEAST, _MOST = 16, 256
 

@@ -104,9 +104,10 @@ class Servers:
         )
         return primary, replica
 
-    def sentinels(self, primary: Server, count: int = 3) -> str:
-        """Sentinels that watch a primary under the name `mymaster`; a URL of theirs."""
-        watch = f"monitor mymaster 127.0.0.1 {primary.port} {count // 2 + 1}"
+    def sentinels(self, primary: Server | int, count: int = 3) -> str:
+        """Sentinels that watch a primary, or a port, as `mymaster`; a URL of theirs."""
+        port = primary if isinstance(primary, int) else primary.port
+        watch = f"monitor mymaster 127.0.0.1 {port} {count // 2 + 1}"
         found = []
         for _ in range(count):
             server = self.start("--sentinel", sentinel=watch)
@@ -125,10 +126,19 @@ class Servers:
         hosts = ",".join(f"127.0.0.1:{s.port}" for s in found)
         return f"redis+sentinel://{hosts}/mymaster/0"
 
-    def cluster(self, *, replicas: int = 0, **config: Any) -> tuple[list[Server], str]:
-        """A Cluster of three primaries, the first `replicas` with a replica each; and its URL."""
+    def cluster(
+        self, *, replicas: int = 0, announced: Callable[[int], int] | None = None, **config: Any
+    ) -> tuple[list[Server], str]:
+        """A Cluster of three primaries, the first `replicas` with a replica each; and its URL.
+
+        `announced`: by a node's port, the one that it tells its clients and the others.
+        """
+        ports = [free_port() for _ in range(3 + replicas)]
+        told = ports if announced is None else [announced(port) for port in ports]
         nodes = [
             self.start(
+                port=port,
+                cluster_announce_port=announce,
                 cluster_enabled="yes",
                 cluster_node_timeout=2 * DOWN_AFTER_MS,
                 cluster_port=free_port(),
@@ -136,7 +146,7 @@ class Servers:
                 repl_diskless_sync_delay=0,
                 **config,
             )
-            for _ in range(3 + replicas)
+            for port, announce in zip(ports, told, strict=True)
         ]
         slots = [(0, 5460), (5461, 10922), (10923, 16383)]
         for number, node in enumerate(nodes[:3]):
@@ -161,7 +171,7 @@ class Servers:
             )
 
         eventually(whole, "the Cluster forms")
-        return nodes, "redis+cluster://" + ",".join(f"127.0.0.1:{n.port}" for n in nodes[:3])
+        return nodes, "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in told[:3])
 
     def close(self) -> None:
         for server in self._all:

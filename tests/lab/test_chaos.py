@@ -76,15 +76,23 @@ def test_the_command_checks_a_history_and_ends_with_1_when_it_is_bad(tmp_path: P
     assert json.loads(result.stdout)["lost"] == 1
 
 
-def test_the_plan_follows_from_the_seed_and_a_long_run_has_every_kind_several_times() -> None:
+def test_the_plan_follows_from_the_seed_and_a_long_run_has_every_kind_fifty_times() -> None:
     faults = plan(7, 20_000)
     assert faults == plan(7, 20_000)
     assert faults != plan(8, 20_000)
-    assert len(faults) >= 50
-    counts = {kind: sum(f.kind is kind for f in faults) for kind in Kind}
-    assert min(counts.values()) >= 4
+    assert {sum(f.kind is kind for f in faults) for kind in Kind} == {50}
     assert faults == sorted(faults, key=lambda fault: fault.at)
     assert all(0 <= fault.at < 20_000 for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "per_kind", "want"),
+    [(320, None, 8), (2_000, None, 15), (10_000, None, 40), (99, 3, 45)],
+)
+def test_a_shorter_run_has_fewer_faults_unless_it_is_told(
+    jobs: int, per_kind: int | None, want: int
+) -> None:
+    assert len(plan(7, jobs, per_kind=per_kind)) == want
 
 
 def test_the_jobs_follow_from_the_seed_and_are_of_every_sort() -> None:

@@ -204,6 +204,27 @@ def test_a_worker_that_is_ahead_of_the_record_has_lost_its_claim(redis_url: str)
     run(body, redis_url)
 
 
+def test_a_lost_claim_stays_lost_whatever_the_server_remembers(redis_url: str) -> None:
+    """After LOST the store counted from nought: the output of a claim began with its second piece.
+
+    The new primary knew the claim, but not its pieces.
+    """
+
+    async def body(store: RedisJobStore) -> None:
+        await accept(store, "0a")
+        lease = (await claim_one(store)).lease
+        assert await store.emit(Q, lease, [b"1"]) is LeaseState.HELD
+        async with redis.Redis.from_url(redis_url) as client:
+            await client.hdel(f"lw:{{{Q}}}:job:0a", "emitted")
+            await client.delete(f"lw:{{{Q}}}:out:0a")
+        assert await store.emit(Q, lease, [b"2"]) is LeaseState.LOST
+        assert await store.emit(Q, lease, [b"3"]) is LeaseState.LOST
+        assert (await store.finish(Q, lease, OK, worker_id="w1")).state is None
+        assert await store.read_output(Q, "0a") == []
+
+    run(body, redis_url)
+
+
 def test_a_lease_that_runs_out_returns_the_job_with_its_original_due_time(redis_url: str) -> None:
     async def body(store: RedisJobStore) -> None:
         await accept(store, "0a", slack_ms=100.0)

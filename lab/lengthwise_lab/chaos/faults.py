@@ -66,13 +66,29 @@ class Fault:
     force: float
 
 
-def plan(seed: int, jobs: int, kinds: Sequence[Kind] = tuple(Kind)) -> list[Fault]:
-    """The faults of a run: one in 250 jobs, but every kind once as soon as there are jobs for it.
+#: From so many jobs on a run has so many faults of every kind, unless it is told otherwise.
+LONG_RUN, OF_EVERY_KIND = 20_000, 50
 
-    Kinds come in shuffled rounds, so that each has its share.
+
+def plan(
+    seed: int, jobs: int, kinds: Sequence[Kind] = tuple(Kind), per_kind: int | None = None
+) -> list[Fault]:
+    """The faults of a run, in the order of `at`; kinds come in shuffled rounds.
+
+    Args:
+        seed: What all of it follows from.
+        jobs: How many will be handed in.
+        kinds: Which faults.
+        per_kind: How many of each. None: `OF_EVERY_KIND` in a run of `LONG_RUN` jobs or more, in a
+            shorter one a fault in 250 jobs, but every kind once as soon as there are jobs for it.
     """
     dice = random.Random(f"nemesis {seed}")  # noqa: S311 - must repeat
-    count = max(min(len(kinds), jobs // 40), jobs // 250)
+    if per_kind is None and jobs >= LONG_RUN:
+        per_kind = OF_EVERY_KIND
+    if per_kind is not None:
+        count = per_kind * len(kinds)
+    else:
+        count = max(min(len(kinds), jobs // 40), jobs // 250)
     order: list[Kind] = []
     while len(order) < count:
         order += dice.sample(kinds, len(kinds))

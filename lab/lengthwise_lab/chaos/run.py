@@ -39,7 +39,8 @@ _DRAIN_S = 180.0
 class Plan:
     """What to do. `folder` must exist; it gets the history, the logs and the broker's files.
 
-    `backlog`: jobs are handed in as long as fewer than this wait or run. `kinds`: the faults.
+    `backlog`: jobs are handed in as long as fewer than this wait or run. `kinds`: the faults, and
+    `per_kind` how many of each (None: as faults.py says).
     """
 
     seed: int
@@ -48,6 +49,7 @@ class Plan:
     backlog: int = 150
     sizes: Sizes = field(default_factory=Sizes)
     kinds: tuple[Kind, ...] = tuple(Kind)
+    per_kind: int | None = None
 
     @property
     def history(self) -> Path:
@@ -111,7 +113,7 @@ class _Run:
         }
 
     async def _use_and_break(self, system: System, clients: Clients, engine: ModelServer) -> None:
-        plan = faults.plan(self._plan.seed, self._plan.jobs, self._plan.kinds)
+        plan = faults.plan(self._plan.seed, self._plan.jobs, self._plan.kinds, self._plan.per_kind)
         breaker = Nemesis(system, plan, self._history)
         watch = asyncio.create_task(self._watch(clients, breaker, engine, len(plan)))
 

@@ -32,7 +32,8 @@ if tonumber(first) > emitted then
   return "lost"
 end
 for i = 7 + math.max(0, emitted - tonumber(first)), #ARGV do
-  redis.call("XADD", out, "MAXLEN", "~", max_entries, "*", "k", "chunk", "a", attempt, "d", ARGV[i])
+  local kind = emitted == 0 and "first" or "chunk" -- of its claim: see OutputEntry.starts
+  redis.call("XADD", out, "MAXLEN", "~", max_entries, "*", "k", kind, "a", attempt, "d", ARGV[i])
   emitted = emitted + 1
 end
 redis.call("HSET", job, "emitted", emitted)

@@ -43,7 +43,8 @@ local function finish(id, nonce, outcome, prompt_tokens, output_tokens, service_
   local attempt, spent = read_runs(record[4])
   local from = pieces_from + math.max(0, emitted - first)
   for i = from, pieces_to do
-    redis.call("XADD", out, "*", "k", "chunk", "a", attempt, "d", ARGV[i])
+    local kind = emitted == 0 and i == from and "first" or "chunk" -- as in emit
+    redis.call("XADD", out, "*", "k", kind, "a", attempt, "d", ARGV[i])
   end
   released[#released + 1] = id
 

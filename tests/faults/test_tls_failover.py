@@ -1,0 +1,224 @@
+"""TLS to Sentinels and to a Cluster: real servers, whose primary dies.
+
+The test server's binary is built without TLS. Each server is announced at a front of its own, which
+ends TLS for whoever begins with a handshake, and hands on what comes in the clear: that is how the
+servers speak to each other here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import ssl
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trustme
+
+from lengthwise_queue.errors import StoreUnavailable
+from lengthwise_queue.redis_access import Access, Tls
+from lengthwise_queue.redis_store import RedisJobStore
+
+if TYPE_CHECKING:
+    from tests.faults.conftest import Line, Servers
+
+On = Callable[..., None]
+
+_HANDSHAKE = b"\x16"  # the first byte of a TLS record that holds one
+
+
+class Fronts:
+    """The announced ports, in a thread of their own: the servers need them before any test runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.over_tls: Counter[int] = Counter()  #: By port.
+        authority = trustme.CA()
+        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert("127.0.0.1").configure_cert(self._context)
+        authority.configure_trust(self._context)
+        self._context.verify_mode = ssl.CERT_REQUIRED
+        mine = authority.issue_cert("client.example")
+        self.tls = Tls(
+            ca_file=folder / "ca.pem",
+            cert_file=folder / "client.pem",
+            key_file=folder / "client.key",
+        )
+        authority.cert_pem.write_to_path(str(self.tls.ca_file))
+        mine.cert_chain_pems[0].write_to_path(str(self.tls.cert_file))
+        mine.private_key_pem.write_to_path(str(self.tls.key_file))
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+    def of(self, port: int) -> int:
+        """The front of the server on `port`, which need not run yet."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
+        front = int(listener.getsockname()[1])
+        asyncio.run_coroutine_threadsafe(self._accept(listener, front, port), self._loop)
+        return front
+
+    async def _accept(self, listener: socket.socket, front: int, port: int) -> None:
+        tasks = set()
+        with listener:
+            while True:
+                near, _ = await self._loop.sock_accept(listener)
+                task = asyncio.create_task(self._hand_on(near, front, port))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+
+    async def _hand_on(self, near: socket.socket, front: int, port: int) -> None:
+        readable = self._loop.create_future()
+        self._loop.add_reader(near, lambda: readable.done() or readable.set_result(None))
+        try:
+            await readable
+        finally:
+            self._loop.remove_reader(near)
+        reader = asyncio.StreamReader()
+        writer: asyncio.StreamWriter | None = None
+        try:
+            secret = near.recv(1, socket.MSG_PEEK) == _HANDSHAKE
+            transport, protocol = await self._loop.connect_accepted_socket(
+                lambda: asyncio.StreamReaderProtocol(reader),
+                near,
+                ssl=self._context if secret else None,
+            )
+            writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
+            self.over_tls[front] += secret
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+        except OSError:
+            near.close()  # it is down, or they did not like our certificate
+        finally:
+            if writer is not None:
+                writer.transport.abort()
+
+    def close(self) -> None:
+        async def end() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(end(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()
+
+
+@pytest.fixture
+def fronts(tmp_path: Path) -> Iterator[Fronts]:
+    """Fronts that end with the test."""
+    made = Fronts(tmp_path)
+    yield made
+    made.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _secretly(url: str) -> str:
+    return url.replace("redis+", "rediss+", 1)
+
+
+async def _survives(line: Line, kill: Callable[[], None]) -> None:
+    """Every way of asking works, the primary dies, and every way works again."""
+    store, q = line.store, line.queue
+    await store.check()
+    before = await line.submit()
+    assert await store.wait_for_work(q, 5) is True
+    reader = asyncio.create_task(store.wait_output(q, before, timeout_s=60))
+    assert await line.serve() == [before]
+    assert await reader
+    kill()
+    after = await line.comes_back(line.submit)
+    assert await line.comes_back(lambda: store.wait_for_work(q, 5)) is True
+    assert after in await line.comes_back(lambda: line.serve(5))
+    found = await store.find(after)
+    assert found is not None
+
+
+def test_sentinels_and_whom_they_name_are_spoken_to_over_tls(
+    servers: Servers, on: On, fronts: Fronts, wait_for: Callable[..., Any]
+) -> None:
+    primary = servers.start(repl_diskless_sync_delay=0)
+    front = fronts.of(primary.port)
+    port = free_port()
+    replica_front = fronts.of(port)
+    replica = servers.start(
+        port=port, replicaof=f"127.0.0.1 {front}", replica_announce_port=replica_front
+    )
+    wait_for(lambda: primary.ask("INFO", "replication")["connected_slaves"] == 1, "a replica")
+    plain = servers.sentinels(front)
+    url = re.sub(r":(\d+)", lambda found: f":{fronts.of(int(found[1]))}", plain)
+
+    async def body(line: Line) -> None:
+        assert fronts.over_tls[front] > 0
+        await _survives(line, primary.kill)
+        assert replica.ask("ROLE")[0] == "master"
+        assert fronts.over_tls[replica_front] > 0
+
+    on(Access.parse(_secretly(url), tls=fronts.tls), body)
+
+
+def test_every_node_of_a_cluster_is_spoken_to_over_tls(
+    servers: Servers, on: On, fronts: Fronts
+) -> None:
+    front_of: dict[int, int] = {}
+
+    def announced(port: int) -> int:
+        front_of[port] = fronts.of(port)
+        return front_of[port]
+
+    nodes, url = servers.cluster(replicas=3, announced=announced)
+    access = Access.parse(_secretly(url), tls=fronts.tls)
+
+    async def body(line: Line) -> None:
+        key = f"lw:{{{line.queue}}}:meta"
+        slot = nodes[0].ask("CLUSTER", "KEYSLOT", key)
+        [owner] = [number for number in range(3) if slot in range(*_SLOTS[number])]
+        await _survives(line, nodes[owner].kill)
+        assert nodes[3 + owner].ask("ROLE")[0] == "master"
+        assert fronts.over_tls[front_of[nodes[3 + owner].port]] > 0
+
+    on(access, body)
+
+
+_SLOTS = [(0, 5461), (5461, 10923), (10923, 16384)]
+
+
+def test_a_cluster_node_is_left_alone_that_nobody_vouches_for(
+    servers: Servers, fronts: Fronts, tmp_path: Path
+) -> None:
+    _, url = servers.cluster(announced=fronts.of)
+    stranger = tmp_path / "stranger.pem"
+    trustme.CA().cert_pem.write_to_path(str(stranger))
+    tls = Tls(ca_file=stranger, cert_file=fronts.tls.cert_file, key_file=fronts.tls.key_file)
+
+    async def body() -> None:
+        store = RedisJobStore(Access.parse(_secretly(url), tls=tls))
+        with pytest.raises(StoreUnavailable):
+            async with asyncio.timeout(60):
+                await store.queues()
+        await store.aclose()
+
+    asyncio.run(body())
