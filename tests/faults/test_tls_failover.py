@@ -73,10 +73,10 @@ class Fronts:
                 task.add_done_callback(tasks.discard)
 
     async def _hand_on(self, near: socket.socket, front: int, port: int) -> None:
-        readable = self._loop.create_future()
-        self._loop.add_reader(near, lambda: readable.done() or readable.set_result(None))
+        readable = asyncio.Event()
+        self._loop.add_reader(near, readable.set)
         try:
-            await readable
+            await readable.wait()
         finally:
             self._loop.remove_reader(near)
         reader = asyncio.StreamReader()
