@@ -13,6 +13,7 @@ from rich.console import Console
 
 from lengthwise_cli import (
     bench,
+    bench_calibration,
     bench_chaos,
     bench_drift,
     bench_predictor,
@@ -58,6 +59,7 @@ bench_app.command("predictor")(bench_predictor.predictor)
 bench_app.command("chaos")(bench_chaos.chaos)
 bench_app.command("soak")(bench_soak.soak)
 bench_app.command("drift")(bench_drift.drift)
+bench_app.command("calibration")(bench_calibration.calibration)
 app.add_typer(bench_app, name="bench")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(lab.app, name="lab")

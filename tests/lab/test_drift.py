@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from lengthwise_lab.drift.chart import draw
 from lengthwise_lab.drift.report import StreamReport, report
 from lengthwise_lab.drift.run import Outcomes, serve
 from lengthwise_lab.drift.streams import STREAMS, Request
+from lengthwise_lab.drift.unseen import Asked, measure, read
+from lengthwise_lab.errors import BadWorkload
 from lengthwise_lab.measure import tau_b
 
 WAYS = {
@@ -93,3 +97,34 @@ def test_the_command_prints_json_and_writes_the_chart(tmp_path: Path) -> None:
     assert (tmp_path / "drift.png").exists()
     wrong = CliRunner().invoke(app, ["bench", "drift", "--stream", "sideways"])
     assert wrong.exit_code != 0
+
+
+def test_an_unknown_llm_is_calibrated_from_its_own_answers(tmp_path: Path) -> None:
+    rng = random.Random(1)  # noqa: S311 - a reproducible stream
+    lines = []
+    for i in range(400):
+        words = rng.randint(1, 30)
+        tokens = int(3 * words * rng.lognormvariate(0, 0.3)) + 1
+        prompt = f"Write {words} words about number {i}."
+        lines.append(json.dumps({"prompt": prompt, "output_tokens": [tokens], "model": "m"}))
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    asked = read(tmp_path / "data.jsonl", llm="m", limit=300, seed=1)
+
+    def predict(prompt: str, llm: str) -> tuple[float, float, float]:
+        said = 12.0 * int(prompt.split()[1])  # four times too long, and far too sure
+        return said / 1.01, said, said * 1.01
+
+    def of_all(known: Sequence[Asked], unknown: Sequence[Asked]) -> list[float]:
+        return [sum(one.tokens for one in known) / len(known)] * len(unknown)
+
+    windows = measure(asked, predict, of_all)
+    assert [(w.first, w.end) for w in windows] == [(0, 100), (100, 250), (250, 300)]
+    last = windows[-1]
+    assert last.calibrated_mae < 0.3 * last.raw_mae
+    assert last.bag_of_words_mae is not None
+    assert last.calibrated_mae < last.bag_of_words_mae
+    assert (last.raw_coverage or 0) < 0.2
+    assert last.calibrated_coverage == pytest.approx(0.8, abs=0.2)
+    assert last.calibrated_tau_b == pytest.approx(last.tau_b, abs=0.05)
+    with pytest.raises(BadWorkload, match="0 usable rows of nobody"):
+        read(tmp_path / "data.jsonl", llm="nobody", limit=300, seed=1)

@@ -466,6 +466,52 @@ def submit_and_check(make_front: Callable[..., Any], url: str) -> None:
     with_it.close()
 
 
+def test_answers_correct_later_predictions_and_the_explanation_shows_both(
+    make_front: Callable[..., Any], until: Callable[[Callable[[], Any], str], Any]
+) -> None:
+    async def body() -> None:
+        async with predictor(GOOD) as (url, _):
+            await asyncio.to_thread(serve_and_explain, make_front, until, url)
+
+    asyncio.run(body())
+
+
+def serve_and_explain(make_front: Callable[..., Any], until: Any, url: str) -> None:
+    front = make_front(predictor_url=url, predictor_timeout_ms=5000)
+    front.put_queue()
+    front.worker.start()  # its answers have 7 tokens, and 2 are predicted
+    for job_id in [front.submit() for _ in range(40)]:
+        front.ended(job_id)
+    front.worker.stop()
+
+    def corrected() -> Any:
+        seen = front.http.get(f"/v1/jobs/{front.submit()}/explain").json()
+        return seen if seen["calibrated"] and seen["calibration_samples"] >= 32 else None
+
+    seen = until(corrected, "a job is priced by what answers were")
+    assert seen["prediction"]["p50_tokens"] == pytest.approx(ANSWER.p50_tokens, rel=1e-3)
+    assert 4 < seen["calibrated"]["p50_tokens"] < 7.5
+    assert seen["predicted_tokens"] > 2 * ANSWER.p50_tokens
+    assert "corrected by what answers were" in seen["why"]
+    assert seen["verdict"] == "trusted"
+    assert seen["rank_accuracy"] is None  # all were predicted alike
+    # The same for a second replica, which has seen none of it.
+    other = make_front(predictor_url=url, predictor_timeout_ms=5000)
+    again = other.http.get(f"/v1/jobs/{other.submit()}/explain").json()
+    assert again["calibrated"]["p50_tokens"] == pytest.approx(
+        seen["calibrated"]["p50_tokens"], rel=0.2
+    )
+    view = other.http.get(f"/v1/queues/{other.model}").json()
+    assert view["calibration_samples"] >= 32
+    assert view["calibration_factor"] > 2
+    assert view["raw_coverage"] < 0.2
+    name = {"service": other.model}
+    assert other.metric("predictor_calibration_factor", **name) > 2
+    assert other.metric("predictor_calibration_samples", **name) >= 32
+    front.close()
+    other.close()
+
+
 def test_a_queue_with_a_predictor_of_its_own_asks_that_one(
     make_front: Callable[..., Any],
 ) -> None:
