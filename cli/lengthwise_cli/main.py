@@ -18,6 +18,7 @@ from lengthwise_cli import (
     bench_drift,
     bench_predictor,
     bench_queue,
+    bench_sequence,
     bench_soak,
     characterize,
     collect,
@@ -56,6 +57,7 @@ bench_app = typer.Typer(
 bench_app.command("serve")(bench.serve)
 bench_app.command("queue")(bench_queue.queue)
 bench_app.command("predictor")(bench_predictor.predictor)
+bench_app.command("sequence")(bench_sequence.sequence)
 bench_app.command("chaos")(bench_chaos.chaos)
 bench_app.command("soak")(bench_soak.soak)
 bench_app.command("drift")(bench_drift.drift)

@@ -122,10 +122,10 @@ def test_a_resumed_answer_equals_the_uninterrupted_one(
     want = [alone(decoder, prompt, **fields).tokens for prompt in PROMPTS]
     made = [generation(decoder, prompt, **fields) for prompt in PROMPTS]
     # Each time in other company and at another place of the batch.
-    decoder.decode(made, cap=7)
+    decoder.decode(made, steps=7)
     assert {len(one.tokens) for one in made} == {7}
-    decoder.decode(made[:2], cap=31)
-    decoder.decode([made[3], made[2], made[0]], cap=33)
+    decoder.decode(made[:2], steps=24)
+    decoder.decode([made[3], made[2], made[0]], steps=3)
     decoder.decode([one for one in reversed(made) if not one.over])
     assert [one.tokens for one in made] == want
 
@@ -274,8 +274,8 @@ def test_cancelling_a_job_takes_it_out_of_its_batch(rig: Rig, model_path: Path) 
             await rig.state("stays", JobState.SUCCEEDED)
             engine = worker._engine
             assert isinstance(engine, TransformersEngine)
-            assert engine._decoder is not None
-            assert engine._decoder.work.kept < 3500
+            assert engine.decoder is not None
+            assert engine.decoder.work.kept < 3500
 
     rig.run(body)
 

@@ -6,7 +6,8 @@ from lengthwise_worker.batching import BatchingMode
 from lengthwise_worker.engines.base import Engine
 from lengthwise_worker.engines.llama_cpp import LlamaCppEngine
 from lengthwise_worker.engines.openai_http import OpenAIEngine
-from lengthwise_worker.engines.transformers_engine import Plan, TransformersEngine
+from lengthwise_worker.engines.transformers_engine import TransformersEngine
+from lengthwise_worker.engines.transformers_plan import Plan
 from lengthwise_worker.engines.vllm import VllmEngine
 from lengthwise_worker.errors import BadSettings
 from lengthwise_worker.settings import Settings

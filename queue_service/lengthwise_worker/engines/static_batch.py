@@ -6,6 +6,7 @@ makes one token a step for each of its answers.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -98,25 +99,25 @@ class StaticDecoder:
         self,
         batch: Sequence[Generation],
         *,
-        cap: int | None = None,
+        steps: int | None = None,
         on_token: OnToken | None = None,
         on_step: Callable[[int, float], None] | None = None,
     ) -> None:
-        """Run a batch until all of it is over, or has `cap` tokens.
+        """Run a batch until all of it is over, or for `steps` tokens more.
 
         Args:
             batch: >= 1; what they have already is taken up again.
-            cap: Tokens of answer, those of earlier batches included; None: to the end.
+            steps: Tokens for each answer, behind those that it has; None: to the end.
             on_token: See there.
             on_step: Hears the batch's size and the seconds of each decoding step.
         """
         with torch.inference_mode():
-            self._decode(batch, cap, on_token, on_step)
+            self._decode(batch, steps, on_token, on_step)
 
     def _decode(
         self,
         batch: Sequence[Generation],
-        cap: int | None,
+        steps: int | None,
         on_token: OnToken | None,
         on_step: Callable[[int, float], None] | None,
     ) -> None:
@@ -124,7 +125,7 @@ class StaticDecoder:
         rows: list[Generation | None] = list(batch)
         logits, cache, mask = self._prefill([row.prompt + row.tokens for row in batch])
         self.work.batches += 1
-        while True:
+        for step in itertools.count(1):
             started = time.monotonic()
             chosen = self._choose(rows, logits)
             for place, token in enumerate(chosen.tolist()):
@@ -133,12 +134,12 @@ class StaticDecoder:
                     continue
                 if not row.cancelled:
                     self._take(row, token, on_token)
-                if row.over or (cap is not None and len(row.tokens) >= cap):
+                if row.over:
                     rows[place] = None
             alive = [place for place, row in enumerate(rows) if row is not None]
             self.work.steps += 1
             self.work.computed += len(rows)
-            if not alive:
+            if not alive or step == steps:
                 break
             if self.leave and len(alive) <= (1 - _LEAVE) * len(rows):
                 kept = torch.tensor(alive, device=self.device)

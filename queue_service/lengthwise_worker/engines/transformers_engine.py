@@ -11,16 +11,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lengthwise_queue.jobs import Claim
 from lengthwise_worker.batching import BatchingMode
 from lengthwise_worker.engines.base import Answer, Sink
+from lengthwise_worker.engines.transformers_call import Call
+from lengthwise_worker.engines.transformers_plan import Plan
 from lengthwise_worker.engines.transformers_wire import Ask, Voice, read
 from lengthwise_worker.errors import BadSettings, EngineAway, EngineFailed, EngineRefused
-from lengthwise_worker.sequence import Batch, LengthRatios, StepCost, by_memory
 
 if TYPE_CHECKING:
     from lengthwise_worker.engines.static_batch import Generation, StaticDecoder
@@ -31,48 +31,19 @@ log = logging.getLogger(__name__)
 _TOGETHER_S = 0.01
 
 
-@dataclass(eq=False, kw_only=True)
-class _Call:
-    """One `answer` under way. Its text is made on the decoder's thread."""
-
-    ask: Ask
-    voice: Voice
-    generation: Generation
-    predicted: float
-    deliver: Callable[[bytes], None]
-    ended: Callable[[Exception | None], None]
-    stream: Any  #: The tokenizer's incremental decoder.
-    text: str = ""
-    sent: int = 0  #: Characters of `text`.
-    spoke: bool = False
-
-
-@dataclass(kw_only=True)
-class Plan:
-    """How requests become batches.
-
-    `mode`: none, static (as they come, to their end) or sequence. `largest`: answers of a batch,
-    and in `sequence` of a group. `memory_tokens`: prompts and answers of a batch, padding included.
-    `quantile`: of an answer's length; so far its first batch goes. `wait_s`: how long a group waits
-    for more from its first request on.
-    """
-
-    mode: BatchingMode
-    largest: int
-    memory_tokens: int
-    quantile: float = 0.7
-    wait_s: float = 0.05
-    ratios: LengthRatios = field(default_factory=LengthRatios)
-    step_cost: StepCost = field(default_factory=StepCost)
-
-
 class TransformersEngine:
     """See `Engine`."""
 
     kind = "transformers"
 
     def __init__(
-        self, *, model_path: Path | None, alias: str, plan: Plan, threads: int = 0
+        self,
+        *,
+        model_path: Path | None,
+        alias: str,
+        plan: Plan,
+        threads: int = 0,
+        decoder: StaticDecoder | None = None,
     ) -> None:
         """Nothing is loaded yet.
 
@@ -81,10 +52,11 @@ class TransformersEngine:
             alias: The name under which it serves the model.
             plan: How requests become batches.
             threads: CPU threads; 0: PyTorch's own choice.
+            decoder: A model that is loaded already; None: `start` loads it.
         """
         self._path, self._alias, self._plan, self._threads = model_path, alias, plan, threads
-        self._decoder: StaticDecoder | None = None
-        self._pending: list[_Call] = []
+        self._decoder = decoder
+        self._pending: list[Call] = []
         self._arrived = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -94,7 +66,8 @@ class TransformersEngine:
 
     async def start(self) -> None:
         """Load the model, on a thread: the worker's loop goes on turning."""
-        self._decoder = await asyncio.to_thread(self._load)
+        if self._decoder is None:
+            self._decoder = await asyncio.to_thread(self._load)
         self._thread = threading.Thread(
             target=self._serve, args=(self._decoder,), name="static-batches", daemon=True
         )
@@ -116,6 +89,11 @@ class TransformersEngine:
                 f"There is no causal LM at {path}: set LENGTHWISE_WORKER_MODEL_PATH to a folder "
                 f"with one and its tokenizer. {exc}"
             ) from exc
+
+    @property
+    def decoder(self) -> StaticDecoder | None:
+        """What decodes, and what it has done; None before `start`."""
+        return self._decoder
 
     async def healthy(self) -> bool:
         """Whether its thread lives."""
@@ -148,14 +126,13 @@ class TransformersEngine:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         bodies: list[bytes] = []
-        call = _Call(
+        call = Call(
             ask=ask,
             voice=Voice(ask=ask, answer_id=claim.lease.job_id, model=self._alias),
             generation=self._generation(decoder, ask),
             predicted=max(1.0, claim.predicted_tokens),
             deliver=_safely(loop, sink if ask.stream else bodies.append),
             ended=_safely(loop, lambda error: _settle(done, error)),
-            stream=_detokenizer(),
         )
         with self._arrived:
             self._pending.append(call)
@@ -218,7 +195,7 @@ class TransformersEngine:
             with self._arrived:
                 self._pending[:0] = unfinished
 
-    def _gather(self) -> list[_Call] | None:
+    def _gather(self) -> list[Call] | None:
         """The next group: who is there, and who comes while it waits; None: the end."""
         plan = self._plan
         with self._arrived:
@@ -237,10 +214,10 @@ class TransformersEngine:
             del self._pending[: plan.largest]
             return group
 
-    def _run_group(self, decoder: StaticDecoder, group: list[_Call]) -> list[_Call]:
+    def _run_group(self, decoder: StaticDecoder, group: list[Call]) -> list[Call]:
         """Decode a group; those that met a cap."""
         calls = [call for call in group if not call.generation.cancelled]
-        for batch in self._batches(calls):
+        for batch in self._plan.batches(calls):
             members = [calls[at] for at in batch.members if not calls[at].generation.cancelled]
             if members and not self._closing:
                 self._run_batch(decoder, members, batch.cap)
@@ -248,111 +225,25 @@ class TransformersEngine:
         self.failed += len(unfinished)
         return unfinished
 
-    def _batches(self, calls: list[_Call]) -> list[Batch]:
-        plan = self._plan
-        limits = [call.generation.limit for call in calls]
-        prompts = [len(call.generation.prompt) for call in calls]
-        if plan.mode is not BatchingMode.SEQUENCE:
-            return _in_order(prompts, limits, plan)
-        caps = [
-            min(
-                call.generation.limit,
-                plan.ratios.cap(
-                    call.predicted, has=len(call.generation.tokens), quantile=plan.quantile
-                ),
-            )
-            for call in calls
-        ]
-        return by_memory(caps, prompts, memory_tokens=plan.memory_tokens, step_cost=plan.step_cost)
-
-    def _run_batch(self, decoder: StaticDecoder, calls: list[_Call], cap: int) -> None:
+    def _run_batch(self, decoder: StaticDecoder, calls: list[Call], steps: int) -> None:
         words = decoder.tokenizer.backend_tokenizer
         by_generation = {id(call.generation): call for call in calls}
 
         def on_token(generation: Generation, token: int) -> None:
             call = by_generation[id(generation)]
-            piece = call.stream.step(words, token)
-            if piece is not None:
-                self._speak(call, piece)
+            call.hear(words, token)
 
         decoder.decode(
             [call.generation for call in calls],
-            cap=cap,
+            steps=steps,
             on_token=on_token,
             on_step=self._plan.step_cost.learn,
         )
         for call in calls:
             if call.generation.finished is not None:
-                self._end(call)
-
-    def _speak(self, call: _Call, piece: str) -> None:
-        """Take a piece of text; a stop text in it is the end."""
-        call.text += piece
-        for stop in call.ask.stop:
-            # Only behind what was sent, less a stop text that began there.
-            at = call.text.find(stop, max(0, call.sent - len(stop)))
-            if stop and at >= 0:
-                call.text = call.text[:at]
-                call.generation.finished = "stop"
-        self._flush(call)
-
-    def _flush(self, call: _Call) -> None:
-        """Send the text, but for what may be the beginning of a stop text."""
-        if not call.ask.stream:
-            return
-        upto = len(call.text)
-        if call.generation.finished is None:
-            upto -= max((_begun(call.text, stop) for stop in call.ask.stop), default=0)
-        if upto > call.sent:
-            call.deliver(call.voice.piece(call.text[call.sent : upto], first=not call.spoke))
-            call.sent, call.spoke = upto, True
-
-    def _end(self, call: _Call) -> None:
-        generation = call.generation
-        counts = len(generation.prompt), len(generation.tokens)
-        reason = generation.finished or "stop"
-        if generation.finished == "stop":
-            self._plan.ratios.learn(predicted=call.predicted, actual=max(1, counts[1]))
-        if call.ask.stream:
-            self._flush(call)
-            call.deliver(call.voice.last(reason))
-            if call.ask.include_usage:
-                call.deliver(call.voice.usage(*counts))
-        else:
-            call.deliver(call.voice.whole(call.text, reason, *counts))
-        call.ended(None)
-
-
-def _in_order(prompts: list[int], limits: list[int], plan: Plan) -> list[Batch]:
-    """As they come, each batch as large as the memory has it if all go to their limit."""
-    found: list[Batch] = []
-    members: list[int] = []
-    prompt = limit = 0
-    for at in range(len(prompts)):
-        wider, longer = max(prompt, prompts[at]), max(limit, limits[at])
-        fits = (len(members) + 1) * (wider + longer) <= plan.memory_tokens
-        if members and (not fits or len(members) >= plan.largest):
-            found.append(Batch(members=tuple(members), cap=limit))
-            members, wider, longer = [], prompts[at], limits[at]
-        members.append(at)
-        prompt, limit = wider, longer
-    if members:
-        found.append(Batch(members=tuple(members), cap=limit))
-    return found
-
-
-def _begun(text: str, stop: str) -> int:
-    """How many characters at the end of `text` may be the beginning of `stop`."""
-    for length in range(min(len(stop) - 1, len(text)), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
-    return 0
-
-
-def _detokenizer() -> Any:
-    from tokenizers.decoders import DecodeStream
-
-    return DecodeStream(skip_special_tokens=True)
+                if call.generation.finished == "stop":
+                    self._plan.learn(call)
+                call.end()
 
 
 def _safely(loop: asyncio.AbstractEventLoop, call: Callable[..., None]) -> Callable[..., None]:
