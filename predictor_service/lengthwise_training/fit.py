@@ -175,6 +175,8 @@ def fit(prepared: Prepared, config: FitConfig, folder: Path) -> tuple[TaskPredic
     torch.set_num_threads(config.threads)
     predictor = untrained(prepared, config)
     run = _Run(prepared, config, predictor)
+    if config.tuned == 0:
+        unchanged_vectors(prepared)  # before the clock of this run starts: others share them
     progress, best = Progress(), run.trainable_state()
     path = folder / CHECKPOINT
     if path.is_file():
