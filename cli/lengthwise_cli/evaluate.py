@@ -61,6 +61,9 @@ def evaluate(
         str | None, typer.Option(help="Also ask the LLM at this OpenAI endpoint for the length.")
     ] = None,
     perceive_model: Annotated[str | None, typer.Option(help="Its name there.")] = None,
+    perceive_api_key: Annotated[
+        str | None, typer.Option(envvar="LENGTHWISE_API_KEY", help="Of that endpoint.")
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first unusable line.")
     ] = False,
@@ -93,7 +96,7 @@ def evaluate(
                 )
             if len(learned) < 2:
                 raise BadUsage(f"{train} has no prompt that {data} does not have")
-        others, cost = _perceivers(perceive_url, perceive_model, asked)
+        others, cost = _perceivers(perceive_url, perceive_model, perceive_api_key)
         report = compare(
             asked,
             learned,
@@ -134,12 +137,12 @@ def _read(
     return rows
 
 
-def _perceivers(url: str | None, model: str | None, table: LengthTable) -> tuple[Any, Any]:
+def _perceivers(url: str | None, model: str | None, api_key: str | None) -> tuple[Any, Any]:
     if url is None or model is None:
         return {}, dict
     from lengthwise_training.perception import Wording, perceivers
 
-    found: dict[str, Predictor] = dict(perceivers(url, model, list(Wording)))
+    found: dict[str, Predictor] = dict(perceivers(url, model, list(Wording), api_key=api_key))
 
     def cost() -> dict[str, Any]:
         return {"perception_cost": {name: p.cost.as_json() for name, p in found.items()}}  # type: ignore[attr-defined]
