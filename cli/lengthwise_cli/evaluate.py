@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from lengthwise_training.comparison import Predictor, Report
     from lengthwise_training.length_rows import LengthTable
 
+#: Fewer prompts than this cannot be fitted to.
+_LEAST_PROMPTS = 20
+
 #: Columns of the printed table: key of a row, heading, format.
 _COLUMNS = (
     ("n", "rows", "{:,}"),
@@ -114,6 +117,42 @@ def evaluate(
         typer.echo(json.dumps(report.as_json(), indent=1))
     else:
         _print(report, asked)
+
+
+def adapt(
+    data: Annotated[Path, typer.Option(help="JSONL (or .gz) of prompts with measured lengths.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model; point MODEL_DIR at it.")],
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of the model to start from. Default: the bundled.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first unusable line.")
+    ] = False,
+) -> None:
+    """Adapt a model to your own lengths and LLMs: seconds, no GPU, the same speed afterwards."""
+    with extra("train"):
+        from lengthwise_predictor.errors import ModelUnusable
+        from lengthwise_predictor.settings import BUNDLED
+        from lengthwise_training.adapt import adapt as write
+        from lengthwise_training.adapted import NoView
+        from lengthwise_training.length_rows import BadLines, LengthTable
+    if out.resolve() in (BUNDLED.resolve(), (model or BUNDLED).resolve()):
+        raise BadUsage("--out must be another folder than the model that is adapted")
+    try:
+        table = LengthTable(_read(data, strict, False, None, []))
+        if len(table.prompts) < _LEAST_PROMPTS:
+            raise BadUsage(
+                f"{data} has {len(table.prompts)} prompts; at least {_LEAST_PROMPTS} are wanted, "
+                "and a few hundred before it pays"
+            )
+        card = write(table, model or BUNDLED, out)
+    except (BadLines, ModelUnusable, NoView) as exc:
+        raise BadUsage(str(exc)) from exc
+    tau = card["metrics"].get("tau_b")
+    typer.echo(
+        f"wrote {out}: {card['version']}, {len(table):,} rows of {len(card['llms']) - 1} LLMs"
+        + ("" if tau is None else f", tau-b {tau:.3f} on prompts left out")
+    )
 
 
 def _read(

@@ -49,6 +49,7 @@ app.command("collect")(collect.collect)
 app.command("characterize")(characterize.characterize)
 app.command("export-chat")(characterize.export_chat)
 app.command("evaluate")(evaluate.evaluate)
+app.command("adapt")(evaluate.adapt)
 app.command("train")(train.train)
 app.command("export")(train.export)
 bench_app = typer.Typer(

@@ -2,24 +2,26 @@
 
 A model that was trained on other LLMs and other prompts knows what prompts are alike; a few hundred
 measured answers say what that means for a new LLM. So the likeness of the model's inner view (its
-kernel's) is regressed on the rows given, together with the bag of words of the same rows. Called by
-comparison, as the row `bundled+adapted`.
+kernel's) is regressed on the rows given, beside the words. Called by comparison, as the row
+`bundled+adapted`, and by adapt, which writes it as a model that serving can load.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from lengthwise_predictor.model import LengthModel
+from lengthwise_training.adapted_words import fit_words
 from lengthwise_training.length_rows import LengthTable
 from lengthwise_training.rank_scores import Said
-from lengthwise_training.rivals import BagOfWords
 
 Array = NDArray[np.float64]
 
@@ -47,13 +49,18 @@ class Viewer:
             NoView: The graph has none.
         """
         graph = onnx.load(str(directory / "model.onnx"))
+        self.directory, self.model = directory, model
+        self.vocabulary = int(
+            Tokenizer.from_file(str(directory / "tokenizer.json")).get_vocab_size()
+        )
         made = [o for n in graph.graph.node if n.name.startswith("/view/") for o in n.output]
         read = {i for n in graph.graph.node if n.name.startswith("/regression/") for i in n.input}
         views = [name for name in made if name in read]
         if not views:
             raise NoView(f"the model in {directory} has no kernel whose view could be fitted")
+        self.view_name = views[-1]  #: Of the tensor, float32, (batch, columns).
         del graph.graph.output[:]
-        graph.graph.output.append(onnx.helper.make_empty_tensor_value_info(views[-1]))
+        graph.graph.output.append(onnx.helper.make_empty_tensor_value_info(self.view_name))
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
@@ -68,67 +75,131 @@ class Viewer:
 
     def views(self, prompts: Sequence[str]) -> Array:
         """float64, (prompts, columns)."""
-        out = []
-        for prompt in prompts:
-            e = self._model.encode(prompt, "*")
-            feed = {
-                "ids": np.array([e.ids], dtype=np.int64),
-                "features": e.features[None],
-                "llm": np.zeros(1, dtype=np.int64),
-            }
-            feed = {name: value for name, value in feed.items() if name in self._inputs}
-            out.append(self._session.run(None, feed)[0][0])
-        return np.array(out, dtype=np.float64)
+        return np.array([self._view(p)[0] for p in prompts], dtype=np.float64)
+
+    def views_and_ids(self, prompts: Sequence[str]) -> tuple[Array, list[list[int]]]:
+        """The same, and the token ids that the model reads of each prompt."""
+        both = [self._view(p) for p in prompts]
+        return np.array([view for view, _ in both], dtype=np.float64), [ids for _, ids in both]
+
+    def _view(self, prompt: str) -> tuple[NDArray[np.float32], list[int]]:
+        e = self._model.encode(prompt, "*")
+        feed = {
+            "ids": np.array([e.ids], dtype=np.int64),
+            "features": e.features[None],
+            "llm": np.zeros(1, dtype=np.int64),
+        }
+        feed = {name: value for name, value in feed.items() if name in self._inputs}
+        return self._session.run(None, feed)[0][0], e.ids
 
 
-class Adapted:
-    """Kernel regression on a model's view, averaged with the bag of words, per LLM.
+@dataclass(frozen=True)
+class KernelFit:
+    """Kernel regression on a model's view of prompts, for several LLMs at once.
+
+    Attributes:
+        llms: Names; column 0 of what follows is any other LLM, column 1 the first of these.
+        points: float64, (support, columns of the view).
+        weights: float64, (support, 1 + llms).
+        base: float64, (1 + llms,), log(1 + tokens).
+        left_out: float64, (rows, 2): what rows of the support would have been predicted had their
+            own prompt not been there, as their LLM and as any other, log(1 + tokens).
+        rows: int64, (rows,), which rows of the training table these are.
+    """
+
+    llms: list[str]
+    points: Array
+    weights: Array
+    base: Array
+    left_out: Array
+    rows: NDArray[np.int64]
+
+    def log_tokens(self, views: Array) -> Array:
+        """log(1 + tokens), float64, (prompts, 1 + llms)."""
+        return self.base + likeness(views, self.points) @ self.weights
+
+    def column(self, llm: str) -> int:
+        """Which column answers for an LLM."""
+        return self.llms.index(llm) + 1 if llm in self.llms else 0
+
+
+def fit_kernel(viewer: Viewer, train: LengthTable, *, seed: int = 0) -> KernelFit:
+    """Fit on `train`, in closed form.
 
     Lengths of all LLMs together say how long prompts are; an LLM's own say how it differs. The
     more rows of its own an LLM has, the more these count.
     """
+    rng = np.random.default_rng(seed)
+    kept = np.sort(rng.permutation(len(train.prompts))[:_MOST_PROMPTS])
+    place = np.full(len(train.prompts), -1)
+    place[kept] = np.arange(len(kept))
+    points = viewer.views([train.prompts[i] for i in kept])
+    kernel = likeness(points, points)
+    at = place[train.prompt_index]
+    rows, at = np.flatnonzero(at >= 0), at[at >= 0]
+    llms, target = train.llms[rows], train.log_mean()[rows]
+    names = [str(m) for m in np.unique(llms)]
+    level = {m: float(target[llms == m].mean()) for m in names}
+    away = target - np.array([level[m] for m in llms])
+    count = np.bincount(at, minlength=len(kept))
+    mean = np.bincount(at, weights=away, minlength=len(kept)) / count
+    # A prompt that many LLMs answered is known better: its share of the ridge shrinks.
+    together, without = _solve(kernel + np.diag(_RIDGE / np.sqrt(count)), mean)
+    weights = np.repeat(together[:, None], 1 + len(names), axis=1)
+    base = np.array([np.mean(list(level.values())), *level.values()])
+    left_out = np.stack([np.zeros(len(rows)), base[0] + without[at]], axis=1)
+    for column, llm in enumerate(names, 1):
+        mine = np.flatnonzero(llms == llm)
+        own = at[mine]
+        gram = kernel[np.ix_(own, own)] + _RIDGE * np.eye(len(own))
+        alone, alone_without = _solve(gram, away[mine])
+        share = own_share(len(own)) if len(names) > 1 else 1.0
+        weights[:, column] *= 1.0 - share
+        weights[own, column] += share * alone
+        said = share * alone_without + (1.0 - share) * without[own]
+        left_out[mine, 0] = base[column] + said
+    return KernelFit(names, points, weights, base, left_out, rows)
 
-    def __init__(
-        self, viewer: Viewer, words: BagOfWords, train: LengthTable, *, seed: int = 0
-    ) -> None:
-        """Fit on `train`; `words` must have been fitted on the same rows."""
-        self._viewer, self._words = viewer, words
-        rng = np.random.default_rng(seed)
-        kept = np.sort(rng.permutation(len(train.prompts))[:_MOST_PROMPTS])
-        place = np.full(len(train.prompts), -1)
-        place[kept] = np.arange(len(kept))
-        self._points = viewer.views([train.prompts[i] for i in kept])
-        kernel = likeness(self._points, self._points)
-        at = place[train.prompt_index]
-        rows, at = np.flatnonzero(at >= 0), at[at >= 0]
-        llms, target = train.llms[rows], train.log_mean()[rows]
-        self._level = {str(m): float(target[llms == m].mean()) for m in np.unique(llms)}
-        self._any_level = float(np.mean(list(self._level.values())))
-        away = target - np.array([self._level[m] for m in llms])
-        count = np.bincount(at, minlength=len(kept))
-        mean = np.bincount(at, weights=away, minlength=len(kept)) / np.maximum(count, 1)
-        # A prompt that many LLMs answered is known better: its share of the ridge shrinks.
-        self._pooled = np.linalg.solve(kernel + np.diag(_RIDGE / np.sqrt(count)), mean)
-        self._own: dict[str, tuple[NDArray[np.int64], Array, float]] = {}
-        for llm in self._level:
-            mine = llms == llm
-            own = at[mine]
-            gram = kernel[np.ix_(own, own)] + _RIDGE * np.eye(len(own))
-            share = own_share(len(own)) if len(self._level) > 1 else 1.0
-            self._own[llm] = (own, np.linalg.solve(gram, away[mine]), share)
+
+def _solve(gram: Array, target: Array) -> tuple[Array, Array]:
+    """The weights, and what each row would be said to be if it were left out."""
+    inverse = np.linalg.inv(gram)
+    weights = inverse @ target
+    return weights, target - weights / np.diag(inverse)
+
+
+class Adapted:
+    """A kernel on the model's view and a ridge on its words, in equal parts: what `adapt` writes.
+
+    The mean is worth 0.02 to 0.05 of tau-b over either (docs/experiments.md).
+    """
+
+    def __init__(self, viewer: Viewer, train: LengthTable, *, seed: int = 0) -> None:
+        """Fit on `train`."""
+        self.viewer = viewer
+        self.kernel = fit_kernel(viewer, train, seed=seed)
+        level = {m: self.kernel.base[self.kernel.column(m)] for m in self.kernel.llms}
+        at = np.array([level.get(str(m), np.nan) for m in train.llms])
+        known = np.isfinite(at)  # an LLM may have none of the prompts that the kernel kept
+        _, ids = viewer.views_and_ids(train.prompts)
+        self.words = fit_words(
+            ids,
+            train.prompt_index[known],
+            (train.log_mean() - at)[known],
+            vocabulary=viewer.vocabulary,
+        )
+
+    def log_tokens(self, views: Array, ids: Sequence[Sequence[int]]) -> Array:
+        """log(1 + tokens), float64, (prompts, 1 + llms)."""
+        by_words = self.kernel.base + self.words.away(ids)[:, None]
+        return 0.5 * (self.kernel.log_tokens(views) + by_words)
 
     def predict(self, table: LengthTable) -> Said:
         """Each row by its LLM's own lengths and all LLMs'; an unknown LLM by all LLMs'."""
-        near = likeness(self._viewer.views(table.prompts), self._points)
-        pooled = near @ self._pooled
-        log_tokens = self._any_level + pooled[table.prompt_index]
-        for llm, (own, weights, share) in self._own.items():
-            mine = table.llms == llm
-            at = table.prompt_index[mine]
-            away = share * (near[np.ix_(at, own)] @ weights) + (1.0 - share) * pooled[at]
-            log_tokens[mine] = self._level[llm] + away
-        both = 0.5 * (log_tokens + self._words.log_tokens(table, own_share))
-        return Said(np.maximum(np.expm1(both), 1.0))
+        said = self.log_tokens(*self.viewer.views_and_ids(table.prompts))
+        columns = {str(m): self.kernel.column(str(m)) for m in np.unique(table.llms)}
+        log_tokens = said[table.prompt_index, [columns[str(m)] for m in table.llms]]
+        return Said(np.maximum(np.expm1(log_tokens), 1.0))
 
 
 def own_share(rows: int) -> float:

@@ -270,7 +270,7 @@ def _fitted(train: LengthTable, viewers: Mapping[str, Viewer]) -> dict[str, Pred
     if len(np.unique(train.llms)) > 1:
         out[BAG_OF_WORDS_TOGETHER] = _Together(words)
     for name, viewer in viewers.items():
-        out[name + ADAPTED] = Adapted(viewer, words, train)
+        out[name + ADAPTED] = Adapted(viewer, train)
     return out
 
 
