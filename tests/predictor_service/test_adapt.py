@@ -54,7 +54,7 @@ def test_serving_loads_it_and_it_knows_the_llms_by_any_spelling(adapted: Path) -
 
 
 def test_it_ranks_prompts_that_it_has_not_seen_for_each_llm(adapted: Path) -> None:
-    test = rows(40, first=5000)
+    test = rows(40, first=200)
     got = score(test, ServedModel(adapted).predict(test))
     plain = score(test, ServedModel(BUNDLED).predict(test))
     assert got is not None
@@ -68,7 +68,7 @@ def test_it_ranks_prompts_that_it_has_not_seen_for_each_llm(adapted: Path) -> No
 
 def test_the_file_says_what_was_fitted(adapted: Path) -> None:
     """`adapt` itself refuses to write another; here on prompts that it did not check."""
-    test = rows(8, first=900)
+    test = rows(8, first=300)
     fit = Adapted(Viewer(BUNDLED, LengthModel(BUNDLED, provider="cpu")), rows(160))
     fitted = fit.predict(test).p50
     served = ServedModel(adapted).predict(test).p50
