@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +13,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from lengthwise_cli.errors import CliError
+from lengthwise_cli.errors import BadUsage, CliError
 from lengthwise_lab.table import as_markdown, collect
 
 app = typer.Typer(
@@ -36,12 +38,10 @@ def table(
     names = [name for name in only.split(",") if name]
     with _progress(quiet=as_json) as progress:
         task = progress.add_task("starting", total=None)
-        try:
+        with _extra():
             result = collect(
                 data, names, started=lambda name: progress.update(task, description=name)
             )
-        except ModuleNotFoundError as exc:
-            raise _missing(exc) from exc
     text = as_markdown(result)
     if markdown is not None:
         markdown.write_text(text, encoding="utf-8")
@@ -49,6 +49,84 @@ def table(
         typer.echo(json.dumps(result, indent=2))
     else:
         Console().print(Markdown(text))
+
+
+@app.command("run")
+def run(
+    config: Annotated[Path, typer.Argument(help="A question, TOML or JSON; see lab/configs/.")],
+    data: Data = None,
+    as_json: AsJson = False,
+    markdown: Annotated[Path | None, typer.Option(help="Write the answer here as well.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Draw the answer here.")] = None,
+) -> None:
+    """Serve one workload under several policies, and set them beside each other."""
+    with _extra():
+        from lengthwise_lab.simulator.answer import answer, as_markdown, draw
+        from lengthwise_lab.simulator.config import read_question
+    question = read_question(config)
+    total = question.requests * len(question.policies) * len(question.seeds)
+    bar = Progress(console=Console(stderr=True), disable=as_json, transient=True)
+    with bar:
+        task = bar.add_task("compiling", total=total)
+        served = 0
+
+        def moved(name: str, came: int) -> None:
+            nonlocal served
+            served += came - (came - 1) // 100_000 * 100_000
+            bar.update(task, description=name, completed=served)
+
+        result = answer(question, data, progress=moved)
+    text = as_markdown(result)
+    if markdown is not None:
+        markdown.write_text(text, encoding="utf-8")
+    if png is not None:
+        draw(result, png)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        Console().print(Markdown(text))
+
+
+@app.command("scale")
+def scale(
+    requests: Annotated[
+        str, typer.Option(help="How many, with commas.")
+    ] = "100000,1000000,10000000",
+    policy: Annotated[str, typer.Option(help="One of the lab's policies.")] = "due-3",
+    load: Annotated[float, typer.Option(min=0.01, help="Arrivals over what is possible.")] = 0.9,
+    as_json: AsJson = False,
+) -> None:
+    """What simulating costs: time and memory for ever more requests."""
+    with _extra():
+        from lengthwise_lab.simulator.policies import policy_named
+        from lengthwise_lab.simulator.scale import measure_scale
+    policy_named(policy)
+    try:
+        counts = [int(part) for part in requests.split(",")]
+    except ValueError as exc:
+        raise BadUsage(f"--requests wants whole numbers with commas, got {requests!r}") from exc
+    rows = []
+    with _progress(quiet=as_json) as progress:
+        task = progress.add_task("starting", total=None)
+        for count in counts:
+            progress.update(task, description=f"{count:,} requests")
+            rows.append(measure_scale(count, policy, load))
+    if as_json:
+        typer.echo(json.dumps({"rows": rows}, indent=2))
+        return
+    heads = ("requests", "seconds", "us_per_request", "pricing_s", "running_s", "peak_mib")
+    lines = ["| " + " | ".join(heads) + " |", "|" + " ---: |" * len(heads)]
+    lines += ["| " + " | ".join(f"{row[head]:,}" for head in heads) + " |" for row in rows]
+    Console().print(Markdown("\n".join(lines)))
+
+
+@contextmanager
+def _extra() -> Iterator[None]:
+    """What needs the extra `lab` is imported in here, so that the rest works without it."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        raise _missing(exc) from exc
 
 
 def _progress(*, quiet: bool) -> Progress:

@@ -18,8 +18,11 @@ from lengthwise_lab.errors import BadChoice
 
 Seed = Literal["SSJF", "SeqSch", "LTR", "ProbLen"]
 
-#: How far a number of theirs can be trusted: what they print, or what running their code gave.
-Kind = Literal["paper", "readme", "blog", "their code, run", "code comment", "third party"]
+#: How far a number can be trusted: what they print, what running their code gave, or (for checks
+#: of ours) what another simulator gave for the same setting.
+Kind = Literal[
+    "paper", "readme", "blog", "their code, run", "code comment", "third party", "other simulator"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,8 @@ SOURCES: dict[str, str] = {
     "ssjf": "lengthwise_lab.seeds.ssjf_rows:rows",
     "seqsch": "lengthwise_lab.seeds.seqsch_rows:rows",
     "problen": "lengthwise_lab.seeds.problen_rows:rows",
+    "ssjf-check": "lengthwise_lab.simulator.clean_check:rows",
+    "ltr": "lengthwise_lab.simulator.ltr_rows:rows",
 }
 
 

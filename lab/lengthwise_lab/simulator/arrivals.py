@@ -24,14 +24,14 @@ class Poisson(_Arrivals):
 class Gamma(_Arrivals):
     """Gamma gaps: steadier than Poisson below a coefficient of variation of 1, bursty above."""
 
-    kind: Literal["gamma"]
+    kind: Literal["gamma"] = "gamma"
     cv: float = Field(default=2.0, gt=0)
 
 
 class OnOff(_Arrivals):
     """Poisson while on, nothing while off, both for exponential times; the rate is the mean."""
 
-    kind: Literal["onoff"]
+    kind: Literal["onoff"] = "onoff"
     on_s: float = Field(default=10.0, gt=0)
     off_s: float = Field(default=30.0, gt=0)
 
@@ -39,20 +39,20 @@ class OnOff(_Arrivals):
 class Burst(_Arrivals):
     """All at once."""
 
-    kind: Literal["burst"]
+    kind: Literal["burst"] = "burst"
 
 
 class Trace(_Arrivals):
     """The recorded times of the file that the lengths come from, and its rows in their order."""
 
-    kind: Literal["trace"]
+    kind: Literal["trace"] = "trace"
     speed: float = Field(default=1.0, gt=0, description="2: twice as fast as it was")
 
 
 class Closed(_Arrivals):
     """So many clients, each of which sends again `think_s` after its answer."""
 
-    kind: Literal["closed"]
+    kind: Literal["closed"] = "closed"
     clients: int = Field(default=64, ge=1)
     think_s: float = Field(default=0.0, ge=0)
 

@@ -21,12 +21,8 @@ class Batching(BaseModel):
 
     kind: Literal["batching"] = "batching"
     slots: int = Field(default=64, ge=1, description="max_num_seqs")
-    step_ms: float = Field(
-        default=20.0, gt=0, description="What a step takes whatever is in it, ms"
-    )
-    decode_ms: float = Field(
-        default=0.0, ge=0, description="More for each sequence that decodes, ms"
-    )
+    step_ms: float = Field(default=20.0, gt=0, description="Of a step, whatever is in it, ms")
+    decode_ms: float = Field(default=0.0, ge=0, description="And for each that decodes, ms")
     prefill_ms: float = Field(default=0.0, ge=0, description="More for each prompt token, ms")
     context_ms: float = Field(default=0.0, ge=0, description="More for each token of context, ms")
     token_budget: int = Field(default=2048, ge=1, description="max_num_batched_tokens")
@@ -35,9 +31,7 @@ class Batching(BaseModel):
     preemption: Literal["recompute", "swap"] = Field(
         default="recompute", description="What becomes of the KV of one that has to give way"
     )
-    swap_ms: float = Field(
-        default=0.0, ge=0, description="Moving one block to or from the host, ms"
-    )
+    swap_ms: float = Field(default=0.0, ge=0, description="Moving one block either way, ms")
 
     @model_validator(mode="after")
     def _budget_holds_every_sequence(self) -> Batching:
@@ -93,7 +87,7 @@ class Independent(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["independent"]
+    kind: Literal["independent"] = "independent"
     slots: int = Field(default=1, ge=1)
     request_ms: float = Field(default=100.0, ge=0, description="For each request, ms")
     token_ms: float = Field(default=20.0, gt=0, description="For each output token, ms")

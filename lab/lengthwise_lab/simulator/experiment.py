@@ -16,11 +16,12 @@ from lengthwise_lab.simulator.jobs import Jobs
 from lengthwise_lab.simulator.loop import GROW, OVER, run
 from lengthwise_lab.simulator.policies import Policy
 from lengthwise_lab.simulator.predictions import tau_b
-from lengthwise_lab.simulator.rules import Rules
+from lengthwise_lab.simulator.rules import MLFQ, Rules
 from lengthwise_lab.simulator.state import (
     FINISHED,
     FIRST_NUMBER,
     NEXT_IN_CHUNK,
+    NEXT_PROMOTION,
     NOW,
     Chunk,
     State,
@@ -109,6 +110,8 @@ def simulate(
         weights=np.array(weights),
         clients=limits.clients,
     )
+    if policy.kind == MLFQ:
+        state.s[NEXT_PROMOTION] = 0.0
     tally = new_tally(edges, recorded=recorded)
     came, tau, pricing, running, over = 0, math.nan, 0.0, 0.0, False
     waiting = iter(pieces)

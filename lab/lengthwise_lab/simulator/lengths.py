@@ -100,22 +100,25 @@ def _table(output: Floats, *, prompt_mean: float, prompt_cv: float) -> Lengths:
     )
 
 
-def read_lengths(path: Path, *, model: str = "", source: str = "") -> Lengths:
+def read_lengths(
+    path: Path, *, model: str = "", source: str = "", classes: str = "pred_class5"
+) -> Lengths:
     """The rows of a CSV or JSONL file, gzipped or not.
 
-    A CSV has `output_tokens` and maybe `prompt_tokens`, `arrival_s`, `pred_class5`; a line of JSONL
-    has `output_tokens` (an integer, or a list of them: each is a row) and maybe `prompt_tokens`.
+    A CSV has `output_tokens` and maybe `prompt_tokens`, `arrival_s`, recorded classes; a line of
+    JSONL has `output_tokens` (an integer, or a list: each is a row) and maybe `prompt_tokens`.
 
     Args:
         path: The file.
         model: Only rows of this LLM; empty: all.
         source: Only rows of this data set; empty: all.
+        classes: The column of a predictor's classes.
 
     Raises:
         BadWorkload: The file cannot be read, or has no such row.
     """
     try:
-        rows = list(_jsonl(path, model, source) if ".jsonl" in path.name else _csv(path))
+        rows = list(_jsonl(path, model, source) if ".jsonl" in path.name else _csv(path, classes))
     except (OSError, UnicodeDecodeError, KeyError, ValueError, TypeError) as exc:
         raise BadWorkload(f"cannot read lengths from {path}: {exc!r}") from exc
     if not rows:
@@ -136,13 +139,13 @@ def _opened(path: Path) -> IO[str]:
     return path.open(encoding="utf-8", newline="")
 
 
-def _csv(path: Path) -> Iterator[tuple[int, int, int, float | None]]:
+def _csv(path: Path, classes: str) -> Iterator[tuple[int, int, int, float | None]]:
     with _opened(path) as lines:
         for row in csv.DictReader(lines):
             yield (
                 int(row.get("prompt_tokens") or 70),
                 int(row["output_tokens"]),
-                int(row.get("pred_class5") or -1),
+                int(row.get(classes) or -1),
                 float(row["arrival_s"]) if row.get("arrival_s") else None,
             )
 

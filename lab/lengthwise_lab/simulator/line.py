@@ -195,7 +195,13 @@ def promote_idle(state: State, rules: Rules) -> None:
 
 @compiled
 def lift_starving(state: State, rules: Rules) -> None:
-    """MLFQ with its aging: whoever waited `aging_s` starts again in the first queue."""
+    """MLFQ with its aging: whoever waited `aging_s` starts again in the first queue.
+
+    Looked for every 100 steps, as often as LTR's scheduler does.
+    """
+    if state.s[X] < state.s[NEXT_PROMOTION]:
+        return
+    state.s[NEXT_PROMOTION] = state.s[X] + 100
     changed = False
     for at in range(state.i[N_WAIT]):
         a = state.waiting[at]

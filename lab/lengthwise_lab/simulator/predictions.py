@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 from scipy.stats import kendalltau
 
 from lengthwise_lab.errors import BadChoice
@@ -37,6 +38,8 @@ class Predictor:
 
 def tau_b(truth: Floats, predicted: Floats) -> float:
     """Kendall's tau-b of the two, on at most `SAMPLE` pairs; 0 where one of them is constant."""
+    if len(truth) < 2:
+        return 0.0
     tau = float(kendalltau(truth[:SAMPLE], predicted[:SAMPLE]).statistic)
     return 0.0 if np.isnan(tau) else tau
 
@@ -102,7 +105,7 @@ def _noisy(sample: Jobs, truth: Floats, tau: float, rng: np.random.Generator) ->
     centres = np.array([np.median(part) for part in np.array_split(score[order], bins)])
     means = np.array([part.mean() for part in np.array_split(truth[order], bins)])
     # Rising, so that the calibration keeps the order that sets tau, and no two scores tie.
-    means = np.maximum.accumulate(means) + 1e-6 * np.arange(bins)
+    means = np.asarray(isotonic_regression(means).x) + 1e-6 * np.arange(bins)
     slope = 1e-3 * truth.mean()
 
     def predict(jobs: Jobs, own: np.random.Generator) -> Floats:

@@ -28,6 +28,7 @@ from lengthwise_lab.simulator.state import (
     NEWEST_STARTED,
     NEXT_END,
     NOW,
+    NUMBER,
     OVERTAKEN,
     PRED,
     PREEMPTIONS,
@@ -83,7 +84,9 @@ def admit(state: State, rules: Rules, a: int) -> None:
     state.run_n[j] = a
     state.run_f[j, START_T] = now
     if rules.limited:
-        state.i[FREE_BLOCKS] -= blocks_of(rules, n[a, PROMPT] + f[a, DONE] + 1)
+        # Computing the prompt gives a token; one whose KV is there goes on where it was.
+        first_token = 1 if n[a, PREFILL] > 0 else 0
+        state.i[FREE_BLOCKS] -= blocks_of(rules, n[a, PROMPT] + f[a, DONE] + first_token)
     if rules.independent or n[a, PREFILL] == 0:
         if f[a, DONE] > 0:
             f[a, GAP] = max(f[a, GAP], now - f[a, LAST_T])
@@ -195,7 +198,8 @@ def worst_slot(state: State, rules: Rules) -> int:
     worst, least = 0, -np.inf
     for j in range(state.i[N_RUN]):
         own = key_of_slot(state, rules, j)
-        if own > least or (own == least and state.run_n[j] > state.run_n[worst]):
+        number = state.n[state.run_n[j], NUMBER]
+        if own > least or (own == least and number > state.n[state.run_n[worst], NUMBER]):
             worst, least = j, own
     return worst
 

@@ -107,7 +107,7 @@ def _until_order_changes(state: State, rules: Rules) -> float:
             left = max(quantum - served, 0.0)
             soon = min(soon, left if rules.independent else steps_within(state, rules, left))
     if kind == MLFQ and rules.aging_s > 0:
-        soon = min(soon, 100.0)  # as often as LTR's scheduler looks for starving ones
+        soon = min(soon, max(1.0, state.s[NEXT_PROMOTION] - state.s[X]))
     return soon
 
 

@@ -1,0 +1,81 @@
+"""What a simulated request costs: time and memory for ever more of them.
+
+Each size runs in a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+from lengthwise_lab.errors import ChildSilent
+
+#: Of the process that measures one size.
+_PROGRAM = "lengthwise_lab.simulator.scale"
+
+
+def measure_scale(requests: int, policy: str, load: float) -> dict[str, Any]:
+    """So many requests through one policy, in a process of their own.
+
+    Returns:
+        `requests`, `seconds` (all of it but compiling), `us_per_request`, of which `pricing_s` the
+        policy's keys, `running_s` the compiled loop and the rest drawing the workload;
+        `peak_mib`, and `peak_mib_before` the requests, with everything loaded and compiled.
+
+    Raises:
+        ChildSilent: The process failed; the message ends with what it said.
+    """
+    done = subprocess.run(  # noqa: S603 - this very program
+        [sys.executable, "-m", _PROGRAM, str(requests), policy, str(load)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise ChildSilent(f"measuring {requests} requests failed: {done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _main(requests: int, policy: str, load: float) -> dict[str, Any]:
+    import resource
+
+    from lengthwise_lab.simulator.config import Question
+    from lengthwise_lab.simulator.experiment import simulate
+    from lengthwise_lab.simulator.figures import figures
+    from lengthwise_lab.simulator.policies import policy_named
+
+    def peak_mib() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    question = Question.model_validate(
+        {"policies": [policy], "load": load, "engine": {"kind": "batching", "slots": 64,
+         "decode_ms": 0.1, "prefill_ms": 0.05}}
+    )  # fmt: skip
+    workload = question.workload(1, None)
+    predictor = workload.fitted_predictor()
+    simulate(workload.pieces(predictor), question.engine, policy_named(policy))
+    before = peak_mib()
+    workload = question.model_copy(update={"requests": requests}).workload(1, None)
+    begun = time.perf_counter()
+    outcome = simulate(workload.pieces(predictor), question.engine, policy_named(policy))
+    seconds = time.perf_counter() - begun
+    found = figures(outcome)
+    return {
+        "policy": policy,
+        "requests": requests,
+        "seconds": round(seconds, 3),
+        "us_per_request": round(1e6 * seconds / requests, 3),
+        **found["cost"],
+        "peak_mib": round(peak_mib(), 1),
+        "peak_mib_before": round(before, 1),
+        "longest_line": found["engine"]["longest_line"],
+        "mean_completion_s": found["completion_s"]["mean"],
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(_main(int(sys.argv[1]), sys.argv[2], float(sys.argv[3]))))
