@@ -160,17 +160,23 @@ def serve(
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """The figures of one run: from arrival to completion, s; `whole_per_s`: jobs by its length."""
+    """The figures of one run: from arrival to completion, s; `whole_per_s`: jobs by its length.
+
+    `quarters_s`: means of the shortest quarter of the jobs, ..., of the longest, by true length.
+    """
 
     mean_s: float
     p50_s: float
     p99_s: float
     max_s: float
     whole_per_s: float
+    quarters_s: tuple[float, ...]
 
 
-def served(arrivals_s: Sequence[float], ends_s: Sequence[float]) -> Served:
-    """The figures of a run; none of its jobs is left out."""
+def served(
+    arrivals_s: Sequence[float], durations_s: Sequence[float], ends_s: Sequence[float]
+) -> Served:
+    """The figures of a run of >= 4 jobs; none is left out."""
     took: NDArray[np.float64] = np.subtract(ends_s, arrivals_s)
     p50, p99 = np.percentile(took, (50, 99))
     return Served(
@@ -178,5 +184,9 @@ def served(arrivals_s: Sequence[float], ends_s: Sequence[float]) -> Served:
         p50_s=float(p50),
         p99_s=float(p99),
         max_s=float(took.max()),
+        quarters_s=tuple(
+            float(part.mean())
+            for part in np.array_split(took[np.argsort(durations_s, kind="stable")], 4)
+        ),
         whole_per_s=len(took) / (max(ends_s) - arrivals_s[0]),
     )

@@ -47,13 +47,14 @@ def run(answers: Classified, *, slots: int, load: float) -> dict[str, Served]:
         }
         for name, line in every.items():
             ends = serve(arrivals, durations, line, slots=slots)
-            runs.setdefault(name, []).append(served(arrivals, ends))
+            runs.setdefault(name, []).append(served(arrivals, durations, ends))
     return {
         name: Served(
             **{
                 field: float(np.mean([getattr(one, field) for one in each]))
                 for field in ("mean_s", "p50_s", "p99_s", "max_s", "whole_per_s")
-            }
+            },
+            quarters_s=tuple(np.mean([one.quarters_s for one in each], axis=0).tolist()),
         )
         for name, each in runs.items()
     }

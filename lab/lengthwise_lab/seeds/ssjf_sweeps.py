@@ -116,7 +116,7 @@ def corrected(answers: Classified, trace_ms: Sequence[int], batches: Batches) ->
                     slots=batches.size,
                     static=not batches.dynamic,
                 )
-                got = served(arrivals, ends)
+                got = served(arrivals, durations, ends)
                 runs.setdefault(name, []).append((got.mean_s, got.p99_s, got.whole_per_s))
         sweeps[kind] = {
             name: Point(mean_s=mean, p99_s=p99, whole_per_s=whole)

@@ -86,8 +86,9 @@ def test_a_starved_job_is_judged_by_its_own_wait_and_its_predicted_length() -> N
 
 
 def test_figures_leave_no_job_out() -> None:
-    got = served([0, 0], [1, 3])
-    assert (got.mean_s, got.max_s, got.whole_per_s) == (2, 3, 2 / 3)
+    got = served([0, 0, 0, 0], [4, 1, 2, 3], [10, 1, 3, 6])
+    assert (got.mean_s, got.max_s, got.whole_per_s) == (5, 10, 4 / 10)
+    assert got.quarters_s == (1, 3, 6, 10)
 
 
 def test_prediction_helps_the_mean_and_our_bound_keeps_the_worst_wait() -> None:
