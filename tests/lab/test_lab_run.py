@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from lengthwise_cli.main import app
+from lengthwise_lab.errors import BadChoice, BadWorkload
+from lengthwise_lab.simulator.answer import answer, as_markdown
+from lengthwise_lab.simulator.clean_check import rows
+from lengthwise_lab.simulator.config import read_question
+from lengthwise_lab.simulator.cost_model import Batching
+from lengthwise_lab.simulator.measured_run import predict_completions, read_cost_model
+
+CONFIGS = sorted((Path(__file__).parents[2] / "lab" / "configs").glob("*.*"))
+SMALL = """
+requests = 300
+load = 1.1
+seeds = [1, 2]
+policies = ["fcfs", "due-3", "sjf-oracle"]
+[engine]
+kind = "batching"
+slots = 4
+"""
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=[path.stem for path in CONFIGS])
+def test_every_question_in_the_repository_can_be_read(config: Path) -> None:
+    assert read_question(config).policies
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ('policies = ["fcfs"]', "give either load or rate_per_s"),
+        ('policies = ["fcfs"]\nload = -1', "load: Input should be greater than 0"),
+        ('policies = ["fcfs"]\nload = 1\nslots = 3', "slots: Extra inputs are not permitted"),
+        ('policies = ["fcfs"]\nload = 1\n[engine]\nkind = "gpu"', "engine: Input tag 'gpu'"),
+        ('policies = ["fcfs"]\nload = 1\ntenants = [{share = 0.4}]', "must add up to 1"),
+        ("policies = [", "cannot read"),
+    ],
+    ids=["no rate", "negative", "unknown field", "unknown engine", "shares", "not TOML"],
+)
+def test_a_bad_question_is_refused_and_the_field_is_named(
+    tmp_path: Path, text: str, want: str
+) -> None:
+    path = tmp_path / "question.toml"
+    path.write_text(text)
+    with pytest.raises(BadWorkload, match=want.replace("[", r"\[")):
+        read_question(path)
+
+
+def test_a_policy_that_is_not_there_is_refused_when_the_question_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "question.json"
+    path.write_text(json.dumps({"policies": ["fastest"], "load": 1}))
+    with pytest.raises(BadChoice, match="fastest"):
+        read_question(path)
+
+
+def test_the_same_question_gets_the_same_answer(tmp_path: Path) -> None:
+    path = tmp_path / "question.toml"
+    path.write_text(SMALL)
+    first, second = (answer(read_question(path), None) for _ in range(2))
+    for result in (first, second):
+        for found in result["policies"].values():
+            del found["cost"]
+    assert first == second
+    assert as_markdown(first).count("| due-3 |") == 3
+
+
+def test_the_command_writes_json_markdown_and_a_picture(tmp_path: Path) -> None:
+    question, markdown, png = (tmp_path / name for name in ("q.toml", "a.md", "a.png"))
+    question.write_text(SMALL)
+    flags = ["--json", "--markdown", str(markdown), "--png", str(png)]
+    done = CliRunner().invoke(app, ["lab", "run", str(question), *flags])
+    assert done.exit_code == 0, done.output
+    means = {
+        name: found["completion_s"]["mean"]
+        for name, found in json.loads(done.stdout)["policies"].items()
+    }
+    assert means["sjf-oracle"] < means["due-3"] < means["fcfs"]
+    assert "| sjf-oracle |" in markdown.read_text()
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_measured_run_is_predicted_in_the_order_of_its_rows() -> None:
+    model = Batching(slots=2, step_ms=100)
+    got = predict_completions([(5.0, 1, 10), (3.0, 1, 5), (3.0, 1, 30)], model)
+    # The step that computes a prompt gives the first token. The last one joins at a step's end.
+    assert got == pytest.approx([6.0, 3.5, 6.0], abs=0.11)
+    ordered = predict_completions([(0.0, 1, 30), (0.0, 1, 5), (0.0, 1, 2)], model, policy="sjf")
+    assert np.argsort(ordered).tolist() == [2, 1, 0]
+
+
+def test_a_cost_model_is_read_and_a_broken_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps({"engine": {"kind": "batching", "slots": 16, "step_ms": 31.5}}))
+    assert read_cost_model(path) == Batching(slots=16, step_ms=31.5)
+    path.write_text('{"engine": {"kind": "batching", "slots": 0}}')
+    with pytest.raises(BadWorkload, match="slots"):
+        read_cost_model(path)
+
+
+@pytest.mark.slow
+def test_the_clean_check_of_ssjf_agrees_with_the_other_simulator_at_high_load() -> None:
+    """With published quantiles for lengths, and noise of their tau for their classes."""
+    found = {(row.name[:10], row.setting): row for row in rows(None)}
+    for setting in ("8 slots, load 1.2, clean simulator", "1 slots, load 0.9, clean simulator"):
+        assert found["oracle SJF", setting].agrees
