@@ -54,12 +54,15 @@ def sequence(
         settings = {"requests": requests, "batch": batch, "max_tokens": max_tokens, "seed": seed}
         typer.echo(json.dumps(to_json(measured, quantile=quantile, **settings), indent=2))
         return
-    table = Table("way", "answers/s", "to static", "effective", "failures", "batches", "steps")
+    table = Table(
+        "way", "answers/s", "to static", "by CPU time", "effective", "failures", "batches", "steps"
+    )
     for one in measured:
         table.add_row(
             one.name,
             f"{one.answers_per_s:.2f}",
             f"{one.ratio:.2f}",
+            f"{one.cpu_ratio:.2f}",
             f"{one.effective:.0%}",
             f"{one.failures:.0%}",
             str(one.batches),

@@ -35,7 +35,8 @@ class Measured:
     """One way to serve all prompts. `effective`: share of computed token slots that were answers.
 
     `failures`: answers that met the cap of a batch, each time, by answers. `ratio`: throughput as a
-    multiple of the first way's.
+    multiple of the first way's; `cpu_ratio`: the same by the process's CPU seconds, which a busy
+    machine does not change.
     """
 
     name: str
@@ -48,7 +49,9 @@ class Measured:
     steps: int
     prefilled: int
     output_tokens: int
+    cpu_seconds: float
     ratio: float = 1.0
+    cpu_ratio: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,14 +137,14 @@ def measure(
         largest = batch if way.mode is BatchingMode.STATIC else len(bodies)
         decoder.leave = way.leave
         decoder.work = type(decoder.work)()
-        begun = time.monotonic()
+        begun, cpu_begun = time.monotonic(), time.process_time()
         answers, failed = _serve(
             decoder, bodies, predictions, _plan(way.mode, largest, memory_tokens, quantile)
         )
         seconds, work = time.monotonic() - begun, decoder.work
+        cpu_seconds = time.process_time() - cpu_begun
         tokens = [answer.output_tokens or 0 for answer in answers]
         lengths = lengths or tokens
-        first = found[0].answers_per_s if found else len(bodies) / seconds
         found.append(
             Measured(
                 name=way.name,
@@ -154,7 +157,9 @@ def measure(
                 steps=work.steps,
                 prefilled=work.prefilled,
                 output_tokens=sum(tokens),
-                ratio=len(bodies) / seconds / first,
+                cpu_seconds=cpu_seconds,
+                ratio=found[0].seconds / seconds if found else 1.0,
+                cpu_ratio=found[0].cpu_seconds / cpu_seconds if found else 1.0,
             )
         )
     return found

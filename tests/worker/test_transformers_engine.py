@@ -18,56 +18,25 @@ from lengthwise_worker.errors import BadSettings
 from lengthwise_worker.settings import Settings
 
 torch = pytest.importorskip("torch", reason="needs the extra transformers")
-transformers = pytest.importorskip("transformers", reason="needs the extra transformers")
+pytest.importorskip("transformers", reason="needs the extra transformers")
 
 from lengthwise_worker.engines.static_batch import Generation, StaticDecoder  # noqa: E402
 
 if TYPE_CHECKING:
     from tests.worker.conftest import Rig
 
-#: Ids that end an answer: so many that a random model meets one after some dozen tokens.
-ENDS = list(range(20, 32))
-
-TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
-
 PROMPTS = ["Short.", "A prompt of some length, to be padded.", "?", "Tell me of the sea " * 5]
 
 
-@pytest.fixture(scope="module")
-def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a Llama of random weights and a tokenizer of letters."""
-    from tokenizers import Tokenizer, decoders, models
-
-    folder = tmp_path_factory.mktemp("llama")
-    letters = ["\n", *(chr(code) for code in range(32, 127))]
-    words = {"<end>": 0} | {letter: at + 1 for at, letter in enumerate(letters)}
-    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[]))
-    tokenizer.decoder = decoders.Fuse()
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(folder)
-    torch.manual_seed(7)
-    config = transformers.LlamaConfig(
-        vocab_size=len(words),
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        initializer_range=0.4,
-        bos_token_id=None,
-        eos_token_id=ENDS,
-        pad_token_id=0,
-    )
-    transformers.LlamaForCausalLM(config).float().save_pretrained(folder)
-    return folder
+@pytest.fixture
+def model_path(tiny_llama: Path) -> Path:
+    return tiny_llama
 
 
 @pytest.fixture(scope="module")
-def decoder(model_path: Path) -> Iterator[StaticDecoder]:
+def decoder(tiny_llama: Path) -> Iterator[StaticDecoder]:
     threads = torch.get_num_threads()
-    yield StaticDecoder(model_path, threads=1)
+    yield StaticDecoder(tiny_llama, threads=1)
     torch.set_num_threads(threads)
 
 
@@ -94,7 +63,7 @@ def test_a_greedy_answer_is_that_of_the_librarys_own_generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=120, do_sample=False
     ).tolist()
     made = alone(decoder, prompt)
-    assert made.tokens == [token for token in want[ids.shape[1] :] if token not in ENDS]
+    assert made.tokens == [token for token in want[ids.shape[1] :] if token not in decoder.ends]
     assert made.finished in ("stop", "length")
 
 

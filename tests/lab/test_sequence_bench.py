@@ -1,0 +1,31 @@
+"""Static against sequence batches of a real, tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lengthwise_lab.sequence_bench import NoModel, load, measure
+from lengthwise_lab.workload import chat_body
+
+
+def test_every_way_gives_the_same_tokens_and_sequence_batches_waste_fewer(tiny_llama: Path) -> None:
+    bodies = [chat_body(f"Number {at}", max_tokens=40 + 10 * at) for at in range(12)]
+    begun: list[str] = []
+    got = measure(
+        load(tiny_llama, threads=1), bodies, batch=4, quantile=0.7, seed=1, on_way=begun.append
+    )
+    ways = {one.name: one for one in got}
+    assert list(ways) == begun
+    assert len({one.output_tokens for one in got}) == 1
+    assert got[0].ratio == 1
+    assert got[0].failures == 0
+    assert ways["sequence, exact"].effective > ways["static"].effective
+    assert ways["static, who ends leaves"].effective > ways["static"].effective
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="needs the extra transformers")
+    with pytest.raises(NoModel, match=str(tmp_path)):
+        load(tmp_path, threads=1)
