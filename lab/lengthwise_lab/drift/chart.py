@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -99,13 +100,11 @@ def _watch(
         ("coverage", "#2da44e", "-"),
         ("raw_coverage", "#2da44e", ":"),
     ):
-        known = [
-            (look.answered, value)
-            for look in ours.looks
-            if (value := getattr(look, name)) is not None
-        ]
-        if known:
-            axes.plot(*zip(*known, strict=True), style, color=color, label=_WATCH[name])
+        # None is a gap in the line.
+        seen = [getattr(look, name) for look in ours.looks]
+        values = [math.nan if value is None else value for value in seen]
+        at = [look.answered for look in ours.looks]
+        axes.plot(at, values, style, color=color, label=_WATCH[name])
     axes.axhline(limit, color="#d1495b", linewidth=1, linestyle="--", label="limit of the rank")
     _shade(axes, ours, report, by="answered")
     axes.set_ylim(0, 1.02)
