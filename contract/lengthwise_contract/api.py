@@ -320,8 +320,8 @@ class QueueSettings(Body):
     )
     calibrate: bool = Field(
         default=True,
-        description="Predicted lengths are corrected by what the last answers were; within the "
-        "model, their order stays",
+        description="Predicted lengths are corrected by what the last answers were; prompts of one "
+        "length keep their order",
     )
     predictor_url: str | None = Field(
         default=None,

@@ -10,6 +10,7 @@ import uuid_utils
 
 from lengthwise_contract.api import Endpoint, QueueSettings
 from lengthwise_queue import late_predictions, pricing, refusals
+from lengthwise_queue.calibration import shape_of
 from lengthwise_queue.errors import (
     BadRequest,
     LengthwiseError,
@@ -131,6 +132,7 @@ async def _submit(
         max_tokens=checked.max_tokens,
         answers=checked.answers,
         calibrations=page.calibrations,
+        shape=shape_of(checked.text or ""),
     )
     cost = price(prediction=asked.prediction)
     job = NewJob(

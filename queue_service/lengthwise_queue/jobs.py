@@ -23,6 +23,9 @@ from lengthwise_contract.states import JobState
 #: p10, p50 and p90 of a length, tokens.
 Quantiles = tuple[float, float, float]
 
+#: How long a prompt is, and how many lines it has: ten times the log of one more, rounded.
+Shape = tuple[int, int]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Basis:
@@ -34,6 +37,7 @@ class Basis:
     calibrated: Quantiles | None = None  #: What was reckoned with; None: the prediction itself.
     max_tokens: int | None = None  #: The request's cap on one answer; None: it has none.
     answers: int = 1  #: How many answers it asks for.
+    shape: Shape = (0, 0)
 
 
 #: Of a job that was priced without a prediction.
@@ -51,6 +55,7 @@ class Answer:
     predictor: str = ""  #: Which predictor's, as `calibration.predictor_tag`; "": unknown.
     max_tokens: int | None = None
     count: int = 1
+    shape: Shape = (0, 0)
 
     @property
     def was_cut(self) -> bool:

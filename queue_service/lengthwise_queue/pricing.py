@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lengthwise_contract.api import Prediction, QueueSettings
 from lengthwise_queue import policy
 from lengthwise_queue.calibration import Calibrations, predictor_tag
-from lengthwise_queue.jobs import UNKNOWN_BASIS, Basis, QueueStats
+from lengthwise_queue.jobs import UNKNOWN_BASIS, Basis, QueueStats, Shape
 
 #: Of a queue whose answers nobody has looked at.
 UNCALIBRATED = Calibrations()
@@ -36,6 +36,7 @@ def price(
     max_tokens: int | None,
     answers: int,
     calibrations: Calibrations = UNCALIBRATED,
+    shape: Shape = (0, 0),
 ) -> Price:
     """Price one job.
 
@@ -48,13 +49,16 @@ def price(
         answers: How many answers it asks for (prompts x n). Each takes room in the engine's
             batch for its own length, so the cost is the sum, though they are made side by side.
         calibrations: What the last answers say about such predictions.
+        shape: The prompt's.
 
     Raises:
         KeyError: The queue has no such class.
     """
     calibrated = None
     if prediction is not None and settings.calibrate:
-        corrected = calibrations.of(predictor_tag(prediction.model_version)).apply(prediction)
+        corrected = calibrations.of(predictor_tag(prediction.model_version)).apply(
+            prediction, shape
+        )
         if corrected is not prediction:
             prediction = corrected
             calibrated = (corrected.p10_tokens, corrected.p50_tokens, corrected.p90_tokens)
@@ -70,7 +74,7 @@ def price(
         overtake_factor=settings.overtake_factor,
         class_offset_ms=offset_ms,
     )
-    basis = Basis(calibrated=calibrated, max_tokens=max_tokens, answers=answers)
+    basis = Basis(calibrated=calibrated, max_tokens=max_tokens, answers=answers, shape=shape)
     return Price(tokens=tokens, ms=ms, slack_ms=slack_ms, offset_ms=offset_ms, basis=basis)
 
 

@@ -19,7 +19,7 @@ from lengthwise_queue.store import JobStore
 MAX_AGE_S = 1.0
 
 #: Jobs that must have succeeded before the calibration is fitted anew: of 256 answers, 3 %. A fit
-#: takes about a millisecond.
+#: takes 3 ms at most.
 REFIT_AFTER = 8
 
 

@@ -195,8 +195,9 @@ def read_predicted_tokens(price: bytes) -> float:
 def write_quantiles(prediction: Prediction | None, basis: Basis) -> tuple[str, str]:
     """A prediction as the record keeps it: what it was worth, and which predictor said so.
 
-    The first is "p10 p50 p90 mean rank cap tag", and behind that the calibrated "p10 p50 p90"
-    where it was calibrated; the cap is "tokens" or "tokens*answers", 0 for none. The script
+    The first is "p10 p50 p90 mean rank cap tag chars lines", and behind that the calibrated
+    "p10 p50 p90" where it was calibrated; the cap is "tokens" or "tokens*answers", 0 for none, and
+    chars and lines are the prompt's `Shape`. The script
     `finish` copies it as it is to the list of the last answers.
 
     Short, because a Redis hash whose values are all at most 64 bytes takes a third of the memory;
@@ -208,20 +209,22 @@ def write_quantiles(prediction: Prediction | None, basis: Basis) -> tuple[str, s
     numbers = [f"{n:.4g}" for n in (p.p10_tokens, p.p50_tokens, p.p90_tokens, p.mean_tokens)]
     cap = str(basis.max_tokens or 0) + (f"*{basis.answers}" if basis.answers != 1 else "")
     said = [f"{n:.4g}" for n in basis.calibrated or ()]
-    parts = [*numbers, f"{p.rank_score:.6g}", cap, predictor_tag(p.model_version), *said]
+    shape = map(str, basis.shape)
+    parts = [*numbers, f"{p.rank_score:.5g}", cap, predictor_tag(p.model_version), *shape, *said]
     return " ".join(parts), p.model_version
 
 
 def _read_basis(parts: list[str]) -> Basis:
     """What stands behind the five numbers of `write_quantiles`; nothing, where they are old."""
-    if len(parts) < 7:
+    if len(parts) < 9:
         return Basis()
     cap, _, answers = parts[5].partition("*")
-    said: list[float] = [float(part) for part in parts[7:10]]
+    said: list[float] = [float(part) for part in parts[9:12]]
     return Basis(
         calibrated=(said[0], said[1], said[2]) if len(said) == 3 else None,
         max_tokens=int(cap) or None,
         answers=int(answers or 1),
+        shape=(int(parts[7]), int(parts[8])),
     )
 
 
@@ -237,9 +240,10 @@ def _read_answer(priced: str, tokens: int, parts: list[str]) -> Answer:
         priced=float(priced),
         raw=raw,
         said=basis.calibrated or raw,
-        predictor=parts[6] if len(parts) >= 7 else "",
+        predictor=parts[6] if len(parts) >= 9 else "",
         max_tokens=basis.max_tokens,
         count=basis.answers,
+        shape=basis.shape,
     )
 
 

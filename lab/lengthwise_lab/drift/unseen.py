@@ -19,7 +19,7 @@ from lengthwise_contract.prompts import render_prompt
 from lengthwise_lab.errors import BadWorkload
 from lengthwise_lab.measure import tau_b
 from lengthwise_queue.accuracy import coverage
-from lengthwise_queue.calibration import fit
+from lengthwise_queue.calibration import fit, shape_of
 from lengthwise_queue.jobs import Answer, Quantiles
 
 #: Ends of the windows that are reported, answers.
@@ -52,7 +52,7 @@ class Window:
     bag_of_words_mae: float | None  #: None: before there was anything to fit it on.
     raw_coverage: float | None
     calibrated_coverage: float | None
-    tau_b: float | None  #: Of the prediction; within the LLM calibration does not change it much.
+    tau_b: float | None  #: Of the prediction as it came.
     calibrated_tau_b: float | None
     bag_of_words_tau_b: float | None
 
@@ -106,7 +106,8 @@ def measure(
         raw = predict(one.prompt, _UNKNOWN_LLM)
         if len(answers) % 8 == 0:  # as often as the queue service does
             fitted = fit(answers[-_KEPT:])
-        said = fitted.quantiles(raw)
+        shape = shape_of(one.prompt)
+        said = fitted.quantiles(raw, shape)
         calibrated.append(said)
         answers.append(
             Answer(
@@ -116,6 +117,7 @@ def measure(
                 said=said,
                 predictor="v",
                 max_tokens=one.cap,
+                shape=shape,
             )
         )
     ends = [*(step for step in STEPS if step < len(asked)), len(asked)]
