@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +11,17 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from lengthwise_cli.errors import BadUsage, CliError
+from lengthwise_cli import lab_fit
+from lengthwise_cli.errors import BadUsage
+from lengthwise_cli.extras import extra
 from lengthwise_lab.table import as_markdown, collect
 
 app = typer.Typer(
     help="Prove a schedule: simulate it, and set it beside others.", no_args_is_help=True
 )
+
+app.command("fit")(lab_fit.fit)
+app.command("check")(lab_fit.check)
 
 Data = Annotated[
     Path | None,
@@ -38,7 +41,7 @@ def table(
     names = [name for name in only.split(",") if name]
     with _progress(quiet=as_json) as progress:
         task = progress.add_task("starting", total=None)
-        with _extra():
+        with extra("lab"):
             result = collect(
                 data, names, started=lambda name: progress.update(task, description=name)
             )
@@ -60,7 +63,7 @@ def run(
     png: Annotated[Path | None, typer.Option(help="Draw the answer here.")] = None,
 ) -> None:
     """Serve one workload under several policies, and set them beside each other."""
-    with _extra():
+    with extra("lab"):
         from lengthwise_lab.simulator.answer import answer, as_markdown, draw
         from lengthwise_lab.simulator.config import read_question
     question = read_question(config)
@@ -97,7 +100,7 @@ def scale(
     as_json: AsJson = False,
 ) -> None:
     """What simulating costs: time and memory for ever more requests."""
-    with _extra():
+    with extra("lab"):
         from lengthwise_lab.simulator.policies import policy_named
         from lengthwise_lab.simulator.scale import measure_scale
     policy_named(policy)
@@ -120,15 +123,6 @@ def scale(
     Console().print(Markdown("\n".join(lines)))
 
 
-@contextmanager
-def _extra() -> Iterator[None]:
-    """What needs the extra `lab` is imported in here, so that the rest works without it."""
-    try:
-        yield
-    except ModuleNotFoundError as exc:
-        raise _missing(exc) from exc
-
-
 def _progress(*, quiet: bool) -> Progress:
     return Progress(
         SpinnerColumn(),
@@ -138,9 +132,3 @@ def _progress(*, quiet: bool) -> Progress:
         disable=quiet,
         transient=True,
     )
-
-
-def _missing(exc: ModuleNotFoundError) -> CliError:
-    if (exc.name or "").startswith("lengthwise"):
-        raise exc  # a mistake of ours, not a missing extra
-    return CliError(f"the lab needs {exc.name}: pip install 'lengthwise[lab]'")
