@@ -37,6 +37,12 @@ _TOGETHER, _UNDER_WAY = 16, 4
 _MANY = 100
 
 
+#: Scripts that take any number of jobs: by name, how many keys and arguments all jobs share. What
+#: comes behind those is one job's, and the answer is a list with one answer a job. Naming its keys
+#: costs a script more than half of what `submit` does (docs/experiments.md).
+_SHARED: Mapping[str, tuple[int, int]] = {"submit": (10, 4)}
+
+
 #: How often scripts are loaded before a call is given up: a flush may come between a load and its
 #: call, and with a flusher at full speed (tests/faults) once did so twice in a row.
 _LOADS = 10
@@ -145,7 +151,8 @@ class ScriptRunner:
                 asked.answers.set_result([*answers[first:behind], *answers[count:]])
             first = behind
 
-    async def _round_trip(self, calls: Sequence[Call]) -> list[Any]:
+    async def _round_trip(self, asked: Sequence[Call]) -> list[Any]:
+        calls, counts = _merged(asked)
         packed = [_pack(*self._heads[name], len(keys), *keys, *args) for name, keys, args in calls]
         confirmation = self._confirmation
         asks = confirmation.commands(calls[0][1][0]) if confirmation is not None else []
@@ -171,6 +178,7 @@ class ScriptRunner:
                     for i, answer in zip(missing, again, strict=False):
                         answers[i] = answer
                     confirmed = again[len(missing) :]
+            answers = _parted(calls, counts, answers)
             return answers if confirmation is None else [*answers, confirmation.missing(confirmed)]
 
         try:
@@ -186,6 +194,46 @@ class ScriptRunner:
         for asked in self._waiting:
             asked.answers.cancel()
         await asyncio.gather(*self._sending, return_exceptions=True)
+
+
+def _merged(calls: Sequence[Call]) -> tuple[list[Call], list[int]]:
+    """The calls, those of a script for many jobs as one where they follow each other.
+
+    And how many of them each is.
+    """
+    merged: list[tuple[str, list[str], list[Any]]] = []
+    counts: list[int] = []
+    for name, keys, args in calls:
+        last = merged[-1] if merged else None
+        shared_keys, shared_args = _SHARED.get(name, (0, 0))
+        if (
+            shared_keys
+            and last is not None
+            and (last[0], last[1][0]) == (name, keys[0])
+            and last[2][:shared_args] == list(args[:shared_args])
+        ):
+            last[1].extend(keys[shared_keys:])
+            last[2].extend(args[shared_args:])
+            counts[-1] += 1
+        else:
+            merged.append((name, list(keys), list(args)))
+            counts.append(1)
+    return list(merged), counts
+
+
+def _parted(calls: Sequence[Call], counts: Sequence[int], answers: Sequence[Any]) -> list[Any]:
+    """The answers to merged calls, one for each of those that they were."""
+    parted: list[Any] = []
+    for (name, _, _), count, answer in zip(calls, counts, answers, strict=True):
+        if isinstance(answer, Exception) or name not in _SHARED:
+            parted += [answer] * count
+        else:
+            parted += [_error(one) if one[0] == b"error" else one for one in answer]
+    return parted
+
+
+def _error(answer: Sequence[bytes]) -> ResponseError:
+    return ResponseError(answer[1].decode(errors="replace"))
 
 
 def _pack(*parts: Any) -> bytes:

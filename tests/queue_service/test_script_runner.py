@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -59,6 +60,33 @@ def test_every_caller_of_a_crowd_gets_its_own_answer(redis_url: str) -> None:
         assert accepted == [f"job-{n:06d}" for n in range(500)]
         async with redis.Redis.from_url(redis_url) as client:
             assert len(await client.client_list()) < 10
+
+    with_store(redis_url, body)
+
+
+def test_submits_of_one_moment_are_one_script_and_each_hears_of_its_own_job(redis_url: str) -> None:
+    async def body(store: RedisJobStore) -> None:
+        await store.submit(QUEUE, new_job(0))  # the script is loaded
+        jobs = [new_job(n) for n in range(10)]
+        jobs[3] = dataclasses.replace(jobs[3], max_depth=0)
+        async with redis.Redis.from_url(redis_url) as client:
+            await client.set(f"lw:{{{QUEUE}}}:job:job-000005", "not a record")
+            await client.config_resetstat()
+            answers = await asyncio.gather(
+                *(store.submit(QUEUE, job) for job in jobs),
+                store.submit("other", new_job(0)),
+                return_exceptions=True,
+            )
+            stats = await client.info("commandstats")
+        assert stats["cmdstat_evalsha"]["calls"] == 2  # one for each queue
+        kinds = [type(answer).__name__ for answer in answers]
+        assert (
+            kinds
+            == ["Accepted"] * 3 + ["QueueFull", "Accepted", "ResponseError"] + ["Accepted"] * 5
+        )
+        assert [a.duplicate for a in answers if isinstance(a, Accepted)] == [True] + [False] * 8
+        depths = [(await store.stats(name)).depth for name in (QUEUE, "other")]
+        assert depths == [8, 1]
 
     with_store(redis_url, body)
 

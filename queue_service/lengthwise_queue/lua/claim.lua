@@ -35,7 +35,8 @@ local function take(id, payload, tenant, alone, start)
   local record = redis.pcall("HMGET", line.prefix .. "job:" .. id,
     "state", "tenant", "times", "price", "plan", "runs", "due_ms")
   local readable = not record.err
-  local cost, weight = read_price(readable and record[4])
+  local cost, weight = string.match(readable and record[4] or "", SIX)
+  cost = tonumber(cost or "")
   last = cost or 0
   taken = taken + last
   local _, since, deadline, until_text = read_times(readable and record[3])
@@ -55,7 +56,7 @@ local function take(id, payload, tenant, alone, start)
   local fields = {"state", "running", "nonce", own, "worker", worker,
     "runs", attempt .. " " .. spent + 1, "started_ms", started}
   if not alone then
-    redis.call("ZADD", line.tenants, "XX", start + cost / weight, tenant)
+    redis.call("ZADD", line.tenants, "XX", start + cost / tonumber(weight), tenant)
     redis.call("HSET", line.meta, "v", string.format("%.17g", start))
     fields[11], fields[12] = "charged", cost
   end

@@ -1,108 +1,127 @@
 --[[
 submit: none -> queued | scheduled
 
-Accept a job, once: repeating the call with the same id or idempotency key finds the same job.
+Accept jobs, each once: repeating the call with the same id or idempotency key finds the same job.
+Jobs that come together cost a third less each; one that cannot be written does not stop the others.
 
-KEYS  the line's (include/line.lua), then
+KEYS  the line's (include/line.lua), then for each job
   job    hash    this job's record
   body   string  this job's request body
   idem   string  "fingerprint id" of the job that owns the idempotency key
   rate   hash    the tenant's token buckets: requests, tokens, at (ms since the epoch)
-ARGV  the line's, then
+ARGV  the line's, then for each job
   id, payload, tenant, cost, price (include/record.lua), plan (but for its policy), quantiles,
   predictor ("" and "" without a prediction), delay_ms, ttl_ms, max_depth, tenant_max_depth,
   requests_per_minute, tokens_per_minute (each "" for no limit), idempotent ("1" or ""),
   fingerprint
-RETURNS
+RETURNS  a list, for each job one of
   {"ok" | "duplicate", id, state, accepted_ms, due_ms}
   {"reused", id}                the idempotency key belongs to a different request
   {"full" | "tenant_full", depth} | {"draining"} | {"limited", "requests" | "tokens", wait_ms}
                                 nothing was written
+  {"error", message}            a key of this job is not what it should be
 ]]
 --@include line
 --@include record
 --@include tenant_line
 --@include fcfs_clock
 --@include rate
-local job, body, idem, rate = unpack(KEYS, 11)
-local id, payload, tenant, cost, price, plan, quantiles, predictor, delay_ms, ttl_ms, max_depth,
-  tenant_max_depth, requests_per_minute, tokens_per_minute, idempotent, fingerprint = unpack(ARGV, 5)
-cost = tonumber(cost)
-
 local function duplicate(owner)
   local old = redis.call("HMGET", line.prefix .. "job:" .. owner, "state", "times", "due_ms")
   return old[1] and {"duplicate", owner, old[1], string.match(old[2], "^%S+"), old[3]}
 end
 
-local again = duplicate(id)
-if again then
-  return again
-end
-if idempotent == "1" then
-  local owner = redis.call("GET", idem)
-  local first = owner and duplicate(string.match(owner, " (.*)$"))
-  if first then
-    return string.match(owner, "^[^ ]*") == fingerprint and first or {"reused", first[2]}
+local function submit(job, body, idem, rate, id, payload, tenant, cost, price, plan, quantiles,
+  predictor, delay_ms, ttl_ms, max_depth, tenant_max_depth, requests_per_minute, tokens_per_minute,
+  idempotent, fingerprint)
+  cost = tonumber(cost)
+  local again = duplicate(id)
+  if again then
+    return again
   end
+  if idempotent == "1" then
+    local owner = redis.call("GET", idem)
+    local first = owner and duplicate(string.match(owner, " (.*)$"))
+    if first then
+      return string.match(owner, "^[^ ]*") == fingerprint and first or {"reused", first[2]}
+    end
+  end
+
+  local meta = redis.call("HMGET", line.meta, "mode", "active", "served")
+  if meta[1] == "draining" then
+    return {"draining"}
+  end
+  local depth = redis.call("ZCARD", line.accepted) + redis.call("ZCARD", line.delayed)
+  if depth >= tonumber(max_depth) then
+    return {"full", depth}
+  end
+  if tenant_max_depth ~= "" then
+    local own = redis.call("ZCARD", line.prefix .. "ready:" .. tenant)
+      + (redis.call("HGET", line.scheduled, tenant) or 0)
+    if own >= tonumber(tenant_max_depth) then
+      return {"tenant_full", own}
+    end
+  end
+  local limit, wait_ms = spend(rate, now, requests_per_minute, tokens_per_minute, cost)
+  if limit then
+    return {"limited", limit, wait_ms}
+  end
+
+  local delay, active = tonumber(delay_ms), meta[2] or "sjf"
+  local since = now + delay
+  local deadline = since + tonumber(ttl_ms)
+  local _, _, slack, offset = read_price(price)
+  local due = since + (active == "sjf" and slack or offset)
+  local state = delay > 0 and "scheduled" or "queued"
+  local accepted_text, due_text = ms(now), ms(due)
+  local since_text = delay > 0 and ms(since) or accepted_text
+  local fields = {"state", state, "tenant", tenant, "price", price, "plan", plan .. " " .. active,
+    "times", accepted_text .. " " .. since_text .. " " .. ms(deadline), "runs", "0 0",
+    "due_ms", due_text}
+  local function also(name, value)
+    fields[#fields + 1] = name
+    fields[#fields + 1] = value
+  end
+  if quantiles ~= "" then
+    also("quantiles", quantiles)
+    also("predictor", predictor)
+  else
+    redis.call("HINCRBY", line.meta, "fallbacks", 1)
+  end
+  if tokens_per_minute ~= "" then
+    also("metered", "1")
+  end
+  redis.call("HSET", job, unpack(fields))
+  redis.call("SET", body, payload)
+  redis.call("ZADD", line.deadlines, deadline, id)
+  redis.call("HINCRBY", line.meta, "accepted", 1)
+  if idempotent == "1" then
+    local keep = delay + tonumber(ttl_ms) + tonumber(line.retention_ms)
+    redis.call("SET", idem, fingerprint .. " " .. id, "PX", string.format("%.0f", keep))
+  end
+  if delay > 0 then
+    redis.call("ZADD", line.delayed, since, id)
+    redis.call("HSETNX", line.vt, tenant, 0)
+    hold(line, tenant, 1)
+  else
+    local backlog = enter(line, id, tenant, due, since, cost)
+    mark(line, id, since, cost, backlog, meta[3] or 0)
+  end
+  return {"ok", id, state, accepted_text, due_text}
 end
 
-local meta = redis.call("HMGET", line.meta, "mode", "active", "served")
-if meta[1] == "draining" then
-  return {"draining"}
-end
-local depth = redis.call("ZCARD", line.accepted) + redis.call("ZCARD", line.delayed)
-if depth >= tonumber(max_depth) then
-  return {"full", depth}
-end
-if tenant_max_depth ~= "" then
-  local own = redis.call("ZCARD", line.prefix .. "ready:" .. tenant)
-    + (redis.call("HGET", line.scheduled, tenant) or 0)
-  if own >= tonumber(tenant_max_depth) then
-    return {"tenant_full", own}
+local SERVER_WIDE = {OOM = true, READONLY = true, MISCONF = true, NOREPLICAS = true, NOPERM = true}
+local answers = {}
+for i = 0, (#KEYS - 10) / 4 - 1 do
+  local job, body, idem, rate = unpack(KEYS, 11 + 4 * i, 14 + 4 * i)
+  local well, answer = pcall(submit, job, body, idem, rate, unpack(ARGV, 5 + 16 * i, 20 + 16 * i))
+  if not well then
+    local message = type(answer) == "table" and answer.err or tostring(answer)
+    if SERVER_WIDE[string.match(message, "^%u+")] then
+      return {err = message} -- as from every other script; it met the first job already
+    end
+    answer = {"error", message}
   end
+  answers[i + 1] = answer
 end
-local limit, wait_ms = spend(rate, now, requests_per_minute, tokens_per_minute, cost)
-if limit then
-  return {"limited", limit, wait_ms}
-end
-
-local delay, active = tonumber(delay_ms), meta[2] or "sjf"
-local since = now + delay
-local deadline = since + tonumber(ttl_ms)
-local _, _, slack, offset = read_price(price)
-local due = since + (active == "sjf" and slack or offset)
-local state = delay > 0 and "scheduled" or "queued"
-local accepted_text, due_text = ms(now), ms(due)
-local fields = {"state", state, "tenant", tenant, "price", price, "plan", plan .. " " .. active,
-  "times", accepted_text .. " " .. ms(since) .. " " .. ms(deadline), "runs", "0 0",
-  "due_ms", due_text}
-local function also(name, value)
-  fields[#fields + 1] = name
-  fields[#fields + 1] = value
-end
-if quantiles ~= "" then
-  also("quantiles", quantiles)
-  also("predictor", predictor)
-else
-  redis.call("HINCRBY", line.meta, "fallbacks", 1)
-end
-if tokens_per_minute ~= "" then
-  also("metered", "1")
-end
-redis.call("HSET", job, unpack(fields))
-redis.call("SET", body, payload)
-redis.call("ZADD", line.deadlines, deadline, id)
-redis.call("HINCRBY", line.meta, "accepted", 1)
-if idempotent == "1" then
-  local keep = delay + tonumber(ttl_ms) + tonumber(line.retention_ms)
-  redis.call("SET", idem, fingerprint .. " " .. id, "PX", string.format("%.0f", keep))
-end
-if delay > 0 then
-  redis.call("ZADD", line.delayed, since, id)
-  redis.call("HSETNX", line.vt, tenant, 0)
-  hold(line, tenant, 1)
-else
-  local backlog = enter(line, id, tenant, due, since, cost)
-  mark(line, id, since, cost, backlog, meta[3] or 0)
-end
-return {"ok", id, state, accepted_text, due_text}
+return answers
