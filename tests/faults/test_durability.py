@@ -140,6 +140,8 @@ def test_after_a_failover_every_confirmed_job_is_there_and_async_may_have_lost_s
             line: Line, p: Any = primary, r: Any = replica, into: list[str] = acknowledged
         ) -> None:
             await flood(line, into)
+            last = f"lw:{{org/model-1}}:job:{into[-1]}"
+            wait_for(lambda: r.ask("EXISTS", last) == 1, "the replica has the first part")
             r.send(signal.SIGSTOP)
             p.ask("CLIENT", "NO-EVICT", "on")
             await asyncio.wait_for(flood(line, into), 60)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis.asyncio as redis
@@ -81,6 +81,42 @@ def test_a_crowd_is_split_and_each_job_hears_of_itself(rig: Rig) -> None:
         states = await Desk(rig, rig.store).end(other)
         want = [None if c in stolen else JobState.SUCCEEDED for c in claims]
         assert states == want
+
+    rig.run(body)
+
+
+class Counted(RedisJobStore):
+    """Tells how many jobs each report had, and how many reports were under way at once."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.sizes: list[int] = []
+        self.most = self._now_under_way = 0
+
+    async def finish_all(self, queue: str, endings: Sequence[Ending], **more: Any) -> Any:
+        self.sizes.append(len(endings))
+        self._now_under_way += 1
+        self.most = max(self.most, self._now_under_way)
+        try:
+            return await super().finish_all(queue, endings, **more)
+        finally:
+            self._now_under_way -= 1
+
+
+def test_two_reports_are_under_way_at_most_and_travel_apart(rig: Rig) -> None:
+    """In one pipeline they were answered together, and worker and server worked by turns."""
+
+    async def body() -> None:
+        claims = await claimed(rig, 50)
+        store = Counted(rig.redis_url)
+        await Desk(rig, store).end(claims[:1], claim=False)  # now the script is loaded
+        async with redis.Redis.from_url(rig.redis_url) as client:
+            before = len(await client.client_list())
+            assert await Desk(rig, store).end(claims[1:]) == [JobState.SUCCEEDED] * 49
+            assert len(await client.client_list()) == before + 1  # a second connection
+        assert store.sizes == [1, 16, 16, 16, 1]
+        assert store.most == 2
+        await store.aclose()
 
     rig.run(body)
 
