@@ -14,7 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from lengthwise_cli import lab_fit
 from lengthwise_cli.errors import BadUsage
 from lengthwise_cli.extras import extra
-from lengthwise_lab.table import as_markdown, collect
+from lengthwise_lab import table as seeds_table
 
 app = typer.Typer(
     help="Prove a schedule: simulate it, and set it beside others.", no_args_is_help=True
@@ -42,10 +42,10 @@ def table(
     with _progress(quiet=as_json) as progress:
         task = progress.add_task("starting", total=None)
         with extra("lab"):
-            result = collect(
+            result = seeds_table.collect(
                 data, names, started=lambda name: progress.update(task, description=name)
             )
-    text = as_markdown(result)
+    text = seeds_table.as_markdown(result)
     if markdown is not None:
         markdown.write_text(text, encoding="utf-8")
     if as_json:
@@ -121,6 +121,20 @@ def scale(
     lines = ["| " + " | ".join(heads) + " |", "|" + " ---: |" * len(heads)]
     lines += ["| " + " | ".join(f"{row[head]:,}" for head in heads) + " |" for row in rows]
     Console().print(Markdown("\n".join(lines)))
+
+
+@app.command("choose")
+def choose(as_json: AsJson = False) -> None:
+    """Which k: what of the oracle's gain each has on lines of many kinds, and the tail it costs."""
+    with extra("lab"):
+        from lengthwise_lab.simulator.choice import as_markdown, choices
+    with _progress(quiet=as_json) as progress:
+        task = progress.add_task("starting", total=None)
+        rows = list(choices(lambda line: progress.update(task, description=line)))
+    if as_json:
+        typer.echo(json.dumps({"rows": rows}, indent=2))
+    else:
+        Console().print(Markdown(as_markdown(rows)))
 
 
 def _progress(*, quiet: bool) -> Progress:
