@@ -156,6 +156,14 @@ def compare(
     report = Report()
     for name, predictor in ({m.name: m for m in served} | dict(others or {})).items():
         said[name], speed[name] = _asked(predictor, data, alone=name not in (others or {}))
+    for one in served:
+        learned = {str(d.get("source")) for d in one.model.card.get("training_data", [])}
+        shared = sorted(learned & set(map(str, np.unique(data.sources))))
+        if shared:
+            report.notes.append(
+                f"{one.name} was trained on prompts of {', '.join(shared)}: if these are among "
+                "them, its rows flatter it"
+            )
     viewers = _viewers(served, report) if adapt else {}
     if train is not None:
         for name, predictor in _fitted(train, viewers).items():
@@ -172,8 +180,8 @@ def compare(
             "no --train: the constant is the data's own median, and there is no bag of words"
         )
     said[CEILING] = ceiling(data)
-    for name, one in said.items():
-        report.rows += cells(data, name, one, speed.get(name, Speed()))
+    for name, answers in said.items():
+        report.rows += cells(data, name, answers, speed.get(name, Speed()))
     if held_out and train is not None:
         report.held_out = _held_out(data, train, served, viewers)
     report.summary = summarise(report.rows, [m.name for m in served])

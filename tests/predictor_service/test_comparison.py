@@ -114,6 +114,12 @@ def test_cross_validation_learns_from_other_prompts_of_the_same_file() -> None:
     assert any("3 parts by prompt" in n for n in report.notes)
 
 
+def test_a_source_that_the_model_was_trained_on_is_noted() -> None:
+    rows = [LengthRow(f"p{i}", "m", "castillo/Mbpp", (i + 1,), (False,)) for i in range(25)]
+    [note] = [n for n in compare(LengthTable(rows), None, [BUNDLED]).notes if "flatter" in n]
+    assert "castillo/Mbpp" in note
+
+
 def test_a_model_that_cannot_be_adapted_is_still_scored(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     other = tmp_path / "other"
