@@ -36,6 +36,7 @@ def table(
     only: Annotated[str, typer.Option(help="Parts of the table, with commas. Default: all.")] = "",
     as_json: AsJson = False,
     markdown: Annotated[Path | None, typer.Option(help="Write the table here as well.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Draw the table here.")] = None,
 ) -> None:
     """Every headline number of the seeds: theirs, reproduced, corrected, and ours."""
     names = [name for name in only.split(",") if name]
@@ -45,6 +46,10 @@ def table(
             result = seeds_table.collect(
                 data, names, started=lambda name: progress.update(task, description=name)
             )
+    if png is not None:
+        with extra("lab"):
+            from lengthwise_lab.table_chart import draw
+        draw(result, png)
     text = seeds_table.as_markdown(result)
     if markdown is not None:
         markdown.write_text(text, encoding="utf-8")

@@ -8,7 +8,8 @@ import pytest
 
 from lengthwise_lab import table
 from lengthwise_lab.errors import BadChoice
-from lengthwise_lab.table import Row, as_markdown, collect
+from lengthwise_lab.table import Row, as_dict, as_markdown, collect
+from lengthwise_lab.table_chart import draw
 
 
 def row(**changes: float | None) -> Row:
@@ -42,6 +43,12 @@ def test_the_table_holds_the_rows_of_every_source(monkeypatch: pytest.MonkeyPatc
     text = as_markdown(result)
     assert "a / b" in text
     assert "12 (!)" in text
+
+
+def test_the_picture_of_a_table_stands_rows_without_numbers(tmp_path: Path) -> None:
+    rows = [as_dict(row()), as_dict(row(theirs=None)), as_dict(row(reproduced=None))]
+    draw({"rows": rows}, tmp_path / "table.png")
+    assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_part_that_is_not_there_is_refused_with_the_list() -> None:
