@@ -136,7 +136,6 @@ def draw(result: dict[str, Any], path: Path) -> None:
     for axes, title in ((left, "Completion time, s"), (right, "Mean by output tokens, s")):
         axes.set_yticks(at, names)
         axes.invert_yaxis()
-        axes.set_xscale("log")
         axes.set_title(title, loc="left", fontsize=11)
         axes.legend(fontsize=9)
     figure.suptitle(result["question"]["title"], fontsize=13, fontweight="bold", x=0.01, ha="left")
