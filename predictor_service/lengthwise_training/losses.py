@@ -1,4 +1,4 @@
-"""What the networks are trained to do: quantiles, a mean, and above all the right order."""
+"""What the network is trained to do: usual length, spread, and above all the right order."""
 
 from __future__ import annotations
 
@@ -6,46 +6,81 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-#: Which quantiles the first three outputs are.
-QUANTILES = (0.1, 0.5, 0.9)
+#: Logit of "longer" per standard deviation of a writer's log lengths.
+PAIR_SHARPNESS = 3.0
 
-#: Logit per unit of difference in log length; at 5, a 20 % longer answer is longer with odds 2.5.
-PAIR_SHARPNESS = 5.0
+#: Errors of the usual length beyond this many standard deviations count linearly, not squared.
+HUBER = 0.5
+
+#: Weight of the spread's losses; they are to fit what was learned for order, not to steer it.
+SPREAD_WEIGHT = 0.3
 
 
-def length_loss(out: Tensor, samples: Tensor, known: Tensor, *, pair_weight: float) -> Tensor:
-    """Pinball loss of the quantiles + squared error of the mean + order of pairs; a scalar.
+def length_loss(
+    out: Tensor,
+    samples: Tensor,
+    known: Tensor,
+    *,
+    pair_weight: float,
+    spread: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Error of the usual length + order of pairs + quantiles and mean around it; a scalar.
+
+    The usual length is the mean of the samples' logs: with ten samples, far less noisy than any
+    one of them. The 10 % and 90 % quantiles and the mean are learned as distances from it.
 
     Args:
-        out: float32, (batch, llms, 4), log tokens: p10, p50, p90, mean.
-        samples: float32, (batch, llms, n), log tokens.
-        known: bool, (batch, llms), where there are samples.
+        out: float32, (batch, writers, 4), log tokens: p10, p50, p90, mean.
+        samples: float32, (batch, writers, n), log tokens.
+        known: bool, (batch, writers), where there are samples.
         pair_weight: Weight of `pair_loss` beside the others.
+        spread: float32, (writers,), the unit of each writer's log lengths; None is 1.
+        weight: float32, (writers,), how much each counts; None is 1.
     """
-    error = samples.unsqueeze(-2) - out[..., :3].unsqueeze(-1)  # (batch, llms, 3, n)
-    q = out.new_tensor(QUANTILES).view(3, 1)
-    pinball = torch.maximum(q * error, (q - 1.0) * error).mean(-1).sum(-1)
-    log_mean = samples.exp().mean(-1).log()
-    squared = functional.huber_loss(out[..., 3], log_mean, reduction="none", delta=1.0)
-    weight = known.to(out.dtype)
-    fit = ((pinball + squared) * weight).sum() / weight.sum().clamp(min=1.0)
+    unit = out.new_ones(out.shape[1]) if spread is None else spread
+    each = out.new_ones(out.shape[1]) if weight is None else weight
+    cells = known.to(out.dtype) * each
+    total = cells.sum().clamp(min=1.0)
+    place, truth = out[..., 1] / unit, samples.mean(-1) / unit
+    fit = functional.smooth_l1_loss(place, truth, reduction="none", beta=HUBER)
+    gaps = (out - (out[..., 1] - out[..., 1].detach()).unsqueeze(-1)) / unit.view(-1, 1)
+    drawn = samples / unit.view(-1, 1)
+    around = pinball(gaps[..., 0], drawn, 0.1) + pinball(gaps[..., 2], drawn, 0.9)
+    log_mean = samples.exp().mean(-1).log() / unit
+    around = around + functional.huber_loss(gaps[..., 3], log_mean, reduction="none", delta=1.0)
+    loss = ((fit + SPREAD_WEIGHT * around) * cells).sum() / total
     if pair_weight == 0:
-        return fit
-    drawn = torch.randint(samples.shape[-1], (1,), device=samples.device)
-    return fit + pair_weight * pair_loss(out[..., 1], samples[..., drawn].squeeze(-1), known)
+        return loss
+    return loss + pair_weight * pair_loss(place, truth, known, each)
 
 
-def pair_loss(score: Tensor, length: Tensor, known: Tensor) -> Tensor:
-    """Cross-entropy of "which of two answers of one LLM is longer", over all pairs in the batch.
+def pinball(quantile: Tensor, samples: Tensor, share: float) -> Tensor:
+    """The loss that is least at a quantile: float32, (batch, writers).
 
     Args:
-        score: float32, (batch, llms), log tokens.
-        length: float32, (batch, llms), log tokens, one sample.
-        known: bool, (batch, llms).
+        quantile: float32, (batch, writers).
+        samples: float32, (batch, writers, n).
+        share: Which quantile, 0 to 1.
     """
-    s, y, k = score.t(), length.t(), known.t()  # (llms, batch)
+    error = samples - quantile.unsqueeze(-1)
+    return torch.maximum(share * error, (share - 1.0) * error).mean(-1)
+
+
+def pair_loss(score: Tensor, length: Tensor, known: Tensor, weight: Tensor) -> Tensor:
+    """Cross-entropy of "which of two answers of one writer is longer", over the batch's pairs.
+
+    Pairs less than a standard deviation apart count in proportion: their order is partly chance.
+
+    Args:
+        score: float32, (batch, writers), in standard deviations.
+        length: float32, (batch, writers), the same for the truth.
+        known: bool, (batch, writers).
+        weight: float32, (writers,).
+    """
+    s, y, k = score.t(), length.t(), known.t()  # (writers, batch)
     margin = (s.unsqueeze(2) - s.unsqueeze(1)) * PAIR_SHARPNESS
     gap = y.unsqueeze(2) - y.unsqueeze(1)
-    pairs = k.unsqueeze(2) & k.unsqueeze(1) & (gap > 0)
-    count = pairs.sum().clamp(min=1)
-    return (functional.softplus(-margin) * pairs).sum() / count
+    pairs = (k.unsqueeze(2) & k.unsqueeze(1) & (gap > 0)).to(score.dtype)
+    pairs = pairs * gap.clamp(max=1.0) * weight.view(-1, 1, 1)
+    return (functional.softplus(-margin) * pairs).sum() / pairs.sum().clamp(min=1.0)

@@ -31,6 +31,7 @@ class LengthPredictor(nn.Module):
         served: list[int],
         *,
         kernel_share: float,
+        max_tokens: int,
     ) -> None:
         """Put the parts together.
 
@@ -40,21 +41,25 @@ class LengthPredictor(nn.Module):
             regression: Answers for the served LLMs only, in their order.
             served: The network's rows of the LLMs that are served.
             kernel_share: Weight of the kernel in the median, 0 to 1.
+            max_tokens: Token ids it is given at most.
         """
         super().__init__()
         self.network = network
         self.view = view
         self.regression = regression
         self.kernel_share = kernel_share
+        self.max_tokens = max_tokens
         self.register_buffer("served", torch.tensor(served))
         self.register_buffer("widen", torch.ones(2))
         self.register_buffer("widen_any", torch.ones(2))
 
     def served_llms(self, ids: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Log median, gaps below and above it, and log mean: float32, (batch, llms served) each."""
-        out = self.network(ids, features)[:, self.served]  # (batch, llms, 4)
+        states = self.network.encoder(ids)
+        out = self.network.answer(states, features)[:, self.served]  # (batch, llms, 4)
         p10, p50, p90, mean = out.unbind(-1)
-        shift = self.kernel_share * (self.regression(self.view(ids, features)) - p50)
+        recalled = self.regression(self.view(ids, features, states))
+        shift = self.kernel_share * (recalled - p50)
         return p50 + shift, p50 - p10, p90 - p50, mean + shift
 
     def forward(self, ids: Tensor, features: Tensor, llm: Tensor) -> Tensor:

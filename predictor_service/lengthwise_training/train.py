@@ -16,7 +16,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from lengthwise_predictor.features import FEATURE_NAMES
 from lengthwise_predictor.model import LengthModel
 from lengthwise_training import backbone as backbones
 from lengthwise_training.backbone import Backbone
-from lengthwise_training.batches import Texts, batches, encode, pad, targets
+from lengthwise_training.batches import Texts, encode, pad
 from lengthwise_training.dataset import (
     LICENCES,
     REDISTRIBUTABLE_SOURCES,
@@ -42,59 +41,12 @@ from lengthwise_training.dataset import (
 )
 from lengthwise_training.evaluate import compare, many_sampled, predict, score, table
 from lengthwise_training.export import export
-from lengthwise_training.kernel import KernelConfig, View, fit_regression, fit_topics
-from lengthwise_training.losses import length_loss
-from lengthwise_training.network import LengthNetwork, NetworkConfig
+from lengthwise_training.kernel import View, fit_regression, fit_topics
 from lengthwise_training.predictor import LengthPredictor
+from lengthwise_training.train_config import TrainConfig, served_llms
+from lengthwise_training.tuning import fit_network
 
 log = logging.getLogger(__name__)
-
-#: Beginnings of names in `model` that are no LLM, or LLMs of another age. The network learns from
-#: their answers what prompts are like, but nobody asks how long they will be.
-NOT_SERVED = ("human", "openai/gpt3-", "openai/davinci", "openai/text-davinci")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """All that a run depends on, beside its data; saved with the model.
-
-    Attributes:
-        sources: Sources to learn from; None is all.
-        thinned: Share of the prompts of a source that the network sees; 1 where not named.
-        epochs: Passes of the network over the prompts.
-        batch: Prompts in a step.
-        learning_rate: Its peak; one cycle.
-        table_rate: The token embeddings' learning rate, as a share of that.
-        weight_decay: Of all but the token embeddings.
-        pair_weight: Weight of the order of pairs in the loss.
-        kernel_share: Weight of the kernel in the median, 0 to 1.
-        dim: Width of the token embeddings.
-        max_tokens: Window of the network and the topics, tokens.
-        dropout: Share dropped of the network's text vector.
-        token_dropout: Share of tokens dropped.
-        kernel: How the kernel compares texts.
-        threads: CPU threads.
-        seed: Of everything random.
-        version: What the model calls itself.
-    """
-
-    sources: tuple[str, ...] | None = REDISTRIBUTABLE_SOURCES
-    thinned: dict[str, float] = field(default_factory=lambda: {"gsm8k-train": 0.2})
-    epochs: int = 8
-    batch: int = 64
-    learning_rate: float = 2e-3
-    table_rate: float = 0.05
-    weight_decay: float = 0.05
-    pair_weight: float = 1.0
-    kernel_share: float = 0.6
-    dim: int = 96
-    max_tokens: int = 192
-    dropout: float = 0.3
-    token_dropout: float = 0.2
-    kernel: KernelConfig = field(default_factory=KernelConfig)
-    threads: int = 1
-    seed: int = 0
-    version: str = "own"
 
 
 @dataclass(frozen=True)
@@ -105,37 +57,11 @@ class Prepared:
         dataset: Every row.
         texts: Every prompt, encoded.
         backbone: The pretrained encoder.
-        token_table: Where the token embeddings start: float32, (vocabulary, dim).
-        states: The frozen encoder's view of the prompts of served LLMs, else 0: (prompts, width).
     """
 
     dataset: Dataset
     texts: Texts
     backbone: Backbone
-    token_table: Tensor
-    states: Tensor
-
-
-def prepare(dataset: Dataset, backbone: Backbone, config: TrainConfig) -> Prepared:
-    """Encode the prompts, and run the frozen encoder over those that it is needed for."""
-    torch.manual_seed(config.seed)
-    texts = encode(dataset.prompts, backbone.tokenizer, config.max_tokens)
-    frozen = backbone.encoder(config.kernel.layers, config.kernel.window).shrink()
-    needed = np.unique(dataset.prompt_index[np.isin(dataset.llm_index, served_llms(dataset))])
-    states = torch.zeros(len(texts.ids), frozen.places.shape[1])
-    with torch.inference_mode():
-        for chunk, groups in tqdm(
-            batches(texts, needed, 256, None), total=-(-len(needed) // 256), desc="frozen encoder"
-        ):
-            states[chunk] = torch.cat([frozen(ids) for ids in groups])
-    log.info("static token table")
-    token_table = backbones.static_table(backbone, config.dim)
-    return Prepared(dataset, texts, backbone, token_table, states)
-
-
-def served_llms(dataset: Dataset) -> list[int]:
-    """Numbers of the LLMs that the model will answer for."""
-    return [i for i, name in enumerate(dataset.llms) if not name.startswith(NOT_SERVED)]
 
 
 def fit(prepared: Prepared, rows: NDArray[np.bool_], config: TrainConfig) -> LengthPredictor:
@@ -146,19 +72,19 @@ def fit(prepared: Prepared, rows: NDArray[np.bool_], config: TrainConfig) -> Len
     # here: it is a setting of the whole thread, and others count on IEEE arithmetic.
     torch.set_flush_denormal(True)
     try:
-        network = fit_network(prepared, dataset, config)
+        network = fit_network(prepared.texts, prepared.backbone, dataset, config)
     finally:
         torch.set_flush_denormal(False)
     served = served_llms(dataset)
     mine = np.isin(dataset.llm_index, served)
     texts = np.unique(dataset.prompt_index[mine])
     ids = [prepared.texts.ids[i] for i in texts]
-    topics = fit_topics(ids, prepared.token_table.shape[0], config.kernel.topics)
-    frozen = prepared.backbone.encoder(config.kernel.layers, config.kernel.window).shrink()
-    view = View(frozen, topics, config.kernel)
+    topics = fit_topics(ids, prepared.backbone.tokenizer.get_vocab_size(), config.kernel.topics)
+    view = View(topics, config.kernel)
     with torch.inference_mode():
+        features = prepared.texts.features[texts]
         seen = torch.cat([topics(pad([i])) for i in ids])
-        features, states = prepared.texts.features[texts], prepared.states[texts]
+        states = torch.cat([network.encoder(pad([i])) for i in ids])
         view.fit(features, seen, states)
         points = view.combine(features, seen, states)
     log_mean = np.log(dataset.samples.astype(np.float64)).mean(axis=1)
@@ -170,67 +96,15 @@ def fit(prepared: Prepared, rows: NDArray[np.bool_], config: TrainConfig) -> Len
     )
     target[at], known[at] = log_mean[mine], True
     log.info("kernel on %d texts", len(texts))
-    regression = fit_regression(points, target, known, config.kernel.ridge)
+    regression = fit_regression(points, target, known, config.kernel)
     return LengthPredictor(
-        network, view, regression, served, kernel_share=config.kernel_share
+        network,
+        view,
+        regression,
+        served,
+        kernel_share=config.kernel_share,
+        max_tokens=config.max_tokens,
     ).eval()
-
-
-def fit_network(prepared: Prepared, dataset: Dataset, config: TrainConfig) -> LengthNetwork:
-    """Train the network on the rows of `dataset`."""
-    texts, rng = prepared.texts, np.random.default_rng(config.seed)
-    used = np.unique(dataset.prompt_index)
-    share = np.array([config.thinned.get(dataset.sources[i], 1.0) for i in used])
-    used = used[rng.random(len(used)) < share]
-    network = LengthNetwork(
-        NetworkConfig(
-            vocabulary=prepared.token_table.shape[0],
-            feature_count=len(FEATURE_NAMES),
-            llm_count=len(dataset.llms),
-            dim=config.dim,
-            max_tokens=config.max_tokens,
-            dropout=config.dropout,
-            token_dropout=config.token_dropout,
-        ),
-        prepared.token_table,
-        texts.features[used].mean(0),
-        texts.features[used].std(0).clamp(min=0.01),
-    )
-    wanted = targets(dataset)
-    tokens = [p for n, p in network.named_parameters() if n == "encoder.tokens.weight"]
-    others = [p for n, p in network.named_parameters() if n != "encoder.tokens.weight"]
-    rates = [config.learning_rate, config.learning_rate * config.table_rate]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": others, "lr": rates[0], "weight_decay": config.weight_decay},
-            {"params": tokens, "lr": rates[1], "weight_decay": 0.0},
-        ],
-        fused=True,
-    )
-    steps = config.epochs * -(-len(used) // config.batch)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.1)
-    network.train()
-    with tqdm(total=steps, desc="network") as bar:
-        for _ in range(config.epochs):
-            for chunk, groups in batches(texts, used, config.batch, rng):
-                features = texts.features[chunk].split([len(g) for g in groups])
-                vector = torch.cat(
-                    [network.vector(i, f) for i, f in zip(groups, features, strict=True)]
-                )
-                loss = length_loss(
-                    network.head(vector),
-                    wanted.log_samples[chunk],
-                    wanted.known[chunk],
-                    pair_weight=config.pair_weight,
-                )
-                optimizer.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                optimizer.step()
-                cycle.step()
-                bar.update()
-                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    return network.eval()
 
 
 def calibrate(predictor: LengthPredictor, prepared: Prepared, rows: Dataset) -> None:
@@ -295,7 +169,8 @@ def train(
         rivals: Whether the baselines are measured beside it, which takes minutes.
     """
     torch.set_num_threads(config.threads)
-    prepared = prepare(dataset, backbone, config)
+    texts = encode(dataset.prompts, backbone.tokenizer, config.max_tokens)
+    prepared = Prepared(dataset, texts, backbone)
     held = split(dataset)
     halves = np.array([fold_of(g + "#", 2) for g in dataset.groups])[dataset.prompt_index]
     predictor = fit(prepared, ~held, config)

@@ -21,7 +21,8 @@ from lengthwise_training import backbone as backbones
 from lengthwise_training.backbone import Backbone
 from lengthwise_training.dataset import Dataset, build, read_records, split
 from lengthwise_training.evaluate import Scores, compare, table
-from lengthwise_training.train import TrainConfig, train
+from lengthwise_training.train import train
+from lengthwise_training.train_config import TrainConfig
 
 #: One talkative and one terse LLM of the bundled model's data, of different makers.
 DEFAULT_LLMS = ("google/gemma-3-4b-it", "mistralai/Mistral-7B-Instruct-v0.3")

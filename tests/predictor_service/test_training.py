@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import sys
@@ -21,8 +22,9 @@ from tokenizers import Tokenizer  # noqa: E402
 from lengthwise_predictor.model import LengthModel  # noqa: E402
 from lengthwise_predictor.settings import BUNDLED  # noqa: E402
 from lengthwise_training import evaluate  # noqa: E402
-from lengthwise_training.backbone import Backbone, load, static_table  # noqa: E402
-from lengthwise_training.dataset import Dataset, build, read_records, split  # noqa: E402
+from lengthwise_training.backbone import Backbone, load  # noqa: E402
+from lengthwise_training.batches import encode  # noqa: E402
+from lengthwise_training.dataset import Dataset, Record, build, read_records, split  # noqa: E402
 from lengthwise_training.kernel import (  # noqa: E402
     KernelConfig,
     fit_regression,
@@ -32,17 +34,25 @@ from lengthwise_training.kernel import (  # noqa: E402
 )
 from lengthwise_training.losses import length_loss, pair_loss  # noqa: E402
 from lengthwise_training.network import LengthHead  # noqa: E402
-from lengthwise_training.train import TrainConfig, train  # noqa: E402
+from lengthwise_training.train import train  # noqa: E402
+from lengthwise_training.train_config import TrainConfig  # noqa: E402
+from lengthwise_training.tuning import fit_network  # noqa: E402
 from lengthwise_training.unseen import measure  # noqa: E402
 
 DIM, HEADS, WIDE, LAYERS = 16, 2, 32, 2
 TINY = TrainConfig(
     sources=None,
-    epochs=12,
+    epochs=16,
     batch=32,
-    dim=16,
+    learning_rate=3e-3,
+    head_rate=3e-3,
+    layers=1,
+    window=16,
+    wide=16,
     max_tokens=32,
-    kernel=KernelConfig(topics=8, senses=8, layers=1, window=16),
+    half=False,
+    kernel_share=0.6,
+    kernel=KernelConfig(topics=8, senses=8),
     threads=1,
     version="tiny",
 )
@@ -174,14 +184,7 @@ def test_without_a_backbone_the_message_says_what_to_install(
         load(None)
 
 
-def test_the_static_table_tells_tokens_apart_and_is_cut_to_size() -> None:
-    table = static_table(tiny_backbone(), 8)
-    assert table.shape[1] == 8
-    assert float(table.std()) == pytest.approx(0.3, rel=0.01)
-    assert float((table[1000] - table[2000]).abs().max()) > 0.01
-
-
-def test_the_frozen_encoder_reads_both_ends_and_no_padding() -> None:
+def test_the_encoder_reads_both_ends_and_no_padding() -> None:
     encoder = tiny_backbone().encoder(2, 9)
     ids = torch.arange(200, 220).unsqueeze(0)
     base = encoder(ids)
@@ -193,11 +196,43 @@ def test_the_frozen_encoder_reads_both_ends_and_no_padding() -> None:
     assert torch.allclose(encoder(padded), base, atol=1e-5)
 
 
+def test_units_that_say_nothing_are_cut_without_a_trace_and_others_are_not() -> None:
+    ids = torch.arange(200, 216).unsqueeze(0)
+    encoder = tiny_backbone().encoder(2, 17)
+    with torch.no_grad():
+        for layer in encoder.layers:
+            layer.down.weight[:, ::2] = 0.0
+    base = encoder(ids)
+    assert torch.allclose(encoder.prune([ids], WIDE // 2)(ids), base, atol=1e-5)
+    assert encoder.layers[0].up.out_features == WIDE // 2
+    assert not torch.allclose(encoder.prune([ids], WIDE // 4)(ids), base, atol=1e-3)
+
+
+def test_writers_that_are_not_served_count_once_a_source_and_only_if_they_weigh() -> None:
+    records = [
+        Record("Why is the sky blue?", "human", "riddles", (9,)),
+        Record("Why is the sea salt?", "human", "questions", (90,)),
+        Record("Why is the moon white?", "lab/terse-1b", "questions", (20,)),
+        Record("Why?", "lab/terse-1b", "questions", (20,)),
+    ]
+    config = dataclasses.replace(TINY, epochs=1, others_weight=1.0)
+    data, backbone = build(records), tiny_backbone()
+    texts = encode(data.prompts, backbone.tokenizer, config.max_tokens)
+    network = fit_network(texts, backbone, data, config)
+    usual = network.head.centre.exp().tolist()
+    assert usual[data.llms.index("lab/terse-1b")] == pytest.approx(20)
+    assert usual[len(data.llms) :] == pytest.approx([9, 90])
+    apart = dataclasses.replace(config, others_weight=0.0)
+    counted = fit_network(texts, backbone, data, apart).centre
+    assert torch.allclose(counted, texts.features[2:].mean(0))
+
+
 def test_the_head_puts_quantiles_in_order_whatever_its_weights() -> None:
     torch.manual_seed(1)
-    head = LengthHead(8, 3, 16, 0.0)
+    head = LengthHead(8, torch.tensor([3.0, 4.0, 5.0]), torch.ones(3))
     with torch.no_grad():
-        head.out.weight.mul_(500)
+        head.shared.weight.mul_(500)
+        head.own.weight.normal_(std=5.0)
     out = head(torch.randn(64, 8))
     assert (out[..., 0] <= out[..., 1]).all()
     assert (out[..., 1] <= out[..., 2]).all()
@@ -220,9 +255,10 @@ def test_the_loss_is_least_at_the_true_quantiles() -> None:
 def test_pairs_of_different_llms_or_of_the_unknown_do_not_count() -> None:
     length = torch.tensor([[1.0, 9.0], [2.0, 0.0]])
     known = torch.tensor([[True, True], [True, False]])
-    right = pair_loss(torch.tensor([[0.0, 9.0], [1.0, 5.0]]), length, known)
-    wrong = pair_loss(torch.tensor([[1.0, 9.0], [0.0, 5.0]]), length, known)
-    elsewhere = pair_loss(torch.tensor([[0.0, -9.0], [1.0, 50.0]]), length, known)
+    each = torch.ones(2)
+    right = pair_loss(torch.tensor([[0.0, 9.0], [1.0, 5.0]]), length, known, each)
+    wrong = pair_loss(torch.tensor([[1.0, 9.0], [0.0, 5.0]]), length, known, each)
+    elsewhere = pair_loss(torch.tensor([[0.0, -9.0], [1.0, 50.0]]), length, known, each)
     assert right < wrong
     assert right == elsewhere
 
@@ -231,7 +267,7 @@ def test_the_kernel_recalls_its_points_and_falls_back_to_the_mean_far_away() -> 
     view = torch.tensor([[0.0], [1.0], [2.0]])
     target = np.array([[1.0, 0.0], [2.0, 0.0], [6.0, 4.0]])
     known = np.array([[True, False], [True, False], [True, True]])
-    regression = fit_regression(view, target, known, 1e-6)
+    regression = fit_regression(view, target, known, KernelConfig(ridge=1e-6, own_ridge=1e-6))
     got = regression(torch.tensor([[0.0], [1.0], [2.0], [1000.0]])).numpy()
     assert got[:3, 0] == pytest.approx([1.0, 2.0, 6.0], abs=1e-3)
     assert got[3] == pytest.approx([3.0, 4.0], abs=1e-3)
