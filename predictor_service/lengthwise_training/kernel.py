@@ -44,8 +44,8 @@ class KernelConfig:
     """
 
     counts_weight: float = 0.65
-    topics_weight: float = 0.6
-    sense_weight: float = 1.0
+    topics_weight: float = 1.2
+    sense_weight: float = 0.6
     topics: int = 64
     senses: int = 32
     decay: float = 0.5

@@ -29,7 +29,7 @@ from lengthwise_predictor.features import FEATURE_NAMES
 from lengthwise_predictor.model import LengthModel
 from lengthwise_training import backbone as backbones
 from lengthwise_training.backbone import Backbone
-from lengthwise_training.batches import Texts, encode, pad
+from lengthwise_training.batches import Texts, batches, encode, pad
 from lengthwise_training.dataset import (
     LICENCES,
     REDISTRIBUTABLE_SOURCES,
@@ -84,7 +84,9 @@ def fit(prepared: Prepared, rows: NDArray[np.bool_], config: TrainConfig) -> Len
     with torch.inference_mode():
         features = prepared.texts.features[texts]
         seen = torch.cat([topics(pad([i])) for i in ids])
-        states = torch.cat([network.encoder(pad([i])) for i in ids])
+        states = torch.zeros(len(texts), network.encoder.places.shape[1])
+        for chunk, groups in batches(prepared.texts, texts, 256, None):
+            states[np.searchsorted(texts, chunk)] = torch.cat([network.encoder(i) for i in groups])
         view.fit(features, seen, states)
         points = view.combine(features, seen, states)
     log_mean = np.log(dataset.samples.astype(np.float64)).mean(axis=1)

@@ -57,7 +57,7 @@ class TrainConfig:
     weight_decay: float = 0.01
     pair_weight: float = 0.5
     others_weight: float = 1.5
-    kernel_share: float = 0.3
+    kernel_share: float = 0.6
     layers: int = 3
     window: int = 56
     wide: int = 768

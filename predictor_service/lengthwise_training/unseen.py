@@ -1,7 +1,8 @@
-"""`python -m lengthwise_training.unseen --data DIR --llm NAME ...`: how good for an unseen LLM?
+"""`python -m lengthwise_training.unseen --data DIR`: how good for what it was not trained on?
 
-Trains without the named LLMs and without the validation prompts, then asks the model, which knows
-neither, for those LLMs on those prompts. The bag of words is fitted on the same rows.
+`--llm NAME` trains without that LLM and without the validation prompts, then asks the model, which
+knows neither, for that LLM on those prompts. `--source NAME` trains without that source, and asks
+for its prompts. The bag of words is fitted on the same rows.
 """
 
 from __future__ import annotations
@@ -29,30 +30,42 @@ DEFAULT_LLMS = ("google/gemma-3-4b-it", "mistralai/Mistral-7B-Instruct-v0.3")
 
 
 def measure(
-    dataset: Dataset, backbone: Backbone, llms: Sequence[str], config: TrainConfig
+    dataset: Dataset,
+    backbone: Backbone,
+    config: TrainConfig,
+    *,
+    llms: Sequence[str] = (),
+    sources: Sequence[str] = (),
 ) -> dict[str, Scores]:
-    """Scores on the named LLMs' validation rows, of what was trained without them.
+    """Scores on what was hidden, of what was trained without it.
+
+    Of a hidden LLM the validation prompts are asked, of a hidden source all prompts that no other
+    source has.
 
     Raises:
-        ValueError: An LLM is not in the data.
+        ValueError: An LLM or a source is not in the data.
     """
-    missing = sorted(set(llms) - set(dataset.llms))
+    missing = sorted({*llms, *sources} - {*dataset.llms, *dataset.row_sources})
     if missing:
-        raise ValueError(f"{missing} are not in the data, which has {dataset.llms}")
-    hidden = np.isin(dataset.llm_index, [dataset.llms.index(name) for name in llms])
+        raise ValueError(f"{missing} are not among {dataset.llms} and {set(dataset.row_sources)}")
+    of_llm = np.isin(dataset.llm_index, [dataset.llms.index(name) for name in llms])
+    of_source = np.isin(dataset.row_sources, sources)
+    left = ~of_llm & ~of_source
     held = split(dataset)
+    known = np.unique(dataset.llm_index[left])
+    seen = dataset.rows_where(left)
     seen = dataclasses.replace(
-        dataset.rows_where(~hidden), llms=[n for n in dataset.llms if n not in llms]
+        seen,
+        llms=[dataset.llms[i] for i in known],
+        llm_index=np.searchsorted(known, seen.llm_index),
     )
-    renumbered = {n: i for i, n in enumerate(seen.llms)}
-    seen = dataclasses.replace(
-        seen, llm_index=np.array([renumbered[dataset.llms[i]] for i in seen.llm_index])
-    )
+    new = ~np.isin(dataset.prompt_index, dataset.prompt_index[left])
+    asked = (of_source & new) | (of_llm & ~of_source & held)
     with tempfile.TemporaryDirectory() as scratch:
         train(seen, backbone, Path(scratch), config, hold_out=True, rivals=False)
         return compare(
-            dataset.rows_where(~hidden & ~held),
-            dataset.rows_where(hidden & held),
+            dataset.rows_where(left & ~held),
+            dataset.rows_where(asked),
             LengthModel(Path(scratch), provider="cpu"),
             per_llm=False,
         )
@@ -63,13 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of length records")
     parser.add_argument("--llm", action="append", help="LLM to leave out; again for more")
+    parser.add_argument(
+        "--source", action="append", help="source to leave out, or one never learned from"
+    )
     parser.add_argument("--backbone", type=Path, help="folder of a pretrained encoder")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = TrainConfig()
-    dataset = build(read_records(options.data, sources=config.sources))
-    llms = options.llm or DEFAULT_LLMS
-    print(table(measure(dataset, backbones.load(options.backbone), llms, config)))  # noqa: T201
+    sources = options.source or ()
+    dataset = build(read_records(options.data, sources=[*(config.sources or ()), *sources]))
+    llms = options.llm or (() if sources else DEFAULT_LLMS)
+    scores = measure(dataset, backbones.load(options.backbone), config, llms=llms, sources=sources)
+    print(table(scores))  # noqa: T201
     return 0
 
 

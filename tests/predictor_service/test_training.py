@@ -300,11 +300,27 @@ def test_topics_in_the_network_are_those_of_the_singular_vectors_they_came_from(
 def test_an_unseen_llm_is_ranked_by_what_others_answered(tmp_path: Path) -> None:
     write_records(tmp_path)
     data = build(read_records(tmp_path, sources=None))
-    got = measure(data, tiny_backbone(), ["lab/chatty-1b"], TINY)
+    got = measure(data, tiny_backbone(), TINY, llms=["lab/chatty-1b"])
     assert got["this model"] == got["this model, LLM not named"]
     assert got["this model"].tau_b > 0.5
     with pytest.raises(ValueError, match="lab/nobody"):
-        measure(data, tiny_backbone(), ["lab/nobody"], TINY)
+        measure(data, tiny_backbone(), TINY, llms=["lab/nobody"])
+
+
+def test_of_an_unseen_source_only_prompts_that_no_other_source_has_are_asked(
+    dataset: Dataset,
+) -> None:
+    there = [Record(dataset.prompts[0], "lab/terse-1b", "elsewhere", (40,))]
+    new = [
+        Record(f"Give me {i} of the best poems.", "lab/terse-1b", "elsewhere", (i + 9,))
+        for i in range(30)
+    ]
+    known = [
+        Record(dataset.prompts[p], dataset.llms[m], "own", tuple(int(n) for n in s))
+        for p, m, s in zip(dataset.prompt_index, dataset.llm_index, dataset.samples, strict=True)
+    ]
+    got = measure(build(known + there + new), tiny_backbone(), TINY, sources=["elsewhere"])
+    assert got["this model"].rows == len(new)
 
 
 @pytest.mark.usefixtures("trained")
