@@ -48,6 +48,7 @@ _WORD = re.compile(r"\w+")
 _SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 # Not `^\s*`, which counts the same but runs on over line ends: 16,384 of them took 3 s.
 _LIST_LINE = re.compile(r"^[^\S\n]*(?:[-*\u2022]|\d{1,3}[.)])\s", re.MULTILINE)
+_DIGIT = re.compile(r"\d")
 _NUMBER = re.compile(r"(?<![\w.])\d{1,6}(?![\w.]*\d)")
 _ASKED_WORDS = re.compile(r"(\d{1,6})\+?[\s-]*words?\b", re.IGNORECASE)
 _ASKED_ITEMS = re.compile(
@@ -72,9 +73,11 @@ def text_features(text: str, token_count: int) -> NDArray[np.float32]:
     per_char = 1.0 / max(chars, 1)
     lines = text.split("\n")
     plain = text.encode("ascii", "ignore")
-    numbers = _NUMBER.findall(text)
-    asked_words = _ASKED_WORDS.findall(text)
-    asked_items = _ASKED_ITEMS.findall(text)
+    # \d is any script's digit; most texts have none, and then a third of the time is saved.
+    digits = _DIGIT.search(text) is not None
+    numbers = _NUMBER.findall(text) if digits else ()
+    asked_words = _ASKED_WORDS.findall(text) if digits else ()
+    asked_items = _ASKED_ITEMS.findall(text) if digits else ()
     return np.array(
         [
             math.log1p(chars),

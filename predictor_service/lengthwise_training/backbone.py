@@ -58,7 +58,8 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, blocked: Tensor) -> Tensor:
         """`x`: float32, (batch, seq, dim); `blocked`: float32, (batch, 1, 1, seq), 0 or -1e4."""
-        batch, seq, dim = x.shape
+        batch, seq, _ = x.shape
+        dim = self.proj.out_features  # a number, where x.shape would be computed in the ONNX file
         qkv = self.qkv(x).reshape(batch, seq, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (batch, heads, seq, dim / heads)
         scale = (dim // self.heads) ** -0.5
@@ -147,7 +148,7 @@ class Encoder(nn.Module):
         blocked = (mask - 1.0) * 1e4
         for layer in self.layers:
             x = layer(x, blocked[:, None, None, :])
-        return (x * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+        return (mask.unsqueeze(1) @ x)[:, 0] / mask.sum(1, keepdim=True)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
+from onnx import numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -123,6 +124,47 @@ def _to_onnx(predictor: LengthPredictor, path: Path) -> None:
                 "log_tokens": {0: "batch"},
             },
         )
+    model = onnx.load(str(path))
+    _fix_shapes(model.graph)
+    onnx.save(model, str(path))
+
+
+def _fix_shapes(graph: onnx.GraphProto) -> None:
+    """Let the encoder's reshapes copy batch and length, in place; 0 does that in ONNX.
+
+    PyTorch computes both anew for each of them: some 60 tiny operators, a twentieth of the time.
+    """
+    made_by = {out: node for node in graph.node for out in node.output}
+    for node in graph.node:
+        if node.op_type != "Reshape" or "/encoder/" not in node.name:
+            continue
+        shape = made_by.get(node.input[1])
+        if shape is None or shape.op_type != "Concat":
+            continue
+        sizes = [_constant(name, made_by, graph) for name in shape.input]
+        if sizes[:2] != [None, None] or None in sizes[2:]:
+            continue
+        fixed = numpy_helper.from_array(
+            np.array([0, 0, *sizes[2:]], dtype=np.int64), f"{node.name}/shape"
+        )
+        graph.initializer.append(fixed)
+        node.input[1] = fixed.name
+    used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+    while idle := [node for node in graph.node if not used.intersection(node.output)]:
+        for node in idle:
+            graph.node.remove(node)
+        used = {n for node in graph.node for n in node.input} | {o.name for o in graph.output}
+
+
+def _constant(name: str, made_by: dict[str, onnx.NodeProto], graph: onnx.GraphProto) -> int | None:
+    """The one number that a name stands for, or None where it is computed."""
+    node = made_by.get(name)
+    if node is not None and node.op_type == "Constant":
+        return int(numpy_helper.to_array(node.attribute[0].t).item())
+    for known in graph.initializer:
+        if known.name == name:
+            return int(numpy_helper.to_array(known).item())
+    return None
 
 
 def _encoder_products(path: Path) -> list[str]:

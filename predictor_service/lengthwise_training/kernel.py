@@ -21,6 +21,7 @@ from sklearn.decomposition import TruncatedSVD
 from torch import Tensor, nn
 
 from lengthwise_training.network import standardise
+from lengthwise_training.tables import SparseTable
 
 Array = NDArray[np.float64]
 
@@ -67,16 +68,22 @@ class Topics(nn.Module):
         there = ids != 0
         both = there[:, :-1] & there[:, 1:]
         pairs = pair_buckets(ids[:, :-1], ids[:, 1:], self.vocabulary) * both
-        first, rest = _damped(self.table(ids), ids, there)
-        more_first, more_rest = _damped(self.table(pairs), pairs, both)
+        first, rest = _damped(self._rows(ids), ids, there)
+        more_first, more_rest = _damped(self._rows(pairs), pairs, both)
         return (rest + more_rest) / (first + more_first).clamp(min=1e-6).sqrt()
 
+    def _rows(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(self.table, SparseTable):
+            return self.table.parts(ids)
+        rows = self.table(ids)
+        return rows[..., :1], rows[..., 1:]
 
-def _damped(rows: Tensor, ids: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+
+def _damped(rows: tuple[Tensor, Tensor], ids: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
     """Sum the rows of a text with 1 + log(count) for each distinct id, however often it stands.
 
     Args:
-        rows: float32, (batch, seq, 1 + topics), squared IDF and weighted singular vectors.
+        rows: squared IDF, (batch, seq, 1), and weighted singular vectors, (batch, seq, topics).
         ids: int64, (batch, seq), 0 where padded and only there.
         there: bool, (batch, seq), False for padding.
 
@@ -87,8 +94,8 @@ def _damped(rows: Tensor, ids: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
     count = (small.unsqueeze(2) == small.unsqueeze(1)).float().sum(2)
     weight = 1.0 + count.log()
     share = (there.float() / count).unsqueeze(1)  # (batch, 1, seq): each distinct id once
-    topics = (share * weight.unsqueeze(1)) @ rows[..., 1:]
-    squares = (share * weight.square().unsqueeze(1)) @ rows[..., :1]
+    topics = (share * weight.unsqueeze(1)) @ rows[1]
+    squares = (share * weight.square().unsqueeze(1)) @ rows[0]
     return squares.squeeze(1), topics.squeeze(1)
 
 

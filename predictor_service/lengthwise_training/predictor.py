@@ -85,4 +85,4 @@ class LengthPredictor(nn.Module):
             dim=2,
         )  # (batch, 1 + llms, 4)
         chosen = llm.view(-1, 1, 1).expand(-1, 1, 4)
-        return torch.gather(everyone, 1, chosen).squeeze(1)
+        return torch.gather(everyone, 1, chosen)[:, 0]

@@ -53,7 +53,7 @@ class Int4Table(nn.Module):
         high = torch.floor(both / 16.0)
         codes = torch.cat([high, both - 16.0 * high], dim=-1) - 7.5
         scale = self.scale[ids].float().unsqueeze(-1)  # (..., columns / group, 1)
-        grouped = codes.reshape(*scale.shape[:-1], self.group) * scale
+        grouped = codes.reshape(*ids.shape, self.columns // self.group, self.group) * scale
         return grouped.reshape(*ids.shape, self.columns)
 
 
@@ -76,7 +76,7 @@ class SparseTable(nn.Module):
         self.register_buffer("first", kept[:, :1].half())
         self.rest = Int8Table(kept[:, 1:])
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Rows by number: float32, (..., 1 + columns)."""
+    def parts(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows by number, column 0 and the others: float32, (..., 1) and (..., columns)."""
         at = self.place[ids].long()
-        return torch.cat([self.first[at].float(), self.rest(at)], dim=-1)
+        return self.first[at].float(), self.rest(at)
