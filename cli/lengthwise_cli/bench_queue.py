@@ -25,6 +25,9 @@ def queue(
         str, typer.Option(help="Which to measure, with commas. Default: all that are installed.")
     ] = ",".join(LIBRARIES),
     jobs: Annotated[int, typer.Option(min=1, help="Jobs of each burn-down.")] = 3000,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Jobs that every worker has at once; RQ has one.")
+    ] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 3,
     payload: Annotated[int, typer.Option(min=0, help="Bytes that each job carries.")] = 512,
     rate: Annotated[
@@ -52,6 +55,7 @@ def queue(
         payload_bytes=payload,
         rate_per_s=rate,
         paced=paced if rate > 0 else 0,
+        concurrency=concurrency,
     )
     waiting = _depths(depths)
     cores = split_cores()
@@ -70,6 +74,7 @@ def queue(
             "server": server.version,
             "persistence": "as it is" if redis_url else persistence.value,
             "jobs": jobs,
+            "concurrency": concurrency,
             "rounds": rounds,
             "payload_bytes": payload,
             "rate_per_s": rate,

@@ -98,7 +98,7 @@ def test_a_burst_in_threads_sends_every_job_once() -> None:
 
 def test_the_probe_leaves_the_warm_up_out_and_tells_first_and_last() -> None:
     out = io.StringIO()
-    probe = Probe(warm_up=2, jobs=3, paced=2, out=out)
+    probe = Probe(warm_up=2, jobs=3, paced=2, concurrency=1, out=out)
     for _ in range(5):
         probe.job(0.0)
     for _ in range(2):

@@ -42,7 +42,9 @@ def main() -> None:
     elif args.role == "produce":
         answer = asdict(load(plan["library"]).produce(url, Plan(**plan["load"])))
     else:
-        probe = Probe(warm_up=plan["warm_up"], jobs=plan["jobs"], paced=plan["paced"], out=out)
+        probe = Probe(
+            **{name: plan[name] for name in ("warm_up", "jobs", "paced", "concurrency")}, out=out
+        )
         load(plan["library"]).work(url, probe)
         return
     print(json.dumps({"event": "answer"} | answer), file=out)

@@ -19,10 +19,14 @@ class Probe:
         warm_up: Jobs that are not counted, the first ones.
         jobs: Jobs that are.
         paced: Jobs of the open loop that follows.
+        concurrency: How many jobs the worker is to have at once; 1 where it can have no more.
         out: Where to speak.
     """
 
-    def __init__(self, *, warm_up: int, jobs: int, paced: int, out: TextIO) -> None:
+    def __init__(
+        self, *, warm_up: int, jobs: int, paced: int, concurrency: int, out: TextIO
+    ) -> None:
+        self.concurrency = concurrency
         self._warm_up, self._last, self._paced, self._out = warm_up, warm_up + jobs, paced, out
         self._count = itertools.count(1)  # its next() is atomic: two of the libraries use threads
         self._waits_s: list[float] = []

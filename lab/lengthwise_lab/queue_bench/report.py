@@ -125,7 +125,8 @@ def render(result: dict[str, Any]) -> list[Table | str]:
     shown.append(
         f"pipelined ZADD of this server: {result['yardstick_zadd_per_s']:,.0f}/s; "
         f"{setting['server']}, persistence {setting['persistence']}; "
-        f"{setting['rounds']} rounds of {setting['jobs']} jobs; open loop {setting['paced']} jobs "
+        f"{setting['rounds']} rounds of {setting['jobs']} jobs, {setting['concurrency']} at once "
+        f"in a worker; open loop {setting['paced']} jobs "
         f"at {setting['rate_per_s']:g}/s a round"
     )
     for row in result["results"]:

@@ -27,6 +27,7 @@ _YARDSTICK = 20_000
 class Options:
     """What to measure.
 
+    `concurrency`: jobs that a worker has at once, where it can have several.
     `rate_per_s`, `paced`: the open loop's arrivals a second, and how many; 0 leaves it out.
     """
 
@@ -36,6 +37,7 @@ class Options:
     payload_bytes: int
     rate_per_s: float
     paced: int
+    concurrency: int
 
     @property
     def warm_up(self) -> int:
@@ -137,7 +139,12 @@ class Bench:
         m.enqueue_cpu_us.append(produced["cpu_s"] / o.jobs * 1e6)
         m.enqueue_redis_cpu_us.append(enqueue_us)
 
-        work: dict[str, Any] = {"warm_up": o.warm_up, "jobs": o.jobs, "paced": o.paced}
+        work: dict[str, Any] = {
+            "warm_up": o.warm_up,
+            "jobs": o.jobs,
+            "paced": o.paced,
+            "concurrency": o.concurrency,
+        }
         with child("work", common | work | {"cpus": self._cores.listed}) as worker:
             begun = worker.wait_for("begun", PATIENCE_S)
             before = server.usage()

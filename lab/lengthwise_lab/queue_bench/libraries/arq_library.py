@@ -15,7 +15,7 @@ from lengthwise_lab.queue_bench.load import Plan, Produced, produce_async
 from lengthwise_lab.queue_bench.probe import Probe
 
 SEMANTICS = Semantics(
-    settings="max_jobs 32, poll_delay 20 ms (its default is 500 ms), results not kept, uvloop",
+    settings="max_jobs, poll_delay 20 ms (its default is 500 ms), results not kept, uvloop",
     acknowledged="after the job",
     after_a_kill="runs again when its in-progress key ends: job timeout + 10 s (310 s)",
     retries="on Retry and on cancellation, at most 5 runs",
@@ -51,7 +51,7 @@ def work(url: str, probe: Probe) -> None:
     Worker(
         functions=[func(noop, name="noop", keep_result=0)],
         redis_settings=RedisSettings.from_dsn(url),
-        max_jobs=32,
+        max_jobs=probe.concurrency,
         poll_delay=0.02,
         keep_result=0,
     ).run()

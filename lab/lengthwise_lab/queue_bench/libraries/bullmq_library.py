@@ -14,7 +14,7 @@ from lengthwise_lab.queue_bench.load import Plan, Produced, produce_async
 from lengthwise_lab.queue_bench.probe import Probe
 
 SEMANTICS = Semantics(
-    settings="concurrency 32, finished jobs removed, uvloop",
+    settings="concurrency, finished jobs removed, uvloop",
     acknowledged="after the job, by the lock's token",
     after_a_kill="stalled when its lock (30 s) is gone at two checks 30 s apart; to the front",
     retries="off by default; backoff with jitter",
@@ -50,7 +50,7 @@ def work(url: str, probe: Probe) -> None:
     async def run() -> None:
         ended = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-        worker = Worker("bench", noop, {"connection": url, "concurrency": 32})
+        worker = Worker("bench", noop, {"connection": url, "concurrency": probe.concurrency})
         await ended.wait()
         await worker.close(force=True)
 

@@ -12,7 +12,7 @@ from lengthwise_lab.queue_bench.load import Plan, Produced, produce_in_threads
 from lengthwise_lab.queue_bench.probe import Probe
 
 SEMANTICS = Semantics(
-    settings="32 threads, acks_late, prefetch x 4 (its default), no gossip or mingle",
+    settings="threads, acks_late, prefetch x 4 (its default), no gossip or mingle",
     acknowledged="after the job (acks_late)",
     after_a_kill="runs again after the visibility timeout, 1 h; BRPOP and 'unacked' are two steps",
     retries="where the task asks for them",
@@ -51,4 +51,4 @@ def work(url: str, probe: Probe) -> None:
     """Be a worker process."""
     app, _ = _task(url, probe.job)
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "WARNING"]
-    app.worker_main(["worker", "--pool=threads", "--concurrency=32", *quiet])
+    app.worker_main(["worker", "--pool=threads", f"--concurrency={probe.concurrency}", *quiet])

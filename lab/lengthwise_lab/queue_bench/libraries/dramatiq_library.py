@@ -13,10 +13,11 @@ from lengthwise_lab.queue_bench.library import Semantics
 from lengthwise_lab.queue_bench.load import Plan, Produced, produce_in_threads
 from lengthwise_lab.queue_bench.probe import Probe
 
-_THREADS, _PREFETCH = 32, 100
+#: Half as fast again as with its default, twice the threads, at 32 threads.
+_PREFETCH = 100
 
 SEMANTICS = Semantics(
-    settings="32 threads and a prefetch of 100, half as fast again as its defaults, 8 and 16",
+    settings="threads and a prefetch of 100 or twice the threads, its default, if that is more",
     acknowledged="after the job",
     after_a_kill="runs again when its process is not heard of for 60 s, at the next maintenance",
     retries="20, exponential backoff with jitter",
@@ -51,8 +52,10 @@ def work(url: str, probe: Probe) -> None:
     broker, _ = _actor(url, probe.job)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    worker = dramatiq.Worker(broker, worker_threads=_THREADS)
-    worker.queue_prefetch = _PREFETCH  # its environment variable, dramatiq_queue_prefetch
+    worker = dramatiq.Worker(broker, worker_threads=probe.concurrency)
+    worker.queue_prefetch = max(
+        _PREFETCH, 2 * probe.concurrency
+    )  # its environment variable, dramatiq_queue_prefetch
     worker.start()
     ended.wait()
     worker.stop()

@@ -23,7 +23,7 @@ from lengthwise_worker.worker import Worker
 QUEUE = "bench"
 
 SEMANTICS = Semantics(
-    settings="32 slots, continuous batching, lease 15 s, uvloop",
+    settings="slots, continuous batching, lease 15 s, uvloop",
     acknowledged="after the job, by a word with the claim's random nonce; one result is accepted",
     after_a_kill="the lease ends: runs again within 16 s, with its old place in the line",
     retries="3 attempts, full jitter; then a dead letter with its reason",
@@ -103,7 +103,11 @@ def produce(url: str, plan: Plan) -> Produced:
 def work(url: str, probe: Probe) -> None:
     """Be a worker, set up as `python -m lengthwise_worker` sets one up."""
     settings = Settings(
-        redis_url=url, queue=QUEUE, slots=32, shutdown_grace_s=1.0, log_level="WARNING"
+        redis_url=url,
+        queue=QUEUE,
+        slots=probe.concurrency,
+        shutdown_grace_s=1.0,
+        log_level="WARNING",
     )
     times = StoreSettings(
         lease_ms=settings.lease_ms, beat_ms=settings.beat_ms, tick_ms=settings.tick_ms

@@ -13,7 +13,7 @@ from lengthwise_lab.queue_bench.load import Plan, Produced, produce_async
 from lengthwise_lab.queue_bench.probe import Probe
 
 SEMANTICS = Semantics(
-    settings="concurrency 32, uvloop",
+    settings="concurrency, uvloop",
     acknowledged="after the job",
     after_a_kill="swept after its timeout (10 s), every 60 s; runs again only with retries > 1",
     retries="off by default",
@@ -47,9 +47,9 @@ def work(url: str, probe: Probe) -> None:
         probe.job(sent_s)
 
     async def run() -> None:
-        queue = Queue.from_url(url, max_concurrent_ops=32)
+        queue = Queue.from_url(url, max_concurrent_ops=probe.concurrency)
         await queue.connect()
-        await Worker(queue, functions=[("noop", noop)], concurrency=32).start()
+        await Worker(queue, functions=[("noop", noop)], concurrency=probe.concurrency).start()
 
     logging.getLogger("saq").setLevel(logging.WARNING)
     uvloop.run(run())

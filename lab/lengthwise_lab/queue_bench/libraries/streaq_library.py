@@ -13,7 +13,7 @@ from lengthwise_lab.queue_bench.load import Plan, Produced, produce_async
 from lengthwise_lab.queue_bench.probe import Probe
 
 SEMANTICS = Semantics(
-    settings="concurrency 32, uvloop, results not kept",
+    settings="concurrency, uvloop, results not kept",
     acknowledged="after the job",
     after_a_kill="claimed by another worker after idle_timeout, 60 s",
     retries="3 runs",
@@ -46,6 +46,8 @@ def work(url: str, probe: Probe) -> None:
         probe.job(sent_s)
 
     logging.getLogger("streaq").setLevel(logging.WARNING)
-    worker: Any = Worker(redis_url=url, concurrency=32, anyio_kwargs={"use_uvloop": True})
+    worker: Any = Worker(
+        redis_url=url, concurrency=probe.concurrency, anyio_kwargs={"use_uvloop": True}
+    )
     worker.task(name="noop", ttl=0, silent=True)(noop)
     worker.run_sync()
