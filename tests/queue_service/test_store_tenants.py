@@ -499,3 +499,25 @@ def test_a_tenant_that_is_gone_leaves_nothing_behind(redis_url: str) -> None:
         assert left == []
 
     run(body, redis_url)
+
+
+@pytest.mark.parametrize("shorts", [20, 700])
+def test_when_the_line_is_empty_every_job_knows_what_fcfs_would_have_done(
+    redis_url: str, shorts: int
+) -> None:
+    # The long one came first, so first come first served would have begun nothing before it; it
+    # is claimed last, and no claim follows that could see to the others.
+    async def body(store: RedisJobStore) -> None:
+        await submit(store, "long", "a", 10_000)
+        names = [f"short{i}" for i in range(shorts)]
+        for name in names:
+            await submit(store, name, "a", 1)
+        for _ in range(shorts + 1):
+            assert await store.claim(Q, worker_id="w", count=1)
+        await store.tick(Q)
+        for name in ["long", *names]:
+            record = await store.get(Q, name)
+            assert record is not None
+            assert record.fcfs_wait_ms is not None
+
+    run(body, redis_url)

@@ -102,17 +102,18 @@ while #claims < count and looked < count + 100 do
 end
 
 on_many("ZREM", line.accepted, popped)
-local gone = served(line, taken) - last
+-- Twice as many as were claimed: a backlog of these shrinks, and no call does much.
+local gone, most = served(line, taken) - last, 2 * looked + 2
 if redis.call("EXISTS", line.tenants) == 1 then
   redis.call("ZADD", line.wake, 0, "work") -- the next idle worker wakes in its turn
 else
   redis.call("ZREM", line.wake, "work")
   redis.call("HSET", line.meta, "backlog_tokens", 0) -- heals what an unreadable cost left behind
-  gone = math.huge -- all have begun, so they had under first come first served
+  -- All have begun, so they had under first come first served; and perhaps no claim follows.
+  gone, most = math.huge, 500
 end
 if looked > 0 then
-  -- Twice as many as were claimed: a backlog of these shrinks, and no call does much.
-  resolve(line, gone, now, fields_of, 2 * looked + 2)
+  resolve(line, gone, now, fields_of, most)
 end
 
 -- A job was overtaken by this call if it came earlier than one of these and still waits.

@@ -135,7 +135,9 @@ for i = 1, #page[2], 2 do
   end
 end
 
-if redis.call("EXISTS", line.tenants) == 1 and redis.call("HGET", line.meta, "mode") ~= "paused" then
+if redis.call("EXISTS", line.tenants) == 0 then
+  resolve(line, math.huge, now, {}, 500) -- what the claim that emptied the line had to leave
+elseif redis.call("HGET", line.meta, "mode") ~= "paused" then
   redis.call("ZADD", line.wake, 0, "work")
 end
 return {moved.promoted, moved.returned, moved.failed, moved.expired, moved.cancelled}
