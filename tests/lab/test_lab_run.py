@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -12,8 +11,6 @@ from lengthwise_lab.errors import BadChoice, BadWorkload
 from lengthwise_lab.simulator.answer import answer, as_markdown
 from lengthwise_lab.simulator.clean_check import rows
 from lengthwise_lab.simulator.config import read_question
-from lengthwise_lab.simulator.cost_model import Batching
-from lengthwise_lab.simulator.measured_run import predict_completions, read_cost_model
 
 CONFIGS = sorted((Path(__file__).parents[2] / "lab" / "configs").glob("*.*"))
 SMALL = """
@@ -84,24 +81,6 @@ def test_the_command_writes_json_markdown_and_a_picture(tmp_path: Path) -> None:
     assert means["sjf-oracle"] < means["due-3"] < means["fcfs"]
     assert "| sjf-oracle |" in markdown.read_text()
     assert png.read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_measured_run_is_predicted_in_the_order_of_its_rows() -> None:
-    model = Batching(slots=2, step_ms=100)
-    got = predict_completions([(5.0, 1, 10), (3.0, 1, 5), (3.0, 1, 30)], model)
-    # The step that computes a prompt gives the first token. The last one joins at a step's end.
-    assert got == pytest.approx([6.0, 3.5, 6.0], abs=0.11)
-    ordered = predict_completions([(0.0, 1, 30), (0.0, 1, 5), (0.0, 1, 2)], model, policy="sjf")
-    assert np.argsort(ordered).tolist() == [2, 1, 0]
-
-
-def test_a_cost_model_is_read_and_a_broken_one_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "model.json"
-    path.write_text(json.dumps({"engine": {"kind": "batching", "slots": 16, "step_ms": 31.5}}))
-    assert read_cost_model(path) == Batching(slots=16, step_ms=31.5)
-    path.write_text('{"engine": {"kind": "batching", "slots": 0}}')
-    with pytest.raises(BadWorkload, match="slots"):
-        read_cost_model(path)
 
 
 @pytest.mark.slow
