@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 
 from lengthwise_lab.chaos.history import History
+from lengthwise_worker.cut_connections import SaysCut
 
 #: How long a client insists, s: far longer than any fault lasts.
 INSIST_S = 120.0
@@ -30,7 +31,7 @@ class Caller:
         self._dice = random.Random(f"clients {seed}")  # noqa: S311 - must repeat
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
         timeout = httpx.Timeout(25.0, read=30.0)
-        self._http = httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False)
+        self._http = httpx.AsyncClient(timeout=timeout, transport=SaysCut(limits=limits))
 
     async def aclose(self) -> None:
         """Close the connections."""
