@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from lengthwise_queue.jobs import Claim
+from lengthwise_worker.cut_connections import SaysCut
 from lengthwise_worker.engines import wire
 from lengthwise_worker.engines.base import Answer, Sink
 from lengthwise_worker.errors import BadSettings, EngineAway, EngineFailed
@@ -53,16 +54,19 @@ class OpenAIEngine:
         if url is not None:
             self.set_url(url)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        outside = httpx.URL(self._base or "http://localhost").host not in _LOOPBACK
+        limits = httpx.Limits(
+            max_connections=connections + 4,
+            max_keepalive_connections=connections + 4,
+            keepalive_expiry=_KEEP_IDLE_S,
+        )
         self._http = httpx.AsyncClient(
             headers=headers,
             timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S, pool=None),
-            limits=httpx.Limits(
-                max_connections=connections + 4,
-                max_keepalive_connections=connections + 4,
-                keepalive_expiry=_KEEP_IDLE_S,
-            ),
+            limits=limits,
             # A proxy of the environment is for the outside, never for an engine beside us.
-            trust_env=httpx.URL(self._base or "http://localhost").host not in _LOOPBACK,
+            trust_env=outside,
+            transport=None if outside else SaysCut(limits=limits),
         )
 
     def set_url(self, url: str) -> None:
