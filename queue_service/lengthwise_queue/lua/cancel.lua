@@ -31,7 +31,7 @@ elseif state == "queued" or state == "scheduled" then
   if redis.call("ZREM", line.delayed, id) == 1 then
     hold(line, record[3], -1)
   end
-  end_job(line, id, "cancelled", now, "", {tenant = record[3], attempt = read_runs(record[4])})
+  end_job(line, id, "cancelled", now, "", record[3], (read_runs(record[4])))
   settle(line)
   state = "cancelled"
 end

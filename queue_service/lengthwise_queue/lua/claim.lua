@@ -35,7 +35,7 @@ local function take(id, payload, tenant, alone, start)
   local record = redis.pcall("HMGET", line.prefix .. "job:" .. id,
     "state", "tenant", "times", "price", "plan", "runs", "due_ms")
   local readable = not record.err
-  local cost, weight = string.match(readable and record[4] or "", SIX)
+  local cost, weight = string.match(readable and record[4] or "", "^(%S+) (%S+) %S+ %S+ %S+ %S+$")
   cost = tonumber(cost or "")
   last = cost or 0
   taken = taken + last
@@ -48,7 +48,7 @@ local function take(id, payload, tenant, alone, start)
   elseif deadline <= now then
     end_job(line, id, "expired", now,
       '{"code":"deadline_passed","message":"The job waited past its deadline. Allow it a longer ttl_ms."}',
-      {tenant = tenant, attempt = attempt})
+      tenant, attempt)
     return
   end
   attempt = attempt + 1

@@ -17,7 +17,7 @@ RETURNS
 --@include tenant_line
 --@include end_job
 local lengths = unpack(KEYS, 11)
-local released, answered = {}, {}
+local released, answered, at_ms = {}, {}, ms(now)
 local ENDED = {succeeded = true, failed = true, cancelled = true, expired = true}
 
 local function finish(id, nonce, outcome, prompt_tokens, output_tokens, service_ms, error_json,
@@ -73,36 +73,30 @@ local function finish(id, nonce, outcome, prompt_tokens, output_tokens, service_
     redis.call("HINCRBYFLOAT", line.prefix .. "rate:" .. tenant, "tokens", read_price(record[7]) - used)
   end
   if target == "succeeded" and used and used > 0 then
-    local predicted = record[9] and string.match(record[7], "(%S+) %S+$") or ""
+    local predicted = record[9] and string.match(record[7], "^%S+ %S+ %S+ %S+ (%S+) %S+$") or ""
     answered[#answered + 1] = predicted .. " " .. output_tokens .. " " .. service_ms
       .. (record[9] and " " .. record[9] or "")
   end
 
   local fields = {}
-  local function also(name, value)
-    fields[#fields + 1] = name
-    fields[#fields + 1] = value
-  end
   if prompt_tokens ~= "" or output_tokens ~= "" then
-    also("usage", prompt_tokens .. " " .. output_tokens)
+    fields[1], fields[2] = "usage", prompt_tokens .. " " .. output_tokens
   end
   if from <= pieces_to then
     if attempt == 1 and not record[5] then
-      also("first_output_ms", ms(now))
+      fields[#fields + 1] = "first_output_ms"
+      fields[#fields + 1] = at_ms
     else
       redis.call("HSETNX", job, "first_output_ms", ms(now))
     end
   end
   if target ~= "queued" and target ~= "scheduled" then
-    end_job(line, id, target, now, error_json, {tenant = tenant, attempt = attempt,
-      prompt_tokens = prompt_tokens, output_tokens = output_tokens}, fields)
+    end_job(line, id, target, now, error_json, tenant, attempt, fields, prompt_tokens, output_tokens)
     return target
   end
 
-  also("done", nonce .. " " .. target)
-  also("state", target)
-  also("runs", attempt .. " " .. (outcome == "retry" and spent or spent - 1))
-  redis.call("HSET", job, unpack(fields))
+  redis.call("HSET", job, "done", nonce .. " " .. target, "state", target,
+    "runs", attempt .. " " .. (outcome == "retry" and spent or spent - 1), unpack(fields))
   redis.call("HINCRBY", line.meta, outcome == "retry" and "retried" or "released", 1)
   if target == "scheduled" then
     redis.call("ZADD", line.delayed, now + tonumber(delay_ms), id)

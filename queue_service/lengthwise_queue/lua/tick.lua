@@ -64,11 +64,11 @@ for _, id in ipairs(past(line.leases)) do
     redis.call("HDEL", line.prefix .. "job:" .. id, "nonce")
   end
   if record and record.cancel then
-    end_job(line, id, record.cancel, now, "", record)
+    end_job(line, id, record.cancel, now, "", record.tenant, record.attempt)
     moved[record.cancel] = moved[record.cancel] + 1
   elseif record and record.spent >= record.max_attempts then
     end_job(line, id, "failed", now, '{"code":"lease_expired","message":"Every attempt ended with '
-      .. 'a worker that went silent. If the request is sound, submit it again."}', record)
+      .. 'a worker that went silent. If the request is sound, submit it again."}', record.tenant, record.attempt)
     moved.failed = moved.failed + 1
   elseif record then
     redis.call("HINCRBY", line.meta, "leases_expired", 1)
@@ -92,7 +92,7 @@ for _, id in ipairs(past(line.deadlines)) do
     end
     end_job(line, id, "expired", now,
       '{"code":"deadline_passed","message":"The job waited past its deadline. Allow it a longer ttl_ms."}',
-      {tenant = record[2], attempt = read_runs(record[4])})
+      record[2], (read_runs(record[4])))
     moved.expired = moved.expired + 1
   end
 end

@@ -1,10 +1,10 @@
 -- Bring a job to its end: the record, the terminal entry of its stream, and what must be forgotten.
 -- `line` holds the key names that the caller declared; the job's own keys share their hash tag.
--- `seen` is what the caller knows of it: tenant, attempt, prompt_tokens, output_tokens ("" or nil).
--- `more` are further fields for the record, name and value in turn.
+-- `more` are further fields for the record, name and value in turn, and may be nil like the rest;
+-- `prompt` and `output`, tokens, may also be "".
 -- Sets that many jobs leave or join are left to `settle`: a command costs the server twice what a
 -- further member of one does (docs/experiments.md, "a no-op job, again").
-local function end_job(line, id, state, now, error_json, seen, more)
+local function end_job(line, id, state, now, error_json, tenant, attempt, more, prompt, output)
   local job, out = line.prefix .. "job:" .. id, line.prefix .. "out:" .. id
   local keep, fields, ended = line.retention_ms, more or {}, line.ended
   local at = #fields
@@ -15,16 +15,15 @@ local function end_job(line, id, state, now, error_json, seen, more)
     fields[at + 5], fields[at + 6] = "error", error_json
   end
   redis.call("HSET", job, unpack(fields))
-  local prompt, output = seen.prompt_tokens, seen.output_tokens
-  redis.call("XADD", out, "*", "k", "end", "a", seen.attempt or "0", "d", '{"state":"' .. state
+  redis.call("XADD", out, "*", "k", "end", "a", attempt or "0", "d", '{"state":"' .. state
     .. '","error":' .. (error_json ~= "" and error_json or "null")
     .. ',"prompt_tokens":' .. (prompt and prompt ~= "" and prompt or "null")
     .. ',"output_tokens":' .. (output and output ~= "" and output or "null") .. "}")
   ended.ids[#ended.ids + 1] = id
   ended.count[state] = (ended.count[state] or 0) + 1
-  local list = line.prefix .. "finished:" .. seen.tenant
+  local list = line.prefix .. "finished:" .. tenant
   if state == "failed" then
-    keep, list = line.dead_retention_ms, line.prefix .. "dead:" .. seen.tenant
+    keep, list = line.dead_retention_ms, line.prefix .. "dead:" .. tenant
     redis.call("PEXPIRE", line.prefix .. "in:" .. id, keep)
   else
     ended.bodies[#ended.bodies + 1] = line.prefix .. "in:" .. id
@@ -74,5 +73,5 @@ local function quarantine(line, id, tenant, now)
   tenant = redis.call("HGET", job, "tenant")
   end_job(line, id, "failed", now,
     '{"code":"malformed_record","message":"The stored record could not be read. Submit the job again."}',
-    {tenant = tenant})
+    tenant)
 end
