@@ -108,6 +108,7 @@ def _knowing(before: QueueSettings, oracle_url: str) -> QueueSettings:
         "overtake_factor": ORACLE_OVERTAKE_FACTOR,
         "predictor_url": oracle_url,
         "min_rank_accuracy": None,
+        "calibrate": False,  # it needs no correction, least of all one learnt from others
     }
     return before.model_copy(update=oracle)
 
