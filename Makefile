@@ -74,6 +74,7 @@ cluster-images: images ## What the tests on a cluster run: the images, and stand
 	  --file tests/cluster/valkey.Dockerfile tests/cluster
 	DOCKER_BUILDKIT=1 $(DOCKER) build $(DOCKER_FLAGS) --quiet --tag lengthwise-test/engine:dev \
 	  --build-arg BASE=lengthwise/queue:$(TAG) --file tests/cluster/operator/engine.Dockerfile .
+	$(DOCKER) tag lengthwise-test/engine:dev lengthwise-test/engine:dev-next # to roll to
 
 cluster-test: install ## The tests on a real cluster, the one that KUBECONFIG names
 	@test -n "$(KUBECONFIG)" || { echo "set KUBECONFIG to the cluster to test on" >&2; exit 2; }

@@ -167,17 +167,23 @@ def test_an_operator_killed_during_a_rollout_takes_over_where_it_was(rig: Rig, m
     assert seen["metadata"]["uid"] == uid
 
 
-def test_a_rolling_change_under_load_fails_no_request(rig: Rig, made: Made) -> None:
-    manifest = made(rig.simulated("rolling", replicas=2))
-    rig.wait_ready("rolling")
-    with Load(rig, "rolling", clients=6, tokens=40) as load:
+@pytest.mark.parametrize("changed", ["args", "image"])
+def test_a_rolling_change_under_load_fails_no_request(rig: Rig, made: Made, changed: str) -> None:
+    name = f"rolling-{changed}"
+    manifest = made(rig.simulated(name, replicas=2))
+    rig.wait_ready(name)
+    with Load(rig, name, clients=6, tokens=40) as load:
         wait(lambda: load.answered >= 6)
-        manifest["spec"]["engine"]["env"] = [{"name": "CHANGED", "value": "1"}]
+        [main] = manifest["spec"]["podTemplate"]["spec"]["containers"]
+        if changed == "image":
+            main["image"] = main["image"] + "-next"
+        else:
+            main["args"] = [*main["args"], "--tokens-per-s", "60"]
         rig.kube.apply(manifest)
 
         def replaced() -> bool:
-            status = rig.kube.get("deployment", "rolling-engine")["status"]
-            pods = rig.kube.list("pods", "lengthwise.dev/service=rolling")
+            status = rig.kube.get("deployment", f"{name}-engine")["status"]
+            pods = rig.kube.list("pods", f"lengthwise.dev/service={name}")
             return (
                 status.get("observedGeneration", 0) > 1
                 and status.get("updatedReplicas") == status.get("availableReplicas") == 2
@@ -185,6 +191,9 @@ def test_a_rolling_change_under_load_fails_no_request(rig: Rig, made: Made) -> N
             )
 
         wait(replaced, within_s=180)
+        for pod in rig.kube.list("pods", f"lengthwise.dev/service={name}"):
+            runs = next(c for c in pod["spec"]["containers"] if c["name"] == "main")
+            assert runs[changed] == main[changed]
         after = load.answered
         wait(lambda: load.answered >= after + 6)
     assert load.failed == []
