@@ -12,7 +12,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from lengthwise_cli.errors import BadUsage
-from lengthwise_cli.extras import extra
+from lengthwise_cli.extras import extra, one_of
 
 
 def predictor(
@@ -27,6 +27,9 @@ def predictor(
     data: Annotated[
         Path | None, typer.Option(help="JSONL of measured lengths: adds the rank quality.")
     ] = None,
+    device: Annotated[
+        str, typer.Option(help="Of all of them: cpu, cuda, or auto (CUDA if it is there).")
+    ] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """Measure latency and throughput of the bundled predictor on one core, beside BERT-base."""
@@ -34,6 +37,7 @@ def predictor(
         from lengthwise_predictor.errors import ModelUnusable
         from lengthwise_predictor.settings import BUNDLED
         from lengthwise_training.predictor_bench import bench
+    one_of("--device", device, ("auto", "cpu", "cuda"))
     models = [BUNDLED, *(model or [])]
     quality = None
     try:
@@ -46,12 +50,13 @@ def predictor(
                 rounds=rounds,
                 calls=calls,
                 bert=bert,
+                device=device,  # type: ignore[arg-type]
                 on_step=lambda step: progress.update(task, description=step),
             )
         if data is not None:
             quality = _quality(data, models)
             found["quality"] = quality
-    except ModelUnusable as exc:
+    except (ModelUnusable, ValueError) as exc:
         raise BadUsage(str(exc)) from exc
     if as_json:
         typer.echo(json.dumps(found, indent=1))

@@ -1,4 +1,4 @@
-"""`lengthwise collect`: measured lengths, by sampling an endpoint or by watching a queue."""
+"""`lengthwise collect`: measured lengths, by sampling an endpoint or from a queue; and vectors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lengthwise_cli.errors import BadUsage, CliError
-from lengthwise_cli.extras import extra
+from lengthwise_cli.extras import extra, one_of
 
 #: Between two looks at a queue, s.
 _LOOK_S = 0.5
@@ -51,8 +51,90 @@ def collect(
     for_s: Annotated[
         float | None, typer.Option(min=0, help="With --from-queue: end after so long, s.")
     ] = None,
+    hidden_states: Annotated[
+        str | None,
+        typer.Option(
+            help="Also run the prompts of OUT through this Hugging Face model (folder or hub id) "
+            "and keep its states, for `train --backbone hidden`; alone: of the rows that OUT has."
+        ),
+    ] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="NPZ of the states. Default: OUT, but for its ending.")
+    ] = None,
+    layer: Annotated[int, typer.Option(help="Whose states; -1 is the last.")] = -1,
+    pooling: Annotated[str, typer.Option(help="State of the last token, or the mean.")] = "last",
+    device: Annotated[str, typer.Option(help="Of --hidden-states: auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Collect lengths: sample an endpoint, or write down what a queue serves; can be resumed."""
+    if hidden_states is not None:
+        one_of("--pooling", pooling, ("last", "mean"))
+        one_of("--device", device, ("auto", "cpu", "cuda"))
+    elif vectors is not None:
+        raise BadUsage("--vectors goes with --hidden-states MODEL")
+    alone = hidden_states is not None and not (url or from_queue)
+    if alone and not out.is_file():
+        raise BadUsage(f"there is no {out}: --hidden-states alone reads the rows that it has")
+    if not alone:
+        _lengths(
+            out=out,
+            url=url,
+            model=model,
+            prompts=prompts,
+            sampling=(samples, max_tokens, temperature, seed),
+            concurrency=concurrency,
+            tries=tries,
+            api_key=api_key,
+            from_queue=from_queue,
+            rows=rows,
+            for_s=for_s,
+        )
+    if hidden_states is not None:
+        _states(hidden_states, out, vectors or _beside(out), layer, pooling, device)
+
+
+def _beside(rows: Path) -> Path:
+    """`rows.npz` for `rows.jsonl` and `rows.jsonl.gz`."""
+    name = rows.name.removesuffix(".gz").removesuffix(".jsonl")
+    return rows.with_name(name + ".npz")
+
+
+def _states(llm: str, rows: Path, vectors: Path, layer: int, pooling: str, device: str) -> None:
+    with extra("train"):
+        from lengthwise_training import hidden_states as states
+        from lengthwise_training.examples import read_rows
+        from lengthwise_training.length_rows import BadLines
+    try:
+        found, _ = read_rows(rows)
+        with _progress() as progress:
+            bar = progress.add_task("hidden states", total=None)
+            count = states.collect(
+                llm,
+                [row.prompt for row in found],
+                vectors,
+                layer=layer,
+                pooling=pooling,  # type: ignore[arg-type]
+                device=device,  # type: ignore[arg-type]
+                on_vector=lambda done, missing: progress.update(bar, completed=done, total=missing),
+            )
+    except (BadLines, OSError, ValueError) as exc:
+        raise BadUsage(str(exc)) from exc
+    typer.echo(f"{count} vectors computed, in {vectors}")
+
+
+def _lengths(
+    *,
+    out: Path,
+    url: str | None,
+    model: str | None,
+    prompts: Path | None,
+    sampling: tuple[int, int | None, float | None, int | None],
+    concurrency: int,
+    tries: int,
+    api_key: str | None,
+    from_queue: str | None,
+    rows: int | None,
+    for_s: float | None,
+) -> None:
     if from_queue is not None:
         if url or prompts or not model:
             raise BadUsage("--from-queue wants --model, the queue's name; no --url, no --prompts")
@@ -70,7 +152,7 @@ def collect(
         from lengthwise_training.collect import Progress as Done
         from lengthwise_training.collect import collect as run
         from lengthwise_training.openai_asker import Asker
-    sampling = Sampling(samples, max_tokens, temperature, seed)
+    drawn = Sampling(*sampling)
 
     async def sample() -> Done:
         async with Asker(
@@ -86,9 +168,7 @@ def collect(
                         description=f"collect, {len(done.failed)} failed, {asker.retries} retries",
                     )
 
-                return await run(
-                    asker, questions, file, sampling, workers=concurrency, on_row=on_row
-                )
+                return await run(asker, questions, file, drawn, workers=concurrency, on_row=on_row)
 
     try:
         questions = read_questions(prompts)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lengthwise_cli.errors import BadUsage
-from lengthwise_cli.extras import extra
+from lengthwise_cli.extras import extra, one_of
 
 if TYPE_CHECKING:
     from lengthwise_training.comparison import Predictor, Report
@@ -73,6 +73,9 @@ def evaluate(
     keep_degenerate: Annotated[
         bool, typer.Option("--keep-degenerate", help="Keep rows marked degenerate.")
     ] = False,
+    device: Annotated[
+        str, typer.Option(help="Of the models: auto (CUDA if ONNX Runtime has it), cpu or cuda.")
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """Measure length predictors on the same rows: the bundled one, others, rivals, the ceiling."""
@@ -81,6 +84,7 @@ def evaluate(
         from lengthwise_predictor.settings import BUNDLED
         from lengthwise_training.comparison import compare
         from lengthwise_training.length_rows import BadLines, LengthTable, without_prompts_of
+    one_of("--device", device, ("auto", "cpu", "cuda"))
     if train is not None and cross_validate:
         raise BadUsage("give either --train or --cross-validate")
     if (perceive_url is None) != (perceive_model is None):
@@ -108,6 +112,7 @@ def evaluate(
             adapt=adapt,
             held_out=held_out,
             others=others,
+            device=device,  # type: ignore[arg-type]
         )
     except (BadLines, ModelUnusable, ValueError) as exc:
         raise BadUsage(str(exc)) from exc

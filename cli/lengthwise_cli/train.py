@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
 from lengthwise_cli.errors import BadUsage
-
-if TYPE_CHECKING:
-    pass
-
-#: Modules of the extra `train`, by the names they are imported by.
-_NEEDED = (
-    "torch",
-    "transformers",
-    "onnx",
-    "onnxruntime",
-    "safetensors",
-    "sklearn",
-    "scipy",
-    "tqdm",
-)
+from lengthwise_cli.extras import extra, one_of
 
 
 def train(
@@ -77,6 +62,7 @@ def train(
     ] = 0.8,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    device: Annotated[str, typer.Option(help="auto (CUDA if it is there), cpu or cuda.")] = "auto",
     restart: Annotated[
         bool, typer.Option("--restart", help="Forget an earlier run there.")
     ] = False,
@@ -86,12 +72,13 @@ def train(
 
     The folder OUT/fp32 can be served at once: LENGTHWISE_PREDICTOR_MODEL_DIR=OUT/fp32.
     """
-    _require_extra()
-    from lengthwise_training import task_runs
-    from lengthwise_training.encoders import BackboneConfig
-    from lengthwise_training.fit_config import FitConfig
-    from lengthwise_training.length_rows import BadLines
-    from lengthwise_training.tasks import Task, TaskConfig
+    with extra("train"):
+        from lengthwise_training import task_runs
+        from lengthwise_training.devices import DEVICES, torch_device
+        from lengthwise_training.encoders import BackboneConfig
+        from lengthwise_training.fit_config import FitConfig
+        from lengthwise_training.length_rows import BadLines
+        from lengthwise_training.tasks import Task, TaskConfig
 
     names = [str(t) for t in Task]
     if task == "list":
@@ -101,12 +88,13 @@ def train(
         raise BadUsage("give either --task or --all-tasks; `--task list` prints the tasks")
     if task is not None and task not in names:
         raise BadUsage(f"there is no task {task!r}; the tasks are {', '.join(names)}")
-    for flag, value, known in (
-        ("--pooling", pooling, ("auto", "mean", "first", "last")),
-        ("--rounds", rounds, ("single", "multi")),
-    ):
-        if value not in known:
-            raise BadUsage(f"{flag} is {value!r}; it must be one of {', '.join(known)}")
+    one_of("--pooling", pooling, ("auto", "mean", "first", "last"))
+    one_of("--rounds", rounds, ("single", "multi"))
+    one_of("--device", device, DEVICES)
+    try:
+        where = torch_device(device)  # type: ignore[arg-type]
+    except ValueError as exc:
+        raise BadUsage(str(exc)) from exc
     config = FitConfig(
         task=Task(task or names[0]),
         backbone=BackboneConfig(
@@ -133,14 +121,16 @@ def train(
         test_rows=test_rows,
         seed=seed,
         threads=threads,
+        device=where,
     )
     _log_to_stderr()
     try:
-        if all_tasks:
-            report = task_runs.train_all(config, data, out, hidden=hidden, restart=restart)
-        else:
-            report = task_runs.train(config, data, out, hidden=hidden, restart=restart)
-            report.pop("card")
+        with extra("train"):  # what only some backbones need is imported late
+            if all_tasks:
+                report = task_runs.train_all(config, data, out, hidden=hidden, restart=restart)
+            else:
+                report = task_runs.train(config, data, out, hidden=hidden, restart=restart)
+                report.pop("card")
     except (FileNotFoundError, BadLines, ValueError) as exc:
         raise BadUsage(str(exc)) from exc
     if as_json:
@@ -158,9 +148,9 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """Export a trained predictor to ONNX, and say how far it is from PyTorch."""
-    _require_extra()
-    from lengthwise_training.onnx_export import ParityError, Precision
-    from lengthwise_training.task_runs import export_run
+    with extra("train"):
+        from lengthwise_training.onnx_export import ParityError, Precision
+        from lengthwise_training.task_runs import export_run
 
     if precision not in list(Precision):
         raise BadUsage(f"--precision is {precision!r}; it must be fp32, fp16 or int8")
@@ -192,9 +182,3 @@ def _log_to_stderr() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     for noisy in ("httpx", "transformers", "onnxruntime"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-
-
-def _require_extra() -> None:
-    missing = [m for m in _NEEDED if find_spec(m) is None]
-    if missing:
-        raise BadUsage(f"training needs {', '.join(missing)}: pip install 'lengthwise[train]'")

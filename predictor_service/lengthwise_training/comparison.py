@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lengthwise_predictor.model import LengthModel
-from lengthwise_predictor.settings import BUNDLED
 from lengthwise_training.adapted import Adapted, NoView, Viewer
 from lengthwise_training.dataset import fold_of
+from lengthwise_training.devices import Device
 from lengthwise_training.length_rows import LengthTable
+from lengthwise_training.model_names import names_of
 from lengthwise_training.rank_scores import LEAST_ROWS, Said, score
 from lengthwise_training.rivals import BagOfWords, Constant, PromptLength
 
@@ -53,15 +54,15 @@ class Predictor(Protocol):
 class ServedModel:
     """A folder that serving could load, asked as serving asks it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, device: Device = "cpu") -> None:
         """Load it.
 
         Raises:
-            ModelUnusable: It cannot be loaded.
+            ModelUnusable: It cannot be loaded, or not onto that device.
         """
         self.directory = directory
-        self.name = "bundled" if directory == BUNDLED else directory.name or str(directory)
-        self.model = LengthModel(directory, provider="cpu")
+        self.model = LengthModel(directory, provider=device)
+        [self.name] = names_of([(directory, self.model.card)])
 
     def predict(self, table: LengthTable) -> Said:
         """p50, p10 and p90 of each row; LLMs that the model does not tell apart are asked once."""
@@ -137,6 +138,7 @@ def compare(
     adapt: bool = True,
     held_out: bool = False,
     others: Mapping[str, Predictor] | None = None,
+    device: Device = "cpu",
 ) -> Report:
     """Ask every predictor about the same rows, and score them.
 
@@ -149,8 +151,15 @@ def compare(
         adapt: Whether the models are also adapted to the training rows.
         held_out: Whether LLMs and sources are held out as well; minutes.
         others: More predictors, by name.
+        device: Where the models run.
+
+    Raises:
+        ModelUnusable: One of them cannot be loaded, or not onto that device.
     """
-    served = [ServedModel(directory) for directory in models]
+    served = [ServedModel(directory, device) for directory in dict.fromkeys(models)]
+    cards = [(one.directory, one.model.card) for one in served]
+    for one, unique in zip(served, names_of(cards), strict=True):
+        one.name = unique
     said: dict[str, Said] = {}
     speed: dict[str, Speed] = {}
     report = Report()

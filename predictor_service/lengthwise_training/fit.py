@@ -111,7 +111,7 @@ def prepare(
     prepared = Prepared(
         examples=examples,
         tokenizer=tokenizer,
-        encoder=encoder.eval(),
+        encoder=encoder.eval().to(config.device) if hidden is None else encoder.eval(),
         ids=[window(e.ids, encoder.max_tokens) or [1] for e in found] if hidden is None else [],
         features=torch.from_numpy(np.stack(features)),
     )
@@ -180,7 +180,7 @@ def fit(prepared: Prepared, config: FitConfig, folder: Path) -> tuple[TaskPredic
     progress, best = Progress(), run.trainable_state()
     path = folder / CHECKPOINT
     if path.is_file():
-        saved = torch.load(path, weights_only=True)
+        saved = torch.load(path, weights_only=True, map_location=config.device)
         progress = Progress(**saved["progress"])
         best = saved["best"]
         run.restore(saved)
@@ -214,6 +214,7 @@ def fit(prepared: Prepared, config: FitConfig, folder: Path) -> tuple[TaskPredic
     rows, both = run.validation, []
     for llm in (torch.zeros(len(rows), dtype=torch.int64), run.llm[rows]):
         both.append(run.raw(rows, llm))
+    predictor.to("cpu")  # what is left to do is little, and is exported from there
     examples = prepared.examples
     calibration.fit(
         predictor,
@@ -229,7 +230,10 @@ class _Run:
     """The moving parts of one run."""
 
     def __init__(self, prepared: Prepared, config: FitConfig, predictor: TaskPredictor) -> None:
-        self.prepared, self.config, self.predictor = prepared, config, predictor
+        self.prepared, self.config = prepared, config
+        # The rows stay in main memory; what a step needs of them goes to the device.
+        self.device = torch.device(config.device)
+        self.predictor = predictor = predictor.to(self.device)
         examples = prepared.examples
         self.prompt = examples.prompt_index
         self.llm = torch.from_numpy(examples.llm_index + 1)
@@ -269,9 +273,10 @@ class _Run:
         else:
             predictor.encoder.eval()
         for rows in np.array_split(order, self.steps_an_epoch):
-            vector = self.read(rows) if vectors is None else vectors[self.prompt[rows]]
-            features = self.prepared.features[self.prompt[rows]]
-            raw = predictor.trunk(vector, features, self.llm[rows])
+            at = self.prompt[rows]
+            vector = self.read(rows) if vectors is None else vectors[at].to(self.device)
+            features = self.prepared.features[at].to(self.device)
+            raw = predictor.trunk(vector, features, self.llm[rows].to(self.device))
             loss = predictor.head.loss(raw, self.batch(rows))
             self.optimizer.zero_grad()
             loss.backward()
@@ -285,19 +290,20 @@ class _Run:
     def batch(self, rows: NDArray[np.int64]) -> Batch:
         """What the loss is told of some rows."""
         known = self.known[rows]
+        drawn = torch.multinomial(known.to(torch.float32), 1).squeeze(1)
         return Batch(
-            tokens=self.tokens[rows],
-            known=known,
-            cut=self.cut[rows],
-            drawn=torch.multinomial(known.to(torch.float32), 1).squeeze(1),
-            order=torch.randperm(len(rows)),
+            tokens=self.tokens[rows].to(self.device),
+            known=known.to(self.device),
+            cut=self.cut[rows].to(self.device),
+            drawn=drawn.to(self.device),
+            order=torch.randperm(len(rows)).to(self.device),
         )
 
     def read(self, rows: NDArray[np.int64]) -> Tensor:
         """The encoder's vectors of some rows, each prompt read once: float32, (rows, width)."""
         prompts, where = np.unique(self.prompt[rows], return_inverse=True)
-        vectors = self.predictor.encoder(pad(self.prepared, prompts))
-        return vectors[torch.from_numpy(where)]
+        vectors = self.predictor.encoder(pad(self.prepared, prompts).to(self.device))
+        return vectors[torch.from_numpy(where).to(self.device)]
 
     def vectors(self) -> Tensor:
         """What the encoder makes of the prompts to learn from: float32, (prompts, width)."""
@@ -318,14 +324,16 @@ class _Run:
         if vectors is None:
             vectors = read_all(self.predictor.encoder, self.prepared, np.unique(at))
         with torch.inference_mode():
-            out = self.predictor.trunk(vectors[at], self.prepared.features[at], llm)
-        return out.clone()
+            inputs = vectors[at], self.prepared.features[at], llm
+            out = self.predictor.trunk(*(part.to(self.device) for part in inputs))
+        return out.cpu().clone()
 
     def validation_tau(self) -> float:
         """Kendall's tau-b of the validation rows' middles with their mean lengths, pooled."""
         rows = self.validation
         with torch.inference_mode():
-            middle = self.predictor.head.middle(self.raw(rows, self.llm[rows])).numpy()
+            raw = self.raw(rows, self.llm[rows]).to(self.device)
+            middle = self.predictor.head.middle(raw).cpu().numpy()
         known = self.prepared.examples.known[rows]
         tokens = self.prepared.examples.tokens[rows]
         mean = (tokens * known).sum(1) / known.sum(1)
@@ -395,9 +403,10 @@ def read_all(encoder: Any, prepared: Prepared, prompts: NDArray[np.int64] | None
     out = torch.zeros(len(prepared.ids), encoder.width)
     parts = np.array_split(needed, max(1, len(needed) // READ_AT_ONCE))
     shown = None if prompts is None else True
+    device = next(encoder.parameters()).device
     with torch.inference_mode():
         for part in tqdm(parts, desc="read texts", disable=shown, leave=False):
-            out[part] = encoder(pad(prepared, part))
+            out[part] = encoder(pad(prepared, part).to(device)).cpu()
     return out
 
 
@@ -414,7 +423,8 @@ def test_answers(
     prompts = np.unique(examples.prompt_index[rows])
     predictor.eval()
     if config.tuned:
-        vectors = read_all(predictor.encoder, prepared, prompts)
+        vectors = read_all(predictor.encoder.to(config.device), prepared, prompts)
+        predictor.to("cpu")
     else:
         vectors = unchanged_vectors(prepared)
     at, llm = examples.prompt_index[rows], torch.from_numpy(examples.llm_index[rows] + 1)

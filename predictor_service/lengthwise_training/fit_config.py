@@ -40,6 +40,7 @@ class FitConfig:
         test_rows: Rows of the test fold to measure on, at most.
         seed: Of everything random.
         threads: CPU threads of PyTorch.
+        device: Where it computes; a run that was begun on one is gone on with there.
     """
 
     task: Task
@@ -61,6 +62,7 @@ class FitConfig:
     test_rows: int = 2000
     seed: int = 0
     threads: int = 2
+    device: Literal["cpu", "cuda"] = "cpu"
 
     @property
     def tuned(self) -> int:

@@ -1,4 +1,4 @@
-"""`python -m lengthwise_training.hidden_states`: what a served LLM itself thinks of a prompt.
+"""What a served LLM itself thinks of a prompt; called by `lengthwise collect --hidden-states`.
 
 Runs prompts through a Hugging Face model and writes one vector each, for `lengthwise train
 --backbone hidden`. Such a predictor needs the LLM's forward pass at every request, so the predictor
@@ -10,11 +10,9 @@ service does not load it; `HiddenModel` does, for whoever has the vectors.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,16 +20,19 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from lengthwise_contract.api import Prediction
 from lengthwise_contract.prompts import clip
 from lengthwise_predictor.features import canonical_llm, normalise, text_features, window
 from lengthwise_predictor.model import ANY_LLM
+from lengthwise_training.devices import Device, torch_device
 from lengthwise_training.encoders import special_tokens, tokenizer_of
-from lengthwise_training.examples import read_rows
 
 Array = NDArray[np.float32]
+
+
+class VectorsMismatch(ValueError):
+    """A file of vectors is of another model, or layer; the caller names another file."""
 
 
 def key(prompt: str) -> str:
@@ -48,6 +49,8 @@ def collect(
     pooling: Literal["last", "mean"] = "last",
     max_tokens: int = 1024,
     save_every: int = 64,
+    device: Device = "cpu",
+    on_vector: Callable[[int, int], object] = lambda done, missing: None,
 ) -> int:
     """Write the vectors of some prompts to an NPZ file; those that it holds already are kept.
 
@@ -59,28 +62,40 @@ def collect(
         pooling: The state of the last token, or the mean over tokens.
         max_tokens: Read of a text, both its ends.
         save_every: Prompts after which the file is written, so that a killed run goes on there.
+        device: Where the LLM runs.
+        on_vector: Is told after each vector how many are done, and of how many that were missing.
 
     Returns:
         How many vectors were computed.
+
+    Raises:
+        DeviceAbsent: The device is not there.
+        OSError: There is no such model.
+        VectorsMismatch: The file was collected from another model, or otherwise.
     """
+    where = torch_device(device)
     from transformers import AutoModel
 
-    llm = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
+    llm = AutoModel.from_pretrained(model, dtype=torch.float32).eval().to(where)
     tokenizer = tokenizer_of(model)
     before, after = special_tokens(tokenizer)
     room = min(max_tokens, getattr(llm.config, "max_position_embeddings", max_tokens))
     found = _read(out) if out.is_file() else {}
+    how = json.dumps({"model": model, "layer": layer, "pooling": pooling, "max_tokens": max_tokens})
+    if found and _how(out) not in (how, None):
+        raise VectorsMismatch(f"{out} was collected with {_how(out)}, not {how}: name another file")
     missing = [p for p in dict.fromkeys(prompts) if key(p) not in found]
     with torch.inference_mode():
-        for done, prompt in enumerate(tqdm(missing, desc="hidden states", disable=None), 1):
+        for done, prompt in enumerate(missing, 1):
             ids = tokenizer.encode(normalise(prompt), add_special_tokens=False).ids
             ids = [*before, *window(ids, room - len(before) - len(after)), *after]
-            states = llm(input_ids=torch.tensor([ids]), output_hidden_states=True)
+            states = llm(input_ids=torch.tensor([ids], device=where), output_hidden_states=True)
             state = states.hidden_states[layer][0]  # (tokens, width)
             vector = state[-1] if pooling == "last" else state.mean(0)
-            found[key(prompt)] = vector.numpy()
+            found[key(prompt)] = vector.cpu().numpy()
+            on_vector(done, len(missing))
             if done % save_every == 0 or done == len(missing):
-                _write(out, found)
+                _write(out, found, how)
     return len(missing)
 
 
@@ -95,7 +110,7 @@ def lookup(path: Path, prompts: Sequence[str]) -> Array:
     if missing:
         raise ValueError(
             f"{path} lacks the vectors of {missing} of {len(prompts)} prompts; collect them with "
-            "`python -m lengthwise_training.hidden_states`"
+            "`lengthwise collect --hidden-states MODEL --out ROWS`"
         )
     return np.stack([found[key(p)] for p in prompts]).astype(np.float32)
 
@@ -105,11 +120,22 @@ def _read(path: Path) -> dict[str, Array]:
         return dict(zip(file["keys"].tolist(), file["vectors"], strict=True))
 
 
-def _write(path: Path, found: dict[str, Array]) -> None:
+def _how(path: Path) -> str | None:
+    """How a file was collected; None: it does not say."""
+    with np.load(path) as file:
+        return str(file["how"]) if "how" in file else None
+
+
+def _write(path: Path, found: dict[str, Array], how: str) -> None:
     """Write the file whole or not at all."""
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
-        np.savez(file, keys=np.array(list(found)), vectors=np.stack(list(found.values())))
+        np.savez(
+            file,
+            keys=np.array(list(found)),
+            vectors=np.stack(list(found.values())),
+            how=np.array(how),
+        )
     part.replace(path)
 
 
@@ -148,25 +174,3 @@ class HiddenModel:
             mean_tokens=mean,
             rank_score=float(row[1]),
         )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Collect the vectors of all prompts of a file of rows."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--llm", required=True, help="folder or hub id of a Hugging Face model")
-    parser.add_argument("--data", type=Path, required=True, help="JSONL of rows, as for train")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="*.npz, gone on with if it is there"
-    )
-    parser.add_argument("--layer", type=int, default=-1)
-    parser.add_argument("--pooling", choices=("last", "mean"), default="last")
-    options = parser.parse_args(arguments)
-    rows, _ = read_rows(options.data)
-    prompts = [row.prompt for row in rows]
-    count = collect(options.llm, prompts, options.out, layer=options.layer, pooling=options.pooling)
-    print(f"{count} vectors computed, in {options.out}")  # noqa: T201
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

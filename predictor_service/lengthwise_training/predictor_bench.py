@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from lengthwise_predictor.model import LengthModel
-from lengthwise_predictor.settings import BUNDLED
+from lengthwise_predictor.model import LengthModel, choose_providers
+from lengthwise_training.devices import Device, torch_device
+from lengthwise_training.model_names import names_of
 
 #: Prompt lengths and batch sizes of the table.
 TOKENS = (16, 64, 256, 1024)
@@ -109,14 +110,17 @@ def ours(model: LengthModel, texts: Sequence[str]) -> Call:
 class Bert:
     """BERT-base with random weights and a fast tokenizer's work left out, to its favour."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, device: Device) -> None:
         """Build it, and its ONNX file.
 
         Raises:
             ImportError: torch or transformers is not installed.
+            DeviceAbsent: PyTorch does not see that device.
         """
         import torch
         from transformers import BertConfig, BertModel
+
+        self._device = torch_device(device)
 
         torch.manual_seed(0)
         torch.set_num_threads(1)
@@ -146,21 +150,25 @@ class Bert:
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        providers = choose_providers(device, ort.get_available_providers())
+        self._session = ort.InferenceSession(str(path), options, providers=providers)
         ids = example.numpy()
         with torch.inference_mode():
             want = self._model(input_ids=example).last_hidden_state.numpy()
         [got] = self._session.run(None, {"ids": ids, "mask": np.ones_like(ids)})
         self.difference = float(np.abs(want - got).max())  #: Between the two ways.
+        self._model.to(self._device)
 
     def through_torch(self, tokens: int, batch: int) -> Call:
         """One forward pass."""
         torch, model = self._torch, self._model
         ids = torch.randint(1000, 20_000, (batch, min(tokens, BERT_MOST_TOKENS)))
+        ids = ids.to(self._device)
 
         def call() -> object:
             with torch.inference_mode():
-                return model(input_ids=ids)
+                # A GPU answers later than its call returns: the copy back waits for it.
+                return model(input_ids=ids).last_hidden_state.cpu()
 
         return call
 
@@ -209,6 +217,7 @@ def bench(
     rounds: int = 5,
     calls: int = 40,
     bert: bool = True,
+    device: Device = "cpu",
     on_step: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
     """Measure; see the module.
@@ -221,27 +230,31 @@ def bench(
         calls: Calls of a cell in a round, at most; after 0.6 s there are no more, and one that
             takes over a second is made once.
         bert: Whether BERT-base is measured beside them.
+        device: Where all of them run. Tokens are cut on the core in any case.
         on_step: Is told what is measured next.
 
     Returns:
         `rows`, `ratios` at 256 tokens and batch 1, and `setting`.
+
+    Raises:
+        ModelUnusable: A model cannot be loaded, or not onto that device.
+        DeviceAbsent: BERT-base cannot.
     """
     with tempfile.TemporaryDirectory() as scratch, one_core() as core:
         on_step("loading")
         cells: list[tuple[Cell, Call]] = []
-        names = []
-        for directory in models:
-            model = LengthModel(directory, provider="cpu", intra_op_threads=1)
+        folders = list(dict.fromkeys(models))
+        loaded = [LengthModel(d, provider=device, intra_op_threads=1) for d in folders]
+        names = names_of([(d, m.card) for d, m in zip(folders, loaded, strict=True)])
+        for name, model in zip(names, loaded, strict=True):
             model.warm_up(1)
-            name = "bundled" if directory == BUNDLED else directory.name
-            names.append(name)
             for count in tokens:
                 text = text_of(model, count)
                 cells += [(Cell(name, count, size), ours(model, [text] * size)) for size in batches]
         notes = ["strings to predictions, without HTTP; BERT is timed without its tokenizer"]
         if bert:
             try:
-                rival = Bert(Path(scratch))
+                rival = Bert(Path(scratch), device)
             except ImportError as exc:
                 notes.append(f"BERT-base left out: {exc}; pip install 'lengthwise[train]'")
             else:
@@ -273,6 +286,7 @@ def bench(
         "setting": {
             "core": core,
             "threads": 1,
+            "providers": {n: m.provider for n, m in zip(names, loaded, strict=True)},
             "rounds": rounds,
             "onnxruntime": ort.__version__,
             "notes": notes,

@@ -238,3 +238,58 @@ def test_a_queue_at_work_is_written_down(redis_url: str) -> None:
         assert record.watched.missed == 0
 
     asyncio.run(body())
+
+
+def save_llm(folder: Path) -> Path:
+    """A decoder of a few thousand random weights and its tokenizer, as `save_pretrained` does."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    torch.manual_seed(0)
+    shape = transformers.OPTConfig(
+        vocab_size=300,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        ffn_dim=32,
+        word_embed_proj_dim=16,
+        max_position_embeddings=64,
+    )
+    transformers.OPTModel(shape).save_pretrained(folder)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({c: i + 3 for i, c in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def test_the_llms_own_states_are_collected_beside_the_lengths_and_once(tmp_path: Path) -> None:
+    llm = save_llm(tmp_path / "llm")
+    from lengthwise_training.hidden_states import lookup
+
+    out = tmp_path / "out.jsonl"
+    states = ["--hidden-states", llm, "--device", "cpu", "--out", out]
+    with pytest.raises(BadUsage, match="reads the rows that it has"):
+        run(*states)
+    with engine() as server:
+        sampled = ["--url", server.url, "--model", MODEL, "--max-tokens", 20]
+        said = run(*sampled, "--prompts", prompts(tmp_path, 3), *states)
+        assert "3 vectors computed, in " in said
+        assert "1 vectors computed" in run(*sampled, "--prompts", prompts(tmp_path, 4), *states)
+    assert "0 vectors computed" in run(*states)  # of the rows that are there, without an endpoint
+    assert lookup(tmp_path / "out.npz", [f"prompt {i}" for i in range(4)]).shape == (4, 16)
+    with pytest.raises(BadUsage, match="name another file"):
+        run(*states, "--layer", "1")
+    with pytest.raises(BadUsage, match="last, mean"):
+        run(*states, "--pooling", "first")
+    with pytest.raises(BadUsage, match="goes with --hidden-states"):
+        run("--out", out, "--vectors", tmp_path / "v.npz")
+
+
+def test_states_of_a_model_that_is_not_there_are_one_message(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    out = tmp_path / "out.jsonl"
+    out.write_text('{"prompt": "a", "model": "m", "output_tokens": 3}\n')
+    with pytest.raises(BadUsage):
+        run("--hidden-states", tmp_path / "nowhere", "--out", out)

@@ -67,7 +67,35 @@ def test_an_adapted_model_can_be_evaluated(tmp_path: Path) -> None:
     data = written(tmp_path / "d", 200, 30)
     got = json.loads(run("evaluate", "--data", data, "--model", tmp_path / "mine", "--json"))
     tau = {r["predictor"]: r["tau_b"] for r in got["rows"] if r["llm"] == r["source"] == "all"}
-    assert tau["mine"] > 0.5
+    [mine] = [name for name in tau if name.endswith("+adapted int8")]
+    assert tau[mine] > 0.5
+
+
+def test_two_models_whose_cards_say_the_same_are_told_apart(tmp_path: Path) -> None:
+    # Every run of `train` leaves a folder called fp32, and a table once had one row for two.
+    for run_of in ("a", "b"):
+        run("adapt", "--data", written(tmp_path / "t", 0, 80), "--out", tmp_path / run_of / "fp32")
+    folders = [tmp_path / n / "fp32" for n in ("a", "b")]
+    models = [part for folder in folders for part in ("--model", folder)]
+    data = written(tmp_path / "d", 200, 30)
+    got = json.loads(run("evaluate", "--data", data, *models, *models, "--json"))
+    whole = [r["predictor"] for r in got["rows"] if r["llm"] == r["source"] == "all"]
+    assert len(whole) == len(set(whole))
+    assert {f"({folder})" for folder in folders} == {
+        name.split(" ")[-1] for name in whole if "+adapted int8" in name
+    }
+
+
+def test_a_device_that_is_not_there_is_one_message(tmp_path: Path) -> None:
+    import onnxruntime as ort
+
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("ONNX Runtime has CUDA")
+    data = written(tmp_path / "d", 0, 30)
+    with pytest.raises(BadUsage, match="set provider to auto"):
+        run("evaluate", "--data", data, "--device", "cuda")
+    with pytest.raises(BadUsage, match="auto, cpu, cuda"):
+        run("bench", "predictor", "--device", "gpu")
 
 
 def test_lengths_are_written_as_chats(tmp_path: Path) -> None:

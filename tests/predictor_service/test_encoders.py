@@ -190,12 +190,12 @@ def test_a_backbone_that_cannot_do_what_is_asked_says_so(
 def test_hidden_states_of_an_llm_train_a_predictor_of_their_own(data: Path, tmp_path: Path) -> None:
     llm = save_backbone(tmp_path / "opt", "opt")
     vectors = tmp_path / "vectors.npz"
-    arguments = ["--llm", str(llm), "--data", str(data), "--out", str(vectors)]
-    assert hidden_states.main(arguments) == 0
+    prompts = [row.prompt for row in read_rows(data)[0]]
+    assert hidden_states.collect(str(llm), prompts, vectors) > 0
     mine = config("hidden")
     metrics = task_runs.train(mine, data, tmp_path / "run", hidden=vectors)
     assert metrics["tau_b"] > 0.3  # random weights read little, but some
-    prompt = read_rows(data)[0][0].prompt
+    prompt = prompts[0]
     model = hidden_states.HiddenModel(tmp_path / "run" / "fp32")
     answer = model.predict(prompt, hidden_states.lookup(vectors, [prompt])[0], "terse-1b")
     assert 1 <= answer.p10_tokens <= answer.p50_tokens <= answer.p90_tokens < 1e5
@@ -216,3 +216,5 @@ def test_hidden_states_are_the_models_own_and_collected_once(tmp_path: Path) -> 
     assert np.abs(hidden_states.lookup(out, prompts)[0] - want).max() < 1e-5
     with pytest.raises(ValueError, match="lacks the vectors of 1 of 1"):
         hidden_states.lookup(out, ["never asked"])
+    with pytest.raises(hidden_states.VectorsMismatch, match="another file"):
+        hidden_states.collect(str(llm), prompts, out, layer=1)
