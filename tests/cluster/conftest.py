@@ -10,10 +10,11 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,29 +77,57 @@ class Kubectl:
 
     @contextmanager
     def forward(self, namespace: str, target: str, port: int) -> Iterator[str]:
-        """A URL that reaches a port of a Service or pod."""
+        """A URL that reaches a port of a Service, Deployment or pod.
+
+        kubectl takes one of the target's pods, also one that is just ending, and stays with it. One
+        that reaches nothing is therefore replaced.
+
+        Raises:
+            AssertionError: None reached it; the message has what kubectl said last.
+        """
+        deadline = time.monotonic() + WITHIN_S
+        while True:
+            with self._forwarding(namespace, target, port) as (url, said):
+                if _reached_soon(url):
+                    yield url
+                    return
+            assert time.monotonic() < deadline, f"no way to {target}: {said()}"
+
+    @contextmanager
+    def _forwarding(
+        self, namespace: str, target: str, port: int
+    ) -> Iterator[tuple[str, Callable[[], str]]]:
+        """One `kubectl port-forward`: its URL, and what it said of what went wrong."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             local = int(probe.getsockname()[1])
-        process = subprocess.Popen(
-            [self._command, "port-forward", "-n", namespace, target, f"{local}:{port}"],
-            stdout=subprocess.DEVNULL,
-        )
-        try:
-            url = f"http://127.0.0.1:{local}"
-            eventually(lambda: _reached(url), f"a way to {target}")
-            yield url
-        finally:
-            process.terminate()
-            process.wait()
+        with tempfile.TemporaryFile() as errors:
+            process = subprocess.Popen(
+                [self._command, "port-forward", "-n", namespace, target, f"{local}:{port}"],
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
+
+            def said() -> str:
+                errors.seek(0)
+                return errors.read().decode(errors="replace")[-1000:]
+
+            try:
+                yield f"http://127.0.0.1:{local}", said
+            finally:
+                process.terminate()
+                process.wait()
 
 
-def _reached(url: str) -> bool:
-    try:
-        httpx.get(f"{url}/healthz", timeout=5)
-    except httpx.TransportError:
-        return False
-    return True
+def _reached_soon(url: str) -> bool:
+    """Whether anything answers there within 15 s."""
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        with suppress(httpx.TransportError):
+            httpx.get(f"{url}/healthz", timeout=5)
+            return True
+        time.sleep(0.5)
+    return False
 
 
 def eventually(condition: Callable[[], bool], what: str, *, within_s: float = WITHIN_S) -> None:

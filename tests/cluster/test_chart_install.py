@@ -135,8 +135,9 @@ def test_a_misspelt_field_is_not_kept_by_the_api_server(
 
 
 def test_an_upgrade_from_the_previous_chart_keeps_the_jobs_and_the_password(
-    kubectl: Any, helm: Any
+    kubectl: Any, helm: Any, until: Any
 ) -> None:
+    queue = "app.kubernetes.io/instance=old,app.kubernetes.io/component=queue"
     off = {**helm.values["operator"], "enabled": False}
     secret = ("secret", "old-lengthwise-redis", "-n", helm.namespace)
     helm.install("old", chart=PREVIOUS, operator=off)
@@ -147,6 +148,14 @@ def test_an_upgrade_from_the_previous_chart_keeps_the_jobs_and_the_password(
         helm.upgrade("old", operator=off)
         assert kubectl.get(*secret)[0]["data"]["password"] == password
         assert len(base64.b64decode(password)) == 32
+        # Until the old pods have ended, kubectl may forward to one of them.
+        until(
+            lambda: all(
+                "deletionTimestamp" not in pod["metadata"]
+                for pod in kubectl.get("pods", "-n", helm.namespace, "-l", queue)
+            ),
+            "the old pods of the queue are gone",
+        )
         with kubectl.forward(helm.namespace, "svc/old-lengthwise-queue", 80) as url:
             assert state(url, job_id) == "queued"
     finally:
