@@ -66,13 +66,26 @@ class TinyEncoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.queries = nn.Linear(dim, 2)
         self.dropout = nn.Dropout(0.2)
+        # With opposite signs, the pooled words of a pair are their difference; with a vector added
+        # to each, as BERT has it, so small a network learned nothing.
+        self.segments = nn.Parameter(torch.tensor([1.0, -1.0]).view(2, 1).repeat(1, dim))
         self.width = 4 * dim
         nn.init.normal_(self.words.weight, std=0.3)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """One vector a text, float32, (batch, width); `ids`: int64, (batch, seq), padded with 0."""
-        mask = (ids != self.pad_id).to(self.words.weight.dtype).unsqueeze(-1)  # (batch, seq, 1)
-        x = self.dropout(self.words(ids)) * mask
+    def forward(self, ids: Tensor, second: Tensor | None = None) -> Tensor:
+        """One vector a text, or one a pair of texts, float32, (batch, width).
+
+        Args:
+            ids: int64, (batch, seq), padded with 0.
+            second: int64, (batch, another seq), the other text of each pair; None: there is none.
+        """
+        x, mask = self._embedded(ids)
+        if second is not None:
+            x = x * self.segments[0]
+            other, other_mask = self._embedded(second)
+            gap = torch.zeros_like(x[:, :1])  # the convolution must not mix the two
+            x = torch.cat([x, gap, other * self.segments[1]], dim=1)
+            mask = torch.cat([mask, gap[..., :1], other_mask], dim=1)
         near = self.convolution(x.transpose(1, 2)).transpose(1, 2)
         x = self.norm((x + functional.relu(near)) * mask)
         blocked = (mask - 1.0) * -BLOCKED
@@ -80,6 +93,10 @@ class TinyEncoder(nn.Module):
         maximum = (x + blocked).amax(1).clamp(min=-10.0)
         weights = torch.softmax(self.queries(x) + blocked, dim=1)
         return torch.cat([mean, maximum, (weights.transpose(1, 2) @ x).flatten(1)], dim=1)
+
+    def _embedded(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        mask = (ids != self.pad_id).to(self.words.weight.dtype).unsqueeze(-1)  # (batch, seq, 1)
+        return self.dropout(self.words(ids)) * mask, mask
 
 
 class TransformerEncoder(nn.Module):
@@ -116,13 +133,19 @@ class TransformerEncoder(nn.Module):
         with torch.no_grad():
             self.width = int(self(torch.full((1, 2), pad_id + 1)).shape[1])
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """One vector a text, float32, (batch, width).
+    def forward(self, ids: Tensor, second: Tensor | None = None) -> Tensor:
+        """One vector a text, or one a pair of texts that see each other, float32, (batch, width).
 
         Args:
             ids: int64, (batch, seq), the text's own tokens, right-padded with `pad_id`.
+            second: int64, (batch, another seq), the other text of each pair; None: there is none.
         """
         full, there = self.with_specials(ids)
+        more: dict[str, Any] = {}
+        if second is not None:
+            full, there, kind = self.with_second(full, there, second)
+            if getattr(self.model.config, "type_vocab_size", 0) > 1:
+                more["token_type_ids"] = kind
         seq = full.shape[1]
         place = torch.arange(seq, device=ids.device)
         keep = there[:, None, None, :]
@@ -131,7 +154,8 @@ class TransformerEncoder(nn.Module):
         bias = (1.0 - keep.to(self.model.dtype)) * BLOCKED
         # The mask is given in its last form (batch, 1, seq, seq): what builds it from a shorter one
         # differs between models, and not all of that can be exported.
-        more = {"use_cache": False} if self.causal else {}
+        if self.causal:
+            more["use_cache"] = False
         if self.model.config.model_type in ("bert", "opt"):
             more["position_ids"] = place.unsqueeze(0).expand_as(full)
         states = self.model(
@@ -160,6 +184,27 @@ class TransformerEncoder(nn.Module):
         for i, token in enumerate(self.after):
             full = torch.where(place == end + i, torch.full_like(full, token), full)
         return full, place < end + len(self.after)
+
+    def with_second(
+        self, full: Tensor, there: Tensor, second: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """A second text behind the first, without padding between: ids, where, and which text.
+
+        Args:
+            full: As `with_specials` gives it, of the first.
+            there: The same.
+            second: int64, (batch, seq).
+        """
+        other, other_there = self.with_specials(second)
+        # What ends the first text is between them; where nothing does, what begins the second.
+        skip = len(self.before) if self.after else 0
+        other, other_there = other[:, skip:], other_there[:, skip:]
+        kind = torch.cat([torch.zeros_like(full), torch.ones_like(other)], dim=1)
+        full, there = torch.cat([full, other], dim=1), torch.cat([there, other_there], dim=1)
+        place = torch.arange(full.shape[1], device=full.device).unsqueeze(0)
+        order = torch.argsort(place + full.shape[1] * (~there).to(torch.int64), dim=1)
+        there = there.to(torch.int64).gather(1, order) > 0
+        return full.gather(1, order), there, kind.gather(1, order)
 
 
 class VectorEncoder(nn.Module):

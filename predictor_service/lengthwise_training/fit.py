@@ -26,11 +26,18 @@ from tqdm import tqdm
 
 from lengthwise_predictor.features import FEATURE_NAMES, normalise, text_features, window
 from lengthwise_training import calibration, encoders, heads
+from lengthwise_training.cross_predictor import (
+    Anchors,
+    CrossPredictor,
+    blank_trunk,
+    choose_anchors,
+)
 from lengthwise_training.encoders import HIDDEN, TINY, VectorEncoder
 from lengthwise_training.examples import TEST_FOLD, VALIDATION_FOLD, Examples
 from lengthwise_training.fit_config import FitConfig
 from lengthwise_training.heads import Batch, Head
 from lengthwise_training.task_predictor import TaskPredictor, Trunk
+from lengthwise_training.tasks import Task
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -142,13 +149,54 @@ def untrained(prepared: Prepared, config: FitConfig) -> TaskPredictor:
     if not config.counts:
         seen = seen[:, :0]
     head = heads.build(config.task, learn.lengths(), config.numbers)
-    return assemble(encoder, head, config, seen.mean(0), seen.std(0).clamp(min=0.01), examples.llms)
+    centre, spread = seen.mean(0), seen.std(0).clamp(min=0.01)
+    anchors = None
+    if config.task is Task.PAIR_CROSS_ENCODER:
+        anchors = _anchors(prepared, config, centre, spread)
+    return assemble(encoder, head, config, centre, spread, examples.llms, anchors)
+
+
+def _anchors(prepared: Prepared, config: FitConfig, centre: Tensor, spread: Tensor) -> Anchors:
+    if not prepared.ids:
+        raise ValueError(
+            "pair-cross-encoder reads two texts at once, and --backbone hidden has none"
+        )
+    learn = prepared.examples.rows_where(prepared.examples.folds > VALIDATION_FOLD)
+    logs = (np.log(learn.tokens) * learn.known).sum(1) / learn.known.sum(1)
+    count = np.bincount(learn.prompt_index)
+    means = np.bincount(learn.prompt_index, weights=logs) / count
+    place = {prompt: i for i, prompt in enumerate(prepared.examples.prompts)}
+    prompts = np.array([place[p] for p in learn.prompts])
+    sizes = [len(prepared.ids[i]) for i in prompts]
+    chosen = prompts[choose_anchors(means, sizes, config.numbers.anchors)]
+    return Anchors(pad(prepared, chosen), prepared.features[chosen], centre, spread)
 
 
 def assemble(
-    encoder: Any, head: Head, config: FitConfig, centre: Tensor, spread: Tensor, llms: list[str]
+    encoder: Any,
+    head: Head,
+    config: FitConfig,
+    centre: Tensor,
+    spread: Tensor,
+    llms: list[str],
+    anchors: Anchors | None = None,
 ) -> TaskPredictor:
-    """Put a model together; `centre`, `spread`: float32, (counts used,)."""
+    """Put a model together.
+
+    Args:
+        encoder: Reads the text.
+        head: Of the task.
+        config: Of the run.
+        centre: float32, (counts used,).
+        spread: float32, (counts used,).
+        llms: Learned.
+        anchors: Of a cross-encoder.
+    """
+    if anchors is not None:
+        pairs = blank_trunk(
+            encoder.width, len(centre), len(llms), config.hidden, config.dropout, head.start()
+        )
+        return CrossPredictor(encoder, pairs, head, anchors)
     trunk = Trunk(
         encoder.width, centre, spread, len(llms), config.hidden, config.dropout, head.start()
     )
@@ -161,21 +209,29 @@ def skeleton(config: FitConfig, folder: Path, width: int, llms: list[str]) -> tu
     # Any lengths do: all that depends on them is among the weights.
     head = heads.build(config.task, np.arange(1, 100, dtype=np.float32), config.numbers)
     blank = torch.zeros(len(FEATURE_NAMES) if config.counts else 0)
-    return assemble(encoder, head, config, blank, blank + 1, llms), tokenizer
+    anchors = None
+    if config.task is Task.PAIR_CROSS_ENCODER:
+        k = config.numbers.anchors  # as many or fewer; the saved weights say what they are
+        empty = torch.zeros(k, 1, dtype=torch.int64), torch.zeros(k, len(FEATURE_NAMES))
+        anchors = Anchors(*empty, blank, blank + 1)
+    return assemble(encoder, head, config, blank, blank + 1, llms, anchors), tokenizer
 
 
-def fit(prepared: Prepared, config: FitConfig, folder: Path) -> tuple[TaskPredictor, Progress]:
+def fit(
+    prepared: Prepared, config: FitConfig, folder: Path, run_type: type[Run]
+) -> tuple[TaskPredictor, Progress]:
     """Train, or go on with, a run in a folder.
 
     Args:
         prepared: The rows.
         config: How.
         folder: Exists; a checkpoint in it is of this very run.
+        run_type: What makes its steps.
     """
     torch.set_num_threads(config.threads)
     predictor = untrained(prepared, config)
-    run = _Run(prepared, config, predictor)
-    if config.tuned == 0:
+    run = run_type(prepared, config, predictor)
+    if config.tuned == 0 and run_type is Run:
         unchanged_vectors(prepared)  # before the clock of this run starts: others share them
     progress, best = Progress(), run.trainable_state()
     path = folder / CHECKPOINT
@@ -188,14 +244,14 @@ def fit(prepared: Prepared, config: FitConfig, folder: Path) -> tuple[TaskPredic
     # a setting of the whole thread, and others count on IEEE arithmetic.
     torch.set_flush_denormal(True)
     try:
-        steps = config.epochs * run.steps_an_epoch
+        steps = config.passes * run.steps_an_epoch
         with tqdm(
             total=steps,
             initial=progress.epoch * run.steps_an_epoch,
             desc=config.task,
             disable=None,
         ) as bar:
-            while progress.epoch < config.epochs:
+            while progress.epoch < config.passes:
                 began, cpu = time.perf_counter(), time.process_time()
                 run.epoch(progress.epoch, bar)
                 tau = run.validation_tau()
@@ -226,7 +282,7 @@ def fit(prepared: Prepared, config: FitConfig, folder: Path) -> tuple[TaskPredic
     return predictor, progress
 
 
-class _Run:
+class Run:
     """The moving parts of one run."""
 
     def __init__(self, prepared: Prepared, config: FitConfig, predictor: TaskPredictor) -> None:
@@ -251,7 +307,7 @@ class _Run:
         if theirs:
             groups.append({"params": theirs, "lr": config.encoder_rate if pretrained else rate})
         self.optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
-        steps = config.epochs * self.steps_an_epoch
+        steps = config.passes * self.steps_an_epoch
         warm = max(1, steps // 10)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer,
@@ -266,18 +322,14 @@ class _Run:
         rng = np.random.default_rng([config.seed, number])
         order = rng.permutation(self.training)
         tuning = number < config.tuned
-        vectors = None if tuning else self.vectors()
+        vectors = None if tuning else self.vectors_for_steps()
         predictor.train()
         if tuning:
             self._vectors = None
         else:
             predictor.encoder.eval()
         for rows in np.array_split(order, self.steps_an_epoch):
-            at = self.prompt[rows]
-            vector = self.read(rows) if vectors is None else vectors[at].to(self.device)
-            features = self.prepared.features[at].to(self.device)
-            raw = predictor.trunk(vector, features, self.llm[rows].to(self.device))
-            loss = predictor.head.loss(raw, self.batch(rows))
+            loss = self.step_loss(rows, rng, vectors)
             self.optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(
@@ -286,6 +338,20 @@ class _Run:
             self.optimizer.step()
             self.schedule.step()
             bar.update()
+
+    def vectors_for_steps(self) -> Tensor | None:
+        """What the frozen encoder makes of the prompts; None: each step reads for itself."""
+        return self.vectors()
+
+    def step_loss(
+        self, rows: NDArray[np.int64], rng: np.random.Generator, vectors: Tensor | None
+    ) -> Tensor:
+        """The loss of some rows, a scalar; `vectors`: of all prompts; None reads these ones."""
+        at = self.prompt[rows]
+        vector = self.read(rows) if vectors is None else vectors[at].to(self.device)
+        features = self.prepared.features[at].to(self.device)
+        raw = self.predictor.trunk(vector, features, self.llm[rows].to(self.device))
+        return self.predictor.head.loss(raw, self.batch(rows))
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
         """What the loss is told of some rows."""
@@ -410,14 +476,8 @@ def read_all(encoder: Any, prepared: Prepared, prompts: NDArray[np.int64] | None
     return out
 
 
-def test_answers(
-    predictor: TaskPredictor, prepared: Prepared, config: FitConfig
-) -> tuple[Examples, Tensor, Tensor]:
-    """The test rows, the model's answer to each, and the trunk's raw numbers.
-
-    Returns:
-        The rows; log tokens, float32, (rows, 4); and float32, (rows, outputs).
-    """
+def test_raw(predictor: TaskPredictor, prepared: Prepared, config: FitConfig) -> Tensor:
+    """The trunk's raw numbers for the test rows, float32, (rows, outputs)."""
     examples = prepared.examples
     rows = np.flatnonzero(examples.folds == TEST_FOLD)
     prompts = np.unique(examples.prompt_index[rows])
@@ -429,6 +489,4 @@ def test_answers(
         vectors = unchanged_vectors(prepared)
     at, llm = examples.prompt_index[rows], torch.from_numpy(examples.llm_index[rows] + 1)
     with torch.inference_mode():
-        raw = predictor.trunk(vectors[at], prepared.features[at], llm)
-        log_tokens = predictor.calibration(predictor.decoded(raw), llm)
-    return examples.rows_where(examples.folds == TEST_FOLD), log_tokens, raw
+        return predictor.trunk(vectors[at], prepared.features[at], llm)

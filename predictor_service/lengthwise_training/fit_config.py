@@ -10,6 +10,10 @@ from typing import Any, Literal
 from lengthwise_training.encoders import HIDDEN, TINY, BackboneConfig
 from lengthwise_training.tasks import Task, TaskConfig
 
+#: Epochs of a pretrained cross-encoder unless it is told otherwise; an epoch takes it a minute
+#: where others take a second.
+CROSS_EPOCHS = 3
+
 #: The file's name in a run's folder.
 CONFIG = "config.json"
 
@@ -70,8 +74,20 @@ class FitConfig:
         if self.backbone.name == HIDDEN:
             return 0
         if self.tune_epochs is None:
-            return self.epochs if self.backbone.name == TINY else 0
-        return min(self.tune_epochs, self.epochs)
+            learns = self.backbone.name == TINY or self.task is Task.PAIR_CROSS_ENCODER
+            return self.passes if learns else 0
+        return min(self.tune_epochs, self.passes)
+
+    @property
+    def passes(self) -> int:
+        """Epochs that are made: of a pretrained cross-encoder those in which it learns, at most.
+
+        Every pair is another text, so that a frozen one would have to read them all anew.
+        """
+        if self.task is not Task.PAIR_CROSS_ENCODER or self.backbone.name == TINY:
+            return self.epochs
+        wanted = CROSS_EPOCHS if self.tune_epochs is None else self.tune_epochs
+        return min(wanted or self.epochs, self.epochs)
 
     def save(self, folder: Path, **more: Any) -> None:
         """Write it to a run's folder, with what else belongs to the run."""

@@ -312,6 +312,21 @@ class Ranker(Head):
         return raw[:, 0] + self.log_usual
 
 
+class Insertion(Head):
+    """The share of anchors that an answer is longer than; see cross_predictor, which learns it."""
+
+    ranks_only = True
+
+    def __init__(self, usual_tokens: float) -> None:
+        super().__init__()
+        self.register_buffer("log_usual", torch.tensor(math.log(usual_tokens)))
+
+    @override
+    def middle(self, raw: Tensor) -> Tensor:
+        # As many anchors below as above: a usual length.
+        return raw[:, 0] - 0.5 + self.log_usual
+
+
 class Histogram(Head):
     """Shares of bins; its quantiles are read off between the bins' edges."""
 
@@ -435,6 +450,8 @@ def build(task: Task, lengths: NDArray[np.float32], config: TaskConfig) -> Head:
         return Classes(equal, lengths, weighted=False)
     if task in (Task.PAIRWISE, Task.LISTMLE):
         return Ranker(usual, config.bucket_tokens if task == Task.LISTMLE else None)
+    if task == Task.PAIR_CROSS_ENCODER:
+        return Insertion(usual)
     if task == Task.DISTRIBUTION:
         edges = np.geomspace(1.0, 2 * config.label_max_tokens, config.bins + 1)
         return Histogram(edges, lengths, config.sigma_bins)

@@ -18,6 +18,9 @@ _ANSWERS = {
     "regression": "It predicts the length itself.",
     "classes": "It predicts shares of classes of length; the middle is their mean log median.",
     "ordinal": "It predicts a place between classes of length, read between the classes' medians.",
+    "pair": "It predicts which of two prompts read together has the longer answer; a "
+    "prompt's score is the share of a few fixed prompts that it is longer than, and tokens come "
+    "from isotonic regression of length on that score on the validation rows.",
     "pairwise": "It predicts which of two answers is longer, so all it knows is an order; tokens "
     "come from isotonic regression of length on its score on the validation rows.",
     "listmle": "It predicts the order of a list of answers; tokens come from isotonic regression "

@@ -165,9 +165,9 @@ class HalfEncoder(nn.Module):
         self.encoder = encoder.half()
         self.max_tokens, self.pad_id = encoder.max_tokens, encoder.pad_id
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, second: Tensor | None = None) -> Tensor:
         """float32, (batch, width)."""
-        return self.encoder(ids).to(torch.float32)
+        return self.encoder(ids, second).to(torch.float32)
 
 
 def halved(predictor: TaskPredictor) -> TaskPredictor:

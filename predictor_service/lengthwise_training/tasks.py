@@ -33,6 +33,8 @@ class Task(StrEnum):
     ORDINAL_CUMULATIVE = "ordinal-cumulative"
     #: Which of two answers is longer.
     PAIRWISE = "pairwise"
+    #: The same, both prompts in one input.
+    PAIR_CROSS_ENCODER = "pair-cross-encoder"
     #: The order of a list (ListMLE), labels in buckets.
     LISTMLE = "listmle"
     #: A histogram, Gaussian-smoothed, bins even in log tokens.
@@ -74,6 +76,7 @@ class TaskConfig:
         linear_bins: Bins of the histogram that is even in tokens.
         sigma_tokens: Its smoothing, tokens.
         scalar_quantile: Which quantile the scalar of that name is, 0 to 1.
+        anchors: Prompts that the cross-encoder compares a prompt with.
     """
 
     label_max_tokens: int = 8192
@@ -85,3 +88,4 @@ class TaskConfig:
     linear_bins: int = 1024
     sigma_tokens: float = 32.0
     scalar_quantile: float = 0.8
+    anchors: int = 8

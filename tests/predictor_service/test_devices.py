@@ -85,7 +85,7 @@ def test_a_step_of_training_computes_on_the_device_alone(
     prepared = task_runs.prepare_run(config, write_rows(tmp_path / "rows.jsonl"))
     predictor = fit.untrained(prepared, config)
     there: Any = dataclasses.replace(config, device="meta")  # type: ignore[arg-type]
-    run = fit._Run(prepared, there, predictor)
+    run = task_runs.run_type(task)(prepared, there, predictor)
     run.epoch(0, _Bar())
     assert {p.device.type for p in run.predictor.parameters()} == {"meta"}
 

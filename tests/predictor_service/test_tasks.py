@@ -72,8 +72,9 @@ def test_a_task_learns_and_serving_says_what_training_measured(
     assert metrics["mae_tokens"] < constant["mae_tokens"]
     assert metrics["parity_max"] < 1e-3
     model = LengthModel(tmp_path / "fp32", provider="cpu")
-    predictor, _ = fit.fit(prepared, config, tmp_path)  # done already: it only loads
-    rows, want, _ = fit.test_answers(predictor, prepared, config)
+    # Done already: it only loads.
+    predictor, _ = fit.fit(prepared, config, tmp_path, task_runs.run_type(task))
+    rows, want, _ = task_runs.test_answers(predictor, prepared, config)
     where = zip(rows.prompt_index, rows.llm_index, strict=True)
     texts = [(rows.prompts[p], rows.llms[m]) for p, m in where]
     got = np.stack([model.run([model.encode(*t)])[0] for t in texts])
@@ -122,15 +123,17 @@ def test_most_answers_lie_between_p10_and_p90(trained: Path) -> None:
     assert 0.6 < metrics["coverage"] < 0.95
 
 
+@pytest.mark.parametrize("task", [Task.LISTMLE, Task.PAIR_CROSS_ENCODER], ids=str)
 def test_a_killed_run_ends_in_the_same_model(
-    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Task, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
         pass
 
-    config = dataclasses.replace(SMALL, task=Task.LISTMLE, epochs=5)
-    whole, _ = fit.fit(prepared, config, _folder(tmp_path / "whole"))
-    save, saves = fit._Run.save, 0
+    config = dataclasses.replace(SMALL, task=task, epochs=5)
+    kind = task_runs.run_type(task)
+    whole, _ = fit.fit(prepared, config, _folder(tmp_path / "whole"), kind)
+    save, saves = fit.Run.save, 0
 
     def save_then_die(*args: Any) -> None:
         nonlocal saves
@@ -140,11 +143,11 @@ def test_a_killed_run_ends_in_the_same_model(
             raise Killed
 
     half = _folder(tmp_path / "half")
-    monkeypatch.setattr(fit._Run, "save", save_then_die)
+    monkeypatch.setattr(fit.Run, "save", save_then_die)
     with pytest.raises(Killed):
-        fit.fit(prepared, config, half)
+        fit.fit(prepared, config, half, kind)
     monkeypatch.undo()
-    resumed, progress = fit.fit(prepared, config, half)
+    resumed, progress = fit.fit(prepared, config, half, kind)
     assert progress.epoch == 5
     for name, want in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], want), name
