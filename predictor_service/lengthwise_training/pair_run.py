@@ -114,9 +114,9 @@ def ask(
 ) -> Tensor:
     """Logits that the first prompts' answers are longer: float32, (pairs,), on the device."""
     device = predictor.anchor_ids.device
-    ids = (pad(prepared, prompts).to(device) for prompts in pairs)
-    features = (prepared.features[prompts].to(device) for prompts in pairs)
-    return predictor.margin(predictor.encoder(*ids), *features, llm.to(device))
+    first, second = (pad(prepared, prompts).to(device) for prompts in pairs)
+    mine, theirs = (prepared.features[prompts].to(device) for prompts in pairs)
+    return predictor.margin(predictor.encoder(first, second), mine, theirs, llm.to(device))
 
 
 def read_against(predictor: CrossPredictor, prepared: Prepared, prompts: Rows) -> Tensor:

@@ -341,7 +341,11 @@ def _by_insertion(
     orders, asked = inserted(predictor, prepared, examples, rows)
     table = examples.rows_where(examples.folds == TEST_FOLD).as_table()
     truth = np.array([s[c] for s, c in zip(table.samples, table.one_sample(), strict=True)])
-    found = [(np.arange(len(o)), truth[o], p50[o]) for o in orders if np.ptp(truth[o]) > 0]
+    found = [
+        (np.arange(len(o), dtype=np.float64), truth[o], p50[o])
+        for o in orders
+        if np.ptp(truth[o]) > 0
+    ]
     if not found:
         return {}
     return {
