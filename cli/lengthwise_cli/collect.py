@@ -204,12 +204,11 @@ async def _watch(
             written = 0
             while True:
                 for row in await record.look():
-                    if rows is None or written < rows:
-                        file.add(row)
+                    if (rows is None or written < rows) and file.add(row, sync=False):
                         written += 1
-                progress.update(
-                    bar, completed=written, description=f"watch, {record.watched.missed} missed"
-                )
+                file.sync()
+                doing = "read" if record.keeps_record else f"watch, {record.watched.missed} missed"
+                progress.update(bar, completed=written, description=doing)
                 over = ends is not None and time.monotonic() >= ends
                 if over or (rows is not None and written >= rows):
                     break
@@ -220,6 +219,12 @@ async def _watch(
         await record.aclose()
     seen = record.watched
     typer.echo(f"{written} rows, {seen.censored} cut at their cap; {seen.missed} jobs ended unseen")
+    if not record.keeps_record:
+        typer.echo(
+            f"The queue keeps no record: set `record_rows` of {queue}, and jobs that end while "
+            "nobody watches are here the next time.",
+            err=True,
+        )
 
 
 def _progress() -> Progress:

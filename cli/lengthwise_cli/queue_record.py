@@ -1,9 +1,11 @@
-"""Reads lengths off a queue at work: what was asked, and how long the answer was.
+"""Reads lengths off a queue: what was asked, and how long the answer was.
 
-The queue deletes a request as soon as it is answered, so that prompts do not lie about. Whoever
-wants them must watch: this looks at the jobs that wait or run, keeps their requests, and writes a
-row when one ends well. It needs Redis itself, which only the operator of the system has; no API of
-the queue service shows one tenant's prompt to another. Called by collect.py.
+The queue deletes a request as soon as it is answered, so that prompts do not lie about, unless it
+is set to keep a record (`record_rows`). Where there is one, it is read from its beginning and then
+followed. Where there is none, whoever wants the prompts must watch: this looks at the jobs that
+wait or run, keeps their requests, and writes a row when one ends well. It needs Redis itself, which
+only the operator of the system has; no API of the queue service shows one tenant's prompt to
+another. Called by collect.py.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from lengthwise_contract.states import JobState
 from lengthwise_queue.connection import Connections
 from lengthwise_queue.jobs import Job
 from lengthwise_queue.keys import QueueKeys
+from lengthwise_queue.length_rows import length_row, read_request
 from lengthwise_queue.redis_access import Access
 from lengthwise_queue.redis_errors import read
 from lengthwise_queue.redis_store import RedisJobStore
@@ -61,6 +64,8 @@ class QueueRecord:
         self._keys = QueueKeys(queue)
         self._requests: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._ended: set[str] | None = None  #: Finished jobs of the look before.
+        self._cursor = "0-0"  #: Of the record: what was read of it so far.
+        self.keeps_record = False  #: At the last look.
         self.watched = Watched()
 
     async def exists(self) -> bool:
@@ -68,7 +73,27 @@ class QueueRecord:
         return await self._store.queue(self._queue) is not None
 
     async def look(self) -> list[dict[str, Any]]:
-        """Rows of the jobs that ended since the last look; call it about twice a second."""
+        """Rows of the jobs that ended since the last look; call it about twice a second.
+
+        The first look at a queue that keeps a record returns all that is in it.
+        """
+        queue = await self._store.queue(self._queue)
+        self.keeps_record = queue is not None and queue.settings.record_rows > 0
+        rows = await self._recorded() if self.keeps_record else await self._seen_ending()
+        self.watched.rows += len(rows)
+        self.watched.censored += sum(row["censored"] for row in rows)
+        return rows
+
+    async def _recorded(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        while True:
+            found = await self._store.recorded(self._queue, after=self._cursor)
+            if not found:
+                return rows
+            self._cursor = found[-1][0]
+            rows += [json.loads(row) for _, row in found]
+
+    async def _seen_ending(self) -> list[dict[str, Any]]:
         line = await self._store.line(self._queue, _LOOKED_AHEAD)
         await self._keep(job.id for job in (*line.running, *line.waiting))
         alive = {job.id for job in (*line.running, *line.waiting)}
@@ -89,8 +114,6 @@ class QueueRecord:
             known = {str(row["id"]) for row in rows}
             self.watched.missed += len(answered - self._ended - known - set(gone))
         self._ended = answered | (self._ended or set())
-        self.watched.rows += len(rows)
-        self.watched.censored += sum(row["censored"] for row in rows)
         return rows
 
     async def _keep(self, ids: Iterable[str]) -> None:
@@ -101,7 +124,7 @@ class QueueRecord:
         for job_id in new:
             pipe.get(self._keys.body(job_id))
         for job_id, body in zip(new, await read(pipe.execute()), strict=True):
-            request = _request(body)
+            request = read_request(body)
             if request is not None:
                 self._requests[job_id] = request
         while len(self._requests) > _KEPT:
@@ -113,37 +136,14 @@ class QueueRecord:
         await self._connections.aclose()
 
 
-def _request(body: bytes | None) -> dict[str, Any] | None:
-    if body is None:
-        return None
-    try:
-        request = json.loads(body)
-    except ValueError:
-        return None
-    return request if isinstance(request, dict) else None
-
-
 def row_of(job: Job, request: dict[str, Any]) -> dict[str, Any] | None:
-    """A length record; None of a job without an answer, a length or a text.
-
-    An answer as long as its request allowed is censored: it would have gone on.
-    """
-    if job.state is not JobState.SUCCEEDED or not job.output_tokens:
+    """A length record; None of a job without an answer, a length or a text."""
+    if job.state is not JobState.SUCCEEDED:
         return None
-    asked: dict[str, Any] = {k: request[k] for k in ("messages", "prompt") if k in request}
-    if "messages" in asked:
-        asked.pop("prompt", None)
-    elif not isinstance(asked.get("prompt"), str):
-        return None
-    if request.get("n") not in (None, 1):
-        return None  # the tokens of several answers are counted together
-    cap = request.get("max_completion_tokens") or request.get("max_tokens")
-    return {
-        "id": job.id,
-        "source": f"queue/{job.queue}",
-        "model": job.queue,
-        **asked,
-        "output_tokens": job.output_tokens,
-        "censored": isinstance(cap, int) and job.output_tokens >= cap,
-        "prompt_tokens": job.prompt_tokens,
-    }
+    return length_row(
+        job.id,
+        job.queue,
+        request,
+        output_tokens=job.output_tokens,
+        prompt_tokens=job.prompt_tokens,
+    )

@@ -336,6 +336,20 @@ class QueueSettings(Body):
         default=None, description="Path of the model's tokenizer.json; null: prompts are estimated"
     )
 
+    record_rows: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Keep the last so many (request, length) in Redis, to train a predictor on: "
+        "prompts of all tenants, unencrypted, for whoever may read Redis; 0: none",
+    )
+    record_ttl_ms: int = Field(
+        default=7 * 86_400_000,
+        ge=60_000,
+        le=90 * 86_400_000,
+        description="Each of these for so long at most",
+    )
+
     @model_validator(mode="after")
     def _distinct_classes(self) -> QueueSettings:
         names = [c.name for c in self.classes]

@@ -168,15 +168,26 @@ class RowFile:
         """Close it, which unlocks it."""
         self._file.close()
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Write one row, on disk when this returns; one that is there already is not repeated."""
+    def add(self, row: dict[str, Any], *, sync: bool = True) -> bool:
+        """Write one row; False: it is there already, and nothing is done.
+
+        Args:
+            row: With `id` and `model`.
+            sync: It is on disk when this returns; else after the next `sync`.
+        """
         key = (str(row["id"]), str(row["model"]))
         if key in self.rows:
-            return
+            return False
         self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        self.rows[key] = row
+        if sync:
+            self.sync()
+        return True
+
+    def sync(self) -> None:
+        """Have on disk what was added."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.rows[key] = row
 
 
 async def collect(

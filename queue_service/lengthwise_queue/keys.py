@@ -36,6 +36,7 @@ class QueueKeys:
             self.scheduled,
         )
         self.lengths = prefix + "lengths"
+        self.record = prefix + "record"  #: Stream: rows to train on, if the queue keeps any.
         self.workers = prefix + "workers"
         self.worker_info = prefix + "worker_info"
         self.control = prefix + "control"

@@ -53,6 +53,7 @@ from lengthwise_queue.records import (
 from lengthwise_queue.redis_access import Access
 from lengthwise_queue.redis_errors import away, is_away, reaching_redis, read
 from lengthwise_queue.redis_reads import RedisReads
+from lengthwise_queue.redis_record import RedisRecord
 from lengthwise_queue.script_runner import Call, ScriptRunner
 from lengthwise_queue.scripts import load_all
 from lengthwise_queue.server_check import check_server
@@ -89,7 +90,7 @@ class StoreSettings:
     durability_timeout_ms: int = 1000  #: Longest wait for a confirmation.
 
 
-class RedisJobStore(RedisReads):
+class RedisJobStore(RedisReads, RedisRecord):
     """See `JobStore`. One object per process; safe to share between tasks."""
 
     def __init__(
@@ -501,6 +502,8 @@ class RedisJobStore(RedisReads):
         Waiting jobs keep the price that they have: a new k, or new classes, are for new jobs.
         """
         await read(self._connections.of(QUEUES).hset(QUEUES, name, settings.model_dump_json()))
+        if not settings.record_rows:
+            await self.forget_record(name)
         await self._govern(name, policy=settings.policy)
 
     async def set_mode(self, queue: str, mode: Mode) -> None:

@@ -196,6 +196,19 @@ class JobStore(Protocol):
         `judged_at`: how many jobs had succeeded, so that the next verdict rests on later ones.
         """
 
+    # --- what a queue may keep for training, see `QueueSettings.record_rows`
+
+    async def record(self, queue: str, rows: Sequence[bytes], *, most: int, ttl_ms: int) -> None:
+        """Keep rows, and let go of those beyond `most` (about) and of those older than `ttl_ms`."""
+
+    async def recorded(
+        self, queue: str, *, after: str = "0-0", limit: int = 500
+    ) -> list[tuple[str, bytes]]:
+        """Rows of the record behind a cursor, the oldest first, each with its cursor."""
+
+    async def forget_record(self, queue: str) -> None:
+        """Delete the record."""
+
     async def check(self) -> None:
         """Raise `StoreUnavailable` unless Redis answers and is set up as our promises need."""
 

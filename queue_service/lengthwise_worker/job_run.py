@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from lengthwise_contract.api import JobError
+from lengthwise_contract.states import JobState
 from lengthwise_queue.errors import StoreUnavailable
 from lengthwise_queue.jobs import Claim, Ending, LeaseState, Outcome, OutcomeKind
 from lengthwise_worker.backoff import Backoff, StoreLink
@@ -44,7 +45,8 @@ class JobContext:
     """What every job of a worker shares.
 
     `engine_said(error)` hears how each call of the engine ended (None: well), and says how long to
-    leave it alone, ms; `gave_up()` is true when the process ends and no more is to be tried.
+    leave it alone, ms; `gave_up()` is true when the process ends and no more is to be tried;
+    `succeeded(claim, outcome)` hears of every answer that was accepted.
     """
 
     queue: str
@@ -54,6 +56,7 @@ class JobContext:
     coalesce_s: float
     engine_said: Callable[[EngineError | None], int]
     gave_up: Callable[[], bool]
+    succeeded: Callable[[Claim, Outcome], None]
 
 
 class JobRun:
@@ -245,6 +248,8 @@ class JobRun:
             self._lost()
             return
         context.metrics.outcomes[outcome.kind].inc()
+        if state is JobState.SUCCEEDED:
+            context.succeeded(self.claim, outcome)
         if log.isEnabledFor(logging.INFO):
             log.info(
                 "job finished",

@@ -24,6 +24,7 @@ from lengthwise_worker.engines.base import Engine
 from lengthwise_worker.errors import WatchdogGaveUp
 from lengthwise_worker.job_run import Abort, JobContext, JobRun
 from lengthwise_worker.metrics import Metrics
+from lengthwise_worker.recorder import Recorder
 from lengthwise_worker.settings import Settings
 from lengthwise_worker.upkeep import Upkeep
 from lengthwise_worker.watchdog import Verdict, Watchdog
@@ -75,6 +76,7 @@ class Worker:
         self._link = StoreLink()
         self._loops: list[asyncio.Task[None]] = []  #: Those that use the store.
         self._watch = EngineWatch(engine, self.metrics, self._changed)
+        self._recorder = Recorder(settings.queue)
         self._context = JobContext(
             queue=settings.queue,
             engine=engine,
@@ -83,6 +85,7 @@ class Worker:
             coalesce_s=settings.coalesce_ms / 1000,
             engine_said=self._watch.said,
             gave_up=self._gave_up,
+            succeeded=self._recorder.succeeded,
         )
         self.metrics.slots.set(self._batching.capacity)
 
@@ -146,7 +149,10 @@ class Worker:
             runs=self._runs,
             capacity=self._batching.capacity,
         )
-        self._loops = [self._guarded(loop) for loop in (self._claim_loop(), *upkeep.loops())]
+        self._loops = [
+            self._guarded(loop)
+            for loop in (self._claim_loop(), *upkeep.loops(), self._recorder.run(self._store))
+        ]
 
     async def _drain(self) -> None:
         """Let the running jobs finish within the grace; hand the others back."""

@@ -293,3 +293,51 @@ def test_states_of_a_model_that_is_not_there_are_one_message(tmp_path: Path) -> 
     out.write_text('{"prompt": "a", "model": "m", "output_tokens": 3}\n')
     with pytest.raises(BadUsage):
         run("--hidden-states", tmp_path / "nowhere", "--out", out)
+
+
+def recorded(name: str, tokens: int) -> bytes:
+    row = {"id": name, "model": MODEL, "source": f"queue/{MODEL}", "prompt": f"ask {name}"}
+    return json.dumps({**row, "output_tokens": tokens, "censored": False}).encode()
+
+
+def test_the_queues_own_record_is_read_from_its_beginning_once_and_gone_on_with(
+    redis_url: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    flags = ["--from-queue", redis_url, "--model", MODEL, "--out", out, "--for-s", 0]
+
+    async def write(names: list[str], keep: int) -> None:
+        store = RedisJobStore(redis_url)
+        try:
+            await store.put_queue(MODEL, QueueSettings(record_rows=keep))
+            lines = [recorded(name, 7) for name in names]
+            await store.record(MODEL, lines, most=5000, ttl_ms=600_000)
+        finally:
+            await store.aclose()
+
+    asyncio.run(write([f"j{i}" for i in range(1200)], 5000))
+    assert "\n1200 rows, " in run(*flags)
+    assert "\n0 rows, " in run(*flags)
+    asyncio.run(write(["late"], 5000))
+    assert "\n1 rows, " in run(*flags)
+    got = [row["id"] for row in rows(out)]
+    assert len(got) == len(set(got)) == 1201
+    part = tmp_path / "part.jsonl"
+    flags[5] = part
+    assert "\n3 rows, " in run(*flags, "--rows", 3)
+    assert [row["id"] for row in rows(part)] == ["j0", "j1", "j2"]
+
+
+def test_a_queue_without_a_record_is_said_to_have_none(redis_url: str, tmp_path: Path) -> None:
+    async def make() -> None:
+        store = RedisJobStore(redis_url)
+        try:
+            await store.put_queue(MODEL, QueueSettings())
+        finally:
+            await store.aclose()
+
+    asyncio.run(make())
+    said = run(
+        *("--from-queue", redis_url, "--model", MODEL, "--out", tmp_path / "o", "--for-s", 0)
+    )
+    assert "set `record_rows`" in said
