@@ -15,6 +15,7 @@ from lengthwise_cli import lab_fit
 from lengthwise_cli.errors import BadUsage
 from lengthwise_cli.extras import extra
 from lengthwise_lab import table as seeds_table
+from lengthwise_lab import table_markdown
 
 app = typer.Typer(
     help="Prove a schedule: simulate it, and set it beside others.", no_args_is_help=True
@@ -50,7 +51,7 @@ def table(
         with extra("lab"):
             from lengthwise_lab.table_chart import draw
         draw(result, png)
-    text = seeds_table.as_markdown(result)
+    text = table_markdown.as_markdown(result)
     if markdown is not None:
         markdown.write_text(text, encoding="utf-8")
     if as_json:

@@ -1,8 +1,9 @@
 """The table of the seeds' headline numbers: theirs, reproduced, corrected, and ours.
 
 A seed is one of the four research systems that this product grew out of. Each program that
-reproduces some of their numbers is a source of rows; `SOURCES` lists them all. Called by
-`lengthwise lab table`.
+reproduces some of their numbers is a source of rows; `SOURCES` lists them all. Nothing in a row is
+left out in silence: a column without a number has its reason, and so has a row without requests.
+Called by `lengthwise lab table`; table_markdown.py and table_chart.py show it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+from lengthwise_lab.details import BUCKETS, KEYS
 from lengthwise_lab.errors import BadChoice
 
 Seed = Literal["SSJF", "SeqSch", "LTR", "ProbLen"]
@@ -23,6 +26,29 @@ Seed = Literal["SSJF", "SeqSch", "LTR", "ProbLen"]
 Kind = Literal[
     "paper", "readme", "blog", "their code, run", "code comment", "third party", "other simulator"
 ]
+
+#: The columns of a row, in their order.
+COLUMNS = ("theirs", "reproduced", "corrected", "ours")
+
+
+class Absent(StrEnum):
+    """Why a column of a row has no number. There is no other reason."""
+
+    NOT_PUBLISHED = "they publish no such number"
+    INPUTS = "what it was measured on is not published: weights, predictions or texts"
+    MODEL = "needs a trained model, its texts or its GPU, which the lab does not carry"
+    HARDWARE = "a time on their hardware, of a program that does not run here"
+    NO_DEFECT = "no defect of theirs touches it: reproduced is it"
+    NO_ORDER = "no request is served, so there is nothing that a policy could order"
+
+
+class About(StrEnum):
+    """What a row's number is about."""
+
+    REQUESTS = "requests"  #: That were served: the row has all of their details.
+    PREDICTOR = "a predictor"  #: How near predictions come to lengths that are known.
+    TARGET = "a training target"  #: What a predictor learns.
+    COST = "the cost of predicting"  #: Time, on their hardware.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +68,8 @@ class Row:
         ours: Our policy on the same workload, measured as `corrected` is; None: does not apply.
         tolerance: How far `reproduced` may be from `theirs`, in `unit`; None: no claim is made.
         note: What a reader must know to take the numbers right: substitutes, artefacts.
-        details: More of the same run by column ("corrected", "ours", ...): mean, p50, p99, max,
-            per length bucket, fairness, starvation.
+        absent: Why, for every column that is None.
+        details: From `of_requests` or `without_requests`.
     """
 
     seed: Seed
@@ -57,6 +83,7 @@ class Row:
     ours: float | None = None
     tolerance: float | None = None
     note: str = ""
+    absent: Mapping[str, Absent] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -65,6 +92,52 @@ class Row:
         if self.theirs is None or self.reproduced is None or self.tolerance is None:
             return None
         return abs(self.reproduced - self.theirs) <= self.tolerance
+
+
+def of_requests(workload: str, **columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The details of a row about requests.
+
+    Args:
+        workload: What was served, for a reader; rows of the same runs say the same.
+        columns: Which run it is -> `details.describe` of it. `baseline` and every column of the row
+            that has a number but `theirs`; more as it comes, such as `oracle`. Where the baselines
+            of the reproduction and of the rest differ: `baseline_reproduced` and `baseline`.
+    """
+    return {"about": About.REQUESTS, "workload": workload, "columns": columns}
+
+
+def without_requests(about: About, why: str) -> dict[str, Any]:
+    """The details of a row that is about no requests.
+
+    Args:
+        about: What it is about instead.
+        why: What was done for its numbers, or what would be.
+    """
+    return {"about": about, "why": why}
+
+
+def lacks(row: Row) -> list[str]:
+    """What a row leaves out without a reason; empty: nothing."""
+    found = []
+    for column in COLUMNS:
+        if getattr(row, column) is None and not isinstance(row.absent.get(column), Absent):
+            found.append(f"{column} is empty for no stated reason")
+        if getattr(row, column) is not None and column in row.absent:
+            found.append(f"{column} has a number, and a reason to have none")
+    about = row.details.get("about")
+    if not isinstance(about, About):
+        return [*found, "it does not say what it is about"]
+    if about is not About.REQUESTS:
+        return (
+            found if row.details.get("why") else [*found, "it does not say why it has no requests"]
+        )
+    wanted = [name for name in COLUMNS[1:] if getattr(row, name) is not None]
+    for name in ("baseline", *wanted):
+        run = row.details["columns"].get(name, {})
+        found += [f"{name} lacks {key}" for key in KEYS if key not in run]
+        buckets = run.get("buckets", {})
+        found += [f"{name} lacks {bucket}" for bucket in BUCKETS if bucket not in buckets]
+    return found
 
 
 #: Gives its rows; the argument is a folder of recorded data, None: synthetic workloads only.
@@ -78,6 +151,7 @@ SOURCES: dict[str, str] = {
     "problen": "lengthwise_lab.seeds.problen_rows:rows",
     "ssjf-check": "lengthwise_lab.simulator.clean_check:rows",
     "ltr": "lengthwise_lab.simulator.ltr_rows:rows",
+    "predictors": "lengthwise_lab.seeds.predictor_rows:rows",
 }
 
 
@@ -95,7 +169,7 @@ def collect(
         started: Called with the name of each source as it begins.
 
     Returns:
-        `{"rows": [...], "seconds": {source: s}, "data": ...}`.
+        `{"rows": [...], "seconds": {source: s}, "data": ...}`; a row's `row` is its number.
 
     Raises:
         BadChoice: A name is not a source, or the folder is not there.
@@ -112,7 +186,8 @@ def collect(
         begun = time.perf_counter()
         module, function = SOURCES[name].split(":")
         source: Rows = getattr(import_module(module), function)
-        rows += [as_dict(row) | {"source": name} for row in source(data)]
+        for row in source(data):
+            rows.append({"row": len(rows) + 1, "source": name, **as_dict(row)})
         seconds[name] = round(time.perf_counter() - begun, 1)
     return {"rows": rows, "seconds": seconds, "data": data is not None}
 
@@ -120,25 +195,6 @@ def collect(
 def as_dict(row: Row) -> dict[str, Any]:
     """A row as JSON holds it."""
     return asdict(row) | {"agrees": row.agrees}
-
-
-def as_markdown(table: Mapping[str, Any]) -> str:
-    """The rows of `collect` as a Markdown table, without their details."""
-    lines = [
-        "| seed | what | setting | theirs | reproduced | corrected | ours | unit | note |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | --- | --- |",
-    ]
-    for row in table["rows"]:
-        numbers = [_number(row[key]) for key in ("theirs", "reproduced", "corrected", "ours")]
-        if row["agrees"] is False:
-            numbers[1] += " (!)"
-        cells = [row["seed"], row["name"], row["setting"], *numbers, row["unit"], row["note"]]
-        lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
 
 
 def _names() -> str:

@@ -87,5 +87,5 @@ def test_the_command_writes_json_markdown_and_a_picture(tmp_path: Path) -> None:
 def test_the_clean_check_of_ssjf_agrees_with_the_other_simulator_at_high_load() -> None:
     """With published quantiles for lengths, and noise of their tau for their classes."""
     found = {(row.name[:10], row.setting): row for row in rows(None)}
-    for setting in ("8 slots, load 1.2, clean simulator", "1 slots, load 0.9, clean simulator"):
+    for setting in ("8 slots, load 1.2, clean simulator", "1 slot, load 0.9, clean simulator"):
         assert found["oracle SJF", setting].agrees

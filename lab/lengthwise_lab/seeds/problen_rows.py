@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,14 @@ from lengthwise_lab.seeds.problen import (
     smoothed,
 )
 from lengthwise_lab.seeds.recorded import Ints, sampled
-from lengthwise_lab.seeds.seqsch_replay import Failures, Tally, replay, step_s
-from lengthwise_lab.table import Row
+from lengthwise_lab.seeds.seqsch_replay import (
+    Failures,
+    Tally,
+    describe_replays,
+    replay,
+    step_s,
+)
+from lengthwise_lab.table import About, Absent, Row, of_requests, without_requests
 from lengthwise_worker.sequence import Batch, by_memory
 
 #: As published: so many prompts, in groups, and the threshold of its rule.
@@ -63,9 +70,28 @@ def rows(data: Path | None) -> Sequence[Row]:
     everything = np.arange(_PROMPTS)
     vanilla = _published(work, everything, _vanilla, Failures.NEVER)
     ours = _ours(work)
+    answers = (work.totals - work.prompts).tolist()
+
+    def said_of(tally: Tally, policy: str) -> Mapping[str, Any]:
+        # The reproduction serves the last group alone.
+        return describe_replays([tally], [answers[-tally.answers :]], policy=policy)
+
+    behind = {
+        "baseline": said_of(vanilla, "batches of 16 as they come"),
+        "baseline_reproduced": said_of(
+            _published(work, last, _vanilla, Failures.NEVER), "batches of 16, the last group only"
+        ),
+        "ours": said_of(ours, "batches by memory at a searched quantile, resumed"),
+    }
     for name, plan in (("rule 0.6, VBS and FCR", _rule), ("search, VBS and FCR", _searched)):
         published = _published(work, last, plan, Failures.RESUME)
         whole = _published(work, everything, plan, Failures.RESUME)
+        details = of_requests(
+            f"8,192 prompts at once: {name}",
+            **behind,
+            reproduced=said_of(published, f"{name}, the last group only"),
+            corrected=said_of(whole, name),
+        )
         for what, unit, figure in (
             ("effective token ratio", "%", _ratio),
             ("throughput", "1/s", _per_s),
@@ -83,18 +109,21 @@ def rows(data: Path | None) -> Sequence[Row]:
                     reproduced=figure(published),
                     corrected=figure(whole),
                     ours=figure(ours),
-                    note=stand_in + "theirs is not published; reproduced: counts the last group "
-                    "only, as it does; ours: batches by memory, searched threshold",
-                    details={
-                        column: {"steps": tally.steps, "peak_tokens": tally.peak_tokens}
-                        for column, tally in (("corrected", whole), ("ours", ours))
-                    },
+                    note=stand_in + "reproduced: counts the last group only, as it does; ours: "
+                    "batches by memory, searched threshold",
+                    absent={"theirs": Absent.NOT_PUBLISHED},
+                    details=details,
                 )
             )
     return found
 
 
 def _model_rows() -> list[Row]:
+    absent = {
+        "reproduced": Absent.INPUTS,
+        "corrected": Absent.INPUTS,
+        "ours": Absent.NO_ORDER,
+    }
     return [
         Row(
             seed="ProbLen",
@@ -104,11 +133,18 @@ def _model_rows() -> list[Row]:
             theirs=theirs,
             kind="code comment",
             note=_NO_WEIGHTS,
+            absent=absent,
+            details=without_requests(
+                About.PREDICTOR, "the name of a checkpoint has it; nothing is served with it"
+            ),
         )
         for name, setting, unit, theirs in (
             ("KL divergence, validation", "Llama-2-7B-chat, total length", "nat", 0.3196),
+            ("KL divergence, training", "Llama-2-7B-chat, total length", "nat", 0.2399),
             ("KL divergence, validation", "Vicuna-7B, length of the answer", "nat", 0.1027),
+            ("KL divergence, training", "Vicuna-7B, length of the answer", "nat", 0.0399),
             ("RMSE of the longest of the samples", "scalar head", "tokens", 177.5),
+            ("RMSE of the longest of the samples, training", "scalar head", "tokens", 139.1),
             ("RMSE of the mean of the samples", "scalar head", "tokens", 78.3),
         )
     ]
@@ -130,6 +166,10 @@ def _smoothing_rows() -> list[Row]:
             reproduced=float(was),
             corrected=float(now),
             tolerance=0.01,
+            absent={"ours": Absent.NO_ORDER},
+            details=without_requests(
+                About.TARGET, "what the model is to learn of one answer, by its own kernel"
+            ),
         )
         for (tokens, mass), was, now in zip(_MASSES, published, mended, strict=True)
     ]

@@ -6,15 +6,20 @@ finished or not; a batch ends with its longest answer, or at its cap.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
+from lengthwise_lab.details import Run, describe
 from lengthwise_lab.seeds.grouping import in_order
 from lengthwise_lab.seeds.recorded import Ints
 from lengthwise_worker.sequence import Batch
+
+#: What the seconds of these replays are.
+SECONDS = "seconds by decoding steps; all prompts are there at 0, an answer when its batch ends"
 
 #: One decoding step, s, by batch size: the line through the two points that follow from the
 #: published times and the replayed steps of sequence scheduling on its GPU (which it does not
@@ -57,6 +62,8 @@ class Tally:
     batches: int = 0
     peak_tokens: int = 0
     ends: dict[int, int] = field(default_factory=dict)  #: Answer -> steps of its last batch.
+    began_s: dict[int, float] = field(default_factory=dict)  #: Answer -> when its first batch did.
+    ended_s: dict[int, float] = field(default_factory=dict)  #: Answer -> when its last batch did.
 
     @property
     def average_length(self) -> float:
@@ -82,6 +89,41 @@ class Tally:
     def per_s(self) -> float:
         """Answers a second."""
         return self.answers / self.seconds
+
+    def run(self, tokens: Sequence[int]) -> Run:
+        """The answers one by one; `tokens` of each, without what it had from the start."""
+        rows = range(self.answers)
+        lengths = np.asarray(tokens, float)
+        return Run(
+            arrival_s=np.zeros(self.answers),
+            start_s=np.array([self.began_s[row] for row in rows]),
+            end_s=np.array([self.ended_s[row] for row in rows]),
+            alone_s=np.maximum(lengths, 1) * step_s(1),
+            tokens=lengths,
+        )
+
+
+def describe_replays(
+    tallies: Sequence[Tally], tokens: Sequence[Sequence[int]], *, policy: str
+) -> Mapping[str, Any]:
+    """What is said of the answers of some replays (lengthwise_lab.details), and of their steps.
+
+    Args:
+        tallies: One for each draw of answers.
+        tokens: Of each draw's answers.
+        policy: How they were batched.
+    """
+    return describe(
+        [tally.run(lengths) for tally, lengths in zip(tallies, tokens, strict=True)],
+        policy=policy,
+        time=SECONDS,
+        more={
+            "steps": float(np.mean([tally.steps for tally in tallies])),
+            "batches": float(np.mean([tally.batches for tally in tallies])),
+            "met_their_cap": float(np.mean([tally.failed for tally in tallies])),
+            "peak_tokens": max(tally.peak_tokens for tally in tallies),
+        },
+    )
 
 
 #: Makes the batches of one group: the group's rows -> batches of places in the group.
@@ -172,13 +214,13 @@ def _restart_wrong(
     for first in range(0, len(places), base):
         batch = places[first : first + base]
         wrong = [rows[place] for place in batch]
-        ends = dict(tally.ends)
+        ends, began, ended = dict(tally.ends), dict(tally.began_s), dict(tally.ended_s)
         _decode(tally, wrong, lengths, prompt_tokens, full_cap, {})
         steps = tally.ends[wrong[0]]
-        tally.ends = ends
+        tally.ends, tally.began_s, tally.ended_s = ends, began, ended
         for place in batch:
             right = scheduled[place]
-            tally.ends[right] = steps
+            tally.ends[right], tally.ended_s[right] = steps, tally.seconds
             # The answer to another prompt is handed out, and counted.
             tally.kept += min(int(lengths[rows[place]]), full_cap)
             tally.kept -= min(int(lengths[right]), full_cap)
@@ -197,6 +239,8 @@ def _decode(
     steps = max(
         min(int(lengths[row]), cap) - begun for row, begun in zip(members, before, strict=True)
     )
+    for row in members:
+        tally.began_s.setdefault(row, tally.seconds)
     tally.batches += 1
     tally.steps += steps
     tally.computed += steps * len(members)
@@ -207,4 +251,4 @@ def _decode(
     tally.peak_tokens = max(tally.peak_tokens, len(members) * (longest_prompt + steps))
     for row in members:
         has[row] = min(int(lengths[row]), cap)
-        tally.ends[row] = steps + 1
+        tally.ends[row], tally.ended_s[row] = steps + 1, tally.seconds

@@ -7,9 +7,9 @@ is next is known before the job has run. Called by ssjf_sweeps.py and ssjf_slots
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,6 +118,13 @@ def due_times_s(
     ]
 
 
+class Times(NamedTuple):
+    """When each job began and ended, s."""
+
+    starts_s: list[float]
+    ends_s: list[float]
+
+
 def serve(
     arrivals_s: Sequence[float],
     durations_s: Sequence[float],
@@ -125,8 +132,8 @@ def serve(
     *,
     slots: int,
     static: bool = False,
-) -> list[float]:
-    """When each job ends, s.
+) -> Times:
+    """When each job begins and ends.
 
     Args:
         arrivals_s: Ascending, s.
@@ -136,7 +143,7 @@ def serve(
         static: The next batch begins when the whole of the last has ended, and a job's answer is
             there when its batch has ended; else a job joins as soon as a slot is free.
     """
-    ends = [0.0] * len(arrivals_s)
+    starts, ends = [0.0] * len(arrivals_s), [0.0] * len(arrivals_s)
     busy: list[float] = []
     now, arrived = 0.0, 0
     while arrived < len(arrivals_s) or len(line):
@@ -149,13 +156,13 @@ def serve(
             batch = [line.pop(now) for _ in range(min(len(line), slots if static else 1))]
             longest_s = max(durations_s[job] for job in batch)
             for job in batch:
-                ends[job] = now + longest_s
+                starts[job], ends[job] = now, now + longest_s
                 heapq.heappush(busy, ends[job])
         elif len(line):
             now = busy[0]
         else:
             now = max(now, arrivals_s[arrived])
-    return ends
+    return Times(starts, ends)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +170,7 @@ class Served:
     """The figures of one run: from arrival to completion, s; `whole_per_s`: jobs by its length.
 
     `quarters_s`: means of the shortest quarter of the jobs, ..., of the longest, by true length.
+    `details`: all that is said of the jobs (lengthwise_lab.details).
     """
 
     mean_s: float
@@ -171,6 +179,7 @@ class Served:
     max_s: float
     whole_per_s: float
     quarters_s: tuple[float, ...]
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def served(

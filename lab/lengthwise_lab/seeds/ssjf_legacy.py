@@ -55,11 +55,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One job that ran. `started_s`: when it last entered a batch, s."""
+    """One job that ran. `started_s`: when it last entered a batch, `first_s`: when it first did."""
 
     job: Job
     started_s: float
     ended_s: float
+    first_s: float
 
 
 @dataclass(slots=True)
@@ -70,6 +71,7 @@ class _Live:
     left_s: float
     waited_s: float = 0
     started_s: float = 0
+    first_s: float | None = None
 
 
 class _Clock:
@@ -190,13 +192,16 @@ def _run(
     """Run a batch until it is made anew; those that have not finished, in its order."""
     for live in batch:
         live.started_s = clock.now
+        if live.first_s is None:
+            live.first_s = clock.now
     left = [live.left_s for live in batch]
     passed_s = min(left) if batches.dynamic else max(left)
     clock.run(passed_s)
     unfinished = []
     for live in batch:
         if live.left_s <= passed_s:
-            done.append(Completion(live.job, live.started_s, clock.now))
+            first_s = live.started_s if live.first_s is None else live.first_s
+            done.append(Completion(live.job, live.started_s, clock.now, first_s))
         else:
             live.left_s = max(live.left_s - passed_s, 0)
             unfinished.append(live)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from lengthwise_lab.details import Run, describe
 from lengthwise_lab.seeds.recorded import Classified
 from lengthwise_lab.seeds.ssjf_corrected import KeyLine, Served, due_times_s, serve, served
 from lengthwise_lab.seeds.ssjf_jobs import CONSTANT_S, PER_TOKEN_S
-from lengthwise_lab.seeds.ssjf_sweeps import class_tokens, lines
+from lengthwise_lab.seeds.ssjf_sweeps import NAMES, as_run, class_tokens, lines
 
 JOBS, SEEDS = 2_000, 5
 
@@ -33,11 +34,13 @@ def run(answers: Classified, *, slots: int, load: float) -> dict[str, Served]:
     }
     mean_s = CONSTANT_S + PER_TOKEN_S * float(answers.tokens.mean())
     runs: dict[str, list[Served]] = {}
+    jobs: dict[str, list[Run]] = {}
     for seed in range(SEEDS):
         rng = np.random.default_rng(seed)
         arrivals = np.cumsum(rng.exponential(mean_s / (load * slots), JOBS)).tolist()
         rows = rng.choice(len(answers.tokens), size=JOBS, replace=False)
-        durations = (CONSTANT_S + PER_TOKEN_S * answers.tokens[rows]).tolist()
+        tokens = answers.tokens[rows]
+        durations = (CONSTANT_S + PER_TOKEN_S * tokens).tolist()
         three, five = worth["three"][rows].tolist(), worth["five"][rows].tolist()
         every = lines(arrivals, durations, three, five) | {
             "plain3": KeyLine(three),
@@ -46,8 +49,9 @@ def run(answers: Classified, *, slots: int, load: float) -> dict[str, Served]:
             "ours, k=30": KeyLine(due_times_s(arrivals, five, factor=30)),
         }
         for name, line in every.items():
-            ends = serve(arrivals, durations, line, slots=slots)
-            runs.setdefault(name, []).append(served(arrivals, durations, ends))
+            times = serve(arrivals, durations, line, slots=slots)
+            runs.setdefault(name, []).append(served(arrivals, durations, times.ends_s))
+            jobs.setdefault(name, []).append(as_run(arrivals, durations, tokens, times))
     return {
         name: Served(
             **{
@@ -55,6 +59,7 @@ def run(answers: Classified, *, slots: int, load: float) -> dict[str, Served]:
                 for field in ("mean_s", "p50_s", "p99_s", "max_s", "whole_per_s")
             },
             quarters_s=tuple(np.mean([one.quarters_s for one in each], axis=0).tolist()),
+            details=describe(jobs[name], policy=NAMES[name]),
         )
         for name, each in runs.items()
     }

@@ -8,16 +8,19 @@ that it plots, which are every second one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lengthwise_lab.details import Floats, Run, describe
 from lengthwise_lab.seeds.recorded import Classified
 from lengthwise_lab.seeds.ssjf_corrected import (
     AgedLine,
     KeyLine,
     Line,
+    Times,
     due_times_s,
     serve,
     served,
@@ -29,7 +32,7 @@ from lengthwise_lab.seeds.ssjf_jobs import (
     LegacyDraws,
     Lengths,
 )
-from lengthwise_lab.seeds.ssjf_legacy import Batches, Order, figures, simulate
+from lengthwise_lab.seeds.ssjf_legacy import Batches, Completion, Job, Order, figures, simulate
 
 #: The points that the original plots; jobs of a run, and runs of a point.
 LEVELS: Mapping[str, Sequence[float]] = {
@@ -42,15 +45,32 @@ JOBS, RUNS = 50, 20
 #: What is compared. `ssjf3` and `ssjf5` are its two classifiers; legacy runs lack `ours`.
 SCHEDULERS = ("fcfs", "oracle", "ssjf3", "ssjf5", "ours")
 
+#: What each is, for a reader.
+NAMES: Mapping[str, str] = {
+    "fcfs": "first come, first served",
+    "oracle": "shortest first, true lengths",
+    "ssjf3": "SSJF, three classes",
+    "ssjf5": "SSJF, five classes",
+    "plain3": "shortest predicted first without aging, three classes",
+    "plain5": "shortest predicted first without aging, five classes",
+    "ours": "due time, k = 3, five classes",
+    "ours, k=10": "due time, k = 10, five classes",
+    "ours, k=30": "due time, k = 30, five classes",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """Means over all runs of a sweep. `early_per_s` is None where it was not measured."""
+    """Means over all runs of a sweep. `early_per_s` is None where it was not measured.
+
+    `details`: all that is said of the jobs (lengthwise_lab.details).
+    """
 
     mean_s: float
     p99_s: float
     whole_per_s: float
     early_per_s: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 #: Of one kind of arrivals: scheduler -> what it made of them.
@@ -71,6 +91,7 @@ def legacy(answers: Classified, trace_ms: Sequence[int], batches: Batches) -> di
     sweeps = {}
     for kind, levels in LEVELS.items():
         runs: dict[str, list[tuple[float, ...]]] = {}
+        ran: dict[str, list[Run]] = {}
         for level in _each(levels):
             jobs = draws.jobs(JOBS, Arrivals(kind=kind, level=level, trace_ms=trace_ms))
             for name, order in (
@@ -79,12 +100,21 @@ def legacy(answers: Classified, trace_ms: Sequence[int], batches: Batches) -> di
                 ("ssjf3", Order.PREDICTED),
                 ("ssjf5", Order.PREDICTED),
             ):
-                got = figures(simulate(jobs.get(name, jobs["ssjf5"]), order, batches))
+                sent = jobs.get(name, jobs["ssjf5"])
+                done = simulate(sent, order, batches)
+                ran.setdefault(name, []).append(_as_they_ran(sent, done))
+                got = figures(done)
                 runs.setdefault(name, []).append(
                     (got.mean_s, got.p99_s, got.whole_per_s, got.early_per_s)
                 )
         sweeps[kind] = {
-            name: Point(mean_s=mean, p99_s=p99, whole_per_s=whole, early_per_s=early)
+            name: Point(
+                mean_s=mean,
+                p99_s=p99,
+                whole_per_s=whole,
+                early_per_s=early,
+                details=describe(ran[name], policy=f"{NAMES[name]}, in SSJF's own simulator"),
+            )
             for name, (mean, p99, whole, early) in _means(runs)
         }
     return sweeps
@@ -103,23 +133,31 @@ def corrected(answers: Classified, trace_ms: Sequence[int], batches: Batches) ->
     sweeps = {}
     for kind, levels in LEVELS.items():
         runs: dict[str, list[tuple[float, ...]]] = {}
+        ran: dict[str, list[Run]] = {}
         for level in _each(levels):
             arrivals = _arrivals(rng, kind, level, trace_ms)
             rows = rng.choice(len(answers.tokens), size=JOBS, replace=False)
-            durations = (CONSTANT_S + PER_TOKEN_S * answers.tokens[rows]).tolist()
+            tokens = answers.tokens[rows]
+            durations = (CONSTANT_S + PER_TOKEN_S * tokens).tolist()
             three, five = worth["ssjf3"][rows].tolist(), worth["ssjf5"][rows].tolist()
             for name, line in lines(arrivals, durations, three, five).items():
-                ends = serve(
+                times = serve(
                     arrivals,
                     durations,
                     line,
                     slots=batches.size,
                     static=not batches.dynamic,
                 )
-                got = served(arrivals, durations, ends)
+                ran.setdefault(name, []).append(as_run(arrivals, durations, tokens, times))
+                got = served(arrivals, durations, times.ends_s)
                 runs.setdefault(name, []).append((got.mean_s, got.p99_s, got.whole_per_s))
         sweeps[kind] = {
-            name: Point(mean_s=mean, p99_s=p99, whole_per_s=whole)
+            name: Point(
+                mean_s=mean,
+                p99_s=p99,
+                whole_per_s=whole,
+                details=describe(ran[name], policy=NAMES[name]),
+            )
             for name, (mean, p99, whole) in _means(runs)
         }
     return sweeps
@@ -139,6 +177,37 @@ def lines(
         "ssjf5": AgedLine(arrivals_s, five_s),
         "ours": KeyLine(due_times_s(arrivals_s, five_s)),
     }
+
+
+def as_run(
+    arrivals_s: Sequence[float],
+    durations_s: Sequence[float],
+    tokens: NDArray[np.int64],
+    times: Times,
+) -> Run:
+    """A run as it is described: jobs in order of arrival."""
+    return Run(
+        arrival_s=np.asarray(arrivals_s, float),
+        start_s=np.asarray(times.starts_s),
+        end_s=np.asarray(times.ends_s),
+        alone_s=np.asarray(durations_s),
+        tokens=tokens.astype(float),
+    )
+
+
+def _as_they_ran(jobs: Sequence[Job], done: Sequence[Completion]) -> Run:
+    """A legacy run as it is described; a job that was forgotten never ended."""
+    start, end = np.full((2, len(jobs)), np.nan)
+    for one in done:
+        start[one.job.number], end[one.job.number] = one.first_s, one.ended_s
+    durations: Floats = np.array([job.duration_s for job in jobs])
+    return Run(
+        arrival_s=np.array([float(job.arrival_s) for job in jobs]),
+        start_s=start,
+        end_s=end,
+        alone_s=durations,
+        tokens=np.rint((durations - CONSTANT_S) / PER_TOKEN_S),
+    )
 
 
 def _each(levels: Sequence[float]) -> Iterator[float]:

@@ -170,7 +170,8 @@ def _rules(
         warm_up=limits.warm_up,
         think_s=limits.think_s if limits.clients else -1.0,
         stop_after=limits.stop_after if limits.stop_after is not None else 1 << 62,
-        stop_at_s=limits.stop_at_s,
+        # A whole number here would compile the whole loop once more, for integers.
+        stop_at_s=float(limits.stop_at_s),
         pair_accuracy=pair_accuracy,
     )
 

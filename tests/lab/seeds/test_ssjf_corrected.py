@@ -20,17 +20,17 @@ ARRIVALS, DURATIONS = [0, 0, 1, 1, 2, 30], [5, 1, 2, 8, 1, 4]
 
 
 def test_the_last_job_is_served() -> None:
-    ends = serve(ARRIVALS, DURATIONS, KeyLine(DURATIONS), slots=1)
+    ends = serve(ARRIVALS, DURATIONS, KeyLine(DURATIONS), slots=1).ends_s
     assert ends == [9, 1, 3, 17, 4, 34]
 
 
 def test_first_come_first_served_does_not_idle() -> None:
-    ends = serve(ARRIVALS, DURATIONS, KeyLine(ARRIVALS), slots=2, static=True)
+    ends = serve(ARRIVALS, DURATIONS, KeyLine(ARRIVALS), slots=2, static=True).ends_s
     assert ends == [5, 5, 13, 13, 14, 34]
 
 
 def test_a_job_joins_as_soon_as_a_slot_is_free() -> None:
-    ends = serve(ARRIVALS, DURATIONS, KeyLine(ARRIVALS), slots=2)
+    ends = serve(ARRIVALS, DURATIONS, KeyLine(ARRIVALS), slots=2).ends_s
     assert ends == [5, 1, 3, 11, 6, 34]
 
 
@@ -44,7 +44,7 @@ def test_every_job_runs_once_and_never_beside_more_than_the_slots(
     rows: list[tuple[float, float]], slots: int, static: bool
 ) -> None:
     arrivals, durations = [row[0] for row in rows], [row[1] for row in rows]
-    ends = serve(arrivals, durations, KeyLine(durations), slots=slots, static=static)
+    ends = serve(arrivals, durations, KeyLine(durations), slots=slots, static=static).ends_s
     assert all(
         end >= arrival + duration - 1e-9
         for arrival, duration, end in zip(arrivals, durations, ends, strict=True)
@@ -67,7 +67,7 @@ def test_no_job_is_overtaken_by_one_that_came_more_than_k_times_its_length_later
     rows: list[tuple[float, float]],
 ) -> None:
     arrivals, durations = [row[0] for row in rows], [row[1] for row in rows]
-    ends = serve(arrivals, durations, KeyLine(due_times_s(arrivals, durations)), slots=1)
+    ends = serve(arrivals, durations, KeyLine(due_times_s(arrivals, durations)), slots=1).ends_s
     served_in = sorted(range(len(rows)), key=lambda job: ends[job])
     for place, job in enumerate(served_in):
         for overtaker in served_in[:place]:

@@ -86,7 +86,7 @@ def test_who_waited_more_than_a_hundred_seconds_turns_the_whole_line_to_waiting_
 
 def test_the_figures_count_throughput_at_the_first_quarter_of_completions() -> None:
     ends = [1.0, 2.0, 3.0, 4.0, 50.0, 60.0, 70.0, 80.0]
-    done = [Completion(Job(n, 0, 1), 0, end) for n, end in enumerate(ends)]
+    done = [Completion(Job(n, 0, 1), 0, end, 0) for n, end in enumerate(ends)]
     got = figures(done)
     assert got.early_per_s == 1 / 2
     assert got.whole_per_s == 8 / 80
