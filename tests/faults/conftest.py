@@ -68,6 +68,17 @@ class Server:
         with redis.Redis(port=self.port, socket_timeout=5, decode_responses=True) as client:
             return client.execute_command(*command)
 
+    @property
+    def has_waitaof(self) -> bool:
+        """Redis has it since 7.2, Valkey always."""
+        major, minor, *_ = str(self.ask("INFO", "server")["redis_version"]).split(".")
+        return (int(major), int(minor)) >= (7, 2)
+
+    def needs_waitaof(self) -> None:
+        """Skip a test of `always` on a server that is refused for it."""
+        if not self.has_waitaof:
+            pytest.skip("this Redis has no WAITAOF, so that `always` is refused")
+
     def send(self, number: signal.Signals) -> None:
         """A signal."""
         assert self._process is not None
@@ -88,9 +99,12 @@ class Servers:
         self._folder = folder
         self._all: list[Server] = []
 
-    def start(self, *flags: str, port: int | None = None, **config: Any) -> Server:
-        """A server with these settings."""
-        server = Server(self._folder / str(len(self._all)), *flags, port=port, **config)
+    def start(
+        self, *flags: str, port: int | None = None, folder: Path | None = None, **config: Any
+    ) -> Server:
+        """A server with these settings; `folder`: where its files are, if that matters."""
+        folder = folder or self._folder / str(len(self._all))
+        server = Server(folder, *flags, port=port, **config)
         self._all.append(server)
         return server
 

@@ -196,6 +196,7 @@ def test_files_batches_and_responses_work_on_a_cluster(servers: Servers, on: On)
 
 def test_each_node_of_a_cluster_confirms_what_was_written_there(servers: Servers, on: On) -> None:
     nodes, url = servers.cluster(appendonly="yes", appendfsync="always")
+    nodes[0].needs_waitaof()
 
     async def body(line: Line) -> None:
         await line.store.check()

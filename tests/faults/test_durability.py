@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 
 from lengthwise_contract.states import JobState
 from lengthwise_queue.durability import Durability
@@ -182,6 +183,7 @@ def test_always_means_that_a_killed_primary_has_every_acknowledged_job(
     servers: Servers, on: On
 ) -> None:
     server = servers.start(appendonly="yes", appendfsync="always")
+    server.needs_waitaof()
     ids: list[str] = []
 
     async def body(line: Line) -> None:
@@ -220,10 +222,28 @@ def test_a_redis_that_contradicts_always_is_refused_with_what_to_set(
     on(server.url, body, ALWAYS)
 
 
+def test_a_redis_that_cannot_be_asked_about_its_disk_is_refused_for_always(
+    redis_port: int, on: On
+) -> None:
+    with redis.Redis(port=redis_port, decode_responses=True) as client:
+        version = client.info("server")["redis_version"]
+        if tuple(map(int, version.split("."))) >= (7, 2):
+            pytest.skip(f"Redis {version} has WAITAOF")
+        client.config_set("appendonly", "yes")
+        client.config_set("appendfsync", "always")
+
+    async def body(line: Line) -> None:
+        with pytest.raises(StoreUnfit, match=r"Redis 7\.0\.\d+ cannot be asked .*needs Redis 7\.2"):
+            await line.store.check()
+
+    on(f"redis://127.0.0.1:{redis_port}/2", body, ALWAYS)
+
+
 def test_an_append_only_file_that_is_switched_off_under_way_confirms_nothing(
     servers: Servers, on: On
 ) -> None:
     server = servers.start(appendonly="yes", appendfsync="always")
+    server.needs_waitaof()
 
     async def body(line: Line) -> None:
         await line.submit()

@@ -497,19 +497,29 @@ class StoreMachine(RuleBasedStateMachine):
                 assert self.raw.pttl(f"lw:{{{Q}}}:job:{job_id}") > 0
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_the_store_does_what_the_model_does_over_any_sequence_of_events(valkey_port: int) -> None:
+def run_machine(server_port: int, examples: int) -> None:
     class Machine(StoreMachine):
-        port = valkey_port
+        port = server_port
 
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=100,
+            max_examples=examples,
             stateful_step_count=60,
             deadline=None,
             derandomize=True,
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_store_does_what_the_model_does_over_any_sequence_of_events(valkey_port: int) -> None:
+    run_machine(valkey_port, 100)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_store_does_so_on_redis_as_on_valkey(redis_port: int) -> None:
+    run_machine(redis_port, 50)

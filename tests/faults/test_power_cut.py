@@ -1,0 +1,145 @@
+"""Redis's host loses its power: what the kernel had not yet given to the disk is gone.
+
+Killing a process leaves the page cache, so it proves nothing about the disk. Here Redis writes to a
+file system of its own on a loop device, and the file behind that device is the disk. What it holds
+while Redis stands still is what would be found after the power came back: it is copied, and another
+Redis starts on the copy. Needs root, for mounting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lengthwise_queue.durability import Durability
+from lengthwise_queue.redis_store import StoreSettings
+
+if TYPE_CHECKING:
+    from tests.faults.conftest import Line, Server, Servers
+
+On = Callable[..., None]
+
+#: Long enough that the file system's own clock writes nothing out during a test, s.
+COMMIT_S = 600
+SIZE = 64 << 20
+
+#: So many are acknowledged when the power fails, and the next is under way.
+JOBS = 200
+
+
+def run(name: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
+    """A command of the system."""
+    path = shutil.which(name)
+    assert path is not None
+    return subprocess.run([path, *args], capture_output=True, text=True, check=False)
+
+
+class Disk:
+    """File systems of our own, each on a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._mounted: list[Path] = []
+
+    def format(self) -> Path:
+        """A fresh file; not mounted."""
+        image = self._folder / "disk"
+        with image.open("wb") as file:
+            file.truncate(SIZE)
+        run("mkfs.ext4", "-q", image).check_returncode()
+        return image
+
+    def mount(self, image: Path) -> Path:
+        """Where what is on it can be read and written.
+
+        Skips the test where that is not allowed.
+        """
+        point = Path(f"{image}-mounted")
+        point.mkdir()
+        done = run("mount", "-o", f"loop,commit={COMMIT_S}", image, point)
+        if done.returncode:
+            pytest.skip(f"mounting is not possible here: {done.stderr.strip()}")
+        self._mounted.append(point)
+        return point
+
+    def close(self) -> None:
+        for point in self._mounted:
+            run("umount", point)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    if os.geteuid() != 0 or shutil.which("mkfs.ext4") is None:
+        pytest.skip("needs root and mkfs.ext4")
+    made = Disk(tmp_path)
+    yield made
+    made.close()
+
+
+def acknowledged_before_the_cut(
+    disk: Disk, servers: Servers, on: On, settings: StoreSettings, **config: Any
+) -> tuple[list[str], Server]:
+    """Submit while the power fails; the acknowledged jobs, and a Redis on what the disk had."""
+    image = disk.format()
+    server = servers.start(folder=disk.mount(image) / "redis", **config)
+    acknowledged: list[str] = []
+    copy = image.with_name("copy")
+
+    if settings.durability is Durability.ALWAYS:
+        server.needs_waitaof()
+
+    async def body(line: Line) -> None:
+        await line.store.check()
+        run("sync", "--file-system", server.folder).check_returncode()
+        enough = asyncio.Event()
+
+        async def submits() -> None:
+            while True:
+                acknowledged.append(await line.submit())
+                if len(acknowledged) == JOBS:
+                    enough.set()
+
+        submitting = asyncio.create_task(submits())
+        await enough.wait()
+        server.send(signal.SIGSTOP)
+        shutil.copyfile(image, copy)
+        submitting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await submitting
+        server.kill()
+
+    on(server.url, body, settings)
+    return acknowledged, servers.start(folder=disk.mount(copy) / "redis", **config)
+
+
+def kept(server: Server, ids: list[str]) -> list[str]:
+    return [one for one in ids if server.ask("EXISTS", f"lw:{{org/model-1}}:job:{one}")]
+
+
+def test_a_power_cut_takes_no_job_that_always_acknowledged(
+    disk: Disk, servers: Servers, on: On
+) -> None:
+    settings = StoreSettings(durability=Durability.ALWAYS)
+    ids, after = acknowledged_before_the_cut(
+        disk, servers, on, settings, appendonly="yes", appendfsync="always"
+    )
+    assert kept(after, ids) == ids
+
+
+def test_a_power_cut_takes_jobs_where_redis_leaves_the_disk_to_the_kernel(
+    disk: Disk, servers: Servers, on: On
+) -> None:
+    """So the cut of the test above does take what is not on the disk."""
+    ids, after = acknowledged_before_the_cut(
+        disk, servers, on, StoreSettings(), appendonly="yes", appendfsync="no"
+    )
+    assert len(kept(after, ids)) < len(ids)
