@@ -318,6 +318,13 @@ class QueueSettings(Body):
         description="`sjf` is suspended while fewer pairs of the last answers, 32 to 256 of them, "
         "were predicted in the right order; 0.5 is a coin, 1 perfect; null: never",
     )
+    drift_window_ms: int | None = Field(
+        default=3_600_000,
+        ge=60_000,
+        le=30 * 86_400_000,
+        description="Answers older than this tell nothing of the predictor as it is now; null: the "
+        "last 256 do, whatever their age",
+    )
     calibrate: bool = Field(
         default=True,
         description="Predicted lengths are corrected by what the last answers were; prompts of one "

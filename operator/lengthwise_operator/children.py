@@ -23,6 +23,7 @@ from lengthwise_operator.service import (
     Installation,
     Service,
 )
+from lengthwise_operator.spec import seconds
 
 Manifest = dict[str, Any]
 
@@ -172,6 +173,10 @@ def _predictor(service: Service, installation: Installation) -> list[Manifest]:
         "env": [
             {"name": "LENGTHWISE_PREDICTOR_HOST", "value": "0.0.0.0"},  # noqa: S104 - a pod's own
             {"name": "LENGTHWISE_PREDICTOR_PORT", "value": str(PREDICTOR_PORT)},
+            {
+                "name": "LENGTHWISE_PREDICTOR_RELOAD_EVERY_S",
+                "value": f"{seconds(service.spec.predictor.reload_every):g}",
+            },
         ],
         "ports": [{"name": "http", "containerPort": PREDICTOR_PORT, "protocol": "TCP"}],
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - the container's own

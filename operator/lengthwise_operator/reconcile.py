@@ -143,11 +143,14 @@ def queue_settings(service: Service) -> dict[str, Any]:
 def _optional_settings(service: Service, installation: Installation) -> dict[str, Any]:
     """Settings that a queue service may be too old for; sent only where it shows them."""
     least = service.spec.predictor.min_rank_accuracy
+    window_ms = round(seconds(service.spec.predictor.drift_window) * 1000)
     url = service.predictor_url(installation)
     # To the queue service, null is the shared predictor, which it knows, and "" is none.
     shared = url is not None and url == installation.predictor_url
     return {
         "min_rank_accuracy": least if least >= 0.5 else None,
+        "drift_window_ms": window_ms or None,
+        "record_rows": service.spec.queue.record_rows,
         "predictor_url": None if shared else url or "",
     }
 

@@ -168,6 +168,22 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        "PredictorDurationOutOfBounds",
+        "(duration(self.predictor.driftWindow) == duration('0s')"
+        " || duration(self.predictor.driftWindow) >= duration('1m'))"
+        " && duration(self.predictor.driftWindow) <= duration('720h')"
+        " && duration(self.predictor.reloadEvery) <= duration('24h')",
+        "predictor.driftWindow must be 0s or lie between 1m and 720h, "
+        "predictor.reloadEvery at most at 24h",
+        lambda name, spec: (
+            (
+                seconds(spec.predictor.drift_window) == 0
+                or _in_bounds(spec.predictor.drift_window, 60)
+            )
+            and seconds(spec.predictor.reload_every) <= 86_400
+        ),
+    ),
+    Rule(
         "PredictorTwice",
         "!has(self.predictor.url) || self.predictor.url == ''"
         " || (self.predictor.model == 'bundled' && !has(self.predictor.replicas))",

@@ -292,6 +292,14 @@ class QueueSpec(Part):
         json_schema_extra={"map_keys": ["name"]},
         description="The service classes; the first is the default.",
     )
+    record_rows: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Keep the last so many (request, length of the answer) in Redis for 7 days, to "
+        "train a predictor on (`lengthwise collect --from-queue`). These are your users' prompts. "
+        "0: none, and what was kept is deleted.",
+    )
 
 
 class PredictorSpec(Part):
@@ -329,6 +337,20 @@ class PredictorSpec(Part):
         description="While fewer pairs of the last answers than this were predicted in the right "
         "order, the queue serves first come, first served. A coin has 0.5, a perfect predictor 1; "
         "below 0.5: it never does.",
+    )
+    drift_window: str = Field(
+        default="1h",
+        pattern=DURATION,
+        max_length=32,
+        description="Answers older than this tell nothing of the predictor as it is now. 0s: the "
+        "last 256 do, whatever their age.",
+    )
+    reload_every: str = Field(
+        default="5s",
+        pattern=DURATION,
+        max_length=32,
+        description="How often a predictor of its own looks whether its model's folder has "
+        "changed, to take it up without a restart. 0s: never.",
     )
 
 

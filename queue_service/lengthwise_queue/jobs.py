@@ -56,6 +56,7 @@ class Answer:
     max_tokens: int | None = None
     count: int = 1
     shape: Shape = (0, 0)
+    at_s: float | None = None  #: When it came, s since the epoch; None: nobody wrote it down.
 
     @property
     def was_cut(self) -> bool:

@@ -58,7 +58,9 @@ class RankWatch:
             return  # no answer has come since the last look
         self._seen[name] = news
         wanted = verdict.fallback_wanted(
-            verdict.since_verdict(stats), fallback=stats.fallback, settings=page.settings
+            verdict.since_verdict(stats, page.settings),
+            fallback=stats.fallback,
+            settings=page.settings,
         )
         if wanted is stats.fallback:
             return
@@ -67,5 +69,8 @@ class RankWatch:
             "predictions are useless, serving first come first served"
             if wanted
             else "predictions are good again, serving short first",
-            extra={"queue": name, "rank_accuracy": verdict.rank_accuracy(stats.answers)},
+            extra={
+                "queue": name,
+                "rank_accuracy": verdict.rank_accuracy(verdict.recent(stats, page.settings)),
+            },
         )

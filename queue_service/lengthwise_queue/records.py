@@ -135,7 +135,8 @@ def read_stats(answer: list[Any]) -> QueueStats:
     sum_ms = sum_tokens = 0.0
     weight = 1.0
     for priced, tokens, service_ms, *quantiles in (v.decode().split(" ") for v in raw_lengths):
-        answers.append(_read_answer(priced, int(tokens), quantiles))
+        at_s = float(quantiles.pop()[1:]) if quantiles and quantiles[-1][:1] == "@" else None
+        answers.append(_read_answer(priced, int(tokens), quantiles, at_s))
         if service_ms:
             sum_ms += weight * float(service_ms)
             sum_tokens += weight * int(tokens)
@@ -228,10 +229,10 @@ def _read_basis(parts: list[str]) -> Basis:
     )
 
 
-def _read_answer(priced: str, tokens: int, parts: list[str]) -> Answer:
+def _read_answer(priced: str, tokens: int, parts: list[str], at_s: float | None) -> Answer:
     """One entry of the list of the last answers."""
     if not priced or len(parts) < 3:
-        return Answer(tokens=tokens, priced=float(priced) if priced else None)
+        return Answer(tokens=tokens, priced=float(priced) if priced else None, at_s=at_s)
     p10, p50, p90 = map(float, parts[:3])
     raw = (p10, p50, p90)
     basis = _read_basis(parts)
@@ -244,6 +245,7 @@ def _read_answer(priced: str, tokens: int, parts: list[str]) -> Answer:
         max_tokens=basis.max_tokens,
         count=basis.answers,
         shape=basis.shape,
+        at_s=at_s,
     )
 
 

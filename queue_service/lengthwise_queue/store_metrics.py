@@ -117,29 +117,30 @@ def _gauges(pages: list[Page]) -> Iterator[Metric]:
             page,
             settings.overtake_factor if stats.active_policy == "sjf" else 0.0,
         )
+        recent = verdict.recent(stats, settings)
         show(
             "predictor_rank_accuracy",
             "Pairs of the last answers whose predictions name the longer one, 0 to 1; 0.5: a coin",
             page,
-            verdict.rank_accuracy(stats.answers),
+            verdict.rank_accuracy(recent),
         )
         show(
             "predictor_tau_b",
             "Kendall's rank correlation of predicted and real lengths of the last answers",
             page,
-            tau_b(verdict.expectations(stats.answers)),
+            tau_b(verdict.expectations(recent)),
         )
         show(
             "predictor_coverage",
             "Share of the last answers within their calibrated p10 to p90; 0.8 is honest",
             page,
-            coverage((a.said, a) for a in stats.answers if a.said is not None),
+            coverage((a.said, a) for a in recent if a.said is not None),
         )
         show(
             "predictor_raw_coverage",
             "The same before calibration, as the predictor said it",
             page,
-            coverage((a.raw, a) for a in stats.answers if a.raw is not None),
+            coverage((a.raw, a) for a in recent if a.raw is not None),
         )
         show(
             "predictor_calibration_factor",

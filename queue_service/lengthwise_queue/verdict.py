@@ -8,7 +8,8 @@ that they alone would make. Three things make this harder than comparing one num
   there is no verdict where these are few (docs/experiments.md, "the watch's false alarms").
 - A predictor that turned bad should be found out before 256 answers. So the last 32, 64 and 128
   are judged too, each with a margin for its noise.
-- Answers from before the last verdict say nothing about whether it is still right.
+- Answers from before the last verdict say nothing about whether it is still right; nor do those
+  that are older than `drift_window_ms`, of a predictor or a traffic that may be gone.
 """
 
 from __future__ import annotations
@@ -98,17 +99,26 @@ def fallback_wanted(answers: Sequence[Answer], *, fallback: bool, settings: Queu
     return fallback
 
 
-def since_verdict(stats: QueueStats) -> list[Answer]:
-    """The last answers, without those that the last verdict rested on."""
-    done = stats.counters.get("succeeded", 0)
-    if done < stats.judged_at:  # the store was emptied
+def recent(stats: QueueStats, settings: QueueSettings) -> list[Answer]:
+    """The last answers, without those older than the drift window."""
+    if settings.drift_window_ms is None:
         return stats.answers
-    return stats.answers[: done - stats.judged_at]
+    oldest_s = (stats.now_ms - settings.drift_window_ms) / 1000
+    return [a for a in stats.answers if a.at_s is None or a.at_s >= oldest_s]
+
+
+def since_verdict(stats: QueueStats, settings: QueueSettings) -> list[Answer]:
+    """The recent answers, without those that the last verdict rested on."""
+    done = stats.counters.get("succeeded", 0)
+    answers = recent(stats, settings)
+    if done < stats.judged_at:  # the store was emptied
+        return answers
+    return answers[: done - stats.judged_at]
 
 
 def verdict(stats: QueueStats, settings: QueueSettings) -> Verdict:
     """What is held of the predictor now, in a word."""
     if settings.min_rank_accuracy is not None and stats.fallback:
         return "useless"
-    known = sum(answer.priced is not None for answer in stats.answers)
+    known = sum(answer.priced is not None for answer in recent(stats, settings))
     return "trusted" if known >= WINDOWS[0] else "too few answers"

@@ -80,7 +80,8 @@ def queue_view(page: Page) -> QueueView:
     backlog_ms = pricing.drain_ms(settings, stats, stats.backlog_tokens)
     oldest_ms = stats.oldest_accepted_ms
     counted = stats.counters
-    expected = verdict.expectations(stats.answers)
+    recent = verdict.recent(stats, settings)
+    expected = verdict.expectations(recent)
     calibration = page.newest_calibration
     return QueueView(
         name=page.queue.name,
@@ -88,10 +89,10 @@ def queue_view(page: Page) -> QueueView:
         mode=stats.mode.value,
         active_policy=stats.active_policy,
         fallback=stats.fallback,
-        rank_accuracy=verdict.rank_accuracy(stats.answers),
+        rank_accuracy=verdict.rank_accuracy(recent),
         tau_b=tau_b(expected),
-        coverage=coverage((a.said, a) for a in stats.answers if a.said is not None),
-        raw_coverage=coverage((a.raw, a) for a in stats.answers if a.raw is not None),
+        coverage=coverage((a.said, a) for a in recent if a.said is not None),
+        raw_coverage=coverage((a.raw, a) for a in recent if a.raw is not None),
         calibration_samples=calibration.samples,
         calibration_factor=calibration.factor,
         verdict=verdict.verdict(stats, settings),
@@ -202,7 +203,7 @@ def explanation(job: Job, page: Page, position: Position | None) -> Explanation:
         calibration_samples=0
         if job.prediction is None
         else page.calibrations.of(predictor_tag(job.prediction.model_version)).samples,
-        rank_accuracy=verdict.rank_accuracy(stats.answers),
+        rank_accuracy=verdict.rank_accuracy(verdict.recent(stats, settings)),
         verdict=verdict.verdict(stats, settings),
         predicted_tokens=job.predicted_tokens,
         ms_per_token=priced_at,

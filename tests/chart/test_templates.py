@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -39,7 +40,13 @@ EVERYTHING: Object = {
         "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/redis-ca"}],
     },
     "tenants": {"existingSecret": "tenants", "adminKeySecret": "admin"},
-    "predictor": {"replicas": 2, "existingClaim": "predictor-model", "claimPath": "v2"},
+    "predictor": {
+        "replicas": 2,
+        "existingClaim": "predictor-model",
+        "claimPath": "v2",
+        "models": {"org/my-llm": "mine/"},
+        "reloadEverySeconds": 0,
+    },
     "redis": {"secretNamespaces": ["a", "b"]},
     "valkey": {"persistence": {"fixPermissions": True, "keepOnUninstall": True}},
     "networkPolicy": {
@@ -329,6 +336,39 @@ def test_every_setting_that_the_chart_hands_out_is_one_that_its_program_has(
                     assert entry["name"].removeprefix(prefix).lower() in known
 
 
+@pytest.mark.parametrize(
+    ("values", "want"),
+    [
+        ({}, {}),
+        ({"existingClaim": "c"}, {"MODEL_DIR": "/model"}),
+        ({"existingClaim": "c", "claimPath": "/v2/"}, {"MODEL_DIR": "/model/v2"}),
+        (
+            {"existingClaim": "c", "models": {"org/my-llm": "mine/"}},
+            {"MODELS": '{"org/my-llm":"/model/mine"}'},
+        ),
+        (
+            {"existingClaim": "c", "claimPath": "v2", "models": {"m": "a/b"}},
+            {"MODEL_DIR": "/model/v2", "MODELS": '{"m":"/model/a/b"}'},
+        ),
+    ],
+    ids=["bundled", "claim", "folder of it", "more beside the bundled", "more"],
+)
+def test_the_models_of_the_shared_predictor_are_folders_of_a_claim(
+    render: Any, values: Object, want: dict[str, str]
+) -> None:
+    made = named(render({"predictor": values}), "Deployment", "lw-lengthwise-predictor")
+    env = {
+        e["name"].removeprefix("LENGTHWISE_PREDICTOR_"): e["value"]
+        for e in made["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
+    assert {name: env[name] for name in ("MODEL_DIR", "MODELS") if name in env} == want
+    assert env["RELOAD_EVERY_S"] == "5"
+    settings = PredictorSettings(
+        models=json.loads(env.get("MODELS", "{}")), reload_every_s=float(env["RELOAD_EVERY_S"])
+    )
+    assert len(settings.models) == len(values.get("models", {}))
+
+
 def test_a_pod_is_given_longer_to_stop_than_its_program_takes(render: Any) -> None:
     values = {"queue": {"preStopSeconds": 7, "shutdownGraceSeconds": 300}}
     pod = named(render(values), "Deployment", "lw-lengthwise-queue")["spec"]["template"]["spec"]
@@ -340,6 +380,8 @@ def test_a_pod_is_given_longer_to_stop_than_its_program_takes(render: Any) -> No
     [
         ({"qeueu": {}}, "qeueu"),
         ({"queue": {"replicas": 0}}, "replicas"),
+        ({"predictor": {"models": {"m": "mine"}}}, "existingClaim"),
+        ({"predictor": {"reloadEverySeconds": -1}}, "reloadEverySeconds"),
         ({"valkey": {"enabled": False}}, "redis"),
         ({"valkey": {"appendfsync": "sometimes"}}, "appendfsync"),
         ({"networkPolicy": {"metricsFrom": [{"namespace": "monitoring"}]}}, "metricsFrom"),
@@ -355,7 +397,16 @@ def test_a_pod_is_given_longer_to_stop_than_its_program_takes(render: Any) -> No
         ),
     ],
     ids=[
-        *("unknown", "too-few", "no-redis-at-all", "not-a-choice", "not-a-peer", "typo-in-a-rule"),
+        *(
+            "unknown",
+            "too-few",
+            "models-without-a-claim",
+            "less-than-never",
+            "no-redis-at-all",
+            "not-a-choice",
+            "not-a-peer",
+            "typo-in-a-rule",
+        ),
         *("no-such-durability", "no-replicas", "no-fsync", "tls-of-the-charts-own", "half-a-pair"),
         "no-secret-for-the-pair",
     ],

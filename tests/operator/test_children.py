@@ -316,6 +316,13 @@ def test_a_predictor_of_ones_own_is_read_from_its_claim(make: Any) -> None:
     found = make(predictor={"model": "pvc://lengths/v3"})
     spec = found["Deployment", "chat-predictor"]["spec"]["template"]["spec"]
     assert env(spec["containers"][0])["LENGTHWISE_PREDICTOR_MODEL_DIR"] == "/mnt/model/v3"
+    assert env(spec["containers"][0])["LENGTHWISE_PREDICTOR_RELOAD_EVERY_S"] == "5"
+
+
+def test_how_often_a_predictor_looks_for_a_new_model_is_told_in_seconds(make: Any) -> None:
+    found = make(predictor={"model": "pvc://lengths/v3", "reloadEvery": "1m30s"})
+    spec = found["Deployment", "chat-predictor"]["spec"]["template"]["spec"]
+    assert env(spec["containers"][0])["LENGTHWISE_PREDICTOR_RELOAD_EVERY_S"] == "90"
 
 
 def test_the_longest_name_still_makes_names_that_fit_into_dns(make: Any) -> None:

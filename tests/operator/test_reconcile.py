@@ -110,6 +110,17 @@ def test_a_setting_that_the_queue_service_does_not_know_is_not_sent(
     assert plan(seen={"queue": knows}).queue_settings["min_rank_accuracy"] == 0.6
 
 
+def test_the_drift_window_and_the_record_are_sent_to_the_queue(
+    plan: Any, service: MakeService, facts: MakeFacts
+) -> None:
+    there = queue_settings(service()) | {"drift_window_ms": 1, "record_rows": 7}
+    sent = plan(seen={"queue": facts(settings=there)}).queue_settings
+    assert (sent["drift_window_ms"], sent["record_rows"]) == (3_600_000, 0)
+    wanted = {"predictor": {"driftWindow": "0s"}, "queue": {"recordRows": 500}}
+    sent = plan(seen={"queue": facts(settings=there)}, **wanted).queue_settings
+    assert (sent["drift_window_ms"], sent["record_rows"]) == (None, 500)
+
+
 @pytest.mark.parametrize(
     ("predictor", "want"),
     [

@@ -14,8 +14,10 @@ from lengthwise_queue.accuracy import coverage
 from lengthwise_queue.jobs import Accepted, Answer, NewJob, Outcome, OutcomeKind, QueueStats
 from lengthwise_queue.queue_book import QueueBook
 from lengthwise_queue.rank_watch import RankWatch
+from lengthwise_queue.records import read_stats
 from lengthwise_queue.redis_store import RedisJobStore
-from lengthwise_queue.verdict import fallback_wanted, rank_accuracy
+from lengthwise_queue.verdict import fallback_wanted, rank_accuracy, recent
+from lengthwise_queue.views import queue_view
 
 SETTINGS = QueueSettings()
 
@@ -103,41 +105,43 @@ def test_a_queue_without_a_limit_never_falls_back() -> None:
     assert not fallback_wanted(answers(256, 9.0), fallback=True, settings=never)
 
 
+async def serve(
+    store: RedisJobStore, first: int, predict: dict[int, float], count: int = 260
+) -> None:
+    """Answer jobs whose predictions are right (`predict` empty) or reversed."""
+    for i in range(count):
+        actual = 10 + (i * 37) % 400
+        said = float(predict.get(i, actual if predict == {} else 500 - actual))
+        job = NewJob(
+            id=f"{first + i:06}",
+            endpoint="/v1/completions",
+            body=b"{}",
+            job_class="interactive",
+            slack_ms=3 * said,
+            predicted_tokens=said,
+            predicted_ms=said,
+            prediction=Prediction(
+                model_version="v",
+                p10_tokens=said / 2,
+                p50_tokens=said,
+                p90_tokens=said * 2,
+                mean_tokens=said,
+                rank_score=said,
+            ),
+            max_attempts=1,
+            delay_ms=0,
+            ttl_ms=60_000,
+            max_depth=1000,
+        )
+        assert isinstance(await store.submit("q", job), Accepted)
+        [claim] = await store.claim("q", worker_id="w", count=1)
+        done = Outcome(kind=OutcomeKind.OK, output_tokens=actual, service_ms=actual)
+        await store.finish("q", claim.lease, done, worker_id="w")
+
+
 def test_reversed_predictions_end_in_order_of_acceptance_and_good_ones_end_that(
     redis_url: str,
 ) -> None:
-    async def serve(
-        store: RedisJobStore, first: int, predict: dict[int, float], count: int = 260
-    ) -> None:
-        for i in range(count):
-            actual = 10 + (i * 37) % 400
-            said = float(predict.get(i, actual if predict == {} else 500 - actual))
-            job = NewJob(
-                id=f"{first + i:06}",
-                endpoint="/v1/completions",
-                body=b"{}",
-                job_class="interactive",
-                slack_ms=3 * said,
-                predicted_tokens=said,
-                predicted_ms=said,
-                prediction=Prediction(
-                    model_version="v",
-                    p10_tokens=said / 2,
-                    p50_tokens=said,
-                    p90_tokens=said * 2,
-                    mean_tokens=said,
-                    rank_score=said,
-                ),
-                max_attempts=1,
-                delay_ms=0,
-                ttl_ms=60_000,
-                max_depth=1000,
-            )
-            assert isinstance(await store.submit("q", job), Accepted)
-            [claim] = await store.claim("q", worker_id="w", count=1)
-            done = Outcome(kind=OutcomeKind.OK, output_tokens=actual, service_ms=actual)
-            await store.finish("q", claim.lease, done, worker_id="w")
-
     def covered(stats: QueueStats) -> float | None:
         return coverage((a.raw, a) for a in stats.answers if a.raw is not None)
 
@@ -164,3 +168,47 @@ def test_reversed_predictions_end_in_order_of_acceptance_and_good_ones_end_that(
             await store.aclose()
 
     asyncio.run(body())
+
+
+def test_answers_older_than_the_drift_window_neither_condemn_nor_acquit(redis_url: str) -> None:
+    hour_ms = 3_600_000
+
+    async def body() -> None:
+        store = RedisJobStore(redis_url)
+        try:
+            await store.put_queue("q", SETTINGS)
+            watch, start_ms = RankWatch(store, QueueBook(store)), 1_700_000_000_000.0
+            store.now_ms = start_ms
+            await serve(store, 0, {0: 1.0})  # reversed, but nobody looked at the time
+            store.now_ms = start_ms + 2 * hour_ms
+            await serve(store, 500, {}, count=20)  # too few to tell
+            await watch.look()
+            assert not (await store.stats("q")).fallback
+            await store.put_queue("q", SETTINGS.model_copy(update={"drift_window_ms": None}))
+            await serve(store, 600, {}, count=1)
+            await watch.look()
+            stats = await store.stats("q")
+            assert stats.fallback  # of any age, they do
+            assert stats.answers[0].at_s == (start_ms + 2 * hour_ms) / 1000
+            await store.put_queue("q", SETTINGS)
+            await serve(store, 700, {})  # good ones, but not looked at either
+            store.now_ms = start_ms + 4 * hour_ms
+            await serve(store, 1000, {0: 1.0}, count=20)
+            await watch.look()
+            assert (await store.stats("q")).fallback
+            view = queue_view(next(iter(await QueueBook(store).read_all())))
+            assert view.verdict == "useless"
+            assert view.coverage is not None  # of the last twenty alone
+        finally:
+            await store.aclose()
+
+    asyncio.run(body())
+
+
+def test_answers_of_an_unknown_age_count() -> None:
+    # The list may hold what a version of before the drift window wrote.
+    stats = read_stats(
+        [b"1700000000000.0", 0, 0, 0, [], b"", [b"10 12 100 5 10 20 14 10"] * 3, [], [], []]
+    )
+    assert [a.at_s for a in stats.answers] == [None] * 3
+    assert len(recent(stats, SETTINGS)) == 3

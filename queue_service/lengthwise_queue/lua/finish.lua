@@ -5,7 +5,7 @@ End claims. Repeating a call whose reply was lost, with the same nonces, answers
 A job that goes back to the line keeps its due time, so it does not lose its place.
 
 KEYS  the line's (include/line.lua), then
-  lengths  list  "predicted actual service_ms quantiles" of the last answers, newest first
+  lengths  list  "predicted actual service_ms quantiles @seconds" of the last answers, newest first
 ARGV  the line's, then for each claim
   id, nonce, outcome ("ok", "error", "retry", "release", "cancelled"), prompt_tokens, output_tokens,
   service_ms (each "" when unknown), error (JSON or ""), delay_ms, first, n, and the last n pieces
@@ -75,7 +75,7 @@ local function finish(id, nonce, outcome, prompt_tokens, output_tokens, service_
   if target == "succeeded" and used and used > 0 then
     local predicted = record[9] and string.match(record[7], "^%S+ %S+ %S+ %S+ (%S+) %S+$") or ""
     answered[#answered + 1] = predicted .. " " .. output_tokens .. " " .. service_ms
-      .. (record[9] and " " .. record[9] or "")
+      .. (record[9] and " " .. record[9] or "") .. string.format(" @%d", now / 1000)
   end
 
   local fields = {}

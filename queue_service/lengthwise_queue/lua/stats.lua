@@ -2,7 +2,7 @@
 The counters of a queue at one instant. Writes nothing.
 
 KEYS  the line's (include/line.lua), then
-  lengths      list  "predicted actual service_ms quantiles" of the last answers
+  lengths      list  "predicted actual service_ms quantiles @seconds" of the last answers
   workers      zset  worker id -> last heard of, ms since the epoch
   worker_info  hash  worker id -> JSON
 ARGV  the line's, then
