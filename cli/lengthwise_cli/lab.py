@@ -54,10 +54,15 @@ def table(
     text = table_markdown.as_markdown(result)
     if markdown is not None:
         markdown.write_text(text, encoding="utf-8")
+    console = Console()
     if as_json:
         typer.echo(json.dumps(result, indent=2))
+    elif console.is_terminal:
+        # Fourteen columns of the runs behind the numbers are more than a terminal is wide.
+        console.print(Markdown(table_markdown.as_markdown(result, runs_too=False)))
+        console.print("The requests behind these numbers: --markdown FILE, --png FILE, --json.")
     else:
-        Console().print(Markdown(text))
+        typer.echo(text, nl=False)
 
 
 @app.command("run")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 from lengthwise_lab.details import BUCKETS
@@ -13,6 +14,9 @@ from lengthwise_lab.table import COLUMNS, About, Absent
 
 #: The letter that stands in an empty cell.
 _LETTERS = dict(zip(Absent, "abcdefgh", strict=False))
+
+#: From so many rows on what a note says is a footnote.
+_OFTEN = 3
 
 #: What the runs behind a row are called.
 _RUNS = {
@@ -41,18 +45,24 @@ started before, and how many places a request lost, at most. By length: the mean
 """
 
 
-def as_markdown(table: Mapping[str, Any]) -> str:
-    """The rows of `collect`: a table for each seed, and below it the runs behind its numbers."""
+def as_markdown(table: Mapping[str, Any], *, runs_too: bool = True) -> str:
+    """The rows of `collect`: a table for each seed, and below it the runs behind its numbers.
+
+    Args:
+        table: What `collect` gave.
+        runs_too: Whether the runs behind the numbers are shown, which wants a wide page.
+    """
     lines = ["# The seeds' numbers", "", _LEGEND.rstrip("\n"), ""]
     lines += [f"- **{letter}**: {reason}" for reason, letter in _LETTERS.items()]
-    lines += ["", _BEHIND.rstrip("\n")]
+    if runs_too:
+        lines += ["", _BEHIND.rstrip("\n")]
     by_seed = sorted(table["rows"], key=lambda row: _order(table["rows"], row["seed"]))
     for seed, group in groupby(by_seed, key=lambda row: row["seed"]):
         rows = list(group)
         lines += ["", f"## {seed}", "", *_numbers(rows)]
-        behind = _behind(rows)
-        if behind:
-            lines += ["", f"### The requests behind {seed}'s rows", "", *_requests(behind)]
+        runs = behind(rows)
+        if runs and runs_too:
+            lines += ["", f"### The requests behind {seed}'s rows", "", *_requests(runs)]
         lines += ["", *_without(rows)]
     return "\n".join(lines).rstrip("\n") + "\n"
 
@@ -63,15 +73,25 @@ def _order(rows: Sequence[Mapping[str, Any]], seed: str) -> int:
 
 
 def _numbers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The rows; what several notes say stands once below them."""
+    said = Counter(part for row in rows for part in row["note"].split("; ") if part)
+    often = [part for part, times in said.items() if times >= _OFTEN]
+    footnotes = {part: f"[{number}]" for number, part in enumerate(often, start=1)}
     lines = _head("row", "what", "setting", *(f"{name}:" for name in COLUMNS), "unit", "by", "note")
     for row in rows:
         numbers = [_cell(row, column) for column in COLUMNS]
         if row["agrees"] is False:
             numbers[1] += " (!)"
+        parts = sorted(row["note"].split("; "), key=lambda part: part not in footnotes)
+        note = footnotes.get(parts[0], parts[0])
+        for before, part in pairwise(parts):
+            note += (" " if before in footnotes else "; ") + footnotes.get(part, part)
         lines.append(
             _line(str(row["row"]), row["name"], row["setting"], *numbers, row["unit"], row["kind"],
-                  row["note"])
+                  note)
         )  # fmt: skip
+    if footnotes:
+        lines += ["", *(f"- {number} {part}" for part, number in footnotes.items())]
     return lines
 
 
@@ -82,7 +102,7 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
 
 
 @dataclass
-class _Behind:
+class Behind:
     """One run: the rows that it is behind, its workload, what it is called there, its details."""
 
     rows: list[int]
@@ -91,9 +111,9 @@ class _Behind:
     run: Mapping[str, Any]
 
 
-def _behind(rows: Sequence[Mapping[str, Any]]) -> list[_Behind]:
+def behind(rows: Sequence[Mapping[str, Any]]) -> list[Behind]:
     """Every run once, whatever number of rows it is behind; those of a workload together."""
-    found: dict[str, _Behind] = {}
+    found: dict[str, Behind] = {}
     for row in rows:
         if row["details"].get("about") != About.REQUESTS:
             continue
@@ -102,7 +122,7 @@ def _behind(rows: Sequence[Mapping[str, Any]]) -> list[_Behind]:
             if name not in columns:
                 continue
             key = json.dumps(columns[name], sort_keys=True)
-            one = found.setdefault(key, _Behind([], workload, [], columns[name]))
+            one = found.setdefault(key, Behind([], workload, [], columns[name]))
             one.rows.append(row["row"])
             # A row that picks among settings has a long name for one that has a short one.
             one.workload = min(one.workload, workload, key=len)
@@ -115,14 +135,14 @@ def _behind(rows: Sequence[Mapping[str, Any]]) -> list[_Behind]:
     return sorted(found.values(), key=lambda one: (places[one.workload], order.index(one.names[0])))
 
 
-def _requests(behind: Sequence[_Behind]) -> list[str]:
+def _requests(runs: Sequence[Behind]) -> list[str]:
     lines = _head(
         "rows", "workload", "run", "served by", "mean, s:", "p50:", "p99:", "max:",
         "by length, s:", "Jain:", "slowdown p50 / p99:", "longest wait, s:", "starved, %:",
         "overtaken, s / places:",
     )  # fmt: skip
     last = ""
-    for one in behind:
+    for one in runs:
         run = one.run
         served = run["policy"]
         if run["starvation"]["never_served"]:

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from lengthwise_cli.main import app
 from lengthwise_lab import table
 from lengthwise_lab.details import Run, describe
 from lengthwise_lab.errors import BadChoice
@@ -208,6 +210,25 @@ def test_the_picture_of_a_table_stands_rows_without_numbers(tmp_path: Path) -> N
         {"rows": [{"row": n, **as_dict(one)} for n, one in enumerate(rows)]}, tmp_path / "table.png"
     )
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_several_rows_note_stands_once_below_them() -> None:
+    rows = [row(note=f"own {n}; shared by all") for n in range(3)]
+    text = as_markdown({"rows": [{"row": n, **as_dict(one)} for n, one in enumerate(rows)]})
+    assert text.count("shared by all") == 1
+    assert "| [1] own 2 |" in text
+
+
+def test_the_command_gives_markdown_to_a_file_and_all_of_it_to_json() -> None:
+    plain, as_json = (
+        CliRunner().invoke(app, ["lab", "table", "--only", "seqsch", *flags])
+        for flags in ([], ["--json"])
+    )
+    assert plain.exit_code == as_json.exit_code == 0, plain.output
+    assert "### The requests behind SeqSch's rows" in plain.stdout
+    found = json.loads(as_json.stdout)["rows"][0]
+    assert found["row"] == 1
+    assert found["details"]["columns"]["ours"]["completion_s"]["count"] == 5 * 1024
 
 
 def test_a_part_that_is_not_there_is_refused_with_the_list() -> None:

@@ -271,7 +271,8 @@ def _steady_rows(
     recorded: bool,
 ) -> list[Row]:
     fcfs = got["fcfs"]
-    setting = f"steady Poisson load {load}, {slots} slots, continuous, five-class predictor"
+    where = f"{slots} slots" if slots > 1 else "1 slot"
+    setting = f"steady Poisson load {load}, {where}, continuous, five-class predictor"
     common: dict[str, Any] = {
         "seed": "SSJF",
         "setting": setting,
@@ -279,7 +280,7 @@ def _steady_rows(
         "note": "theirs, reproduced: shortest predicted first without aging, in two simulators; "
         "corrected: with their bound on waiting",
         "details": of_requests(
-            f"steady load {load}, {slots} slots",
+            f"steady load {load}, {where}",
             baseline=fcfs.details,
             reproduced=got["plain5"].details,
             corrected=got["ssjf5"].details,

@@ -65,7 +65,7 @@ def _toy() -> list[Row]:
         run = record(workload, workload.fitted_predictor(), engine, policy).run
         per_token[name] = float(((run.end_s - run.arrival_s) / run.tokens).mean())
         said[name] = describe([run], policy=policy_named(policy).about)
-    where = "three requests of 10, 2 and 1 tokens at once, one at a time, 1 s a token"
+    where = "10, 2 and 1 tokens at once, one slot, 1 s a token"
     found = []
     for name, unit, theirs, of, value, ours, tolerance in (
         ("latency per token, FCFS", "s/token", 6.67, "baseline", per_token["baseline"],
