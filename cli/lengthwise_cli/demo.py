@@ -75,7 +75,7 @@ async def _measure(
         console.print(
             f"{count} requests at once to {stack.model}, a real LLM on this machine, "
             f"{settings.slots} at a time: half short questions, half long tasks, in mixed order, "
-            f"the same both times. sjf runs with k = {queue.overtake_factor:g}, the default."
+            f"the same both times. sjf runs as by default: k = {queue.overtake_factor:g}."
         )
         target = Target(url=stack.url, model=stack.model)
         warm_up = mix(bodies, count=2 * settings.slots, seed=seed + 1)

@@ -17,7 +17,14 @@ Samples = Annotated[
     list[Path],
     typer.Option("--samples", help="A samples.jsonl of `bench serve --out`; may be given again."),
 ]
-K = Annotated[float, typer.Option(min=0, help="k of the queue that the sjf runs were served by.")]
+Order = Annotated[
+    str,
+    typer.Option(
+        "--sjf",
+        help="The order of the sjf runs: due-K-wait-C with the queue's overtake_factor and "
+        "overtake_wait_factor, or due-K. Default: that of a queue nobody configured.",
+    ),
+]
 
 
 def fit(
@@ -26,7 +33,7 @@ def fit(
     out: Annotated[Path, typer.Option(help="Where the engine is written, JSON.")],
     token_budget: Annotated[int, typer.Option(min=1, help="Its max_num_batched_tokens.")] = 2048,
     arms: Annotated[str, typer.Option(help="Which runs to learn from, with commas.")] = "fcfs",
-    overtake_factor: K = 3.0,
+    sjf: Order = "",
 ) -> None:
     """Find what a step, a sequence and a token cost a real engine, from when its answers came."""
     from lengthwise_lab import calibration
@@ -36,7 +43,7 @@ def fit(
     if not runs:
         raise BadChoice(f"there is no run of {arms} in {', '.join(map(str, samples))}")
     engine = calibration.fit(
-        runs, slots=slots, token_budget=token_budget, overtake_factor=overtake_factor
+        runs, slots=slots, token_budget=token_budget, sjf=sjf or calibration.SJF
     )
     out.write_text(engine.model_dump_json(indent=2) + "\n", encoding="utf-8")
     Console().print(
@@ -49,7 +56,7 @@ def fit(
 def check(
     samples: Samples,
     engine: Annotated[Path, typer.Option(help="What `lengthwise lab fit` wrote.")],
-    overtake_factor: K = 3.0,
+    sjf: Order = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """Set the simulator's completion times beside measured ones that it was not fitted on."""
@@ -57,7 +64,7 @@ def check(
 
     model = calibration.read_engine(engine)
     runs = [run for path in samples for run in calibration.read_samples(path)]
-    rows = calibration.errors(runs, model, overtake_factor=overtake_factor)
+    rows = calibration.errors(runs, model, sjf=sjf or calibration.SJF)
     if as_json:
         found = [{**asdict(row), "relative_error": row.relative} for row in rows]
         typer.echo(json.dumps({"rows": found}, indent=2))

@@ -74,6 +74,7 @@ class StackSettings:
     redis_url: str | None = None  #: None: an embedded Valkey in `data_dir`.
     policy: PolicyName | None = None  #: None: the queue's, `sjf` for a new one.
     overtake_factor: float | None = None  #: None: the queue's.
+    overtake_wait_factor: float | None = None  #: None: the queue's.
     log_level: str = "INFO"
 
 
@@ -211,6 +212,7 @@ class Stack:
             "tokenizer": fresh.tokenizer,
             "policy": self.settings.policy,
             "overtake_factor": self.settings.overtake_factor,
+            "overtake_wait_factor": self.settings.overtake_wait_factor,
         }
         changes = {name: value for name, value in changes.items() if value is not None}
         base = (existing.settings if existing else fresh).model_dump()

@@ -59,6 +59,15 @@ def up(
         float | None,
         typer.Option(min=0, max=1000, help="k. Default: the queue's; 3 for a new one."),
     ] = None,
+    overtake_wait_factor: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=100,
+            help="Of the wait that a long answer found: for so many times that it may be "
+            "overtaken; 0: k alone. Default: the queue's; 2 for a new one.",
+        ),
+    ] = None,
     predictor_timeout_ms: Annotated[
         float, typer.Option(min=1, max=10_000, help="Longest wait for a prediction, ms.")
     ] = 250,
@@ -83,6 +92,7 @@ def up(
         redis_url=redis_url,
         policy=policy,
         overtake_factor=overtake_factor,
+        overtake_wait_factor=overtake_wait_factor,
         predictor_timeout_ms=predictor_timeout_ms,
         log_level=log_level,
     )

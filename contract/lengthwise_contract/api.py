@@ -257,6 +257,11 @@ class Explanation(View):
     ms_per_token: float = Field(description="Measured; what one output token costs here, ms")
     predicted_ms: float
     overtake_factor: float
+    overtake_bound_ms: float = Field(
+        default=0,
+        description="No job of its class that was accepted more than this later goes first; ms, "
+        "settled when it came",
+    )
     class_offset_ms: float
     accepted_ms: float
     due_ms: float
@@ -288,6 +293,13 @@ class QueueSettings(Body):
 
     policy: PolicyName = "sjf"
     overtake_factor: float = Field(default=3.0, ge=0, le=1000, description="k; 0 is FCFS")
+    overtake_wait_factor: float = Field(
+        default=2.0,
+        ge=0,
+        le=100,
+        description="A long answer may be overtaken for up to this many times the wait that it "
+        "found, if that is more than k times its predicted length; 0: k alone",
+    )
     classes: list[QueueClass] = Field(
         default_factory=lambda: [
             QueueClass(name="interactive", offset_ms=0),

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import ValidationError
 from scipy.optimize import least_squares
 
+from lengthwise_contract.api import QueueSettings
 from lengthwise_lab.errors import BadWorkload
 from lengthwise_lab.simulator.cost_model import Batching
 from lengthwise_lab.simulator.experiment import simulate
@@ -26,6 +27,8 @@ from lengthwise_lab.simulator.state import Floats
 from lengthwise_lab.simulator.tally import RECORDED
 from lengthwise_lab.sweep import APART_S
 
+#: The order of a queue that nobody configured.
+SJF = f"due-{QueueSettings().overtake_factor:g}-wait-{QueueSettings().overtake_wait_factor:g}"
 #: What the simulator calls the order in which `bench serve` served an arm.
 _POLICY = {"fcfs": "fcfs", "shadow": "fcfs", "oracle": "sjf-oracle"}
 _END = RECORDED.index("end_s")
@@ -112,9 +115,9 @@ def _measured(step: int, arm: str, seed: int, rows: list[dict[str, Any]]) -> Mea
     )
 
 
-def simulated(run: Measured, engine: Batching, *, overtake_factor: float) -> Floats:
+def simulated(run: Measured, engine: Batching, *, sjf: str = SJF) -> Floats:
     """Completion times of a measured run's requests, as the simulator has them, (n,), s."""
-    policy = policy_named(_POLICY.get(run.arm, f"due-{overtake_factor:g}"))
+    policy = policy_named(_POLICY.get(run.arm, sjf))
     outcome = simulate([run.jobs], engine, policy, recorded=len(run.jobs))
     return np.asarray(outcome.tally.record[:, _END] - run.jobs.arrival_s)
 
@@ -124,7 +127,7 @@ def fit(
     *,
     slots: int,
     token_budget: int = 2048,
-    overtake_factor: float = 3.0,
+    sjf: str = SJF,
 ) -> Batching:
     """The engine whose simulated completion times are nearest to the measured ones.
 
@@ -135,7 +138,7 @@ def fit(
         runs: Measured runs; different loads tell the batch's cost from the step's.
         slots: `max_num_seqs` of the engine.
         token_budget: `max_num_batched_tokens` of the engine.
-        overtake_factor: k of the `sjf` runs.
+        sjf: What the lab calls the order of the `sjf` runs.
 
     Returns:
         The engine.
@@ -148,10 +151,7 @@ def fit(
 
     def residuals(logs: Floats) -> Floats:
         model = engine(logs)
-        parts = [
-            np.log(simulated(run, model, overtake_factor=overtake_factor) / run.completion_s)
-            for run in runs
-        ]
+        parts = [np.log(simulated(run, model, sjf=sjf) / run.completion_s) for run in runs]
         return np.concatenate(parts)
 
     at = np.log(list(_BEGIN.values()))
@@ -170,9 +170,7 @@ def fit(
     return engine(at)
 
 
-def errors(
-    runs: Sequence[Measured], engine: Batching, *, overtake_factor: float = 3.0
-) -> list[Error]:
+def errors(runs: Sequence[Measured], engine: Batching, *, sjf: str = SJF) -> list[Error]:
     """How far off the simulator is, for each step and arm, all seeds together.
 
     Returns:
@@ -183,9 +181,7 @@ def errors(
     for step, arm in kinds:
         same = [run for run in runs if (run.step, run.arm) == (step, arm)]
         measured = np.concatenate([run.completion_s for run in same])
-        ours = np.concatenate(
-            [simulated(run, engine, overtake_factor=overtake_factor) for run in same]
-        )
+        ours = np.concatenate([simulated(run, engine, sjf=sjf) for run in same])
         points = {"mean": np.mean, **{f"p{q}": _quantile(q) for q in (50, 90, 99)}}
         out += [
             Error(

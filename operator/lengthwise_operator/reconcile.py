@@ -148,6 +148,7 @@ def _optional_settings(service: Service, installation: Installation) -> dict[str
     # To the queue service, null is the shared predictor, which it knows, and "" is none.
     shared = url is not None and url == installation.predictor_url
     return {
+        "overtake_wait_factor": service.spec.queue.overtake_wait_factor,
         "min_rank_accuracy": least if least >= 0.5 else None,
         "drift_window_ms": window_ms or None,
         "record_rows": service.spec.queue.record_rows,

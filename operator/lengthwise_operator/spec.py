@@ -263,7 +263,16 @@ class QueueSpec(Part):
         ge=0,
         le=1000,
         description="k: no job is overtaken by one accepted more than k times its own predicted "
-        "length later. 0 is first come, first served; larger favours short answers more.",
+        "length later, but for overtakeWaitFactor. 0 is first come, first served; larger "
+        "favours short answers more.",
+    )
+    overtake_wait_factor: float = Field(
+        default=2,
+        ge=0,
+        le=100,
+        description="In a long line, a long answer may instead be overtaken for up to this many "
+        "times the wait that it found when it came, as far as the predictions have been right. "
+        "0: overtakeFactor alone, which in a lasting overload is nearly first come, first served.",
     )
     max_depth: int = Field(
         default=10_000, ge=1, le=10_000_000, description="Jobs waiting above which 429 is answered."

@@ -133,6 +133,10 @@ async def _submit(
         answers=checked.answers,
         calibrations=page.calibrations,
         shape=shape_of(checked.text or ""),
+        # A late prediction is priced by the line that its job found, not by the one it stands in.
+        wait_ms=_found_ms(service, tenant, page),
+        usual_tokens=page.evidence.usual_tokens,
+        rank_accuracy=page.evidence.rank_accuracy,
     )
     cost = price(prediction=asked.prediction)
     job = NewJob(
@@ -182,7 +186,18 @@ async def _submit(
         service.book.note(queue, cost.tokens)
         service.metrics.tenants.count(tenant.name, "accepted")
         service.metrics.predicted.labels(queue).observe(cost.tokens)
+        if page.stats.active_policy == "sjf":
+            service.metrics.overtake_bound.labels(queue).observe(
+                (cost.slack_ms - cost.offset_ms) / 1000
+            )
     return Ticket(queue=queue, new=job, accepted=answer)
+
+
+def _found_ms(service: Service, tenant: Tenant, page: Page) -> float:
+    """How long the line is that a new job finds, ms; 0 where that does not count."""
+    if page.settings.overtake_wait_factor == 0 or not page.evidence.rank_accuracies:
+        return 0.0
+    return refusals.predicted_wait_ms(service, tenant, page) or 0.0
 
 
 def _job_class(settings: QueueSettings, wanted: str | None) -> str:

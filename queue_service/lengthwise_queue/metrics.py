@@ -93,6 +93,12 @@ class Metrics:
         self.predicted = self._histogram(
             "predicted_tokens", "Predicted length of the jobs accepted here", _TOKENS, "service"
         )
+        self.overtake_bound = self._histogram(
+            "overtake_bound_seconds",
+            "How much later a job may be accepted and still overtake, of the jobs accepted here",
+            _WAIT_S,
+            "service",
+        )
         self.fallbacks = self._counter(
             "predictor_fallbacks_total", "Jobs priced without a prediction", "reason"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lengthwise_contract.api import Prediction, QueueSettings
@@ -37,6 +38,9 @@ def price(
     answers: int,
     calibrations: Calibrations = UNCALIBRATED,
     shape: Shape = (0, 0),
+    wait_ms: float = 0.0,
+    usual_tokens: float = 0.0,
+    rank_accuracy: Callable[[str], float | None] = lambda _: None,
 ) -> Price:
     """Price one job.
 
@@ -50,22 +54,31 @@ def price(
             batch for its own length, so the cost is the sum, though they are made side by side.
         calibrations: What the last answers say about such predictions.
         shape: The prompt's.
+        wait_ms: How long it would wait first come, first served, ms; 0: nobody knows.
+        usual_tokens: The mean predicted length here, tokens; 0: nobody knows.
+        rank_accuracy: How right a predictor's order is, by its tag; None: nobody knows.
 
     Raises:
         KeyError: The queue has no such class.
     """
     calibrated = None
+    tag = "" if prediction is None else predictor_tag(prediction.model_version)
+    credit_ms = policy.wait_credit_ms(
+        wait_ms,
+        wait_factor=settings.overtake_wait_factor,
+        rank_accuracy=None if prediction is None else rank_accuracy(tag),
+        most_ms=policy.class_room_ms(settings, job_class),
+    )
     if prediction is not None and settings.calibrate:
-        corrected = calibrations.of(predictor_tag(prediction.model_version)).apply(
-            prediction, shape
-        )
+        corrected = calibrations.of(tag).apply(prediction, shape)
         if corrected is not prediction:
             prediction = corrected
             calibrated = (corrected.p10_tokens, corrected.p50_tokens, corrected.p90_tokens)
     tokens = answers * policy.expected_tokens(
         prediction, median_tokens=median_tokens(settings, stats), max_tokens=max_tokens
     )
-    ms = tokens * ms_per_token(settings, stats)
+    pace_ms = ms_per_token(settings, stats)
+    ms = tokens * pace_ms
     offset_ms = policy.class_offset_ms(settings, job_class)
     # Both, because the store decides which one counts: the policy may change while a job waits.
     slack_ms = policy.slack_ms(
@@ -73,6 +86,8 @@ def price(
         policy="sjf",
         overtake_factor=settings.overtake_factor,
         class_offset_ms=offset_ms,
+        usual_ms=usual_tokens * pace_ms,
+        credit_ms=credit_ms,
     )
     basis = Basis(calibrated=calibrated, max_tokens=max_tokens, answers=answers, shape=shape)
     return Price(tokens=tokens, ms=ms, slack_ms=slack_ms, offset_ms=offset_ms, basis=basis)

@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from lengthwise_contract.api import QueueSettings
 from lengthwise_queue.calibration import Calibration, Calibrations, fit_all
 from lengthwise_queue.errors import ModelNotFound
+from lengthwise_queue.evidence import NO_EVIDENCE, Evidence, evidence_of
 from lengthwise_queue.jobs import Queue, QueueStats
 from lengthwise_queue.store import JobStore
 
 #: How old settings and figures may be, s. A change of policy is in force after this everywhere.
 MAX_AGE_S = 1.0
 
-#: Jobs that must have succeeded before the calibration is fitted anew: of 256 answers, 3 %. A fit
-#: takes 3 ms at most.
+#: Jobs that must have succeeded before the last answers are looked at anew: of 256, 3 %. Fitting
+#: the calibration takes 3 ms at most, the evidence 0.5 ms.
 REFIT_AFTER = 8
 
 
@@ -31,6 +32,7 @@ class Page:
     stats: QueueStats
     read_s: float
     calibrations: Calibrations = field(default_factory=Calibrations)
+    evidence: Evidence = NO_EVIDENCE
 
     @property
     def settings(self) -> QueueSettings:
@@ -61,8 +63,8 @@ class QueueBook:
         self._pages: dict[str, Page] = {}
         self._since: dict[str, float] = {}
         self._reads: dict[str, asyncio.Task[Page]] = {}
-        #: Of each queue: jobs that had succeeded at its last fit, and the fit.
-        self._fits: dict[str, tuple[int, Calibrations]] = {}
+        #: Of each queue: jobs that had succeeded at its last look, and what was seen.
+        self._looks: dict[str, tuple[int, Calibrations, Evidence]] = {}
 
     async def page(self, name: str) -> Page:
         """The queue of that name, at most `MAX_AGE_S` old.
@@ -100,7 +102,7 @@ class QueueBook:
         if queue is None:
             self._pages.pop(name, None)
             self._since.pop(name, None)
-            self._fits.pop(name, None)
+            self._looks.pop(name, None)
             raise no_such_model(name)
         page = self._page_of(queue, await self._store.stats(name))
         self._pages[name] = page
@@ -111,18 +113,26 @@ class QueueBook:
         """Every queue as it is now, by name."""
         queues = await self._store.queues()
         pages = [self._page_of(q, await self._store.stats(q.name)) for q in queues]
-        self._fits = {q.name: self._fits[q.name] for q in queues}
+        self._looks = {q.name: self._looks[q.name] for q in queues}
         self._pages = {page.queue.name: page for page in pages}
         self._since.clear()
         return pages
 
     def _page_of(self, queue: Queue, stats: QueueStats) -> Page:
         done = stats.counters.get("succeeded", 0)
-        at, fitted = self._fits.get(queue.name, (-REFIT_AFTER, Calibrations()))
-        if not at <= done < at + REFIT_AFTER:  # fewer than before: the store was emptied
-            at, fitted = done, fit_all(stats.answers)
-            self._fits[queue.name] = at, fitted
-        return Page(queue=queue, stats=stats, read_s=time.monotonic(), calibrations=fitted)
+        look = self._looks.get(queue.name)
+        # Fewer than before: the store was emptied.
+        if look is None or not look[0] <= done < look[0] + REFIT_AFTER:
+            look = done, fit_all(stats.answers), evidence_of(stats.answers)
+            self._looks[queue.name] = look
+        _, fitted, evidence = look
+        return Page(
+            queue=queue,
+            stats=stats,
+            read_s=time.monotonic(),
+            calibrations=fitted,
+            evidence=evidence,
+        )
 
     def _read_done(self, name: str, task: asyncio.Task[Page]) -> None:
         self._reads.pop(name, None)

@@ -129,12 +129,16 @@ def too_long_s(service: Service, tenant: Tenant, page: Page) -> float | None:
     limit_ms = page.settings.max_wait_ms
     if limit_ms is None:
         return None
+    wait_ms = predicted_wait_ms(service, tenant, page)
+    return wait_ms / 1000 if wait_ms is not None and wait_ms > limit_ms else None
 
-    wait_ms = admission.predicted_wait_ms(
+
+def predicted_wait_ms(service: Service, tenant: Tenant, page: Page) -> float | None:
+    """How long a new job of the tenant would wait, ms; None: no worker serves the queue."""
+    return admission.predicted_wait_ms(
         page.settings,
         page.stats,
         tenant=tenant.name,
         weight_of=service.tenants.weight,
         more_tokens=service.book.since_read(page.queue.name),
     )
-    return wait_ms / 1000 if wait_ms is not None and wait_ms > limit_ms else None

@@ -209,6 +209,7 @@ def explanation(job: Job, page: Page, position: Position | None) -> Explanation:
         ms_per_token=priced_at,
         predicted_ms=job.predicted_ms,
         overtake_factor=settings.overtake_factor,
+        overtake_bound_ms=_bound_ms(job),
         class_offset_ms=job.offset_ms,
         accepted_ms=job.accepted_ms,
         due_ms=job.due_ms,
@@ -291,8 +292,14 @@ def _rule(job: Job, page: Page) -> str:
     due_s = (job.due_ms - job.since_ms) / 1000
     return (
         f"{length}, so it falls due {due_s:.1f} s after it came, and whatever falls due earlier "
-        "goes first."
+        f"goes first: of its class, nothing that comes more than {_bound_ms(job) / 1000:.1f} s "
+        "after it."
     )
+
+
+def _bound_ms(job: Job) -> float:
+    """How much later a job of its class may come and still overtake it under `sjf`, ms."""
+    return max(job.slack_ms - job.offset_ms, 0.0)
 
 
 def listing(data: list[dict[str, Any]], more: bool) -> dict[str, Any]:

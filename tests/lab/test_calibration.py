@@ -24,7 +24,7 @@ def workload(seed: int, *, rate_per_s: float, arm: str = "fcfs") -> Measured:
         np.cumsum(rng.exponential(1 / rate_per_s, 150)), output, prompt=rng.integers(10, 300, 150)
     ).with_predictions(output * rng.lognormal(0, 0.5, 150))
     run = Measured(step=0, arm=arm, seed=seed, jobs=jobs, completion_s=np.ones(150))
-    exact = simulated(run, TRUE, overtake_factor=3.0)
+    exact = simulated(run, TRUE, sjf="due-3")
     return Measured(step=0, arm=arm, seed=seed, jobs=jobs, completion_s=exact)
 
 

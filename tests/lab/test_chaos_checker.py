@@ -289,7 +289,8 @@ def change_a_due_time(told: Told) -> None:
 
 
 def misprice_a_job(told: Told) -> None:
-    said = {"predicted_ms": 100.0, "overtake_factor": 3.0, "class_offset_ms": 0.0}
+    said = {"predicted_ms": 100.0, "overtake_factor": 3.0, "overtake_bound_ms": 300.0}
+    said["class_offset_ms"] = 0.0
     times = {"accepted_ms": 1100.0, "due_ms": 2100.0}
     told.events.append({"op": "price", "type": "ok", "id": "id-b", **said, **times})
 

@@ -19,7 +19,7 @@ from lengthwise_lab.simulator.predictions import tau_b
 from lengthwise_lab.simulator.state import CONTEXT, FREE_BLOCKS, N_DECODE, N_RUN, N_WAIT
 from lengthwise_lab.simulator.workloads import Workload
 from lengthwise_queue.fair import merge
-from lengthwise_queue.policy import slack_ms
+from lengthwise_queue.policy import overtake_bound_ms, slack_ms
 
 #: Little memory, so that requests are preempted for want of it as well.
 TIGHT = Batching(
@@ -69,7 +69,9 @@ def test_every_policy_ends_every_request_and_leaves_the_engine_empty(
     assert (state.tenant_n == 0).all()
 
 
-@pytest.mark.parametrize("name", ["fcfs", "due-0", "due-3", "due-30", "due-0.3"])
+@pytest.mark.parametrize(
+    "name", ["fcfs", "due-0", "due-3", "due-30", "due-3-wait-2", "due-0-wait-9"]
+)
 def test_no_job_is_overtaken_by_one_that_came_later_than_its_slack(name: str) -> None:
     outcome = served(name, replace(workload(3000), shares=(1.0,)))
     found = figures(outcome)["starvation"]
@@ -92,6 +94,39 @@ def test_the_due_times_are_those_of_the_product() -> None:
     tokens = np.array([3.0, 700.5, 3.0])
     want = [slack_ms(ms, policy="sjf", overtake_factor=3) / 1000 for ms in tokens * 21]
     assert due_times("sjf", 3)(tokens, tokens * 21).tolist() == want
+
+
+def test_following_the_wait_gains_what_k_loses_in_an_overload_that_lasts() -> None:
+    load = replace(workload(3000, load=1.2), shares=(1.0,))
+    means = {
+        name: figures(served(name, load))["completion_s"]["mean"]
+        for name in ("fcfs", "sjf-oracle", "due-3", "due-3-wait-2")
+    }
+    gained = {name: means["fcfs"] - means[name] for name in means}
+    assert gained["due-3-wait-2"] > 2 * gained["due-3"]
+    assert gained["due-3-wait-2"] > 0.45 * gained["sjf-oracle"]
+
+
+def test_the_line_of_a_reversed_predictor_is_not_followed() -> None:
+    load = replace(workload(1000, load=1.2), shares=(1.0,), predictor="reversed", tau=None)
+    ends = [
+        served(name, load, recorded=1000).tally.record[:, 2] for name in ("due-3", "due-3-wait-9")
+    ]
+    assert (ends[0] == ends[1]).all()
+
+
+@pytest.mark.parametrize("past_the_bound", [False, True], ids=["within", "past"])
+def test_a_request_may_be_overtaken_for_as_long_as_the_product_says(past_the_bound: bool) -> None:
+    # A token a second, one slot. 200 runs and 100 waits when 60 comes: it finds 100 s of work.
+    # The rest comes much later, and makes 60 the usual length.
+    output = np.array([200, 100, 60, 1] + [58] * 41)
+    bound_s = overtake_bound_ms(60.0, 0.0, float(output.mean()), 2 * 100.0)
+    assert 90 < bound_s < 110
+    short_s = 2 + bound_s + (0.1 if past_the_bound else -0.1)
+    jobs = jobs_of(np.array([0, 1, 2, short_s] + [1e4 + 100 * n for n in range(41)]), output)
+    outcome = simulate([jobs], ONE, policy_named("due-0-wait-2"), recorded=45)
+    starts = outcome.tally.record[:, 0]
+    assert (starts[3] > starts[2]) == past_the_bound
 
 
 def test_tenants_are_served_in_the_order_of_the_product() -> None:

@@ -15,14 +15,82 @@ lengths = st.floats(min_value=0, max_value=1e7)
 times = st.floats(min_value=0, max_value=1e9)
 
 
-@given(early=times, early_ms=lengths, gap=st.floats(0, 1e9), late_ms=lengths, k=st.floats(0, 100))
-def test_no_job_is_overtaken_by_one_accepted_more_than_k_times_its_length_later(
-    early: float, early_ms: float, gap: float, late_ms: float, k: float
+credits_ms = st.floats(min_value=0, max_value=1e8)
+usual = st.floats(min_value=0, max_value=1e6)
+
+
+@given(
+    early=times,
+    early_ms=lengths,
+    early_credit=credits_ms,
+    gap=st.floats(0, 1e9),
+    late_ms=lengths,
+    late_credit=credits_ms,
+    k=st.floats(0, 100),
+    usual_ms=usual,
+    usual_later_ms=usual,
+)
+def test_no_job_is_overtaken_by_one_accepted_later_than_the_bound_it_was_told(
+    early: float,
+    early_ms: float,
+    early_credit: float,
+    gap: float,
+    late_ms: float,
+    late_credit: float,
+    k: float,
+    usual_ms: float,
+    usual_later_ms: float,
 ) -> None:
-    due_early = early + policy.slack_ms(early_ms, policy="sjf", overtake_factor=k)
-    due_late = early + gap + policy.slack_ms(late_ms, policy="sjf", overtake_factor=k)
-    if due_late < due_early:
-        assert gap <= k * early_ms + 1e-3  # rounding of sums near 1e9
+    # Whatever the later one found: another line, another usual length, another trust.
+    told = policy.slack_ms(
+        early_ms, policy="sjf", overtake_factor=k, usual_ms=usual_ms, credit_ms=early_credit
+    )
+    due_late = (early + gap) + policy.slack_ms(
+        late_ms, policy="sjf", overtake_factor=k, usual_ms=usual_later_ms, credit_ms=late_credit
+    )
+    if due_late < early + told:
+        assert gap <= told + 1e-3  # rounding of sums near 1e9
+
+
+@given(ms=lengths, k=st.floats(0, 100), usual_ms=usual, credit_ms=credits_ms)
+def test_a_bound_is_never_below_k_times_the_length_nor_above_that_and_the_credit(
+    ms: float, k: float, usual_ms: float, credit_ms: float
+) -> None:
+    bound = policy.overtake_bound_ms(ms, k, usual_ms, credit_ms)
+    assert k * ms <= bound <= max(k * ms, credit_ms)
+
+
+@pytest.mark.parametrize(
+    ("times_usual", "want"),
+    [(0.5, 1 / 17), (1, 0.5), (2, 16 / 17), (1e6, 1)],
+    ids=["half the usual", "usual", "twice", "very long"],
+)
+def test_the_line_counts_for_answers_that_are_longer_than_usual(
+    times_usual: float, want: float
+) -> None:
+    bound = policy.overtake_bound_ms(1000 * times_usual, 0, 1000, 60_000)
+    assert bound == pytest.approx(60_000 * want)
+
+
+@pytest.mark.parametrize(
+    ("rank_accuracy", "want"),
+    [(1.0, 20_000), (0.9, 16_000), (0.5, 0), (0.1, 0), (None, 0)],
+    ids=["always right", "good", "a coin", "reversed", "nobody knows"],
+)
+def test_a_line_is_worth_as_much_as_the_predictions_deserve(
+    rank_accuracy: float | None, want: float
+) -> None:
+    credit = policy.wait_credit_ms(10_000, wait_factor=2, rank_accuracy=rank_accuracy)
+    assert credit == pytest.approx(want)
+
+
+def test_a_line_pushes_nobody_back_by_more_than_half_the_way_to_the_next_class() -> None:
+    settings = QueueSettings()  # batch is ten minutes behind interactive
+    room = policy.class_room_ms(settings, "interactive")
+    assert room == 300_000
+    assert policy.class_room_ms(settings, "batch") == math.inf
+    credit = policy.wait_credit_ms(1e9, wait_factor=2, rank_accuracy=1, most_ms=room)
+    assert credit == room
 
 
 @given(ms=st.lists(lengths, min_size=2, max_size=20), k=st.floats(0.1, 100))

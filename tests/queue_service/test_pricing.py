@@ -70,6 +70,33 @@ def test_a_class_adds_its_offset_and_an_unknown_one_is_an_error() -> None:
         price(job_class="vip")
 
 
+def test_a_long_answer_that_found_a_line_is_due_by_the_line() -> None:
+    found: dict[str, Any] = {
+        "wait_ms": 60_000.0,
+        "usual_tokens": 50.0,
+        "rank_accuracy": lambda tag: 0.9,
+    }
+    # 2 times the wait, of which 2 x 0.9 - 1 is deserved, and 16 of 17 for twice the usual length.
+    assert price(**found).slack_ms == pytest.approx(2 * 60_000 * 0.8 * 16 / 17)
+    assert price(prediction=None, **found).slack_ms == pytest.approx(3 * 6000)
+
+
+def test_a_wait_factor_of_zero_leaves_k_alone() -> None:
+    settings = SETTINGS.model_copy(update={"overtake_wait_factor": 0.0})
+    cost = pricing.price(
+        settings,
+        stats(),
+        prediction=PREDICTION,
+        job_class="interactive",
+        max_tokens=None,
+        answers=1,
+        wait_ms=1e6,
+        usual_tokens=50,
+        rank_accuracy=lambda tag: 1.0,
+    )
+    assert cost.slack_ms == pytest.approx(3 * 2000)
+
+
 @pytest.mark.parametrize(
     ("tokens", "want"), [(0, "0-64"), (64, "64-256"), (1023.9, "256-1024"), (1e6, "1024+")]
 )

@@ -236,7 +236,12 @@ class _Checker:
         for why in self._by_op["price"]:
             ref = self._ref.get(why["id"])
             delay_ms = 0 if ref is None else self._asked[ref].spec.get("delay_ms", 0)
-            slack = why["overtake_factor"] * why["predicted_ms"] + why["class_offset_ms"]
+            bound, least = why["overtake_bound_ms"], why["overtake_factor"] * why["predicted_ms"]
+            if bound < least - max(0.01, 1e-6 * least):
+                self._violated(
+                    "wrong_states", f"{why['id']} was told a bound of {bound} ms, below {least}"
+                )
+            slack = bound + why["class_offset_ms"]
             want = why["accepted_ms"] + delay_ms + slack
             if abs(want - why["due_ms"]) > max(0.01, 1e-6 * slack):
                 self._violated(

@@ -149,7 +149,8 @@ class Clients:
     async def _explain(self, job: Ask, job_id: str) -> None:
         got = await self._caller.insist(job.tenant, "GET", f"/v1/jobs/{job_id}/explain")
         if got is not None and got.is_success:
-            names = ("predicted_ms", "overtake_factor", "class_offset_ms", "accepted_ms", "due_ms")
+            names = ("predicted_ms", "overtake_factor", "overtake_bound_ms", "class_offset_ms",
+                     "accepted_ms", "due_ms")  # fmt: skip
             why = got.json()
             self._history.write("price", "ok", id=job_id, **{n: why[n] for n in names})
 

@@ -141,6 +141,9 @@ class _Run:
             max_tokens=None,
             answers=1,
             calibrations=page.calibrations,
+            wait_ms=pricing.drain_ms(page.settings, page.stats, page.stats.backlog_tokens) or 0.0,
+            usual_tokens=page.evidence.usual_tokens,
+            rank_accuracy=page.evidence.rank_accuracy,
         )
         job = NewJob(
             id=f"{index:08}",

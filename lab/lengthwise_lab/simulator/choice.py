@@ -1,6 +1,6 @@
-"""Which k? Each candidate on lines of many kinds: what of the oracle's gain, and the tail it costs.
+"""Which k, and how far after the wait? Each candidate on many lines: its gain, and its tail.
 
-Called by `lengthwise lab choose`; docs/decisions/0060-default-policy.md argues from its table.
+Called by `lengthwise lab choose`; docs/decisions 0060 and 0061 argue from its table.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from lengthwise_lab.simulator.lengths import published
 from lengthwise_lab.simulator.policies import policy_named
 from lengthwise_lab.simulator.workloads import Workload
 
-CANDIDATES = ("due-0.3", "due-1", "due-3", "due-10", "due-30", "sjf", "hrrn")
+CANDIDATES = (
+    "due-1", "due-3", "due-10", "due-30", "due-3-wait-2", "due-3-wait-3", "due-3-wait-4",
+    "sjf", "hrrn",
+)  # fmt: skip
 SEEDS = (1, 2, 3)
 #: Small and large engines; 20 ms a step, as an 8B model on one GPU.
 _SMALL = Batching(slots=16, step_ms=20, decode_ms=0.5, prefill_ms=0.1)
@@ -42,11 +45,12 @@ class Line:
 
 
 LINES = (
-    *(Line(engine=_SMALL, load=load, requests=20_000) for load in (0.8, 0.9, 0.95)),
-    *(Line(engine=_SMALL, load=1.2, requests=count) for count in (100, 200, 500, 2000)),
-    Line(engine=_SMALL, load=1.5, requests=500),
+    *(Line(engine=_SMALL, load=load, requests=20_000) for load in (0.8, 0.9, 0.95, 1.0)),
+    *(Line(engine=_SMALL, load=1.2, requests=count) for count in (100, 200, 500, 2000, 20_000)),
+    *(Line(engine=_SMALL, load=1.5, requests=count) for count in (500, 2000)),
+    *(Line(engine=_SMALL, load=1.2, requests=2000, tau=tau) for tau in (0.2, 0.4, 0.8)),
     *(Line(engine=_SMALL, load=0.95, requests=20_000, tau=tau) for tau in (0.2, 0.4, 0.8)),
-    *(Line(engine=_LARGE, load=load, requests=40_000) for load in (0.9, 0.97)),
+    *(Line(engine=_LARGE, load=load, requests=40_000) for load in (0.9, 0.97, 1.0)),
     Line(engine=_LARGE, load=1.2, requests=2000),
 )
 

@@ -16,13 +16,16 @@ from typing import Any, TypeVar, cast
 
 import numba
 
+from lengthwise_queue import policy
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _folder() -> str:
     """Where compiled code of exactly these sources is kept."""
     digest = hashlib.blake2b(digest_size=8)
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    product = Path(policy.__file__)  # the loop compiles its formula too
+    for source in [*sorted(Path(__file__).parent.glob("*.py")), product]:
         digest.update(source.read_bytes())
     home = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
     base = Path(home) if home else Path.home() / ".cache"

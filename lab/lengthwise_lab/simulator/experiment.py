@@ -29,7 +29,12 @@ from lengthwise_lab.simulator.state import (
     new_state,
 )
 from lengthwise_lab.simulator.tally import Tally, new_tally
+from lengthwise_queue.accuracy import Ranking
+from lengthwise_queue.policy import wait_credit_ms
+from lengthwise_queue.verdict import APART
 
+#: Answers that a queue remembers, and judges its predictor by.
+ANSWERS_KEPT = 256
 #: Output tokens: short, middling, long, very long.
 EDGES = (64, 256, 1024)
 
@@ -120,6 +125,7 @@ def simulate(
         following = next(waiting, None)
         if math.isnan(tau):
             tau = tau_b(jobs.output.astype(float), jobs.predicted)
+            rules = _following_the_wait(rules, engine, policy, jobs)
         begun = time.perf_counter()
         chunk = _priced(jobs, engine, policy, spread)
         pricing += time.perf_counter() - begun
@@ -174,6 +180,22 @@ def _rules(
         stop_at_s=float(limits.stop_at_s),
         pair_accuracy=pair_accuracy,
     )
+
+
+def _following_the_wait(
+    rules: Rules, engine: Batching | Independent, policy: Policy, jobs: Jobs
+) -> Rules:
+    """With what the queue service learns from its last answers: a usual one, and what they deserve.
+
+    It learns as it goes; here it is as if so many answers of the kind had been given before.
+    """
+    if policy.wait_factor == 0:
+        return rules
+    seen = jobs.part(0, ANSWERS_KEPT)
+    ranking = Ranking.of(zip(seen.predicted, seen.output, strict=True), apart=APART)
+    credit = wait_credit_ms(1.0, wait_factor=policy.wait_factor, rank_accuracy=ranking.accuracy)
+    usual = seen.predicted if not isinstance(engine, Independent) else engine.work(seen.predicted)
+    return rules._replace(wait_factor=credit, usual=float(usual.mean()))
 
 
 def _priced(jobs: Jobs, engine: Batching | Independent, policy: Policy, spread: float) -> Chunk:

@@ -10,6 +10,7 @@ from lengthwise_lab.simulator.priorities import key, shorter
 from lengthwise_lab.simulator.rules import FAIR, HRRN, INSERTION, LTR, SSJF_AGING, VTC, Rules
 from lengthwise_lab.simulator.state import (
     ARRIVAL,
+    BACKLOG,
     COUNTER,
     DONE,
     KEY,
@@ -40,6 +41,7 @@ def enter(state: State, rules: Rules, a: int) -> None:
     n = state.n
     count = state.i[N_WAIT]
     state.i[N_WAIT] = count + 1
+    state.s[BACKLOG] += state.f[a, PRED]
     state.i[MAX_WAITING] = max(state.i[MAX_WAITING], count + 1)
     if rules.kind == INSERTION:
         # Kept with the shortest last; binary insertion, as many questions as the log of the line.
@@ -149,6 +151,8 @@ def leave(state: State, rules: Rules, a: int) -> None:
     """Take `a`, which is first, out of the line."""
     count = state.i[N_WAIT] - 1
     state.i[N_WAIT] = count
+    # An empty line is 0 exactly: what rounding left behind must not add up.
+    state.s[BACKLOG] = state.s[BACKLOG] - state.f[a, PRED] if count > 0 else 0.0
     if rules.kind == INSERTION:
         return
     at = state.n[a, WAIT_AT]

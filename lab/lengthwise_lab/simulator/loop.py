@@ -11,6 +11,7 @@ from lengthwise_lab.simulator.rules import LTR, MLFQ, Rules
 from lengthwise_lab.simulator.slots import admit, end_requests, fits, preempt, worst_slot
 from lengthwise_lab.simulator.state import (
     ARRIVAL,
+    BACKLOG,
     CHUNK,
     COUNTER,
     EVENTS,
@@ -43,6 +44,7 @@ from lengthwise_lab.simulator.state import (
 )
 from lengthwise_lab.simulator.steps import pass_work
 from lengthwise_lab.simulator.tally import Tally
+from lengthwise_queue.policy import overtake_bound_ms
 
 #: Why `run` came back: it wants the next chunk, more room in the pool, or all is done.
 MORE, GROW, OVER = range(3)
@@ -60,6 +62,23 @@ def _next_arrival(state: State, rules: Rules, chunk: Chunk) -> float:
     if head == state.i[RING_TAIL]:
         return math.inf
     return float(state.ring[head % len(state.ring)])
+
+
+#: The product's own: how far a request may be overtaken.
+_bound = compiled(overtake_bound_ms)
+
+
+@compiled
+def _follow_the_wait(state: State, rules: Rules, a: int) -> None:
+    """Give a request that arrives its slack by the line that it finds, as the queue service does.
+
+    What waits is worth its predicted work at the pace of a full engine; who runs does not count.
+    """
+    slots = len(state.run_n)
+    pace = 1.0 if rules.independent else rules.step_s + rules.decode_s * slots
+    credit = rules.wait_factor * state.s[BACKLOG] * pace / slots
+    by_wait = _bound(state.f[a, PRED] * pace, 0.0, rules.usual * pace, credit)
+    state.f[a, SLACK] = max(state.f[a, SLACK], by_wait)
 
 
 @compiled
@@ -89,6 +108,8 @@ def _arrive(state: State, rules: Rules, chunk: Chunk, arrival_s: float) -> None:
     n[TENANT] = chunk.tenant[at]
     n[NUMBER] = state.i[FIRST_NUMBER] + at
     n[PREFILL] = max(1, chunk.prompt[at])
+    if rules.wait_factor > 0:
+        _follow_the_wait(state, rules, a)
     enter(state, rules, a)
 
 

@@ -6,6 +6,7 @@ the part of its key that is settled when it arrives. Called by experiment.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -66,6 +67,7 @@ class Policy:
         chunk: Hands back after this quantile of the predicted length; None: never.
         extra_tokens: What asking costs, output tokens of the LLM itself for each request.
         table: Its function of age / predicted length, for a spread of the prediction.
+        wait_factor: The product's `overtake_wait_factor`.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Policy:
     chunk: float | None = None
     extra_tokens: int = 0
     table: Callable[[Floats, float], Floats] | None = None
+    wait_factor: float = 0.0
 
 
 def gittins(ages: Floats, spread: float) -> Floats:
@@ -116,12 +119,14 @@ _PREEMPTS: dict[str, Any] = {"preemptive": 1}
 _NO_AGE: dict[str, Any] = {"age_weight": 0.0}
 
 
-def _due(k: float) -> Policy:
+def _due(k: float, wait_factor: float = 0.0) -> Policy:
+    follows = f", and {wait_factor:g} times the wait it finds" if wait_factor else ""
     return Policy(
-        name=f"due-{k:g}",
-        about=f"Lengthwise: due time, k = {k:g}",
+        name=f"due-{k:g}" + (f"-wait-{wait_factor:g}" if wait_factor else ""),
+        about=f"Lengthwise: due time, k = {k:g}{follows}",
         knows="prediction",
         slack=due_times("sjf", k),
+        wait_factor=wait_factor,
     )
 
 
@@ -150,6 +155,7 @@ _ALL = (
     Policy(name="fcfs", about="first come, first served", knows="nothing",
            slack=due_times("fcfs", 0)),
     *(_due(k) for k in (0, 0.3, 1, 3, 10, 30)),
+    _due(3, 2),
     Policy(name="sjf", about="shortest predicted first", knows="prediction", slack=by_length,
            rules=_NO_AGE),
     Policy(name="sjf-oracle", about="shortest first, true lengths", knows="truth",
@@ -195,18 +201,22 @@ POLICIES: Mapping[str, Policy] = {policy.name: policy for policy in _ALL}
 
 
 def policy_named(name: str) -> Policy:
-    """The policy of that name; any `due-K` is one.
+    """The policy of that name; any `due-K` is one, and `due-K-wait-C`.
 
     Raises:
         BadChoice: There is none; the message lists them.
     """
     if name in POLICIES:
         return POLICIES[name]
-    if name.startswith("due-"):
+    form = re.fullmatch(r"due-(?P<k>[0-9.e+-]+?)(-wait-(?P<wait>[0-9.e+-]+))?", name)
+    if form is not None:
         try:
-            k = float(name[4:])
+            k, wait = float(form["k"]), float(form["wait"] or 0)
         except ValueError:
-            k = -1.0
-        if 0 <= k < float("inf"):
-            return _due(k)
-    raise BadChoice(f"no policy {name!r}; there are {', '.join(POLICIES)}, and due-K for any K")
+            k = wait = -1.0
+        if 0 <= k < float("inf") and 0 <= wait < float("inf"):
+            return _due(k, wait)
+    raise BadChoice(
+        f"no policy {name!r}; there are {', '.join(POLICIES)}, and due-K and due-K-wait-C for any "
+        "K and C"
+    )

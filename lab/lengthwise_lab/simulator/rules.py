@@ -25,6 +25,9 @@ class Rules(NamedTuple):
         kind: One of the orders above.
         preemptive: 1: a better request takes a running one's slot.
         age_weight: 1: the key is slack + arrival, so waiting counts; 0: the slack alone.
+        wait_factor: STATIC: how many times the wait that it finds a long request may be overtaken
+            for (the product's `overtake_wait_factor`, less what the predictions do not deserve).
+        usual: With `wait_factor`: the mean predicted work.
         independent: 1: slots that know nothing of each other, work in seconds; 0: steps of a batch.
         step_s, decode_s, prefill_s, context_s: A step takes step_s + decode_s for each sequence
             that decodes + prefill_s for each prompt token + context_s for each token of context.
@@ -54,6 +57,8 @@ class Rules(NamedTuple):
     kind: int = STATIC
     preemptive: int = 0
     age_weight: float = 1.0
+    wait_factor: float = 0.0
+    usual: float = 0.0
     independent: int = 0
     step_s: float = 0.02
     decode_s: float = 0.0
