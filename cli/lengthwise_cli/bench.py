@@ -41,8 +41,8 @@ def serve(
     policies: Annotated[
         str,
         typer.Option(
-            help="What to compare, with commas: fcfs, sjf, shadow, and oracle (needs fcfs), which "
-            "knows the lengths."
+            help="What to compare, with commas: fcfs, sjf, sjf-k (k alone, not the wait), shadow, "
+            "and oracle (needs fcfs), which knows the lengths."
         ),
     ] = "fcfs,sjf",
     requests: Annotated[int, typer.Option(min=1, help="How many requests a run.")] = 72,

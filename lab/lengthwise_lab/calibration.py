@@ -30,7 +30,7 @@ from lengthwise_lab.sweep import APART_S
 #: The order of a queue that nobody configured.
 SJF = f"due-{QueueSettings().overtake_factor:g}-wait-{QueueSettings().overtake_wait_factor:g}"
 #: What the simulator calls the order in which `bench serve` served an arm.
-_POLICY = {"fcfs": "fcfs", "shadow": "fcfs", "oracle": "sjf-oracle"}
+_POLICY = {"fcfs": "fcfs", "shadow": "fcfs", "sjf-k": "due-3", "oracle": "sjf-oracle"}
 _END = RECORDED.index("end_s")
 #: Where the search begins, ms: a small model's step and tokens on a CPU. The search covers
 #: factors of a thousand, so a GPU's are not far.

@@ -14,11 +14,18 @@ from lengthwise_lab.report import Figures, Report
 from lengthwise_lab.sweep import Sweep
 
 #: Grey for what we are compared with, blue for ours; told apart in print and by the colour-blind.
-_COLORS = {"fcfs": "#8a8f98", "sjf": "#1f6feb", "shadow": "#c9a227", "oracle": "#2da44e"}
+_COLORS = {
+    "fcfs": "#8a8f98",
+    "sjf": "#1f6feb",
+    "sjf-k": "#8250df",
+    "shadow": "#c9a227",
+    "oracle": "#2da44e",
+}
 _ORACLE = _COLORS["oracle"]
 _LABELS = {
     "fcfs": "first come, first served",
     "sjf": "short first (Lengthwise)",
+    "sjf-k": "short first, k alone",
     "shadow": "shadow",
     "oracle": "oracle (knows every length)",
 }

@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lengthwise_contract.api import PolicyName, QueueSettings
 from lengthwise_lab.drive import Target, drive, look_up
@@ -21,9 +21,10 @@ from lengthwise_lab.oracle_predictor import OraclePredictor
 from lengthwise_lab.service import Service
 from lengthwise_lab.workload import Request
 
-#: What a workload is served under: a queue's policy; or `oracle`, which is `sjf` with the largest k
-#: and a predictor that knows the lengths that the `fcfs` run before it measured.
-Arm = Literal["fcfs", "sjf", "shadow", "oracle"]
+#: What a workload is served under: a queue's policy; `sjf-k`, which is `sjf` that does not follow
+#: the wait; or `oracle`, which is `sjf` with the largest k and a predictor that knows the lengths
+#: that the `fcfs` run before it measured.
+Arm = Literal["fcfs", "sjf", "sjf-k", "shadow", "oracle"]
 
 #: A queue service may use settings that are so old, seconds.
 SETTINGS_AGE_S = 1.2
@@ -74,7 +75,9 @@ async def compare(
             await until_idle(service, target.model)
             async with contextlib.AsyncExitStack() as stack:
                 # Not suspended half-way, whatever the predictor is worth: the figures show that.
-                steady = {"policy": policy, "min_rank_accuracy": None}
+                steady: dict[str, Any] = {"policy": policy, "min_rank_accuracy": None}
+                if policy == "sjf-k":
+                    steady |= {"policy": "sjf", "overtake_wait_factor": 0}
                 settings = before.model_copy(update=steady)
                 if policy == "oracle":
                     knowing = OraclePredictor(_known(runs, requests))
@@ -106,6 +109,7 @@ def _knowing(before: QueueSettings, oracle_url: str) -> QueueSettings:
     oracle = {
         "policy": "sjf",
         "overtake_factor": ORACLE_OVERTAKE_FACTOR,
+        "overtake_wait_factor": 0,
         "predictor_url": oracle_url,
         "min_rank_accuracy": None,
         "calibrate": False,  # it needs no correction, least of all one learnt from others

@@ -12,7 +12,7 @@ import pytest
 
 from lengthwise_cli import ports
 from lengthwise_cli.stack import Engine, Stack, StackSettings
-from lengthwise_contract.api import JobRequest
+from lengthwise_contract.api import JobRequest, QueueSettings
 from lengthwise_lab.arrivals import Arrivals
 from lengthwise_lab.compare import compare
 from lengthwise_lab.drive import Target, ask, drive, has_token, look_up
@@ -46,29 +46,40 @@ def settings(folder: Path, *, slots: int = 1) -> StackSettings:
 
 
 @pytest.mark.slow
-def test_a_comparison_measures_what_the_engine_did_and_restores_the_queue(tmp_path: Path) -> None:
+def test_a_comparison_measures_what_the_engine_did_and_restores_the_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lengths = [40, 5, 20, 10]
+    put: list[tuple[str, float]] = []
 
     async def scenario() -> None:
         async with Stack(settings(tmp_path), print) as stack, Service(stack.url) as service:
             target = Target(url=stack.url, model=stack.model)
             before = (await service.queue(stack.model)).settings
+            really_put = service.put_queue
+
+            async def put_queue(model: str, to: QueueSettings) -> None:
+                put.append((to.policy, to.overtake_wait_factor))
+                await really_put(model, to)
+
+            monkeypatch.setattr(service, "put_queue", put_queue)
             done: list[Sample] = []
             order: list[str] = []
             runs = await compare(
                 service,
                 target,
                 requests_of(lengths),
-                policies=("fcfs", "sjf"),
+                policies=("fcfs", "sjf", "sjf-k"),
                 on_run=order.append,
                 on_done=done.append,
             )
-            assert order == ["fcfs", "sjf"]
-            assert len(done) == 2 * len(lengths)
+            assert order == ["fcfs", "sjf", "sjf-k"]
+            assert put == [("fcfs", 2), ("sjf", 2), ("sjf", 0), (before.policy, 2)]
+            assert len(done) == 3 * len(lengths)
             assert (await service.queue(stack.model)).settings == before
             for run in runs:
                 assert [s.output_tokens for s in run.samples] == lengths
-                assert {s.policy for s in run.samples} == {run.policy}
+                assert {s.policy for s in run.samples} == {run.policy.removesuffix("-k")}
                 for s in run.samples:
                     assert s.ok
                     assert s.ttft_s is not None

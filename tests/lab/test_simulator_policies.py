@@ -70,7 +70,7 @@ def test_every_policy_ends_every_request_and_leaves_the_engine_empty(
 
 
 @pytest.mark.parametrize(
-    "name", ["fcfs", "due-0", "due-3", "due-30", "due-3-wait-2", "due-0-wait-9"]
+    "name", ["fcfs", "due-0", "due-0.3", "due-3", "due-30", "due-3-wait-2", "due-0-wait-9"]
 )
 def test_no_job_is_overtaken_by_one_that_came_later_than_its_slack(name: str) -> None:
     outcome = served(name, replace(workload(3000), shares=(1.0,)))
