@@ -72,6 +72,10 @@ class Recorder:
                     await self._write(store)
                 except StoreUnavailable:
                     log.debug("record not written: the store is away")
+                except Exception:
+                    # An ACL without XTRIM, for one: no reason to stop answering.
+                    log.exception("record not written", extra={"queue": self._queue})
+                    self._rows.clear()
                 await asyncio.sleep(_WRITE_S)
         finally:
             try:

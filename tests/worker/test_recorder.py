@@ -137,6 +137,25 @@ def test_a_request_without_one_answer_to_a_text_is_no_row(body: bytes) -> None:
     assert length_row("j", "q", request, output_tokens=3, prompt_tokens=1) is None
 
 
+def test_a_record_that_cannot_be_written_does_not_stop_the_work(rig: Rig) -> None:
+    async def body() -> None:
+        await rig.store.put_queue(rig.queue, QueueSettings(record_rows=100))
+        await rig.store.client.set(QueueKeys(rig.queue).record, "no stream")
+        engine = rig.engine()
+        async with rig.working(engine.url) as worker:
+            await worker._recorder.looked.wait()
+            for name in ("one", "two"):
+                await rig.submit(name)
+                await rig.state(name, JobState.SUCCEEDED)
+
+                async def given_up() -> bool:
+                    return not worker._recorder._rows
+
+                await rig.until(given_up)
+
+    rig.run(body)
+
+
 def test_a_store_that_is_away_costs_rows_and_nothing_else(rig: Rig) -> None:
     async def body() -> None:
         recorder = Recorder(rig.queue)
