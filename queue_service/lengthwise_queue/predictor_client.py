@@ -13,9 +13,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from http import HTTPStatus
 
-import httpx
+import aiohttp
 from pydantic import ValidationError
+from yarl import URL
 
 from lengthwise_contract.api import (
     PredictBatchRequest,
@@ -49,6 +51,7 @@ GIVE_UP_AFTER = 5
 #: Calls under way at once: one is answered while the next is on its way.
 MAX_CALLS = 2
 
+_KEEP_IDLE_S = 4.0
 
 #: Questions whose jobs have gone on without an answer, and that are still to be answered, at most.
 MAX_LATE = 1000
@@ -93,7 +96,8 @@ class PredictorClient:
         on_answer: Callable[[float], None],
         on_fallback: Callable[[Fallback], None],
     ) -> None:
-        self._http = None if base_url is None else _client(base_url)
+        self._url = None if base_url is None else _batch_url(base_url)
+        self._http: aiohttp.ClientSession | None = None  # made by the first call, in its loop
         self._timeout_s = timeout_ms / 1000
         self._on_answer = on_answer
         self._on_fallback = on_fallback
@@ -120,7 +124,7 @@ class PredictorClient:
     async def _ask(
         self, model: str, text: str | None, now_s: float
     ) -> Prediction | Fallback | asyncio.Future[Prediction | Fallback]:
-        if self._http is None:
+        if self._url is None:
             return Fallback.OFF
         if not text:
             return Fallback.NO_TEXT
@@ -132,7 +136,7 @@ class PredictorClient:
         self._line.append(question)
         if self._asking < MAX_CALLS:
             self._asking += 1
-            call = asyncio.create_task(self._call(self._http))
+            call = asyncio.create_task(self._call(self._url))
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
         await asyncio.wait({question.answer}, timeout=self._timeout_s)
@@ -154,28 +158,28 @@ class PredictorClient:
     def _late_done(self, _: object) -> None:
         self._late -= 1
 
-    async def _call(self, http: httpx.AsyncClient) -> None:
+    async def _call(self, url: str) -> None:
         """Ask what is in line, until nothing is."""
+        self._http = self._http or _session()
         try:
-            await self._ask_line(http)
+            await self._ask_line(self._http, url)
         finally:
             self._asking -= 1
 
-    async def _ask_line(self, http: httpx.AsyncClient) -> None:
+    async def _ask_line(self, http: aiohttp.ClientSession, url: str) -> None:
         while batch := self._next_batch():
             in_time = any(not question.late for question in batch)
             body = PredictBatchRequest(inputs=[question.request for question in batch])
             answers: Sequence[Prediction | Fallback]
             try:
                 async with asyncio.timeout(GIVE_UP_AFTER * self._timeout_s):
-                    got = await http.post(
-                        "/v1/predict/batch", content=body.model_dump_json(exclude_none=True)
-                    )
-                answers = _read(got, len(batch))
+                    sent = body.model_dump_json(exclude_none=True).encode()
+                    async with http.post(url, data=sent, allow_redirects=False) as got:
+                        answers = _read(got.status, await got.read(), len(batch))
             except TimeoutError:
                 self._failed("no answer")
                 answers = [Fallback.TIMEOUT] * len(batch)
-            except (httpx.HTTPError, _BadAnswer) as exc:
+            except (aiohttp.ClientError, _BadAnswer) as exc:
                 self._failed(str(exc))
                 answers = [Fallback.ERROR] * len(batch)
             else:
@@ -208,7 +212,7 @@ class PredictorClient:
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
         if self._http is not None:
-            await self._http.aclose()
+            await self._http.close()
 
     def _failed(self, reason: str) -> None:
         was_open = self._breaker.is_open
@@ -249,24 +253,32 @@ class Predictors:
         await asyncio.gather(*(c.aclose() for c in (self._shared, *self._own.values())))
 
 
-def _client(base_url: str) -> httpx.AsyncClient:
-    """Keep-alive connections to the predictor.
+def _batch_url(base_url: str) -> str:
+    """Where batches are asked at this predictor.
 
     Raises:
         ValueError: `base_url` is not an http or https URL.
     """
     try:
-        url = httpx.URL(base_url)
-    except httpx.InvalidURL:
-        url = httpx.URL("")
-    if url.scheme not in ("http", "https") or not url.host:
+        url = URL(base_url)
+        usable = url.scheme in ("http", "https") and bool(url.host)
+    except ValueError:
+        usable = False
+    if not usable:
         raise ValueError(f"expected a URL such as http://127.0.0.1:8081, got {base_url!r}")
-    return httpx.AsyncClient(
-        base_url=url,
+    return f"{base_url.rstrip('/')}/v1/predict/batch"
+
+
+def _session() -> aiohttp.ClientSession:
+    """Keep-alive connections to the predictor."""
+    return aiohttp.ClientSession(
         headers={"Content-Type": "application/json"},
-        timeout=httpx.Timeout(None),  # the whole call has a limit, and is cancelled by it
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
-        trust_env=False,  # a proxy has no business between a service and its predictor
+        skip_auto_headers=("Accept-Encoding",),
+        timeout=aiohttp.ClientTimeout(total=None),  # a call has a limit, and is cancelled by it
+        # No number of connections is too large: the calls are limited. Idle ones are dropped before
+        # the predictor does it (uvicorn waits 5 s), or a question would meet a closing one.
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_IDLE_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
     )
 
 
@@ -274,11 +286,11 @@ class _BadAnswer(Exception):
     """The predictor answered, but with no prediction."""
 
 
-def _read(answer: httpx.Response, asked: int) -> list[Prediction]:
-    if answer.status_code != httpx.codes.OK:
-        raise _BadAnswer(f"the predictor answered {answer.status_code}")
+def _read(status: int, content: bytes, asked: int) -> list[Prediction]:
+    if status != HTTPStatus.OK:
+        raise _BadAnswer(f"the predictor answered {status}")
     try:
-        predictions = PredictBatchResponse.model_validate_json(answer.content).predictions
+        predictions = PredictBatchResponse.model_validate_json(content).predictions
     except ValidationError as exc:
         # Not the error's text: it quotes what was sent.
         raise _BadAnswer(f"the predictions have {exc.error_count()} wrong fields") from None

@@ -97,8 +97,6 @@ def main() -> int:
         sys.stderr.write(f"lengthwise_worker: bad settings (LENGTHWISE_WORKER_*)\n{exc}\n")
         return 2
     set_up(settings.log_level)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each call, with the URL
-    logging.getLogger("httpcore").setLevel(logging.WARNING)
     try:
         uvloop.run(_serve(settings))
     except BadSettings as exc:

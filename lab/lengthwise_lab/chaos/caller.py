@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 
+from lengthwise_lab.chaos.cut_connections import SaysCut
 from lengthwise_lab.chaos.history import History
-from lengthwise_worker.cut_connections import SaysCut
 
 #: How long a client insists, s: far longer than any fault lasts.
 INSIST_S = 120.0

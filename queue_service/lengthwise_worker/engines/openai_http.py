@@ -5,13 +5,15 @@ Called by job_run.py through the `Engine` protocol.
 
 from __future__ import annotations
 
+import json
 import logging
+from http import HTTPStatus
 from typing import Any
 
-import httpx
+import aiohttp
+from yarl import URL
 
 from lengthwise_queue.jobs import Claim
-from lengthwise_worker.cut_connections import SaysCut
 from lengthwise_worker.engines import wire
 from lengthwise_worker.engines.base import Answer, Sink
 from lengthwise_worker.errors import BadSettings, EngineAway, EngineFailed
@@ -53,21 +55,29 @@ class OpenAIEngine:
         self._base = ""
         if url is not None:
             self.set_url(url)
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        outside = httpx.URL(self._base or "http://localhost").host not in _LOOPBACK
-        limits = httpx.Limits(
-            max_connections=connections + 4,
-            max_keepalive_connections=connections + 4,
-            keepalive_expiry=_KEEP_IDLE_S,
-        )
-        self._http = httpx.AsyncClient(
-            headers=headers,
-            timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S, pool=None),
-            limits=limits,
-            # A proxy of the environment is for the outside, never for an engine beside us.
-            trust_env=outside,
-            transport=None if outside else SaysCut(limits=limits),
-        )
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._timeout_s = timeout_s
+        self._connections = connections
+        self._made: aiohttp.ClientSession | None = None
+
+    @property
+    def _http(self) -> aiohttp.ClientSession:
+        """Made by the first call, in its event loop."""
+        if self._made is None:
+            self._made = aiohttp.ClientSession(
+                headers=self._headers,
+                skip_auto_headers=("Accept-Encoding",),  # a compressed stream comes in lumps
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=self._timeout_s
+                ),
+                connector=aiohttp.TCPConnector(
+                    limit=self._connections + 4, keepalive_timeout=_KEEP_IDLE_S
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                # A proxy of the environment is for the outside, never for an engine beside us.
+                trust_env=URL(self._base).host not in _LOOPBACK,
+            )
+        return self._made
 
     def set_url(self, url: str) -> None:
         """Where the engine is, with or without `/v1`.
@@ -76,8 +86,8 @@ class OpenAIEngine:
             BadSettings: That is no HTTP URL.
         """
         try:
-            usable = httpx.URL(url).scheme in ("http", "https") and bool(httpx.URL(url).host)
-        except httpx.InvalidURL:
+            usable = URL(url).scheme in ("http", "https") and bool(URL(url).host)
+        except ValueError:
             usable = False
         if not usable:
             raise BadSettings(
@@ -94,23 +104,23 @@ class OpenAIEngine:
     async def healthy(self) -> bool:
         """Whether the probe is answered; a wrong key counts as unhealthy, and is logged."""
         try:
-            got = await self._http.get(self._base + self.probe_path, timeout=_PROBE_TIMEOUT_S)
-        except httpx.HTTPError:
+            status, _ = await self._get(self.probe_path)
+        except (aiohttp.ClientError, TimeoutError):
             return False
-        if got.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             log.error(
                 "engine refuses our key: set LENGTHWISE_WORKER_ENGINE_API_KEY",
-                extra={"status": got.status_code},
+                extra={"status": status},
             )
             return False
-        return got.status_code < 500
+        return status < 500
 
     async def max_model_len(self) -> int | None:
         """From /v1/models: vLLM's `max_model_len`, or llama.cpp's `meta.n_ctx`."""
         try:
-            got = await self._http.get(self._base + "/v1/models", timeout=_PROBE_TIMEOUT_S)
-            models: Any = got.json()["data"] if got.is_success else []
-        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            status, body = await self._get("/v1/models")
+            models: Any = json.loads(body)["data"] if _is_success(status) else []
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
             return None
         for model in models if isinstance(models, list) else []:
             meta = model.get("meta") if isinstance(model.get("meta"), dict) else {}
@@ -118,6 +128,12 @@ class OpenAIEngine:
             if isinstance(found, int) and found > 0:
                 return found
         return None
+
+    async def _get(self, path: str) -> tuple[int, bytes]:
+        """Status and body."""
+        limit = aiohttp.ClientTimeout(total=_PROBE_TIMEOUT_S)
+        async with self._http.get(self._base + path, timeout=limit, allow_redirects=False) as got:
+            return got.status, await got.read()
 
     def shape(self, claim: Claim) -> wire.Request:
         """The request for a job. Other engines add to it."""
@@ -129,42 +145,49 @@ class OpenAIEngine:
 
     async def _call(self, claim: Claim, request: wire.Request, sink: Sink) -> Answer:
         try:
-            async with self._http.stream(
-                "POST",
+            async with self._http.post(
                 self._base + claim.endpoint,
-                content=request.body,
+                data=request.body,
                 headers={"Content-Type": "application/json"},
+                allow_redirects=False,
             ) as response:
-                if not response.is_success:
-                    body = await response.aread()
+                if not _is_success(response.status):
+                    body = await response.read()
                     retry_after = response.headers.get("Retry-After")
-                    raise wire.error_of(response.status_code, body, retry_after)
+                    raise wire.error_of(response.status, body, retry_after)
                 kind = response.headers.get("Content-Type", "")
                 if kind.startswith("text/event-stream"):
                     return await _read_stream(response, request, sink)
-                return _read_body(await response.aread())
-        except httpx.ConnectError as exc:
+                return _read_body(await response.read())
+        except aiohttp.ClientConnectorError as exc:
             raise EngineAway(f"The engine does not listen: {exc}") from exc
-        except httpx.ConnectTimeout as exc:
+        except aiohttp.ConnectionTimeoutError as exc:
             raise EngineAway("The engine does not accept connections.") from exc
-        except httpx.TimeoutException as exc:
+        except TimeoutError as exc:
             raise EngineFailed(f"The engine fell silent: {type(exc).__name__}.") from exc
-        except httpx.HTTPError as exc:
+        except aiohttp.ClientError as exc:
             raise EngineFailed(f"The connection to the engine broke: {exc!r}.") from exc
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        if self._made is not None:
+            await self._made.close()
 
 
-async def _read_stream(response: httpx.Response, request: wire.Request, sink: Sink) -> Answer:
+def _is_success(status: int) -> bool:
+    return 200 <= status < 300
+
+
+async def _read_stream(
+    response: aiohttp.ClientResponse, request: wire.Request, sink: Sink
+) -> Answer:
     """Hand each event to `sink`.
 
     Raises:
         EngineFailed: The stream ended before its `[DONE]`.
     """
     usage, splitter = wire.Usage(), wire.EventSplitter()
-    async for data in response.aiter_bytes():
+    async for data in response.content.iter_any():
         for event in splitter.feed(data):
             if event == b"[DONE]":
                 return Answer(prompt_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens)
