@@ -7,10 +7,13 @@ import pytest
 from typer.testing import CliRunner
 
 from lengthwise_cli.main import app
+from lengthwise_lab.details import describe
 from lengthwise_lab.errors import BadChoice, BadWorkload
 from lengthwise_lab.simulator.answer import answer, as_markdown
 from lengthwise_lab.simulator.clean_check import rows
 from lengthwise_lab.simulator.config import read_question
+from lengthwise_lab.simulator.figures import figures
+from lengthwise_lab.simulator.recorded_runs import record
 
 CONFIGS = sorted((Path(__file__).parents[2] / "lab" / "configs").glob("*.*"))
 SMALL = """
@@ -65,7 +68,31 @@ def test_the_same_question_gets_the_same_answer(tmp_path: Path) -> None:
         for found in result["policies"].values():
             del found["cost"]
     assert first == second
-    assert as_markdown(first).count("| due-3 |") == 3
+    assert as_markdown(first).count("| due-3 |") == 4
+
+
+def test_a_run_says_the_same_of_its_requests_as_the_table_does(tmp_path: Path) -> None:
+    """Histograms that need no memory, and every request by itself: two ways to the same figures."""
+    path = tmp_path / "question.toml"
+    path.write_text(SMALL.replace("seeds = [1, 2]", "seeds = [1]"))
+    question = read_question(path)
+    workload = question.workload(1, None)
+    found = record(workload, workload.fitted_predictor(), question.engine, "due-3")
+    short, whole = figures(found.outcome), describe([found.run], policy="due-3")
+    for figure in ("mean", "p50", "p99", "max"):
+        for got, want in (
+            (short["completion_s"], whole["completion_s"]),
+            (short["fairness"]["slowdown"], whole["fairness"]["slowdown"]),
+            *((short["buckets"][name], whole["buckets"][name]) for name in ("1-64", "65-256")),
+        ):
+            # A bin is 1 % wide, and numpy draws a line between two requests where we take one.
+            assert got[figure] == pytest.approx(want[figure], rel=0.12 if figure == "p99" else 0.03)
+    assert short["fairness"]["jain_of_slowdowns"] == pytest.approx(
+        whole["fairness"]["jain_of_slowdowns"], rel=1e-4
+    )
+    for share in ("share_waiting_over_10_times_its_length", "share_waiting_over_100_s"):
+        assert short["starvation"][share] == pytest.approx(whole["starvation"][share], rel=1e-4)
+    assert short["starvation"]["max_lag_s"] == pytest.approx(whole["starvation"]["max_lag_s"])
 
 
 def test_the_command_writes_json_markdown_and_a_picture(tmp_path: Path) -> None:

@@ -86,17 +86,24 @@ def as_markdown(result: dict[str, Any]) -> str:
             for b in buckets
         ]
         lines.append(_line(name, *cells))
-    lines += ["", "Starvation, fairness between tenants, and the engine", ""]
+    lines += ["", "Fairness between requests, by completion time over what each takes alone", ""]
+    lines += _head("policy", "Jain", "slowdown p50", "p99", "max", "worst / best tenant")
+    for name, found in policies.items():
+        fair = found["fairness"]
+        slow = [fair["slowdown"].get(point, 0.0) for point in ("p50", "p99", "max")]
+        numbers = (fair["jain_of_slowdowns"], *slow, fair.get("max_over_min", 1.0))
+        lines.append(_line(name, *(f"{number:.4g}" for number in numbers)))
+    lines += ["", "Starvation, and the engine", ""]
     lines += _head(
-        "policy", "longest wait, s", "overtaken by up to, s", "beyond its slack, s", "Jain",
-        "worst / best tenant", "preemptions", "tokens/s",
+        "policy", "longest wait, s", "waited over 10 x its length, %", "over 100 s, %",
+        "overtaken by up to, s", "beyond its slack, s", "preemptions", "tokens/s",
     )  # fmt: skip
     for name, found in policies.items():
-        starved, fair, engine = found["starvation"], found["fairness"], found["engine"]
+        starved, engine = found["starvation"], found["engine"]
         numbers = (
-            starved["max_wait_s"], starved["max_lag_s"], starved["max_excess_s"],
-            fair.get("jain", 1.0), fair.get("max_over_min", 1.0), engine["preemptions"],
-            engine["tokens_per_s"],
+            starved["max_wait_s"], 100 * starved["share_waiting_over_10_times_its_length"],
+            100 * starved["share_waiting_over_100_s"], starved["max_lag_s"],
+            starved["max_excess_s"], engine["preemptions"], engine["tokens_per_s"],
         )  # fmt: skip
         lines.append(_line(name, *(f"{number:.4g}" for number in numbers)))
     return "\n".join(lines) + "\n"

@@ -15,6 +15,7 @@ from lengthwise_lab.simulator.tally import (
     FIRST_TOKEN,
     LAG,
     PER_TOKEN,
+    SLOWDOWN,
     WAIT,
     WORST_GAP,
     Tally,
@@ -36,9 +37,10 @@ def figures(outcome: Outcome) -> dict[str, Any]:
     Returns:
         `completion_s`, `wait_s`, `ttft_s`, `s_per_token` and `worst_gap_s`, each with count, mean,
         p50, p90, p99 (within 0.5 %) and max; `buckets`, completion by output tokens; `fairness`
-        between tenants; `starvation`: the longest wait, by how much later a request came that
-        overtook another at most, and how far that is beyond the slack (<= 0: our promise held);
-        `engine`: preemptions, tokens computed again, simulated seconds, tokens a second.
+        between requests, by their slowdowns, and between tenants; `starvation`: the longest wait,
+        the shares that waited long, by how much later a request came that overtook another at most,
+        and how far that is beyond the slack (<= 0: our promise held); `engine`: preemptions, tokens
+        computed again, simulated seconds, tokens a second.
     """
     tally, state = outcome.tally, outcome.state
     ended = int(state.i[FINISHED])
@@ -50,9 +52,15 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "tau_b": round(outcome.tau, 4),
         **{name: spread_of(tally, metric) for name, metric in _SHOWN.items()},
         "buckets": _buckets(tally),
-        "fairness": fairness(state.tenant_f),
+        "fairness": {
+            "jain_of_slowdowns": _jain(tally),
+            "slowdown": spread_of(tally, SLOWDOWN),
+            **fairness(state.tenant_f),
+        },
         "starvation": {
             "max_wait_s": _rounded(float(tally.sums[WAIT, 0, 2])),
+            "share_waiting_over_10_times_its_length": _share(tally, 0),
+            "share_waiting_over_100_s": _share(tally, 1),
             "max_lag_s": _rounded(float(tally.sums[LAG, 0, 2])),
             "mean_lag_s": _rounded(_mean(tally, LAG, 0)),
             "max_excess_s": _rounded(float(tally.sums[EXCESS, 0, 2])),
@@ -113,6 +121,18 @@ def fairness(tenants: np.ndarray) -> dict[str, Any]:
         "max_over_min": _rounded(float(slowdowns.max() / slowdowns.min())),
         "slowdowns": [_rounded(float(value)) for value in slowdowns],
     }
+
+
+def _jain(tally: Tally) -> float:
+    """Jain's index over the requests' slowdowns: 1 if all have the same."""
+    count, total, _, squares = tally.sums[SLOWDOWN, 0]
+    return _rounded(total**2 / (count * squares)) if count else 0.0
+
+
+def _share(tally: Tally, which: int) -> float:
+    """Of the requests that ended, those that starved; see `Tally.starved`."""
+    count = float(tally.sums[WAIT, 0, 0])
+    return _rounded(float(tally.starved[which]) / count) if count else 0.0
 
 
 def _mean(tally: Tally, metric: int, row: int) -> float:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lengthwise_lab.details import STARVED_S, STARVED_TIMES
 from lengthwise_lab.simulator.compiled import compiled
 from lengthwise_lab.simulator.rules import Rules
 from lengthwise_lab.simulator.state import (
@@ -19,6 +20,7 @@ from lengthwise_lab.simulator.state import (
     OUT,
     OVERTAKEN,
     PROMPT,
+    SIZE,
     SLACK,
     TENANT,
     TTFT,
@@ -27,10 +29,14 @@ from lengthwise_lab.simulator.state import (
     State,
 )
 
-#: What is measured of each request; the last, LAG, is by how much later one came that overtook it,
-#: and EXCESS how much more that is than its slack, which is what our policy promises never to be.
-COMPLETION, WAIT, FIRST_TOKEN, PER_TOKEN, WORST_GAP, LAG, EXCESS = range(7)
-METRICS = ("completion_s", "wait_s", "ttft_s", "s_per_token", "worst_gap_s", "lag_s", "excess_s")
+#: What is measured of each request. LAG is by how much later one came that overtook it, EXCESS how
+#: much more that is than its slack, which is what our policy promises never to be, SLOWDOWN its
+#: completion time over what it takes alone.
+COMPLETION, WAIT, FIRST_TOKEN, PER_TOKEN, WORST_GAP, LAG, EXCESS, SLOWDOWN = range(8)
+METRICS = (
+    "completion_s", "wait_s", "ttft_s", "s_per_token", "worst_gap_s", "lag_s", "excess_s",
+    "slowdown",
+)  # fmt: skip
 #: Histogram bins: from 0.1 ms on, each 1 % wider than the one before, up to 4e6 s.
 LOWEST_S, RATIO, BINS = 1e-4, 0.01, 2450
 #: Columns of `Tally.record`.
@@ -43,25 +49,29 @@ class Tally(NamedTuple):
     Attributes:
         edges: Upper bounds of the length buckets, output tokens, inclusive; one bucket more.
         hist: (metrics, 1 + buckets, bins): row 0 is everything.
-        sums: (metrics, 1 + buckets, 3): count, sum, maximum.
+        sums: (metrics, 1 + buckets, 4): count, sum, maximum, sum of squares.
+        starved: (2,): how many waited more than `STARVED_TIMES` what they take alone, and more than
+            `STARVED_S`.
         record: (requests, 5) by number, for runs that are looked at one by one; (0, 5): not kept.
     """
 
     edges: Ints
     hist: Ints
     sums: Floats
+    starved: Ints
     record: Floats
 
 
 def new_tally(edges: tuple[int, ...], *, recorded: int = 0) -> Tally:
     """An empty one, with room to record so many requests one by one."""
     rows = len(edges) + 2
-    sums = np.zeros((len(METRICS), rows, 3))
+    sums = np.zeros((len(METRICS), rows, 4))
     sums[:, :, 2] = -np.inf
     return Tally(
         edges=np.array(edges, np.int64),
         hist=np.zeros((len(METRICS), rows, BINS), np.int64),
         sums=sums,
+        starved=np.zeros(2, np.int64),
         record=np.full((recorded, len(RECORDED)), np.nan),
     )
 
@@ -77,6 +87,7 @@ def _count(tally: Tally, metric: int, bucket: int, value: float) -> None:
         sums[0] += 1
         sums[1] += value
         sums[2] = max(sums[2], value)
+        sums[3] += value * value
 
 
 @compiled
@@ -106,9 +117,14 @@ def count_ended(state: State, rules: Rules, tally: Tally, a: int) -> None:
     _count(tally, LAG, bucket, lag)
     _count(tally, EXCESS, bucket, lag - f[a, SLACK])
     if rules.independent:
-        alone = rules.step_s * n[a, OUT]
+        alone = f[a, SIZE]
     else:
         alone = (rules.step_s + rules.decode_s) * n[a, OUT] + rules.prefill_s * n[a, PROMPT]
+    _count(tally, SLOWDOWN, bucket, completion / alone)
+    if f[a, FIRST] - arrival > STARVED_TIMES * alone:
+        tally.starved[0] += 1
+    if f[a, FIRST] - arrival > STARVED_S:
+        tally.starved[1] += 1
     of_tenant = state.tenant_f[n[a, TENANT]]
     of_tenant[2] += completion / alone
     of_tenant[3] += 1
