@@ -295,6 +295,13 @@ def misprice_a_job(told: Told) -> None:
     told.events.append({"op": "price", "type": "ok", "id": "id-b", **said, **times})
 
 
+def tell_a_bound_below_k(told: Told) -> None:
+    said = {"predicted_ms": 100.0, "overtake_factor": 3.0, "overtake_bound_ms": 299.0}
+    said["class_offset_ms"] = 0.0
+    times = {"accepted_ms": 1100.0, "due_ms": 1399.0}
+    told.events.append({"op": "price", "type": "ok", "id": "id-b", **said, **times})
+
+
 def start_while_paused(told: Told) -> None:
     times = {"from_ms": 1550, "to_ms": 1650}
     told.events.append({"op": "fault", "type": "ok", "kind": "pause", **times})
@@ -371,6 +378,7 @@ SPOILED: list[tuple[str, Callable[[Told], None]]] = [
     ("wrong_states", start_before_the_delay_is_over),
     ("wrong_states", change_a_due_time),
     ("wrong_states", misprice_a_job),
+    ("wrong_states", tell_a_bound_below_k),
     ("started_while_paused", start_while_paused),
     ("stream_gaps", tell_a_chat_half_of_it),
     ("read_then_gone", tell_a_chat_another_answer),

@@ -27,6 +27,7 @@ from lengthwise_queue.jobs import (
     Submitted,
     TenantFull,
 )
+from lengthwise_queue.policy import overtake_bound_ms
 from lengthwise_queue.redis_store import RedisJobStore
 
 Q = "model"
@@ -181,23 +182,36 @@ def test_a_long_job_among_endless_short_ones_starts_within_the_bound(redis_url: 
     run(body, redis_url)
 
 
-def test_no_job_is_overtaken_by_one_accepted_k_times_its_own_length_later(redis_url: str) -> None:
+@pytest.mark.parametrize("follows", [False, True], ids=["k alone", "following the wait"])
+def test_no_job_is_overtaken_by_one_accepted_later_than_its_own_bound(
+    redis_url: str, follows: bool
+) -> None:
+    # One slot at 70 ms a job, whose jobs take 220 ms: an overload, and a line that grows.
     lengths = [5, 300, 20, 1000, 7, 60, 150]
+    behind_ms = [150.0 * i if follows else 0.0 for i in range(700)]
+    bounds = [overtake_bound_ms(lengths[i % 7], K, 220, 2 * behind_ms[i]) for i in range(700)]
     arrivals = [
-        Arrival(i * 70.0, job(f"j{i:05}", "a", lengths[i % 7]), lengths[i % 7]) for i in range(700)
+        Arrival(
+            i * 70.0,
+            job(f"j{i:05}", "a", lengths[i % 7], slack_ms=bounds[i]),
+            lengths[i % 7],
+        )
+        for i in range(700)
     ]
 
     async def body(store: RedisJobStore) -> None:
         waited = await serve(store, arrivals, 1)
         start = {a.job.id: a.at_ms + waited[a.job.id] for a in arrivals}
-        overtakes = 0
+        beyond_k = overtakes = 0
         for one in arrivals:
             for other in arrivals:
                 late = other.at_ms - one.at_ms
                 if late > 0 and start[other.job.id] < start[one.job.id]:
                     overtakes += 1
-                    assert late <= K * one.job.predicted_tokens
+                    assert late <= one.job.slack_ms
+                    beyond_k += late > K * one.job.predicted_tokens
         assert overtakes > 1000
+        assert (beyond_k > 1000) == follows
         assert (await store.stats(Q)).counters["overtakes"] > 0
 
     run(body, redis_url)
