@@ -1,9 +1,11 @@
-"""A model that reads two prompts at once and says which answer is longer; called by fit.
+"""A model that reads two prompts at once and says which answer is longer.
 
 Such a model orders a list by inserting one prompt after the other (`insertion`), but a request that
 comes alone needs a number. So it carries anchors, prompts of the training rows whose answers are
 evenly spread in rank, and a request's score is how far up it would be inserted among them: the mean
 chance that its answer is longer than an anchor's. That costs one pass of two texts for each anchor.
+
+Called by assembly, pair_run and task_measure.
 """
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False

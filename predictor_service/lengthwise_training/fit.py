@@ -9,7 +9,6 @@ depends on the seed and the epoch's number only, so a run that was killed ends i
 
 from __future__ import annotations
 
-import copy
 import os
 import time
 from dataclasses import dataclass, field
@@ -20,56 +19,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
-from tokenizers import Tokenizer
 from torch import Tensor
 from tqdm import tqdm
 
-from lengthwise_predictor.features import FEATURE_NAMES, normalise, text_features, window
-from lengthwise_training import calibration, encoders, heads
-from lengthwise_training.cross_predictor import (
-    Anchors,
-    CrossPredictor,
-    blank_trunk,
-    choose_anchors,
-)
-from lengthwise_training.encoders import HIDDEN, TINY, VectorEncoder
-from lengthwise_training.examples import TEST_FOLD, VALIDATION_FOLD, Examples
+from lengthwise_training import calibration
+from lengthwise_training.assembly import untrained
+from lengthwise_training.encoders import HIDDEN, TINY
+from lengthwise_training.examples import VALIDATION_FOLD
 from lengthwise_training.fit_config import FitConfig
-from lengthwise_training.heads import Batch, Head
-from lengthwise_training.task_predictor import TaskPredictor, Trunk
-from lengthwise_training.tasks import Task
+from lengthwise_training.heads import Batch
+from lengthwise_training.prepared import Prepared, pad, read_all, unchanged_vectors
+from lengthwise_training.task_predictor import TaskPredictor
 
 CHECKPOINT = "checkpoint.pt"
-
-#: Texts read at once when nothing is learned from them.
-READ_AT_ONCE = 32
-
-
-@dataclass
-class Prepared:
-    """The rows as the model reads them; several tasks may share one, and so read the texts once.
-
-    Attributes:
-        examples: The rows.
-        tokenizer: Of the backbone.
-        encoder: The backbone as it was loaded; runs that change it work on a copy.
-        ids: Token ids of each prompt, none of them padding, both ends of a long one; empty for
-            vectors.
-        features: float32, (prompts, len(FEATURE_NAMES)).
-        vectors: float32, (prompts, width), what the unchanged encoder makes of each prompt; None
-            until somebody needs it.
-        read_cpu_s: How long that took, seconds on the processors' clocks.
-        raw_vectors: float32, (prompts, width), as collected from the served LLM, if they were.
-    """
-
-    examples: Examples
-    tokenizer: Tokenizer
-    encoder: Any
-    ids: list[list[int]]
-    features: Tensor
-    vectors: Tensor | None = None
-    read_cpu_s: float = 0.0
-    raw_vectors: Tensor | None = None
 
 
 @dataclass
@@ -89,132 +51,6 @@ class Progress:
     cpu_seconds: float = 0.0
     best_tau: float = -2.0
     history: list[float] = field(default_factory=list)
-
-
-def prepare(
-    examples: Examples, config: FitConfig, hidden: NDArray[np.float32] | None = None
-) -> Prepared:
-    """Load the backbone and tokenise every prompt.
-
-    Args:
-        examples: The rows.
-        config: Names the backbone.
-        hidden: float32, (prompts, width), the served LLM's vectors, for the backbone `hidden`.
-
-    Raises:
-        ValueError: That backbone without vectors, or vectors without it.
-    """
-    if (config.backbone.name == HIDDEN) != (hidden is not None):
-        raise ValueError("--backbone hidden needs --hidden FILE.npz, and no other backbone has it")
-    torch.manual_seed(config.seed)
-    encoder, tokenizer = encoders.load(config.backbone)
-    if hidden is not None:
-        encoder = VectorEncoder(hidden.shape[1])
-        learned = np.unique(examples.prompt_index[examples.folds > VALIDATION_FOLD])
-        encoder.fit(torch.from_numpy(hidden[learned]))
-    clean = [normalise(p) for p in examples.prompts]
-    found = tokenizer.encode_batch_fast(clean, add_special_tokens=False)
-    features = [text_features(p, len(e.ids)) for p, e in zip(clean, found, strict=True)]
-    prepared = Prepared(
-        examples=examples,
-        tokenizer=tokenizer,
-        encoder=encoder.eval().to(config.device) if hidden is None else encoder.eval(),
-        ids=[window(e.ids, encoder.max_tokens) or [1] for e in found] if hidden is None else [],
-        features=torch.from_numpy(np.stack(features)),
-    )
-    if hidden is not None:
-        prepared.raw_vectors = torch.from_numpy(hidden)
-        with torch.inference_mode():
-            prepared.vectors = encoder(prepared.raw_vectors).clone()
-    return prepared
-
-
-def untrained(prepared: Prepared, config: FitConfig) -> TaskPredictor:
-    """The model of a run before its first step."""
-    torch.manual_seed(config.seed)
-    examples = prepared.examples
-    learn = examples.rows_where(examples.folds > VALIDATION_FOLD)
-    if len(learn) < 2 or not (examples.folds == VALIDATION_FOLD).any():
-        raise ValueError(
-            f"{len(examples)} rows are too few to learn from and to validate on; give more"
-        )
-    encoder = copy.deepcopy(prepared.encoder)
-    if config.backbone.name not in (TINY, HIDDEN):
-        encoder.requires_grad_(False)
-        if config.tuned:
-            encoder.requires_grad_(True)
-            # A few thousand rows say too little of single words.
-            encoder.model.get_input_embeddings().requires_grad_(False)
-    seen = prepared.features[np.unique(examples.prompt_index[examples.folds > VALIDATION_FOLD])]
-    if not config.counts:
-        seen = seen[:, :0]
-    head = heads.build(config.task, learn.lengths(), config.numbers)
-    centre, spread = seen.mean(0), seen.std(0).clamp(min=0.01)
-    anchors = None
-    if config.task is Task.PAIR_CROSS_ENCODER:
-        anchors = _anchors(prepared, config, centre, spread)
-    return assemble(encoder, head, config, centre, spread, examples.llms, anchors)
-
-
-def _anchors(prepared: Prepared, config: FitConfig, centre: Tensor, spread: Tensor) -> Anchors:
-    if not prepared.ids:
-        raise ValueError(
-            "pair-cross-encoder reads two texts at once, and --backbone hidden has none"
-        )
-    learn = prepared.examples.rows_where(prepared.examples.folds > VALIDATION_FOLD)
-    logs = (np.log(learn.tokens) * learn.known).sum(1) / learn.known.sum(1)
-    count = np.bincount(learn.prompt_index)
-    means = np.bincount(learn.prompt_index, weights=logs) / count
-    place = {prompt: i for i, prompt in enumerate(prepared.examples.prompts)}
-    prompts = np.array([place[p] for p in learn.prompts])
-    sizes = [len(prepared.ids[i]) for i in prompts]
-    chosen = prompts[choose_anchors(means, sizes, config.numbers.anchors)]
-    return Anchors(pad(prepared, chosen), prepared.features[chosen], centre, spread)
-
-
-def assemble(
-    encoder: Any,
-    head: Head,
-    config: FitConfig,
-    centre: Tensor,
-    spread: Tensor,
-    llms: list[str],
-    anchors: Anchors | None = None,
-) -> TaskPredictor:
-    """Put a model together.
-
-    Args:
-        encoder: Reads the text.
-        head: Of the task.
-        config: Of the run.
-        centre: float32, (counts used,).
-        spread: float32, (counts used,).
-        llms: Learned.
-        anchors: Of a cross-encoder.
-    """
-    if anchors is not None:
-        pairs = blank_trunk(
-            encoder.width, len(centre), len(llms), config.hidden, config.dropout, head.start()
-        )
-        return CrossPredictor(encoder, pairs, head, anchors)
-    trunk = Trunk(
-        encoder.width, centre, spread, len(llms), config.hidden, config.dropout, head.start()
-    )
-    return TaskPredictor(encoder, trunk, head)
-
-
-def skeleton(config: FitConfig, folder: Path, width: int, llms: list[str]) -> tuple[Any, Tokenizer]:
-    """A model of the right shape for weights that a run saved, and its tokenizer."""
-    encoder, tokenizer = encoders.rebuild(config.backbone, folder, width)
-    # Any lengths do: all that depends on them is among the weights.
-    head = heads.build(config.task, np.arange(1, 100, dtype=np.float32), config.numbers)
-    blank = torch.zeros(len(FEATURE_NAMES) if config.counts else 0)
-    anchors = None
-    if config.task is Task.PAIR_CROSS_ENCODER:
-        k = config.numbers.anchors  # as many or fewer; the saved weights say what they are
-        empty = torch.zeros(k, 1, dtype=torch.int64), torch.zeros(k, len(FEATURE_NAMES))
-        anchors = Anchors(*empty, blank, blank + 1)
-    return assemble(encoder, head, config, blank, blank + 1, llms, anchors), tokenizer
 
 
 def fit(
@@ -442,51 +278,3 @@ class Run:
         self.load_trainable(saved["weights"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])
-
-
-def pad(prepared: Prepared, prompts: NDArray[np.int64]) -> Tensor:
-    """The prompts' ids, right-padded: int64, (prompts, longest)."""
-    ids = [prepared.ids[i] for i in prompts]
-    out = torch.full((len(ids), max(map(len, ids))), prepared.encoder.pad_id)
-    for row, mine in zip(out, ids, strict=True):
-        row[: len(mine)] = torch.tensor(mine)
-    return out
-
-
-def unchanged_vectors(prepared: Prepared) -> Tensor:
-    """What the encoder as loaded makes of each prompt, computed once for all runs."""
-    if prepared.vectors is None:
-        began = time.process_time()
-        prepared.vectors = read_all(prepared.encoder, prepared)
-        prepared.read_cpu_s = time.process_time() - began
-    return prepared.vectors
-
-
-def read_all(encoder: Any, prepared: Prepared, prompts: NDArray[np.int64] | None = None) -> Tensor:
-    """The vectors of all prompts, or of some and 0 for the others: float32, (prompts, width)."""
-    needed = np.arange(len(prepared.ids)) if prompts is None else prompts
-    needed = needed[np.argsort([len(prepared.ids[i]) for i in needed], kind="stable")]
-    out = torch.zeros(len(prepared.ids), encoder.width)
-    parts = np.array_split(needed, max(1, len(needed) // READ_AT_ONCE))
-    shown = None if prompts is None else True
-    device = next(encoder.parameters()).device
-    with torch.inference_mode():
-        for part in tqdm(parts, desc="read texts", disable=shown, leave=False):
-            out[part] = encoder(pad(prepared, part).to(device)).cpu()
-    return out
-
-
-def test_raw(predictor: TaskPredictor, prepared: Prepared, config: FitConfig) -> Tensor:
-    """The trunk's raw numbers for the test rows, float32, (rows, outputs)."""
-    examples = prepared.examples
-    rows = np.flatnonzero(examples.folds == TEST_FOLD)
-    prompts = np.unique(examples.prompt_index[rows])
-    predictor.eval()
-    if config.tuned:
-        vectors = read_all(predictor.encoder.to(config.device), prepared, prompts)
-        predictor.to("cpu")
-    else:
-        vectors = unchanged_vectors(prepared)
-    at, llm = examples.prompt_index[rows], torch.from_numpy(examples.llm_index[rows] + 1)
-    with torch.inference_mode():
-        return predictor.trunk(vectors[at], prepared.features[at], llm)

@@ -4,7 +4,7 @@ A head reads the trunk's raw numbers. `decode` turns them into the one answer of
 tokens: the middle, the gaps to p10 and p90, and the mean. What has no unit of its own (a rank
 score) or no spread is put right afterwards, on validation rows, by calibration.py.
 
-Called by task_predictor and fit; `build` makes the head of a task from the training lengths.
+Called by task_predictor and assembly; `build` makes the head of a task from the training lengths.
 """
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False

@@ -1,4 +1,4 @@
-"""Orders lists by asking which of two is longer: binary insertion. Called by task_runs."""
+"""Orders lists by asking which of two is longer: binary insertion. Called by pair_run."""
 
 from __future__ import annotations
 

@@ -20,8 +20,9 @@ from typing_extensions import override
 
 from lengthwise_training.cross_predictor import CrossPredictor
 from lengthwise_training.examples import Examples
-from lengthwise_training.fit import READ_AT_ONCE, Prepared, Run, pad
+from lengthwise_training.fit import Run
 from lengthwise_training.insertion import insertion_orders
+from lengthwise_training.prepared import READ_AT_ONCE, Prepared, pad
 
 Rows = NDArray[np.int64]
 

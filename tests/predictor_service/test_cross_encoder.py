@@ -179,7 +179,7 @@ def test_a_model_of_fewer_anchors_takes_the_saved_ones(
 ) -> None:
     config = dataclasses.replace(CONFIG, epochs=1)
     prepared = task_runs.prepare_run(config, write_rows(tmp_path / "rows.jsonl"))
-    from lengthwise_training.fit import untrained
+    from lengthwise_training.assembly import untrained
 
     whole, empty = untrained(prepared, config), untrained(prepared, config)
     assert isinstance(empty, CrossPredictor)

@@ -14,7 +14,8 @@ pytest.importorskip("onnx")
 
 from lengthwise_predictor.errors import ModelUnusable  # noqa: E402
 from lengthwise_predictor.settings import BUNDLED  # noqa: E402
-from lengthwise_training import fit, predictor_bench, task_runs  # noqa: E402
+from lengthwise_training import predictor_bench, task_runs  # noqa: E402
+from lengthwise_training.assembly import untrained  # noqa: E402
 from lengthwise_training.comparison import ServedModel  # noqa: E402
 from lengthwise_training.devices import DeviceAbsent, torch_device  # noqa: E402
 from lengthwise_training.encoders import BackboneConfig  # noqa: E402
@@ -83,7 +84,7 @@ def test_a_step_of_training_computes_on_the_device_alone(
     monkeypatch.setattr(torch.optim, "AdamW", unfused)
     config = FitConfig(task=task, backbone=BackboneConfig(dim=16, window=24), batch=16, threads=1)
     prepared = task_runs.prepare_run(config, write_rows(tmp_path / "rows.jsonl"))
-    predictor = fit.untrained(prepared, config)
+    predictor = untrained(prepared, config)
     there: Any = dataclasses.replace(config, device="meta")  # type: ignore[arg-type]
     run = task_runs.run_type(task)(prepared, there, predictor)
     run.epoch(0, _Bar())

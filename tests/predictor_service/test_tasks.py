@@ -16,14 +16,14 @@ pytest.importorskip("onnx")
 pytest.importorskip("safetensors")
 
 from lengthwise_predictor.model import LengthModel  # noqa: E402
-from lengthwise_training import fit, task_runs  # noqa: E402
+from lengthwise_training import fit, task_measure, task_runs  # noqa: E402
 from lengthwise_training.calibration import monotone_map  # noqa: E402
 from lengthwise_training.encoders import BackboneConfig  # noqa: E402
 from lengthwise_training.examples import TEST_FOLD  # noqa: E402
-from lengthwise_training.fit import Prepared  # noqa: E402
 from lengthwise_training.fit_config import FitConfig, load  # noqa: E402
 from lengthwise_training.heads import QUANTILES, Histogram, build  # noqa: E402
 from lengthwise_training.onnx_export import Precision  # noqa: E402
+from lengthwise_training.prepared import Prepared  # noqa: E402
 from lengthwise_training.rivals import Constant  # noqa: E402
 from lengthwise_training.tasks import Task, TaskConfig  # noqa: E402
 
@@ -67,14 +67,14 @@ def test_a_task_learns_and_serving_says_what_training_measured(
     examples = prepared.examples
     learn = examples.rows_where(examples.folds != TEST_FOLD).as_table()
     test = examples.rows_where(examples.folds == TEST_FOLD).as_table()
-    constant = task_runs.scores(test, Constant(learn).predict(test))
+    constant = task_measure.scores(test, Constant(learn).predict(test))
     assert constant["tau_b"] == 0.0
     assert metrics["mae_tokens"] < constant["mae_tokens"]
     assert metrics["parity_max"] < 1e-3
     model = LengthModel(tmp_path / "fp32", provider="cpu")
     # Done already: it only loads.
     predictor, _ = fit.fit(prepared, config, tmp_path, task_runs.run_type(task))
-    rows, want, _ = task_runs.test_answers(predictor, prepared, config)
+    rows, want, _ = task_measure.test_answers(predictor, prepared, config)
     where = zip(rows.prompt_index, rows.llm_index, strict=True)
     texts = [(rows.prompts[p], rows.llms[m]) for p, m in where]
     got = np.stack([model.run([model.encode(*t)])[0] for t in texts])
