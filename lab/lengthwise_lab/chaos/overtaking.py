@@ -1,9 +1,10 @@
 """Who overtook whom, and whether they were allowed to. Pure. Called by checker.py.
 
-docs/ordering.md promises: no job is overtaken by one of its class that was accepted later than it by
-more than its own bound. With classes, and a delay after which a job's waiting begins:
+docs/ordering.md promises: no job is overtaken by one of its class that was accepted later than it
+by more than its own bound. With classes, and a delay after which a job's waiting begins, K may
+start before J, while J waits, only if
 
-    K may start before J, while J waits, only if   since_K + offset_K <= since_J + offset_J + bound_J
+    since_K + offset_K <= since_J + offset_J + bound_J
 
 The right side is J's due time, so the bound follows from the due times told at acceptance. The
 order itself is stricter: of those that wait, the smallest due time is first. Both are checked, for
