@@ -14,10 +14,18 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise_queue.policy import slack_ms
+from lengthwise_contract.api import QueueSettings
+from lengthwise_queue.accuracy import Ranking
+from lengthwise_queue.policy import slack_ms, wait_credit_ms
+from lengthwise_queue.verdict import APART
 
-#: The product's default k (docs/ordering.md).
-OVERTAKE_FACTOR = 3.0
+#: The product's own defaults: k, and how many times the wait it finds a long job may be overtaken
+#: for (docs/decisions 0060 and 0061).
+OVERTAKE_FACTOR = QueueSettings().overtake_factor
+WAIT_FACTOR = QueueSettings().overtake_wait_factor
+
+#: Answers that a queue remembers, and judges its predictor by.
+_ANSWERS_KEPT = 256
 
 #: SSJF's own bounds on waiting: so many seconds, or so many times the duration.
 _STARVED_S, _STARVED_FACTOR = 100.0, 10.0
@@ -108,10 +116,79 @@ class AgedLine:
         return len(self._waiting)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a queue knows of its predictor from its last answers.
+
+    `usual_s`: the mean predicted duration, s. `credit`: what each second of waiting is worth.
+    """
+
+    usual_s: float
+    credit: float
+
+    @classmethod
+    def of(cls, predicted_s: Sequence[float], tokens: Sequence[int]) -> Evidence:
+        """As if the first of these answers had been given before; `tokens` is what they took."""
+        seen = list(zip(predicted_s[:_ANSWERS_KEPT], tokens[:_ANSWERS_KEPT], strict=True))
+        accuracy = Ranking.of(seen, apart=APART).accuracy
+        return cls(
+            usual_s=sum(predicted for predicted, _ in seen) / len(seen),
+            credit=wait_credit_ms(1.0, wait_factor=WAIT_FACTOR, rank_accuracy=accuracy),
+        )
+
+
+class DueLine:
+    """The product's line: the smallest due time first, settled by the line that a job finds.
+
+    Args:
+        arrivals_s: Ascending, s.
+        predicted_s: Durations, s.
+        slots: Jobs at once.
+        evidence: What is known of the predictor.
+    """
+
+    def __init__(
+        self,
+        arrivals_s: Sequence[float],
+        predicted_s: Sequence[float],
+        *,
+        slots: int,
+        evidence: Evidence,
+    ) -> None:
+        self._arrivals_s, self._predicted_s = arrivals_s, predicted_s
+        self._slots, self._evidence = slots, evidence
+        self._heap: list[tuple[float, int]] = []
+        self._backlog_s = 0.0
+
+    def push(self, job: int) -> None:
+        """See `Line`."""
+        predicted_s = self._predicted_s[job]
+        slack = slack_ms(
+            1000 * predicted_s,
+            policy="sjf",
+            overtake_factor=OVERTAKE_FACTOR,
+            usual_ms=1000 * self._evidence.usual_s,
+            credit_ms=1000 * self._evidence.credit * self._backlog_s / self._slots,
+        )
+        heapq.heappush(self._heap, (self._arrivals_s[job] + slack / 1000, job))
+        self._backlog_s += predicted_s
+
+    def pop(self, now_s: float) -> int:
+        """See `Line`."""
+        job = heapq.heappop(self._heap)[1]
+        # An empty line is 0 exactly: what rounding left behind must not become negative.
+        self._backlog_s = max(self._backlog_s - self._predicted_s[job], 0.0) if self._heap else 0.0
+        return job
+
+    def __len__(self) -> int:
+        """See `Line`."""
+        return len(self._heap)
+
+
 def due_times_s(
     arrivals_s: Sequence[float], predicted_s: Sequence[float], *, factor: float = OVERTAKE_FACTOR
 ) -> list[float]:
-    """Our own order: the product's due time of each job, s; `factor` is k."""
+    """The product's due time of each job by k alone, whatever the line, s; `factor` is k."""
     return [
         arrival + slack_ms(1000 * predicted, policy="sjf", overtake_factor=factor) / 1000
         for arrival, predicted in zip(arrivals_s, predicted_s, strict=True)

@@ -12,7 +12,7 @@ from lengthwise_lab.details import Run, describe
 from lengthwise_lab.seeds.recorded import Classified
 from lengthwise_lab.seeds.ssjf_corrected import KeyLine, Served, due_times_s, serve, served
 from lengthwise_lab.seeds.ssjf_jobs import CONSTANT_S, PER_TOKEN_S
-from lengthwise_lab.seeds.ssjf_sweeps import NAMES, as_run, class_tokens, lines
+from lengthwise_lab.seeds.ssjf_sweeps import NAMES, as_run, class_tokens, evidence_of, lines
 
 JOBS, SEEDS = 2_000, 5
 
@@ -33,6 +33,7 @@ def run(answers: Classified, *, slots: int, load: float) -> dict[str, Served]:
         for name, classes in (("three", answers.three), ("five", answers.five))
     }
     mean_s = CONSTANT_S + PER_TOKEN_S * float(answers.tokens.mean())
+    evidence = evidence_of(answers)
     runs: dict[str, list[Served]] = {}
     jobs: dict[str, list[Run]] = {}
     for seed in range(SEEDS):
@@ -42,11 +43,13 @@ def run(answers: Classified, *, slots: int, load: float) -> dict[str, Served]:
         tokens = answers.tokens[rows]
         durations = (CONSTANT_S + PER_TOKEN_S * tokens).tolist()
         three, five = worth["three"][rows].tolist(), worth["five"][rows].tolist()
-        every = lines(arrivals, durations, three, five) | {
+        every = lines(arrivals, durations, three, five, slots=slots, evidence=evidence) | {
             "plain3": KeyLine(three),
             "plain5": KeyLine(five),
-            "ours, k=10": KeyLine(due_times_s(arrivals, five, factor=10)),
-            "ours, k=30": KeyLine(due_times_s(arrivals, five, factor=30)),
+            **{
+                f"ours, k={k} alone": KeyLine(due_times_s(arrivals, five, factor=k))
+                for k in (3, 10, 30)
+            },
         }
         for name, line in every.items():
             times = serve(arrivals, durations, line, slots=slots)

@@ -18,10 +18,11 @@ from lengthwise_lab.details import Floats, Run, describe
 from lengthwise_lab.seeds.recorded import Classified
 from lengthwise_lab.seeds.ssjf_corrected import (
     AgedLine,
+    DueLine,
+    Evidence,
     KeyLine,
     Line,
     Times,
-    due_times_s,
     serve,
     served,
 )
@@ -53,9 +54,10 @@ NAMES: Mapping[str, str] = {
     "ssjf5": "SSJF, five classes",
     "plain3": "shortest predicted first without aging, three classes",
     "plain5": "shortest predicted first without aging, five classes",
-    "ours": "due time, k = 3, five classes",
-    "ours, k=10": "due time, k = 10, five classes",
-    "ours, k=30": "due time, k = 30, five classes",
+    "ours": "Lengthwise's defaults, five classes",
+    "ours, k=3 alone": "due time, k = 3 alone, five classes",
+    "ours, k=10 alone": "due time, k = 10 alone, five classes",
+    "ours, k=30 alone": "due time, k = 30 alone, five classes",
 }
 
 
@@ -130,6 +132,7 @@ def corrected(answers: Classified, trace_ms: Sequence[int], batches: Batches) ->
         name: CONSTANT_S + PER_TOKEN_S * class_tokens(answers.tokens, classes)[classes]
         for name, classes in (("ssjf3", answers.three), ("ssjf5", answers.five))
     }
+    evidence = evidence_of(answers)
     sweeps = {}
     for kind, levels in LEVELS.items():
         runs: dict[str, list[tuple[float, ...]]] = {}
@@ -140,7 +143,8 @@ def corrected(answers: Classified, trace_ms: Sequence[int], batches: Batches) ->
             tokens = answers.tokens[rows]
             durations = (CONSTANT_S + PER_TOKEN_S * tokens).tolist()
             three, five = worth["ssjf3"][rows].tolist(), worth["ssjf5"][rows].tolist()
-            for name, line in lines(arrivals, durations, three, five).items():
+            every = lines(arrivals, durations, three, five, slots=batches.size, evidence=evidence)
+            for name, line in every.items():
                 times = serve(
                     arrivals,
                     durations,
@@ -168,6 +172,9 @@ def lines(
     durations_s: Sequence[float],
     three_s: Sequence[float],
     five_s: Sequence[float],
+    *,
+    slots: int,
+    evidence: Evidence,
 ) -> dict[str, Line]:
     """An empty line for each of `SCHEDULERS`; `three_s` and `five_s` are predicted durations, s."""
     return {
@@ -175,8 +182,14 @@ def lines(
         "oracle": KeyLine(durations_s),
         "ssjf3": AgedLine(arrivals_s, three_s),
         "ssjf5": AgedLine(arrivals_s, five_s),
-        "ours": KeyLine(due_times_s(arrivals_s, five_s)),
+        "ours": DueLine(arrivals_s, five_s, slots=slots, evidence=evidence),
     }
+
+
+def evidence_of(answers: Classified) -> Evidence:
+    """What a queue would know of the five-class predictor."""
+    worth = CONSTANT_S + PER_TOKEN_S * class_tokens(answers.tokens, answers.five)[answers.five]
+    return Evidence.of(worth.tolist(), answers.tokens.tolist())
 
 
 def as_run(

@@ -17,7 +17,7 @@ import numpy as np
 from lengthwise_lab.details import describe, rounded
 from lengthwise_lab.simulator.cost_model import Independent
 from lengthwise_lab.simulator.lengths import Lengths, published, read_lengths
-from lengthwise_lab.simulator.policies import policy_named
+from lengthwise_lab.simulator.policies import OURS, policy_named
 from lengthwise_lab.simulator.recorded_runs import predicting, record
 from lengthwise_lab.simulator.workloads import Workload
 from lengthwise_lab.table import Absent, Row, of_requests
@@ -58,7 +58,8 @@ _RUNS = {
     "oracle": ("sjf-oracle", "oracle"),
     "cls": ("sjf", "three"),
     "multi": ("sjf", "five"),
-    "ours": ("due-3", "five"),
+    "ours": (OURS, "five"),
+    "k_alone": ("due-3", "five"),
     "hrrn": ("hrrn", "five"),
 }
 
@@ -110,6 +111,7 @@ def _rows_of(setting: _Setting, tables: Mapping[str, Lengths], *, real: bool) ->
                 ours=runs["ours"],
                 oracle=runs["oracle"],
                 hrrn=runs["hrrn"],
+                k_alone=runs["k_alone"],
             ),
             **{"note": note, **more},
         )
@@ -131,7 +133,7 @@ def _rows_of(setting: _Setting, tables: Mapping[str, Lengths], *, real: bool) ->
         row(
             "SSJF, 5 classes: mean completion time, cut against FCFS", "%", setting.multi, "multi",
             reproduced=cut("multi"), ours=cut("ours"), tolerance=4.0 if real else None,
-            note=(note + "; " if note else "") + "ours: k = 3 with the same 5 classes",
+            note=(note + "; " if note else "") + "ours: with the same 5 classes",
         ),
         row(
             "SSJF, 5 classes: p99 completion time", "s", setting.p99_s, "multi",

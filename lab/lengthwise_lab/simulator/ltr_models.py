@@ -19,7 +19,7 @@ from lengthwise_lab.simulator.cost_model import Batching
 from lengthwise_lab.simulator.experiment import Limits, Outcome
 from lengthwise_lab.simulator.figures import figures
 from lengthwise_lab.simulator.lengths import Lengths, published, read_lengths
-from lengthwise_lab.simulator.policies import policy_named
+from lengthwise_lab.simulator.policies import OURS, policy_named
 from lengthwise_lab.simulator.recorded_runs import predicting, record
 from lengthwise_lab.simulator.workloads import Workload
 
@@ -65,7 +65,8 @@ POLICIES: Mapping[str, tuple[str, str]] = {
     "perception": ("ltr-perception", "perception"),
     "mlfq": ("mlfq", ""),
     "srpt-oracle": ("srpt-oracle", ""),
-    "ours": ("due-3", "ranker"),
+    "ours": (OURS, "ranker"),
+    "k_alone": ("due-3", "ranker"),
     "sjf": ("sjf", "ranker"),
 }
 

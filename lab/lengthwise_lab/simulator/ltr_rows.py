@@ -19,7 +19,7 @@ from lengthwise_lab.simulator.experiment import Limits, now_s
 from lengthwise_lab.simulator.lengths import Lengths
 from lengthwise_lab.simulator.ltr_models import Model, Runs, Served, models
 from lengthwise_lab.simulator.ltr_tau import tau_rows
-from lengthwise_lab.simulator.policies import policy_named
+from lengthwise_lab.simulator.policies import OURS, policy_named
 from lengthwise_lab.simulator.recorded_runs import record
 from lengthwise_lab.simulator.state import FINISHED
 from lengthwise_lab.simulator.workloads import Workload
@@ -61,7 +61,7 @@ def _toy() -> list[Row]:
     engine = Independent(kind="independent", slots=1, request_ms=0, token_ms=1000)
     workload = Workload(lengths=lengths, requests=3, arrivals=Burst(), in_order=True)
     per_token, said = {}, {}
-    for name, policy in (("baseline", "fcfs"), ("ltr", "sjf"), ("ours", "due-3")):
+    for name, policy in (("baseline", "fcfs"), ("ltr", "sjf"), ("ours", OURS)):
         run = record(workload, workload.fitted_predictor(), engine, policy).run
         per_token[name] = float(((run.end_s - run.arrival_s) / run.tokens).mean())
         said[name] = describe([run], policy=policy_named(policy).about)

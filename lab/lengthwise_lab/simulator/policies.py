@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import norm
 
-from lengthwise_contract.api import PolicyName
+from lengthwise_contract.api import PolicyName, QueueSettings
 from lengthwise_lab.errors import BadChoice
 from lengthwise_lab.simulator import rules as order
 from lengthwise_lab.simulator.state import Floats
@@ -196,6 +196,9 @@ _ALL = (
     Policy(name="chunks", about="Lengthwise by chunks: handed back at the predicted p80, k = 3",
            knows="prediction", slack=due_times("sjf", 3), chunk=0.8),
 )  # fmt: skip
+
+#: What the product does by default, by name.
+OURS = _due(QueueSettings().overtake_factor, QueueSettings().overtake_wait_factor).name
 
 POLICIES: Mapping[str, Policy] = {policy.name: policy for policy in _ALL}
 

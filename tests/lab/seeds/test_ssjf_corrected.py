@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthwise_lab.seeds.recorded import azure_ms, classified
-from lengthwise_lab.seeds.ssjf_corrected import AgedLine, KeyLine, due_times_s, serve, served
+from lengthwise_lab.seeds.ssjf_corrected import (
+    AgedLine,
+    DueLine,
+    Evidence,
+    KeyLine,
+    due_times_s,
+    serve,
+    served,
+)
 from lengthwise_lab.seeds.ssjf_legacy import Batches
 from lengthwise_lab.seeds.ssjf_slots import run
 from lengthwise_lab.seeds.ssjf_sweeps import corrected, legacy
@@ -72,6 +81,52 @@ def test_no_job_is_overtaken_by_one_that_came_more_than_k_times_its_length_later
     for place, job in enumerate(served_in):
         for overtaker in served_in[:place]:
             assert arrivals[overtaker] <= arrivals[job] + 3 * durations[job] + 1e-6
+
+
+KNOWN = Evidence(usual_s=1.0, credit=1.6)
+
+
+@given(jobs, st.integers(1, 4))
+def test_our_line_overtakes_nobody_beyond_the_bound_that_it_was_told(
+    rows: list[tuple[float, float]], slots: int
+) -> None:
+    arrivals, durations = [row[0] for row in rows], [row[1] for row in rows]
+    starts = serve(
+        arrivals,
+        durations,
+        DueLine(arrivals, durations, slots=slots, evidence=KNOWN),
+        slots=slots,
+    ).starts_s
+    for job, arrival in enumerate(arrivals):
+        # Whoever waited when it came; that a part of them runs by then makes the bound smaller.
+        waiting = [
+            other for other in range(job) if starts[other] >= arrival and arrivals[other] <= arrival
+        ]
+        backlog_s = sum(durations[other] for other in waiting)
+        bound = max(3 * durations[job], KNOWN.credit * backlog_s / slots)
+        for other in range(job + 1, len(rows)):
+            if starts[other] < starts[job]:
+                assert arrivals[other] <= arrival + bound + 1e-6
+
+
+def test_our_line_is_k_alone_where_nobody_waits_and_pushes_the_long_back_where_many_do() -> None:
+    line = DueLine([0.0, 0.0, 0.0, 4.0], [9.0, 9.0, 4.0, 0.5], slots=1, evidence=KNOWN)
+    for job in range(4):
+        line.push(job)
+    # Job 2 is due at 12 s by k alone, and job 3 at 5.5 s; 18 s of work put job 2 behind job 1.
+    assert [line.pop(4.0) for _ in range(4)] == [3, 0, 1, 2]
+    alone = DueLine(
+        [0.0, 0.0, 0.0, 4.0], [9.0, 9.0, 4.0, 0.5], slots=1, evidence=replace(KNOWN, credit=0.0)
+    )
+    for job in range(4):
+        alone.push(job)
+    assert [alone.pop(4.0) for _ in range(4)] == [3, 2, 0, 1]
+
+
+def test_a_predictor_that_nobody_can_judge_yet_is_worth_no_wait() -> None:
+    assert Evidence.of([1.0, 2.0], [10, 20]).credit == 0.0
+    right = Evidence.of([float(n) for n in range(1, 200)], list(range(1, 200)))
+    assert right.credit == pytest.approx(2.0)
 
 
 def test_a_starved_job_is_judged_by_its_own_wait_and_its_predicted_length() -> None:
