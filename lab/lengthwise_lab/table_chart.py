@@ -70,7 +70,7 @@ def draw(table: Mapping[str, Any], path: Path) -> None:
             _requests(axes, f"{seed}: completion times over no schedule", workloads)
         top -= height + _BETWEEN
     _legend(figure, tall)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
 
 
 def _panel(

@@ -31,8 +31,8 @@ _RUNS = {
 
 _LEGEND = """\
 *Theirs* is what they report, *reproduced* the same by their own rules, *corrected* without their
-defects, *ours* our policy on the same workload. (!): a reproduction beyond its tolerance. A letter
-stands where there is no number:
+defects, *ours* our policy on the same workload. Lengths are {lengths}; docs/lab-seeds.md says what
+the rows mean. (!): a reproduction beyond its tolerance. A letter stands where there is no number:
 
 """
 
@@ -52,7 +52,8 @@ def as_markdown(table: Mapping[str, Any], *, runs_too: bool = True) -> str:
         table: What `collect` gave.
         runs_too: Whether the runs behind the numbers are shown, which wants a wide page.
     """
-    lines = ["# The seeds' numbers", "", _LEGEND.rstrip("\n"), ""]
+    lengths = "recorded" if table.get("data") else "stand-ins with the published moments"
+    lines = ["# The seeds' numbers", "", _LEGEND.rstrip("\n").format(lengths=lengths), ""]
     lines += [f"- **{letter}**: {reason}" for reason, letter in _LETTERS.items()]
     if runs_too:
         lines += ["", _BEHIND.rstrip("\n")]
