@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +16,9 @@ from lengthwise_cli.errors import BadUsage
 from lengthwise_cli.extras import extra
 from lengthwise_lab import table as seeds_table
 from lengthwise_lab import table_markdown
+
+if TYPE_CHECKING:
+    from lengthwise_lab.seeds.batch_question import BatchQuestion
 
 app = typer.Typer(
     help="Prove a schedule: simulate it, and set it beside others.", no_args_is_help=True
@@ -75,8 +78,13 @@ def run(
 ) -> None:
     """Serve one workload under several policies, and set them beside each other."""
     with extra("lab"):
+        from lengthwise_lab.seeds.batch_question import BatchQuestion
         from lengthwise_lab.simulator.answer import answer, as_markdown, draw
-        from lengthwise_lab.simulator.config import read_question
+        from lengthwise_lab.simulator.config import read_question, read_values, validated
+    values = read_values(config)
+    if isinstance(values, dict) and values.get("kind") == "batches":
+        _run_batches(validated(config, values, BatchQuestion), data, as_json, markdown, png)
+        return
     question = read_question(config)
     total = question.requests * len(question.policies) * len(question.seeds)
     bar = Progress(console=Console(stderr=True), disable=as_json, transient=True)
@@ -98,7 +106,34 @@ def run(
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
-        Console().print(Markdown(text))
+        _show(text)
+
+
+def _run_batches(
+    question: BatchQuestion,
+    data: Path | None,
+    as_json: bool,
+    markdown: Path | None,
+    png: Path | None,
+) -> None:
+    """Static batches, in the ways of the question."""
+    from lengthwise_lab.seeds import batch_question
+    from lengthwise_lab.simulator.answer import draw
+
+    with _progress(quiet=as_json) as progress:
+        task = progress.add_task("starting", total=None)
+        result = batch_question.answer_batches(
+            question, data, progress=lambda way: progress.update(task, description=way)
+        )
+    text = batch_question.as_markdown(result)
+    if markdown is not None:
+        markdown.write_text(text, encoding="utf-8")
+    if png is not None:
+        draw(result, png)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        _show(text)
 
 
 @app.command("scale")
@@ -146,6 +181,15 @@ def choose(as_json: AsJson = False) -> None:
         typer.echo(json.dumps({"rows": rows}, indent=2))
     else:
         Console().print(Markdown(as_markdown(rows)))
+
+
+def _show(markdown: str) -> None:
+    """To a person as a table, to a file or a pipe as it is."""
+    console = Console()
+    if console.is_terminal:
+        console.print(Markdown(markdown))
+    else:
+        typer.echo(markdown, nl=False)
 
 
 def _progress(*, quiet: bool) -> Progress:

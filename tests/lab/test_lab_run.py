@@ -7,11 +7,12 @@ import pytest
 from typer.testing import CliRunner
 
 from lengthwise_cli.main import app
-from lengthwise_lab.details import describe
+from lengthwise_lab.details import KEYS, describe
 from lengthwise_lab.errors import BadChoice, BadWorkload
+from lengthwise_lab.seeds.batch_question import BatchQuestion
 from lengthwise_lab.simulator.answer import answer, as_markdown
 from lengthwise_lab.simulator.clean_check import rows
-from lengthwise_lab.simulator.config import read_question
+from lengthwise_lab.simulator.config import Question, read_question, read_values, validated
 from lengthwise_lab.simulator.figures import figures
 from lengthwise_lab.simulator.recorded_runs import record
 
@@ -29,7 +30,11 @@ slots = 4
 
 @pytest.mark.parametrize("config", CONFIGS, ids=[path.stem for path in CONFIGS])
 def test_every_question_in_the_repository_can_be_read(config: Path) -> None:
-    assert read_question(config).policies
+    values = read_values(config)
+    if values.get("kind") == "batches":
+        assert validated(config, values, BatchQuestion).policies
+    else:
+        assert validated(config, values, Question).policies
 
 
 @pytest.mark.parametrize(
@@ -108,6 +113,37 @@ def test_the_command_writes_json_markdown_and_a_picture(tmp_path: Path) -> None:
     assert means["sjf-oracle"] < means["due-3"] < means["fcfs"]
     assert "| sjf-oracle |" in markdown.read_text()
     assert png.read_bytes().startswith(b"\x89PNG")
+
+
+BATCHES = """
+kind = "batches"
+prompts = 300
+group = 100
+policies = ["as-they-come", "sorted", "table-restarted", "table-resumed", "memory"]
+"""
+
+
+def test_a_question_about_batches_sets_ways_to_make_them_beside_each_other(tmp_path: Path) -> None:
+    question, markdown, png = (tmp_path / name for name in ("q.toml", "a.md", "a.png"))
+    question.write_text(BATCHES)
+    flags = ["--json", "--markdown", str(markdown), "--png", str(png)]
+    done = CliRunner().invoke(app, ["lab", "run", str(question), *flags])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["policies"]
+    assert all(set(KEYS) <= set(one) for one in found.values())
+    speed = {way: one["answers_per_s"] for way, one in found.items()}
+    assert speed["memory"] > speed["table-resumed"] > speed["table-restarted"]
+    assert speed["table-restarted"] > speed["as-they-come"]
+    assert "| memory |" in markdown.read_text()
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_bad_question_about_batches_is_refused_and_the_field_is_named(tmp_path: Path) -> None:
+    question = tmp_path / "q.toml"
+    question.write_text(BATCHES + "slots = 3\n")
+    done = CliRunner().invoke(app, ["lab", "run", str(question)])
+    assert done.exit_code != 0
+    assert "slots" in str(done.exception) + done.output
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -148,6 +148,9 @@ class Question(_Part):
         )
 
 
+_Question = TypeVar("_Question", bound=BaseModel)
+
+
 def read_question(path: Path) -> Question:
     """A question from a TOML or JSON file.
 
@@ -156,13 +159,26 @@ def read_question(path: Path) -> Question:
             has one line for each field.
         BadChoice: A policy is not one that there is.
     """
+    return validated(path, read_values(path), Question)
+
+
+def read_values(path: Path) -> Any:
+    """What a TOML or JSON file holds.
+
+    Raises:
+        BadWorkload: It cannot be read.
+    """
     try:
         text = path.read_text(encoding="utf-8")
-        values: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        return json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError) as exc:
         raise BadWorkload(f"cannot read {path}: {exc}") from exc
+
+
+def validated(path: Path, values: Any, form: type[_Question]) -> _Question:
+    """The values of a file as a question of that form; raises as `read_question` does."""
     try:
-        return Question.model_validate(values)
+        return form.model_validate(values)
     except ValidationError as exc:
         faults = [
             f"  {'.'.join(str(part) for part in fault['loc']) or 'all of it'}: {fault['msg']}"
