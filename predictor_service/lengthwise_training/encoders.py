@@ -142,8 +142,10 @@ class TransformerEncoder(nn.Module):
         """
         full, there = self.with_specials(ids)
         more: dict[str, Any] = {}
+        sign = there.to(self.model.dtype)
         if second is not None:
             full, there, kind = self.with_second(full, there, second)
+            sign = there.to(self.model.dtype) * (1 - 2 * kind).to(self.model.dtype)
             if getattr(self.model.config, "type_vocab_size", 0) > 1:
                 more["token_type_ids"] = kind
         seq = full.shape[1]
@@ -166,8 +168,15 @@ class TransformerEncoder(nn.Module):
         if self.pooling == "last":
             at = (there.sum(1) - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, states.shape[2])
             return states.gather(1, at).squeeze(1)
-        mask = there.to(states.dtype).unsqueeze(-1)
-        return (states * mask).sum(1) / mask.sum(1).clamp(min=1.0)
+        # Of a pair the mean of each text, the second's taken from the first's: with one mean of
+        # both, three epochs taught MiniLM next to nothing (docs/experiments.md, "two in one input").
+        vector = self._mean(states, sign.clamp(min=0))
+        return vector if second is None else vector - self._mean(states, (-sign).clamp(min=0))
+
+    @staticmethod
+    def _mean(states: Tensor, share: Tensor) -> Tensor:
+        weight = share.unsqueeze(-1)
+        return (states * weight).sum(1) / weight.sum(1).clamp(min=1.0)
 
     def with_specials(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The ids between the special tokens, and where there is a token: (batch, longer seq)."""

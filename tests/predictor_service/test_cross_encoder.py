@@ -74,6 +74,18 @@ def test_bert_reads_a_pair_as_it_was_taught_to_read_two_sentences() -> None:
         assert torch.allclose(encoder(first, second), want, atol=1e-5)
 
 
+def test_where_states_are_averaged_a_pair_is_the_difference_of_its_texts() -> None:
+    encoder = bert()
+    encoder.pooling = "mean"
+    ids = torch.tensor([[1, 9, 8, 7, 2, 5, 6, 2]])
+    kinds = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1]])
+    with torch.inference_mode():
+        states = encoder.model(input_ids=ids, token_type_ids=kinds).last_hidden_state
+        want = states[:, :5].mean(1) - states[:, 5:].mean(1)
+        got = encoder(torch.tensor([[9, 8, 7, 0]]), torch.tensor([[5, 6]]))
+        assert torch.allclose(got, want, atol=1e-5)
+
+
 def test_a_decoder_reads_the_second_text_behind_the_first_and_answers_at_its_end() -> None:
     encoder = opt()
     first, second = torch.tensor([[9, 8, 7]]), torch.tensor([[5, 6]])
