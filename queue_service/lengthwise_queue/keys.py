@@ -22,6 +22,7 @@ class QueueKeys:
         self.meta = prefix + "meta"
         self.fcfs = prefix + "fcfs"
         self.scheduled = prefix + "scheduled"
+        self.ends = prefix + "ends"
         #: What every script about the line begins with; lua/include/line.lua says what each is.
         self.line = (
             self.tenants,
@@ -34,6 +35,7 @@ class QueueKeys:
             self.meta,
             self.fcfs,
             self.scheduled,
+            self.ends,
         )
         self.lengths = prefix + "lengths"
         self.record = prefix + "record"  #: Stream: rows to train on, if the queue keeps any.

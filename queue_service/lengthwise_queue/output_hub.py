@@ -2,7 +2,9 @@
 
 A front end may hold thousands of open answers. A blocking XREAD for each would be a Redis
 connection for each; the hub reads all streams that anybody waits for with one, and is woken by an
-entry in a stream of its own (the nudge) when that set changes. Called by `RedisJobStore`.
+entry in a stream of its own (the nudge) when that set changes. A job that ends without a word has
+no stream (lua/include/end_job.lua); its id stands in the queue's stream `ends`, which the hub reads
+too. Called by `RedisJobStore`.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,37 +21,10 @@ import redis.asyncio as redis
 from redis.exceptions import RedisError
 
 from lengthwise_queue.jobs import EntryKind, OutputEntry
+from lengthwise_queue.keys import QueueKeys
+from lengthwise_queue.output_entries import order, parse_entries
 
 log = logging.getLogger(__name__)
-
-#: A CHUNK that starts its claim. A word of its own and not a field more: the entries of a stream
-#: node that have other fields than its first one spell the names out, at 10 bytes each.
-_FIRST = "first"
-
-
-def _order(entry_id: str) -> tuple[int, int]:
-    ms, _, sequence = entry_id.partition("-")
-    return int(ms), int(sequence or 0)
-
-
-def parse_entries(reply: list[tuple[bytes, dict[bytes, bytes]]]) -> list[OutputEntry]:
-    """Entries of XRANGE or XREAD as values; what cannot be read is logged and passed over."""
-    entries = []
-    for entry_id, fields in reply:
-        try:
-            said = fields[b"k"].decode()
-            entry = OutputEntry(
-                id=entry_id.decode(),
-                kind=EntryKind.CHUNK if said == _FIRST else EntryKind(said),
-                attempt=int(fields[b"a"]),
-                data=fields[b"d"],
-                starts=said == _FIRST,
-            )
-        except (KeyError, ValueError):
-            log.warning("output entry cannot be read", extra={"entry": entry_id.decode()})
-        else:
-            entries.append(entry)
-    return entries
 
 
 @dataclass
@@ -70,11 +46,12 @@ class OutputHub:
     #: while it hands on what it got.
     IDLE_S = 2.0
 
-    def __init__(self, blocking: redis.Redis, client: redis.Redis, nudge_prefix: str) -> None:
+    def __init__(self, blocking: redis.Redis, client: redis.Redis, keys: QueueKeys) -> None:
         self._blocking = blocking
         self._client = client
-        self._nudge = f"{nudge_prefix}{uuid.uuid4().hex}"
-        self._nudge_seen = "0-0"
+        self._keys = keys
+        self._nudge = f"{keys.prefix}nudge:{uuid.uuid4().hex}"
+        self._nudge_seen = self._ends_seen = "0-0"
         self._streams: dict[str, _Stream] = {}
         self._task: asyncio.Task[None] | None = None
         self._closing = False
@@ -82,25 +59,30 @@ class OutputHub:
     def is_behind(self, stream: str, after: str) -> bool:
         """Whether entries behind `after` may already have been read past: look into Redis first."""
         known = self._streams.get(stream)
-        return known is not None and _order(after) < _order(known.tail)
+        return known is not None and order(after) < order(known.tail)
 
-    async def wait(self, stream: str, after: str, timeout_s: float) -> list[OutputEntry]:
-        """The entries of `stream` behind `after`; empty when the time is over.
+    async def wait(
+        self, stream: str, after: str, timeout_s: float, *, ended: Callable[[], Awaitable[bool]]
+    ) -> list[OutputEntry]:
+        """The entries of `stream` behind `after`; empty when the time is over, or the job.
 
         Nothing is missed: a stream joins the set at `after`, and its tail moves only as entries
-        are handed to those who wait; who comes too late for them finds `is_behind`.
+        are handed to those who wait; who comes too late for them finds `is_behind`. A job that
+        ended without a word before its stream joined is found by asking `ended` behind that.
         """
         future: asyncio.Future[list[OutputEntry]] = asyncio.get_running_loop().create_future()
         known = self._streams.get(stream)
+        joins = known is None
         if known is None:
             known = self._streams[stream] = _Stream(tail=after)
-            known.waiters[future] = after
-            await self._wake()
-        else:
-            known.waiters[future] = after
+        known.waiters[future] = after
         known.used_s = time.monotonic()
         try:
             async with asyncio.timeout(timeout_s):
+                if joins:
+                    await self._wake()
+                    if await ended() and not future.done():
+                        return []
                 return await future
         except TimeoutError:
             return []
@@ -128,6 +110,7 @@ class OutputHub:
             self._forget_idle()
             wanted: dict[Any, Any] = {name: s.tail for name, s in self._streams.items()}
             wanted[self._nudge] = self._nudge_seen
+            wanted[self._keys.ends] = self._ends_seen
             try:
                 reply: Any = await self._blocking.xread(wanted, block=int(self.BLOCK_S * 1000))
                 pause_s = 0.0
@@ -143,17 +126,30 @@ class OutputHub:
         if name == self._nudge:
             self._nudge_seen = raw[-1][0].decode()
             return
+        if name == self._keys.ends:
+            self._ends_seen = raw[-1][0].decode()
+            for _, fields in raw:
+                for job_id in fields.get(b"ids", b"").decode().split():
+                    self._send_away(self._keys.out(job_id))
+            return
         stream = self._streams.get(name)
         if stream is None:
             return
         stream.tail = raw[-1][0].decode()
         entries = parse_entries(raw)
         for future, after in list(stream.waiters.items()):
-            fresh = [entry for entry in entries if _order(entry.id) > _order(after)]
+            fresh = [entry for entry in entries if order(entry.id) > order(after)]
             if fresh and not future.done():
                 future.set_result(fresh)
         if entries and entries[-1].kind is EntryKind.END:
             del self._streams[name]
+
+    def _send_away(self, name: str) -> None:
+        """Let those go who wait for a stream to which nothing more comes."""
+        stream = self._streams.pop(name, None)
+        for future in stream.waiters if stream is not None else ():
+            if not future.done():
+                future.set_result([])
 
     def _forget_idle(self) -> None:
         limit = time.monotonic() - self.IDLE_S

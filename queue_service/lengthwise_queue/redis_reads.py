@@ -13,7 +13,7 @@ from lengthwise_queue import fair
 from lengthwise_queue.connection import Connections
 from lengthwise_queue.jobs import Job, JobPage, Line, OutputEntry, Position, Queue
 from lengthwise_queue.keys import QUEUES, QueueKeys
-from lengthwise_queue.output_hub import parse_entries
+from lengthwise_queue.output_entries import END_FIELDS, parse_entries, silent_end
 from lengthwise_queue.records import read_clock_ms, read_job, read_predicted_tokens, read_queue
 from lengthwise_queue.redis_errors import read
 
@@ -288,11 +288,17 @@ class RedisReads:
     async def read_output(
         self, queue: str, job_id: str, *, after: str = "0-0", limit: int = 1000
     ) -> list[OutputEntry]:
-        """What stands in a job's stream behind entry `after`; never blocks."""
-        reply = await read(
-            self._at(queue).xrange(QueueKeys(queue).out(job_id), min=f"({after}", count=limit)
-        )
-        return parse_entries(cast("Any", reply))
+        """What stands in a job's stream behind entry `after`; never blocks.
+
+        The end of a job that ended without a word stands in its record alone; it is made of that.
+        """
+        k = QueueKeys(queue)
+        pipe = self._at(queue).pipeline(transaction=True)
+        pipe.xrange(k.out(job_id), min=f"({after}", count=limit)
+        pipe.exists(k.out(job_id))
+        pipe.hmget(k.job(job_id), END_FIELDS)
+        entries, has_stream, record = await read(pipe.execute())
+        return parse_entries(entries) if has_stream else silent_end(record, after)
 
     async def queues(self) -> list[Queue]:
         """All queues with their settings, by name."""

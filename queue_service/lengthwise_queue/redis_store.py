@@ -18,7 +18,7 @@ from typing import Any
 import redis.asyncio as redis
 
 from lengthwise_contract.api import Prediction, QueueSettings, WorkerView
-from lengthwise_contract.states import Event, JobState
+from lengthwise_contract.states import TERMINAL, Event, JobState
 from lengthwise_queue.connection import Connections
 from lengthwise_queue.durability import Durability, confirmation
 from lengthwise_queue.errors import NotConfirmed
@@ -485,14 +485,20 @@ class RedisJobStore(RedisReads, RedisRecord):
             hub = self._hubs[queue] = OutputHub(
                 self._connections.own(k.prefix, OutputHub.BLOCK_S + 5),
                 self._at(queue),
-                f"{k.prefix}nudge:",
+                k,
             )
         out = QueueKeys(queue).out(job_id)
         if hub.is_behind(out, after):
             found = await self.read_output(queue, job_id, after=after)
             if found:
                 return found
-        return await hub.wait(out, after, timeout_s)
+
+        async def ended() -> bool:
+            [state] = await self.states(queue, [job_id])
+            return state in TERMINAL
+
+        found = await hub.wait(out, after, timeout_s, ended=ended)
+        return found or await self.read_output(queue, job_id, after=after)
 
     # ------------------------------------------------------------------ queues
 

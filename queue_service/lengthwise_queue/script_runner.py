@@ -40,7 +40,7 @@ _MANY = 100
 #: Scripts that take any number of jobs: by name, how many keys and arguments all jobs share. What
 #: comes behind those is one job's, and the answer is a list with one answer a job. Naming its keys
 #: costs a script more than half of what `submit` does (docs/experiments.md).
-_SHARED: Mapping[str, tuple[int, int]] = {"submit": (10, 4)}
+_SHARED: Mapping[str, tuple[int, int]] = {"submit": (11, 4)}
 
 
 #: How often scripts are loaded before a call is given up: a flush may come between a load and its

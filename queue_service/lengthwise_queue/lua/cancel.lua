@@ -18,7 +18,7 @@ RETURNS
 --@include record
 --@include tenant_line
 --@include end_job
-local job, control = unpack(KEYS, 11)
+local job, control = unpack(KEYS, 12)
 local id = unpack(ARGV, 5)
 
 local record = redis.call("HMGET", job, "state", "price", "tenant", "runs")
@@ -31,7 +31,8 @@ elseif state == "queued" or state == "scheduled" then
   if redis.call("ZREM", line.delayed, id) == 1 then
     hold(line, record[3], -1)
   end
-  end_job(line, id, "cancelled", now, "", record[3], (read_runs(record[4])))
+  local attempt = read_runs(record[4])
+  end_job(line, id, "cancelled", now, "", record[3], attempt, attempt ~= 0)
   settle(line)
   state = "cancelled"
 end

@@ -48,7 +48,7 @@ local function take(id, payload, tenant, alone, start)
   elseif deadline <= now then
     end_job(line, id, "expired", now,
       '{"code":"deadline_passed","message":"The job waited past its deadline. Allow it a longer ttl_ms."}',
-      tenant, attempt)
+      tenant, attempt, attempt > 0)
     return
   end
   attempt = attempt + 1

@@ -16,7 +16,7 @@ RETURNS
 --@include record
 --@include tenant_line
 --@include end_job
-local lengths = unpack(KEYS, 11)
+local lengths = unpack(KEYS, 12)
 local released, answered, at_ms = {}, {}, ms(now)
 local ENDED = {succeeded = true, failed = true, cancelled = true, expired = true}
 
@@ -91,7 +91,9 @@ local function finish(id, nonce, outcome, prompt_tokens, output_tokens, service_
     end
   end
   if target ~= "queued" and target ~= "scheduled" then
-    end_job(line, id, target, now, error_json, tenant, attempt, fields, prompt_tokens, output_tokens)
+    local spoke = attempt > 1 or emitted > 0 or from <= pieces_to
+    end_job(line, id, target, now, error_json, tenant, attempt, spoke, fields, prompt_tokens,
+      output_tokens)
     return target
   end
 

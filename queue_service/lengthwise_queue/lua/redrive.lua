@@ -17,7 +17,7 @@ RETURNS
 --@include record
 --@include tenant_line
 --@include fcfs_clock
-local job, body, out = unpack(KEYS, 11)
+local job, body, out = unpack(KEYS, 12)
 local id = unpack(ARGV, 5)
 
 local record = redis.call("HMGET", job, "state", "tenant", "times", "price", "plan", "runs")

@@ -14,7 +14,7 @@ RETURNS
 ]]
 --@include line
 --@include record
-local job = unpack(KEYS, 11)
+local job = unpack(KEYS, 12)
 local id, cost, slack_ms, predicted_tokens, predicted_ms, quantiles, predictor = unpack(ARGV, 5)
 
 local record = redis.call("HMGET", job, "state", "tenant", "price", "times")

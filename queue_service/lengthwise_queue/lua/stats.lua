@@ -12,7 +12,7 @@ RETURNS
    {lengths}, {worker JSON}, {worker, seen_ms, ...}, {tenant, depth, scheduled, dead, vt, ...}}
 ]]
 --@include line
-local lengths, workers, worker_info = unpack(KEYS, 11)
+local lengths, workers, worker_info = unpack(KEYS, 12)
 local most = tonumber((unpack(ARGV, 5)))
 local oldest = redis.call("ZRANGE", line.accepted, 0, 0, "WITHSCORES")
 local known, tenants = redis.call("HGETALL", line.vt), {}

@@ -112,8 +112,8 @@ end
 
 local SERVER_WIDE = {OOM = true, READONLY = true, MISCONF = true, NOREPLICAS = true, NOPERM = true}
 local answers = {}
-for i = 0, (#KEYS - 10) / 4 - 1 do
-  local job, body, idem, rate = unpack(KEYS, 11 + 4 * i, 14 + 4 * i)
+for i = 0, (#KEYS - 11) / 4 - 1 do
+  local job, body, idem, rate = unpack(KEYS, 12 + 4 * i, 15 + 4 * i)
   local well, answer = pcall(submit, job, body, idem, rate, unpack(ARGV, 5 + 16 * i, 20 + 16 * i))
   if not well then
     local message = type(answer) == "table" and answer.err or tostring(answer)

@@ -22,7 +22,7 @@ RETURNS
 --@include tenant_line
 --@include fcfs_clock
 --@include end_job
-local guard, workers, worker_info, control = unpack(KEYS, 11)
+local guard, workers, worker_info, control = unpack(KEYS, 12)
 local tick_ms, limit, worker_ttl_ms, keep = unpack(ARGV, 5)
 if tonumber(tick_ms) > 0 and not redis.call("SET", guard, "1", "NX", "PX", tick_ms) then
   return {}
@@ -64,11 +64,12 @@ for _, id in ipairs(past(line.leases)) do
     redis.call("HDEL", line.prefix .. "job:" .. id, "nonce")
   end
   if record and record.cancel then
-    end_job(line, id, record.cancel, now, "", record.tenant, record.attempt)
+    end_job(line, id, record.cancel, now, "", record.tenant, record.attempt, true)
     moved[record.cancel] = moved[record.cancel] + 1
   elseif record and record.spent >= record.max_attempts then
     end_job(line, id, "failed", now, '{"code":"lease_expired","message":"Every attempt ended with '
-      .. 'a worker that went silent. If the request is sound, submit it again."}', record.tenant, record.attempt)
+      .. 'a worker that went silent. If the request is sound, submit it again."}', record.tenant,
+      record.attempt, true)
     moved.failed = moved.failed + 1
   elseif record then
     redis.call("HINCRBY", line.meta, "leases_expired", 1)
@@ -90,9 +91,10 @@ for _, id in ipairs(past(line.deadlines)) do
     if redis.call("ZREM", line.delayed, id) == 1 then
       hold(line, record[2], -1)
     end
+    local attempt = read_runs(record[4])
     end_job(line, id, "expired", now,
       '{"code":"deadline_passed","message":"The job waited past its deadline. Allow it a longer ttl_ms."}',
-      record[2], (read_runs(record[4])))
+      record[2], attempt, attempt ~= 0)
     moved.expired = moved.expired + 1
   end
 end

@@ -1,5 +1,5 @@
 -- The keys and arguments that every script about the line begins with; `QueueKeys.line` lists them.
---   KEYS 1-10
+--   KEYS 1-11
 --     tenants    zset    tenant with waiting jobs -> its virtual time
 --     vt         hash    every known tenant -> its virtual time when it last rested
 --     accepted   zset    id of a queued job -> since when it waits, ms since the epoch
@@ -10,14 +10,17 @@
 --     meta       hash    counters, mode, policy
 --     fcfs       list    "mark since id" of the jobs that first come first served had not begun
 --     scheduled  hash    tenant -> its jobs in `delayed`
+--     ends       stream  ids of jobs that ended without a word, for those who wait for one
 --   ARGV 1-4
 --     prefix, now_ms ("": the server's clock), retention_ms, dead_retention_ms
-local tenants, vt, accepted, delayed, deadlines, leases, wake, meta, fcfs, scheduled = unpack(KEYS)
+local tenants, vt, accepted, delayed, deadlines, leases, wake, meta, fcfs, scheduled, ends =
+  unpack(KEYS)
 local prefix, now_ms, retention_ms, dead_retention_ms = unpack(ARGV)
 local line = {tenants = tenants, vt = vt, accepted = accepted, delayed = delayed,
   deadlines = deadlines, leases = leases, wake = wake, meta = meta, fcfs = fcfs,
-  scheduled = scheduled, prefix = prefix, retention_ms = retention_ms,
-  dead_retention_ms = dead_retention_ms, ended = {ids = {}, bodies = {}, lists = {}, count = {}}}
+  scheduled = scheduled, ends = ends, prefix = prefix, retention_ms = retention_ms,
+  dead_retention_ms = dead_retention_ms,
+  ended = {ids = {}, silent = {}, bodies = {}, lists = {}, count = {}}}
 local now = tonumber(now_ms)
 if not now then
   local time = redis.call("TIME")
