@@ -62,13 +62,18 @@ class OutputHub:
         return known is not None and order(after) < order(known.tail)
 
     async def wait(
-        self, stream: str, after: str, timeout_s: float, *, ended: Callable[[], Awaitable[bool]]
+        self,
+        stream: str,
+        after: str,
+        timeout_s: float,
+        *,
+        look: Callable[[], Awaitable[list[OutputEntry]]],
     ) -> list[OutputEntry]:
         """The entries of `stream` behind `after`; empty when the time is over, or the job.
 
         Nothing is missed: a stream joins the set at `after`, and its tail moves only as entries
         are handed to those who wait; who comes too late for them finds `is_behind`. A job that
-        ended without a word before its stream joined is found by asking `ended` behind that.
+        ended without a word before its stream joined is found by a `look` into Redis behind that.
         """
         future: asyncio.Future[list[OutputEntry]] = asyncio.get_running_loop().create_future()
         known = self._streams.get(stream)
@@ -81,8 +86,9 @@ class OutputHub:
             async with asyncio.timeout(timeout_s):
                 if joins:
                     await self._wake()
-                    if await ended() and not future.done():
-                        return []
+                    found = await look()
+                    if found:
+                        return found
                 return await future
         except TimeoutError:
             return []

@@ -32,6 +32,7 @@ from lengthwise_queue.jobs import (
     Lease,
     Mode,
     NewJob,
+    Outcome,
     Queue,
     QueueFull,
     QueueStats,
@@ -49,32 +50,24 @@ def read_clock_ms(time: tuple[int, int]) -> float:
     return time[0] * 1000 + time[1] / 1000
 
 
-def read_claims(answer: list[list[Any]]) -> list[Claim]:
+def read_claims(answer: list[Any]) -> list[Claim]:
     """The answer of claim.lua."""
-    return [
-        Claim(
+    now_ms = float(answer[0])
+    claims = []
+    for job_id, nonce, attempt, plan, body, due, price, times, tenant in answer[1:]:
+        _, since_ms, deadline_ms = times.split(b" ")
+        claim = Claim(
             lease=Lease(job_id=job_id.decode(), nonce=nonce.decode(), attempt=attempt),
             endpoint=cast("Endpoint", plan.decode().split(" ")[2]),
             body=body,
             due_ms=float(due),
             predicted_tokens=read_predicted_tokens(price),
-            deadline_ms=float(deadline),
+            deadline_ms=float(deadline_ms),
             tenant=tenant.decode(),
-            waited_ms=float(waited) if waited else None,
+            waited_ms=max(0.0, now_ms - float(since_ms)) if attempt == 1 else None,
         )
-        for (
-            job_id,
-            nonce,
-            attempt,
-            plan,
-            body,
-            due,
-            price,
-            deadline,
-            tenant,
-            waited,
-        ) in answer
-    ]
+        claims.append(claim)
+    return claims
 
 
 def read_submitted(answer: list[Any]) -> Submitted:
@@ -191,6 +184,19 @@ def write_price(job: NewJob) -> str:
 def read_predicted_tokens(price: bytes) -> float:
     """The predicted length in a record's field `price`, tokens."""
     return float(price.split(b" ")[4])
+
+
+def write_usage(outcome: Outcome) -> tuple[str, str]:
+    """What an answer took: "prompt output", tokens; and "output service_ms", if it has a length."""
+    prompt, output, service_ms = outcome.prompt_tokens, outcome.output_tokens, outcome.service_ms
+    known = prompt is not None or output is not None
+    usage = f"{_text(prompt)} {_text(output)}" if known else ""
+    service = "" if service_ms is None else write_number(service_ms)
+    return usage, f"{output} {service}" if output else ""
+
+
+def _text(number: int | None) -> str:
+    return "" if number is None else str(number)
 
 
 def write_quantiles(prediction: Prediction | None, basis: Basis) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from lengthwise_queue.jobs import Job, JobPage, Line, OutputEntry, Position, Que
 from lengthwise_queue.keys import QUEUES, QueueKeys
 from lengthwise_queue.output_entries import END_FIELDS, parse_entries, silent_end
 from lengthwise_queue.records import read_clock_ms, read_job, read_predicted_tokens, read_queue
-from lengthwise_queue.redis_errors import read
+from lengthwise_queue.redis_errors import reaching_redis, read
 
 #: Jobs ahead that `position` adds up exactly; behind them it scales by their mean.
 _EXACT_AHEAD = 1000
@@ -297,8 +297,14 @@ class RedisReads:
         pipe.xrange(k.out(job_id), min=f"({after}", count=limit)
         pipe.exists(k.out(job_id))
         pipe.hmget(k.job(job_id), END_FIELDS)
-        entries, has_stream, record = await read(pipe.execute())
-        return parse_entries(entries) if has_stream else silent_end(record, after)
+        with reaching_redis():
+            entries, has_stream, record = await pipe.execute(raise_on_error=False)
+            for reply in (entries, has_stream):
+                if isinstance(reply, Exception):
+                    raise reply
+        if has_stream or isinstance(record, Exception):  # a damaged record: `claim` sees to it
+            return parse_entries(entries)
+        return silent_end(record, after)
 
     async def queues(self) -> list[Queue]:
         """All queues with their settings, by name."""

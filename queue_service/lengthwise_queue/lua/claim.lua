@@ -9,8 +9,7 @@ KEYS  the line's (include/line.lua)
 ARGV  the line's, then
   count, lease_ms, nonce (random; the i-th job's is "nonce:i"), worker
 RETURNS
-  {{id, nonce, attempt, plan, payload, due_ms, price, deadline_ms, tenant,
-    waited_ms ("" when it had run before)}, ...}
+  {now_ms, {id, nonce, attempt, plan, payload, due_ms, price, times, tenant}, ...}
 ]]
 --@include line
 --@include record
@@ -21,11 +20,13 @@ local count, lease_ms, nonce, worker = unpack(ARGV, 5)
 count = tonumber(count)
 if redis.call("HGET", line.meta, "mode") == "paused" then
   redis.call("ZREM", line.wake, "work")
-  return {}
+  return {ms(now)}
 end
 
-local popped, claims, fields_of, since_of, leases, looked, taken, last = {}, {}, {}, {}, {}, 0, 0, 0
-local waits, wait_ms, started, lease_end = 0, 0, ms(now), now + tonumber(lease_ms)
+local popped, claims, rest_of, since_of, fcfs_wait, leases = {}, {}, {}, {}, {}, {}
+local looked, taken, last, waits, wait_ms = 0, 0, 0, 0, 0
+local started, lease_end = ms(now), ms(now + tonumber(lease_ms))
+local FIRST = {"runs", "1 1", "started_ms", started}
 
 -- One job that left the line: lease it to the caller and charge its tenant, or end it here.
 -- Its record is written below, when it is known what first come first served would have done.
@@ -39,7 +40,7 @@ local function take(id, payload, tenant, alone, start)
   cost = tonumber(cost or "")
   last = cost or 0
   taken = taken + last
-  local _, since, deadline, until_text = read_times(readable and record[3])
+  local since, deadline = read_times(readable and record[3])
   local attempt, spent = read_runs(readable and record[6])
   if not (cost and deadline and attempt) or record[1] ~= "queued" or type(payload) ~= "string"
     or not (record[2] and record[5] and record[7]) then
@@ -52,27 +53,24 @@ local function take(id, payload, tenant, alone, start)
     return
   end
   attempt = attempt + 1
-  local own, waited = nonce .. ":" .. looked - 1, ""
-  local fields = {"state", "running", "nonce", own, "worker", worker,
-    "runs", attempt .. " " .. spent + 1, "started_ms", started}
   if not alone then
     redis.call("ZADD", line.tenants, "XX", start + cost / tonumber(weight), tenant)
     redis.call("HSET", line.meta, "v", string.format("%.17g", start))
-    fields[11], fields[12] = "charged", cost
   end
+  local rest = FIRST -- of its record; one table for most
   if attempt == 1 then
-    local wait = math.max(0, now - since)
-    waits, wait_ms, waited = waits + 1, wait_ms + wait, ms(wait)
-  else -- it began at its first attempt
-    fields[9], fields[10] = "emitted", 0
-    if alone then
-      fields[11], fields[12] = "charged", 0
+    waits, wait_ms = waits + 1, wait_ms + math.max(0, now - since)
+    if not alone then
+      rest = {"runs", "1 1", "started_ms", started, "charged", cost}
     end
+  else -- it began at its first attempt
+    rest = {"runs", attempt .. " " .. spent + 1, "emitted", 0, "charged", alone and 0 or cost}
     redis.call("XADD", line.prefix .. "out:" .. id, "*", "k", "attempt", "a", attempt, "d", "")
   end
   local n = #claims + 1
-  claims[n] = {id, own, attempt, record[5], payload, record[7], record[4], until_text, tenant, waited}
-  since_of[n], fields_of[id] = since, fields
+  claims[n] = {id, nonce .. ":" .. looked - 1, attempt, record[5], payload, record[7], record[4],
+    record[3], tenant}
+  since_of[n], rest_of[n], fcfs_wait[id] = since, rest, true
   leases[2 * n - 1], leases[2 * n] = lease_end, id
 end
 
@@ -113,15 +111,21 @@ else
   gone, most = math.huge, 500
 end
 if looked > 0 then
-  resolve(line, gone, now, fields_of, most)
+  resolve(line, gone, now, fcfs_wait, most)
 end
 
 -- A job was overtaken by this call if it came earlier than one of these and still waits.
 local overtaken, oldest = 0, redis.call("ZRANGE", line.accepted, 0, 0, "WITHSCORES")[2]
 oldest = tonumber(oldest or "") or math.huge
 for i = 1, #claims do
-  local id = claims[i][1]
-  redis.call("HSET", line.prefix .. "job:" .. id, unpack(fields_of[id]))
+  local id, own = claims[i][1], claims[i][2]
+  local job, wait = line.prefix .. "job:" .. id, fcfs_wait[id]
+  if wait == true then -- not known yet
+    redis.call("HSET", job, "state", "running", "nonce", own, "worker", worker, unpack(rest_of[i]))
+  else
+    redis.call("HSET", job, "state", "running", "nonce", own, "worker", worker,
+      "fcfs_wait_ms", wait, unpack(rest_of[i]))
+  end
   if oldest < since_of[i] then
     overtaken = overtaken + redis.call("ZCOUNT", line.accepted, "-inf", "(" .. ms(since_of[i]))
   end
@@ -135,4 +139,5 @@ if waits > 0 then
   redis.call("HINCRBY", line.meta, "wait_ms", string.format("%.0f", wait_ms))
 end
 settle(line)
+table.insert(claims, 1, started)
 return claims

@@ -7,8 +7,9 @@ A job that goes back to the line keeps its due time, so it does not lose its pla
 KEYS  the line's (include/line.lua), then
   lengths  list  "predicted actual service_ms quantiles @seconds" of the last answers, newest first
 ARGV  the line's, then for each claim
-  id, nonce, outcome ("ok", "error", "retry", "release", "cancelled"), prompt_tokens, output_tokens,
-  service_ms (each "" when unknown), error (JSON or ""), delay_ms, first, n, and the last n pieces
+  id, nonce, outcome ("ok", "error", "retry", "release", "cancelled"),
+  usage ("prompt output", tokens, each "" when unknown), length ("output service_ms" of an answer
+  that has one, or ""), n, and n more: none, or error (JSON or ""), delay_ms, first, the last pieces
 RETURNS
   {state | "lost", ...}   in the order of the claims
 ]]
@@ -18,11 +19,12 @@ RETURNS
 --@include end_job
 local lengths = unpack(KEYS, 12)
 local released, answered, at_ms = {}, {}, ms(now)
+local at_s = string.format(" @%d", now / 1000) -- behind each of the answers
 local ENDED = {succeeded = true, failed = true, cancelled = true, expired = true}
 
-local function finish(id, nonce, outcome, prompt_tokens, output_tokens, service_ms, error_json,
-  delay_ms, first, pieces_from, pieces_to)
-  local job, out = line.prefix .. "job:" .. id, line.prefix .. "out:" .. id
+local function finish(id, nonce, outcome, usage, length, error_json, delay_ms, first, pieces_from,
+  pieces_to)
+  local job = line.prefix .. "job:" .. id
   local record = redis.pcall("HMGET", job, "state", "nonce", "cancel", "runs", "emitted", "tenant",
     "price", "charged", "quantiles", "metered")
   if record.err then -- one damaged record must not keep the others from ending
@@ -37,14 +39,14 @@ local function finish(id, nonce, outcome, prompt_tokens, output_tokens, service_
     end
     local by, state = string.match(redis.call("HGET", job, "done") or "", "^(%S+) (%S+)$")
     return by == nonce and state or "lost"
-  elseif tonumber(first) > emitted then
+  elseif first > emitted then
     return "lost" -- see emit
   end
   local attempt, spent = read_runs(record[4])
   local from = pieces_from + math.max(0, emitted - first)
   for i = from, pieces_to do
     local kind = emitted == 0 and i == from and "first" or "chunk" -- as in emit
-    redis.call("XADD", out, "*", "k", kind, "a", attempt, "d", ARGV[i])
+    redis.call("XADD", line.prefix .. "out:" .. id, "*", "k", kind, "a", attempt, "d", ARGV[i])
   end
   released[#released + 1] = id
 
@@ -56,32 +58,35 @@ local function finish(id, nonce, outcome, prompt_tokens, output_tokens, service_
   elseif outcome == "error" or (outcome == "retry"
     and spent >= read_max_attempts(redis.call("HGET", job, "plan"))) then
     target = "failed"
-  elseif outcome == "retry" or tonumber(delay_ms) > 0 then
+  elseif outcome == "retry" or delay_ms > 0 then
     target = "scheduled"
   else
     target = "queued"
   end
 
   -- Tenants pay for what was really used; nothing for a claim that was handed back.
-  local used = outcome == "release" and 0 or tonumber(output_tokens)
-  local charged = tonumber(record[8] or "0")
-  if used and charged > 0 and used ~= charged then
-    local _, weight = read_price(record[7])
-    charge(line, tenant, (used - charged) / weight)
+  if record[8] or record[10] then
+    local used = outcome == "release" and 0 or tonumber(string.match(usage, "%d*$"))
+    local cost, weight = read_price(record[7])
+    local charged = tonumber(record[8] or "0")
+    if used and charged > 0 and used ~= charged then
+      charge(line, tenant, (used - charged) / weight)
+    end
+    if used and record[10] and outcome ~= "release" then
+      redis.call("HINCRBYFLOAT", line.prefix .. "rate:" .. tenant, "tokens", cost - used)
+    end
   end
-  if used and record[10] and outcome ~= "release" then
-    redis.call("HINCRBYFLOAT", line.prefix .. "rate:" .. tenant, "tokens", read_price(record[7]) - used)
-  end
-  if target == "succeeded" and used and used > 0 then
-    local predicted = record[9] and string.match(record[7], "^%S+ %S+ %S+ %S+ (%S+) %S+$") or ""
-    answered[#answered + 1] = predicted .. " " .. output_tokens .. " " .. service_ms
-      .. (record[9] and " " .. record[9] or "") .. string.format(" @%d", now / 1000)
+  if target == "succeeded" and length ~= "" then
+    if record[9] then
+      local predicted = string.match(record[7], "^%S+ %S+ %S+ %S+ (%S+) %S+$")
+      length = predicted .. " " .. length .. " " .. record[9] .. at_s
+    else
+      length = " " .. length .. at_s
+    end
+    answered[#answered + 1] = length
   end
 
-  local fields = {}
-  if prompt_tokens ~= "" or output_tokens ~= "" then
-    fields[1], fields[2] = "usage", prompt_tokens .. " " .. output_tokens
-  end
+  local fields = usage ~= "" and {"usage", usage} or {}
   if from <= pieces_to then
     if attempt == 1 and not record[5] then
       fields[#fields + 1] = "first_output_ms"
@@ -92,8 +97,7 @@ local function finish(id, nonce, outcome, prompt_tokens, output_tokens, service_
   end
   if target ~= "queued" and target ~= "scheduled" then
     local spoke = attempt > 1 or emitted > 0 or from <= pieces_to
-    end_job(line, id, target, now, error_json, tenant, attempt, spoke, fields, prompt_tokens,
-      output_tokens)
+    end_job(line, id, target, now, error_json, tenant, attempt, spoke, fields, usage)
     return target
   end
 
@@ -101,23 +105,27 @@ local function finish(id, nonce, outcome, prompt_tokens, output_tokens, service_
     "runs", attempt .. " " .. (outcome == "retry" and spent or spent - 1), unpack(fields))
   redis.call("HINCRBY", line.meta, outcome == "retry" and "retried" or "released", 1)
   if target == "scheduled" then
-    redis.call("ZADD", line.delayed, now + tonumber(delay_ms), id)
+    redis.call("ZADD", line.delayed, now + delay_ms, id)
     hold(line, tenant, 1)
   else
-    local _, since = read_times(redis.call("HGET", job, "times"))
+    local since = read_times(redis.call("HGET", job, "times"))
     local cost, _, slack, offset = read_price(record[7])
     enter(line, id, tenant, due_again(line, job, since, slack, offset), since, cost)
   end
   return target
 end
 
-local answers, at = {}, 5
-while at <= #ARGV do
-  local id, nonce, outcome, prompt_tokens, output_tokens, service_ms, error_json, delay_ms, first, n =
-    unpack(ARGV, at, at + 9)
-  at = at + 10 + n
-  answers[#answers + 1] = finish(id, nonce, outcome, prompt_tokens, output_tokens, service_ms,
-    error_json, delay_ms, first, at - n, at - 1)
+local answers, at, last = {}, 5, #ARGV
+while at <= last do
+  local id, nonce, outcome, usage, length, n = unpack(ARGV, at, at + 5)
+  local error_json, delay_ms, first, from = "", 0, 0, at + 6
+  at = from + n
+  if n ~= "0" then
+    error_json, delay_ms, first = unpack(ARGV, from, from + 2)
+    from, delay_ms, first = from + 3, tonumber(delay_ms), tonumber(first)
+  end
+  answers[#answers + 1] =
+    finish(id, nonce, outcome, usage, length, error_json, delay_ms, first, from, at - 1)
 end
 on_many("ZREM", line.leases, released)
 if #answered > 0 then

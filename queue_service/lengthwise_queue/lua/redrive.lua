@@ -25,7 +25,7 @@ if record[1] ~= "failed" then
   return record[1] or "unknown"
 end
 local cost, _, slack, offset = read_price(record[4])
-local accepted, since, deadline = read_times(record[3])
+local since, deadline = read_times(record[3])
 local attempt = read_runs(record[6])
 if not (record[2] and record[5] and cost and since and attempt) or redis.call("EXISTS", body) == 0 then
   return "unreadable"
@@ -34,7 +34,7 @@ local meta = redis.call("HMGET", line.meta, "active", "served")
 local due = now + ((meta[1] or "sjf") == "sjf" and slack or offset)
 deadline = now + deadline - since
 redis.call("HSET", job, "state", "queued", "runs", attempt .. " 0", "due_ms", ms(due),
-  "times", ms(accepted) .. " " .. ms(now) .. " " .. ms(deadline))
+  "times", string.match(record[3], "^%S+") .. " " .. ms(now) .. " " .. ms(deadline))
 redis.call("HDEL", job, "error", "finished_ms", "cancel", "done", "nonce", "usage")
 redis.call("PERSIST", job)
 redis.call("PERSIST", body)

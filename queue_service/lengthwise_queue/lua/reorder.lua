@@ -29,7 +29,7 @@ for i = 1, #page, 2 do
   local job = line.prefix .. "job:" .. page[i]
   local record = redis.pcall("HMGET", job, "tenant", "times", "price")
   local known = not record.err
-  local _, since = read_times(known and record[2])
+  local since = read_times(known and record[2])
   local _, _, slack, offset = read_price(known and record[3])
   if since and offset and record[1] then
     local due = since + (active == "sjf" and slack or offset)

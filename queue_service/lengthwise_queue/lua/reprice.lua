@@ -24,7 +24,7 @@ if state ~= "queued" and state ~= "scheduled" then
 end
 local active = redis.call("HGET", line.meta, "active") or "sjf"
 local old_cost, weight, _, offset = string.match(record[3], SIX)
-local _, since = read_times(record[4])
+local since = read_times(record[4])
 local due_text = ms(since + (active == "sjf" and slack_ms or offset))
 redis.call("HSET", job, "quantiles", quantiles, "predictor", predictor, "due_ms", due_text,
   "price", table.concat({cost, weight, slack_ms, offset, predicted_tokens, predicted_ms}, " "))

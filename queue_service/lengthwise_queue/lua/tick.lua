@@ -39,7 +39,7 @@ local function read(id, wanted)
     "plan", "cancel", "tenant")
   local known = not record.err
   local cost, _, slack, offset = read_price(known and record[3])
-  local _, since = read_times(known and record[2])
+  local since = read_times(known and record[2])
   local attempt, spent = read_runs(known and record[4])
   local max_attempts = read_max_attempts(known and record[5])
   if not (cost and since and attempt and max_attempts) or record[1] ~= wanted or not record[7] then

@@ -3,10 +3,10 @@
 -- record tells it, and `settle` wakes those who wait. A stream would cost 6 us and 4 kB.
 -- `line` holds the key names that the caller declared; the job's own keys share their hash tag.
 -- `more` are further fields for the record, name and value in turn, and may be nil like the rest;
--- `prompt` and `output`, tokens, may also be "".
+-- `usage` is "prompt output", tokens, each of which may be "".
 -- Sets that many jobs leave or join are left to `settle`: a command costs the server twice what a
 -- further member of one does (docs/experiments.md, "a no-op job, again").
-local function end_job(line, id, state, now, error_json, tenant, attempt, spoke, more, prompt, output)
+local function end_job(line, id, state, now, error_json, tenant, attempt, spoke, more, usage)
   local job = line.prefix .. "job:" .. id
   local keep, fields, ended = line.retention_ms, more or {}, line.ended
   local at = #fields
@@ -33,6 +33,7 @@ local function end_job(line, id, state, now, error_json, tenant, attempt, spoke,
   redis.call("PEXPIRE", job, keep)
   if spoke then
     local out = line.prefix .. "out:" .. id
+    local prompt, output = string.match(usage or "", "^(%d*) (%d*)$")
     redis.call("XADD", out, "*", "k", "end", "a", attempt or "0", "d", '{"state":"' .. state
       .. '","error":' .. (error_json ~= "" and error_json or "null")
       .. ',"prompt_tokens":' .. (prompt and prompt ~= "" and prompt or "null")

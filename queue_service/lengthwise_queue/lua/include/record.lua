@@ -11,10 +11,10 @@
 -- done "nonce state" of a claim that put the job back.
 local SIX = "^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$"
 
--- accepted, since, deadline, and the deadline as it is written
+-- since, deadline
 local function read_times(text)
-  local accepted, since, deadline = string.match(text or "", "^(%S+) (%S+) (%S+)$")
-  return tonumber(accepted or ""), tonumber(since or ""), tonumber(deadline or ""), deadline
+  local since, deadline = string.match(text or "", "^%S+ (%S+) (%S+)$")
+  return tonumber(since or ""), tonumber(deadline or "")
 end
 
 -- cost, weight, slack_ms, offset_ms
@@ -25,6 +25,11 @@ end
 
 -- attempt, spent
 local function read_runs(text)
+  if text == "0 0" then -- most of them, without the price of a match
+    return 0, 0
+  elseif text == "1 1" then
+    return 1, 1
+  end
   local attempt, spent = string.match(text or "", "^(%d+) (%d+)$")
   return tonumber(attempt or ""), tonumber(spent or "")
 end
