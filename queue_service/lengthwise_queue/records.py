@@ -191,7 +191,7 @@ def write_usage(outcome: Outcome) -> tuple[str, str]:
     prompt, output, service_ms = outcome.prompt_tokens, outcome.output_tokens, outcome.service_ms
     known = prompt is not None or output is not None
     usage = f"{_text(prompt)} {_text(output)}" if known else ""
-    service = "" if service_ms is None else write_number(service_ms)
+    service = "" if service_ms is None else f"{service_ms:.3f}"
     return usage, f"{output} {service}" if output else ""
 
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,9 @@ _REORDER_STEP = 500
 #: In place of a count of pieces: more than any server knows of, so every script answers LOST. And
 #: how many such claims are remembered; a worker aborts the call of a lost one within moments.
 _LOST, _LOST_KEPT = 1 << 52, 1000
+
+#: The answers of finish.lua; to call the enum for each costs a worker more than all else here.
+_ENDED: Mapping[bytes, JobState | None] = {s.value.encode(): s for s in JobState} | {b"lost": None}
 
 #: Tenants that `stats` tells of, at most.
 _TENANTS_TOLD = 1000
@@ -331,7 +334,7 @@ class RedisJobStore(RedisReads, RedisRecord):
             log.warning("endings not confirmed", extra={"queue": queue, "lacks": lacks})
         for ending in endings:
             self._emitted.pop(ending.lease.nonce, None)
-        states = [None if state == b"lost" else JobState(state.decode()) for state in answers[0]]
+        states = [_ENDED[state] for state in answers[0]]
         return states, read_claims(answers[1]) if claim_next > 0 else []
 
     def _finish_args(self, ending: Ending) -> list[Any]:

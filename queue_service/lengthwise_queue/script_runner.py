@@ -32,9 +32,9 @@ Call = tuple[str, Sequence[str], Sequence[Any]]
 #: could be seen (docs/experiments.md); several under way let the server work while we pack.
 _TOGETHER, _UNDER_WAY = 16, 4
 
-#: A call with so many arguments keeps the server busy for long (16 ends are 160) and travels alone:
+#: A call with so many arguments keeps the server busy for long (16 ends are 100) and travels alone:
 #: two in one pipeline are answered together, and then server and caller work by turns only.
-_MANY = 100
+_MANY = 60
 
 
 #: Scripts that take any number of jobs: by name, how many keys and arguments all jobs share. What

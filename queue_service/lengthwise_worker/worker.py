@@ -88,6 +88,7 @@ class Worker:
             succeeded=self._recorder.succeeded,
         )
         self.metrics.slots.set(self._batching.capacity)
+        self.metrics.inflight.set_function(lambda: len(self._runs))
 
     # ------------------------------------------------------------------ life
 
@@ -284,7 +285,6 @@ class Worker:
             task = asyncio.create_task(self._run_job(run))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        self.metrics.inflight.set(len(self._runs))
 
     async def _run_job(self, run: JobRun) -> None:
         try:
@@ -295,7 +295,6 @@ class Worker:
             self._break(exc)
         if self._runs.get(run.claim.lease.job_id) is run:
             del self._runs[run.claim.lease.job_id]
-        self.metrics.inflight.set(len(self._runs))
         self._changed.set()
 
     # ------------------------------------------------------------------ the other loops
