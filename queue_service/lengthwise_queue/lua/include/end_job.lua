@@ -1,6 +1,6 @@
 -- Bring a job to its end: the record, the terminal entry of its stream, and what must be forgotten.
 -- A job that never said anything (not `spoke`) has no stream, and gets none for its end alone: the
--- record tells it, and `settle` wakes those who wait. A stream would cost 6 us and 4 kB.
+-- record tells it, and `settle` wakes those who wait. A stream would cost 4 us and 4 kB.
 -- `line` holds the key names that the caller declared; the job's own keys share their hash tag.
 -- `more` are further fields for the record, name and value in turn, and may be nil like the rest;
 -- `usage` is "prompt output", tokens, each of which may be "".
