@@ -82,10 +82,14 @@ async def check_server(client: Any, mode: Durability, replicas: int) -> ServerRe
 
 async def _config(client: Any) -> Mapping[str, str] | None:
     """The settings that matter; None: we may not ask, as at most managed services."""
-    try:
-        return dict(await client.config_get("appendfsync", "save", "min-replicas-to-write"))
-    except ResponseError:  # NOPERM, or an unknown command
-        return None
+
+    async def asked() -> Mapping[str, str] | None:
+        try:
+            return dict(await client.config_get("appendfsync", "save", "min-replicas-to-write"))
+        except ResponseError:  # NOPERM, or an unknown command
+            return None
+
+    return await read(asked())
 
 
 def _needs_disk(info: Mapping[str, Any], config: Mapping[str, str] | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,37 @@ def test_a_stranger_that_answers_in_rediss_place_is_unavailable() -> None:
             await store.aclose()
 
     asyncio.run(body())
+
+
+# Two workers of a chaos run ended: the broker was killed between two questions of their check.
+def test_a_redis_that_goes_while_it_is_being_checked_is_unavailable(servers: Servers) -> None:
+    server = servers.start()
+
+    async def body() -> None:
+        async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", server.port)
+            asking = asyncio.ensure_future(_pump(far_reader, writer))
+            while (data := await reader.read(65_536)) and b"CONFIG" not in data:
+                far_writer.write(data)
+            proxy.close()
+            writer.transport.abort()
+            far_writer.close()
+            await asking
+
+        proxy = await asyncio.start_server(carry, "127.0.0.1", 0)
+        port = proxy.sockets[0].getsockname()[1]
+        store = RedisJobStore(f"redis://127.0.0.1:{port}/0")
+        with pytest.raises(StoreUnavailable, match="does not answer"):
+            await store.check()
+        await store.aclose()
+
+    asyncio.run(body())
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65_536):
+            writer.write(data)
 
 
 @contextmanager
