@@ -46,6 +46,7 @@ BOUNDED = {
     "fcfs": "max_depth",
     "scheduled": "tenants with delayed jobs",
     "lengths": "256 numbers",
+    "ends": "some 100 entries, of the last ends",
     "workers": "workers heard of lately",
     "worker_info": "workers heard of lately",
     "ready": "max_depth",
