@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -79,7 +79,7 @@ def run(
     """Serve one workload under several policies, and set them beside each other."""
     with extra("lab"):
         from lengthwise_lab.seeds.batch_question import BatchQuestion
-        from lengthwise_lab.simulator.answer import answer, as_markdown, draw
+        from lengthwise_lab.simulator.answer import answer, as_markdown
         from lengthwise_lab.simulator.config import read_question, read_values, validated
     values = read_values(config)
     if isinstance(values, dict) and values.get("kind") == "batches":
@@ -98,15 +98,7 @@ def run(
             bar.update(task, description=name, completed=served)
 
         result = answer(question, data, progress=moved)
-    text = as_markdown(result)
-    if markdown is not None:
-        markdown.write_text(text, encoding="utf-8")
-    if png is not None:
-        draw(result, png)
-    if as_json:
-        typer.echo(json.dumps(result, indent=2))
-    else:
-        _show(text)
+    _hand_out(result, as_markdown(result), as_json, markdown, png)
 
 
 def _run_batches(
@@ -118,14 +110,21 @@ def _run_batches(
 ) -> None:
     """Static batches, in the ways of the question."""
     from lengthwise_lab.seeds import batch_question
-    from lengthwise_lab.simulator.answer import draw
 
     with _progress(quiet=as_json) as progress:
         task = progress.add_task("starting", total=None)
         result = batch_question.answer_batches(
             question, data, progress=lambda way: progress.update(task, description=way)
         )
-    text = batch_question.as_markdown(result)
+    _hand_out(result, batch_question.as_markdown(result), as_json, markdown, png)
+
+
+def _hand_out(
+    result: dict[str, Any], text: str, as_json: bool, markdown: Path | None, png: Path | None
+) -> None:
+    """Print what was found, and write the files that were asked for."""
+    from lengthwise_lab.simulator.answer import draw
+
     if markdown is not None:
         markdown.write_text(text, encoding="utf-8")
     if png is not None:
