@@ -34,7 +34,8 @@ class Watchdog:
 
         Args:
             now_s: Of a monotonic clock, s.
-            starving: Jobs wait and slots are free, the engine is well and the store answers.
+            starving: Jobs wait and may be claimed, and slots are free; the engine is well and the
+                store answers.
         """
         if not starving:
             self._idle_since = None

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from lengthwise_queue.errors import StoreUnavailable
-from lengthwise_queue.jobs import Claim
+from lengthwise_queue.jobs import Claim, Mode
 from lengthwise_queue.store import JobStore
 from lengthwise_worker.backoff import Backoff, StoreLink
 from lengthwise_worker.batching import Batching, BatchingMode
@@ -311,7 +311,8 @@ class Worker:
             starving = False
             if self._may_claim and self._batching.room(len(self._runs)) > 0:
                 try:
-                    starving = (await self._store.stats(self.settings.queue)).depth > 0
+                    line = await self._store.stats(self.settings.queue)
+                    starving = line.depth > 0 and line.mode is not Mode.PAUSED
                 except StoreUnavailable as exc:
                     self._link.failed(exc)
             verdict = self._watchdog.look(time.monotonic(), starving=starving)

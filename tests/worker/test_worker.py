@@ -10,7 +10,7 @@ import pytest
 
 from lengthwise_contract.api import QueueSettings
 from lengthwise_contract.states import JobState
-from lengthwise_queue.jobs import Claim, EntryKind, Lease, OutputEntry
+from lengthwise_queue.jobs import Claim, EntryKind, Lease, Mode, OutputEntry, QueueStats
 from lengthwise_queue.redis_store import RedisJobStore
 from lengthwise_worker.engines import open_engine
 from lengthwise_worker.engines.simulated_batch import Faults
@@ -496,6 +496,40 @@ def test_the_watchdog_ends_a_worker_that_new_connections_did_not_help(rig: Rig) 
         await rig.submit("j1", tokens=2)
         with pytest.raises(WatchdogGaveUp):
             await worker.run()
+
+    rig.run(body)
+
+
+class LookedAtStore(RedisJobStore):
+    """Counts how often the watchdog looked."""
+
+    looks = 0
+
+    async def stats(self, queue: str) -> QueueStats:
+        self.looks += 1
+        return await super().stats(queue)
+
+
+def test_a_paused_queue_with_jobs_in_it_calms_the_watchdog(rig: Rig) -> None:
+    # Every worker of a queue that was paused for a minute ended with code 1, was started again, and
+    # ended again; on Kubernetes that is CrashLoopBackOff, and the queue is slow to resume.
+    async def body() -> None:
+        engine = rig.engine()
+        settings = rig.settings(engine.url)
+        stores: list[LookedAtStore] = []
+
+        def open_store() -> LookedAtStore:
+            stores.append(LookedAtStore(rig.redis_url))
+            return stores[-1]
+
+        await rig.store.set_mode(rig.queue, Mode.PAUSED)
+        await rig.submit("j1", tokens=2)
+        async with rig.working(settings.engine_url, open_store, watchdog_s=0.1) as worker:
+            # Five looks are its patience: it would have opened new connections and given up.
+            await rig.becomes(lambda: stores[0].looks > 15)
+            await rig.store.set_mode(rig.queue, Mode.OPEN)
+            await rig.output("j1")
+            assert worker.metrics.watchdog_reconnects._value.get() == 0
 
     rig.run(body)
 
