@@ -59,9 +59,9 @@ def test_throughput_of_nothing_is_nothing() -> None:
     assert throughput(line()) == (0.0, 0.0)
 
 
-def test_a_frame_shows_the_line_and_cuts_it_to_the_rows() -> None:
+def queue_view(**values: object) -> QueueView:
     view = QueueView(
-        name="Qwen/Qwen2.5-7B",
+        name="Qwen/Qwen2.5-7B-Instruct",
         settings=QueueSettings(),
         depth=3,
         scheduled=0,
@@ -80,15 +80,51 @@ def test_a_frame_shows_the_line_and_cuts_it_to_the_rows() -> None:
         fallbacks=2,
         workers=[WorkerView(id="w", slots=8, running=1, engine="vllm", seen_ms=NOW_MS)],
     )
+    return view.model_copy(update=values)
+
+
+def shown(view: QueueView, lines: LineView, *, rows: int = 8) -> str:
+    out = StringIO()
+    Console(file=out, width=80).print(frame(view, lines, rows=rows))
+    return out.getvalue()
+
+
+def test_a_frame_shows_the_line_and_cuts_it_to_the_rows() -> None:
     lines = LineView(
         now_ms=NOW_MS,
         waiting=[entry(f"waiting-{i}", JobState.QUEUED) for i in range(3)],
         running=[entry("running-0", JobState.RUNNING, started_ms=NOW_MS - 2000)],
         finished=[finished("done-0", 77, started_s=3, ended_s=1)],
     )
-    out = StringIO()
-    Console(file=out, width=120).print(frame(view, lines, rows=2))
-    text = out.getvalue()
-    for want in ("Qwen/Qwen2.5-7B", "sjf, k 3", "backlog 12.5 s", "waiting-1", "running-0", "77"):
+    text = shown(queue_view(), lines, rows=2)
+    for want in ("Qwen/Qwen2.5-7B-Instruct", "backlog 12.5 s", "waiting-1", "running-0", "77"):
         assert want in text
     assert "waiting-2" not in text
+
+
+def test_a_terminal_of_80_columns_shows_whole_job_ids() -> None:
+    # Ids begin with the time: when they were cut, those of a burst looked alike, and none could be
+    # copied into /v1/jobs/{id}/explain.
+    ids = [f"01a20042-840f-7445-b461-00000000000{i}" for i in range(3)]
+    lines = LineView(
+        now_ms=NOW_MS,
+        waiting=[entry(ids[0], JobState.QUEUED)],
+        running=[entry(ids[1], JobState.RUNNING, started_ms=NOW_MS - 2000)],
+        finished=[finished(ids[2], 77, started_s=3, ended_s=1)],
+    )
+    text = shown(queue_view(), lines)
+    assert [job_id for job_id in ids if job_id in text] == ids
+
+
+@pytest.mark.parametrize(
+    ("values", "want"),
+    [
+        ({}, "sjf, k 3, wait factor 2 "),
+        ({"fallback": True, "active_policy": "fcfs"}, "sjf suspended"),
+        ({"settings": QueueSettings(policy="fcfs")}, "  fcfs  "),
+        ({"mode": "paused"}, "POST /v1/queues/Qwen/Qwen2.5-7B-Instruct/resume"),
+    ],
+    ids=["sjf", "suspended", "fcfs", "paused"],
+)
+def test_a_frame_says_which_order_is_in_force(values: dict[str, object], want: str) -> None:
+    assert want in shown(queue_view(**values), line())
