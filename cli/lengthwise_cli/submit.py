@@ -86,13 +86,19 @@ def describe(why: Explanation) -> str:
     if why.prediction is None:
         expected = f"no prediction in time, taken for {why.predicted_tokens:.0f} tokens"
     else:
-        low, high = why.prediction.p10_tokens, why.prediction.p90_tokens
-        if why.predicted_tokens < why.prediction.p50_tokens:  # cut by the request's own cap
+        likely = why.calibrated or why.prediction  # the corrected ones are what it is priced by
+        low, high = likely.p10_tokens, likely.p90_tokens
+        if why.predicted_tokens < likely.p50_tokens:  # cut by the request's own cap
             low, high = min(low, why.predicted_tokens), why.predicted_tokens
         expected = f"predicted {why.predicted_tokens:.0f} tokens ({low:.0f} to {high:.0f} likely)"
     if why.position is None:
         return f"{expected}; {why.state}"
-    return f"{expected}; {why.position} ahead"
+    place = f"{expected}; {why.position} ahead"
+    if why.mode == "paused":
+        return f"{place}; nothing starts: POST /v1/queues/{why.queue}/resume"
+    if why.estimated_start_ms is None:
+        return f"{place}; nothing starts: no worker serves {why.queue}, start one"
+    return place
 
 
 class _Reader:
