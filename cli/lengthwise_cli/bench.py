@@ -18,7 +18,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lengthwise_cli.errors import BadUsage, CliError
 from lengthwise_cli.submit import ApiKey, Model, Url
 from lengthwise_lab.arrivals import Arrivals, Kind, read_trace
-from lengthwise_lab.chart import draw, draw_sweep
 from lengthwise_lab.compare import Arm, Run, compare, until_idle
 from lengthwise_lab.drive import Target
 from lengthwise_lab.measure import Sample
@@ -205,6 +204,8 @@ def _keep(result: Sweep, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise BadUsage(f"--out {folder}: {exc}") from exc
+    from lengthwise_lab.chart import draw, draw_sweep  # matplotlib: half of what a start takes
+
     (folder / "result.json").write_text(json.dumps(result.as_json(), indent=2) + "\n")
     first = result.steps[0]
     if len(result.steps) > 1:

@@ -20,7 +20,6 @@ from lengthwise_cli.bench import compared, measured_overhead
 from lengthwise_cli.errors import CliError
 from lengthwise_cli.stack import Stack, StackSettings
 from lengthwise_lab.arrivals import Arrivals
-from lengthwise_lab.chart import draw
 from lengthwise_lab.compare import Arm, Run
 from lengthwise_lab.drive import Target, drive
 from lengthwise_lab.report import Report, build
@@ -44,6 +43,8 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for result.json and the chart.")] = Path("demo"),
 ) -> None:
     """Send one mixed burst to a small real LLM, once under fcfs and once under sjf."""
+    from lengthwise_lab.chart import draw  # matplotlib: half of what any command takes to start
+
     console = Console(highlight=False)
     out.mkdir(parents=True, exist_ok=True)
     bodies = [
@@ -75,7 +76,8 @@ async def _measure(
         console.print(
             f"{count} requests at once to {stack.model}, a real LLM on this machine, "
             f"{settings.slots} at a time: half short questions, half long tasks, in mixed order, "
-            f"the same both times. sjf runs as by default: k = {queue.overtake_factor:g}."
+            f"the same both times. sjf runs as by default: k = {queue.overtake_factor:g}, "
+            f"wait factor {queue.overtake_wait_factor:g}."
         )
         target = Target(url=stack.url, model=stack.model)
         warm_up = mix(bodies, count=2 * settings.slots, seed=seed + 1)

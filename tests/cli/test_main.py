@@ -15,6 +15,21 @@ _WAIT = (
 )
 
 
+def test_a_command_without_its_extra_names_the_pip_command() -> None:
+    # A plain `pip install lengthwise` has the script, and it died of a traceback about typer.
+    start = (
+        "import sys; sys.modules['typer'] = None\n"
+        "from lengthwise_cli.__main__ import main\n"
+        "main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "lengthwise: typer is not installed, which every command needs: "
+        "pip install 'lengthwise[local]'\n"
+    )
+
+
 @pytest.mark.parametrize("ignored", [False, True], ids=["foreground", "background"])
 def test_kill_ends_a_command_wherever_it_was_started(ignored: bool) -> None:
     # A shell's background command ignores SIGINT, and a training run there could not be ended.
