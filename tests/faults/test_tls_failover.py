@@ -8,6 +8,7 @@ servers speak to each other here.
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import socket
 import ssl
@@ -51,6 +52,9 @@ class Fronts:
         authority.cert_pem.write_to_path(str(self.tls.ca_file))
         mine.cert_chain_pems[0].write_to_path(str(self.tls.cert_file))
         mine.private_key_pem.write_to_path(str(self.tls.key_file))
+        self._listeners: list[socket.socket] = []
+        self._accepted: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -59,18 +63,23 @@ class Fronts:
         """The front of the server on `port`, which need not run yet."""
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setblocking(False)
+        self._listeners.append(listener)
         front = int(listener.getsockname()[1])
-        asyncio.run_coroutine_threadsafe(self._accept(listener, front, port), self._loop)
+        self._loop.call_soon_threadsafe(
+            self._loop.add_reader, listener, self._accept, listener, front, port
+        )
         return front
 
-    async def _accept(self, listener: socket.socket, front: int, port: int) -> None:
-        tasks = set()
-        with listener:
-            while True:
-                near, _ = await self._loop.sock_accept(listener)
-                task = asyncio.create_task(self._hand_on(near, front, port))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
+    def _accept(self, listener: socket.socket, front: int, port: int) -> None:
+        try:
+            near, _ = listener.accept()
+        except (BlockingIOError, ConnectionError):
+            return  # who knocked has gone
+        near.setblocking(False)
+        self._accepted.append(near)  # `_hand_on` may be cancelled before its first line
+        task = self._loop.create_task(self._hand_on(near, front, port))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _hand_on(self, near: socket.socket, front: int, port: int) -> None:
         readable = asyncio.Event()
@@ -80,7 +89,7 @@ class Fronts:
         finally:
             self._loop.remove_reader(near)
         reader = asyncio.StreamReader()
-        writer: asyncio.StreamWriter | None = None
+        writers: list[asyncio.StreamWriter] = []
         try:
             secret = near.recv(1, socket.MSG_PEEK) == _HANDSHAKE
             transport, protocol = await self._loop.connect_accepted_socket(
@@ -89,26 +98,34 @@ class Fronts:
                 ssl=self._context if secret else None,
             )
             writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
+            writers.append(writer)
             self.over_tls[front] += secret
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+            writers.append(far_writer)
             await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
         except OSError:
             near.close()  # it is down, or they did not like our certificate
         finally:
-            if writer is not None:
-                writer.transport.abort()
+            for each in writers:
+                each.transport.abort()
 
     def close(self) -> None:
         async def end() -> None:
+            for listener in self._listeners:
+                self._loop.remove_reader(listener)  # nobody else is let in
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
 
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        try:
+            asyncio.run_coroutine_threadsafe(end(), self._loop).result(10)
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+            for each in (*self._listeners, *self._accepted):
+                each.close()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -128,6 +145,13 @@ def fronts(tmp_path: Path) -> Iterator[Fronts]:
     made = Fronts(tmp_path)
     yield made
     made.close()
+
+
+def test_a_front_leaves_no_connection_behind_that_never_said_a_word(tmp_path: Path) -> None:
+    fronts = Fronts(tmp_path)
+    with socket.create_connection(("127.0.0.1", fronts.of(free_port()))):
+        fronts.close()
+        gc.collect()  # whoever left a socket open would be warned of here
 
 
 def free_port() -> int:
