@@ -299,6 +299,9 @@ async def _engine(url: str, api_key: str | None, model: str | None) -> Target:
             served = [str(m["id"]) for m in response.json()["data"]]
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as exc:
         reason = exc if str(exc) else type(exc).__name__
-        raise BadUsage(f"the engine at {url} does not list its models: {reason}") from exc
+        raise BadUsage(
+            f"the engine at {url} does not list its models: {reason}. Is it running? --engine-url "
+            "must name it, and --engine-api-key its key, if it asks for one."
+        ) from exc
     name = model if model in served else choose_model(served, None, where=url)
     return Target(url=url, model=name, api_key=api_key)

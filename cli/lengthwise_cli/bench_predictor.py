@@ -113,9 +113,12 @@ def _print(found: dict[str, Any]) -> None:
     console.print(table)
     for model, rivals in found["ratios"].items():
         for rival, times in rivals.items():
-            console.print(f"{model} is {times:.1f} times as fast as {rival} (256 tokens, batch 1)")
+            console.print(
+                f"{model} is {times:.1f} times as fast as {rival} (256 tokens, batch 1)",
+                markup=False,
+            )
     for row in found.get("quality", []):
         tau = "" if row["tau_b"] is None else f"{row['tau_b']:.3f}"
-        console.print(f"tau-b of {row['predictor']}: {tau} ({row['n']:,} rows)")
+        console.print(f"tau-b of {row['predictor']}: {tau} ({row['n']:,} rows)", markup=False)
     for note in found["setting"]["notes"]:
-        console.print(f"Note: {note}", soft_wrap=True)
+        console.print(f"Note: {note}", soft_wrap=True, markup=False)  # or [train] is a style

@@ -60,7 +60,7 @@ def demo(
     for piece in render(report):
         console.print()
         console.print(piece, markup=False)
-    console.print(f"\nChart: {out / 'chart.png'}   Figures: {out / 'result.json'}")
+    console.print(f"\nChart: {out / 'chart.png'}   Figures: {out / 'result.json'}", markup=False)
     if report.failed:
         raise CliError(f"{report.failed} requests failed; the figures leave them out")
 

@@ -214,9 +214,9 @@ def _print(report: Report, table: LengthTable) -> None:
         if len(names) > 1:
             console.print(_tau_by(key, names, report.rows))
     for key, value in report.summary.items():
-        console.print(f"{key}: {json.dumps(value)}", soft_wrap=True)
+        console.print(f"{key}: {json.dumps(value)}", soft_wrap=True, markup=False)
     for note in report.notes:
-        console.print(f"Note: {note}", soft_wrap=True)
+        console.print(f"Note: {note}", soft_wrap=True, markup=False)
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:

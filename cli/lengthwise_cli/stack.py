@@ -371,4 +371,7 @@ async def _engine_models(url: str, api_key: str | None) -> dict[str, tuple[int |
             }
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as exc:
         reason = exc if str(exc) else type(exc).__name__
-        raise BadUsage(f"the engine at {root} does not list its models: {reason}") from exc
+        raise BadUsage(
+            f"the engine at {root} does not list its models: {reason}. Is it running? --engine-url "
+            "must name it, and --engine-api-key its key, if it asks for one."
+        ) from exc

@@ -16,8 +16,12 @@ from lengthwise_cli.extras import extra, one_of
 
 
 def train(
-    data: Annotated[Path, typer.Option(help="JSONL (.gz) of rows, or a folder of such files.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; a killed one is gone on with.")],
+    data: Annotated[
+        Path | None, typer.Option(help="JSONL (.gz) of rows, or a folder of such files; needed.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; a killed one is gone on with; needed.")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="What to learn; `list` prints them.")] = None,
     all_tasks: Annotated[
         bool, typer.Option("--all-tasks", help="Every task on the same rows, and their table.")
@@ -88,6 +92,8 @@ def train(
         raise BadUsage("give either --task or --all-tasks; `--task list` prints the tasks")
     if task is not None and task not in names:
         raise BadUsage(f"there is no task {task!r}; the tasks are {', '.join(names)}")
+    if data is None or out is None:
+        raise BadUsage("give the rows to learn from, --data, and a folder for the run, --out")
     one_of("--pooling", pooling, ("auto", "mean", "first", "last"))
     one_of("--rounds", rounds, ("single", "multi"))
     one_of("--device", device, DEVICES)

@@ -107,7 +107,11 @@ def wrong_field(error: ValidationError) -> BadRequest:
             code="unknown_field",
         )
     if first["type"] == "missing":
-        return BadRequest(f"`{field}` is missing.", param=field, code="missing_required_parameter")
+        return BadRequest(
+            f"`{field}` is missing; GET /openapi.json shows what this body must hold.",
+            param=field,
+            code="missing_required_parameter",
+        )
     said = first["msg"].removeprefix("Value error, ")
     where = f"`{field}` is wrong: " if field else ""
     return BadRequest(f"{where}{said}.", param=field or None, code="invalid_value")

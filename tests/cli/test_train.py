@@ -57,11 +57,17 @@ def test_without_the_extra_the_message_has_the_pip_command(rows: Path, tmp_path:
     assert "torch, which is not installed: pip install 'lengthwise[train]'" in done.stderr
 
 
-def test_the_tasks_can_be_listed(rows: Path, tmp_path: Path) -> None:
+def test_the_tasks_can_be_listed_without_rows() -> None:
     pytest.importorskip("torch")
-    names = run("train", "--task", "list", "--data", str(rows), "--out", str(tmp_path)).split()
+    names = run("train", "--task", "list").split()
     assert {"regression-l1", "classes-5", "ordinal-cumulative", "pairwise", "listmle"} <= {*names}
     assert len(names) == 18
+
+
+def test_training_without_rows_or_a_folder_is_refused_with_both_flags() -> None:
+    pytest.importorskip("torch")
+    with pytest.raises(BadUsage, match="--data, and a folder for the run, --out"):
+        run("train", "--task", "listmle")
 
 
 @pytest.mark.parametrize(

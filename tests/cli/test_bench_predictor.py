@@ -1,0 +1,14 @@
+"""What `lengthwise bench predictor` prints, from figures made by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from lengthwise_cli.bench_predictor import _print
+
+
+def test_a_notes_pip_command_keeps_its_extra(capsys: pytest.CaptureFixture[str]) -> None:
+    # [train] was taken for a style and left out, and `pip install 'lengthwise'` helps nobody.
+    note = "BERT-base left out: pip install 'lengthwise[train]'"
+    _print({"rows": [], "ratios": {}, "setting": {"notes": [note]}})
+    assert f"Note: {note}\n" in capsys.readouterr().out
