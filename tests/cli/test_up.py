@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,12 +21,6 @@ pytestmark = pytest.mark.slow
 
 #: Longest that a stack may take to come up, to heal, or to go down, seconds.
 WITHIN_S = 60.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def command(*args: str) -> list[str]:
@@ -102,9 +95,8 @@ class Up:
         return view.status_code == 200 and bool(view.json()["workers"])
 
 
-def start(folder: Path, *flags: str) -> Up:
+def start(folder: Path, port: int, *flags: str) -> Up:
     """Start a stack; it is not waited for."""
-    port = free_port()
     output = folder / "output"
     data_dir = folder / "data"
     flags = ("--engine", "simulated", "--slots", "2", *flags)
@@ -131,9 +123,9 @@ def stop(up: Up) -> int:
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+def up(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]) -> Iterator[Up]:
     """A stack that serves; the tests of a module share it, and leave it healthy."""
-    stack = start(tmp_path_factory.mktemp("up"))
+    stack = start(tmp_path_factory.mktemp("up"), free_port())
     try:
         serves(stack)
         yield stack
@@ -309,8 +301,10 @@ def test_jobs_are_accepted_without_a_prediction_while_the_predictor_is_away(up: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_everything_with_exit_code_0(tmp_path: Path, number: int) -> None:
-    stack = start(tmp_path)
+def test_a_signal_stops_everything_with_exit_code_0(
+    tmp_path: Path, free_port: Callable[[], int], number: int
+) -> None:
+    stack = start(tmp_path, free_port())
     try:
         serves(stack)
         children = stack.children()
@@ -324,8 +318,10 @@ def test_a_signal_stops_everything_with_exit_code_0(tmp_path: Path, number: int)
         stop(stack)
 
 
-def test_jobs_outlive_the_stack_and_kill_9_of_it_leaves_no_process(tmp_path: Path) -> None:
-    first = start(tmp_path)
+def test_jobs_outlive_the_stack_and_kill_9_of_it_leaves_no_process(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    first = start(tmp_path, free_port())
     try:
         serves(first)
         job_ids = [ask(first, 200), ask(first, 200), ask(first, 3)]
@@ -335,7 +331,7 @@ def test_jobs_outlive_the_stack_and_kill_9_of_it_leaves_no_process(tmp_path: Pat
         eventually(lambda: not any(map(running, children)), "all children are gone")
     finally:
         stop(first)
-    second = start(tmp_path)
+    second = start(tmp_path, free_port())
     try:
         serves(second)
         for job_id in job_ids:
@@ -371,24 +367,32 @@ def test_a_port_in_use_is_refused_with_the_flag_to_change(up: Up, tmp_path: Path
     assert "--port" in said
 
 
-def test_a_data_directory_in_use_is_refused(up: Up, tmp_path: Path) -> None:
+def test_a_data_directory_in_use_is_refused(
+    up: Up, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
     said = refused(tmp_path, "--port", str(free_port()), "--data-dir", str(up.data_dir))
     assert "another `lengthwise up`" in said
 
 
-def test_an_engine_that_does_not_answer_is_refused_by_its_url(tmp_path: Path) -> None:
+def test_an_engine_that_does_not_answer_is_refused_by_its_url(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     flags = ("--port", str(free_port()), "--engine", "vllm")
     assert url in refused(tmp_path, *flags, "--engine-url", url)
     assert "needs --engine-url" in refused(tmp_path, *flags)
 
 
-def test_a_redis_that_does_not_answer_is_refused(tmp_path: Path) -> None:
+def test_a_redis_that_does_not_answer_is_refused(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
     url = f"redis://127.0.0.1:{free_port()}/0"
     assert "--redis-url" in refused(tmp_path, "--port", str(free_port()), "--redis-url", url)
 
 
-def test_a_service_that_does_not_answer_is_named_with_what_to_do(tmp_path: Path) -> None:
+def test_a_service_that_does_not_answer_is_named_with_what_to_do(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     for args in (("submit", "Hi"), ("top", "--once"), ("bench", "serve")):
         got = run(*args, "--url", url, cwd=tmp_path)

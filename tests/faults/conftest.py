@@ -34,9 +34,9 @@ DOWN_AFTER_MS = 500
 class Server:
     """One server process. It ends with the test, whatever the test did to it."""
 
-    def __init__(self, folder: Path, *flags: str, port: int | None = None, **config: Any) -> None:
+    def __init__(self, folder: Path, *flags: str, port: int, **config: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.port, self._flags = folder, port or free_port(), flags
+        self.folder, self.port, self._flags = folder, port, flags
         self.config = {"save": '""', "appendonly": "no", "maxmemory-policy": "noeviction"} | {
             name.replace("_", "-"): value for name, value in config.items()
         }
@@ -95,8 +95,8 @@ class Server:
 class Servers:
     """Starts servers for a test."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, free_port: Callable[[], int]) -> None:
+        self._folder, self._free_port = folder, free_port
         self._all: list[Server] = []
 
     def start(
@@ -104,7 +104,7 @@ class Servers:
     ) -> Server:
         """A server with these settings; `folder`: where its files are, if that matters."""
         folder = folder or self._folder / str(len(self._all))
-        server = Server(folder, *flags, port=port, **config)
+        server = Server(folder, *flags, port=port or self._free_port(), **config)
         self._all.append(server)
         return server
 
@@ -147,7 +147,7 @@ class Servers:
 
         `announced`: by a node's port, the one that it tells its clients and the others.
         """
-        ports = [free_port() for _ in range(3 + replicas)]
+        ports = [self._free_port() for _ in range(3 + replicas)]
         told = ports if announced is None else [announced(port) for port in ports]
         nodes = [
             self.start(
@@ -155,7 +155,8 @@ class Servers:
                 cluster_announce_port=announce,
                 cluster_enabled="yes",
                 cluster_node_timeout=2 * DOWN_AFTER_MS,
-                cluster_port=free_port(),
+                # A bus wants a port of its own, which by default is 10,000 up.
+                cluster_port=self._free_port(),
                 cluster_replica_validity_factor=0,
                 repl_diskless_sync_delay=0,
                 **config,
@@ -209,13 +210,6 @@ def _pairs(flat: Any) -> list[tuple[str, str]]:
     )
 
 
-def free_port() -> int:
-    # A Cluster's bus wants a port of its own, which by default is 10,000 up: it is given one.
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def eventually(condition: Callable[[], Any], what: str) -> Any:
     """What `condition` returns, once it is true; fails after `PATIENCE_S`."""
     ends = time.monotonic() + PATIENCE_S
@@ -228,9 +222,9 @@ def eventually(condition: Callable[[], Any], what: str) -> Any:
 
 
 @pytest.fixture
-def servers(tmp_path: Path) -> Iterator[Servers]:
+def servers(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Servers]:
     """Starts servers that end with the test."""
-    made = Servers(tmp_path / "servers")
+    made = Servers(tmp_path / "servers", free_port)
     yield made
     made.close()
 

@@ -141,13 +141,10 @@ def test_an_unknown_url_is_answered_in_openais_form(
 
 
 @pytest.fixture
-def mortal_valkey(tmp_path: Path) -> Iterator[ValkeyServer]:
+def mortal_valkey(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[ValkeyServer]:
     """A Valkey of the test's own, that keeps its data over a restart."""
-    with socket.socket() as probe:  # a port that stays its own
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     server = ValkeyServer(
-        port=port,
+        port=free_port(),
         data_dir=tmp_path,
         persist=True,
         config={"maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "always"},

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,11 +20,11 @@ PATIENCE_S = 30.0
 
 
 @pytest.fixture
-def process(redis_url: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def process(
+    redis_url: str, free_port: Callable[[], int]
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A queue service in a process of its own, serving; and its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     env = os.environ | {
         "LENGTHWISE_QUEUE_REDIS_URL": redis_url,
         "LENGTHWISE_QUEUE_PORT": str(port),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,8 +28,8 @@ LINES = 600
 class Replicas:
     """Queue services in processes of their own, on one Valkey."""
 
-    def __init__(self, redis_url: str) -> None:
-        self._redis_url = redis_url
+    def __init__(self, redis_url: str, free_port: Callable[[], int]) -> None:
+        self._redis_url, self._free_port = redis_url, free_port
         self._running: list[subprocess.Popen[bytes]] = []
 
     def process(self, module: str, **env: str) -> subprocess.Popen[bytes]:
@@ -41,9 +40,7 @@ class Replicas:
         return running
 
     def start(self) -> tuple[subprocess.Popen[bytes], openai.OpenAI]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = self._free_port()
         running = self.process(
             "lengthwise_queue",
             LENGTHWISE_QUEUE_REDIS_URL=self._redis_url,
@@ -89,8 +86,8 @@ def eventually(met: Callable[[], Any], what: str) -> Any:
 
 
 @pytest.fixture
-def replicas(redis_url: str) -> Iterator[Replicas]:
-    made = Replicas(redis_url)
+def replicas(redis_url: str, free_port: Callable[[], int]) -> Iterator[Replicas]:
+    made = Replicas(redis_url, free_port)
     yield made
     made.close()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -48,16 +47,10 @@ NOT_CHECKED = [
 ]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Process:
     """`python -m lengthwise_queue` with a Valkey of its own, and API keys."""
 
-    def __init__(self, folder: Path, until: Until) -> None:
+    def __init__(self, folder: Path, until: Until, free_port: Callable[[], int]) -> None:
         self.valkey = ValkeyServer(
             port=free_port(), data_dir=folder, config={"maxmemory-policy": "noeviction"}
         )
@@ -131,8 +124,8 @@ class Process:
 
 
 @pytest.fixture
-def process(tmp_path: Path, until: Until) -> Iterator[Process]:
-    process = Process(tmp_path, until)
+def process(tmp_path: Path, until: Until, free_port: Callable[[], int]) -> Iterator[Process]:
+    process = Process(tmp_path, until, free_port)
     yield process
     process.close()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import socket
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,6 @@ from lengthwise_queue.jobs import EntryKind
 
 if TYPE_CHECKING:
     from tests.worker.conftest import Rig
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_job_whose_worker_is_killed_in_mid_stream_is_answered_by_another(rig: Rig) -> None:
@@ -120,7 +114,9 @@ def test_the_file_that_lets_the_engine_end_comes_with_the_last_answer(
     rig.run(body)
 
 
-def test_a_signal_before_the_engine_is_up_ends_the_worker(rig: Rig) -> None:
+def test_a_signal_before_the_engine_is_up_ends_the_worker(
+    rig: Rig, free_port: Callable[[], int]
+) -> None:
     async def body() -> None:
         port = free_port()
         process = rig.process(f"http://127.0.0.1:{port}", metrics_port=(shown := free_port()))
@@ -141,7 +137,9 @@ def get(port: int, path: str) -> tuple[int, str] | None:
         return None
 
 
-def test_what_it_did_is_in_its_metrics_and_its_logs_hold_no_text(rig: Rig) -> None:
+def test_what_it_did_is_in_its_metrics_and_its_logs_hold_no_text(
+    rig: Rig, free_port: Callable[[], int]
+) -> None:
     async def body() -> None:
         engine = rig.engine()
         port = free_port()
@@ -181,7 +179,9 @@ def test_what_it_did_is_in_its_metrics_and_its_logs_hold_no_text(rig: Rig) -> No
     rig.run(body)
 
 
-def test_it_waits_for_a_store_that_is_away_and_does_not_end(rig: Rig) -> None:
+def test_it_waits_for_a_store_that_is_away_and_does_not_end(
+    rig: Rig, free_port: Callable[[], int]
+) -> None:
     async def body() -> None:
         engine = rig.engine()
         port = free_port()
