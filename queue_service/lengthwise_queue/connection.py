@@ -123,6 +123,9 @@ class Connections:
         await asyncio.gather(*(client.aclose() for client in self._shared.values()))
         if isinstance(self.general, redis.RedisCluster):
             await self.general.aclose()
+            # That does nothing when its last command failed: it then counts as not yet connected.
+            for nodes in ("nodes_cache", "startup_nodes"):
+                await self.general.nodes_manager.aclose(nodes)
         if self._sentinel is not None:
             await self._sentinel.aclose()
         if self._owners is not None:

@@ -28,6 +28,7 @@ from redis.exceptions import (
     ClusterDownError,
     ConnectionError,  # noqa: A004 - the client's own, not the built-in
     RedisError,
+    TimeoutError,  # noqa: A004 - likewise
 )
 
 from lengthwise_queue.closed_transport import SaysClosed
@@ -109,20 +110,33 @@ class RememberingSentinel(Sentinel):
     def __init__(self, hosts: tuple[tuple[str, int], ...], options: dict[str, Any]) -> None:
         super().__init__(hosts, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
         self._last: tuple[str, int] | None = None
+        self._knew: Any = None  #: Who named it; it is asked first.
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
         """The primary's address.
 
+        Not the library's own: that one moves who knows to the front of its list while others go
+        through it, so that two who asked at once in a failover lost a Sentinel, and never closed
+        its connection (redis-py 8.1).
+
         Raises:
             MasterNotFoundError: No Sentinel ever named one.
         """
-        try:
-            found = await super().discover_master(service_name)
-        except MasterNotFoundError:
-            if self._last is None:
-                raise
-            return self._last
-        self._last = found
+        problems: list[str] = []
+        for sentinel in sorted(self.sentinels, key=lambda one: one is not self._knew):
+            try:
+                masters: Any = await sentinel.sentinel_masters()
+            except (ConnectionError, TimeoutError) as exc:
+                problems.append(repr(exc))
+                continue
+            state = masters.get(service_name)
+            if state and self.check_master_state(state, service_name):
+                self._knew, self._last = sentinel, (state["ip"], state["port"])
+                return self._last
+        if self._last is None:
+            raise MasterNotFoundError(
+                f"no Sentinel knows a primary {service_name!r}: {', '.join(problems)}"
+            )
         return self._last
 
 

@@ -170,5 +170,8 @@ class OutputHub:
             # reply came in was seen to go on until its time limit (10 s, redis-py 8.1).
             await self._wake()
             await asyncio.wait([self._task], timeout=1)
-            self._task.cancel()
+            # Its end first: closed under its feet, it would connect once more and never close that.
+            while not self._task.done():
+                self._task.cancel()
+                await asyncio.wait([self._task], timeout=0.5)
         await self._blocking.aclose()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis.exceptions import RedisError
 
 from lengthwise_contract.api import QueueSettings
 from lengthwise_contract.states import JobState
@@ -14,7 +15,7 @@ from lengthwise_queue.batch_store import BatchStatus, BatchStore, OpenLine, Plac
 from lengthwise_queue.durability import Durability
 from lengthwise_queue.errors import NotConfirmed, StoreUnavailable
 from lengthwise_queue.file_store import BLOCK_BYTES, FileLimits, FileStore
-from lengthwise_queue.redis_store import StoreSettings
+from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
 from lengthwise_queue.response_object import ResponseRecord
 from lengthwise_queue.response_store import ResponseStore
 
@@ -214,3 +215,32 @@ def test_each_node_of_a_cluster_confirms_what_was_written_there(servers: Servers
             await line.store.confirm(*keys)
 
     on(url, body, StoreSettings(durability=Durability.ALWAYS))
+
+
+def test_a_store_that_is_closed_while_a_node_is_away_leaves_no_connection_open(
+    servers: Servers, wait_for: Callable[..., Any]
+) -> None:
+    # The client takes itself for not connected once a command has failed, and closed nothing then.
+    nodes, url = servers.cluster()
+
+    async def body() -> RedisJobStore:
+        store = RedisJobStore(url)
+        await store.check()
+        await store.queues()
+        everywhere = [f"lw:files:{{file-{n}}}:content" for n in range(20)]
+        await asyncio.gather(*(store.client.get(key) for key in everywhere))
+        nodes[2].kill()
+        asked = [store.client.get(key) for key in everywhere]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        lost = [k for k, a in zip(everywhere, answers, strict=True) if isinstance(a, RedisError)]
+        with pytest.raises(RedisError):
+            await store.client.get(lost[0])
+        await store.aclose()
+        return store
+
+    store = asyncio.run(body())  # it is kept: what it forgot would be closed with it
+    wait_for(
+        lambda: all(len(node.ask("CLIENT", "LIST").splitlines()) == 1 for node in nodes[:2]),
+        "nobody is connected but the one who asks",
+    )
+    del store
