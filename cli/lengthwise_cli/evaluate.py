@@ -14,7 +14,8 @@ from lengthwise_cli.errors import BadUsage
 from lengthwise_cli.extras import extra, one_of
 
 if TYPE_CHECKING:
-    from lengthwise_training.comparison import Predictor, Report
+    from lengthwise_training.comparison import Predictor
+    from lengthwise_training.comparison_report import Report
     from lengthwise_training.length_rows import LengthTable
 
 #: Fewer prompts than this cannot be fitted to.
@@ -52,7 +53,7 @@ def evaluate(
         typer.Option(min=0, help="Without --train: fit on --data itself, in so many parts."),
     ] = 0,
     held_out: Annotated[
-        bool, typer.Option("--held-out", help="Also hold out LLMs and sources; minutes.")
+        bool, typer.Option("--held-out", help="Also hold out LLMs and sources of --train.")
     ] = False,
     adapt: Annotated[
         bool, typer.Option(help="Also adapt the models to the rows of --train.")
@@ -87,6 +88,8 @@ def evaluate(
     one_of("--device", device, ("auto", "cpu", "cuda"))
     if train is not None and cross_validate:
         raise BadUsage("give either --train or --cross-validate")
+    if held_out and train is None:
+        raise BadUsage("--held-out holds out LLMs and sources of --train: give that too")
     if (perceive_url is None) != (perceive_model is None):
         raise BadUsage("--perceive-url and --perceive-model go together")
     notes: list[str] = []
@@ -214,9 +217,16 @@ def _print(report: Report, table: LengthTable) -> None:
         if len(names) > 1:
             console.print(_tau_by(key, names, report.rows))
     for key, value in report.summary.items():
-        console.print(f"{key}: {json.dumps(value)}", soft_wrap=True, markup=False)
+        shown = json.dumps(_rounded(value))
+        console.print(f"{key}: {shown}", soft_wrap=True, markup=False)
     for note in report.notes:
         console.print(f"Note: {note}", soft_wrap=True, markup=False)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    return round(value, 3) if isinstance(value, float) else value
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,24 +18,32 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lengthwise_predictor.model import LengthModel
+from lengthwise_predictor.model import ANY_LLM, LengthModel
 from lengthwise_training.adapted import Adapted, NoView, Viewer
+from lengthwise_training.comparison_report import (
+    ADAPTED,
+    BAG_OF_WORDS,
+    BAG_OF_WORDS_TOGETHER,
+    CEILING,
+    Report,
+    Speed,
+    ceiling,
+    cells,
+    summarise,
+)
 from lengthwise_training.dataset import fold_of
 from lengthwise_training.devices import Device
 from lengthwise_training.length_rows import LengthTable
 from lengthwise_training.model_names import names_of
 from lengthwise_training.rank_scores import LEAST_ROWS, Said, score
-from lengthwise_training.rivals import BagOfWords, Constant, PromptLength
+from lengthwise_training.rivals import (
+    LEAST_TRAINING_ROWS,
+    BagOfWords,
+    Constant,
+    PromptLength,
+)
 
 Array = NDArray[np.float64]
-
-#: Stands in a row for "all of them"; rank is then the mean over LLMs.
-ALL = "all"
-
-CEILING = "ceiling: mean of the other samples"
-BAG_OF_WORDS = "bag of words"
-BAG_OF_WORDS_TOGETHER = "bag of words, one for all LLMs"
-ADAPTED = "+adapted"
 
 #: Single predictions that are timed, at most.
 _TIMED = 200
@@ -82,53 +90,6 @@ class ServedModel:
         return Said(p50=out[:, 1], p10=out[:, 0], p90=out[:, 2])
 
 
-@dataclass(frozen=True)
-class Speed:
-    """What a prediction costs, on the machine as it is: one row at a time, and all at once."""
-
-    latency_p50_ms: float | None = None
-    latency_p99_ms: float | None = None
-    throughput_per_s: float | None = None
-
-
-@dataclass
-class Report:
-    """What was found.
-
-    Attributes:
-        rows: One for each predictor and LLM (`source` all), each source (`llm` all), and all.
-        held_out: The same over all rows, of fits that had not seen the row's LLM, or its source.
-        summary: The comparison in a few numbers.
-        notes: What a reader of the numbers must know.
-    """
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    held_out: list[dict[str, Any]] = field(default_factory=list)
-    summary: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, Any]:
-        """For `--json`; what is not a number is null."""
-        whole = {
-            "rows": self.rows,
-            "held_out": self.held_out,
-            "summary": self.summary,
-            "notes": self.notes,
-        }
-        cleaned: dict[str, Any] = _without_nan(whole)
-        return cleaned
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
 def compare(
     data: LengthTable,
     train: LengthTable | None,
@@ -173,9 +134,12 @@ def compare(
                 f"{one.name} was trained on prompts of {', '.join(shared)}: if these are among "
                 "them, its rows flatter it"
             )
+        report.notes += _unnamed_note(one, data)
     viewers = _viewers(served, report) if adapt else {}
     if train is not None:
-        for name, predictor in _fitted(train, viewers).items():
+        fitted = _fitted(train, viewers, data)
+        report.notes += _untrained_note(fitted[BAG_OF_WORDS], data)
+        for name, predictor in fitted.items():
             said[name], speed[name] = _asked(predictor, data)
     elif folds > 1:
         said |= _cross_validated(data, folds, viewers)
@@ -193,67 +157,34 @@ def compare(
         report.rows += cells(data, name, answers, speed.get(name, Speed()))
     if held_out and train is not None:
         report.held_out = _held_out(data, train, served, viewers)
-    report.summary = summarise(report.rows, [m.name for m in served])
+    report.summary = summarise(report.rows, [m.name for m in served], data, said)
     return report
 
 
-def ceiling(table: LengthTable) -> Said:
-    """The mean of the samples other than the one scored against: no prompt says more."""
-    column = table.one_sample()
-    others = [
-        (s.sum() - s[c]) / (len(s) - 1) if len(s) > 1 else math.nan
-        for s, c in zip(table.samples, column, strict=True)
+def _unnamed_note(one: ServedModel, data: LengthTable) -> list[str]:
+    names = [str(m) for m in np.unique(data.llms)]
+    unnamed = [m for m in names if one.model.llm_row(m) == ANY_LLM]
+    if not unnamed:
+        return []
+    return [
+        f"{one.name} does not know {len(unnamed)} of the {len(names)} LLMs, and answers for them "
+        f"as for the mean of those that it knows: {_some(unnamed)}"
     ]
-    return Said(np.array(others))
 
 
-def cells(table: LengthTable, name: str, said: Said, speed: Speed) -> list[dict[str, Any]]:
-    """The rows of the report about one predictor."""
-    out = []
-
-    def add(llm: str, source: str, keep: NDArray[np.bool_]) -> None:
-        scores = score(table.where(keep), said.where(keep))
-        if scores is not None:
-            out.append(
-                {"predictor": name, "llm": llm, "source": source}
-                | scores.as_json()
-                | {
-                    "latency_p50_ms": speed.latency_p50_ms,
-                    "latency_p99_ms": speed.latency_p99_ms,
-                    "throughput_per_s": speed.throughput_per_s,
-                }
-            )
-
-    add(ALL, ALL, np.ones(len(table), dtype=bool))
-    for llm in np.unique(table.llms):
-        add(str(llm), ALL, table.llms == llm)
-    for source in np.unique(table.sources):
-        add(ALL, str(source), table.sources == source)
-    return out
+def _untrained_note(words: Predictor, data: LengthTable) -> list[str]:
+    names = [str(m) for m in np.unique(data.llms)]
+    without = [m for m in names if isinstance(words, BagOfWords) and m not in words.own]
+    if not without:
+        return []
+    return [
+        f"{len(without)} of the {len(names)} LLMs have under {LEAST_TRAINING_ROWS} training rows: "
+        f"their {BAG_OF_WORDS!r} is the one for all LLMs: {_some(without)}"
+    ]
 
 
-def summarise(rows: Iterable[Mapping[str, Any]], models: Sequence[str]) -> dict[str, Any]:
-    """Mean over LLMs of tau-b, and what the models have more than the bag of words."""
-    by_llm: dict[str, dict[str, float]] = {}
-    for row in rows:
-        if row["source"] == ALL and row["llm"] != ALL and row["tau_b"] is not None:
-            by_llm.setdefault(row["predictor"], {})[row["llm"]] = row["tau_b"]
-    summary: dict[str, Any] = {
-        "llms": max((len(v) for v in by_llm.values()), default=0),
-        "tau_b_mean_over_llms": {p: statistics.fmean(v.values()) for p, v in by_llm.items()},
-    }
-    for name in [n + suffix for n in models for suffix in ("", ADAPTED)]:
-        for rival, key, sign in (
-            (BAG_OF_WORDS, "above_bag_of_words", 1.0),
-            (BAG_OF_WORDS_TOGETHER, "above_bag_of_words_for_all_llms", 1.0),
-            (CEILING, "below_ceiling", -1.0),
-        ):
-            mine, theirs = by_llm.get(name, {}), by_llm.get(rival, {})
-            both = sorted(mine.keys() & theirs.keys())
-            if both:
-                gain = statistics.fmean(mine[m] - theirs[m] for m in both)
-                summary.setdefault(key, {})[name] = sign * gain
-    return summary
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _viewers(served: Sequence[ServedModel], report: Report) -> dict[str, Viewer]:
@@ -276,9 +207,11 @@ class _Together:
         return self.words.predict_together(table)
 
 
-def _fitted(train: LengthTable, viewers: Mapping[str, Viewer]) -> dict[str, Predictor]:
-    """Everything that learns, from the same rows."""
-    words = BagOfWords(train)
+def _fitted(
+    train: LengthTable, viewers: Mapping[str, Viewer], asked: LengthTable
+) -> dict[str, Predictor]:
+    """Everything that learns, from the same rows; `asked` is what it will be asked about."""
+    words = BagOfWords(train, asked=set(map(str, asked.llms)))
     out: dict[str, Predictor] = {
         "constant": Constant(train),
         "prompt length": PromptLength(train),
@@ -300,8 +233,9 @@ def _cross_validated(
         asked = part == fold
         if not asked.any() or asked.all():
             continue
-        for name, predictor in _fitted(data.where(~asked), viewers).items():
-            said = predictor.predict(data.where(asked))
+        part_asked = data.where(asked)
+        for name, predictor in _fitted(data.where(~asked), viewers, part_asked).items():
+            said = predictor.predict(part_asked)
             p50.setdefault(name, np.full(len(data), math.nan))[asked] = said.p50
     return {name: Said(values) for name, values in p50.items()}
 
@@ -323,7 +257,7 @@ def _held_out(
             if not asked.any() or known.sum() < LEAST_ROWS:
                 continue
             part = data.where(asked)
-            for name, predictor in _fitted(train.where(known), viewers).items():
+            for name, predictor in _fitted(train.where(known), viewers, part).items():
                 p50.setdefault(name, np.full(len(data), math.nan))[asked] = predictor.predict(
                     part
                 ).p50

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,9 @@ Array = NDArray[np.float64]
 
 #: Names of the LLM and source of a row that names none.
 UNNAMED_LLM, UNNAMED_SOURCE = "unknown", "own"
+
+#: No answer is longer than this, tokens: what is, is no length.
+_MOST_TOKENS = 1_000_000_000
 
 #: A file of which more than this share of lines is unusable is not the file that was meant.
 MOST_BAD_LINES = 0.1
@@ -102,7 +104,7 @@ def read(path: Path, *, strict: bool = False, keep_degenerate: bool = False) -> 
                 degenerate += 1
             else:
                 rows.append(row)
-    except (OSError, EOFError, UnicodeDecodeError) as exc:
+    except (OSError, EOFError, zlib.error) as exc:
         raise BadLines(f"cannot read {path}: {exc}; give a .jsonl or .jsonl.gz file") from exc
     if not rows:
         why = f"; its first fault is {bad[0]}" if bad else "; it is empty"
@@ -112,18 +114,21 @@ def read(path: Path, *, strict: bool = False, keep_degenerate: bool = False) -> 
     return LengthFile(path, rows, degenerate, bad)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8-sig") as lines:
+    with opener(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield number, line
 
 
-def _object(line: str) -> dict[str, Any]:
+def _object(line: bytes) -> dict[str, Any]:
+    # Decoded line by line: one byte of another encoding must not cost the whole file.
     try:
-        raw = json.loads(line)
-    except ValueError as exc:
+        raw = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as exc:
+        raise ValueError(f"not UTF-8: {exc.reason} at byte {exc.start} of the line") from exc
+    except (ValueError, RecursionError) as exc:  # the latter: brackets, nested thousands deep
         raise ValueError(f"not JSON: {exc}") from exc
     if not isinstance(raw, dict):
         raise ValueError(f"a JSON object is wanted, not {type(raw).__name__}")
@@ -174,8 +179,11 @@ def _name(raw: dict[str, Any], key: str, default: str) -> str:
 def _tokens(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"`output_tokens` holds {value!r}, whole numbers are wanted")
-    if not math.isfinite(value) or value < 0 or value != int(value):
-        raise ValueError(f"`output_tokens` holds {value!r}, whole numbers from 0 up are wanted")
+    if not 0 <= value <= _MOST_TOKENS or value != int(value):
+        raise ValueError(
+            f"`output_tokens` holds {str(value)[:20]}, whole numbers from 0 to {_MOST_TOKENS} are "
+            "wanted"
+        )
     return int(value)
 
 

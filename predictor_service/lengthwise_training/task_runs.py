@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from lengthwise_training import fit_config, hidden_states, model_card
 from lengthwise_training.assembly import skeleton
-from lengthwise_training.comparison import CEILING, ceiling
+from lengthwise_training.comparison_report import CEILING, ceiling
 from lengthwise_training.examples import (
     TEST_FOLD,
     VALIDATION_FOLD,

@@ -62,6 +62,12 @@ def test_what_cannot_be_read_is_one_message(tmp_path: Path) -> None:
         run("adapt", "--data", written(tmp_path / "d", 0, 5), "--out", tmp_path / "m")
 
 
+def test_held_out_without_training_rows_is_refused(tmp_path: Path) -> None:
+    # It was passed over without a word.
+    with pytest.raises(BadUsage, match="--train"):
+        run("evaluate", "--data", written(tmp_path / "d", 0, 30), "--held-out")
+
+
 def test_an_adapted_model_can_be_evaluated(tmp_path: Path) -> None:
     run("adapt", "--data", written(tmp_path / "t", 0, 80), "--out", tmp_path / "mine")
     data = written(tmp_path / "d", 200, 30)

@@ -13,12 +13,12 @@ pytest.importorskip("sklearn")
 pytest.importorskip("onnx")
 
 from lengthwise_predictor.settings import BUNDLED
-from lengthwise_training.comparison import (
+from lengthwise_training.comparison import compare
+from lengthwise_training.comparison_report import (
     BAG_OF_WORDS,
     BAG_OF_WORDS_TOGETHER,
     CEILING,
     ceiling,
-    compare,
 )
 from lengthwise_training.length_rows import LengthRow, LengthTable
 from lengthwise_training.model_names import names_of
@@ -106,6 +106,48 @@ def test_every_predictor_is_scored_on_the_same_rows_and_the_words_are_learned() 
     unseen = {r["predictor"]: r for r in report.held_out if r["held_out"] == "llm"}
     assert unseen[BAG_OF_WORDS]["tau_b"] > 0.7  # the other LLM's words tell
     json.dumps(report.as_json(), allow_nan=False)
+
+
+def test_one_bag_of_words_for_all_learns_what_is_long_for_one_llm_only() -> None:
+    # Its trees once did not see the LLM: with people and GPT-3 among the writers it lost 0.07 of
+    # tau-b on the other LLMs, so that whatever was compared with it looked better than it was.
+    def opposed(count: int, first: int, third: str = "a") -> LengthTable:
+        words = ("alpha beta", "gamma delta")
+        rows = []
+        for i in range(first, first + count):
+            long = 40 + 400 * (i % 2)
+            text = f"tell me about {words[i % 2]} again, {i}"
+            rows += [row(text, "a", long + i % 7), row(text, "b", 480 - long + i % 7)]
+            rows += [row(text, third, long + i % 7)]
+        return LengthTable(rows)
+
+    data = opposed(40, 1000, third="never seen")
+    report = compare(data, opposed(200, 0), [], adapt=False)
+    tau = {
+        r["llm"]: r["tau_b"]
+        for r in report.rows
+        if r["predictor"] == BAG_OF_WORDS_TOGETHER and r["source"] == "all"
+    }
+    assert tau["a"] > 0.5
+    assert tau["b"] > 0.5
+    assert "never seen" in tau
+    assert any("'bag of words' is the one for all LLMs: never seen" in n for n in report.notes)
+
+
+def test_the_distance_to_the_ceiling_is_taken_on_rows_that_have_one() -> None:
+    # Rows of one sample have no ceiling; over all rows the model was once compared with a ceiling
+    # of other, easier rows of the same LLM.
+    many = some_rows(40, llms=("a",)).rows
+    one = [row(f"tell me about {i} things", "a", 10 + (i * 37) % 500) for i in range(40)]
+    both = compare(LengthTable([*many, *one]), None, [BUNDLED], adapt=False)
+    alone = compare(LengthTable(many), None, [BUNDLED], adapt=False)
+    assert both.summary["below_ceiling"] == pytest.approx(alone.summary["below_ceiling"])
+
+
+def test_llms_that_a_model_does_not_know_are_noted() -> None:
+    rows = [row(f"p{i}", llm, i + 1) for i in range(25) for llm in ("x/new", "Mistral-7B")]
+    [note] = [n for n in compare(LengthTable(rows), None, [BUNDLED]).notes if "know" in n]
+    assert "x/new" in note
 
 
 def test_cross_validation_learns_from_other_prompts_of_the_same_file() -> None:

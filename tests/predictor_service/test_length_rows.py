@@ -51,6 +51,9 @@ def test_a_chat_is_rendered_as_in_service_and_kept(tmp_path: Path) -> None:
         (GOOD | {"output_tokens": -1}, "holds -1"),
         (GOOD | {"output_tokens": [3, 2.5]}, "holds 2.5"),
         (GOOD | {"output_tokens": True}, "holds True"),
+        (GOOD | {"output_tokens": float("nan")}, "holds nan"),
+        ('{"prompt": "a", "model": "m", "output_tokens": 1' + "0" * 400 + "}", "holds "),
+        ("[" * 100_000, "not JSON"),
         (GOOD | {"model": 3}, "`model` is 3"),
         (GOOD | {"output_tokens": [1, 2], "censored": [True]}, "1 marks for 2 samples"),
     ],
@@ -65,6 +68,24 @@ def test_a_bad_line_is_named_by_its_number_and_fault(tmp_path: Path, line: Any, 
     assert want in fault
     with pytest.raises(BadLines, match="line 22"):
         read(path, strict=True)
+
+
+def test_a_byte_of_another_encoding_costs_its_line_and_not_the_file(tmp_path: Path) -> None:
+    # One Latin-1 letter in 300 lines once refused all of them, with no line's number.
+    path = written(tmp_path, *[GOOD] * 20)
+    with path.open("ab") as file:
+        file.write(b'{"prompt": "caf\xe9", "model": "m", "output_tokens": 3}\n')
+    found = read(path)
+    assert len(found.rows) == 20
+    [fault] = found.bad
+    assert fault.startswith("line 21: not UTF-8")
+
+
+def test_a_file_cut_in_the_middle_of_its_zip_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, *[GOOD | {"prompt": f"p{i}"} for i in range(200)], name="a.jsonl.gz")
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(BadLines, match="cannot read"):
+        read(path)
 
 
 def test_a_file_that_is_mostly_unusable_or_empty_is_refused(tmp_path: Path) -> None:
