@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,37 @@ def test_a_transformer_is_exported_small_from_its_folder_alone(
         "float16",
         "int8",
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "marks"),
+    [("bert", ("[CLS]", "[SEP]")), ("opt", ("</s>",))],
+    ids=["bert", "opt"],
+)
+def test_a_folder_is_read_as_the_hub_lays_it_out(
+    tmp_path: Path, kind: str, marks: tuple[str, ...]
+) -> None:
+    # The hub's OPT has no tokenizer.json and older BERTs have a pickle of weights.
+    folder = save_backbone(tmp_path / kind, kind)
+    if kind == "bert":
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "please", "give"]
+        (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+        settings: dict[str, Any] = {"do_lower_case": True}
+    else:
+        plain = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        plain.model.save(str(folder))  # vocab.json, merges.txt
+        settings = {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True}
+        settings |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), "</s>")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    torch.save(transformers.AutoModel.from_pretrained(folder).state_dict(), folder / "w")
+    (folder / "model.safetensors").unlink()
+    (folder / "w").rename(folder / "pytorch_model.bin")
+    encoder, tokenizer = encoders.load(BackboneConfig(name=str(folder), window=WINDOW))
+    got = tokenizer.encode("please give").tokens
+    assert tuple(t for t in got if t in ("[CLS]", "[SEP]", "</s>")) == marks
+    assert len(encoder.before) + len(encoder.after) == len(marks)
+    assert encoder.causal == (kind == "opt")
 
 
 def test_the_vector_is_that_of_the_model_itself(backbone: Path) -> None:
