@@ -500,6 +500,25 @@ def test_the_line_of_all_tenants_is_in_the_order_in_which_they_are_claimed(redis
     run(body, redis_url)
 
 
+def test_a_tenant_whose_only_job_ran_over_a_tick_is_still_known_when_it_ends(
+    redis_url: str,
+) -> None:
+    # The tick forgot it, since nothing of it waited and nothing had ended: its answer was missing
+    # from the line (`lengthwise top` after the very first request), and was never trimmed.
+    async def body(store: RedisJobStore) -> None:
+        await submit(store, "a0", "once", 10)
+        [claim] = await store.claim(Q, worker_id="w", count=1)
+        await store.tick(Q)
+        await store.finish(Q, claim.lease, Outcome(kind=OutcomeKind.OK), worker_id="w")
+        assert [ended.id for ended in (await store.line(Q, 10)).finished] == ["a0"]
+        assert store.now_ms is not None
+        store.now_ms += store.settings.retention_ms + 1
+        await store.tick(Q)
+        assert [key async for key in store.client.scan_iter() if b"once" in key] == []
+
+    run(body, redis_url)
+
+
 def test_a_tenant_that_is_gone_leaves_nothing_behind(redis_url: str) -> None:
     async def body(store: RedisJobStore) -> None:
         await submit(store, "a0", "once", 10)

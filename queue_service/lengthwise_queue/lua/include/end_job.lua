@@ -26,6 +26,7 @@ local function end_job(line, id, state, now, error_json, tenant, attempt, spoke,
   else
     ended.bodies[#ended.bodies + 1] = line.prefix .. "in:" .. id
   end
+  ended.tenants[tenant] = true
   local members = ended.lists[list] or {}
   ended.lists[list] = members
   members[#members + 1] = ended.at
@@ -58,6 +59,10 @@ local function settle(line)
   for list, members in pairs(ended.lists) do
     on_many("ZADD", list, members)
   end
+  -- The tick may have forgotten a tenant whose last job ran; unknown, its list would never be trimmed.
+  for tenant in pairs(ended.tenants) do
+    redis.call("HSETNX", line.vt, tenant, 0)
+  end
   for first = 1, #ended.bodies, 500 do
     redis.call("DEL", unpack(ended.bodies, first, math.min(first + 499, #ended.bodies)))
   end
@@ -67,7 +72,7 @@ local function settle(line)
   if #ended.silent > 0 then -- whoever missed one of the last 100 calls still looks at the record
     redis.call("XADD", line.ends, "MAXLEN", "~", 100, "*", "ids", table.concat(ended.silent, " "))
   end
-  line.ended = {ids = {}, silent = {}, bodies = {}, lists = {}, count = {}}
+  line.ended = {ids = {}, silent = {}, bodies = {}, lists = {}, tenants = {}, count = {}}
 end
 
 -- A record that nobody can serve: to the dead letters, whatever it holds, and the line goes on.

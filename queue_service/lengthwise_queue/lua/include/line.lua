@@ -20,7 +20,7 @@ local line = {tenants = tenants, vt = vt, accepted = accepted, delayed = delayed
   deadlines = deadlines, leases = leases, wake = wake, meta = meta, fcfs = fcfs,
   scheduled = scheduled, ends = ends, prefix = prefix, retention_ms = retention_ms,
   dead_retention_ms = dead_retention_ms,
-  ended = {ids = {}, silent = {}, bodies = {}, lists = {}, count = {}}}
+  ended = {ids = {}, silent = {}, bodies = {}, lists = {}, tenants = {}, count = {}}}
 local now = tonumber(now_ms)
 if not now then
   local time = redis.call("TIME")
