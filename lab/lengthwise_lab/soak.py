@@ -288,7 +288,7 @@ class _Soak:
         )
         if fate == "is redriven" and ended.state is JobState.FAILED:
             await store.redrive(QUEUE, job_id)
-        elif ended.state not in (JobState.SCHEDULED, JobState.QUEUED):
+        elif ended.state not in (JobState.SCHEDULED, JobState.QUEUED, None):  # None: lease lost
             self._fates.pop(job_id, None)
 
     # ------------------------------------------------------------------ looking

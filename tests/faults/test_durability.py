@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 On = Callable[..., None]
 
-REPLICA = StoreSettings(durability=Durability.REPLICA, durability_timeout_ms=300)
+#: On a busy machine a replica that is well may need some tenths of a second to confirm.
+REPLICA = StoreSettings(durability=Durability.REPLICA, durability_timeout_ms=1000)
 ALWAYS = StoreSettings(durability=Durability.ALWAYS)
 
 
@@ -36,7 +37,7 @@ def test_a_submit_that_no_replica_confirmed_is_refused_and_safe_to_repeat(
         assert await line.submit()
         replica.send(signal.SIGSTOP)
         keyed = line.new(idempotency_key="k", fingerprint="f")
-        with pytest.raises(NotConfirmed, match="0 of 1 replicas confirmed it in 300 ms"):
+        with pytest.raises(NotConfirmed, match="0 of 1 replicas confirmed it in 1000 ms"):
             await line.store.submit(line.queue, keyed)
         # The job is there already, so the repetition writes nothing: WAIT alone would be content.
         with pytest.raises(NotConfirmed):
@@ -124,7 +125,7 @@ def test_after_a_failover_every_confirmed_job_is_there_and_async_may_have_lost_s
     servers: Servers, on: On, wait_for: Callable[..., Any]
 ) -> None:
     """Scenarios 9 and 10: the replica hangs, jobs go on coming, the primary dies for good."""
-    results: dict[str, tuple[int, int]] = {}
+    results: dict[str, tuple[list[str], list[str]]] = {}
     for mode in (Durability.ASYNC, Durability.REPLICA):
         primary, replica = servers.pair()
         settings = StoreSettings(durability=mode, durability_timeout_ms=100)
@@ -160,9 +161,13 @@ def test_after_a_failover_every_confirmed_job_is_there_and_async_may_have_lost_s
             for one in acknowledged
             if replica.ask("EXISTS", f"lw:{{org/model-1}}:job:{one}") == 1
         ]
-        results[mode] = (len(acknowledged), len(there))
-    assert results[Durability.ASYNC] == (120, 60)
-    assert results[Durability.REPLICA] == (60, 60)
+        results[mode] = (acknowledged, there)
+    acknowledged, there = results[Durability.ASYNC]
+    assert (len(acknowledged), len(there)) == (120, 60)
+    acknowledged, there = results[Durability.REPLICA]
+    assert there == acknowledged
+    # Fewer where the replica, which writes each job to its disk, once needed longer than 100 ms.
+    assert 0 < len(there) <= 60
 
 
 def _with_disk(body: Any, replica: Any) -> Any:

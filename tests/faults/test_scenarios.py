@@ -206,8 +206,11 @@ def test_a_primary_without_its_replica_stops_and_what_was_claimed_there_is_accep
     replica.ask("CONFIG", "SET", "min-replicas-to-write", 0)  # it will have none of its own
 
     async def body(line: Line) -> None:
-        job = await line.submit()
-        [claim] = await line.store.claim(line.queue, worker_id="cut off", count=1)
+        # The replica is heard of once a second: on a busy machine a little later, now and then.
+        job = await line.comes_back(line.submit)
+        [claim] = await line.comes_back(
+            lambda: line.store.claim(line.queue, worker_id="cut off", count=1)
+        )
         primary.ask("WAIT", 1, 1000)
         # The partition: the replica is promoted by those on its side.
         replica.ask("REPLICAOF", "NO", "ONE")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
 import threading
 import time
@@ -143,6 +144,19 @@ class Front:
     def chat(self, **fields: Any) -> dict[str, Any]:
         """A chat body."""
         return {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]} | fields
+
+    @contextlib.contextmanager
+    def asked(self, path: str, body: dict[str, Any], **headers: str) -> Iterator[None]:
+        """A request is under way inside the block; at its end the client hangs up."""
+        at = httpx.URL(self.url)
+        connection = http.client.HTTPConnection(at.host, at.port, timeout=PATIENCE_S)
+        try:
+            sent = {"Content-Type": "application/json"} | headers
+            # Written as httpx writes it: a request that is repeated is known by its bytes.
+            connection.request("POST", path, json.dumps(body, separators=(",", ":")), sent)
+            yield
+        finally:
+            connection.close()
 
     def submit(self, **fields: Any) -> str:
         """Hand in a chat job; its id."""

@@ -157,7 +157,7 @@ def test_a_bad_answer_is_a_counted_fallback(answer: bytes | None, why: Fallback)
     async def body() -> None:
         told = Told()
         async with predictor(answer) as (url, _):
-            client = told.client(url, timeout_ms=200)
+            client = told.client(url, timeout_ms=200 if why is Fallback.TIMEOUT else 5000)
             assert (await client.ask("m", "x")).prediction is None
             await client.aclose()
         assert told.fallbacks == [why]
@@ -190,10 +190,12 @@ class _Elsewhere(BaseHTTPRequestHandler):
     """A predictor on a thread of its own."""
 
     protocol_version = "HTTP/1.1"
+    answered = threading.Semaphore(0)
 
     def do_POST(self) -> None:
         asked = self.rfile.read(int(self.headers["Content-Length"]))
         self.wfile.write(GOOD(len(json.loads(asked)["inputs"])))
+        self.answered.release()
 
     def log_message(self, *_: object) -> None:
         pass
@@ -204,11 +206,13 @@ def test_an_answer_that_came_while_the_loop_was_busy_is_not_late() -> None:
         told = Told()
         client = told.client(url, timeout_ms=200)
         assert (await client.ask("m", "connect")).prediction == ANSWER
+        assert _Elsewhere.answered.acquire(timeout=20)
         asking = asyncio.create_task(client.ask("m", "x"))
         for _turn in range(3):  # the question is sent; its answer cannot have been read yet
             await asyncio.sleep(0)
         assert not asking.done()
-        time.sleep(0.5)  # noqa: ASYNC251 - the loop is busy, for longer than the deadline
+        assert _Elsewhere.answered.acquire(timeout=20)
+        time.sleep(0.3)  # noqa: ASYNC251 - the loop is busy, for longer than the deadline
         assert (await asking).prediction == ANSWER
         await client.aclose()
         assert told.fallbacks == []
@@ -251,7 +255,7 @@ def test_a_late_answer_is_never_taken_for_the_next_ones() -> None:
     async def body() -> None:
         told = Told()
         async with predictor(None, GOOD) as (url, _):
-            client = told.client(url, timeout_ms=300)
+            client = told.client(url, timeout_ms=1000)
             assert (await client.ask("m", "one")).prediction is None
             assert (await client.ask("m", "two")).prediction == ANSWER
             await client.aclose()
@@ -372,7 +376,7 @@ def test_a_dead_predictor_is_soon_not_asked_any_more() -> None:
     async def body() -> None:
         told = Told()
         async with predictor(None) as (url, asked):
-            client = told.client(url, timeout_ms=20)
+            client = told.client(url, timeout_ms=100)
             started_s = time.monotonic()
             for _ in range(FAILURES_TO_OPEN + 200):
                 assert (await client.ask("m", "x")).prediction is None

@@ -240,8 +240,9 @@ def test_a_client_that_hangs_up_cancels_its_job(
     if claimed:
         front.worker.start()
     queue, line = f"/v1/queues/{front.model}", f"/v1/queues/{front.model}/line"
-    with httpx.Client(base_url=front.url, timeout=0.5) as client, pytest.raises(httpx.ReadTimeout):
-        client.post("/v1/chat/completions", json=front.chat(stream=stream))
+    with front.asked("/v1/chat/completions", front.chat(stream=stream)):
+        where = "running" if claimed else "waiting"
+        until(lambda: front.http.get(line).json()[where], "the job is there")
     until(lambda: front.http.get(queue).json()["cancelled"] == 1, "the job is cancelled")
     [job] = front.http.get(line).json()["finished"]
     assert job["state"] == "cancelled"
@@ -275,8 +276,8 @@ def test_with_an_idempotency_key_a_client_may_hang_up_and_come_back(
 
     front.worker.script = script
     headers, body = {"Idempotency-Key": "k1"}, front.chat()
-    with httpx.Client(base_url=front.url, timeout=0.3) as client, pytest.raises(httpx.ReadTimeout):
-        client.post("/v1/chat/completions", json=body, headers=headers)
+    with front.asked("/v1/chat/completions", body, **headers):
+        until(lambda: front.worker.bodies, "the job is being answered")
     outcome = {"service": front.model, "outcome": "hung_up"}
     until(lambda: front.metric("requests_total", **outcome) == 1, "the hang-up is noticed")
     release.set()

@@ -44,7 +44,7 @@ def test_after_a_failover_that_lost_output_the_rest_of_the_attempt_is_not_stored
     # was closed the worker sent what still came, as if from the start, and that was taken.
     async def body() -> None:
         engine = rig.engine(tokens_per_s=2000.0)
-        times = StoreSettings(lease_ms=500, beat_ms=150, tick_ms=50)
+        times = StoreSettings(lease_ms=2000, beat_ms=150, tick_ms=50)
         stores: list[FailsOver] = []
 
         def open_store() -> FailsOver:
@@ -52,7 +52,7 @@ def test_after_a_failover_that_lost_output_the_rest_of_the_attempt_is_not_stored
             return stores[-1]
 
         async with rig.working(
-            engine.url, open_store, lease_ms=500, beat_ms=150, tick_ms=50, coalesce_ms=0
+            engine.url, open_store, lease_ms=2000, beat_ms=150, tick_ms=50, coalesce_ms=0
         ):
             await rig.submit("j1", tokens=400)
             entries = await rig.output("j1")

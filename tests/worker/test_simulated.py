@@ -99,8 +99,13 @@ def test_a_priority_is_refused_unless_the_policy_is_priority(rig: Rig) -> None:
 def test_never_more_run_than_there_are_slots(rig: Rig) -> None:
     engine = rig.engine(slots=3)
     body = ask(rig, vllm_xargs={"output_tokens": 4})
-    with concurrent.futures.ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(lambda _: post(engine, body).status_code, range(12)))
+    # The first three hold their slots for two seconds: long enough for the others to come.
+    engine.batch.misbehave(Faults(slow_factor=100.0, times=3))
+    with (
+        httpx.Client(base_url=engine.url, timeout=30) as client,
+        concurrent.futures.ThreadPoolExecutor(12) as pool,
+    ):
+        answers = list(pool.map(lambda _: client.post(CHAT, json=body).status_code, range(12)))
     assert answers == [200] * 12
     assert engine.batch.seen.peak_running == 3
     assert (engine.batch.running, engine.batch.waiting) == (0, 0)

@@ -90,7 +90,7 @@ def test_a_worker_back_after_its_lease_ran_out_hears_that_it_lost_the_job(rig: R
     async def body() -> None:
         engine = rig.engine(tokens_per_s=20.0)
         proxy, url = await proxied(rig)
-        times: dict[str, Any] = {"lease_ms": 500, "beat_ms": 100, "tick_ms": 100}
+        times: dict[str, Any] = {"lease_ms": 2000, "beat_ms": 100, "tick_ms": 100}
         settings = rig.settings(engine.url, redis_url=url, **times)
         async with rig.working(engine.url, redis_url=url, **times) as worker:
             await rig.submit("j1", tokens=5000)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def test_a_job_whose_worker_is_killed_in_mid_stream_is_answered_by_another(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine(tokens_per_s=20.0)
-        times: dict[str, Any] = {"lease_ms": 1000, "beat_ms": 300, "tick_ms": 100}
+        times: dict[str, Any] = {"lease_ms": 2000, "beat_ms": 300, "tick_ms": 100}
         victim = rig.process(engine.url, **times)
         await rig.submit("j1", tokens=40)
 
@@ -49,7 +49,7 @@ def test_a_worker_stopped_past_its_lease_has_its_engine_call_aborted_and_one_ans
 ) -> None:
     async def body() -> None:
         engine = rig.engine(tokens_per_s=50.0)
-        times: dict[str, Any] = {"lease_ms": 700, "beat_ms": 200, "tick_ms": 100}
+        times: dict[str, Any] = {"lease_ms": 2000, "beat_ms": 200, "tick_ms": 100}
         stopped = rig.process(engine.url, **times)
         await rig.submit("j1", tokens=400)
 
