@@ -17,6 +17,7 @@ import pytest
 
 from lengthwise_contract.api import QueueSettings
 from lengthwise_contract.states import JobState
+from lengthwise_lab.chaos.proxy import Proxy
 from lengthwise_queue.errors import StoreUnavailable
 from lengthwise_queue.jobs import Accepted, LeaseState
 from lengthwise_queue.keys import QUEUES, QueueKeys
@@ -94,53 +95,23 @@ def test_a_worker_killed_at_any_point_loses_no_job_and_repeats_only_what_had_not
 # ------------------------------------------------------------------------------- lost replies
 
 
-class ReplyThief:
-    """A proxy that passes requests on and, when armed, cuts the connection before their reply."""
-
-    def __init__(self, port: int) -> None:
-        self._target, self.steal = port, 0
-
-    async def listen(self) -> str:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
-
-        async def requests() -> None:
-            with contextlib.suppress(OSError):
-                while data := await reader.read(65_536):
-                    far_writer.write(data)
-                    await far_writer.drain()
-            far_writer.close()
-
-        asking = asyncio.ensure_future(requests())
-        while data := await far_reader.read(65_536):
-            if self.steal > 0:
-                self.steal -= 1
-                break
-            writer.write(data)
-            await writer.drain()
-        writer.transport.abort()
-        await asking
-
-
 def test_lost_replies_to_submit_claim_emit_and_finish_are_made_good(
     servers: Servers, on: On
 ) -> None:
     server = servers.start()
 
     async def body(line: Line) -> None:
-        thief = ReplyThief(server.port)
-        store, q = RedisJobStore(await thief.listen(), SHORT), line.queue
+        thief = Proxy(server.port)
+        await thief.start()
+        store, q = RedisJobStore(f"redis://127.0.0.1:{thief.port}/0", SHORT), line.queue
         await store.queues()
         for script in load_all().values():  # that they are loaded again is another's test
             server.ask("SCRIPT", "LOAD", script.text)
 
         async def robbed(work: Callable[[], Any]) -> Any:
-            thief.steal = 1
+            thief.drop_left = 1
             answer = await work()
-            assert thief.steal == 0
+            assert thief.drop_left == 0
             return answer
 
         job = line.new(idempotency_key="k")
@@ -164,7 +135,7 @@ def test_lost_replies_to_submit_claim_emit_and_finish_are_made_good(
         assert texts == [b"once"]
         assert (await store.stats(q)).counters["succeeded"] == 1
         await store.aclose()
-        thief._server.close()
+        await thief.aclose()
 
     on(server.url, body, SHORT)
 

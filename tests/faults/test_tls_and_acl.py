@@ -14,6 +14,7 @@ import redis
 import trustme
 
 from lengthwise_contract.api import QueueSettings
+from lengthwise_lab.chaos.proxy import Proxy
 from lengthwise_queue.errors import StoreUnavailable
 from lengthwise_queue.redis_access import Access, Secret, Tls, TlsVerify
 from lengthwise_queue.redis_store import RedisJobStore
@@ -146,12 +147,12 @@ class TlsEnd:
 
     async def listen(self) -> str:
         """Its URL."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
-        return f"rediss://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        self._proxy = Proxy(self._target, tls=self._context)
+        await self._proxy.start()
+        return f"rediss://127.0.0.1:{self._proxy.port}/0"
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+    async def aclose(self) -> None:
+        await self._proxy.aclose()
 
     def tls(self, **changes: Any) -> Tls:
         files = {
@@ -160,17 +161,6 @@ class TlsEnd:
             "key_file": self.key_file,
         }
         return Tls(**(files | changes))
-
-
-async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
-    except OSError:
-        pass
-    finally:
-        writer.close()
 
 
 async def works(end: TlsEnd, tls: Tls) -> bool:
@@ -182,7 +172,7 @@ async def works(end: TlsEnd, tls: Tls) -> bool:
         return False
     finally:
         await store.aclose()
-        end._server.close()
+        await end.aclose()
 
 
 def test_tls_with_a_private_ca_and_a_client_certificate(servers: Servers, tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """A TCP proxy that can be told to misbehave: before Redis, and between a primary and its replica.
 
 It looks at no bytes: a request is what a client sends, its reply is what comes back next, which is
-exact for clients that wait for their answers, as ours do. Called by system.py and nemesis.py.
+exact for clients that wait for their answers, as ours do. Called by system.py and nemesis.py, and
+by tests of the store and of the worker.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +18,9 @@ from typing import cast
 class Proxy:
     """Connects whoever comes to its `port` to `target`, which may change at any time."""
 
-    def __init__(self, target_port: int) -> None:
-        """Nothing listens yet; the target is on this machine."""
-        self.target_port = target_port
+    def __init__(self, target_port: int, *, tls: ssl.SSLContext | None = None) -> None:
+        """Nothing listens yet; the target is on this machine. `tls`: spoken by those who come."""
+        self.target_port, self._tls = target_port, tls
         self.port = 0
         #: Everything is late by this, s, each way; the order is kept.
         self.delay_s = 0.0
@@ -26,19 +28,25 @@ class Proxy:
         self.drop_left = 0  #: So many replies will not be delivered: their connections are cut.
         self.dropped = 0  #: How many were not.
         self.links: set[_Link] = set()
+        self.connecting: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Listen on a free port of 127.0.0.1."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Link(self).client, "127.0.0.1", 0)
+        self._server = await loop.create_server(
+            lambda: _Link(self).client, "127.0.0.1", 0, ssl=self._tls
+        )
         self.port = int(self._server.sockets[0].getsockname()[1])
 
     async def aclose(self) -> None:
-        """Listen no more, and cut what is left."""
+        """Listen no more, cut what is left, and return when all of it is closed."""
         if self._server is not None:
             self._server.close()
+        await _turns()  # who was just let in is a link only after some of them
         self.cut()
+        await asyncio.gather(*self.connecting, return_exceptions=True)
+        await _turns()  # a socket is closed one behind its transport's `abort`
 
     def cut(self) -> int:
         """Cut all connections; how many there were."""
@@ -58,6 +66,12 @@ class Proxy:
             self.shut = False
 
 
+async def _turns() -> None:
+    """Some turns of the event loop: as many as an accepted connection needs to be handed over."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
 class _Link:
     """One client's connection, and the one made for it."""
 
@@ -65,7 +79,6 @@ class _Link:
         self.proxy = proxy
         self.client, self.server = _End(self), _End(self)
         self.client.other, self.server.other = self.server, self.client
-        self._connecting: asyncio.Task[None] | None = None
 
     def opened(self, end: _End) -> None:
         if end is self.client:
@@ -73,7 +86,9 @@ class _Link:
                 self.abort()
                 return
             self.proxy.links.add(self)
-            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+            task = asyncio.get_running_loop().create_task(self._connect())
+            self.proxy.connecting.add(task)
+            task.add_done_callback(self.proxy.connecting.discard)
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
