@@ -25,7 +25,7 @@ ApiKey = Annotated[
     typer.Option(envvar="LENGTHWISE_API_KEY", help="Of the queue service; better by environment."),
 ]
 Model = Annotated[
-    str | None, typer.Option(help="Which model answers. Default: the only one there is.")
+    str | None, typer.Option(help="Which model answers. Default: the only one served.")
 ]
 
 

@@ -107,12 +107,18 @@ class Service:
         return self._http.stream("GET", path, headers=headers, timeout=httpx.Timeout(30, read=90))
 
     async def only_model(self, model: str | None) -> str:
-        """`model`, or the one model there is.
+        """`model`, or the one model there is, or the only one that has workers.
 
         Raises:
             BadChoice: There is none, there are several, or `model` is not among them.
         """
-        return choose_model([str(m["id"]) for m in await self.models()], model, where=self.url)
+        served = [str(m["id"]) for m in await self.models()]
+        if model is None and len(served) > 1:
+            # Whose key is no admin's does not see workers, and has to choose.
+            queues = (await self._call("GET", "/v1/queues"))["data"]
+            working = [str(q["name"]) for q in queues if q.get("workers")]
+            served = working if len(working) == 1 else served
+        return choose_model(served, model, where=self.url)
 
     async def _call(self, method: str, path: str, body: Any = None) -> Any:
         try:

@@ -221,8 +221,17 @@ def test_top_prints_one_frame_with_what_was_done(up: Up, tmp_path: Path) -> None
     done = answered(up, ask(up, 6))
     got = run("top", "--once", "--url", up.url, cwd=tmp_path)
     assert got.returncode == 0, got.stderr
-    assert "simulated  sjf, k 3  1 worker, 2 slots" in got.stdout
+    assert "simulated  sjf, k 3, wait factor 2  1 worker, 2 slots" in got.stdout
     assert done["id"] in got.stdout
+
+
+def test_without_model_the_one_that_has_a_worker_is_meant(up: Up, tmp_path: Path) -> None:
+    # A data directory keeps the queue of every model that it served, and the commands that `up`
+    # prints refused to choose.
+    httpx.put(f"{up.url}/v1/queues/served-last-week", json={}).raise_for_status()
+    got = run("submit", "Say hello.", "--max-tokens", "3", "--url", up.url, cwd=tmp_path)
+    assert got.returncode == 0, got.stderr
+    assert "3 tokens" in got.stderr
 
 
 def test_bench_compares_the_policies_and_puts_the_settings_back(up: Up, tmp_path: Path) -> None:
