@@ -9,6 +9,7 @@ still runs. What the worker cannot finish in that time goes back into the line.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from lengthwise_operator.pod_template import merge, merge_template
@@ -80,6 +81,12 @@ def engine_deployment(
             "template": template,
         },
     }
+
+
+def worker_image(deployment: Mapping[str, Any]) -> str | None:
+    """The image of the worker in an engine's Deployment; None: it has no worker."""
+    containers = deployment["spec"]["template"]["spec"]["containers"]
+    return next((c["image"] for c in containers if c["name"] == "worker"), None)
 
 
 def vllm_args(service: Service) -> list[str]:

@@ -132,6 +132,23 @@ class Cluster:
         found: Body | None = self._call("get", "get", kind, _path(kind, namespace, name))
         return found
 
+    def deployment(self, namespace: str, name: str) -> Body | None:
+        """A Deployment that is not ours, or None.
+
+        Raises:
+            Refused, Unreachable: See there.
+        """
+        # A list of one: the operator may list Deployments, and fetch none by its name.
+        found = self._call(
+            "list",
+            "get",
+            "Deployment",
+            _path("Deployment", namespace),
+            field_selector=f"metadata.name={name}",
+        )
+        items: list[Body] = found["items"] if found else []
+        return items[0] if items else None
+
     def warnings(self, namespace: str, pod_uid: str) -> list[Body]:
         """The events of type Warning about a pod, newest first.
 

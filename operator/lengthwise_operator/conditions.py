@@ -127,6 +127,11 @@ def _engine(service: Service, observed: Observed) -> Condition:
     status = deployment.get("status", {})
     ready, fresh = status.get("availableReplicas", 0), status.get("updatedReplicas", 0)
     fault = diagnose(pods_of(observed.pods, ENGINE), observed.events)
+    if ready and observed.queue_rolling:
+        return say(
+            "RollingOut",
+            f"{ready} of {wanted} answer; they are replaced when the queue service has been",
+        )
     # Until its controller has seen a change, the numbers are those of before it.
     seen = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
     if seen and ready >= wanted and fresh >= wanted and status.get("replicas", 0) == fresh:
@@ -191,6 +196,8 @@ def _predictor(service: Service, observed: Observed, installation: Installation)
         return say("Failing", refused)
     facts = observed.predictor
     if facts is not None and not facts.problem:
+        if facts.refused:
+            return say("ModelRefused", f"{facts.refused}; {facts.version} predicts meanwhile")
         if observed.queue is not None and observed.queue.fallback_active:
             measured = observed.queue.rank_accuracy
             share = "" if measured is None else f" ({measured:.2f})"

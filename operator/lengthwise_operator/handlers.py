@@ -287,7 +287,7 @@ async def _look(body: kopf.Body, uid: str, process: _Process, indices: Mapping[s
 def _under_way(plan: Plan) -> bool:
     if plan.scaling is not None and plan.scaling.reason != "Steady":
         return True
-    return plan.status is not None
+    return plan.status is not None or plan.waits
 
 
 async def _first(*waits: Any, timeout_s: float) -> None:

@@ -47,10 +47,18 @@ class QueueFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorFacts:
-    """One predictor, asked for its readiness. `problem` is "" when it is well."""
+    """One predictor, asked for its readiness, as it is for one queue.
+
+    Attributes:
+        version: Of the model that predicts for the queue; "": it did not say.
+        problem: Why it predicts nothing; "": it is well.
+        refused: Why the files that are there for the queue's model are not what predicts; "": they
+            are.
+    """
 
     version: str
     problem: str
+    refused: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +77,8 @@ class Observed:
         refused: What the API server or the queue service said to our last words, by child.
         rival: "namespace/name" of an older service with the same queue.
         served: The queue that the running engine serves; None: there is no engine.
+        queue_rolling: Whether the workers are to be replaced and must wait, because the queue
+            service itself is being replaced just now.
     """
 
     deployments: Mapping[str, Body] = field(default_factory=dict)
@@ -83,3 +93,4 @@ class Observed:
     refused: Mapping[ChildKey, str] = field(default_factory=dict)
     rival: str = ""
     served: str | None = None
+    queue_rolling: bool = False

@@ -60,13 +60,18 @@ class QueueService:
         return {view["name"]: facts(view) for view in answer.get("data", [])}
 
     async def put(self, name: str, settings: Mapping[str, Any]) -> QueueFacts:
-        """Make a queue, or give it these settings.
+        """Make a queue, or give it these settings; what they do not speak of stays as it is there.
+
+        As it is there now: what was seen at the last look may be some seconds old, and somebody
+        may have set something since.
 
         Raises:
             Refused: The settings are wrong; the message says which.
             Unreachable: No answer.
         """
-        return facts(await self._call("PUT", f"/v1/queues/{quote(name)}", json=dict(settings)))
+        now = (await self.read_all()).get(name)
+        whole = {**(now.settings if now else {}), **settings}
+        return facts(await self._call("PUT", f"/v1/queues/{quote(name)}", json=whole))
 
     async def command(self, name: str, word: str) -> None:
         """Say `drain` or `resume` to a queue.
@@ -104,35 +109,52 @@ class Predictors:
     def __init__(self) -> None:
         """Nothing is asked yet."""
         self._http = httpx.AsyncClient(timeout=3.0, trust_env=False)
-        self._known: dict[str, tuple[float, PredictorFacts]] = {}
+        self._known: dict[str, tuple[float, Mapping[str, Any] | str]] = {}
 
-    async def ask(self, url: str) -> PredictorFacts:
-        """Whether it is well, and its version."""
+    async def ask(self, url: str, queue: str) -> PredictorFacts:
+        """Whether it is well, and which model it has for a queue."""
         known = self._known.get(url)
-        if known and time.monotonic() - known[0] < _PREDICTOR_S:
-            return known[1]
-        said = await self._ask(url)
-        self._known[url] = (time.monotonic(), said)
-        return said
+        if known is None or time.monotonic() - known[0] >= _PREDICTOR_S:
+            known = (time.monotonic(), await self._ask(url))
+            self._known[url] = known
+        said = known[1]
+        if isinstance(said, str):
+            return PredictorFacts(version="", problem=said)
+        return predictor_facts(said, queue)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()
 
-    async def _ask(self, url: str) -> PredictorFacts:
+    async def _ask(self, url: str) -> Mapping[str, Any] | str:
+        """What it says of itself, or why it says nothing."""
         try:
             answer = await self._http.get(f"{url.rstrip('/')}/readyz")
         except httpx.HTTPError as exc:
-            return PredictorFacts(
-                version="", problem=f"{url} does not answer ({type(exc).__name__}: {exc})"
-            )
+            return f"{url} does not answer ({type(exc).__name__}: {exc})"
         if answer.is_error:
-            return PredictorFacts(version="", problem=f"{url} answers {answer.status_code}")
+            return f"{url} answers {answer.status_code}"
         try:
-            version = answer.json().get("model_version", "")
-        except (ValueError, AttributeError):
-            version = ""
-        return PredictorFacts(version=str(version), problem="")
+            said = answer.json()
+        except ValueError:
+            said = None
+        return said if isinstance(said, dict) else {}
+
+
+def predictor_facts(said: Mapping[str, Any], queue: str) -> PredictorFacts:
+    """What a predictor that is well says of the model of one queue.
+
+    Args:
+        said: Its `/readyz`. One of another make, or of an earlier version, lacks `models`.
+        queue: The name of the queue, as that of an LLM in the predictor's settings.
+    """
+    models = said.get("models")
+    named = models if isinstance(models, dict) else {}
+    own = named.get(queue, named.get("default"))
+    if not isinstance(own, dict):
+        own = {}
+    version = own.get("model_version", said.get("model_version", ""))
+    return PredictorFacts(version=str(version), problem="", refused=str(own.get("problem", "")))
 
 
 def facts(view: Mapping[str, Any]) -> QueueFacts:

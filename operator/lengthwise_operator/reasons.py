@@ -67,6 +67,7 @@ REASONS: dict[ConditionType, dict[str, tuple[str, str]]] = {
         "Shared": ("True", "The installation's predictor answers."),
         "External": ("True", "The predictor at predictor.url answers."),
         "Off": ("True", "None is wanted; jobs are ordered by the median length."),
+        "ModelRefused": ("False", "The model in its folder cannot be loaded; another predicts."),
         "RankAccuracyLow": ("False", "Its order is not trusted; fcfs is served until it recovers."),
         "Starting": ("False", "Its first pod starts."),
         "Unreachable": ("False", "It does not answer; jobs get the median length."),

@@ -35,6 +35,7 @@ class Recall:
     events: list[Body] = field(default_factory=list)
     asked_s: float = -1e9
     queue_refused: tuple[str, str] = ("", "")
+    queue_refused_s: float = -1e9
     command_refused: str = ""
 
 

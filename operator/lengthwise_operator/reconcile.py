@@ -52,7 +52,7 @@ class Plan:
     """What is to be done, in this order.
 
     Attributes:
-        queue_settings: To be put on the queue; None: they are right.
+        queue_settings: What the spec says, if the queue has something else; None: it is right.
         queue_command: "drain" or "resume"; "": neither.
         apply: Manifests; what is as it should be is not sent.
         delete: Children that are no longer wanted.
@@ -61,6 +61,7 @@ class Plan:
         gone: A deletion is finished: the finalizer may go.
         memory: For the next decision.
         scaling: What the autoscaler decided; None: the number is fixed.
+        waits: Something was left out of `apply` until the queue service has been rolled out.
     """
 
     queue_settings: dict[str, Any] | None
@@ -72,6 +73,7 @@ class Plan:
     gone: bool
     memory: Memory
     scaling: Decision | None
+    waits: bool
 
 
 def decide(
@@ -101,6 +103,8 @@ def decide(
     scaling = None if still else _scale(service, observed, memory, now_s)
     replicas = _replicas(service, observed, scaling)
     wanted = [] if still else children(service, installation, apis, replicas)
+    # An older queue service does not hear of all that newer workers say: decision 4.
+    held = ("Deployment", service.child(ENGINE)) if observed.queue_rolling else None
     gone = service.deleted is not None and _drained(service, observed, now, still=still)
     said = conditions(service, observed, installation, scaling, broken)
     status = _status(service, observed, installation, said, replicas, now)
@@ -110,7 +114,7 @@ def decide(
         if still or service.deleted
         else _settings(service, observed, installation),
         queue_command="" if still else _command(service, observed),
-        apply=wanted,
+        apply=[m for m in wanted if (m["kind"], m["metadata"]["name"]) != held],
         delete=_unwanted(observed, wanted) if wanted else [],
         status=status if write else None,
         events=_events(service, said, scaling),
@@ -120,6 +124,7 @@ def decide(
             status_written_s=now_s if write else memory.status_written_s,
         ),
         scaling=scaling,
+        waits=held is not None,
     )
 
 
@@ -159,16 +164,16 @@ def _optional_settings(service: Service, installation: Installation) -> dict[str
 def _settings(
     service: Service, observed: Observed, installation: Installation
 ) -> dict[str, Any] | None:
-    """The settings to put; whatever the spec does not speak of stays as it is there."""
+    """What the spec says of the queue, if that is not what is there."""
     if observed.queue_problem:
         return None
     wanted = queue_settings(service)
     if observed.queue is None:
         return wanted
-    there = dict(observed.queue.settings)
+    there = observed.queue.settings
     optional = _optional_settings(service, installation)
     wanted |= {name: value for name, value in optional.items() if name in there}
-    return {**there, **wanted} if any(there.get(k) != v for k, v in wanted.items()) else None
+    return wanted if any(there.get(k) != v for k, v in wanted.items()) else None
 
 
 def _command(service: Service, observed: Observed) -> str:

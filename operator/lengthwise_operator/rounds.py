@@ -17,13 +17,14 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from lengthwise_operator.children import Manifest
-from lengthwise_operator.children_engine import cache_claim
+from lengthwise_operator.children_engine import cache_claim, engine_deployment, worker_image
 from lengthwise_operator.cluster import Cluster
 from lengthwise_operator.conditions import invalid, merged
 from lengthwise_operator.diagnosis import hanging
 from lengthwise_operator.errors import BadSpec, OperatorError, Refused, Unreachable
 from lengthwise_operator.metrics import Metrics
 from lengthwise_operator.observed import Body, ChildKey, Observed, QueueFacts
+from lengthwise_operator.queue_rollout import QueueRollout
 from lengthwise_operator.queues import Predictors, QueueService
 from lengthwise_operator.recall import Recall, Sent, digest_of, fingerprint, newer
 from lengthwise_operator.reconcile import Plan, decide
@@ -84,6 +85,7 @@ class Rounds:
         self._predictors = predictors
         self._apis: Apis | None = None
         self._apis_s = -1e9
+        self._queue_rollout = QueueRollout(installation.queue_deployment, cluster)
         self._facts: dict[str, QueueFacts] = {}
         self._problem = "the queue service was not asked yet"
 
@@ -207,6 +209,9 @@ class Rounds:
         if engine is not None:
             served = engine["metadata"].get("annotations", {}).get(QUEUE_ANNOTATION)
         url = service.predictor_url(self.installation)
+        # A template of the user's may name a worker of its own, so what is wanted is made to see.
+        fresh = worker_image(engine_deployment(service, self.installation, 0))
+        outdated = engine is not None and worker_image(engine) != fresh
         return Observed(
             deployments=deployments,
             claims=claims,
@@ -221,10 +226,11 @@ class Rounds:
             missing_claims=[name for name, claim in recall.claims.items() if claim is None],
             queue=None if self._problem else self._facts.get(service.queue),
             queue_problem=self._problem,
-            predictor=await self._predictors.ask(url) if url else None,
+            predictor=await self._predictors.ask(url, service.queue) if url else None,
             refused=self._refusals(service, recall),
             rival=_rival(service, watched),
             served=served,
+            queue_rolling=outdated and await self._queue_rollout.under_way(),
         )
 
     async def _ask(self, service: Service, pods: list[Body], recall: Recall) -> None:
@@ -294,8 +300,10 @@ class Rounds:
         said = False
         if plan.queue_settings is not None:
             digest = digest_of(plan.queue_settings)
-            # The same words would be refused again.
-            if recall.queue_refused[0] != digest:
+            # The same words would be refused again; but not by the next release of the service,
+            # which may be starting just now.
+            due = time.monotonic() - recall.queue_refused_s > _REFUSED_AGAIN_S
+            if recall.queue_refused[0] != digest or due:
                 try:
                     self._facts[service.queue] = await self._queues.put(
                         service.queue, plan.queue_settings
@@ -303,6 +311,7 @@ class Rounds:
                     recall.queue_refused = ("", "")
                 except Refused as exc:
                     recall.queue_refused = (digest, exc.message)
+                    recall.queue_refused_s = time.monotonic()
                 except Unreachable as exc:
                     # The next look at the queues tells; the children need not wait for it.
                     log.warning("queue not told", extra={"problem": exc.message})

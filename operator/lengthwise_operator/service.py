@@ -35,6 +35,7 @@ class Installation:
 
     Attributes:
         queue_url: Base URL of the queue service, inside the cluster.
+        queue_deployment: namespace/name of the queue service's Deployment; "": not known.
         public_url: What users are told: base URL for OpenAI clients, with /v1.
         predictor_url: Base URL of the shared predictor; "": there is none.
         worker_image: Image of the sidecar.
@@ -46,6 +47,7 @@ class Installation:
     """
 
     queue_url: str
+    queue_deployment: str
     public_url: str
     predictor_url: str
     worker_image: str

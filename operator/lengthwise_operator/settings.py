@@ -24,6 +24,12 @@ class Settings(BaseSettings):
     queue_api_key: SecretStr | None = Field(
         default=None, description="Admin key of the queue service; none: it asks for none"
     )
+    queue_deployment: str = Field(
+        default="",
+        pattern=r"^([^/]+/[^/]+)?$",
+        description="NAMESPACE/NAME of the queue service's Deployment: while it is being rolled "
+        "out, no worker is replaced; empty: nothing is waited for",
+    )
     public_url: str = Field(
         default="",
         description="What status.url says, for OpenAI clients; empty: the queue service's /v1",
@@ -103,6 +109,7 @@ class Settings(BaseSettings):
         """What the decisions need of this."""
         return Installation(
             queue_url=self.queue_url.rstrip("/"),
+            queue_deployment=self.queue_deployment,
             public_url=self.public_url or self.queue_url.rstrip("/") + "/v1",
             predictor_url=self.predictor_url.rstrip("/"),
             worker_image=self.worker_image,

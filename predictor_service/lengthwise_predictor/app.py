@@ -39,7 +39,7 @@ from lengthwise_predictor.errors import (
 )
 from lengthwise_predictor.metrics import Metrics
 from lengthwise_predictor.model import ANY_LLM
-from lengthwise_predictor.models import Models
+from lengthwise_predictor.models import DEFAULT, Models
 from lengthwise_predictor.settings import PredictorSettings
 
 log = logging.getLogger(__name__)
@@ -142,12 +142,16 @@ def _add_routes(app: FastAPI) -> None:
 
     @app.get("/readyz")
     async def readyz(request: Request) -> Response:
-        """The model is loaded and serving."""
-        served = _models(request).all()
-        if not served:
+        """The default model is loaded and serving; and what became of each model's folder."""
+        models = _models(request)
+        if not models.ready:
             return _error(NotReady("the model is still being loaded; try again", retry_after_s=1))
-        version = served[0].model.version
-        return Response(json.dumps({"status": "ready", "model_version": version}), media_type=_JSON)
+        each = {
+            name: {"model_version": models.version(name), "problem": models.problem(name)}
+            for name in models.names()
+        }
+        said = {"status": "ready", "model_version": models.version(DEFAULT), "models": each}
+        return Response(json.dumps(said), media_type=_JSON)
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:

@@ -3,7 +3,9 @@
 Made by `app.create_app`. A model is its session and its own micro-batcher. When its folder
 changes (files replaced, or a link in the path turned to another folder), or on SIGHUP, the new one
 is loaded and warmed up beside the old one; then new requests go to it, and the old one answers what
-it has and is let go. A folder that cannot be loaded changes nothing but a counter and the log.
+it has and is let go. A folder that cannot be loaded changes nothing but a counter and the log, and
+`/readyz` says why. Only the default model must be there at the start: a wrong folder of one LLM
+leaves that LLM to the default, and all others alone.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ class Models:
         self._by_llm = {canonical_llm(name): name for name in settings.models}
         self._served: dict[str, Served] = {}
         self._refused: dict[str, Fingerprint] = {}
+        self._problems: dict[str, str] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._asked = asyncio.Event()
         self._changing = asyncio.Lock()  #: One change at a time: at most one model too many.
@@ -66,10 +69,17 @@ class Models:
         """Load them all, then look for changes.
 
         Raises:
-            ModelUnusable: One cannot be loaded.
+            ModelUnusable: The default one cannot be loaded.
         """
-        for name in self._folders:
-            self._put(await self._load(name))
+        self._put(await self._load(DEFAULT))
+        for name, folder in self._folders.items():
+            if name == DEFAULT:
+                continue
+            seen = await run_in_threadpool(_fingerprint, folder)
+            try:
+                self._put(await self._load(name))
+            except ModelUnusable as exc:
+                self._refuse(name, seen, exc)
         self._watch = asyncio.create_task(self._keep_current(), name="models")
 
     async def stop(self) -> None:
@@ -90,6 +100,19 @@ class Models:
         """Every one, the default first."""
         return list(self._served.values())
 
+    def problem(self, name: str) -> str:
+        """Why the folder of a model is not what is served; "": it is."""
+        return self._problems.get(name, "")
+
+    def names(self) -> list[str]:
+        """Every model that there is to be, served or not, the default first."""
+        return list(self._folders)
+
+    def version(self, name: str) -> str:
+        """Of the model that predicts for an LLM of this name; "": nothing is loaded."""
+        served = self._served.get(name) or self._served.get(DEFAULT)
+        return served.model.version if served else ""
+
     def of(self, llm: str, predictor: str | None = None) -> Served:
         """The one that predicts for an LLM, or the one that the request names.
 
@@ -102,6 +125,8 @@ class Models:
         if not self._served:
             raise NotReady("the model is still being loaded; try again", retry_after_s=1)
         name = predictor or self._by_llm.get(canonical_llm(llm), DEFAULT)
+        if predictor is None and name not in self._served:
+            name = DEFAULT
         if name not in self._served:
             raise NoSuchModel(
                 f"no model {name!r} is served here; GET /v1/models lists them", param="predictor"
@@ -128,32 +153,46 @@ class Models:
     async def look(self, *, forced: bool = False) -> None:
         """Load what changed since it was loaded; with `forced`, all."""
         async with self._changing:
-            for name in list(self._served):
-                now = await run_in_threadpool(_fingerprint, self._folders[name])
-                if now in (self._served[name].fingerprint, self._refused.get(name)) and not forced:
-                    continue
-                await self._replace(name, now)
+            for name, folder in self._folders.items():
+                now = await run_in_threadpool(_fingerprint, folder)
+                served = self._served.get(name)
+                if served is not None and now == served.fingerprint and not forced:
+                    self._settle(name)  # what was refused was taken back
+                elif now != self._refused.get(name) or forced:
+                    await self._replace(name, now)
 
     async def _replace(self, name: str, seen: Fingerprint) -> None:
         try:
             new = await self._load(name)
         except ModelUnusable as exc:
-            # Perhaps half of it is written: the next change is another try.
-            self._refused[name] = seen
-            self._metrics.reloads.labels(name, "refused").inc()
-            log.warning(
-                "changed model not taken, the old one goes on",
-                extra={"model": name, "problem": exc.message},
-            )
+            self._refuse(name, seen, exc)
             return
-        old = self._served[name]
+        old = self._served.get(name)
         self._put(new)
-        self._refused.pop(name, None)
+        self._settle(name)
         self._metrics.reloads.labels(name, "taken").inc()
+        if old is None:  # its folder was refused until now
+            return
         retiring = asyncio.create_task(old.batcher.drain())
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
         await retiring
+
+    def _refuse(self, name: str, seen: Fingerprint, exc: ModelUnusable) -> None:
+        """Go on without it. Perhaps half of it is written: the next change is another try."""
+        self._refused[name], self._problems[name] = seen, exc.message
+        self._metrics.reloads.labels(name, "refused").inc()
+        goes_on = name if name in self._served else DEFAULT
+        log.warning(
+            "model not taken, another goes on: %s",
+            exc.message,
+            extra={"model": name, "goes_on": goes_on},
+        )
+
+    def _settle(self, name: str) -> None:
+        """What is served is what is in the folder."""
+        self._refused.pop(name, None)
+        self._problems.pop(name, None)
 
     def _put(self, new: Served) -> None:
         old = self._served.get(new.name)

@@ -21,13 +21,15 @@ class RedisRecord:
     _connections: Connections
 
     async def record(self, queue: str, rows: Sequence[bytes], *, most: int, ttl_ms: int) -> None:
-        """Keep rows, and let go of those beyond `most` (about) and of those older than `ttl_ms`."""
+        """Keep rows, and let go of those beyond `most` and of those older than `ttl_ms`."""
         key = QueueKeys(queue).record
         client = self._connections.of(key)
         now_ms = read_clock_ms(await read(client.time()))
         pipe = client.pipeline(transaction=False)
         for row in rows:
-            pipe.xadd(key, {"row": row}, maxlen=most, approximate=True)
+            pipe.xadd(key, {"row": row})
+        # Exactly, for these are prompts: about would be up to a hundred more. It is once a second.
+        pipe.xtrim(key, maxlen=most, approximate=False)
         pipe.xtrim(key, minid=str(max(0, int(now_ms) - ttl_ms)), approximate=False)
         pipe.pexpire(key, ttl_ms)
         await read(pipe.execute())

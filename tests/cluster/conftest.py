@@ -76,11 +76,19 @@ class Kubectl:
         return list(found["items"]) if found["kind"] == "List" else [found]
 
     @contextmanager
-    def forward(self, namespace: str, target: str, port: int) -> Iterator[str]:
+    def forward(
+        self,
+        namespace: str,
+        target: str,
+        port: int,
+        *,
+        reached: Callable[[str], bool] | None = None,
+    ) -> Iterator[str]:
         """A URL that reaches a port of a Service, Deployment or pod.
 
         kubectl takes one of the target's pods, also one that is just ending, and stays with it. One
-        that reaches nothing is therefore replaced.
+        that reaches nothing is therefore replaced. `reached` tells by the address, `host:port`,
+        where it is no HTTP.
 
         Raises:
             AssertionError: None reached it; the message has what kubectl said last.
@@ -88,7 +96,8 @@ class Kubectl:
         deadline = time.monotonic() + WITHIN_S
         while True:
             with self._forwarding(namespace, target, port) as (url, said):
-                if _reached_soon(url):
+                address = url.removeprefix("http://")
+                if _reached_soon(url) if reached is None else reached(address):
                     yield url
                     return
             assert time.monotonic() < deadline, f"no way to {target}: {said()}"
@@ -173,13 +182,27 @@ def vllm_image(kubectl: Kubectl) -> str:
     return VLLM_IMAGE
 
 
+@pytest.fixture(scope="session")
+def leaving(kubectl: Kubectl) -> Iterator[list[str]]:
+    """Namespaces that are being deleted; waited for at the end of all.
+
+    The kubelet of 1.20 takes a minute and more to let go of pods that have ended long since.
+    """
+    names: list[str] = []
+    yield names
+    for name in names:
+        kubectl("wait", f"namespace/{name}", "--for=delete", f"--timeout={WITHIN_S}s", check=False)
+        assert kubectl("get", "namespace", name, "--ignore-not-found") == "", f"{name} does not go"
+
+
 @pytest.fixture(scope="module")
-def namespace(kubectl: Kubectl) -> Iterator[str]:
+def namespace(kubectl: Kubectl, leaving: list[str]) -> Iterator[str]:
     """A namespace of this module's own."""
     name = f"lw-test-{uuid.uuid4().hex[:6]}"
     kubectl("create", "namespace", name)
     yield name
-    kubectl("delete", "namespace", name, f"--timeout={WITHIN_S}s")
+    kubectl("delete", "namespace", name, "--wait=false")
+    leaving.append(name)
 
 
 class Helm:

@@ -26,6 +26,7 @@ def now() -> datetime:
 def installation() -> Installation:
     return Installation(
         queue_url="http://queue.lw",
+        queue_deployment="lw/queue",
         public_url="http://queue.lw/v1",
         predictor_url="http://predictor.lw",
         worker_image="lengthwise/worker:1",

@@ -350,6 +350,13 @@ def test_a_predictor_that_is_away_is_told_with_what_happens_meanwhile(judge: Any
     assert "jobs get the median length meanwhile" in predictor.message
 
 
+def test_a_model_that_the_predictor_refused_is_told_with_what_predicts_instead(judge: Any) -> None:
+    refused = PredictorFacts(version="v1", problem="", refused="cannot read /model/m/model.json")
+    predictor = judge(predictor=refused)[ConditionType.PREDICTOR]
+    assert (predictor.status, predictor.reason) == ("False", "ModelRefused")
+    assert predictor.message == "cannot read /model/m/model.json; v1 predicts meanwhile"
+
+
 def test_a_predictor_of_ones_own_that_crashes_is_explained(judge: Any) -> None:
     dead = pod(part="predictor", containers=[crashed("main", "ModelUnusable: no model.onnx")])
     away = PredictorFacts(version="", problem="refused")

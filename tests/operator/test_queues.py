@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -13,7 +14,8 @@ import pytest
 
 from lengthwise_operator.errors import Refused, Unreachable
 from lengthwise_operator.metrics import Metrics
-from lengthwise_operator.queues import Predictors, QueueService
+from lengthwise_operator.observed import PredictorFacts
+from lengthwise_operator.queues import Predictors, QueueService, predictor_facts
 from lengthwise_operator.reconcile import queue_settings
 from lengthwise_queue.__main__ import make_server
 from lengthwise_queue.settings import Settings
@@ -76,6 +78,18 @@ def test_what_a_spec_says_is_what_the_queue_service_takes(url: str, service: Mak
     assert {"min_rank_accuracy", "predictor_url"} <= set(found.settings)
 
 
+def test_settings_that_are_not_spoken_of_stay_as_they_are_at_that_moment(url: str) -> None:
+    # The operator used to put back what it had seen up to 5 s before: `calibrate`, turned off by
+    # hand just before a change of the manifest, was on again.
+    async def words(queues: QueueService) -> Any:
+        await queues.put("m", {"max_depth": 7, "calibrate": False})
+        await queues.put("m", {"max_depth": 8})
+        return (await queues.read_all())["m"].settings
+
+    settings = talk(url, words)
+    assert (settings["max_depth"], settings["calibrate"]) == (8, False)
+
+
 def test_a_queue_is_drained_and_resumed(url: str) -> None:
     async def words(queues: QueueService) -> list[str]:
         await queues.put("m", {})
@@ -107,10 +121,16 @@ class _Ready(BaseHTTPRequestHandler):
     """A predictor's /readyz, counting who asks."""
 
     asked: ClassVar[list[str]] = []
+    models: ClassVar[dict[str, dict[str, str]]] = {
+        "default": {"model_version": "v7", "problem": ""},
+        "chat": {"model_version": "mine", "problem": ""},
+        "code": {"model_version": "v7", "problem": "cannot read /model/code/model.json"},
+    }
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
-        body = b'{"status": "ready", "model_version": "v7"}'
+        said = {"status": "ready", "model_version": "v7", "models": self.models}
+        body = json.dumps(said).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -119,10 +139,10 @@ class _Ready(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
-def test_a_predictor_is_asked_once_within_a_while() -> None:
+def test_a_predictor_is_asked_once_within_a_while_and_tells_of_the_model_of_each_queue() -> None:
     async def run(url: str) -> Any:
         predictors = Predictors()
-        answers = [await predictors.ask(url) for _ in range(3)]
+        answers = [await predictors.ask(url, queue) for queue in ("any", "chat", "code")]
         await predictors.aclose()
         return answers
 
@@ -134,14 +154,27 @@ def test_a_predictor_is_asked_once_within_a_while() -> None:
         finally:
             server.shutdown()
             thread.join(20)
-    assert {(a.version, a.problem) for a in answers} == {("v7", "")}
+    assert answers == [
+        PredictorFacts(version="v7", problem=""),
+        PredictorFacts(version="mine", problem=""),
+        PredictorFacts(version="v7", problem="", refused="cannot read /model/code/model.json"),
+    ]
     assert _Ready.asked == ["/readyz"]
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [({"model_version": "v6"}, "v6"), ({}, ""), ({"models": ["chat"], "model_version": 7}, "7")],
+    ids=["an earlier version", "of another make", "of yet another"],
+)
+def test_a_predictor_need_not_tell_of_its_models(said: Any, version: str) -> None:
+    assert predictor_facts(said, "chat") == PredictorFacts(version=version, problem="")
 
 
 def test_a_predictor_that_is_away_is_a_problem_with_its_address() -> None:
     async def run() -> Any:
         predictors = Predictors()
-        said = await predictors.ask("http://127.0.0.1:1")
+        said = await predictors.ask("http://127.0.0.1:1", "chat")
         await predictors.aclose()
         return said
 

@@ -92,12 +92,12 @@ def test_a_queue_that_is_not_there_is_made(plan: Any) -> None:
     assert made.queue_settings["request_ttl_ms"] == 60_000
 
 
-def test_settings_that_the_spec_does_not_speak_of_stay(
+def test_settings_that_the_spec_does_not_speak_of_are_not_sent(
     plan: Any, service: MakeService, facts: MakeFacts
 ) -> None:
     there = queue_settings(service()) | {"max_model_len": 2048, "overtake_factor": 9.0}
     settings = plan(seen={"queue": facts(settings=there)}).queue_settings
-    assert settings["max_model_len"] == 2048  # the worker's
+    assert "max_model_len" not in settings  # the worker's
     assert settings["overtake_factor"] == 3
 
 
@@ -150,6 +150,17 @@ def test_a_service_whose_queue_is_another_ones_touches_nothing(plan: Any) -> Non
     found = plan(seen={"rival": "other/chat"})
     assert (list(found.apply), found.queue_settings) == ([], None)
     assert "queue" not in found.status  # those are the other's numbers
+
+
+def test_the_engine_is_left_as_it_is_while_the_queue_service_is_rolled_out(plan: Any) -> None:
+    here = {"deployments": {"chat-engine": engine()}, "others": [("Deployment", "chat-engine")]}
+    found = plan(seen={**here, "queue_rolling": True})
+    sent = [(m["kind"], m["metadata"]["name"]) for m in found.apply]
+    assert ("Service", "chat-engine") in sent
+    assert ("Deployment", "chat-engine") not in sent
+    assert found.delete == []
+    assert found.waits
+    assert not plan(seen=here).waits
 
 
 def test_a_child_that_is_no_longer_wanted_is_deleted(plan: Any) -> None:

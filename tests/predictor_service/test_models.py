@@ -181,6 +181,52 @@ def test_an_llm_has_its_own_model_and_a_request_may_name_one(tmp_path: Path) -> 
     asyncio.run(scenario())
 
 
+def test_a_wrong_folder_of_one_llm_leaves_it_to_the_default_until_it_is_mended(
+    tmp_path: Path,
+) -> None:
+    # It used to end the process: on Kubernetes a typing error in one folder took the predictor of
+    # all LLMs away, over and over.
+    own = make_model(tmp_path / "own", "own")
+    models = {"one": own, "two": tmp_path / "missing"}
+
+    async def scenario() -> None:
+        async with running(models=models, reload_every_s=0) as (app, client):
+            bundled = (await ask(client))["model_version"]
+            assert (await ask(client, model="one"))["model_version"] == "own"
+            assert (await ask(client, model="two"))["model_version"] == bundled
+            named = await client.post("/v1/predict", json=ASK | {"predictor": "two"})
+            assert named.status_code == 404
+            said = (await client.get("/readyz")).json()
+            assert said["models"]["one"] == {"model_version": "own", "problem": ""}
+            assert said["models"]["two"]["model_version"] == bundled
+            assert "missing" in said["models"]["two"]["problem"]
+            make_model(tmp_path / "missing", "mended")
+            await app.state.models.look()
+            assert (await ask(client, model="two"))["model_version"] == "mended"
+            said = (await client.get("/readyz")).json()
+            assert said["models"]["two"] == {"model_version": "mended", "problem": ""}
+
+    asyncio.run(scenario())
+
+
+def test_a_change_that_is_taken_back_is_a_problem_no_longer(tmp_path: Path) -> None:
+    make_model(tmp_path / "good", "good")
+    make_model(tmp_path / "bad", "bad")
+    (tmp_path / "bad" / "model.json").write_text("{ half of it")
+    turn(tmp_path / "current", tmp_path / "good")
+
+    async def scenario() -> None:
+        async with running(model_dir=tmp_path / "current", reload_every_s=0) as (app, client):
+            for folder, known in (("bad", True), ("good", False)):
+                turn(tmp_path / "current", tmp_path / folder)
+                await app.state.models.look()
+                said = (await client.get("/readyz")).json()
+                assert said["model_version"] == "good"
+                assert bool(said["models"]["default"]["problem"]) is known
+
+    asyncio.run(scenario())
+
+
 def test_there_is_a_bound_on_models_because_each_takes_memory(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="at most 8"):
         PredictorSettings(models={f"m{i}": tmp_path for i in range(9)})

@@ -1,0 +1,410 @@
+"""Fields of the chart and of LLMService that act while everything runs, on one real installation.
+
+The release comes from the chart, the operator runs in its image; the engine is the simulated one,
+whose answers are as long as each request says. All tests share the installation and its one
+LLMService, `chat`, and each leaves the manifest as it found it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from lengthwise_cli.main import app
+from lengthwise_queue.keys import QueueKeys
+
+SERVICE = "llmservices.lengthwise.dev/chat"
+QUEUE, PREDICTOR = "svc/lw-lengthwise-queue", "svc/lw-lengthwise-predictor"
+VALKEY = "pod/lw-lengthwise-valkey-0"
+ENGINE = "lengthwise-test/engine:dev"
+
+#: Two prompts whose answers no predictor takes for equally long.
+SHORT = "Is the sky blue? Answer with yes or no."
+LONG = "Write a detailed essay of 2000 words about the history of Rome, with ten chapters."
+
+#: A pod that fills the claim, as its owner would: versions of the bundled model in folders.
+SHELF = """
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: models}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: shelf}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+    - name: shelf
+      image: lengthwise/predictor:0.1.0
+      command: [sh, -c, "chmod 755 /models && exec sleep 3600"]
+      securityContext: {runAsUser: 0}  # hostPath volumes are root's
+      volumeMounts: [{name: models, mountPath: /models}]
+  volumes: [{name: models, persistentVolumeClaim: {claimName: models}}]
+"""
+
+#: python3 -c COPY FOLDER VERSION: a copy of the bundled model that calls itself VERSION.
+COPY = """
+import json, pathlib, shutil, sys
+from lengthwise_predictor.settings import BUNDLED
+folder, version = pathlib.Path("/models", sys.argv[1]), sys.argv[2]
+shutil.copytree(BUNDLED, folder)
+card = json.loads((folder / "model.json").read_text())
+(folder / "model.json").write_text(json.dumps(card | {"version": version}))
+"""
+
+
+class Shelf:
+    """The claim with the models."""
+
+    def __init__(self, kubectl: Any, namespace: str) -> None:
+        self._kubectl, self._namespace = kubectl, namespace
+
+    def _run(self, *words: str) -> None:
+        self._kubectl("exec", "-n", self._namespace, "shelf", "--", *words)
+
+    def put(self, folder: str, version: str) -> None:
+        """Put a model into a new folder."""
+        self._run("python3", "-c", COPY, folder, version)
+
+    def turn(self, folder: str) -> None:
+        """Turn the link `current` to a folder, in one step."""
+        self._run("ln", "-s", folder, "/models/next")
+        self._run("mv", "-T", "/models/next", "/models/current")
+
+    def cut(self, folder: str) -> None:
+        """Make a model such as a copy leaves that was interrupted."""
+        self._run("cp", "-r", "/models/first", f"/models/{folder}")
+        self._run("truncate", "-s", "1000", f"/models/{folder}/model.onnx")
+
+
+def manifest(**parts: Any) -> dict[str, Any]:
+    """The LLMService `chat` with a simulated engine of two slots, 2,000 tokens/s each."""
+    main = {
+        "name": "main",
+        "image": ENGINE,
+        "args": [
+            *("--host", "0.0.0.0", "--port", "8000", "--model", "chat", "--slots", "2"),  # noqa: S104
+            *("--tokens-per-s", "2000", "--scheduling-policy", "priority"),
+        ],
+    }
+    spec: dict[str, Any] = {
+        "model": {"uri": "hf://simulated/model"},
+        "engine": {"maxNumSeqs": 2, "startupTimeoutSeconds": 120},
+        "sharedMemorySize": "0",
+        "drain": {"preStopSeconds": 5, "shutdownTimeoutSeconds": 5, "deleteTimeoutSeconds": 0},
+        "podTemplate": {"spec": {"containers": [main]}},
+    }
+    return {
+        "apiVersion": "lengthwise.dev/v1alpha1",
+        "kind": "LLMService",
+        "metadata": {"name": "chat"},
+        "spec": spec | parts,
+    }
+
+
+class Installation:
+    """The release, its queue service and predictor within reach."""
+
+    def __init__(self, kubectl: Any, namespace: str, shelf: Shelf, url: str, predictor: str):
+        self.kubectl, self.namespace, self.shelf = kubectl, namespace, shelf
+        self.url, self.predictor = url, predictor
+
+    def apply(self, **parts: Any) -> None:
+        self.kubectl(
+            *("apply", "-n", self.namespace, "--validate=false", "-f", "-"),
+            stdin=json.dumps(manifest(**parts)),
+        )
+
+    def refused(self, **parts: Any) -> str:
+        """What the API server says to a manifest that it refuses."""
+        with pytest.raises(AssertionError) as refusal:
+            self.apply(**parts)
+        return str(refusal.value)
+
+    def settings(self) -> dict[str, Any]:
+        view = httpx.get(f"{self.url}/v1/queues/chat", timeout=10).raise_for_status().json()
+        return dict(view["settings"])
+
+    def condition(self, type_: str = "Ready") -> dict[str, Any]:
+        """The condition of that type; {} while it is of an older generation."""
+        [seen] = self.kubectl.get(SERVICE, "-n", self.namespace)
+        for condition in seen.get("status", {}).get("conditions", []):
+            if condition["type"] == type_:
+                current = condition["observedGeneration"] == seen["metadata"]["generation"]
+                return dict(condition) if current else {}
+        return {}
+
+    def ask(self, prompt: str, tokens: int) -> None:
+        path = f"{self.url}/v1/chat/completions"
+        answer = httpx.post(path, json=body(prompt, tokens), timeout=60)
+        assert answer.status_code == 200, answer.text
+
+    def explained(self, prompt: str, tokens: int) -> dict[str, Any]:
+        """Hand a job in; why it stands where it stands."""
+        answer = httpx.post(f"{self.url}/v1/jobs", json={"body": body(prompt, tokens)}, timeout=30)
+        answer.raise_for_status()
+        why = httpx.get(f"{self.url}/v1/jobs/{answer.json()['id']}/explain", timeout=30)
+        return dict(why.raise_for_status().json())
+
+    def version_for(self, llm: str) -> str:
+        """Which model predicts for an LLM."""
+        asked = {"model": llm, "prompt": SHORT}
+        answer = httpx.post(f"{self.predictor}/v1/predict", json=asked, timeout=30)
+        return str(answer.raise_for_status().json()["model_version"])
+
+    def metrics(self) -> str:
+        return httpx.get(f"{self.predictor}/metrics", timeout=30).text
+
+    def collected(self, out: Path, rows: int) -> list[dict[str, Any]]:
+        """What `lengthwise collect --from-queue` writes."""
+        [secret] = self.kubectl.get("secret", "lw-lengthwise-redis", "-n", self.namespace)
+        password = base64.b64decode(secret["data"]["password"]).decode()
+
+        def collect(address: str) -> bool:
+            url = f"redis://:{password}@{address}"
+            words = ["collect", "--from-queue", url, "--model", "chat", "--out", str(out)]
+            limits = ["--rows", str(rows), "--for-s", "20"]
+            return CliRunner().invoke(app, [*words, *limits]).exit_code == 0
+
+        with self.kubectl.forward(self.namespace, VALKEY, 6379, reached=collect):
+            return [json.loads(line) for line in out.read_text().splitlines()]
+
+    def pods(self) -> set[tuple[str, int]]:
+        """Every pod, and how often its containers have begun anew."""
+        return {
+            (pod["metadata"]["uid"], sum(c["restartCount"] for c in statuses))
+            for pod in self.kubectl.get("pods", "-n", self.namespace)
+            if (statuses := pod["status"].get("containerStatuses", ()))
+        }
+
+
+def body(prompt: str, tokens: int) -> dict[str, Any]:
+    return {
+        "model": "chat",
+        "messages": [{"role": "user", "content": prompt}],
+        "vllm_xargs": {"output_tokens": tokens},
+    }
+
+
+@pytest.fixture(scope="module")
+def lw(kubectl: Any, helm: Any, until: Callable[..., None]) -> Iterator[Installation]:
+    kubectl("apply", "-n", helm.namespace, "-f", "-", stdin=SHELF)
+    kubectl(
+        *("wait", "-n", helm.namespace, "pod/shelf", "--for=condition=Ready", "--timeout=120s"),
+    )
+    shelf = Shelf(kubectl, helm.namespace)
+    shelf.put("first", "first")
+    shelf.turn("first")
+    helm.install(
+        "lw",
+        operator={**helm.values["operator"], "watchNamespaces": [helm.namespace]},
+        predictor={
+            **helm.values["predictor"],
+            "existingClaim": "models",
+            # There is no folder `later` yet: its LLM, and nobody else, has to do without.
+            "models": {"chat": "current", "later": "later"},
+            "reloadEverySeconds": 0.5,
+        },
+    )
+    try:
+        with (
+            kubectl.forward(helm.namespace, QUEUE, 80) as url,
+            kubectl.forward(helm.namespace, PREDICTOR, 80) as predictor,
+        ):
+            made = Installation(kubectl, helm.namespace, shelf, url, predictor)
+            made.apply()
+            until(lambda: made.condition().get("status") == "True", "the service is Ready")
+            yield made
+        kubectl("delete", "-n", helm.namespace, SERVICE, "--timeout=120s")
+    finally:
+        forget = '{"metadata": {"finalizers": null}}'
+        kubectl(
+            *("patch", "-n", helm.namespace, SERVICE, "--type=merge", "-p", forget), check=False
+        )
+        helm.uninstall("lw")
+
+
+class Asking:
+    """Asks for predictions without end, of both models, and keeps what went wrong."""
+
+    def __init__(self, lw: Installation) -> None:
+        self.versions: list[str] = []
+        self.failed: list[str] = []
+        self._lw, self._stop = lw, threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=[llm]) for llm in ("chat", "another")
+        ]
+
+    def __enter__(self) -> Asking:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout=60)
+
+    def _run(self, llm: str) -> None:
+        with httpx.Client(timeout=30) as client:
+            while not self._stop.is_set():
+                answer = client.post(
+                    f"{self._lw.predictor}/v1/predict", json={"model": llm, "prompt": LONG}
+                )
+                if answer.is_success:
+                    self.versions.append(answer.json()["model_version"])
+                else:
+                    self.failed.append(answer.text)
+
+
+def test_each_llm_is_predicted_by_the_model_that_the_chart_names_for_it(lw: Installation) -> None:
+    bundled = lw.version_for("another")
+    assert lw.version_for("chat") == "first"
+    assert bundled != "first"
+    assert lw.explained(SHORT, 1)["prediction"]["model_version"] == "first"
+
+
+def test_a_replaced_model_is_taken_up_without_a_restart_or_a_failed_request(
+    lw: Installation, until: Callable[..., None]
+) -> None:
+    pods = lw.pods()
+    with Asking(lw) as asking:
+        lw.shelf.put("second", "second")
+        lw.shelf.turn("second")
+        until(lambda: "second" in asking.versions, "the second model answers", within_s=60)
+        [seen] = lw.kubectl.get(SERVICE, "-n", lw.namespace)
+        assert seen["status"]["predictor"]["version"] in ("first", "second")
+        # A folder that cannot be loaded changes nothing, and the LLMService tells of it.
+        lw.shelf.cut("broken")
+        lw.shelf.turn("broken")
+        until(
+            lambda: lw.condition("PredictorReady").get("reason") == "ModelRefused",
+            "the broken model is refused",
+            within_s=90,
+        )
+        assert "/model/broken/model.onnx" in lw.condition("PredictorReady")["message"]
+        assert lw.version_for("chat") == "second"
+        lw.shelf.turn("first")
+        until(lambda: lw.version_for("chat") == "first", "the first one again", within_s=60)
+    assert asking.failed == []
+    assert lw.pods() == pods
+
+
+def test_a_folder_that_is_not_there_yet_is_taken_up_when_it_is(
+    lw: Installation, until: Callable[..., None]
+) -> None:
+    assert lw.version_for("later") == lw.version_for("another")
+    lw.shelf.put("later", "late")
+    until(lambda: lw.version_for("later") == "late", "it predicts", within_s=60)
+
+
+def test_the_overtake_bound_follows_the_wait_as_far_as_the_manifest_says(
+    lw: Installation, until: Callable[..., None]
+) -> None:
+    with ThreadPoolExecutor(4) as pool:  # 48 answers, in the order that was predicted
+        list(pool.map(lambda i: lw.ask(*((LONG, 800) if i % 4 == 0 else (SHORT, 5))), range(48)))
+    # With the operator's settings; 48 answers are too few for a correction of two lengths.
+    raw = lw.settings() | {"calibrate": False}
+    httpx.put(f"{lw.url}/v1/queues/chat", json=raw, timeout=10).raise_for_status()
+    httpx.post(f"{lw.url}/v1/queues/chat/pause", timeout=10).raise_for_status()
+    try:
+        for _ in range(20):
+            lw.explained(LONG, 800)
+
+        def bound_ms(factor: float, **queue: Any) -> float:
+            lw.apply(queue=queue)
+            until(lambda: lw.settings()["overtake_wait_factor"] == factor, f"{factor}")
+            time.sleep(2)  # what prices a job is at most a second old
+            return float(lw.explained(LONG, 800)["overtake_bound_ms"])
+
+        alone = bound_ms(0, overtakeWaitFactor=0)
+        much = bound_ms(20, overtakeWaitFactor=20)
+        default = bound_ms(2)
+        assert alone < default < much, (alone, default, much, lw.explained(LONG, 800))
+    finally:
+        httpx.post(f"{lw.url}/v1/queues/chat/resume", timeout=10).raise_for_status()
+    until(
+        lambda: httpx.get(f"{lw.url}/v1/queues/chat", timeout=10).json()["depth"] == 0,
+        "the line is served",
+    )
+
+
+def test_the_drift_window_follows_the_manifest(
+    lw: Installation, until: Callable[..., None]
+) -> None:
+    hour = lw.settings()["drift_window_ms"]
+    assert hour == 3_600_000
+    for said, want in (("1m30s", 90_000), ("0s", None), (None, hour)):
+        lw.apply(predictor={} if said is None else {"driftWindow": said})
+        until(lambda want=want: lw.settings()["drift_window_ms"] == want, f"{said}", within_s=30)
+
+
+def test_a_record_is_kept_while_the_manifest_asks_for_it_and_collect_reads_it(
+    lw: Installation, until: Callable[..., None], tmp_path: Path
+) -> None:
+    record = QueueKeys("chat").record
+
+    def valkey(*words: str) -> str:
+        return str(lw.kubectl("exec", "-n", lw.namespace, VALKEY, "--", "valkey-cli", *words))
+
+    def kept() -> int:
+        return int(valkey("XLEN", record))
+
+    lw.ask("not to be kept", 3)
+    lw.apply(queue={"recordRows": 5})
+    until(lambda: lw.settings()["record_rows"] == 5, "the setting", within_s=30)
+
+    def asked_and_kept() -> bool:
+        lw.ask("to be kept", 3)
+        return kept() > 0
+
+    until(asked_and_kept, "a row", within_s=30)  # a worker looks every 10 s
+    for i in range(8):
+        lw.ask(f"prompt {i}", 10 + i)
+    until(lambda: "prompt 7" in valkey("XREVRANGE", record, "+", "-", "COUNT", "1"), "the last")
+    got = lw.collected(tmp_path / "rows.jsonl", 5)
+    assert [row["messages"][0]["content"] for row in got] == [f"prompt {i}" for i in range(3, 8)]
+    assert [row["output_tokens"] for row in got] == [13, 14, 15, 16, 17]
+    lw.apply()
+    until(lambda: lw.settings()["record_rows"] == 0, "the default", within_s=30)
+    until(lambda: kept() == 0, "the record is deleted", within_s=30)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"queue": {"overtakeWaitFactor": 101}}, "less than or equal to 100"),
+        ({"queue": {"recordRows": -1}}, "greater than or equal to 0"),
+        ({"predictor": {"driftWindow": "a while"}}, "spec.predictor.driftWindow"),
+        ({"predictor": {"reloadEvery": "5"}}, "spec.predictor.reloadEvery"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_at_apply(
+    lw: Installation, parts: dict[str, Any], said: str
+) -> None:
+    assert said in lw.refused(**parts)
+
+
+def test_a_drift_window_that_is_too_short_is_a_condition_and_changes_nothing(
+    lw: Installation, until: Callable[..., None]
+) -> None:
+    """Kubernetes 1.25 and later refuses it at apply; on 1.20 it is for the operator to say."""
+    before, pods = lw.settings(), lw.pods()
+    lw.apply(predictor={"driftWindow": "30s"})
+    until(lambda: lw.condition().get("reason") == "InvalidSpec", "it says so", within_s=30)
+    assert "driftWindow must be 0s or lie between 1m and 720h" in lw.condition()["message"]
+    assert lw.settings() == before
+    lw.apply()
+    until(lambda: lw.condition().get("status") == "True", "mended", within_s=30)
+    assert lw.pods() == pods
