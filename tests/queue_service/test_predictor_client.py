@@ -461,7 +461,7 @@ def submit_and_check(make_front: Callable[..., Any], url: str) -> None:
     assert predicted["prediction"] == ANSWER.model_dump()
     assert predicted["predicted_tokens"] == pytest.approx(2)
     assert with_it.metric("predictor_latency_seconds_count") == 1
-    without = make_front(predictor_url="http://127.0.0.1:1")
+    without = make_front(predictor_url="http://127.0.0.1:1", predictor_timeout_ms=5000)
     assumed = without.http.get(f"/v1/jobs/{without.submit()}/explain").json()
     assert assumed["prediction"] is None
     assert assumed["predicted_tokens"] == 77
@@ -545,7 +545,7 @@ def test_a_job_whose_prediction_was_late_gets_its_right_place_after_all(
             loop = asyncio.get_running_loop()
 
             def submit_and_look() -> None:
-                front = make_front(predictor_url=url, predictor_timeout_ms=500)
+                front = make_front(predictor_url=url, predictor_timeout_ms=1000)
                 front.put_queue(default_tokens=77)
                 job_id = front.submit()
                 first = front.job(job_id)
