@@ -11,6 +11,7 @@ import pytest
 from lengthwise_contract.api import QueueSettings
 from lengthwise_contract.states import JobState
 from lengthwise_queue.jobs import Claim, EntryKind, Lease, Mode, OutputEntry, QueueStats
+from lengthwise_queue.keys import QueueKeys
 from lengthwise_queue.redis_store import RedisJobStore
 from lengthwise_worker.engines import open_engine
 from lengthwise_worker.engines.simulated_batch import Faults
@@ -124,12 +125,19 @@ def test_cancelling_a_running_job_aborts_the_engines_work(rig: Rig, stream: bool
         async with rig.working(engine.url, beat_ms=60_000, lease_ms=120_000):
             await rig.submit("j1", tokens=5000, stream=stream)
             await rig.becomes(lambda: engine.batch.running == 1)
+            await rig.until(lambda: listened_to(rig))
             await rig.store.cancel(rig.queue, "j1")
             await rig.state("j1", JobState.CANCELLED)
             await rig.becomes(lambda: engine.batch.seen.aborted == 1)
             assert engine.batch.running == 0
 
     rig.run(body)
+
+
+async def listened_to(rig: Rig) -> bool:
+    """Whether a worker would hear a hint."""
+    [(_, listeners)] = await rig.store.client.pubsub_numsub(QueueKeys(rig.queue).control)
+    return bool(listeners)
 
 
 def test_a_worker_whose_lease_is_lost_aborts_and_says_nothing_more(rig: Rig) -> None:
@@ -323,7 +331,7 @@ def test_a_worker_never_runs_more_jobs_at_once_than_it_may(
     rig: Rig, batching: str, want_peak: int
 ) -> None:
     async def body() -> None:
-        engine = rig.engine(slots=16)
+        engine = rig.engine(slots=16, tokens_per_s=60.0)  # slow enough for them to meet in it
         for i in range(9):
             await rig.submit(f"j{i}", tokens=5 + 3 * i)
         async with rig.working(engine.url, batching=batching, slots=3):
@@ -370,7 +378,7 @@ def test_vllm_is_given_the_due_time_as_priority_and_its_line_agrees_with_ours(ri
         slacks = [0.0, 50_000.0, 10_000.0, 40_000.0, 20_000.0, 30_000.0]
         # More slots than the engine has: what waits, waits inside it.
         async with rig.working(engine.url, slots=6):
-            await rig.submit("j0", tokens=100)
+            await rig.submit("j0", tokens=300)  # the others are in line before its end
             await rig.becomes(lambda: engine.batch.running == 1)
             for i, slack in enumerate(slacks[1:], start=1):
                 await rig.submit(f"j{i}", tokens=2, slack_ms=slack)
@@ -431,7 +439,7 @@ def test_stopping_lets_running_jobs_finish_and_claims_no_more(rig: Rig) -> None:
         settings = rig.settings(engine.url, slots=1, shutdown_grace_s=30.0)
         worker = Worker(settings, open_engine(settings), lambda: rig.open_store(settings))
         task = asyncio.create_task(worker.run())
-        await rig.submit("j1", tokens=30)
+        await rig.submit("j1", tokens=100)
         await rig.becomes(lambda: engine.batch.running == 1)
         await rig.submit("j2", tokens=1)
         worker.stop()
@@ -480,7 +488,7 @@ def test_the_watchdog_reconnects_a_worker_that_claims_nothing(rig: Rig) -> None:
             return stores[-1]
 
         await rig.submit("j1", tokens=2)
-        async with rig.working(settings.engine_url, open_store, watchdog_s=0.3) as worker:
+        async with rig.working(settings.engine_url, open_store, watchdog_s=1.5) as worker:
             await rig.output("j1")
             assert worker.metrics.watchdog_reconnects._value.get() == 1
         assert len(stores) == 2
