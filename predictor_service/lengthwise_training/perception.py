@@ -71,16 +71,28 @@ _RANGE = re.compile(
 )
 _SINGLE = re.compile(rf"({_NUMBER}|\b{_SPELLED}\b)(?:\s*{_UNIT}\b)?", re.IGNORECASE)
 
+#: What stands before a number without a unit that is a length all the same.
+_NAMED = re.compile(r"\b(?:length|tokens?|estimat\w+)\b[^.\d]{0,30}$", re.IGNORECASE)
+_LETTER, _DIGIT = re.compile(r"[^\W\d_]"), re.compile(r"\d")
+
+#: Words before such a number, at most, where nothing names it; and letters looked back at.
+_FEW_WORDS, _NEAR = 4, 60
+
 
 def stated_tokens(reply: str) -> float | None:
     """The length that a reply states, tokens; None where it states none.
 
     Tokens come before words, these before sentences, lines, paragraphs and pages, and a number
-    without a unit last; the first of its kind counts, and of a range the middle.
+    without a unit last; the first of its kind counts, and of a range the middle. A number without a
+    unit counts where it is called a length, or is nearly all that its line says: an LLM that
+    answers the prompt instead writes years and numbered lists, and of 132 numbers in 300 replies of
+    a small one 75 were such.
     """
     found: list[tuple[int, int, float]] = []
     taken: list[range] = []
     for match in _RANGE.finditer(reply):
+        if match[3] is None and not _bare(reply, match):
+            continue
         low, high = _value(match[1]), _value(match[2])
         if low is not None and high is not None and low <= high:
             found.append((_rank(match[3]), match.start(), (low + high) / 2 * _per(match[3])))
@@ -88,11 +100,24 @@ def stated_tokens(reply: str) -> float | None:
     for match in _SINGLE.finditer(reply):
         if any(match.start() in span for span in taken):
             continue
+        if match[2] is None and not _bare(reply, match):
+            continue
         value = _value(match[1])
         if value is not None:
             found.append((_rank(match[2]), match.start(), value * _per(match[2])))
     usable = [f for f in found if math.isfinite(f[2]) and 0 < f[2] <= _MOST]
     return min(usable)[2] if usable else None
+
+
+def _bare(reply: str, match: re.Match[str]) -> bool:
+    """Whether a number without a unit is a length."""
+    begin = reply.rfind("\n", 0, match.start()) + 1
+    before = reply[max(begin, match.start() - _NEAR) : match.start()]
+    if _NAMED.search(before):
+        return True
+    after = reply[match.end() : match.end() + _NEAR].partition("\n")[0]
+    short = match.start() - begin <= _NEAR and len(before.split()) <= _FEW_WORDS
+    return short and not _DIGIT.search(before) and not _LETTER.search(after)
 
 
 def _rank(unit: str | None) -> int:
