@@ -20,6 +20,7 @@ from lengthwise_training.comparison_report import (
     CEILING,
     ceiling,
 )
+from lengthwise_training.dataset import fold_of
 from lengthwise_training.length_rows import LengthRow, LengthTable
 from lengthwise_training.model_names import names_of
 from lengthwise_training.rank_scores import Said, pair_accuracy, score
@@ -155,6 +156,21 @@ def test_cross_validation_learns_from_other_prompts_of_the_same_file() -> None:
     whole = {r["predictor"]: r for r in report.rows if r["llm"] == r["source"] == "all"}
     assert whole[BAG_OF_WORDS]["tau_b"] > 0.7
     assert any("3 parts by prompt" in n for n in report.notes)
+
+
+def test_a_cross_validated_constant_ranks_nothing() -> None:
+    # The median of the other parts is high where a part's own answers are short: tau-b was -0.14.
+    report = compare(some_rows(120, llms=("a",)), None, [], folds=5, adapt=False)
+    [constant] = [r for r in report.rows if (r["predictor"], r["llm"]) == ("constant", "a")]
+    assert constant["tau_b"] == 0
+
+
+def test_rows_that_were_split_by_the_same_hash_are_cross_validated() -> None:
+    # All prompts of a validation file were in one part, so that nothing was fitted at all.
+    validation = [r for r in some_rows(400, llms=("a",)).rows if fold_of(r.prompt, 5) == 0]
+    assert len(validation) > 40
+    report = compare(LengthTable(validation), None, [], folds=5, adapt=False)
+    assert BAG_OF_WORDS in {r["predictor"] for r in report.rows}
 
 
 def test_a_source_that_the_model_was_trained_on_is_noted() -> None:
