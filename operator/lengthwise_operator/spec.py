@@ -307,7 +307,7 @@ class QueueSpec(Part):
         le=100_000,
         description="Keep the last so many (request, length of the answer) in Redis for 7 days, to "
         "train a predictor on (`lengthwise collect --from-queue`). These are your users' prompts. "
-        "0: none, and what was kept is deleted.",
+        "0: none, and what was kept is deleted. The workers hear of a change within 10 s.",
     )
 
 
@@ -351,15 +351,15 @@ class PredictorSpec(Part):
         default="1h",
         pattern=DURATION,
         max_length=32,
-        description="Answers older than this tell nothing of the predictor as it is now. 0s: the "
-        "last 256 do, whatever their age.",
+        description="Answers older than this tell nothing of the predictor as it is now; 1m to "
+        "720h, such as 1h30m. 0s: the last 256 do, whatever their age.",
     )
     reload_every: str = Field(
         default="5s",
         pattern=DURATION,
         max_length=32,
         description="How often a predictor of its own looks whether its model's folder has "
-        "changed, to take it up without a restart. 0s: never.",
+        "changed, to take it up without a restart; at most 24h. 0s: never.",
     )
 
 

@@ -234,6 +234,18 @@ def test_a_namespaced_operator_has_no_right_outside_its_namespaces(render: Any) 
     assert [a for a in arguments if "namespace" in a] == ["--namespace=llm", "--namespace=research"]
 
 
+def test_a_namespaced_operator_elsewhere_may_look_at_the_queue_service_alone(render: Any) -> None:
+    objects = render({"operator": {"watchNamespaces": ["research"]}})
+    [role] = [r for r in of_kind(objects, "Role") if r["metadata"].get("namespace") != "research"]
+    want = {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["list"]}
+    assert role["rules"] == [{**want, "resourceNames": ["lw-lengthwise-queue"]}]
+    container = named(objects, "Deployment", "lw-lengthwise-operator")["spec"]["template"]["spec"][
+        "containers"
+    ][0]
+    told = {e["name"]: e.get("value") for e in container["env"]}
+    assert told["LENGTHWISE_OPERATOR_QUEUE_DEPLOYMENT"] == "llm/lw-lengthwise-queue"
+
+
 def test_with_an_external_redis_there_is_no_valkey_and_everyone_reads_the_users_secret(
     render: Any,
 ) -> None:

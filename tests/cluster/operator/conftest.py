@@ -167,6 +167,7 @@ class Rig:
             "LENGTHWISE_OPERATOR_POLL_SECONDS": "1",
             "LENGTHWISE_OPERATOR_METRICS_PORT": str(self.metrics_port),
             "LENGTHWISE_OPERATOR_NAMESPACES": self.kube.namespace,
+            "LENGTHWISE_OPERATOR_QUEUE_DEPLOYMENT": f"{self.kube.namespace}/queue",
             "KUBECONFIG": self.kubeconfig,
             **more,
         }

@@ -1,0 +1,52 @@
+"""An upgrade's order: the workers are replaced after the queue service, whoever is quicker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.cluster.operator.conftest import Rig
+
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(400)]
+
+#: A release of the worker that there is not: what is looked at is the Deployment.
+NEXT = "lengthwise/worker:next"
+
+
+def worker_image(rig: Rig) -> str:
+    deployment = rig.kube.get("deployment", "upgraded-engine")
+    containers = deployment["spec"]["template"]["spec"]["containers"]
+    return str(next(c["image"] for c in containers if c["name"] == "worker"))
+
+
+def place_queue_service(rig: Rig, selector: dict[str, str | None]) -> None:
+    pod = {"spec": {"nodeSelector": selector}}
+    rig.kube.patch("deployment", "queue", {"spec": {"template": pod}})
+
+
+def test_workers_are_replaced_when_the_queue_service_has_been(
+    rig: Rig, made: Callable[..., Any]
+) -> None:
+    # With workers of the next release and a queue service of the one before, a batch's line that
+    # the engine refuses was told to be a malformed record: docs/decisions/0004.
+    made(rig.simulated("upgraded"))
+    rig.wait_ready("upgraded")
+    before = worker_image(rig)
+    place_queue_service(rig, {"no-node": "has-this"})  # its next pod hangs, the old one answers
+    rig.stop_operator()
+    try:
+        rig.start_operator(LENGTHWISE_OPERATOR_WORKER_IMAGE=NEXT)
+        told = rig.wait_reason("upgraded", "RollingOut", type_="EngineReady")
+        assert "when the queue service has been" in told["message"]
+        assert rig.condition("upgraded")["status"] == "True"
+        assert worker_image(rig) == before
+        assert rig.ask("upgraded").is_success
+        place_queue_service(rig, {"no-node": None})
+        rig.until("the worker of the next release", lambda: worker_image(rig) == NEXT, within_s=60)
+    finally:
+        place_queue_service(rig, {"no-node": None})
+        rig.stop_operator()
+        rig.start_operator()
