@@ -26,6 +26,7 @@ from lengthwise_queue.response_store import ResponseStore
 from lengthwise_queue.settings import Settings
 from lengthwise_queue.store import JobStore
 from lengthwise_queue.tenant_registry import TenantRegistry
+from lengthwise_queue.unattended import Unattended
 
 log = logging.getLogger(__name__)
 
@@ -80,11 +81,12 @@ class Service:
         self.draining = asyncio.Event()  #: The process is to stop: long readers go elsewhere.
         self._background: set[asyncio.Task[None]] = set()
         self._rank_watch = RankWatch(store, self.book)
+        self._unattended = Unattended(store)
         self._loops: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin with what runs as long as the app."""
-        for work in (self._rank_watch.run(), self.tenants.keep_current()):
+        for work in (self._rank_watch.run(), self._unattended.run(), self.tenants.keep_current()):
             self._loops.append(asyncio.create_task(work))
 
     def in_background(self, work: Coroutine[object, object, None]) -> None:
