@@ -156,8 +156,9 @@ class _Reader:
             return True
         event = json.loads(data)
         if name == "attempt":
-            self._end_line()
-            self._note.print("the worker was lost; the answer starts again", markup=False)
+            if self._printed:  # else nothing was shown that starts again
+                self._end_line()
+                self._note.print("another attempt: the answer starts again", markup=False)
         elif name == "end":
             self._end_line()
             self._ended(event)

@@ -10,6 +10,7 @@ import sys
 
 import uvicorn
 from fastapi import FastAPI
+from pydantic import ValidationError
 
 from lengthwise_queue import logs
 from lengthwise_queue.app import create_app, store_settings
@@ -65,12 +66,26 @@ async def _refuse_unfit(settings: Settings) -> None:
         await store.aclose()
 
 
+def _bad_settings(wrong: ValidationError) -> str:
+    """One line for each variable that is missing or wrong; what it holds is not repeated."""
+    lines = []
+    for error in wrong.errors(include_url=False, include_input=False, include_context=False):
+        name = "_".join(str(part) for part in error["loc"]).upper() or "*"
+        said = error["msg"].removeprefix("Value error, ")
+        lines.append(f"lengthwise_queue: LENGTHWISE_QUEUE_{name}: {said}\n")
+    return "".join(lines)
+
+
 def main() -> None:
-    """Serve until SIGTERM or SIGINT, and exit with 0; 2: Redis must be set up otherwise."""
+    """Serve until SIGTERM or SIGINT, and exit with 0; 2: Redis or a setting must be otherwise."""
     # uvicorn raises the signal again when it is done; by default that would look like a crash.
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda *_: sys.exit(0))
-    settings = Settings()
+    try:
+        settings = Settings()
+    except ValidationError as exc:
+        sys.stderr.write(_bad_settings(exc))
+        sys.exit(2)
     logs.set_up(settings.log_level)
     log.info("queue service starts", extra={"host": settings.host, "port": settings.port})
     try:

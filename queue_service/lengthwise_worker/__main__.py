@@ -89,12 +89,22 @@ async def _serve(settings: Settings) -> None:
             shown.close()
 
 
+def _bad_settings(wrong: ValidationError) -> str:
+    """One line for each variable that is missing or wrong; what it holds is not repeated."""
+    lines = []
+    for error in wrong.errors(include_url=False, include_input=False, include_context=False):
+        name = "_".join(str(part) for part in error["loc"]).upper() or "*"
+        said = error["msg"].removeprefix("Value error, ")
+        lines.append(f"lengthwise_worker: LENGTHWISE_WORKER_{name}: {said}\n")
+    return "".join(lines)
+
+
 def main() -> int:
     """Run until told to stop; the exit code."""
     try:
         settings = Settings.model_validate({})
     except ValidationError as exc:
-        sys.stderr.write(f"lengthwise_worker: bad settings (LENGTHWISE_WORKER_*)\n{exc}\n")
+        sys.stderr.write(_bad_settings(exc))
         return 2
     set_up(settings.log_level)
     try:

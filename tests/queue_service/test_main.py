@@ -76,16 +76,3 @@ def test_a_sigterm_lets_open_answers_finish_and_exits_with_0(
     assert [one["outcome"] for one in lines if one["message"] == "request answered"] == [
         "succeeded"
     ]
-
-
-def test_a_wrong_setting_is_named_and_ends_the_process(redis_url: str) -> None:
-    env = os.environ | {"LENGTHWISE_QUEUE_PORT": "99999"}
-    done = subprocess.run(
-        [sys.executable, "-m", "lengthwise_queue"],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    assert done.returncode != 0
-    assert "port" in done.stderr

@@ -208,7 +208,7 @@ def test_bad_settings_end_it_with_code_2_and_say_which(rig: Rig) -> None:
     process = rig.process("http://127.0.0.1:1", slots=0, engine_api_key="sk-very-secret")
     said = process.communicate(timeout=30)[1].decode()
     assert process.returncode == 2
-    assert "slots" in said
+    assert "LENGTHWISE_WORKER_SLOTS" in said
     assert "sk-very-secret" not in said
 
 
