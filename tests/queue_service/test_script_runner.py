@@ -22,6 +22,12 @@ from lengthwise_queue.scripts import load_all
 QUEUE = "q"
 
 
+@pytest.fixture
+def redis_url(quiet_redis_url: str) -> str:
+    """Here commands and connections are counted."""
+    return quiet_redis_url
+
+
 def new_job(number: int) -> NewJob:
     return NewJob(
         id=f"job-{number:06d}",

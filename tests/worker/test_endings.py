@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from tests.worker.conftest import Rig
 
 
+@pytest.fixture
+def redis_url(quiet_redis_url: str) -> str:
+    """Here commands and connections are counted."""
+    return quiet_redis_url
+
+
 class Desk:
     """Endings over a store, and the claims that they brought."""
 
