@@ -23,21 +23,33 @@ def _bad_settings(wrong: ValidationError) -> str:
 
 
 def main() -> None:
-    """Run the service until it is told to stop; exit with 2 if a setting is wrong."""
+    """Run the service until it is told to stop; exit with 2 if a setting is wrong.
+
+    Raises:
+        SystemExit: It did not start; the message says why.
+    """
     try:
         settings = PredictorSettings()
     except ValidationError as exc:
         sys.stderr.write(_bad_settings(exc))
         sys.exit(2)
     logging.basicConfig(level=settings.log_level.upper())
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        loop="uvloop",
-        log_level=settings.log_level,
-        access_log=False,
-    )
+    app = create_app(settings)
+    try:
+        uvicorn.run(
+            app,
+            host=settings.host,
+            port=settings.port,
+            loop="uvloop",
+            log_level=settings.log_level,
+            access_log=False,
+        )
+    except SystemExit:
+        if not app.state.unusable:
+            raise
+        # The last line is what Kubernetes keeps and a condition of the LLMService shows; uvicorn's
+        # own says only that it did not start.
+        sys.exit(app.state.unusable)
 
 
 if __name__ == "__main__":

@@ -74,13 +74,18 @@ def create_app(settings: PredictorSettings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
             with _on_hangup(models.reload_soon):
-                await models.start()
+                try:
+                    await models.start()
+                except ModelUnusable as exc:
+                    app.state.unusable = exc.message
+                    raise
                 yield
         finally:
             await models.stop()
 
     app = FastAPI(title="Lengthwise predictor", lifespan=lifespan)
     app.state.settings, app.state.metrics, app.state.models = settings, metrics, models
+    app.state.unusable = ""  # why it did not start
     app.add_exception_handler(HTTPException, _http_error)
     _add_routes(app)
     return app

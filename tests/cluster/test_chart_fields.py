@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from lengthwise_cli.main import app
 from lengthwise_queue.keys import QueueKeys
 
+ROOT = Path(__file__).parents[2]
 SERVICE = "llmservices.lengthwise.dev/chat"
 QUEUE, PREDICTOR = "svc/lw-lengthwise-queue", "svc/lw-lengthwise-predictor"
 VALKEY = "pod/lw-lengthwise-valkey-0"
@@ -199,6 +200,8 @@ def body(prompt: str, tokens: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def lw(kubectl: Any, helm: Any, until: Callable[..., None]) -> Iterator[Installation]:
+    # The chart leaves a definition alone that another release, perhaps an older one, has made.
+    kubectl("apply", "--validate=false", "-f", str(ROOT / "crds"))
     kubectl("apply", "-n", helm.namespace, "-f", "-", stdin=SHELF)
     kubectl(
         *("wait", "-n", helm.namespace, "pod/shelf", "--for=condition=Ready", "--timeout=120s"),

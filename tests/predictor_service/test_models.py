@@ -209,6 +209,26 @@ def test_a_wrong_folder_of_one_llm_leaves_it_to_the_default_until_it_is_mended(
     asyncio.run(scenario())
 
 
+def test_a_process_without_its_default_model_says_why_in_its_last_line(tmp_path: Path) -> None:
+    # On a cluster the condition of the LLMService was "Application startup failed. Exiting."
+    done = subprocess.run(
+        [sys.executable, "-m", "lengthwise_predictor"],
+        env={
+            **os.environ,
+            "LENGTHWISE_PREDICTOR_MODEL_DIR": str(tmp_path / "missing"),
+            "LENGTHWISE_PREDICTOR_PORT": "0",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode != 0
+    last = done.stderr.splitlines()[-1]
+    assert str(tmp_path / "missing" / "model.json") in last
+    assert "point model_dir at a model" in last
+
+
 def test_a_change_that_is_taken_back_is_a_problem_no_longer(tmp_path: Path) -> None:
     make_model(tmp_path / "good", "good")
     make_model(tmp_path / "bad", "bad")
