@@ -120,7 +120,7 @@ def redis_url(valkey_port: int) -> str:
     """A Redis URL of an empty database."""
     url = f"redis://127.0.0.1:{valkey_port}/0"
     with redis.Redis.from_url(url) as client:
-        client.flushall()
+        client.flushdb()  # the others have services that live longer than a test
     return url
 
 

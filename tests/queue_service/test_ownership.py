@@ -29,7 +29,7 @@ from lengthwise_contract.api import (
 from lengthwise_queue import api_keys
 from lengthwise_queue.app import create_app
 from lengthwise_queue.jobs import NewJob, Outcome, OutcomeKind
-from lengthwise_queue.redis_store import RedisJobStore
+from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
 from lengthwise_queue.settings import Settings
 
 Front = Any  # tests/queue_service/conftest.py
@@ -146,7 +146,8 @@ def house(valkey_port: int, tmp_path_factory: pytest.TempPathFactory, front_clas
 
 async def _claim(url: str, queue: str, *, fail: bool) -> None:
     """Take the next job, and leave it running, or let it fail for good."""
-    store = RedisJobStore(url)
+    # Nobody beats: a lease of the usual length would run out in the midst of these tests.
+    store = RedisJobStore(url, StoreSettings(lease_ms=3_600_000))
     worker = WorkerView(id="w", slots=1, running=0, engine="none", seen_ms=0)
     await store.beat(queue, worker=worker, leases=[])
     [claim] = await store.claim(queue, worker_id="w", count=1)
