@@ -71,6 +71,9 @@ class StackSettings:
     #: predictor with a core to itself. Here it shares the CPU with the LLM, and a burst of 64 alone
     #: is some 100 ms of its work (experiments.md, "a burst and the 20 ms").
     predictor_timeout_ms: float = 250
+    #: Secret: an admin's, where LENGTHWISE_QUEUE_API_KEY or ..._TENANTS_FILE makes the queue
+    #: service ask for one.
+    api_key: str | None = None
     redis_url: str | None = None  #: None: an embedded Valkey in `data_dir`.
     policy: PolicyName | None = None  #: None: the queue's, `sjf` for a new one.
     overtake_factor: float | None = None  #: None: the queue's.
@@ -142,7 +145,7 @@ class Stack:
         taken.add(predictor_port := ports.find_free(taken))
         await self._start_child(self._predictor(predictor_port))
         await self._start_child(self._queue_service(predictor_port))
-        async with Service(self.url) as service:
+        async with Service(self.url, api_key=settings.api_key) as service:
             await self._put_queue(service, queue)
         await self._start_child(self._worker(ports.find_free(taken)))
 
@@ -300,7 +303,8 @@ class Stack:
         async def ready(born_s: float) -> bool:
             """A heartbeat that is younger than this start; the queue service may be down now."""
             try:
-                async with Service(self.url, timeout_s=2) as service:
+                key = self.settings.api_key
+                async with Service(self.url, api_key=key, timeout_s=2) as service:
                     view = await service.queue(self.model)
             except ServiceError:
                 return False

@@ -48,6 +48,13 @@ def up(
     redis_url: Annotated[
         str | None, typer.Option(help="Use this Redis or Valkey. Default: an embedded one.")
     ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LENGTHWISE_API_KEY",
+            help="An admin's, if the queue service is to ask for keys; better by environment.",
+        ),
+    ] = None,
     data_dir: Annotated[
         Path, typer.Option(help="Where the embedded Valkey keeps its data, and logs go.")
     ] = Path(".lengthwise"),
@@ -90,6 +97,7 @@ def up(
         host=host,
         port=port,
         redis_url=redis_url,
+        api_key=api_key,
         policy=policy,
         overtake_factor=overtake_factor,
         overtake_wait_factor=overtake_wait_factor,

@@ -129,9 +129,10 @@ class Service:
                 "Start it with `lengthwise up`, or point --url at it."
             ) from exc
         if response.is_error:
-            raise ServiceError(
-                f"{method} {path}: {error_message(response)}", status=response.status_code
-            )
+            said = f"{method} {path}: {error_message(response)}"
+            if response.status_code == httpx.codes.UNAUTHORIZED:
+                said += ". The commands send the key in LENGTHWISE_API_KEY."
+            raise ServiceError(said, status=response.status_code)
         return response.json() if response.content else None
 
 

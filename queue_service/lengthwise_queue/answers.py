@@ -151,11 +151,7 @@ async def plain(visit: Visit, receive: Receive) -> Response:
     visit.answered()
     problem = visit.problem()
     if problem is None and body is None:
-        problem = JobFailed(
-            "The engine's answer is missing from the job's output. Send the request again.",
-            job_id=visit.job_id,
-            code="malformed_record",
-        )
+        problem = JobFailed.answer_missing(visit.job_id)
     if problem is not None:
         raise problem
     return Response(body, media_type="application/json", headers={JOB_ID_HEADER: visit.job_id})

@@ -304,11 +304,7 @@ class BatchWork:
         )
         if result is not None:
             return result
-        damaged = JobFailed(
-            "The engine's answer is missing from the job's output. Send the request again.",
-            job_id=job,
-            code="malformed_record",
-        )
+        damaged = JobFailed.answer_missing(job)
         return batch_results.refused(job, line, damaged, self._status_of)
 
     async def _settle(self, results: list[Result], *, to: Place | None = None) -> None:

@@ -222,6 +222,15 @@ class JobFailed(JobEnded):
 
     code = "job_failed"
 
+    @classmethod
+    def answer_missing(cls, job_id: str) -> JobFailed:
+        """It succeeded, and its output holds no answer: somebody else wrote to Redis."""
+        return cls(
+            "The engine's answer is missing from the job's output. Send the request again.",
+            job_id=job_id,
+            code="malformed_record",
+        )
+
 
 class JobCancelled(JobEnded):
     """The job was withdrawn while somebody waited for it."""

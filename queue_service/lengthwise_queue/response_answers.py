@@ -45,11 +45,7 @@ async def plain(visit: Visit, record: ResponseRecord, receive: Receive) -> Respo
         output_tokens=None if end is None else end.output_tokens,
     )
     if problem is None and chat is None:
-        problem = JobFailed(
-            "The engine's answer is missing from the job's output. Send the request again.",
-            job_id=visit.job_id,
-            code="malformed_record",
-        )
+        problem = JobFailed.answer_missing(visit.job_id)
     if problem is not None:
         raise problem
     answer = response_object.answer_of(chat)

@@ -14,7 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from lengthwise_contract.api import Explanation, JobList, JobRequest, JobView
 from lengthwise_contract.states import TERMINAL, JobState
-from lengthwise_queue import api_docs, intake, listing, responses, validation, views
+from lengthwise_queue import api_docs, intake, listing, validation, views
+from lengthwise_queue.answer_so_far import answer_so_far
 from lengthwise_queue.errors import (
     BadRequest,
     LengthwiseError,
@@ -56,9 +57,6 @@ _RESUME: dict[str, Any] = {
         for name, where in (("Last-Event-ID", "header"), ("last_event_id", "query"))
     ]
 }
-
-#: Entries read at once when a whole output is wanted.
-_PAGE = 1000
 
 
 @router.post(
@@ -284,21 +282,7 @@ def _resume_after(request: Request) -> str:
 
 
 async def _view(service: Service, job: Job) -> JobView:
-    entries: list[OutputEntry] = []
-    after = "0-0"
-    while True:
-        page = await service.store.read_output(job.queue, job.id, after=after, limit=_PAGE)
-        entries += page
-        if len(page) < _PAGE:
-            break
-        after = page[-1].id
-    response = responses.assemble(
-        job.endpoint,
-        responses.last_attempt(entries),
-        prompt_tokens=job.prompt_tokens,
-        output_tokens=job.output_tokens,
-    )
-    return views.job_view(job, response)
+    return views.job_view(job, await answer_so_far(service.store, job))
 
 
 def _json(view: JobView | Explanation, status: int = 200) -> Response:

@@ -20,12 +20,12 @@ from lengthwise_queue import (
     response_answers,
     response_object,
     response_request,
-    responses,
     validation,
 )
+from lengthwise_queue.answer_so_far import answer_so_far
 from lengthwise_queue.errors import BadRequest, LengthwiseError, ObjectNotFound, StoreUnavailable
 from lengthwise_queue.follow import End
-from lengthwise_queue.jobs import Job, OutputEntry
+from lengthwise_queue.jobs import Job
 from lengthwise_queue.metrics import refusal
 from lengthwise_queue.ownership import SECURED, page_of, tenant_of
 from lengthwise_queue.request_body import parse_object, read_body
@@ -40,9 +40,6 @@ CHAT: Endpoint = "/v1/chat/completions"
 
 #: How long a record is kept beyond its job's deadline, ms: as long as the ended job is.
 KEEP_MS = 3_600_000 + 60_000
-
-#: Entries read at once when a whole output is wanted.
-_PAGE = 1000
 
 #: A field of the chat request -> what it was in the client's.
 _PARAMS = {"max_tokens": "max_output_tokens", "messages": "input"}
@@ -234,7 +231,7 @@ async def _earlier(service: Service, tenant: str, asked: Asked) -> list[dict[str
             param="previous_response_id",
             code="previous_response_not_found",
         )
-    return [*record.turns, response_object.turn_of(await _answer(service, record, job))]
+    return [*record.turns, response_object.turn_of(await _answer(service, job))]
 
 
 async def _record(request: Request, response_id: str) -> ResponseRecord:
@@ -261,7 +258,7 @@ def _missing() -> ObjectNotFound:
 
 async def _view(service: Service, record: ResponseRecord) -> dict[str, Any]:
     job = await _job(service, record)
-    answer = await _answer(service, record, job) if job.attempt > 0 else Answer()
+    answer = await _answer(service, job) if job.attempt > 0 else Answer()
     problem = None
     if job.state in TERMINAL:
         end = End(state=job.state, error=job.error, prompt_tokens=None, output_tokens=None)
@@ -275,23 +272,9 @@ async def _view(service: Service, record: ResponseRecord) -> dict[str, Any]:
     )
 
 
-async def _answer(service: Service, record: ResponseRecord, job: Job) -> Answer:
+async def _answer(service: Service, job: Job) -> Answer:
     """What there is of a response's answer."""
-    entries: list[OutputEntry] = []
-    after = "0-0"
-    while True:
-        page = await service.store.read_output(record.queue, job.id, after=after, limit=_PAGE)
-        entries += page
-        if len(page) < _PAGE:
-            break
-        after = page[-1].id
-    chat = responses.assemble(
-        CHAT,
-        responses.last_attempt(entries),
-        prompt_tokens=job.prompt_tokens,
-        output_tokens=job.output_tokens,
-    )
-    return response_object.answer_of(chat)
+    return response_object.answer_of(await answer_so_far(service.store, job))
 
 
 async def _take_back(

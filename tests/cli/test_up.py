@@ -306,6 +306,26 @@ def test_jobs_are_accepted_without_a_prediction_while_the_predictor_is_away(up: 
     eventually(lambda: "the predictor is back" in up.said(), "the predictor is back")
 
 
+def test_a_stack_whose_queue_service_asks_for_keys_uses_that_of_the_commands(
+    tmp_path: Path, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It ended with "Its operator gives you one", said to the operator.
+    key = "sk-lw-" + "k" * 40
+    monkeypatch.setenv("LENGTHWISE_QUEUE_API_KEY", key)
+    monkeypatch.setenv("LENGTHWISE_API_KEY", key)
+    stack = start(tmp_path, free_port())
+    try:
+        serves(stack)
+        got = run("submit", "Say hello.", "--max-tokens", "3", "--url", stack.url, cwd=tmp_path)
+        assert got.returncode == 0, got.stderr
+        monkeypatch.delenv("LENGTHWISE_API_KEY")
+        got = run("top", "--once", "--url", stack.url, cwd=tmp_path)
+        assert got.returncode == 1
+        assert "LENGTHWISE_API_KEY" in got.stderr
+    finally:
+        stop(stack)
+
+
 # ------------------------------------------------------------------------------- it goes
 
 

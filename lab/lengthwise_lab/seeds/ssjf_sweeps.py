@@ -43,10 +43,7 @@ LEVELS: Mapping[str, Sequence[float]] = {
 }
 JOBS, RUNS = 50, 20
 
-#: What is compared. `ssjf3` and `ssjf5` are its two classifiers; legacy runs lack `ours`.
-SCHEDULERS = ("fcfs", "oracle", "ssjf3", "ssjf5", "ours")
-
-#: What each is, for a reader.
+#: What is compared, for a reader. `ssjf3`, `ssjf5` are its classifiers; legacy runs lack `ours`.
 NAMES: Mapping[str, str] = {
     "fcfs": "first come, first served",
     "oracle": "shortest first, true lengths",
@@ -176,7 +173,7 @@ def lines(
     slots: int,
     evidence: Evidence,
 ) -> dict[str, Line]:
-    """An empty line for each of `SCHEDULERS`; `three_s` and `five_s` are predicted durations, s."""
+    """An empty line for each order; `three_s` and `five_s` are predicted durations, s."""
     return {
         "fcfs": KeyLine(arrivals_s),
         "oracle": KeyLine(durations_s),

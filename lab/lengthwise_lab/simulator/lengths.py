@@ -119,6 +119,8 @@ def read_lengths(
     """
     try:
         rows = list(_jsonl(path, model, source) if ".jsonl" in path.name else _csv(path, classes))
+    except FileNotFoundError as exc:
+        raise BadWorkload(f"there is no {path}: name the folder that it is in with --data") from exc
     except (OSError, UnicodeDecodeError, KeyError, ValueError, TypeError) as exc:
         raise BadWorkload(f"cannot read lengths from {path}: {exc!r}") from exc
     if not rows:
