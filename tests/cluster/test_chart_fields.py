@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,8 @@ ROOT = Path(__file__).parents[2]
 SERVICE = "llmservices.lengthwise.dev/chat"
 QUEUE, PREDICTOR = "svc/lw-lengthwise-queue", "svc/lw-lengthwise-predictor"
 VALKEY = "pod/lw-lengthwise-valkey-0"
-ENGINE = "lengthwise-test/engine:dev"
+ENGINE = os.environ.get("LENGTHWISE_TEST_ENGINE_IMAGE", "lengthwise-test/engine:dev")
+IMAGE = os.environ.get("LENGTHWISE_TEST_PREDICTOR_IMAGE", "lengthwise/predictor:0.1.0")
 
 #: Two prompts whose answers no predictor takes for equally long.
 SHORT = "Is the sky blue? Answer with yes or no."
@@ -47,7 +49,7 @@ spec:
   terminationGracePeriodSeconds: 0
   containers:
     - name: shelf
-      image: lengthwise/predictor:0.1.0
+      image: IMAGE
       command: [sh, -c, "chmod 755 /models && exec sleep 3600"]
       securityContext: {runAsUser: 0}  # hostPath volumes are root's
       volumeMounts: [{name: models, mountPath: /models}]
@@ -202,7 +204,7 @@ def body(prompt: str, tokens: int) -> dict[str, Any]:
 def lw(kubectl: Any, helm: Any, until: Callable[..., None]) -> Iterator[Installation]:
     # The chart leaves a definition alone that another release, perhaps an older one, has made.
     kubectl("apply", "--validate=false", "-f", str(ROOT / "crds"))
-    kubectl("apply", "-n", helm.namespace, "-f", "-", stdin=SHELF)
+    kubectl("apply", "-n", helm.namespace, "-f", "-", stdin=SHELF.replace("IMAGE", IMAGE))
     kubectl(
         *("wait", "-n", helm.namespace, "pod/shelf", "--for=condition=Ready", "--timeout=120s"),
     )
