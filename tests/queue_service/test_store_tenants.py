@@ -382,6 +382,26 @@ def test_the_fcfs_counterfactual_is_what_fcfs_really_does(redis_url: str) -> Non
     run(body, redis_url)
 
 
+def test_a_job_that_left_the_line_unserved_is_in_neither_mean_wait(redis_url: str) -> None:
+    # After a pause in which jobs expired, first come first served was said to have made jobs wait
+    # for 157 s where ours waited for 37: the expired ones counted in the one mean alone.
+    async def body(store: RedisJobStore) -> None:
+        await submit(store, "a0", "a", 10)
+        await submit(store, "a1", "a", 10, ttl_ms=1000)
+        await submit(store, "a2", "a", 10)
+        assert store.now_ms is not None
+        store.now_ms += 500
+        [claim] = await store.claim(Q, worker_id="w", count=1)
+        await store.finish(Q, claim.lease, Outcome(kind=OutcomeKind.OK), worker_id="w")
+        store.now_ms += 60_000
+        await store.cancel(Q, "a2")
+        await store.tick(Q)
+        stats = await store.stats(Q)
+        assert (stats.mean_wait_ms, stats.mean_fcfs_wait_ms) == (500, 500)
+
+    run(body, redis_url)
+
+
 def test_a_late_prediction_moves_a_waiting_job_and_not_one_that_runs(redis_url: str) -> None:
     from lengthwise_contract.api import Prediction
 
