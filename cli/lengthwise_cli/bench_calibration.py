@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -60,10 +61,12 @@ def calibration(
 
 
 def _print(windows: Sequence[Window]) -> None:
-    table = Table(title="an LLM nobody has seen, by the number of its answers so far")
+    title = "An LLM nobody has seen, by the number of its answers so far"
+    table = Table(title=title, box=box.SIMPLE)  # as wide as 80 columns
     for name in (
-        *("answers", "MAE raw", "calibrated", "bag of words"),
-        *("in p10-p90 raw", "calibrated", "tau-b raw", "calibrated", "bag of words"),
+        *("answers", "MAE\nraw", "MAE\ncalib.", "MAE\nbag of\nwords"),
+        *("p10-90\nraw", "p10-90\ncalib."),
+        *("tau-b\nraw", "tau-b\ncalib.", "tau-b\nbag of\nwords"),
     ):
         table.add_column(name, justify="right")
     for w in windows:
