@@ -88,7 +88,7 @@ def _spread(fit: Adapted, train: LengthTable) -> tuple[Array, float | None]:
     kernel = fit.kernel
     table = train.where(np.isin(np.arange(len(train)), kernel.rows))
     column = np.array([kernel.column(str(m)) for m in table.llms])
-    _, ids = fit.viewer.views_and_ids(table.prompts)
+    ids = fit.viewer.ids(table.prompts)
     target = table.log_mean() - kernel.base[column]
     part = np.array([fold_of(p, _FOLDS) for p in table.prompts])
     by_text = np.zeros(len(ids))

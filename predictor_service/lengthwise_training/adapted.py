@@ -70,12 +70,20 @@ class Viewer:
             providers=["CPUExecutionProvider"],
             disabled_optimizers=["SkipLayerNormFusion"],  # as serving does, and says why
         )
+        self._kept: dict[str, NDArray[np.float32]] = {}
         self._inputs = {i.name for i in self._session.get_inputs()}
         self._model = model
 
     def views(self, prompts: Sequence[str]) -> Array:
-        """float64, (prompts, columns)."""
-        return np.array([self._view(p)[0] for p in prompts], dtype=np.float64)
+        """float64, (prompts, columns); kept, since several fits learn from the same prompts."""
+        for prompt in prompts:
+            if prompt not in self._kept:
+                self._kept[prompt] = self._view(prompt)[0]
+        return np.array([self._kept[p] for p in prompts], dtype=np.float64)
+
+    def ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        """The token ids that the model reads of each prompt, without running it."""
+        return [self._model.encode(p, "*").ids for p in prompts]
 
     def views_and_ids(self, prompts: Sequence[str]) -> tuple[Array, list[list[int]]]:
         """The same, and the token ids that the model reads of each prompt."""
@@ -181,9 +189,8 @@ class Adapted:
         level = {m: self.kernel.base[self.kernel.column(m)] for m in self.kernel.llms}
         at = np.array([level.get(str(m), np.nan) for m in train.llms])
         known = np.isfinite(at)  # an LLM may have none of the prompts that the kernel kept
-        _, ids = viewer.views_and_ids(train.prompts)
         self.words = fit_words(
-            ids,
+            viewer.ids(train.prompts),
             train.prompt_index[known],
             (train.log_mean() - at)[known],
             vocabulary=viewer.vocabulary,
