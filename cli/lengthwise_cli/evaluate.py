@@ -206,8 +206,12 @@ def _print(report: Report, table: LengthTable) -> None:
     )
     by = {
         "all rows": [r for r in report.rows if r["llm"] == r["source"] == "all"],
-        "LLM held out": [r for r in report.held_out if r["held_out"] == "llm"],
-        "source held out": [r for r in report.held_out if r["held_out"] == "source"],
+        "LLM held out": [
+            r for r in report.held_out if r["held_out"] == "llm" and r["llm"] == "all"
+        ],
+        "source held out": [
+            r for r in report.held_out if r["held_out"] == "source" and r["source"] == "all"
+        ],
     }
     for title, rows in by.items():
         if rows:

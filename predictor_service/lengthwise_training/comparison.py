@@ -29,13 +29,14 @@ from lengthwise_training.comparison_report import (
     Speed,
     ceiling,
     cells,
+    held_out_cells,
     summarise,
 )
 from lengthwise_training.dataset import fold_of
 from lengthwise_training.devices import Device
 from lengthwise_training.length_rows import LengthTable
 from lengthwise_training.model_names import names_of
-from lengthwise_training.rank_scores import LEAST_ROWS, Said, score
+from lengthwise_training.rank_scores import LEAST_ROWS, Said
 from lengthwise_training.rivals import (
     LEAST_TRAINING_ROWS,
     BagOfWords,
@@ -282,9 +283,7 @@ def _held_out(
         if said and kind == "llm":
             said |= {m.name + ", LLM not named": m.predict(_unnamed(data)) for m in served}
         for name, one in said.items():
-            scores = score(data, one)
-            if scores is not None:
-                out.append({"predictor": name, "held_out": kind} | scores.as_json())
+            out += held_out_cells(data, name, one, kind)
     return out
 
 

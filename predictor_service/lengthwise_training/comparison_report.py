@@ -41,7 +41,8 @@ class Report:
 
     Attributes:
         rows: One for each predictor and LLM (`source` all), each source (`llm` all), and all.
-        held_out: The same over all rows, of fits that had not seen the row's LLM, or its source.
+        held_out: The same, of fits that had not seen the row's LLM, or its source: one for each
+            LLM or source, and `all`, the mean over them.
         summary: The comparison in a few numbers.
         notes: What a reader of the numbers must know.
     """
@@ -106,6 +107,32 @@ def cells(table: LengthTable, name: str, said: Said, speed: Speed) -> list[dict[
     for source in np.unique(table.sources):
         add(ALL, str(source), table.sources == source)
     return out
+
+
+def held_out_cells(table: LengthTable, name: str, said: Said, kind: str) -> list[dict[str, Any]]:
+    """The held-out rows about one predictor: one for each LLM or source, and their mean.
+
+    Rank is among the rows of one LLM or source only. Different ones were answered by different
+    fits, and each lacks the lengths that it is asked for: ranked together, a constant had a tau-b
+    of -0.27, and the bag of words hardly more than nothing.
+
+    Args:
+        table: The rows asked about.
+        name: Of the predictor.
+        said: What it said of each, by fits that had not seen the row's LLM or source.
+        kind: `llm` or `source`.
+    """
+    every = cells(table, name, said, Speed())
+    other = "source" if kind == "llm" else "llm"
+    parts = [r for r in every if r[kind] != ALL and r[other] == ALL]
+    whole = next((r for r in every if r[kind] == r[other] == ALL), None)
+    if whole is None:
+        return []
+    ranked = [r for r in parts if r["tau_b"] is not None]
+    for key in ("tau_b", "tau_b_mean", "pair_accuracy", "spearman"):
+        whole[key] = statistics.fmean(r[key] for r in ranked) if ranked else None
+    whole["tau_b_pooled"] = None
+    return [{"held_out": kind} | r for r in (whole, *parts)]
 
 
 def summarise(

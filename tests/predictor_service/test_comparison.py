@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -104,7 +105,9 @@ def test_every_predictor_is_scored_on_the_same_rows_and_the_words_are_learned() 
     assert report.summary["llms"] == 2
     gain = report.summary["above_bag_of_words"]["bundled"]
     assert gain == pytest.approx(whole["bundled"]["tau_b"] - whole[BAG_OF_WORDS]["tau_b"])
-    unseen = {r["predictor"]: r for r in report.held_out if r["held_out"] == "llm"}
+    llms = [r for r in report.held_out if r["held_out"] == "llm"]
+    assert {r["llm"] for r in llms} == {"all", "a", "b"}
+    unseen = {r["predictor"]: r for r in llms if r["llm"] == "all"}
     assert unseen[BAG_OF_WORDS]["tau_b"] > 0.7  # the other LLM's words tell
     json.dumps(report.as_json(), allow_nan=False)
 
@@ -149,6 +152,29 @@ def test_llms_that_a_model_does_not_know_are_noted() -> None:
     rows = [row(f"p{i}", llm, i + 1) for i in range(25) for llm in ("x/new", "Mistral-7B")]
     [note] = [n for n in compare(LengthTable(rows), None, [BUNDLED]).notes if "know" in n]
     assert "x/new" in note
+
+
+def test_a_constant_ranks_nothing_of_sources_that_were_held_out() -> None:
+    # What a fit lacks is the held-out source's own level: long where that is short. Ranked
+    # together with other fits' answers, the constant had a tau-b of -0.27.
+    def two_sources(count: int, first: int) -> LengthTable:
+        rows = some_rows(count, first, llms=("a",)).rows
+        return LengthTable(
+            [
+                dataclasses.replace(
+                    r,
+                    source="st"[i % 2],
+                    samples=(r.samples[0] + 300 * (i % 2),),
+                    censored=(False,),
+                )
+                for i, r in enumerate(rows)
+            ]
+        )
+
+    report = compare(two_sources(80, 1000), two_sources(160, 0), [], adapt=False, held_out=True)
+    of_source = [r for r in report.held_out if r["held_out"] == "source"]
+    assert {r["source"] for r in of_source} == {"all", "s", "t"}
+    assert {r["tau_b"] for r in of_source if r["predictor"] == "constant"} == {0}
 
 
 def test_cross_validation_learns_from_other_prompts_of_the_same_file() -> None:
