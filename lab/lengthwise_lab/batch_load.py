@@ -109,8 +109,8 @@ def run(folder: Path, lines: int, padding: int, kills: int, slots: int) -> dict[
         LENGTHWISE_WORKER_ENGINE="simulated",
         LENGTHWISE_WORKER_SLOTS=str(slots),
     )
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any")
     try:
-        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any")
         httpx.put(f"http://127.0.0.1:{port}/v1/queues/{QUEUE}", json={}).raise_for_status()
         path = folder / "input.jsonl"
         write_input(path, lines, padding)
@@ -162,6 +162,7 @@ def run(folder: Path, lines: int, padding: int, kills: int, slots: int) -> dict[
             "service_mib_peak": round(max(*peaks, peak_mib(service)), 1),
         }
     finally:
+        client.close()
         for process in (worker, service):
             process.terminate()
             process.wait()

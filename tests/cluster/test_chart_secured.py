@@ -186,16 +186,19 @@ def client_of(url: str, key: str) -> openai.OpenAI:
 
 
 def test_a_request_goes_all_the_way_through_a_redis_behind_tls(secured: str) -> None:
-    answer = client_of(secured, USER_KEY).chat.completions.create(
-        model="chat", messages=[{"role": "user", "content": "hi"}], max_tokens=5
-    )
+    with client_of(secured, USER_KEY) as client:
+        answer = client.chat.completions.create(
+            model="chat", messages=[{"role": "user", "content": "hi"}], max_tokens=5
+        )
     assert answer.choices[0].message.content
 
 
 def test_keys_are_those_of_the_tenants_file(secured: str) -> None:
-    with pytest.raises(openai.AuthenticationError):
-        client_of(secured, "sk-lw-somebody-else").models.list()
-    assert [m.id for m in client_of(secured, USER_KEY).models.list()] == ["chat"]
+    stranger = client_of(secured, "sk-lw-somebody-else")
+    with stranger, pytest.raises(openai.AuthenticationError):
+        stranger.models.list()
+    with client_of(secured, USER_KEY) as client:
+        assert [m.id for m in client.models.list()] == ["chat"]
     refused = httpx.put(
         f"{secured}/v1/queues/chat",
         json={"max_depth": 1},
@@ -248,12 +251,13 @@ def test_a_rotated_password_is_taken_up_without_a_restart(
     kubectl(*cli, "CLIENT", "KILL", "USER", "lengthwise")
 
     def answered() -> bool:
-        try:
-            client_of(secured, USER_KEY).chat.completions.create(
-                model="chat", messages=[{"role": "user", "content": "hi"}], max_tokens=5
-            )
-        except openai.APIError:
-            return False
+        with client_of(secured, USER_KEY) as client:
+            try:
+                client.chat.completions.create(
+                    model="chat", messages=[{"role": "user", "content": "hi"}], max_tokens=5
+                )
+            except openai.APIError:
+                return False
         return True
 
     until(answered, "an answer with the new password", within_s=60)

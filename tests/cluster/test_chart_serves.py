@@ -73,14 +73,14 @@ def served(kubectl: Any, helm: Any, vllm_image: str) -> Iterator[str]:
 
 
 def test_openais_client_is_answered_by_a_real_model(served: str) -> None:
-    client = openai.OpenAI(base_url=f"{served}/v1", api_key="none", timeout=240)
-    assert [model.id for model in client.models.list()] == ["smollm2"]
-    answer = client.chat.completions.create(
-        model="smollm2",
-        messages=[{"role": "user", "content": "What is the capital of France?"}],
-        max_tokens=24,
-        temperature=0,
-    )
+    with openai.OpenAI(base_url=f"{served}/v1", api_key="none", timeout=240) as client:
+        assert [model.id for model in client.models.list()] == ["smollm2"]
+        answer = client.chat.completions.create(
+            model="smollm2",
+            messages=[{"role": "user", "content": "What is the capital of France?"}],
+            max_tokens=24,
+            temperature=0,
+        )
     # Not "Paris": 135 million parameters talk of the Marseillaise instead.
     assert answer.choices[0].message.content
     assert answer.usage is not None
@@ -88,17 +88,17 @@ def test_openais_client_is_answered_by_a_real_model(served: str) -> None:
 
 
 def test_a_stream_comes_in_pieces(served: str) -> None:
-    client = openai.OpenAI(base_url=f"{served}/v1", api_key="none", timeout=240)
-    pieces = [
-        chunk.choices[0].delta.content
-        for chunk in client.chat.completions.create(
-            model="smollm2",
-            messages=[{"role": "user", "content": "Count from one to ten."}],
-            max_tokens=24,
-            stream=True,
-        )
-        if chunk.choices and chunk.choices[0].delta.content
-    ]
+    with openai.OpenAI(base_url=f"{served}/v1", api_key="none", timeout=240) as client:
+        pieces = [
+            chunk.choices[0].delta.content
+            for chunk in client.chat.completions.create(
+                model="smollm2",
+                messages=[{"role": "user", "content": "Count from one to ten."}],
+                max_tokens=24,
+                stream=True,
+            )
+            if chunk.choices and chunk.choices[0].delta.content
+        ]
     assert len(pieces) > 3
 
 

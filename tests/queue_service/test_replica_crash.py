@@ -31,6 +31,7 @@ class Replicas:
     def __init__(self, redis_url: str, free_port: Callable[[], int]) -> None:
         self._redis_url, self._free_port = redis_url, free_port
         self._running: list[subprocess.Popen[bytes]] = []
+        self._clients: list[openai.OpenAI] = []
 
     def process(self, module: str, **env: str) -> subprocess.Popen[bytes]:
         running = subprocess.Popen(
@@ -57,7 +58,8 @@ class Replicas:
                 return False
 
         eventually(up, "the replica serves")
-        return running, openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
+        self._clients.append(openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0))
+        return running, self._clients[-1]
 
     def worker(self, tokens_per_s: float) -> None:
         self.process(
@@ -73,6 +75,8 @@ class Replicas:
         for running in self._running:
             running.kill()
             running.wait()
+        for client in self._clients:
+            client.close()
 
 
 def eventually(met: Callable[[], Any], what: str) -> Any:

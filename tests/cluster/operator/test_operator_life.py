@@ -68,10 +68,10 @@ def test_one_manifest_becomes_a_service_that_the_openai_client_can_use(
 ) -> None:
     made(rig.simulated("hello"))
     seen = rig.wait_ready("hello")
-    client = openai.OpenAI(base_url=f"{rig.url}/v1", api_key="none")
-    answer = client.chat.completions.create(
-        model="hello", messages=[{"role": "user", "content": "hi"}], max_tokens=5
-    )
+    with openai.OpenAI(base_url=f"{rig.url}/v1", api_key="none") as client:
+        answer = client.chat.completions.create(
+            model="hello", messages=[{"role": "user", "content": "hi"}], max_tokens=5
+        )
     assert answer.choices[0].message.content
     assert seen["status"]["observedGeneration"] == seen["metadata"]["generation"]
     assert seen["status"]["readyReplicas"] == 1
