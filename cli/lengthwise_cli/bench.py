@@ -24,7 +24,7 @@ from lengthwise_lab.measure import Sample
 from lengthwise_lab.overhead import WARM_UP_PAIRS, Overhead, measure_overhead
 from lengthwise_lab.service import Service, choose_model
 from lengthwise_lab.sweep import Plan, Sweep, at_loads, measure_capacity, sweep
-from lengthwise_lab.tables import render, render_sweep
+from lengthwise_lab.terminal_tables import render, render_sweep
 from lengthwise_lab.workload import Bodies, Request, bundled_bodies, read_bodies
 
 

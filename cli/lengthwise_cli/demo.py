@@ -24,7 +24,7 @@ from lengthwise_lab.compare import Arm, Run
 from lengthwise_lab.drive import Target, drive
 from lengthwise_lab.report import Report, build
 from lengthwise_lab.service import Service
-from lengthwise_lab.tables import render
+from lengthwise_lab.terminal_tables import render
 from lengthwise_lab.workload import Bodies, bundled_bodies, mix
 
 _POLICIES: tuple[Arm, ...] = ("fcfs", "sjf")

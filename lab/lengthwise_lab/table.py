@@ -16,8 +16,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from lengthwise_lab.details import BUCKETS, KEYS
 from lengthwise_lab.errors import BadChoice
+from lengthwise_lab.table_details import BUCKETS, KEYS
 
 Seed = Literal["SSJF", "SeqSch", "LTR", "ProbLen"]
 
@@ -99,9 +99,10 @@ def of_requests(workload: str, **columns: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         workload: What was served, for a reader; rows of the same runs say the same.
-        columns: Which run it is -> `details.describe` of it. `baseline` and every column of the row
-            that has a number but `theirs`; more as it comes, such as `oracle`. Where the baselines
-            of the reproduction and of the rest differ: `baseline_reproduced` and `baseline`.
+        columns: Which run it is -> `table_details.describe` of it. `baseline` and every column of
+            the row that has a number but `theirs`; more as it comes, such as `oracle`. Where the
+            baselines of the reproduction and of the rest differ: `baseline_reproduced` and
+            `baseline`.
     """
     return {"about": About.REQUESTS, "workload": workload, "columns": columns}
 

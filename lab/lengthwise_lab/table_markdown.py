@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
 
-from lengthwise_lab.details import BUCKETS
 from lengthwise_lab.table import COLUMNS, About, Absent
+from lengthwise_lab.table_details import BUCKETS
 
 #: The letter that stands in an empty cell.
 _LETTERS = dict(zip(Absent, "abcdefgh", strict=False))

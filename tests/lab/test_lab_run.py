@@ -7,7 +7,6 @@ import pytest
 from typer.testing import CliRunner
 
 from lengthwise_cli.main import app
-from lengthwise_lab.details import KEYS, describe
 from lengthwise_lab.errors import BadChoice, BadWorkload
 from lengthwise_lab.seeds.batch_question import BatchQuestion
 from lengthwise_lab.simulator.answer import answer, as_markdown
@@ -15,6 +14,7 @@ from lengthwise_lab.simulator.clean_check import rows
 from lengthwise_lab.simulator.config import Question, read_question, read_values, validated
 from lengthwise_lab.simulator.figures import figures
 from lengthwise_lab.simulator.recorded_runs import record
+from lengthwise_lab.table_details import KEYS, describe
 
 CONFIGS = sorted((Path(__file__).parents[2] / "lab" / "configs").glob("*.*"))
 SMALL = """

@@ -17,7 +17,7 @@ from lengthwise_lab.compare import Run
 from lengthwise_lab.measure import Sample
 from lengthwise_lab.overhead import Overhead
 from lengthwise_lab.report import Report, build
-from lengthwise_lab.tables import render
+from lengthwise_lab.terminal_tables import render
 
 #: Index -> (predicted, actual tokens); one slot, a second for ten tokens.
 LENGTHS = {0: (90.0, 100), 1: (12.0, 10), 2: (30.0, 20)}

@@ -23,7 +23,7 @@ from lengthwise_lab.measure import Sample
 from lengthwise_lab.oracle_predictor import OraclePredictor
 from lengthwise_lab.service import Service
 from lengthwise_lab.sweep import Plan, Sweep, at_loads, in_turn, join, measure_capacity, sweep
-from lengthwise_lab.tables import render_sweep
+from lengthwise_lab.terminal_tables import render_sweep
 from lengthwise_lab.workload import Bodies, Request, chat_body
 
 

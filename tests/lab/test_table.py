@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from lengthwise_cli.main import app
 from lengthwise_lab import table
-from lengthwise_lab.details import Run, describe
 from lengthwise_lab.errors import BadChoice
 from lengthwise_lab.seeds import (
     predictor_rows,
@@ -35,6 +34,7 @@ from lengthwise_lab.table import (
     without_requests,
 )
 from lengthwise_lab.table_chart import draw
+from lengthwise_lab.table_details import Run, describe
 from lengthwise_lab.table_markdown import as_markdown
 
 SOME = describe(

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from lengthwise_lab.details import BUCKETS
 from lengthwise_lab.seeds.grouping import SEQSCH_TABLE, by_length, by_table, in_order
 from lengthwise_lab.seeds.recorded import Ints, sampled
 from lengthwise_lab.seeds.seqsch_replay import (
@@ -24,6 +23,7 @@ from lengthwise_lab.seeds.seqsch_replay import (
     replay,
     step_s,
 )
+from lengthwise_lab.table_details import BUCKETS
 from lengthwise_worker.sequence import Batch, by_memory
 
 #: What the chat template adds to each prompt, tokens.
@@ -70,8 +70,8 @@ def answer_batches(
         progress: Called with each way as it begins.
 
     Returns:
-        `question` as it was read, and `policies`: for each way `details.describe` of its answers,
-        with answers a second and the share of all token slots that answers needed.
+        `question` as it was read, and `policies`: for each way `table_details.describe` of its
+        answers, with answers a second and the share of all token slots that answers needed.
     """
     answers = sampled(data, split=None)
     found: dict[str, Any] = {}

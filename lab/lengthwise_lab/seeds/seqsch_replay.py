@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from lengthwise_lab.details import Run, describe
 from lengthwise_lab.seeds.grouping import in_order
 from lengthwise_lab.seeds.recorded import Ints
+from lengthwise_lab.table_details import Run, describe
 from lengthwise_worker.sequence import Batch
 
 #: What the seconds of these replays are.
@@ -106,7 +106,7 @@ class Tally:
 def describe_replays(
     tallies: Sequence[Tally], tokens: Sequence[Sequence[int]], *, policy: str
 ) -> Mapping[str, Any]:
-    """What is said of the answers of some replays (lengthwise_lab.details), and of their steps.
+    """What is said of the answers of some replays (`table_details`), and of their steps.
 
     Args:
         tallies: One for each draw of answers.

@@ -247,7 +247,7 @@ class Served:
     """The figures of one run: from arrival to completion, s; `whole_per_s`: jobs by its length.
 
     `quarters_s`: means of the shortest quarter of the jobs, ..., of the longest, by true length.
-    `details`: all that is said of the jobs (lengthwise_lab.details).
+    `details`: all that is said of the jobs (lengthwise_lab.table_details).
     """
 
     mean_s: float

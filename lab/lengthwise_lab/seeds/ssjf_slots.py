@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from lengthwise_lab.details import Run, describe
 from lengthwise_lab.seeds.recorded import Classified
 from lengthwise_lab.seeds.ssjf_corrected import KeyLine, Served, due_times_s, serve, served
 from lengthwise_lab.seeds.ssjf_jobs import CONSTANT_S, PER_TOKEN_S
 from lengthwise_lab.seeds.ssjf_sweeps import NAMES, as_run, class_tokens, evidence_of, lines
+from lengthwise_lab.table_details import Run, describe
 
 JOBS, SEEDS = 2_000, 5
 

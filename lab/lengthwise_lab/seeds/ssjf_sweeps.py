@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise_lab.details import Floats, Run, describe
 from lengthwise_lab.seeds.recorded import Classified
 from lengthwise_lab.seeds.ssjf_corrected import (
     AgedLine,
@@ -34,6 +33,7 @@ from lengthwise_lab.seeds.ssjf_jobs import (
     Lengths,
 )
 from lengthwise_lab.seeds.ssjf_legacy import Batches, Completion, Job, Order, figures, simulate
+from lengthwise_lab.table_details import Floats, Run, describe
 
 #: The points that the original plots; jobs of a run, and runs of a point.
 LEVELS: Mapping[str, Sequence[float]] = {
@@ -62,7 +62,7 @@ NAMES: Mapping[str, str] = {
 class Point:
     """Means over all runs of a sweep. `early_per_s` is None where it was not measured.
 
-    `details`: all that is said of the jobs (lengthwise_lab.details).
+    `details`: all that is said of the jobs (lengthwise_lab.table_details).
     """
 
     mean_s: float

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from lengthwise_lab.details import describe, rounded
 from lengthwise_lab.simulator.cost_model import Independent
 from lengthwise_lab.simulator.lengths import Lengths, published, read_lengths
 from lengthwise_lab.simulator.policies import OURS, policy_named
 from lengthwise_lab.simulator.recorded_runs import predicting, record
 from lengthwise_lab.simulator.workloads import Workload
 from lengthwise_lab.table import Absent, Row, of_requests
+from lengthwise_lab.table_details import describe, rounded
 
 #: 5 seeds, as theirs were, leave 10 % of noise in the mean at load 0.9.
 JOBS, SEEDS = 2000, range(20)

@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lengthwise_lab.details import describe
 from lengthwise_lab.simulator.cost_model import Batching
 from lengthwise_lab.simulator.experiment import Limits, Outcome
 from lengthwise_lab.simulator.figures import figures
@@ -22,6 +21,7 @@ from lengthwise_lab.simulator.lengths import Lengths, published, read_lengths
 from lengthwise_lab.simulator.policies import OURS, policy_named
 from lengthwise_lab.simulator.recorded_runs import predicting, record
 from lengthwise_lab.simulator.workloads import Workload
+from lengthwise_lab.table_details import describe
 
 #: Assumed: weights are read once a step (16 GB at 1.5 TB/s, and as much again for eager launches),
 #: 8,000 prompt tokens a second, 128 KiB of KV a token, 18 GB of them, 20 GB/s to the host.

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from lengthwise_lab.details import describe
 from lengthwise_lab.simulator.arrivals import Burst, Poisson
 from lengthwise_lab.simulator.cost_model import Independent
 from lengthwise_lab.simulator.experiment import Limits, now_s
@@ -24,6 +23,7 @@ from lengthwise_lab.simulator.recorded_runs import record
 from lengthwise_lab.simulator.state import FINISHED
 from lengthwise_lab.simulator.workloads import Workload
 from lengthwise_lab.table import Absent, Kind, Row, of_requests
+from lengthwise_lab.table_details import describe
 
 #: As published: prompts of the burst, of the synthetic-data runs, seconds of a rate.
 BURST, SYNTHETIC, RATE_S = 2000, 10_000, 60

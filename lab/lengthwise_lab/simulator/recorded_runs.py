@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from lengthwise_lab.details import Run
 from lengthwise_lab.simulator.cost_model import Batching, Independent
 from lengthwise_lab.simulator.experiment import Limits, Outcome, simulate
 from lengthwise_lab.simulator.jobs import Jobs
@@ -16,6 +15,7 @@ from lengthwise_lab.simulator.lengths import Lengths
 from lengthwise_lab.simulator.policies import policy_named
 from lengthwise_lab.simulator.predictions import Predictor
 from lengthwise_lab.simulator.workloads import Workload
+from lengthwise_lab.table_details import Run
 
 
 @dataclass(frozen=True, kw_only=True)

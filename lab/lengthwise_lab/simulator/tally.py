@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise_lab.details import STARVED_S, STARVED_TIMES
 from lengthwise_lab.simulator.compiled import compiled
 from lengthwise_lab.simulator.rules import Rules
 from lengthwise_lab.simulator.state import (
@@ -28,6 +27,7 @@ from lengthwise_lab.simulator.state import (
     Ints,
     State,
 )
+from lengthwise_lab.table_details import STARVED_S, STARVED_TIMES
 
 #: What is measured of each request. LAG is by how much later one came that overtook it, EXCESS how
 #: much more that is than its slack, which is what our policy promises never to be, SLOWDOWN its

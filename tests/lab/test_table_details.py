@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise_lab.details import BUCKETS, Run, describe, quantiles, spread
+from lengthwise_lab.table_details import BUCKETS, Run, describe, quantiles, spread
 
 NEVER = float("nan")
 
