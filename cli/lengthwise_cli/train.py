@@ -144,7 +144,7 @@ def train(
     elif all_tasks:
         typer.echo(task_runs.table(report))
     else:
-        typer.echo(_one(report, out))
+        typer.echo(_one(report, out, served=hidden is None))
 
 
 def export(
@@ -174,11 +174,17 @@ def export(
     )
 
 
-def _one(report: dict[str, float], out: Path) -> str:
+def _one(report: dict[str, float], out: Path, *, served: bool) -> str:
+    use = (
+        f"Serve it: LENGTHWISE_PREDICTOR_MODEL_DIR={out}/fp32"
+        if served
+        else f"lengthwise_training.hidden_states.HiddenModel('{out}/fp32') predicts with it; the "
+        "predictor service has no vectors, and refuses it."
+    )
     return (
         f"{report['task']}: tau-b {report['tau_b']:.3f}, pairs {report['pair_accuracy']:.3f}, MAE "
         f"{report['mae_tokens']:.1f} tokens on {report['n']} test rows; trained in "
-        f"{report['train_seconds']:.0f} s\nServe it: LENGTHWISE_PREDICTOR_MODEL_DIR={out}/fp32"
+        f"{report['train_seconds']:.0f} s\n{use}"
     )
 
 

@@ -110,6 +110,30 @@ def test_a_trained_task_is_exported_and_both_say_what_they_measured(
         run("export", str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("backbone", "how"), [("tiny", "LENGTHWISE_PREDICTOR_MODEL_DIR="), ("hidden", "HiddenModel(")]
+)
+def test_at_its_end_training_says_how_the_model_is_used(
+    rows: Path, tmp_path: Path, backbone: str, how: str
+) -> None:
+    pytest.importorskip("torch")
+    import numpy as np
+
+    from lengthwise_training import hidden_states
+
+    keys = [hidden_states.key(json.loads(line)["prompt"]) for line in rows.read_text().splitlines()]
+    vectors = np.random.default_rng(7).normal(size=(len(keys), 4))
+    np.savez(tmp_path / "v.npz", keys=np.array(keys), vectors=vectors)
+    about = ["--hidden", str(tmp_path / "v.npz")] if backbone == "hidden" else []
+    out = str(tmp_path / "run")
+    said = run(
+        *("train", "--task", "quantiles", "--data", str(rows), "--out", out, *SMALL),
+        *("--backbone", backbone, *about),
+    )
+    assert how in said.splitlines()[-1]
+    assert f"{out}/fp32" in said.splitlines()[-1]
+
+
 def test_a_process_killed_in_the_middle_goes_on_to_the_same_model(
     rows: Path, tmp_path: Path
 ) -> None:
