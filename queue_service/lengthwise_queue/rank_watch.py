@@ -6,12 +6,11 @@ They all come to the same verdict, because what they judge lies in Redis.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 from lengthwise_queue import verdict
-from lengthwise_queue.errors import StoreUnavailable
 from lengthwise_queue.queue_book import Page, QueueBook
+from lengthwise_queue.repeating import repeat
 from lengthwise_queue.store import JobStore
 
 log = logging.getLogger(__name__)
@@ -30,14 +29,7 @@ class RankWatch:
 
     async def run(self) -> None:
         """Look every `EVERY_S`, until cancelled."""
-        while True:
-            await asyncio.sleep(EVERY_S)
-            try:
-                await self.look()
-            except StoreUnavailable:
-                log.debug("rank watch: the store is away")
-            except Exception:
-                log.exception("rank watch failed")
+        await repeat(self.look, every_s=EVERY_S, what="rank watch")
 
     async def look(self) -> None:
         """One look at every queue.

@@ -7,11 +7,10 @@ as if they served. Every replica of the queue service looks; the store sees to i
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
-from lengthwise_queue.errors import StoreUnavailable
 from lengthwise_queue.jobs import QueueStats
+from lengthwise_queue.repeating import repeat
 from lengthwise_queue.store import JobStore
 
 log = logging.getLogger(__name__)
@@ -31,14 +30,7 @@ class Unattended:
 
     async def run(self) -> None:
         """Look every `EVERY_S`, until cancelled."""
-        while True:
-            await asyncio.sleep(EVERY_S)
-            try:
-                await self.look()
-            except StoreUnavailable:
-                log.debug("unattended queues: the store is away")
-            except Exception:
-                log.exception("ticking unattended queues failed")
+        await repeat(self.look, every_s=EVERY_S, what="unattended queues")
 
     async def look(self) -> None:
         """One look at every queue.

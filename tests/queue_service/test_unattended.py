@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import pytest
 
 from lengthwise_contract.api import QueueSettings, WorkerView
 from lengthwise_contract.states import JobState
+from lengthwise_queue import unattended as module
 from lengthwise_queue.jobs import NewJob
 from lengthwise_queue.redis_store import RedisJobStore
 from lengthwise_queue.unattended import Unattended
+
+if TYPE_CHECKING:
+    from tests.queue_service.conftest import Front
 
 Q = "model"
 T0 = 1_760_000_000_000.0
@@ -100,3 +107,13 @@ def test_a_queue_is_left_to_its_living_worker(redis_url: str) -> None:
         assert await state(store) is JobState.QUEUED  # until that worker ticks
 
     run(body, redis_url)
+
+
+def test_a_request_that_no_worker_takes_is_a_504_at_its_deadline(
+    make_front: Callable[..., Front], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EVERY_S", 0.1)
+    front = make_front()
+    front.put_queue(request_ttl_ms=1000)
+    answer = front.http.post("/v1/chat/completions", json=front.chat())
+    assert answer.status_code == 504
