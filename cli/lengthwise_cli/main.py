@@ -11,26 +11,26 @@ import sys
 import typer
 from rich.console import Console
 
-from lengthwise_cli import (
-    bench,
-    bench_calibration,
-    bench_chaos,
-    bench_drift,
-    bench_predictor,
-    bench_queue,
-    bench_sequence,
-    bench_soak,
+from lengthwise_cli.commands import (
     characterize,
     collect,
     demo,
     evaluate,
-    lab,
     submit,
     tenants,
     top,
     train,
     up,
 )
+from lengthwise_cli.commands.bench import calibration as bench_calibration
+from lengthwise_cli.commands.bench import chaos as bench_chaos
+from lengthwise_cli.commands.bench import drift as bench_drift
+from lengthwise_cli.commands.bench import predictor as bench_predictor
+from lengthwise_cli.commands.bench import queue_speed
+from lengthwise_cli.commands.bench import sequence as bench_sequence
+from lengthwise_cli.commands.bench import serve as bench
+from lengthwise_cli.commands.bench import soak as bench_soak
+from lengthwise_cli.commands.lab import app as lab
 from lengthwise_cli.errors import CliError
 from lengthwise_lab.errors import LabError
 
@@ -56,7 +56,7 @@ bench_app = typer.Typer(
     help="Measure a running service, or the queue itself.", no_args_is_help=True
 )
 bench_app.command("serve")(bench.serve)
-bench_app.command("queue")(bench_queue.queue)
+bench_app.command("queue")(queue_speed.queue)
 bench_app.command("predictor")(bench_predictor.predictor)
 bench_app.command("sequence")(bench_sequence.sequence)
 bench_app.command("chaos")(bench_chaos.chaos)

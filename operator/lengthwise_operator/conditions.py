@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from lengthwise_operator.autoscaling import Decision
-from lengthwise_operator.children_engine import cache_claim
+from lengthwise_operator.children.engine import cache_claim
 from lengthwise_operator.diagnosis import diagnose, pods_of
 from lengthwise_operator.observed import Body, Observed
 from lengthwise_operator.reasons import REASONS, ConditionType

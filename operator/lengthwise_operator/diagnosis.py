@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from lengthwise_operator.llmservice.rules import GPU
 from lengthwise_operator.observed import Body
-from lengthwise_operator.rules import GPU
 from lengthwise_operator.service import COMPONENT_LABEL, time_of
 
 #: A pod is asked about only when it has hung for so long, s.

@@ -20,11 +20,11 @@ from lengthwise_operator.cluster import Cluster
 from lengthwise_operator.errors import BadSpec, OperatorError, Refused, Unreachable
 from lengthwise_operator.metrics import Metrics
 from lengthwise_operator.observed import Body
+from lengthwise_operator.planner import Plan
 from lengthwise_operator.queues import Predictors, QueueService
-from lengthwise_operator.recall import Recall
-from lengthwise_operator.reconcile import Plan
-from lengthwise_operator.rounds import Rounds
+from lengthwise_operator.reconciler import Rounds
 from lengthwise_operator.service import FIELD_MANAGER, MANAGED_BY_LABEL, SERVICE_LABEL
+from lengthwise_operator.service_state import Recall
 from lengthwise_operator.settings import Settings
 
 log = logging.getLogger(__name__)

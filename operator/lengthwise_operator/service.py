@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from lengthwise_operator.spec import LLMServiceSpec
-from lengthwise_operator.worker_redis import WorkerRedis
+from lengthwise_operator.children.worker_redis import WorkerRedis
+from lengthwise_operator.llmservice.spec import LLMServiceSpec
 
 API_VERSION = "lengthwise.dev/v1alpha1"
 KIND = "LLMService"

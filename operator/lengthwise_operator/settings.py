@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from lengthwise_operator.children.worker_redis import Durability, TlsVerify, WorkerRedis
 from lengthwise_operator.service import Installation
-from lengthwise_operator.worker_redis import Durability, TlsVerify, WorkerRedis
 
 
 class Settings(BaseSettings):

@@ -57,7 +57,7 @@ class LengthModel:
         """Load model.json, tokenizer.json and model.onnx from a folder.
 
         Args:
-            directory: Written by `lengthwise_training.export`.
+            directory: Written by `lengthwise_training.bundled.export`.
             provider: `auto`, `cpu` or `cuda`.
             intra_op_threads: Threads of one forward pass.
 
@@ -190,7 +190,7 @@ def _card(directory: Path) -> dict[str, Any]:
     if card.get("reads", "ids") != "ids":
         raise ModelUnusable(
             f"{path} is a model of the served LLM's hidden states, which no request brings; load "
-            "it with lengthwise_training.hidden_states.HiddenModel, or serve one that reads texts"
+            "it with lengthwise_training.backbones.hidden_states.HiddenModel, or serve one that reads texts"
         )
     if tuple(card["feature_names"]) != FEATURE_NAMES:
         raise ModelUnusable(

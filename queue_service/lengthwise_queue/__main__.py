@@ -12,11 +12,11 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 
-from lengthwise_queue import logs
+from lengthwise_contract import logs
 from lengthwise_queue.app import create_app, store_settings
-from lengthwise_queue.errors import StoreUnavailable, StoreUnfit
-from lengthwise_queue.redis_store import RedisJobStore
 from lengthwise_queue.settings import Settings
+from lengthwise_store.errors import StoreUnavailable, StoreUnfit
+from lengthwise_store.store import JobStore
 
 log = logging.getLogger("lengthwise_queue")
 
@@ -55,7 +55,7 @@ async def _refuse_unfit(settings: Settings) -> None:
     Raises:
         StoreUnfit: Its settings contradict ours.
     """
-    store = RedisJobStore(settings.redis_access(), store_settings(settings))
+    store = JobStore(settings.redis_access(), store_settings(settings))
     try:
         await store.check()
     except StoreUnfit:

@@ -15,25 +15,23 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
-from lengthwise_queue import (
-    api_docs,
-    errors,
-    routes_batches,
-    routes_files,
-    routes_health,
-    routes_jobs,
-    routes_openai,
-    routes_queues,
-    routes_responses,
-)
-from lengthwise_queue.admission import LATEST_S
-from lengthwise_queue.answers import CLIENT_CLOSED_REQUEST, JOB_ID_HEADER
-from lengthwise_queue.batch_runner import BatchRunner
-from lengthwise_queue.errors import BadRequest, JobEnded, LengthwiseError, WrongMethod
-from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
+from lengthwise_queue import errors
+from lengthwise_queue.admission.retry_after import LATEST_S
+from lengthwise_queue.api import health, queues
+from lengthwise_queue.api import jobs as routes_jobs
+from lengthwise_queue.api import openapi as api_docs
+from lengthwise_queue.batches.runner import BatchRunner
+from lengthwise_queue.errors import BadRequest, WrongMethod
+from lengthwise_queue.openai import batches, files
+from lengthwise_queue.openai import routes as routes_openai
+from lengthwise_queue.openai.answers import CLIENT_CLOSED_REQUEST, JOB_ID_HEADER
+from lengthwise_queue.openai.responses import routes as routes_responses
 from lengthwise_queue.service import Service, of
 from lengthwise_queue.settings import Settings
-from lengthwise_queue.tenant_registry import TenantRegistry
+from lengthwise_queue.tenants.registry import TenantRegistry
+from lengthwise_store import errors as store_errors
+from lengthwise_store.errors import JobEnded, LengthwiseError
+from lengthwise_store.store import JobStore, StoreSettings
 
 #: How each error is answered; one that is not here, as its nearest base.
 STATUS: dict[type[LengthwiseError], int] = {
@@ -41,7 +39,7 @@ STATUS: dict[type[LengthwiseError], int] = {
     errors.ModelNotFound: 404,
     errors.WrongMethod: 405,
     errors.BodyTooLarge: 413,
-    errors.StorageFull: 413,
+    store_errors.StorageFull: 413,
     errors.UnsupportedMedia: 415,
     errors.WrongKey: 401,
     errors.AdminOnly: 403,
@@ -51,24 +49,24 @@ STATUS: dict[type[LengthwiseError], int] = {
     errors.KeyConflict: 422,
     errors.QueueOverloaded: 429,
     errors.QueueDraining: 503,
-    errors.StoreUnavailable: 503,
-    errors.NotConfirmed: 503,
-    errors.StoreUnfit: 503,
+    store_errors.StoreUnavailable: 503,
+    store_errors.NotConfirmed: 503,
+    store_errors.StoreUnfit: 503,
     errors.AttemptRestarted: 502,
-    errors.JobFailed: 502,
-    errors.JobCancelled: 409,
-    errors.JobExpired: 504,
+    store_errors.JobFailed: 502,
+    store_errors.JobCancelled: 409,
+    store_errors.JobExpired: 504,
     LengthwiseError: 500,
 }
 
 _ROUTERS = (
     routes_openai.router,
     routes_responses.router,
-    routes_files.router,
-    routes_batches.router,
+    files.router,
+    batches.router,
     routes_jobs.router,
-    routes_queues.router,
-    routes_health.router,
+    queues.router,
+    health.router,
 )
 
 #: `Retry-After` of a 503 that says nothing itself, s.
@@ -97,7 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        store = RedisJobStore(settings.redis_access(), store_settings(settings))
+        store = JobStore(settings.redis_access(), store_settings(settings))
         service = Service(settings, store, tenants)
         app.state.service = service
         service.start()
@@ -194,7 +192,7 @@ def _allowed(request: Request) -> str:
 
 
 async def _on_half_a_body(request: Request, exc: Exception) -> Response:
-    of(request).metrics.requests.labels("", "hung_up").inc()
+    of(request).metrics.requests.labels("", "client_disconnected").inc()
     return Response(status_code=CLIENT_CLOSED_REQUEST)  # nobody is there to read it
 
 

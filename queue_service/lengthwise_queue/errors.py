@@ -31,40 +31,7 @@ Each carries the OpenAI error fields; `app.py` turns it into the answer, and nob
 
 from __future__ import annotations
 
-from typing import Any
-
-
-class LengthwiseError(Exception):
-    """Base of all; `code`, `param` and `type` are those of OpenAI's error object."""
-
-    code: str = "internal_error"
-    type: str = "server_error"
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        param: str | None = None,
-        code: str | None = None,
-        retry_after_s: float | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
-        self.retry_after_s = retry_after_s
-        if code is not None:
-            self.code = code
-
-    def as_openai(self) -> dict[str, Any]:
-        """The error as the body of an OpenAI answer."""
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.type,
-                "param": self.param,
-                "code": self.code,
-            }
-        }
+from lengthwise_store.errors import LengthwiseError
 
 
 class BadRequest(LengthwiseError):
@@ -94,12 +61,6 @@ class BodyTooLarge(BadRequest):
     """The body is over the size limit."""
 
     code = "body_too_large"
-
-
-class StorageFull(BadRequest):
-    """There is no room for more files; the client deletes some."""
-
-    code = "storage_full"
 
 
 class UnsupportedMedia(BadRequest):
@@ -164,81 +125,8 @@ class QueueDraining(LengthwiseError):
     code = "queue_draining"
 
 
-class StoreUnavailable(LengthwiseError):
-    """Redis does not answer; nothing was accepted."""
-
-    type = "server_error"
-    code = "store_unavailable"
-
-
-class NotConfirmed(StoreUnavailable):
-    """A job was written, and the confirmation that its durability asks for did not come."""
-
-    code = "not_confirmed"
-
-
-class StoreUnfit(StoreUnavailable):
-    """Redis answers, and its settings contradict what we promise."""
-
-    code = "store_unfit"
-
-
 class AttemptRestarted(LengthwiseError):
     """A new attempt does not repeat what was already sent, so the stream cannot go on."""
 
     type = "server_error"
     code = "attempt_restarted"
-
-
-class JobEnded(LengthwiseError):
-    """An accepted job ended without an answer. Sending it again makes a new job.
-
-    `status` and `engine_body` are the engine's own, if it gave them; the client gets those.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        job_id: str,
-        code: str | None = None,
-        status: int | None = None,
-        engine_body: Any = None,
-    ) -> None:
-        super().__init__(message, code=code)
-        self.job_id = job_id
-        self.status = status
-        self.engine_body = engine_body
-
-    def as_openai(self) -> dict[str, Any]:
-        """The engine's error as it gave it, else ours."""
-        if isinstance(self.engine_body, dict) and self.engine_body:
-            return self.engine_body
-        return super().as_openai()
-
-
-class JobFailed(JobEnded):
-    """The engine refused the job, or every attempt at it failed."""
-
-    code = "job_failed"
-
-    @classmethod
-    def answer_missing(cls, job_id: str) -> JobFailed:
-        """It succeeded, and its output holds no answer: somebody else wrote to Redis."""
-        return cls(
-            "The engine's answer is missing from the job's output. Send the request again.",
-            job_id=job_id,
-            code="malformed_record",
-        )
-
-
-class JobCancelled(JobEnded):
-    """The job was withdrawn while somebody waited for it."""
-
-    code = "job_cancelled"
-
-
-class JobExpired(JobEnded):
-    """The job was not finished before its deadline."""
-
-    code = "job_expired"

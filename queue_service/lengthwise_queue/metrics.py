@@ -20,11 +20,12 @@ from prometheus_client import (
     generate_latest,
 )
 
-from lengthwise_queue import store_metrics, tenant_metrics
-from lengthwise_queue.errors import BadRequest, KeyConflict, LengthwiseError, QueueOverloaded
-from lengthwise_queue.predictor_client import Fallback
-from lengthwise_queue.queue_book import Page
-from lengthwise_queue.tenant_registry import TenantRegistry
+from lengthwise_queue.background import store_metrics, tenant_metrics
+from lengthwise_queue.errors import BadRequest, KeyConflict, QueueOverloaded
+from lengthwise_queue.prediction.client import Fallback
+from lengthwise_queue.scheduling.snapshot import Page
+from lengthwise_queue.tenants.registry import TenantRegistry
+from lengthwise_store.errors import LengthwiseError, StorageFull
 
 #: Waiting for an answer takes between nothing and the better part of an hour, s.
 _WAIT_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
@@ -52,7 +53,7 @@ def length_bucket(predicted_tokens: float) -> str:
 
 def refusal(error: LengthwiseError) -> str:
     """The outcome of a request that was not accepted, as a label."""
-    if isinstance(error, (BadRequest, KeyConflict)):
+    if isinstance(error, (BadRequest, StorageFull, KeyConflict)):
         return "invalid"
     return "refused" if isinstance(error, QueueOverloaded) else "unavailable"
 

@@ -12,21 +12,20 @@ from typing import cast
 
 from starlette.requests import Request
 
-from lengthwise_queue.admission import Comebacks
-from lengthwise_queue.batch_store import BatchStore
-from lengthwise_queue.errors import StoreUnavailable
-from lengthwise_queue.file_store import FileLimits, FileStore
+from lengthwise_queue.admission.prompt_length import PromptLength
+from lengthwise_queue.admission.retry_after import RetryAfter
+from lengthwise_queue.background.idle_queue_ticker import IdleQueueTicker
 from lengthwise_queue.metrics import Metrics
-from lengthwise_queue.predictor_client import PredictorClient, Predictors
-from lengthwise_queue.prompt_length import PromptLength
-from lengthwise_queue.queue_book import QueueBook
-from lengthwise_queue.rank_watch import RankWatch
-from lengthwise_queue.redis_store import RedisJobStore
-from lengthwise_queue.response_store import ResponseStore
+from lengthwise_queue.prediction.client import PredictorClient, Predictors
+from lengthwise_queue.prediction.fallback import FallbackController
+from lengthwise_queue.scheduling.snapshot import QueueCache
 from lengthwise_queue.settings import Settings
-from lengthwise_queue.store import JobStore
-from lengthwise_queue.tenant_registry import TenantRegistry
-from lengthwise_queue.unattended import Unattended
+from lengthwise_queue.tenants.registry import TenantRegistry
+from lengthwise_store.batches.store import BatchStore
+from lengthwise_store.errors import StoreUnavailable
+from lengthwise_store.files.store import FileLimits, FileStore
+from lengthwise_store.responses.store import ResponseStore
+from lengthwise_store.store import JobStore
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ BACKGROUND_END_S = 2.0
 class Service:
     """The parts of one app."""
 
-    def __init__(self, settings: Settings, store: RedisJobStore, tenants: TenantRegistry) -> None:
+    def __init__(self, settings: Settings, store: JobStore, tenants: TenantRegistry) -> None:
         self.settings = settings
         self.tenants = tenants
         self.store: JobStore = store
@@ -66,7 +65,7 @@ class Service:
         self.responses = ResponseStore(store.client, store.confirm)
         self.batch_made = asyncio.Event()  #: There may be a batch to work on.
         self.metrics = Metrics(tenants)
-        self.book = QueueBook(store)
+        self.book = QueueCache(store)
         self.prompt_length = PromptLength()
         self.predictors = Predictors(
             settings.predictor_url,
@@ -77,11 +76,11 @@ class Service:
                 on_fallback=self.metrics.fell_back,
             ),
         )
-        self.comebacks = Comebacks()
+        self.comebacks = RetryAfter()
         self.draining = asyncio.Event()  #: The process is to stop: long readers go elsewhere.
         self._background: set[asyncio.Task[None]] = set()
-        self._rank_watch = RankWatch(store, self.book)
-        self._unattended = Unattended(store)
+        self._rank_watch = FallbackController(store, self.book)
+        self._unattended = IdleQueueTicker(store)
         self._loops: list[asyncio.Task[None]] = []
 
     def start(self) -> None:

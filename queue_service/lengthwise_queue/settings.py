@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from lengthwise_queue.redis_settings import RedisSettings
+from lengthwise_store.redis.settings import RedisSettings
 
 
 class Settings(RedisSettings):

@@ -13,9 +13,9 @@ import sys
 import uvloop
 from pydantic import ValidationError
 
-from lengthwise_queue.errors import StoreUnavailable, StoreUnfit
-from lengthwise_queue.logs import set_up
-from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
+from lengthwise_contract.logs import set_up
+from lengthwise_store.errors import StoreUnavailable, StoreUnfit
+from lengthwise_store.store import JobStore, StoreSettings
 from lengthwise_worker.engines import open_engine
 from lengthwise_worker.errors import BadSettings
 from lengthwise_worker.metrics import Metrics, MetricsServer
@@ -25,7 +25,7 @@ from lengthwise_worker.worker import Worker
 log = logging.getLogger("lengthwise_worker")
 
 
-async def _refuse_unfit(store: RedisJobStore) -> None:
+async def _refuse_unfit(store: JobStore) -> None:
     """Look at Redis before a job is claimed; one that is away may yet come.
 
     Raises:
@@ -53,8 +53,8 @@ async def _serve(settings: Settings) -> None:
 
     metrics = Metrics()
 
-    def open_store() -> RedisJobStore:
-        return RedisJobStore(settings.redis_access(), times, on_unconfirmed=metrics.unconfirmed.inc)
+    def open_store() -> JobStore:
+        return JobStore(settings.redis_access(), times, on_unconfirmed=metrics.unconfirmed.inc)
 
     await _refuse_unfit(open_store())
     worker = Worker(settings, open_engine(settings), open_store, metrics)

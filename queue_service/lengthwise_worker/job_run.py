@@ -16,10 +16,10 @@ from enum import StrEnum
 
 from lengthwise_contract.api import JobError
 from lengthwise_contract.states import JobState
-from lengthwise_queue.errors import StoreUnavailable
-from lengthwise_queue.jobs import Claim, Ending, LeaseState, Outcome, OutcomeKind
+from lengthwise_store.errors import StoreUnavailable
+from lengthwise_store.jobs import Claim, Ending, LeaseState, Outcome, OutcomeKind
 from lengthwise_worker.backoff import Backoff, StoreLink
-from lengthwise_worker.endings import Endings
+from lengthwise_worker.completion_batcher import CompletionBatcher
 from lengthwise_worker.engines.base import Answer, Engine
 from lengthwise_worker.errors import EngineError
 from lengthwise_worker.metrics import Metrics
@@ -65,7 +65,7 @@ class JobRun:
     def __init__(
         self,
         claim: Claim,
-        endings: Endings,
+        endings: CompletionBatcher,
         context: JobContext,
         gate: asyncio.Event | None = None,
     ) -> None:

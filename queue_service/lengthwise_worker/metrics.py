@@ -17,7 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from lengthwise_queue.jobs import OutcomeKind
+from lengthwise_store.jobs import OutcomeKind
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Metrics:
         )
         self.unconfirmed = Counter(
             f"{prefix}_unconfirmed_finishes",
-            "Endings without the confirmation that the durability asks for",
+            "CompletionBatcher without the confirmation that the durability asks for",
             registry=self.registry,
         )
         self.turned_s = time.monotonic()  #: When the event loop last turned, by its own word.

@@ -7,7 +7,7 @@ not come back together (Brooker, "Exponential backoff and jitter", AWS architect
 from __future__ import annotations
 
 from lengthwise_contract.api import JobError
-from lengthwise_queue.jobs import Outcome, OutcomeKind
+from lengthwise_store.jobs import Outcome, OutcomeKind
 from lengthwise_worker.errors import EngineAway, EngineBusy, EngineError, EngineRefused
 
 #: Retry n waits a random time up to `base * 2^(n-1)`, ms, at most the cap.

@@ -12,10 +12,10 @@ import json
 import logging
 from collections import deque
 
-from lengthwise_queue.errors import StoreUnavailable
-from lengthwise_queue.jobs import Claim, Outcome
-from lengthwise_queue.length_rows import length_row, read_request
-from lengthwise_queue.store import JobStore
+from lengthwise_store.errors import StoreUnavailable
+from lengthwise_store.jobs import Claim, Outcome
+from lengthwise_store.store import JobStore
+from lengthwise_store.training_rows import length_row, read_request
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from lengthwise_queue.redis_settings import RedisSettings
+from lengthwise_store.redis.settings import RedisSettings
 from lengthwise_worker.batching import BatchingMode
 
 EngineKind = Literal["vllm", "openai", "llama.cpp", "simulated", "transformers"]

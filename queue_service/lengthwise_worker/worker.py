@@ -13,20 +13,20 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
-from lengthwise_queue.errors import StoreUnavailable
-from lengthwise_queue.jobs import Claim, Mode
-from lengthwise_queue.store import JobStore
+from lengthwise_store.errors import StoreUnavailable
+from lengthwise_store.jobs import Claim, Mode
+from lengthwise_store.store import JobStore
 from lengthwise_worker.backoff import Backoff, StoreLink
 from lengthwise_worker.batching import Batching, BatchingMode
-from lengthwise_worker.endings import Endings
+from lengthwise_worker.completion_batcher import CompletionBatcher
 from lengthwise_worker.engine_watch import EngineWatch
 from lengthwise_worker.engines.base import Engine
 from lengthwise_worker.errors import WatchdogGaveUp
+from lengthwise_worker.heartbeat import Heartbeat
 from lengthwise_worker.job_run import Abort, JobContext, JobRun
 from lengthwise_worker.metrics import Metrics
 from lengthwise_worker.recorder import Recorder
 from lengthwise_worker.settings import Settings
-from lengthwise_worker.upkeep import Upkeep
 from lengthwise_worker.watchdog import Verdict, Watchdog
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class Worker:
         return asyncio.create_task(run())
 
     def _start_loops(self) -> None:
-        upkeep = Upkeep(
+        upkeep = Heartbeat(
             self._store,
             self.settings,
             engine=self._engine,
@@ -260,8 +260,8 @@ class Worker:
             if not self._stopping.is_set():
                 gate.set()
 
-    def _make_endings(self) -> Endings:
-        return Endings(
+    def _make_endings(self) -> CompletionBatcher:
+        return CompletionBatcher(
             self._store,
             queue=self.settings.queue,
             worker_id=self.settings.worker_id,

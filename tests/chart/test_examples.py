@@ -10,11 +10,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from lengthwise_operator.children import children
-from lengthwise_operator.rules import broken_rules
+from lengthwise_operator.children.manifests import children
+from lengthwise_operator.llmservice.rules import broken_rules
+from lengthwise_operator.llmservice.spec import LLMServiceSpec
 from lengthwise_operator.service import Apis, service_of
 from lengthwise_operator.settings import Settings
-from lengthwise_operator.spec import LLMServiceSpec
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))

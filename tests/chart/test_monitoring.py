@@ -22,8 +22,10 @@ import httpx
 import pytest
 import yaml
 
-from lengthwise_cli import ports
-from lengthwise_lab import dashboard_pictures, dashboards, workload
+from lengthwise_cli.local import ports
+from lengthwise_lab.dashboards import pictures as dashboard_pictures
+from lengthwise_lab.dashboards import queries as dashboards
+from lengthwise_lab.loadtest import workload
 from lengthwise_operator.metrics import Metrics as OperatorMetrics
 
 CHART = Path(__file__).parents[2] / "charts" / "lengthwise"
@@ -247,7 +249,7 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
 
     try:
         python(
-            *("engine", "lengthwise_worker.engines.simulated", "--port", str(engine_port)),
+            *("engine", "lengthwise_worker.engines.simulated.server", "--port", str(engine_port)),
             *("--slots", "4", "--tokens-per-s", "150", "--scheduling-policy", "priority"),
         )
         eventually(lambda: answers(f"http://127.0.0.1:{engine_port}/health"), "the engine")

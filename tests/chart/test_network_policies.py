@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from lengthwise_operator.children import children
+from lengthwise_operator.children.manifests import children
+from lengthwise_operator.llmservice.spec import LLMServiceSpec
 from lengthwise_operator.service import Apis, Service
 from lengthwise_operator.settings import Settings
-from lengthwise_operator.spec import LLMServiceSpec
 
 Object = dict[str, Any]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lengthwise_cli.bench_predictor import _print
+from lengthwise_cli.commands.bench.predictor import _print
 
 
 def test_a_notes_pip_command_keeps_its_extra(capsys: pytest.CaptureFixture[str]) -> None:

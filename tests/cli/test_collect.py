@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from lengthwise_cli.commands.queue_record import QueueRecord
 from lengthwise_cli.errors import BadUsage, CliError
 from lengthwise_cli.main import app
-from lengthwise_cli.queue_record import QueueRecord
 from lengthwise_contract.api import QueueSettings
-from lengthwise_queue.jobs import NewJob, Outcome, OutcomeKind
-from lengthwise_queue.redis_store import RedisJobStore
-from lengthwise_worker.engines.simulated_batch import Faults, SimulatedBatch
-from lengthwise_worker.engines.simulated_embedded import SimulatedServer
+from lengthwise_store.jobs import NewJob, Outcome, OutcomeKind
+from lengthwise_store.store import JobStore
+from lengthwise_worker.engines.simulated.batch import Faults, SimulatedBatch
+from lengthwise_worker.engines.simulated.embedded import SimulatedServer
 
 pytest.importorskip("httpx")
 
@@ -207,7 +207,7 @@ def job(name: str, **body: Any) -> NewJob:
 
 def test_a_queue_at_work_is_written_down(redis_url: str) -> None:
     async def body() -> None:
-        store = RedisJobStore(redis_url)
+        store = JobStore(redis_url)
         record = QueueRecord(redis_url, MODEL)
         try:
             assert not await record.exists()
@@ -266,7 +266,7 @@ def save_llm(folder: Path) -> Path:
 
 def test_the_llms_own_states_are_collected_beside_the_lengths_and_once(tmp_path: Path) -> None:
     llm = save_llm(tmp_path / "llm")
-    from lengthwise_training.hidden_states import lookup
+    from lengthwise_training.backbones.hidden_states import lookup
 
     out = tmp_path / "out.jsonl"
     states = ["--hidden-states", llm, "--device", "cpu", "--out", out]
@@ -307,7 +307,7 @@ def test_the_queues_own_record_is_read_from_its_beginning_once_and_gone_on_with(
     flags = ["--from-queue", redis_url, "--model", MODEL, "--out", out, "--for-s", 0]
 
     async def write(names: list[str], keep: int) -> None:
-        store = RedisJobStore(redis_url)
+        store = JobStore(redis_url)
         try:
             await store.put_queue(MODEL, QueueSettings(record_rows=keep))
             lines = [recorded(name, 7) for name in names]
@@ -330,7 +330,7 @@ def test_the_queues_own_record_is_read_from_its_beginning_once_and_gone_on_with(
 
 def test_a_queue_without_a_record_is_said_to_have_none(redis_url: str, tmp_path: Path) -> None:
     async def make() -> None:
-        store = RedisJobStore(redis_url)
+        store = JobStore(redis_url)
         try:
             await store.put_queue(MODEL, QueueSettings())
         finally:

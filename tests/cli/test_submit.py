@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lengthwise_cli.submit import describe
+from lengthwise_cli.commands.submit import describe
 from lengthwise_contract.api import Explanation, LengthQuantiles, Prediction
 from lengthwise_contract.states import JobState
 

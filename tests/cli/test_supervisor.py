@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lengthwise_cli.errors import ChildFailed
-from lengthwise_cli.supervisor import Child, Supervisor
+from lengthwise_cli.local.supervisor import Child, Supervisor
 
 #: Longest that any of this may take, seconds.
 WITHIN_S = 20.0
@@ -184,7 +184,7 @@ def test_the_children_die_with_their_parent_also_when_it_is_killed(tmp_path: Pat
     parent = tmp_path / "parent.py"
     parent.write_text(
         "import asyncio, pathlib, sys\n"
-        "from lengthwise_cli.supervisor import Child, Supervisor\n"
+        "from lengthwise_cli.local.supervisor import Child, Supervisor\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "async def ready(_): return True\n"
         "async def main():\n"

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from lengthwise_cli.errors import BadUsage
 from lengthwise_cli.main import app
-from lengthwise_queue import api_keys
+from lengthwise_queue.tenants import keys as api_keys
 
 
 def test_a_new_key_comes_with_the_hash_that_the_file_takes(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from lengthwise_cli.top import frame, throughput
+from lengthwise_cli.commands.top import frame, throughput
 from lengthwise_contract.api import LineEntry, LineView, QueueSettings, QueueView, WorkerView
 from lengthwise_contract.states import JobState
 

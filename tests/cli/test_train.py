@@ -119,7 +119,7 @@ def test_at_its_end_training_says_how_the_model_is_used(
     pytest.importorskip("torch")
     import numpy as np
 
-    from lengthwise_training import hidden_states
+    from lengthwise_training.backbones import hidden_states
 
     keys = [hidden_states.key(json.loads(line)["prompt"]) for line in rows.read_text().splitlines()]
     vectors = np.random.default_rng(7).normal(size=(len(keys), 4))

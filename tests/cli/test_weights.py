@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from lengthwise_cli import weights
 from lengthwise_cli.errors import BadUsage
-from lengthwise_lab.workload import bundled_bodies
+from lengthwise_cli.local import weights
+from lengthwise_lab.loadtest.workload import bundled_bodies
 
 TEXTS = [
     "Hello world",

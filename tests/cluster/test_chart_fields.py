@@ -22,7 +22,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lengthwise_cli.main import app
-from lengthwise_queue.keys import QueueKeys
+from lengthwise_store.keys import QueueKeys
 
 ROOT = Path(__file__).parents[2]
 SERVICE = "llmservices.lengthwise.dev/chat"

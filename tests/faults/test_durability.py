@@ -13,10 +13,10 @@ import pytest
 import redis
 
 from lengthwise_contract.states import JobState
-from lengthwise_queue.durability import Durability
-from lengthwise_queue.errors import NotConfirmed, StoreUnavailable, StoreUnfit
-from lengthwise_queue.jobs import Accepted
-from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
+from lengthwise_store.errors import NotConfirmed, StoreUnavailable, StoreUnfit
+from lengthwise_store.jobs import Accepted
+from lengthwise_store.redis.durability import Durability
+from lengthwise_store.store import JobStore, StoreSettings
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Line, Servers
@@ -87,7 +87,7 @@ def test_an_answer_that_no_replica_confirmed_is_kept_and_counted(
 
     async def body(line: Line) -> None:
         job = await line.submit()
-        store = RedisJobStore(primary.url, REPLICA, on_unconfirmed=counted.append)
+        store = JobStore(primary.url, REPLICA, on_unconfirmed=counted.append)
         [claim] = await store.claim(line.queue, worker_id="w", count=1)
         replica.send(signal.SIGSTOP)
         ended = await store.finish(line.queue, claim.lease, line.ok, worker_id="w")

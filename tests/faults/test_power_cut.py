@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lengthwise_queue.durability import Durability
-from lengthwise_queue.redis_store import StoreSettings
+from lengthwise_store.redis.durability import Durability
+from lengthwise_store.store import StoreSettings
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Line, Server, Servers

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lengthwise_queue.errors import StoreUnavailable
-from lengthwise_queue.redis_access import Access
-from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
+from lengthwise_store.errors import StoreUnavailable
+from lengthwise_store.redis.access import Access
+from lengthwise_store.store import JobStore, StoreSettings
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Line, Server, Servers
@@ -33,7 +33,7 @@ def test_a_stranger_that_answers_in_rediss_place_is_unavailable() -> None:
 
         async with await asyncio.start_server(http, "127.0.0.1", 0) as stranger:
             port = stranger.sockets[0].getsockname()[1]
-            store = RedisJobStore(Access.parse(f"redis://:secret@127.0.0.1:{port}/0"))
+            store = JobStore(Access.parse(f"redis://:secret@127.0.0.1:{port}/0"))
             with pytest.raises(StoreUnavailable, match="not what answers at its address"):
                 await store.queues()
             await store.aclose()
@@ -58,7 +58,7 @@ def test_a_redis_that_goes_while_it_is_being_checked_is_unavailable(servers: Ser
 
         proxy = await asyncio.start_server(carry, "127.0.0.1", 0)
         port = proxy.sockets[0].getsockname()[1]
-        store = RedisJobStore(f"redis://127.0.0.1:{port}/0")
+        store = JobStore(f"redis://127.0.0.1:{port}/0")
         with pytest.raises(StoreUnavailable, match="does not answer"):
             await store.check()
         await store.aclose()

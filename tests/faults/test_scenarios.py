@@ -18,11 +18,11 @@ import pytest
 from lengthwise_contract.api import QueueSettings
 from lengthwise_contract.states import JobState
 from lengthwise_lab.chaos.proxy import Proxy
-from lengthwise_queue.errors import StoreUnavailable
-from lengthwise_queue.jobs import Accepted, LeaseState
-from lengthwise_queue.keys import QUEUES, QueueKeys
-from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
-from lengthwise_queue.scripts import load_all
+from lengthwise_store.errors import StoreUnavailable
+from lengthwise_store.jobs import Accepted, LeaseState
+from lengthwise_store.keys import QUEUES, QueueKeys
+from lengthwise_store.lua_loader import load_all
+from lengthwise_store.store import JobStore, StoreSettings
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Line, Servers
@@ -34,15 +34,15 @@ SHORT = StoreSettings(lease_ms=400, tick_ms=50)
 #: A worker that dies by itself, exactly where it was told to.
 DOOMED = """
     import asyncio, os, signal, sys
-    from lengthwise_queue.jobs import Outcome, OutcomeKind
-    from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
+    from lengthwise_store.jobs import Outcome, OutcomeKind
+    from lengthwise_store.store import JobStore, StoreSettings
 
     def die_at(place):
         if place == sys.argv[2]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     async def work():
-        store, q = RedisJobStore(sys.argv[1], StoreSettings(lease_ms=400)), "org/model-1"
+        store, q = JobStore(sys.argv[1], StoreSettings(lease_ms=400)), "org/model-1"
         die_at("idle")
         [claim] = await store.claim(q, worker_id="doomed", count=1)
         die_at("claimed")
@@ -103,7 +103,7 @@ def test_lost_replies_to_submit_claim_emit_and_finish_are_made_good(
     async def body(line: Line) -> None:
         thief = Proxy(server.port)
         await thief.start()
-        store, q = RedisJobStore(f"redis://127.0.0.1:{thief.port}/0", SHORT), line.queue
+        store, q = JobStore(f"redis://127.0.0.1:{thief.port}/0", SHORT), line.queue
         await store.queues()
         for script in load_all().values():  # that they are loaded again is another's test
             server.ask("SCRIPT", "LOAD", script.text)
@@ -185,7 +185,7 @@ def test_a_primary_without_its_replica_stops_and_what_was_claimed_there_is_accep
         primary.ask("WAIT", 1, 1000)
         # The partition: the replica is promoted by those on its side.
         replica.ask("REPLICAOF", "NO", "ONE")
-        other = RedisJobStore(replica.url, SHORT)
+        other = JobStore(replica.url, SHORT)
 
         async def submit_on() -> None:
             while True:
@@ -348,7 +348,7 @@ def test_two_workers_with_one_id_do_not_disturb_each_other(servers: Servers, on:
 
     async def body(line: Line) -> None:
         store, q = line.store, line.queue
-        clone = RedisJobStore(server.url)
+        clone = JobStore(server.url)
         ids = [await line.submit(), await line.submit()]
         [mine] = await store.claim(q, worker_id="w", count=1)
         [clones] = await clone.claim(q, worker_id="w", count=1)

@@ -15,9 +15,9 @@ import trustme
 
 from lengthwise_contract.api import QueueSettings
 from lengthwise_lab.chaos.proxy import Proxy
-from lengthwise_queue.errors import StoreUnavailable
-from lengthwise_queue.redis_access import Access, Secret, Tls, TlsVerify
-from lengthwise_queue.redis_store import RedisJobStore
+from lengthwise_store.errors import StoreUnavailable
+from lengthwise_store.redis.access import Access, Secret, Tls, TlsVerify
+from lengthwise_store.store import JobStore
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Line, Servers
@@ -97,7 +97,7 @@ def test_a_wrong_password_is_unavailable_and_is_not_repeated(servers: Servers) -
 
     async def body() -> None:
         access = Access.parse(server.url, username="u", password=Secret(value="hunter2"))
-        store = RedisJobStore(access)
+        store = JobStore(access)
         with pytest.raises(StoreUnavailable, match="refused the credentials") as raised:
             await store.queues()
         assert "hunter2" not in f"{raised.value!r} {raised.value.__cause__!r}"
@@ -164,7 +164,7 @@ class TlsEnd:
 
 
 async def works(end: TlsEnd, tls: Tls) -> bool:
-    store = RedisJobStore(Access.parse(await end.listen(), tls=tls))
+    store = JobStore(Access.parse(await end.listen(), tls=tls))
     try:
         await store.put_queue("m", QueueSettings())
         return [q.name for q in await store.queues()] == ["m"]

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 
-from lengthwise_queue.errors import StoreUnavailable
-from lengthwise_queue.redis_access import Access, Tls
-from lengthwise_queue.redis_store import RedisJobStore
+from lengthwise_store.errors import StoreUnavailable
+from lengthwise_store.redis.access import Access, Tls
+from lengthwise_store.store import JobStore
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Line, Servers
@@ -239,7 +239,7 @@ def test_a_cluster_node_is_left_alone_that_nobody_vouches_for(
     tls = Tls(ca_file=stranger, cert_file=fronts.tls.cert_file, key_file=fronts.tls.key_file)
 
     async def body() -> None:
-        store = RedisJobStore(Access.parse(_secretly(url), tls=tls))
+        store = JobStore(Access.parse(_secretly(url), tls=tls))
         with pytest.raises(StoreUnavailable):
             async with asyncio.timeout(60):
                 await store.queues()

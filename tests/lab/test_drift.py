@@ -20,7 +20,7 @@ from lengthwise_lab.drift.run import Outcomes, serve
 from lengthwise_lab.drift.streams import STREAMS, Request
 from lengthwise_lab.drift.unseen import Asked, measure, read
 from lengthwise_lab.errors import BadWorkload
-from lengthwise_lab.measure import tau_b
+from lengthwise_lab.loadtest.measures import tau_b
 
 WAYS = {
     "fcfs": QueueSettings(policy="fcfs"),

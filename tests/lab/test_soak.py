@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from lengthwise_lab.soak import QUEUE, soak
-from lengthwise_queue.jobs import NewJob, Submitted
-from lengthwise_queue.keys import QueueKeys
-from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
+from lengthwise_lab.soak.run import QUEUE, soak
+from lengthwise_store.jobs import NewJob, Submitted
+from lengthwise_store.keys import QueueKeys
+from lengthwise_store.store import JobStore, StoreSettings
 
 #: Lives short enough for a test.
 TIMES = StoreSettings(
@@ -28,14 +28,14 @@ def test_load_of_every_kind_leaves_nothing_without_a_bound() -> None:
 
 
 def test_a_key_that_is_left_behind_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    submit = RedisJobStore.submit
+    submit = JobStore.submit
 
-    async def leaks(self: RedisJobStore, queue: str, job: NewJob) -> Submitted:
+    async def leaks(self: JobStore, queue: str, job: NewJob) -> Submitted:
         if job.id.endswith("-40"):
             await self.client.set(f"{QueueKeys(QUEUE).prefix}note:1", "forgotten")
         return await submit(self, queue, job)
 
-    monkeypatch.setattr(RedisJobStore, "submit", leaks)
+    monkeypatch.setattr(JobStore, "submit", leaks)
     report: Any = asyncio.run(soak(seconds=3, rate=30, times=TIMES))
     assert list(report.strays) == [f"{QueueKeys(QUEUE).prefix}note:1"]
     assert report.left == [f"{QueueKeys(QUEUE).prefix}note:1"]

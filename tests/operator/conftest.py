@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from lengthwise_operator.children.worker_redis import WorkerRedis
+from lengthwise_operator.llmservice.spec import LLMServiceSpec
 from lengthwise_operator.observed import QueueFacts
 from lengthwise_operator.service import Apis, Installation, Service, service_of
-from lengthwise_operator.spec import LLMServiceSpec
-from lengthwise_operator.worker_redis import WorkerRedis
 
 MakeService = Callable[..., Service]
 MakeFacts = Callable[..., QueueFacts]

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lengthwise_operator.children import Manifest, children
-from lengthwise_operator.children_engine import _CHECK_MODEL, vllm_args
-from lengthwise_operator.rules import MAX_NAME
+from lengthwise_operator.children.engine import _CHECK_MODEL, vllm_args
+from lengthwise_operator.children.manifests import Manifest, children
+from lengthwise_operator.children.worker_redis import WorkerRedis
+from lengthwise_operator.llmservice.rules import MAX_NAME
 from lengthwise_operator.service import Apis, Installation, Service
-from lengthwise_operator.worker_redis import WorkerRedis
 
 if TYPE_CHECKING:
     from tests.operator.conftest import MakeService

@@ -14,9 +14,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lengthwise_operator import crd
-from lengthwise_operator.rules import RULES, TRANSITION_RULES, broken_rules
-from lengthwise_operator.spec import LLMServiceSpec, seconds
+from lengthwise_operator.llmservice import crd
+from lengthwise_operator.llmservice.rules import RULES, TRANSITION_RULES, broken_rules
+from lengthwise_operator.llmservice.spec import LLMServiceSpec, seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "crds" / "llmservices.lengthwise.dev.yaml"
@@ -79,7 +79,7 @@ def nodes(schema: dict[str, Any], path: str = "spec") -> list[tuple[str, dict[st
 
 
 def test_the_file_is_what_the_models_say() -> None:
-    # If this breaks: python -m lengthwise_operator.crd > crds/llmservices.lengthwise.dev.yaml
+    # If this breaks: python -m lengthwise_operator.llmservice.crd > crds/llmservices.lengthwise.dev.yaml
     assert yaml.safe_load(FILE.read_text()) == crd.build()
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lengthwise_operator.pod_template import merge, merge_template
+from lengthwise_operator.children.pod_template import merge, merge_template
 
 OURS: dict[str, Any] = {
     "metadata": {"labels": {"app": "ours"}, "annotations": {}},

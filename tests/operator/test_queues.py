@@ -15,8 +15,8 @@ import pytest
 from lengthwise_operator.errors import Refused, Unreachable
 from lengthwise_operator.metrics import Metrics
 from lengthwise_operator.observed import PredictorFacts
+from lengthwise_operator.planner import queue_settings
 from lengthwise_operator.queues import Predictors, QueueService, predictor_facts
-from lengthwise_operator.reconcile import queue_settings
 from lengthwise_queue.__main__ import make_server
 from lengthwise_queue.settings import Settings
 

@@ -6,8 +6,9 @@ from typing import get_args
 
 import pytest
 
-from lengthwise_operator.worker_redis import Durability, TlsVerify, WorkerRedis
-from lengthwise_queue import durability, redis_access
+from lengthwise_operator.children.worker_redis import Durability, TlsVerify, WorkerRedis
+from lengthwise_store.redis import access as redis_access
+from lengthwise_store.redis import durability
 from lengthwise_worker.settings import Settings as WorkerSettings
 
 SECURED = WorkerRedis(

@@ -20,9 +20,9 @@ import pytest
 
 from lengthwise_contract.api import WorkerView
 from lengthwise_queue.__main__ import make_server
-from lengthwise_queue.jobs import Claim, LeaseState, Outcome, OutcomeKind
-from lengthwise_queue.redis_store import RedisJobStore
 from lengthwise_queue.settings import Settings
+from lengthwise_store.jobs import Claim, LeaseState, Outcome, OutcomeKind
+from lengthwise_store.store import JobStore
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class ScriptedWorker:
             self._thread.join(PATIENCE_S)
 
     async def _run(self) -> None:
-        store = RedisJobStore(self._url)
+        store = JobStore(self._url)
         running: dict[asyncio.Task[None], Claim] = {}
         while not self._stop.is_set():
             leases = [claim.lease for task, claim in running.items() if not task.done()]
@@ -90,7 +90,7 @@ class ScriptedWorker:
         await asyncio.gather(*running, return_exceptions=True)
         await store.aclose()
 
-    async def _serve(self, store: RedisJobStore, claim: Claim) -> None:
+    async def _serve(self, store: JobStore, claim: Claim) -> None:
         self.bodies.append(claim.body)
         outcome = Outcome(kind=OutcomeKind.OK, prompt_tokens=3, output_tokens=7, service_ms=70.0)
         try:

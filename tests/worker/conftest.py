@@ -15,12 +15,11 @@ import pytest
 
 from lengthwise_contract.api import QueueSettings
 from lengthwise_contract.states import JobState
-from lengthwise_queue.jobs import Accepted, EntryKind, Job, NewJob, OutputEntry
-from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
-from lengthwise_queue.store import JobStore
+from lengthwise_store.jobs import Accepted, EntryKind, Job, NewJob, OutputEntry
+from lengthwise_store.store import JobStore, StoreSettings
 from lengthwise_worker.engines import open_engine
-from lengthwise_worker.engines.simulated_batch import SimulatedBatch
-from lengthwise_worker.engines.simulated_embedded import SimulatedServer
+from lengthwise_worker.engines.simulated.batch import SimulatedBatch
+from lengthwise_worker.engines.simulated.embedded import SimulatedServer
 from lengthwise_worker.settings import Settings
 from lengthwise_worker.worker import Worker
 
@@ -37,13 +36,13 @@ class Rig:
         self.redis_url = redis_url
         self._engines: list[SimulatedServer] = []
         self._processes: list[subprocess.Popen[bytes]] = []
-        self.store: RedisJobStore
+        self.store: JobStore
 
     def run(self, test: Callable[[], Awaitable[None]]) -> None:
         """Run the async body of a test, with `store` open and the queue made."""
 
         async def body() -> None:
-            self.store = RedisJobStore(self.redis_url)
+            self.store = JobStore(self.redis_url)
             try:
                 async with asyncio.timeout(2 * PATIENCE_S):
                     await self.store.put_queue(self.queue, QueueSettings())
@@ -77,11 +76,11 @@ class Rig:
         }
         return Settings(**(fields | changes))
 
-    def open_store(self, settings: Settings) -> RedisJobStore:
+    def open_store(self, settings: Settings) -> JobStore:
         times = StoreSettings(
             lease_ms=settings.lease_ms, beat_ms=settings.beat_ms, tick_ms=settings.tick_ms
         )
-        return RedisJobStore(settings.redis_url, times)
+        return JobStore(settings.redis_url, times)
 
     @asynccontextmanager
     async def working(

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lengthwise_contract.states import JobState
-from lengthwise_queue.jobs import EntryKind, Lease, LeaseState
-from lengthwise_queue.keys import QueueKeys
-from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
+from lengthwise_store.jobs import EntryKind, Lease, LeaseState
+from lengthwise_store.keys import QueueKeys
+from lengthwise_store.store import JobStore, StoreSettings
 
 if TYPE_CHECKING:
     from tests.worker.conftest import Rig
 
 
-class FailsOver(RedisJobStore):
+class FailsOver(JobStore):
     """Its server forgets the second emit of attempt 1, as a promoted replica that lagged does."""
 
     said = 0

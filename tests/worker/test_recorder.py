@@ -10,9 +10,9 @@ import pytest
 
 from lengthwise_contract.api import QueueSettings
 from lengthwise_contract.states import JobState
-from lengthwise_queue.keys import QueueKeys
-from lengthwise_queue.redis_store import RedisJobStore
-from lengthwise_worker.engines.simulated_batch import Faults
+from lengthwise_store.keys import QueueKeys
+from lengthwise_store.store import JobStore
+from lengthwise_worker.engines.simulated.batch import Faults
 from lengthwise_worker.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def test_the_record_is_bounded_in_rows_and_in_age(rig: Rig) -> None:
     "body", [b"no JSON", b"[1]", b'{"n": 2, "prompt": "a"}', b'{"input": "a"}'], ids=str
 )
 def test_a_request_without_one_answer_to_a_text_is_no_row(body: bytes) -> None:
-    from lengthwise_queue.length_rows import length_row, read_request
+    from lengthwise_store.training_rows import length_row, read_request
 
     request = read_request(body) or {}
     assert length_row("j", "q", request, output_tokens=3, prompt_tokens=1) is None
@@ -158,7 +158,7 @@ def test_a_record_that_cannot_be_written_does_not_stop_the_work(rig: Rig) -> Non
 def test_a_store_that_is_away_costs_rows_and_nothing_else(rig: Rig) -> None:
     async def body() -> None:
         recorder = Recorder(rig.queue)
-        nowhere = RedisJobStore("redis://127.0.0.1:1")
+        nowhere = JobStore("redis://127.0.0.1:1")
         task = asyncio.create_task(recorder.run(nowhere))
         await asyncio.sleep(0.05)
         assert not task.done()

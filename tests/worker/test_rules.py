@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lengthwise_queue.jobs import OutcomeKind
+from lengthwise_store.jobs import OutcomeKind
 from lengthwise_worker.backoff import Backoff
 from lengthwise_worker.batching import Batching, BatchingMode
 from lengthwise_worker.engines.vllm import priority_of

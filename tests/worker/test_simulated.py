@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from lengthwise_worker.engines.simulated_batch import Faults
+from lengthwise_worker.engines.simulated.batch import Faults
 
 if TYPE_CHECKING:
     from tests.worker.conftest import Rig
 
-    from lengthwise_worker.engines.simulated_embedded import SimulatedServer
+    from lengthwise_worker.engines.simulated.embedded import SimulatedServer
 
 CHAT = "/v1/chat/completions"
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from lengthwise_contract.states import JobState
 from lengthwise_lab.chaos.proxy import Proxy
-from lengthwise_queue.jobs import EntryKind
+from lengthwise_store.jobs import EntryKind
 
 if TYPE_CHECKING:
     from tests.worker.conftest import Rig

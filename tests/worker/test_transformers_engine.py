@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lengthwise_contract.states import JobState
-from lengthwise_queue.jobs import EntryKind
+from lengthwise_store.jobs import EntryKind
 from lengthwise_worker.engines import open_engine
-from lengthwise_worker.engines.transformers_engine import TransformersEngine
+from lengthwise_worker.engines.transformers.engine import TransformersEngine
 from lengthwise_worker.errors import BadSettings
 from lengthwise_worker.settings import Settings
 
 torch = pytest.importorskip("torch", reason="needs the extra transformers")
 pytest.importorskip("transformers", reason="needs the extra transformers")
 
-from lengthwise_worker.engines.static_batch import Generation, StaticDecoder  # noqa: E402
+from lengthwise_worker.engines.transformers.static_batch import Generation, StaticDecoder  # noqa: E402
 
 if TYPE_CHECKING:
     from tests.worker.conftest import Rig
@@ -310,7 +310,7 @@ def test_without_pytorch_the_extra_is_named(
     rig: Rig, model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "lengthwise_worker.engines.static_batch")
+    monkeypatch.delitem(sys.modules, "lengthwise_worker.engines.transformers.static_batch")
 
     async def body() -> None:
         engine = open_engine(settings(**sequence(model_path)))

@@ -10,11 +10,11 @@ import pytest
 
 from lengthwise_contract.api import QueueSettings
 from lengthwise_contract.states import JobState
-from lengthwise_queue.jobs import Claim, EntryKind, Lease, Mode, OutputEntry, QueueStats
-from lengthwise_queue.keys import QueueKeys
-from lengthwise_queue.redis_store import RedisJobStore
+from lengthwise_store.jobs import Claim, EntryKind, Lease, Mode, OutputEntry, QueueStats
+from lengthwise_store.keys import QueueKeys
+from lengthwise_store.store import JobStore
 from lengthwise_worker.engines import open_engine
-from lengthwise_worker.engines.simulated_batch import Faults
+from lengthwise_worker.engines.simulated.batch import Faults
 from lengthwise_worker.engines.vllm import priority_of
 from lengthwise_worker.errors import BadSettings, WatchdogGaveUp
 from lengthwise_worker.worker import Worker
@@ -164,7 +164,7 @@ def test_a_worker_whose_lease_is_lost_aborts_and_says_nothing_more(rig: Rig) -> 
 
 async def steal(rig: Rig, job_id: str) -> Lease:
     """Let the lease of a running job run out, by the clock, and claim the job as another."""
-    later = RedisJobStore(rig.redis_url)
+    later = JobStore(rig.redis_url)
     try:
         later.now_ms = (await rig.store.stats(rig.queue)).now_ms + 60_000
         await later.tick(rig.queue)
@@ -469,7 +469,7 @@ def test_a_second_stop_releases_at_once(rig: Rig) -> None:
     rig.run(body)
 
 
-class DeafStore(RedisJobStore):
+class DeafStore(JobStore):
     """A store whose claims find nothing, as after the hiccups that other queues report."""
 
     async def claim(self, queue: str, *, worker_id: str, count: int) -> list[Claim]:
@@ -480,10 +480,10 @@ def test_the_watchdog_reconnects_a_worker_that_claims_nothing(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine()
         settings = rig.settings(engine.url)
-        stores: list[RedisJobStore] = []
+        stores: list[JobStore] = []
 
-        def open_store() -> RedisJobStore:
-            kind = DeafStore if not stores else RedisJobStore
+        def open_store() -> JobStore:
+            kind = DeafStore if not stores else JobStore
             stores.append(kind(rig.redis_url))
             return stores[-1]
 
@@ -508,7 +508,7 @@ def test_the_watchdog_ends_a_worker_that_new_connections_did_not_help(rig: Rig) 
     rig.run(body)
 
 
-class LookedAtStore(RedisJobStore):
+class LookedAtStore(JobStore):
     """Counts how often the watchdog looked."""
 
     looks = 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lengthwise_contract.states import JobState
-from lengthwise_queue.jobs import EntryKind
+from lengthwise_store.jobs import EntryKind
 
 if TYPE_CHECKING:
     from tests.worker.conftest import Rig

@@ -12,9 +12,9 @@ from typing import Any
 from lengthwise_lab.chaos.history import History
 from lengthwise_lab.chaos.outputs import Entry, said
 from lengthwise_lab.chaos.system import QUEUE
-from lengthwise_queue.jobs import EntryKind, Job, OutputEntry
-from lengthwise_queue.keys import QueueKeys
-from lengthwise_queue.redis_store import RedisJobStore
+from lengthwise_store.jobs import EntryKind, Job, OutputEntry
+from lengthwise_store.keys import QueueKeys
+from lengthwise_store.store import JobStore
 
 #: Jobs that are read at once.
 _AT_ONCE = 16
@@ -36,7 +36,7 @@ async def look_at(url: str, ids: list[str], history: History) -> None:
         ids: The jobs.
         history: Where to.
     """
-    store = RedisJobStore(url)
+    store = JobStore(url)
     waiting = iter(ids)
 
     async def looker() -> None:

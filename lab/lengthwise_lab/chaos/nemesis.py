@@ -13,9 +13,9 @@ from redis.exceptions import RedisError
 from lengthwise_lab.chaos.faults import Fault, Kind
 from lengthwise_lab.chaos.history import History
 from lengthwise_lab.chaos.system import QUEUE, Process, System
-from lengthwise_queue.errors import StoreUnavailable
-from lengthwise_queue.jobs import Mode
-from lengthwise_queue.redis_store import RedisJobStore
+from lengthwise_store.errors import StoreUnavailable
+from lengthwise_store.jobs import Mode
+from lengthwise_store.store import JobStore
 
 #: So many jobs may be handed in while a fault that was due before them has not begun.
 _AHEAD = 60
@@ -208,7 +208,7 @@ class Nemesis:
     async def _pause(self, fault: Fault) -> dict[str, Any]:
         """From the answer to the pause until it is lifted, nothing may start: by Redis's clock."""
         primary = self._system.broker.primary
-        store = RedisJobStore(f"redis://127.0.0.1:{primary.port}/0")
+        store = JobStore(f"redis://127.0.0.1:{primary.port}/0")
         try:
             await store.set_mode(QUEUE, Mode.PAUSED)
             try:

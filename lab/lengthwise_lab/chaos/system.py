@@ -21,7 +21,7 @@ import httpx
 from lengthwise_lab.chaos.asks import TENANTS
 from lengthwise_lab.chaos.broker import Broker
 from lengthwise_lab.errors import ChaosError
-from lengthwise_queue.api_keys import hash_key, new_key
+from lengthwise_queue.tenants.keys import hash_key, new_key
 
 #: How long a process may take to be ready, or to end when it is told to, s.
 _PATIENCE_S = 90.0

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from lengthwise_contract.api import Prediction, QueueSettings, WorkerView
 from lengthwise_lab.drift.streams import Request
 from lengthwise_lab.errors import LabError
-from lengthwise_queue import pricing, rank_watch, verdict
-from lengthwise_queue.accuracy import coverage
-from lengthwise_queue.jobs import Accepted, Claim, NewJob, Outcome, OutcomeKind
-from lengthwise_queue.queue_book import MAX_AGE_S, Page, QueueBook
-from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
+from lengthwise_queue.prediction import fallback as rank_watch
+from lengthwise_queue.prediction import quality
+from lengthwise_queue.prediction.accuracy import coverage
+from lengthwise_queue.scheduling import pricing
+from lengthwise_queue.scheduling.snapshot import MAX_AGE_S, Page, QueueCache
+from lengthwise_store.jobs import Accepted, Claim, NewJob, Outcome, OutcomeKind
+from lengthwise_store.store import JobStore, StoreSettings
 
 #: Where the made-up clock begins, ms since the epoch. Real ones would do as well.
 _EPOCH_MS = 1_700_000_000_000.0
@@ -68,7 +70,7 @@ async def serve(
         slots: Answers at once.
         ms_per_token: What a token takes, whoever else is served.
     """
-    store = RedisJobStore(redis_url, _TIMES, now_ms=_EPOCH_MS)
+    store = JobStore(redis_url, _TIMES, now_ms=_EPOCH_MS)
     try:
         await store.put_queue(queue, settings)
         view = WorkerView(id="w", slots=slots, running=0, engine="drift", seen_ms=0)
@@ -82,7 +84,7 @@ async def serve(
 class _Run:
     def __init__(
         self,
-        store: RedisJobStore,
+        store: JobStore,
         requests: Sequence[Request],
         settings: QueueSettings,
         *,
@@ -92,8 +94,8 @@ class _Run:
     ) -> None:
         self._watched = settings.policy == "sjf" and settings.min_rank_accuracy is not None
         self._store, self._requests, self._queue = store, requests, queue
-        self._book = QueueBook(store)
-        self._watch = rank_watch.RankWatch(store, self._book)
+        self._book = QueueCache(store)
+        self._watch = rank_watch.FallbackController(store, self._book)
         self._free, self._ms_per_token = slots, ms_per_token
         self._running: list[tuple[float, int, Claim]] = []
         self._order = itertools.count()
@@ -210,7 +212,7 @@ class _Run:
                 accepted=accepted,
                 answered=self._answered,
                 fallback=page.stats.fallback,
-                rank_accuracy=verdict.rank_accuracy(answers),
+                rank_accuracy=quality.rank_accuracy(answers),
                 coverage=coverage((a.said, a) for a in answers if a.said is not None),
                 raw_coverage=coverage((a.raw, a) for a in answers if a.raw is not None),
                 calibration_factor=page.newest_calibration.factor,

@@ -17,10 +17,10 @@ from typing import Any
 
 from lengthwise_contract.prompts import render_prompt
 from lengthwise_lab.errors import BadWorkload
-from lengthwise_lab.measure import tau_b
-from lengthwise_queue.accuracy import coverage
-from lengthwise_queue.calibration import fit, shape_of
-from lengthwise_queue.jobs import Answer, Quantiles
+from lengthwise_lab.loadtest.measures import tau_b
+from lengthwise_queue.prediction.accuracy import coverage
+from lengthwise_queue.prediction.calibration import fit, shape_of
+from lengthwise_store.jobs import Answer, Quantiles
 
 #: Ends of the windows that are reported, answers.
 STEPS = (100, 250, 500, 1000, 2000, 4000)

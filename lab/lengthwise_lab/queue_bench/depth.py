@@ -9,10 +9,10 @@ from typing import Any
 
 import uvloop
 
-from lengthwise_lab.measure import quantile
+from lengthwise_lab.loadtest.measures import quantile
 from lengthwise_lab.queue_bench.libraries.lengthwise_library import QUEUE, new_job
 from lengthwise_lab.queue_bench.server import Server
-from lengthwise_queue.redis_store import RedisJobStore
+from lengthwise_store.store import JobStore
 
 #: Calls that are under way while the line is filled, and claims that are timed, one by one.
 _FILLING, CLAIMS = 200, 1000
@@ -40,7 +40,7 @@ def measure_depths(
 async def _measure(
     server: Server, depths: Sequence[int], on_job: Callable[[int], None]
 ) -> list[dict[str, Any]]:
-    store, rows, filled = RedisJobStore(server.url), [], 0
+    store, rows, filled = JobStore(server.url), [], 0
     try:
         for depth in depths:
             await _fill(store, filled, depth, on_job)
@@ -68,9 +68,7 @@ async def _measure(
     return rows
 
 
-async def _fill(
-    store: RedisJobStore, first: int, depth: int, on_job: Callable[[int], None]
-) -> None:
+async def _fill(store: JobStore, first: int, depth: int, on_job: Callable[[int], None]) -> None:
     numbers = iter(range(first, depth))
 
     async def one_after_the_other() -> None:

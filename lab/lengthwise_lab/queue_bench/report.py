@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lengthwise_lab.measure import quantile
+from lengthwise_lab.loadtest.measures import quantile
 from lengthwise_lab.queue_bench.library import INSTALL, load
 from lengthwise_lab.queue_bench.rounds import Bench, Measured
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from lengthwise_lab.simulator.cost_model import Batching
+from lengthwise_lab.simulator.core.cost_model import Batching
 from lengthwise_lab.simulator.experiment import simulate
 from lengthwise_lab.simulator.figures import figures
-from lengthwise_lab.simulator.lengths import published
 from lengthwise_lab.simulator.policies import policy_named
-from lengthwise_lab.simulator.workloads import Workload
+from lengthwise_lab.simulator.workloads.lengths import published
+from lengthwise_lab.simulator.workloads.workload import Workload
 
 CANDIDATES = (
     "due-1", "due-3", "due-10", "due-30", "due-3-wait-2", "due-3-wait-3", "due-3-wait-4",

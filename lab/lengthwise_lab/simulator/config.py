@@ -10,10 +10,11 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lengthwise_lab.errors import BadWorkload
-from lengthwise_lab.simulator.arrivals import Arrivals, Burst, Closed, Poisson, Trace
-from lengthwise_lab.simulator.cost_model import Batching, Engine
+from lengthwise_lab.simulator.core.cost_model import Batching, Engine
 from lengthwise_lab.simulator.experiment import Limits
-from lengthwise_lab.simulator.lengths import (
+from lengthwise_lab.simulator.policies import policy_named
+from lengthwise_lab.simulator.workloads.arrivals import Arrivals, Burst, Closed, Poisson, Trace
+from lengthwise_lab.simulator.workloads.lengths import (
     PUBLISHED,
     Lengths,
     exponential,
@@ -22,8 +23,7 @@ from lengthwise_lab.simulator.lengths import (
     published,
     read_lengths,
 )
-from lengthwise_lab.simulator.policies import policy_named
-from lengthwise_lab.simulator.workloads import Workload
+from lengthwise_lab.simulator.workloads.workload import Workload
 
 
 class _Part(BaseModel):

@@ -11,13 +11,10 @@ import numpy as np
 from scipy.stats import norm
 
 from lengthwise_lab.errors import BadWorkload
-from lengthwise_lab.simulator.cost_model import Batching, Independent
-from lengthwise_lab.simulator.jobs import Jobs
-from lengthwise_lab.simulator.loop import GROW, OVER, run
-from lengthwise_lab.simulator.policies import Policy
-from lengthwise_lab.simulator.predictions import tau_b
-from lengthwise_lab.simulator.rules import MLFQ, Rules
-from lengthwise_lab.simulator.state import (
+from lengthwise_lab.simulator.core.cost_model import Batching, Independent
+from lengthwise_lab.simulator.core.loop import GROW, OVER, run
+from lengthwise_lab.simulator.core.rules import MLFQ, Rules
+from lengthwise_lab.simulator.core.state import (
     FINISHED,
     FIRST_NUMBER,
     NEXT_IN_CHUNK,
@@ -28,10 +25,13 @@ from lengthwise_lab.simulator.state import (
     grown,
     new_state,
 )
-from lengthwise_lab.simulator.tally import Tally, new_tally
-from lengthwise_queue.accuracy import Ranking
-from lengthwise_queue.policy import wait_credit_ms
-from lengthwise_queue.verdict import APART
+from lengthwise_lab.simulator.core.tally import Tally, new_tally
+from lengthwise_lab.simulator.policies import Policy
+from lengthwise_lab.simulator.workloads.jobs import Jobs
+from lengthwise_lab.simulator.workloads.predictions import tau_b
+from lengthwise_queue.prediction.accuracy import Ranking
+from lengthwise_queue.prediction.quality import APART
+from lengthwise_queue.scheduling.policy import wait_credit_ms
 
 #: Answers that a queue remembers, and judges its predictor by.
 ANSWERS_KEPT = 256

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lengthwise_lab.simulator.experiment import Outcome, now_s
-from lengthwise_lab.simulator.state import FINISHED, MAX_WAITING, PREEMPTIONS, REDONE
-from lengthwise_lab.simulator.tally import (
+from lengthwise_lab.simulator.core.state import FINISHED, MAX_WAITING, PREEMPTIONS, REDONE
+from lengthwise_lab.simulator.core.tally import (
     COMPLETION,
     EXCESS,
     FIRST_TOKEN,
@@ -21,6 +20,7 @@ from lengthwise_lab.simulator.tally import (
     Tally,
     quantile,
 )
+from lengthwise_lab.simulator.experiment import Outcome, now_s
 
 _SHOWN = {
     "completion_s": COMPLETION,

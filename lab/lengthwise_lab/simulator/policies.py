@@ -16,9 +16,9 @@ from scipy.stats import norm
 
 from lengthwise_contract.api import PolicyName, QueueSettings
 from lengthwise_lab.errors import BadChoice
-from lengthwise_lab.simulator import rules as order
-from lengthwise_lab.simulator.state import Floats
-from lengthwise_queue.policy import slack_ms
+from lengthwise_lab.simulator.core import rules as order
+from lengthwise_lab.simulator.core.state import Floats
+from lengthwise_queue.scheduling.policy import slack_ms
 
 #: Predicted tokens and predicted milliseconds of some requests, (n,) each, to their slack.
 Slack = Callable[[Floats, Floats], Floats]

@@ -6,8 +6,8 @@ from lengthwise_worker.batching import BatchingMode
 from lengthwise_worker.engines.base import Engine
 from lengthwise_worker.engines.llama_cpp import LlamaCppEngine
 from lengthwise_worker.engines.openai_http import OpenAIEngine
-from lengthwise_worker.engines.transformers_engine import TransformersEngine
-from lengthwise_worker.engines.transformers_plan import Plan
+from lengthwise_worker.engines.transformers.engine import TransformersEngine
+from lengthwise_worker.engines.transformers.plan import Plan
 from lengthwise_worker.engines.vllm import VllmEngine
 from lengthwise_worker.errors import BadSettings
 from lengthwise_worker.settings import Settings
@@ -48,7 +48,7 @@ def open_engine(settings: Settings) -> Engine:
     if settings.engine == "simulated" and settings.engine_url is None:
         # Imported here: it needs FastAPI, which a worker beside a real engine does not.
         try:
-            from lengthwise_worker.engines.simulated_embedded import EmbeddedSimulation
+            from lengthwise_worker.engines.simulated.embedded import EmbeddedSimulation
         except ImportError as exc:
             raise BadSettings(
                 "The embedded simulation needs FastAPI: pip install 'lengthwise[local]', or point "

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from lengthwise_queue.jobs import Claim
+from lengthwise_store.jobs import Claim
 
 #: Takes one piece of a streamed answer: the JSON of one SSE event. Called in order; never blocks.
 Sink = Callable[[bytes], None]

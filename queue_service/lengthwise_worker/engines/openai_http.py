@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from lengthwise_queue.jobs import Claim
+from lengthwise_store.jobs import Claim
 from lengthwise_worker.engines import wire
 from lengthwise_worker.engines.base import Answer, Sink
 from lengthwise_worker.errors import BadSettings, EngineAway, EngineFailed

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 
-from lengthwise_queue.jobs import Claim
+from lengthwise_store.jobs import Claim
 from lengthwise_worker.engines import wire
 from lengthwise_worker.engines.base import Answer, Sink
 from lengthwise_worker.engines.openai_http import OpenAIEngine

@@ -10,12 +10,12 @@ from typing import Any
 import uuid_utils
 import uvloop
 
+from lengthwise_contract.logs import set_up
 from lengthwise_lab.queue_bench.library import Semantics
 from lengthwise_lab.queue_bench.load import Plan, Produced, produce_async
 from lengthwise_lab.queue_bench.probe import Probe
-from lengthwise_queue.jobs import Accepted, Claim, NewJob
-from lengthwise_queue.logs import set_up
-from lengthwise_queue.redis_store import RedisJobStore, StoreSettings
+from lengthwise_store.jobs import Accepted, Claim, NewJob
+from lengthwise_store.store import JobStore, StoreSettings
 from lengthwise_worker.engines.base import Answer, Sink
 from lengthwise_worker.settings import Settings
 from lengthwise_worker.worker import Worker
@@ -85,7 +85,7 @@ def produce(url: str, plan: Plan) -> Produced:
     """Hand jobs in through the store."""
 
     async def run() -> Produced:
-        store = RedisJobStore(url)
+        store = JobStore(url)
 
         async def submit(sent_s: float, payload: str) -> Any:
             answer = await store.submit(QUEUE, new_job(sent_s, payload))
@@ -115,7 +115,7 @@ def work(url: str, probe: Probe) -> None:
     set_up(settings.log_level)
 
     async def run() -> None:
-        worker = Worker(settings, IdleEngine(probe), lambda: RedisJobStore(url, times))
+        worker = Worker(settings, IdleEngine(probe), lambda: JobStore(url, times))
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
         await worker.run()
 

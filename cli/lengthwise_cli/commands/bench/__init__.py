@@ -1,0 +1,1 @@
+"""`lengthwise bench`: one module for each benchmark."""

@@ -1,0 +1,124 @@
+"""`lengthwise bench predictor`: what a prediction costs on one core, beside BERT-base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from lengthwise_cli.errors import BadUsage
+from lengthwise_cli.extras import extra, one_of
+
+
+def predictor(
+    model: Annotated[
+        list[Path] | None, typer.Option(help="Folder of another model; again for more.")
+    ] = None,
+    tokens: Annotated[str, typer.Option(help="Prompt lengths, with commas.")] = "16,64,256,1024",
+    batches: Annotated[str, typer.Option(help="Batch sizes, with commas.")] = "1,8,32",
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 3,
+    calls: Annotated[int, typer.Option(min=1, help="Calls of a cell in a round, at most.")] = 40,
+    bert: Annotated[bool, typer.Option(help="Measure BERT-base beside it.")] = True,
+    data: Annotated[
+        Path | None, typer.Option(help="JSONL of measured lengths: adds the rank quality.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="Of all of them: cpu, cuda, or auto (CUDA if it is there).")
+    ] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Measure latency and throughput of the bundled predictor on one core, beside BERT-base."""
+    with extra("predictor"):
+        from lengthwise_predictor.errors import ModelUnusable
+        from lengthwise_predictor.settings import BUNDLED
+        from lengthwise_training.compare.predictor_bench import bench
+    one_of("--device", device, ("auto", "cpu", "cuda"))
+    models = [BUNDLED, *(model or [])]
+    quality = None
+    try:
+        with _progress(as_json) as progress:
+            task = progress.add_task("starting", total=None)
+            found = bench(
+                models,
+                tokens=_numbers("--tokens", tokens),
+                batches=_numbers("--batches", batches),
+                rounds=rounds,
+                calls=calls,
+                bert=bert,
+                device=device,  # type: ignore[arg-type]
+                on_step=lambda step: progress.update(task, description=step),
+            )
+        if data is not None:
+            quality = _quality(data, models)
+            found["quality"] = quality
+    except (ModelUnusable, ValueError) as exc:
+        raise BadUsage(str(exc)) from exc
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        _print(found)
+
+
+def _quality(data: Path, models: list[Path]) -> list[dict[str, Any]]:
+    with extra("train"):
+        from lengthwise_training.compare.evaluate import compare
+        from lengthwise_training.data.rows import BadLines, LengthTable, read
+    try:
+        table = LengthTable(read(data).rows)
+    except BadLines as exc:
+        raise BadUsage(str(exc)) from exc
+    rows = compare(table, None, models, adapt=False).as_json()["rows"]
+    return [r for r in rows if r["llm"] == r["source"] == "all"]
+
+
+def _progress(quiet: bool) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=quiet,
+    )
+
+
+def _numbers(flag: str, text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError as exc:
+        raise BadUsage(f"{flag} wants whole numbers with commas; got {text!r}") from exc
+    if not numbers or any(n < 1 for n in numbers):
+        raise BadUsage(f"{flag} wants numbers from 1 up; got {text!r}")
+    return numbers
+
+
+def _print(found: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    table = Table(title="One core, one thread; medians of rounds", title_justify="left")
+    for heading in ("predictor", "tokens", "batch", "p50 ms", "p99 ms", "prompts/s"):
+        table.add_column(heading, justify="left" if heading == "predictor" else "right")
+    for r in found["rows"]:
+        table.add_row(
+            r["predictor"],
+            str(r["tokens"]),
+            str(r["batch"]),
+            f"{r['p50_ms']:.2f}",
+            f"{r['p99_ms']:.2f}",
+            f"{r['per_s']:,.0f}",
+        )
+    console.print(table)
+    for model, rivals in found["ratios"].items():
+        for rival, times in rivals.items():
+            console.print(
+                f"{model} is {times:.1f} times as fast as {rival} (256 tokens, batch 1)",
+                markup=False,
+            )
+    for row in found.get("quality", []):
+        tau = "" if row["tau_b"] is None else f"{row['tau_b']:.3f}"
+        console.print(f"tau-b of {row['predictor']}: {tau} ({row['n']:,} rows)", markup=False)
+    for note in found["setting"]["notes"]:
+        console.print(f"Note: {note}", soft_wrap=True, markup=False)  # or [train] is a style

@@ -1,0 +1,310 @@
+"""`lengthwise bench serve`: the same workload under each policy, against a running service."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, cast, get_args
+
+import httpx
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lengthwise_cli.commands.submit import ApiKey, Model, Url
+from lengthwise_cli.errors import BadUsage, CliError
+from lengthwise_lab.loadtest.arrivals import Arrivals, Kind, read_trace
+from lengthwise_lab.loadtest.client import Service, choose_model
+from lengthwise_lab.loadtest.compare import Arm, Run, compare, until_idle
+from lengthwise_lab.loadtest.driver import Target
+from lengthwise_lab.loadtest.measures import Sample
+from lengthwise_lab.loadtest.overhead import WARM_UP_PAIRS, Overhead, measure_overhead
+from lengthwise_lab.loadtest.sweep import Plan, Sweep, at_loads, measure_capacity, sweep
+from lengthwise_lab.loadtest.terminal_tables import render, render_sweep
+from lengthwise_lab.loadtest.workload import Bodies, Request, bundled_bodies, read_bodies
+
+
+def serve(
+    url: Url = "http://127.0.0.1:8080",
+    api_key: ApiKey = None,
+    model: Model = None,
+    engine_url: Annotated[
+        str | None,
+        typer.Option(help="The engine itself: measures what the path adds to the first token."),
+    ] = None,
+    engine_api_key: Annotated[str | None, typer.Option(help="For the engine.")] = None,
+    policies: Annotated[
+        str,
+        typer.Option(
+            help="What to compare, with commas: fcfs, sjf, sjf-k (k alone, not the wait), shadow, "
+            "and oracle (needs fcfs), which knows the lengths."
+        ),
+    ] = "fcfs,sjf",
+    requests: Annotated[int, typer.Option(min=1, help="How many requests a run.")] = 72,
+    arrivals: Annotated[
+        Kind | None,
+        typer.Option(help="When they come. Default: burst; poisson with --rate or --loads."),
+    ] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Mean arrivals a second.")] = None,
+    loads: Annotated[
+        str | None,
+        typer.Option(
+            help="Offered loads to sweep, with commas (1 is what the engine can just do), instead "
+            "of --rate; measures the engine's capacity first."
+        ),
+    ] = None,
+    burst: Annotated[bool, typer.Option("--burst", help="As --arrivals burst.")] = False,
+    variation: Annotated[
+        float, typer.Option(min=0.01, help="Of gamma: the gaps' deviation over their mean.")
+    ] = 4.0,
+    on_s: Annotated[float, typer.Option(min=0.01, help="Of onoff: seconds on.")] = 5.0,
+    off_s: Annotated[float, typer.Option(min=0.0, help="Of onoff: seconds of silence.")] = 10.0,
+    trace: Annotated[
+        Path | None, typer.Option(help="Of trace: a CSV, .gz or not, with a column `arrival_s`.")
+    ] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Of the engine. Default: what the workers have.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the order and the arrivals; the first.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from --seed on.")] = 1,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Cap on every answer, tokens.")] = 400,
+    data: Annotated[
+        Path | None, typer.Option(help="JSONL with `prompt` or `messages`. Default: bundled.")
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs for the overhead.")] = 30,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for result.json, chart.png and samples.jsonl, one a request."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Compare policies on a running service, which should have nothing else to do meanwhile."""
+    process = _arrivals(arrivals, rate, burst, loads, variation, on_s, off_s, trace)
+    chosen, wanted = _policies(policies), _loads(loads)
+    bodies: Bodies = (
+        bundled_bodies(max_tokens=max_tokens)
+        if data is None
+        else read_bodies(data, max_tokens=max_tokens)
+    )
+
+    async def measure() -> Sweep:
+        async with Service(url, api_key=api_key) as service:
+            name = await service.only_model(model)
+            target = Target(url=url, model=name, api_key=api_key)
+            overhead = None
+            if engine_url is not None:
+                engine = await _engine(engine_url, engine_api_key, model)
+                await until_idle(service, name)
+                overhead = await measured_overhead(target, engine, bodies, pairs, quiet=as_json)
+            view = await service.queue(name)
+            engine_slots = slots or sum(w.slots for w in view.workers)
+            if engine_slots < 1:
+                raise CliError(f"no worker serves {name}: nothing would be answered")
+            capacity, steps = None, [process]
+            if wanted:
+                capacity = await measure_capacity(
+                    service, target, bodies, slots=engine_slots, seed=seed
+                )
+                steps = at_loads(process, wanted, capacity)
+            plan = Plan(
+                arrivals=steps,
+                count=requests,
+                seeds=range(seed, seed + seeds),
+                policies=chosen,
+            )
+            with _bars(plan.count, quiet=as_json) as (on_run, on_done):
+                return await sweep(
+                    service,
+                    target,
+                    bodies,
+                    plan,
+                    slots=engine_slots,
+                    capacity_per_s=capacity,
+                    overhead=overhead,
+                    on_run=lambda arm, at, s: on_run(_title(arm, at, s, plan)),
+                    on_done=on_done,
+                )
+
+    result = asyncio.run(measure())
+    if out is not None:
+        _keep(result, out)
+    if as_json:
+        typer.echo(json.dumps(result.as_json(), indent=2))
+    else:
+        only = result.steps[0].seeds if len(result.steps) == 1 else []
+        pieces = render(only[0]) if len(only) == 1 else render_sweep(result)
+        Console(highlight=False).print(*pieces, sep="\n\n")
+    if result.failed:
+        raise CliError("some requests failed; the figures leave them out")
+
+
+def _arrivals(
+    kind: Kind | None,
+    rate: float | None,
+    burst: bool,
+    loads: str | None,
+    variation: float,
+    on_s: float,
+    off_s: float,
+    trace: Path | None,
+) -> Arrivals:
+    """The arrival process that the flags name; with --loads its rate is still to be set.
+
+    Raises:
+        BadUsage: The flags contradict one another, or something is missing.
+    """
+    if burst and (kind not in (None, Kind.BURST) or rate is not None or loads is not None):
+        raise BadUsage("--burst sends everything at once: leave out --arrivals, --rate, --loads")
+    if rate is not None and loads is not None:
+        raise BadUsage("give either --rate or --loads")
+    timed = rate is not None or loads is not None
+    shape = kind or (Kind.POISSON if timed else Kind.BURST)
+    if timed == (shape is Kind.BURST):
+        raise BadUsage(
+            "burst arrivals take no --rate and no --loads"
+            if timed
+            else f"{shape} arrivals need --rate, or --loads"
+        )
+    if (shape is Kind.TRACE) != (trace is not None):
+        raise BadUsage("--arrivals trace and --trace FILE go together")
+    return Arrivals(
+        kind=shape,
+        rate_per_s=(rate or 1.0) if timed else None,
+        variation=variation,
+        on_s=on_s,
+        off_s=off_s,
+        trace_s=() if trace is None else read_trace(trace),
+    )
+
+
+def _loads(text: str | None) -> list[float]:
+    try:
+        loads = [float(part) for part in (text or "").split(",") if part.strip()]
+    except ValueError:
+        loads = [0.0]
+    if any(not 0 < load < 100 for load in loads) or (text is not None and not loads):
+        raise BadUsage(f"--loads wants numbers above 0, with commas; got {text!r}")
+    return loads
+
+
+def _title(arm: Arm, arrivals: Arrivals, seed: int, plan: Plan) -> str:
+    """What a progress bar is called."""
+    rate = arrivals.rate_per_s
+    at = f", {rate:.2f}/s" if rate is not None and len(plan.arrivals) > 1 else ""
+    return f"{arm}{at}" + (f", seed {seed}" if len(plan.seeds) > 1 else "")
+
+
+def _keep(result: Sweep, folder: Path) -> None:
+    """Write result.json, chart.png and samples.jsonl; each sample says of which run it is."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise BadUsage(f"--out {folder}: {exc}") from exc
+    from lengthwise_lab.loadtest.chart import (  # matplotlib: half of what a start takes
+        draw,
+        draw_sweep,
+    )
+
+    (folder / "result.json").write_text(json.dumps(result.as_json(), indent=2) + "\n")
+    first = result.steps[0]
+    if len(result.steps) > 1:
+        draw_sweep(result, folder / "chart.png")
+    elif first.pooled is not None:
+        draw(first.pooled, first.runs, folder / "chart.png")
+    with (folder / "samples.jsonl").open("w") as file:
+        for number, step in enumerate(result.steps):
+            for run in step.runs:
+                for sample in run.samples:
+                    row = {"step": number, "arm": run.policy, **asdict(sample)}
+                    file.write(json.dumps(row) + "\n")
+
+
+@contextmanager
+def _bars(
+    count: int, *, quiet: bool
+) -> Iterator[tuple[Callable[[str], None], Callable[[Sample], None]]]:
+    """A progress bar for each run: what to call when one begins, and at each answer."""
+    with _progress(quiet) as progress:
+        current = None
+
+        def on_run(title: str) -> None:
+            nonlocal current
+            current = progress.add_task(title, total=count)
+
+        def on_done(_: Sample) -> None:
+            if current is not None:
+                progress.advance(current)
+
+        yield on_run, on_done
+
+
+async def compared(
+    service: Service,
+    target: Target,
+    workload: Sequence[Request],
+    policies: Sequence[Arm],
+    *,
+    quiet: bool,
+) -> list[Run]:
+    """Run one comparison with a progress bar for each policy."""
+    with _bars(len(workload), quiet=quiet) as (on_run, on_done):
+        return await compare(
+            service, target, workload, policies=policies, on_run=on_run, on_done=on_done
+        )
+
+
+async def measured_overhead(
+    path: Target, engine: Target, bodies: Bodies, pairs: int, *, quiet: bool
+) -> Overhead:
+    """Measure what the path adds, with a progress bar."""
+    with _progress(quiet) as progress:
+        bar = progress.add_task("first token, idle", total=WARM_UP_PAIRS + pairs)
+        return await measure_overhead(
+            path, engine, bodies, pairs=pairs, on_pair=lambda: progress.advance(bar)
+        )
+
+
+def _progress(quiet: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=quiet,
+    )
+
+
+def _policies(text: str) -> list[Arm]:
+    known = get_args(Arm)
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names or len(set(names)) != len(names) or not set(names) <= set(known):
+        raise BadUsage(f"--policies wants some of {', '.join(known)}, each once; got {text!r}")
+    if "oracle" in names and "fcfs" not in names:
+        raise BadUsage("--policies oracle needs fcfs as well: its run tells the lengths")
+    return cast(list[Arm], names)
+
+
+async def _engine(url: str, api_key: str | None, model: str | None) -> Target:
+    """The engine, and the model to ask it for: the queue's name if it knows it, else its only one.
+
+    Raises:
+        BadUsage: It does not list its models.
+    """
+    target = Target(url=url, model="", api_key=api_key)
+    try:
+        async with target.client() as http:
+            response = (await http.get("/v1/models")).raise_for_status()
+            served = [str(m["id"]) for m in response.json()["data"]]
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as exc:
+        reason = exc if str(exc) else type(exc).__name__
+        raise BadUsage(
+            f"the engine at {url} does not list its models: {reason}. Is it running? --engine-url "
+            "must name it, and --engine-api-key its key, if it asks for one."
+        ) from exc
+    name = model if model in served else choose_model(served, None, where=url)
+    return Target(url=url, model=name, api_key=api_key)

@@ -1,0 +1,237 @@
+"""`lengthwise collect`: measured lengths, by sampling an endpoint or from a queue; and vectors."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from lengthwise_cli.errors import BadUsage, CliError
+from lengthwise_cli.extras import extra, one_of
+
+#: Between two looks at a queue, s.
+_LOOK_S = 0.5
+
+
+def collect(
+    out: Annotated[Path, typer.Option(help="JSONL to add to; what it has is not asked again.")],
+    url: Annotated[str | None, typer.Option(help="An OpenAI endpoint to sample.")] = None,
+    model: Annotated[str | None, typer.Option(help="Its name there; or the queue's.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="JSONL of `prompt` or `messages`, and perhaps `source`.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Answers of each prompt.")] = 1,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Cap of an answer; one that reaches it is censored.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="Default: the endpoint's.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Sample i is asked with this + i. Default: none is sent.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at once.")] = 8,
+    tries: Annotated[int, typer.Option(min=1, help="How often one request is tried.")] = 6,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="LENGTHWISE_API_KEY", help="Of the endpoint; better by environment."),
+    ] = None,
+    from_queue: Annotated[
+        str | None,
+        typer.Option(help="Instead: watch the queue --model in this Redis, redis://..."),
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="With --from-queue: end after so many rows.")
+    ] = None,
+    for_s: Annotated[
+        float | None, typer.Option(min=0, help="With --from-queue: end after so long, s.")
+    ] = None,
+    hidden_states: Annotated[
+        str | None,
+        typer.Option(
+            help="Also run the prompts of OUT through this Hugging Face model (folder or hub id) "
+            "and keep its states, for `train --backbone hidden`; alone: of the rows that OUT has."
+        ),
+    ] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="NPZ of the states. Default: OUT, but for its ending.")
+    ] = None,
+    layer: Annotated[int, typer.Option(help="Whose states; -1 is the last.")] = -1,
+    pooling: Annotated[str, typer.Option(help="State of the last token, or the mean.")] = "last",
+    device: Annotated[str, typer.Option(help="Of --hidden-states: auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Collect lengths: sample an endpoint, or write down what a queue serves; can be resumed."""
+    if hidden_states is not None:
+        one_of("--pooling", pooling, ("last", "mean"))
+        one_of("--device", device, ("auto", "cpu", "cuda"))
+    elif vectors is not None:
+        raise BadUsage("--vectors goes with --hidden-states MODEL")
+    alone = hidden_states is not None and not (url or from_queue)
+    if alone and not out.is_file():
+        raise BadUsage(f"there is no {out}: --hidden-states alone reads the rows that it has")
+    if not alone:
+        _lengths(
+            out=out,
+            url=url,
+            model=model,
+            prompts=prompts,
+            sampling=(samples, max_tokens, temperature, seed),
+            concurrency=concurrency,
+            tries=tries,
+            api_key=api_key,
+            from_queue=from_queue,
+            rows=rows,
+            for_s=for_s,
+        )
+    if hidden_states is not None:
+        _states(hidden_states, out, vectors or _beside(out), layer, pooling, device)
+
+
+def _beside(rows: Path) -> Path:
+    """`rows.npz` for `rows.jsonl` and `rows.jsonl.gz`."""
+    name = rows.name.removesuffix(".gz").removesuffix(".jsonl")
+    return rows.with_name(name + ".npz")
+
+
+def _states(llm: str, rows: Path, vectors: Path, layer: int, pooling: str, device: str) -> None:
+    with extra("train"):
+        from lengthwise_training.backbones import hidden_states as states
+        from lengthwise_training.data.examples import read_rows
+        from lengthwise_training.data.rows import BadLines
+    try:
+        found, _ = read_rows(rows)
+        with _progress() as progress:
+            bar = progress.add_task("hidden states", total=None)
+            count = states.collect(
+                llm,
+                [row.prompt for row in found],
+                vectors,
+                layer=layer,
+                pooling=pooling,  # type: ignore[arg-type]
+                device=device,  # type: ignore[arg-type]
+                on_vector=lambda done, missing: progress.update(bar, completed=done, total=missing),
+            )
+    except (BadLines, OSError, ValueError) as exc:
+        raise BadUsage(str(exc)) from exc
+    typer.echo(f"{count} vectors computed, in {vectors}")
+
+
+def _lengths(
+    *,
+    out: Path,
+    url: str | None,
+    model: str | None,
+    prompts: Path | None,
+    sampling: tuple[int, int | None, float | None, int | None],
+    concurrency: int,
+    tries: int,
+    api_key: str | None,
+    from_queue: str | None,
+    rows: int | None,
+    for_s: float | None,
+) -> None:
+    if from_queue is not None:
+        if url or prompts or not model:
+            raise BadUsage("--from-queue wants --model, the queue's name; no --url, no --prompts")
+        asyncio.run(_watch(from_queue, model, out, rows, for_s))
+        return
+    if url is None or model is None or prompts is None:
+        raise BadUsage("give --url, --model and --prompts; or --from-queue and --model")
+    with extra("train"):
+        from lengthwise_training.data.collect import (
+            CollectFailed,
+            RowFile,
+            Sampling,
+            read_questions,
+        )
+        from lengthwise_training.data.collect import Progress as Done
+        from lengthwise_training.data.collect import collect as run
+        from lengthwise_training.data.openai_asker import Asker
+    drawn = Sampling(*sampling)
+
+    async def sample() -> Done:
+        async with Asker(
+            url, model, api_key=api_key, concurrency=concurrency, tries=tries
+        ) as asker:
+            with RowFile(out) as file, _progress() as progress:
+                bar = progress.add_task("collect", total=len(questions))
+
+                def on_row(done: Done) -> None:
+                    progress.update(
+                        bar,
+                        completed=done.already + done.done + len(done.failed),
+                        description=f"collect, {len(done.failed)} failed, {asker.retries} retries",
+                    )
+
+                return await run(asker, questions, file, drawn, workers=concurrency, on_row=on_row)
+
+    try:
+        questions = read_questions(prompts)
+        done = asyncio.run(sample())
+    except CollectFailed as exc:
+        raise BadUsage(str(exc)) from exc
+    typer.echo(
+        f"{done.done} prompts sampled, {done.already} were there already, "
+        f"{done.censored} answers cut at the cap"
+    )
+    if done.failed:
+        shown = "; ".join(f"{k}: {v}" for k, v in list(done.failed.items())[:3])
+        raise CliError(
+            f"{len(done.failed)} prompts have no row; start again to ask them once more. {shown}"
+        )
+
+
+async def _watch(
+    redis_url: str, queue: str, out: Path, rows: int | None, for_s: float | None
+) -> None:
+    with extra("train"):
+        from lengthwise_training.data.collect import CollectFailed, RowFile
+    with extra("local"):
+        from lengthwise_cli.commands.queue_record import QueueRecord
+        from lengthwise_store.errors import LengthwiseError
+    record = QueueRecord(redis_url, queue)
+    ends = None if for_s is None else time.monotonic() + for_s
+    try:
+        if not await record.exists():
+            raise BadUsage(f"there is no queue {queue} in that Redis")
+        with RowFile(out) as file, _progress() as progress:
+            bar = progress.add_task("watch", total=rows)
+            written = 0
+            while True:
+                for row in await record.look():
+                    if (rows is None or written < rows) and file.add(row, sync=False):
+                        written += 1
+                file.sync()
+                doing = "read" if record.keeps_record else f"watch, {record.watched.missed} missed"
+                progress.update(bar, completed=written, description=doing)
+                over = ends is not None and time.monotonic() >= ends
+                if over or (rows is not None and written >= rows):
+                    break
+                await asyncio.sleep(_LOOK_S)
+    except (CollectFailed, LengthwiseError) as exc:
+        raise BadUsage(str(exc)) from exc
+    finally:
+        await record.aclose()
+    seen = record.watched
+    typer.echo(f"{written} rows, {seen.censored} cut at their cap; {seen.missed} jobs ended unseen")
+    if not record.keeps_record:
+        typer.echo(
+            f"The queue keeps no record: set `record_rows` of {queue}, and jobs that end while "
+            "nobody watches are here the next time.",
+            err=True,
+        )
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )

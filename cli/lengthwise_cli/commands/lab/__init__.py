@@ -1,0 +1,1 @@
+"""`lengthwise lab`: the simulator and the reproductions."""

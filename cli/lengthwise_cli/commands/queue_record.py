@@ -1,0 +1,149 @@
+"""Reads lengths off a queue: what was asked, and how long the answer was.
+
+The queue deletes a request as soon as it is answered, so that prompts do not lie about, unless it
+is set to keep a record (`record_rows`). Where there is one, it is read from its beginning and then
+followed. Where there is none, whoever wants the prompts must watch: this looks at the jobs that
+wait or run, keeps their requests, and writes a row when one ends well. It needs Redis itself, which
+only the operator of the system has; no API of the queue service shows one tenant's prompt to
+another. Called by collect.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from lengthwise_contract.states import JobState
+from lengthwise_store.jobs import Job
+from lengthwise_store.keys import QueueKeys
+from lengthwise_store.redis.access import Access
+from lengthwise_store.redis.connections import Connections
+from lengthwise_store.redis.errors import read
+from lengthwise_store.store import JobStore
+from lengthwise_store.training_rows import length_row, read_request
+
+#: Waiting jobs looked at a time, those to be served next: what starts soon is seen before it ends.
+_LOOKED_AHEAD = 500
+
+#: Requests kept of jobs that have not ended; the oldest are forgotten.
+_KEPT = 20_000
+
+
+@dataclass
+class Watched:
+    """What was seen so far.
+
+    Attributes:
+        rows: Jobs that ended well, and whose request was known.
+        censored: Of these, how many ran to their cap.
+        missed: Jobs that ended well between two looks, so that their request was gone.
+    """
+
+    rows: int = 0
+    censored: int = 0
+    missed: int = 0
+
+
+class QueueRecord:
+    """One queue, looked at again and again."""
+
+    def __init__(self, redis_url: str, queue: str) -> None:
+        """Connects on first use."""
+        access = Access.parse(redis_url)
+        self._store = JobStore(access)
+        settings = self._store.settings
+        self._connections = Connections(
+            access,
+            connect_timeout_s=settings.connect_timeout_s,
+            command_timeout_s=settings.command_timeout_s,
+        )
+        self._queue = queue
+        self._keys = QueueKeys(queue)
+        self._requests: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._ended: set[str] | None = None  #: Finished jobs of the look before.
+        self._cursor = "0-0"  #: Of the record: what was read of it so far.
+        self.keeps_record = False  #: At the last look.
+        self.watched = Watched()
+
+    async def exists(self) -> bool:
+        """Whether there is a queue of that name."""
+        return await self._store.queue(self._queue) is not None
+
+    async def look(self) -> list[dict[str, Any]]:
+        """Rows of the jobs that ended since the last look; call it about twice a second.
+
+        The first look at a queue that keeps a record returns all that is in it.
+        """
+        queue = await self._store.queue(self._queue)
+        self.keeps_record = queue is not None and queue.settings.record_rows > 0
+        rows = await self._recorded() if self.keeps_record else await self._seen_ending()
+        self.watched.rows += len(rows)
+        self.watched.censored += sum(row["censored"] for row in rows)
+        return rows
+
+    async def _recorded(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        while True:
+            found = await self._store.recorded(self._queue, after=self._cursor)
+            if not found:
+                return rows
+            self._cursor = found[-1][0]
+            rows += [json.loads(row) for _, row in found]
+
+    async def _seen_ending(self) -> list[dict[str, Any]]:
+        line = await self._store.line(self._queue, _LOOKED_AHEAD)
+        await self._keep(job.id for job in (*line.running, *line.waiting))
+        alive = {job.id for job in (*line.running, *line.waiting)}
+        gone = [job_id for job_id in self._requests if job_id not in alive]
+        rows = []
+        for job_id in gone:
+            job = await self._store.get(self._queue, job_id)
+            if job is not None and job.state in (JobState.QUEUED, JobState.SCHEDULED):
+                continue  # it went back into the line, behind those looked at
+            if job is not None and job.state is JobState.RUNNING:
+                continue
+            request = self._requests.pop(job_id)
+            row = None if job is None else row_of(job, request)
+            if row is not None:
+                rows.append(row)
+        answered = {job.id for job in line.finished if job.state is JobState.SUCCEEDED}
+        if self._ended is not None:
+            known = {str(row["id"]) for row in rows}
+            self.watched.missed += len(answered - self._ended - known - set(gone))
+        self._ended = answered | (self._ended or set())
+        return rows
+
+    async def _keep(self, ids: Iterable[str]) -> None:
+        new = [job_id for job_id in ids if job_id not in self._requests]
+        if not new:
+            return
+        pipe = self._connections.of(self._keys.prefix).pipeline(transaction=False)
+        for job_id in new:
+            pipe.get(self._keys.body(job_id))
+        for job_id, body in zip(new, await read(pipe.execute()), strict=True):
+            request = read_request(body)
+            if request is not None:
+                self._requests[job_id] = request
+        while len(self._requests) > _KEPT:
+            self._requests.popitem(last=False)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._store.aclose()
+        await self._connections.aclose()
+
+
+def row_of(job: Job, request: dict[str, Any]) -> dict[str, Any] | None:
+    """A length record; None of a job without an answer, a length or a text."""
+    if job.state is not JobState.SUCCEEDED:
+        return None
+    return length_row(
+        job.id,
+        job.queue,
+        request,
+        output_tokens=job.output_tokens,
+        prompt_tokens=job.prompt_tokens,
+    )

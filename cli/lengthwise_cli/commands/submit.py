@@ -1,0 +1,190 @@
+"""`lengthwise submit`: one job, its prediction, and its answer as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+
+from lengthwise_cli.errors import BadUsage, CliError
+from lengthwise_contract.api import Explanation, JobRequest
+from lengthwise_lab.loadtest.client import Service, error_message
+from lengthwise_lab.loadtest.workload import FIXED_SAMPLING, read_bodies
+
+#: How often a broken stream is taken up again, and the pause before it, seconds.
+RECONNECTS, RECONNECT_PAUSE_S = 60, 0.5
+
+Url = Annotated[str, typer.Option(help="Of the queue service.")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(envvar="LENGTHWISE_API_KEY", help="Of the queue service; better by environment."),
+]
+Model = Annotated[
+    str | None, typer.Option(help="Which model answers. Default: the only one served.")
+]
+
+
+def submit(
+    text: Annotated[str | None, typer.Argument(help="What to ask.")] = None,
+    url: Url = "http://127.0.0.1:8080",
+    api_key: ApiKey = None,
+    model: Model = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer, tokens. Default: the engine's.")
+    ] = None,
+    job_class: Annotated[
+        str, typer.Option("--class", help="Service class of the queue.")
+    ] = "interactive",
+    file: Annotated[
+        Path | None,
+        typer.Option(help="JSONL, a line with `prompt` or `messages` a job; none is waited for."),
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Show the answer as it comes.")] = True,
+) -> None:
+    """Hand in a job; print how long it is expected to be, where it stands, and its answer."""
+    if (text is None) == (file is None):
+        raise BadUsage('give either a text, as in `lengthwise submit "Say hello."`, or --file')
+    bodies: list[dict[str, Any]]
+    if file is not None:
+        bodies = [
+            {key: value for key, value in body.items() if key not in FIXED_SAMPLING}
+            for _, body in read_bodies(file, max_tokens=max_tokens)
+        ]
+    else:
+        bodies = [{"messages": [{"role": "user", "content": text}]}]
+        if max_tokens is not None:
+            bodies[0]["max_tokens"] = max_tokens
+    service = Service(url, api_key=api_key)
+    asyncio.run(_submit(service, model, bodies, job_class, wait=wait and file is None))
+
+
+async def _submit(
+    there: Service, model: str | None, bodies: list[dict[str, Any]], job_class: str, *, wait: bool
+) -> None:
+    note = Console(stderr=True, style="dim", highlight=False, soft_wrap=True)
+    async with there as service:
+        chosen = await service.only_model(model)
+        for body in bodies:
+            request = JobRequest.model_validate(
+                {"body": {**body, "model": chosen}, "class": job_class}
+            )
+            job = await service.submit(request)
+            note.print(f"job {job.id}: {describe(await service.explain(job.id))}", markup=False)
+            if not wait:
+                Console(highlight=False).print(job.id, markup=False)
+            else:
+                await _Reader(service, note).follow(job.id)
+
+
+def describe(why: Explanation) -> str:
+    """How long it is expected to be, and where it stands, in a few words."""
+    if why.prediction is None:
+        expected = f"no prediction in time, taken for {why.predicted_tokens:.0f} tokens"
+    else:
+        likely = why.calibrated or why.prediction  # the corrected ones are what it is priced by
+        low, high = likely.p10_tokens, likely.p90_tokens
+        if why.predicted_tokens < likely.p50_tokens:  # cut by the request's own cap
+            low, high = min(low, why.predicted_tokens), why.predicted_tokens
+        expected = f"predicted {why.predicted_tokens:.0f} tokens ({low:.0f} to {high:.0f} likely)"
+    if why.position is None:
+        return f"{expected}; {why.state}"
+    place = f"{expected}; {why.position} ahead"
+    if why.mode == "paused":
+        return f"{place}; nothing starts: POST /v1/queues/{why.queue}/resume"
+    if why.estimated_start_ms is None:
+        return f"{place}; nothing starts: no worker serves {why.queue}, start one"
+    return place
+
+
+class _Reader:
+    """Prints a job's stream; takes it up where it broke off, so that no token is lost."""
+
+    def __init__(self, service: Service, note: Console) -> None:
+        self._service = service
+        self._note = note
+        self._last_id: str | None = None
+        self._printed = False
+
+    async def follow(self, job_id: str) -> None:
+        """Print the answer to its end.
+
+        Raises:
+            CliError: The job did not succeed, or the service stayed away.
+        """
+        path = f"/v1/jobs/{job_id}/stream"
+        for _ in range(RECONNECTS):
+            headers = {} if self._last_id is None else {"Last-Event-ID": self._last_id}
+            try:
+                async with self._service.stream(path, headers) as response:
+                    if response.is_error:
+                        await response.aread()
+                        raise CliError(error_message(response))
+                    if await self._print_events(response):
+                        return
+            except httpx.TransportError:
+                self._note.print("the connection broke; taking the stream up again", markup=False)
+            await asyncio.sleep(RECONNECT_PAUSE_S)
+        raise CliError(f"the queue service is away; GET {path} goes on when it is back")
+
+    async def _print_events(self, response: httpx.Response) -> bool:
+        """Print what comes; whether it came to its end."""
+        name, data = "", ""
+        async for line in response.aiter_lines():
+            field, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            if field == "id":
+                self._last_id = value
+            elif field == "event":
+                name = value
+            elif field == "data":
+                data = value
+            elif not line:
+                if data and self._print_event(name, data):
+                    return True
+                name, data = "", ""
+        return False
+
+    def _print_event(self, name: str, data: str) -> bool:
+        """Print one event; whether it is the last."""
+        if data == "[DONE]":
+            self._end_line()
+            return True
+        event = json.loads(data)
+        if name == "attempt":
+            if self._printed:  # else nothing was shown that starts again
+                self._end_line()
+                self._note.print("another attempt: the answer starts again", markup=False)
+        elif name == "end":
+            self._end_line()
+            self._ended(event)
+            return True
+        else:
+            text = text_of(event)
+            typer.echo(text, nl=False)
+            self._printed = self._printed or bool(text)
+        return False
+
+    def _end_line(self) -> None:
+        if self._printed:
+            typer.echo()
+        self._printed = False
+
+    def _ended(self, end: dict[str, Any]) -> None:
+        if end.get("state") != "succeeded":
+            error = end.get("error") or {}
+            raise CliError(f"the job {end.get('state')}: {error.get('message', 'no reason given')}")
+        self._note.print(f"{end.get('output_tokens')} tokens", markup=False)
+
+
+def text_of(event: dict[str, Any]) -> str:
+    """The text in one chunk of an OpenAI stream, or in a whole response."""
+    parts = []
+    for choice in event.get("choices") or []:
+        said = choice.get("delta") or choice.get("message") or {}
+        parts.append(said.get("content") or choice.get("text") or "")
+    return "".join(parts)

@@ -1,0 +1,190 @@
+"""`lengthwise top`: the line as it stands, live."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from lengthwise_cli.commands.submit import ApiKey, Model, Url
+from lengthwise_contract.api import LineEntry, LineView, QueueMode, QueueView
+from lengthwise_lab.errors import ServiceError
+from lengthwise_lab.loadtest.client import Service
+
+#: How many jobs of each kind are asked for.
+FETCHED = 100
+#: Throughput is that of the jobs that ended within this, ms.
+WINDOW_MS = 30_000.0
+#: Above the tables; a title and headings are two lines of each.
+HEAD_LINES = 5
+#: Of a job's id, a UUID; cut ids would all look alike, since they begin with the time.
+ID_WIDTH = 36
+
+
+def top(
+    url: Url = "http://127.0.0.1:8080",
+    api_key: ApiKey = None,
+    model: Model = None,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between frames.")] = 1.0,
+    rows: Annotated[
+        int, typer.Option(min=1, max=FETCHED, help="Jobs shown of each kind, at most.")
+    ] = 8,
+    once: Annotated[bool, typer.Option(help="Print one frame and end; for scripts.")] = False,
+) -> None:
+    """Show who waits, who runs, who is done, and how fast; Ctrl-C ends it."""
+    asyncio.run(_top(Service(url, api_key=api_key, timeout_s=5), model, interval, rows, once))
+
+
+async def _top(there: Service, model: str | None, interval_s: float, rows: int, once: bool) -> None:
+    console = Console(highlight=False)
+    async with there as service:
+        chosen = await service.only_model(model)
+
+        async def look(rows: int = rows) -> RenderableType:
+            view, line = await asyncio.gather(service.queue(chosen), service.line(chosen, FETCHED))
+            return frame(view, line, rows=rows)
+
+        if once:
+            console.print(await look())
+            return
+        shown = await look(_fitting(rows, console.height))
+        with Live(shown, console=console, auto_refresh=False, screen=console.is_terminal) as live:
+            while True:
+                await asyncio.sleep(interval_s)
+                try:
+                    shown = await look(_fitting(rows, console.height))
+                    live.update(shown, refresh=True)
+                except ServiceError as exc:
+                    live.update(Group(Text(str(exc), style="red"), shown), refresh=True)
+
+
+def _fitting(rows: int, height: int) -> int:
+    """As many rows of three tables as a terminal of `height` lines holds, at most `rows`."""
+    return max(1, min(rows, (height - HEAD_LINES - 3 * 2) // 3))
+
+
+def throughput(line: LineView) -> tuple[float, float]:
+    """Tokens and jobs per second, over the jobs that ended within `WINDOW_MS`.
+
+    The span reaches back to the start of the earliest of them if that is later than the window's
+    start, so that a burst that has just begun is not watered down.
+    """
+    since_ms = line.now_ms - WINDOW_MS
+    ended = [e for e in line.finished if e.finished_ms is not None and e.finished_ms > since_ms]
+    if not ended:
+        return 0.0, 0.0
+    starts = [e.started_ms if e.started_ms is not None else e.accepted_ms for e in ended]
+    span_s = (line.now_ms - max(since_ms, min(starts))) / 1000
+    if span_s <= 0:
+        return 0.0, 0.0
+    return sum(e.output_tokens or 0 for e in ended) / span_s, len(ended) / span_s
+
+
+def frame(view: QueueView, line: LineView, *, rows: int) -> RenderableType:
+    """One picture of the queue; as wide as a terminal of 80 columns, whole job ids included."""
+    now_ms = line.now_ms
+    return Group(
+        _head(view, line),
+        _table(
+            f"next ({view.depth})",
+            line.waiting[:rows],
+            {
+                "class": lambda e: e.job_class,
+                "predicted": lambda e: f"{e.predicted_tokens:.0f}",
+                "waits": lambda e: _seconds(now_ms - e.accepted_ms),
+            },
+        ),
+        _table(
+            f"running ({view.in_flight})",
+            line.running[:rows],
+            {
+                "class": lambda e: e.job_class,
+                "predicted": lambda e: f"{e.predicted_tokens:.0f}",
+                "runs": lambda e: _seconds(now_ms - (e.started_ms or now_ms)),
+            },
+        ),
+        _table(
+            "last finished",
+            line.finished[:rows],
+            {
+                "state": lambda e: e.state.value,
+                "predicted": lambda e: f"{e.predicted_tokens:.0f}",
+                "actual": lambda e: "" if e.output_tokens is None else str(e.output_tokens),
+                "took": lambda e: _seconds((e.finished_ms or now_ms) - e.accepted_ms),
+            },
+        ),
+    )
+
+
+def _head(view: QueueView, line: LineView) -> Text:
+    tokens_per_s, jobs_per_s = throughput(line)
+    backlog = "no worker" if view.backlog_seconds is None else f"{view.backlog_seconds:.1f} s"
+    slots = sum(w.slots for w in view.workers)
+    ends = {
+        "done": view.succeeded,
+        "failed": view.failed,
+        "cancelled": view.cancelled,
+        "expired": view.expired,
+        "unpredicted": view.fallbacks,
+    }
+    return Text.assemble(
+        (view.name, "bold"),
+        f"  {_order(view)}  ",
+        f"{len(view.workers)} worker{'' if len(view.workers) == 1 else 's'}, {slots} slots\n",
+        (_MODES[view.mode].format(name=view.name), "bold red"),
+        ("waiting ", "dim"),
+        f"{view.depth}",
+        (f"  (backlog {backlog}, oldest {view.oldest_wait_seconds:.1f} s)   ", "dim"),
+        ("running ", "dim"),
+        f"{view.in_flight}\n",
+        f"{tokens_per_s:.1f} tokens/s  {jobs_per_s:.2f} jobs/s   ",
+        # What never happened is left out, so that the line fits.
+        ("  ".join(f"{k} {n}" for k, n in ends.items() if n or k == "done"), "dim"),
+        "\n",
+    )
+
+
+#: What is said of a queue that is not open, and what opens it again.
+_MODES: dict[QueueMode, str] = {
+    "open": "",
+    "paused": "paused: takes jobs, serves none; POST /v1/queues/{name}/resume\n",
+    "draining": "draining: serves what there is, takes nothing; POST /v1/queues/{name}/resume\n",
+}
+
+
+def _order(view: QueueView) -> str:
+    """The order in force, with what bounds how far a job may be overtaken."""
+    settings = view.settings
+    if settings.policy != "sjf":
+        return settings.policy
+    if view.fallback:
+        return f"sjf suspended (its predictions misled), serves {view.active_policy}"
+    factor, wait_factor = settings.overtake_factor, settings.overtake_wait_factor
+    return f"sjf, k {factor:g}, wait factor {wait_factor:g}"
+
+
+def _seconds(ms: float) -> str:
+    return f"{ms / 1000:.1f} s"
+
+
+def _table(
+    title: str, entries: list[LineEntry], columns: dict[str, Callable[[LineEntry], str]]
+) -> Table:
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, expand=True
+    )
+    table.add_column("job", min_width=ID_WIDTH, no_wrap=True, style="dim")
+    for heading in columns:
+        if heading in ("class", "state"):
+            table.add_column(heading, ratio=1, no_wrap=True)
+        else:
+            table.add_column(heading, width=9, justify="right", no_wrap=True)
+    for entry in entries:
+        table.add_row(entry.id, *(shown(entry) for shown in columns.values()))
+    return table

@@ -1,0 +1,177 @@
+"""`lengthwise up`: the whole of Lengthwise on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from lengthwise_cli.errors import BadUsage
+from lengthwise_cli.local.stack import Batching, Engine, Stack, StackSettings
+
+
+def up(
+    engine: Annotated[Engine, typer.Option(help="Who answers.")] = Engine.LLAMA_CPP,
+    engine_url: Annotated[
+        str | None, typer.Option(help="Of a running engine, e.g. http://host:8000.")
+    ] = None,
+    engine_api_key: Annotated[
+        str | None, typer.Option(help="For the engine; better given by environment.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Served name. Default: smollm2, or what the engine serves.")
+    ] = None,
+    model_path: Annotated[
+        Path | None, typer.Option(help="A GGUF file for llama.cpp. Default: SmolLM2 135M.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="tokenizer.json of the model, to measure prompts."
+        ),
+    ] = None,
+    context_tokens: Annotated[
+        int, typer.Option(min=64, help="llama.cpp: context of each slot, tokens.")
+    ] = 2048,
+    slots: Annotated[
+        int, typer.Option(min=1, max=4096, help="How many requests the engine gets at once.")
+    ] = 8,
+    batching: Annotated[
+        Batching, typer.Option(help="How the worker fills the engine.")
+    ] = Batching.CONTINUOUS,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
+    redis_url: Annotated[
+        str | None, typer.Option(help="Use this Redis or Valkey. Default: an embedded one.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LENGTHWISE_API_KEY",
+            help="An admin's, if the queue service is to ask for keys; better by environment.",
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path, typer.Option(help="Where the embedded Valkey keeps its data, and logs go.")
+    ] = Path(".lengthwise"),
+    policy: Annotated[
+        Literal["sjf", "fcfs", "shadow"] | None,
+        typer.Option(help="Order of service. Default: the queue's; sjf for a new one."),
+    ] = None,
+    overtake_factor: Annotated[
+        float | None,
+        typer.Option(min=0, max=1000, help="k. Default: the queue's; 3 for a new one."),
+    ] = None,
+    overtake_wait_factor: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=100,
+            help="Of the wait that a long answer found: for so many times that it may be "
+            "overtaken; 0: k alone. Default: the queue's; 2 for a new one.",
+        ),
+    ] = None,
+    predictor_timeout_ms: Annotated[
+        float, typer.Option(min=1, max=10_000, help="Longest wait for a prediction, ms.")
+    ] = 250,
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"], typer.Option(help="Of the log files.")
+    ] = "INFO",
+) -> None:
+    """Start Valkey, the predictor, the queue service and a worker; Ctrl-C stops them all."""
+    settings = StackSettings(
+        data_dir=data_dir,
+        engine=engine,
+        engine_url=engine_url,
+        engine_api_key=engine_api_key,
+        model=model,
+        model_path=model_path,
+        tokenizer=tokenizer,
+        context_tokens=context_tokens,
+        slots=slots,
+        batching=batching,
+        host=host,
+        port=port,
+        redis_url=redis_url,
+        api_key=api_key,
+        policy=policy,
+        overtake_factor=overtake_factor,
+        overtake_wait_factor=overtake_wait_factor,
+        predictor_timeout_ms=predictor_timeout_ms,
+        log_level=log_level,
+    )
+    asyncio.run(_serve(settings))
+
+
+async def _serve(settings: StackSettings) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    loop = asyncio.get_running_loop()
+    told_to_stop = asyncio.Event()
+    serving = asyncio.create_task(_until(told_to_stop, settings, console))
+
+    def on_signal() -> None:
+        if told_to_stop.is_set():
+            console.print("still stopping; what does not stop in time is killed")
+            return
+        told_to_stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    await serving
+
+
+async def _until(stop: asyncio.Event, settings: StackSettings, console: Console) -> None:
+    """Serve until `stop` is set, which may also be while the stack is starting."""
+    stack = Stack(settings, say=lambda line: console.print(line, markup=False))
+    starting = asyncio.create_task(stack.start())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting  # raises what went wrong
+            console.print(welcome(stack), markup=False)
+            await stop.wait()
+        console.print("stopping: the worker first, so that running answers can end ...")
+    finally:
+        for task in (starting, stopping):
+            task.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
+        await stack.stop()
+    console.print("stopped")
+
+
+def _engine_line(stack: Stack) -> str:
+    """How to measure against the engine alone, where somebody else may call it."""
+    if stack.settings.engine is Engine.LLAMA_CPP and stack.settings.engine_api_key is None:
+        return ""
+    return (
+        f"  lengthwise bench serve --url {stack.url} --engine-url {stack.engine_url}"
+        "     what the path adds\n"
+    )
+
+
+def welcome(stack: Stack) -> str:
+    """What a user does next: a curl, the openai client, the other commands."""
+    if not stack.model:
+        raise BadUsage("the stack has not been started")
+    return f"""
+Lengthwise serves {stack.model} at {stack.url}
+
+  curl {stack.url}/v1/chat/completions -H 'Content-Type: application/json' -d '
+    {{"model": "{stack.model}", "messages": [{{"role": "user", "content": "Say hello."}}]}}'
+
+  from openai import OpenAI
+  client = OpenAI(base_url="{stack.url}/v1", api_key="none")
+  answer = client.chat.completions.create(
+      model="{stack.model}", messages=[{{"role": "user", "content": "Say hello."}}])
+  print(answer.choices[0].message.content)
+
+  lengthwise top --url {stack.url}          the line, live
+  lengthwise submit "..." --url {stack.url}
+{_engine_line(stack)}
+Logs and data: {stack.settings.data_dir.resolve()}. Ctrl-C stops everything.
+"""

@@ -1,0 +1,1 @@
+"""The whole of Lengthwise on one machine: processes, ports, weights."""

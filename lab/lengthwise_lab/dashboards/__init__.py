@@ -1,0 +1,1 @@
+"""The Grafana dashboards: their queries, and pictures of them."""

@@ -1,0 +1,155 @@
+"""One workload under several policies, one after the other, on a live queue.
+
+Called by sweep.py and by `lengthwise demo`. The queue's settings are put back afterwards, also
+after an error or Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lengthwise_contract.api import PolicyName, QueueSettings
+from lengthwise_lab.errors import BadChoice, ServiceError
+from lengthwise_lab.loadtest.client import Service
+from lengthwise_lab.loadtest.driver import Target, drive, look_up
+from lengthwise_lab.loadtest.measures import ORACLE_OVERTAKE_FACTOR, Sample
+from lengthwise_lab.loadtest.oracle_predictor import OraclePredictor
+from lengthwise_lab.loadtest.workload import Request
+
+#: What a workload is served under: a queue's policy; `sjf-k`, which is `sjf` that does not follow
+#: the wait; or `oracle`, which is `sjf` with the largest k and a predictor that knows the lengths
+#: that the `fcfs` run before it measured.
+Arm = Literal["fcfs", "sjf", "sjf-k", "shadow", "oracle"]
+
+#: A queue service may use settings that are so old, seconds.
+SETTINGS_AGE_S = 1.2
+#: How long the queue may take to run dry before a run, seconds.
+IDLE_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one policy did with the workload."""
+
+    policy: Arm
+    overtake_factor: float
+    samples: list[Sample]
+    duration_s: float  #: From the first request's time to the last answer.
+    fallbacks: int  #: Requests that were ordered without a prediction.
+
+
+async def compare(
+    service: Service,
+    target: Target,
+    requests: Sequence[Request],
+    *,
+    policies: Sequence[Arm],
+    on_run: Callable[[Arm], None],
+    on_done: Callable[[Sample], None],
+) -> list[Run]:
+    """Send the workload once under each policy.
+
+    Args:
+        service: The queue service.
+        target: Its OpenAI face, and the model.
+        requests: The workload.
+        policies: In this order; `oracle` after `fcfs`, whose lengths it knows.
+        on_run: Called before each run.
+        on_done: Called after each request.
+
+    Raises:
+        BadChoice: Somebody else is using the queue, or `oracle` is not behind `fcfs`.
+        ServiceError: The queue service refused something, or served by another policy than told.
+    """
+    if "oracle" in policies and "fcfs" not in policies[: policies.index("oracle")]:
+        raise BadChoice("the oracle needs a run under fcfs before it, to know the lengths from")
+    before = (await service.queue(target.model)).settings
+    runs: list[Run] = []
+    try:
+        for policy in policies:
+            await until_idle(service, target.model)
+            async with contextlib.AsyncExitStack() as stack:
+                # Not suspended half-way, whatever the predictor is worth: the figures show that.
+                steady: dict[str, Any] = {"policy": policy, "min_rank_accuracy": None}
+                if policy == "sjf-k":
+                    steady |= {"policy": "sjf", "overtake_wait_factor": 0}
+                settings = before.model_copy(update=steady)
+                if policy == "oracle":
+                    knowing = OraclePredictor(_known(runs, requests))
+                    settings = _knowing(before, (await stack.enter_async_context(knowing)).url)
+                await service.put_queue(target.model, settings)
+                await asyncio.sleep(SETTINGS_AGE_S)
+                on_run(policy)
+                start_s = time.monotonic()
+                samples = await drive(target, requests, on_done=on_done)
+                duration_s = time.monotonic() - start_s
+                samples = await look_up(service, samples)
+            _check_policy(settings.policy, samples)
+            runs.append(
+                Run(
+                    policy=policy,
+                    overtake_factor=settings.overtake_factor,
+                    samples=samples,
+                    duration_s=duration_s,
+                    fallbacks=sum(s.ok and s.predicted_tokens is None for s in samples),
+                )
+            )
+    finally:
+        await service.put_queue(target.model, before)
+    return runs
+
+
+def _knowing(before: QueueSettings, oracle_url: str) -> QueueSettings:
+    """The queue's own settings, with the oracle for a predictor and hardly a credit for waiting."""
+    oracle = {
+        "policy": "sjf",
+        "overtake_factor": ORACLE_OVERTAKE_FACTOR,
+        "overtake_wait_factor": 0,
+        "predictor_url": oracle_url,
+        "min_rank_accuracy": None,
+        "calibrate": False,  # it needs no correction, least of all one learnt from others
+    }
+    return before.model_copy(update=oracle)
+
+
+def _known(runs: Sequence[Run], requests: Sequence[Request]) -> list[tuple[Request, int]]:
+    """Each request and the length of its answer under `fcfs`, output tokens."""
+    base = next((run for run in runs if run.policy == "fcfs"), None)
+    if base is None:
+        return []
+    lengths = {s.index: s.output_tokens for s in base.samples if s.ok and s.output_tokens}
+    return [(r, lengths[r.index]) for r in requests if r.index in lengths]
+
+
+async def until_idle(service: Service, model: str) -> None:
+    """Wait until nothing waits and nothing runs.
+
+    Raises:
+        BadChoice: There still is something after `IDLE_WITHIN_S`.
+    """
+    deadline_s = time.monotonic() + IDLE_WITHIN_S
+    while True:
+        view = await service.queue(model)
+        if view.depth == view.in_flight == view.scheduled == 0:
+            return
+        if time.monotonic() > deadline_s:
+            raise BadChoice(
+                f"the queue of {model} is in use ({view.depth} waiting, {view.in_flight} running): "
+                "a comparison needs it for itself"
+            )
+        await asyncio.sleep(0.1)
+
+
+def _check_policy(policy: PolicyName, samples: Sequence[Sample]) -> None:
+    """A comparison whose two sides were served alike would be worse than none."""
+    wrong = [s for s in samples if s.ok and s.policy != policy]
+    if wrong:
+        raise ServiceError(
+            f"{len(wrong)} of {len(samples)} requests of the {policy} run were served by "
+            f"{wrong[0].policy}; did somebody change the queue's settings meanwhile?"
+        )

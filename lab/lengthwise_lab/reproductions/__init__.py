@@ -1,0 +1,1 @@
+"""The four research systems, reproduced and then corrected."""

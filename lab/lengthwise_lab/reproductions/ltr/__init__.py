@@ -1,0 +1,1 @@
+"""vllm-ltr: its runs on simulated engines."""

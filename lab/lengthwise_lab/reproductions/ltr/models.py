@@ -1,0 +1,151 @@
+"""The two LLMs that LTR was measured with, as engines of the simulator. Called by ltr_rows.py.
+
+LTR was measured on real engines; its request traces and its engines' speeds are not published. So
+both are cost models with assumed figures for vLLM 0.4 (eager, chunked prefill of 768, 256
+sequences, swapping), the lengths are others (`--data`: Llama 3 on ShareGPT prompts; without:
+published quantiles), and the ranker is noise of their tau.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lengthwise_lab.reproductions.recorded_runs import predicting, record
+from lengthwise_lab.reproductions.table.details import describe
+from lengthwise_lab.simulator.core.cost_model import Batching
+from lengthwise_lab.simulator.experiment import Limits, Outcome
+from lengthwise_lab.simulator.figures import figures
+from lengthwise_lab.simulator.policies import OURS, policy_named
+from lengthwise_lab.simulator.workloads.lengths import Lengths, published, read_lengths
+from lengthwise_lab.simulator.workloads.workload import Workload
+
+#: Assumed: weights are read once a step (16 GB at 1.5 TB/s, and as much again for eager launches),
+#: 8,000 prompt tokens a second, 128 KiB of KV a token, 18 GB of them, 20 GB/s to the host.
+ENGINE_8B = Batching(
+    slots=256,
+    step_ms=22,
+    decode_ms=0.03,
+    prefill_ms=0.125,
+    context_ms=0.00009,
+    token_budget=768,
+    kv_blocks=8_600,
+    preemption="swap",
+    swap_ms=0.1,
+)
+
+#: Assumed, of 8 A100-40GB: a step reads 17.6 GB of weights on each at 1.5 TB/s (12 ms), launches 80
+#: layers eagerly (27 ms at the 8B's 11 ms for 32) and adds up 160 times between 8 GPUs (5 ms). A
+#: prompt token is 140 GFLOP, at 45 % of 2.5 PFLOP/s 8,000 a second. 320 KiB of KV a token, 40 KiB
+#: on each GPU; what 8 x 36 GB have left beside 141 GB of weights is 25,700 blocks. Every GPU swaps
+#: its own part of a block at 20 GB/s.
+ENGINE_70B = Batching(
+    slots=256,
+    step_ms=44,
+    decode_ms=0.03,
+    prefill_ms=0.125,
+    context_ms=0.000027,
+    token_budget=768,
+    kv_blocks=25_700,
+    preemption="swap",
+    swap_ms=0.033,
+)
+
+#: What the LLM's own guess of its length is worth; not published: that of an untuned one.
+PERCEPTION_TAU = 0.35
+
+#: Name in the rows -> policy, and whether it is told predictions of the ranker's or the LLM's tau.
+POLICIES: Mapping[str, tuple[str, str]] = {
+    "fcfs": ("fcfs", ""),
+    "ltr": ("ltr", "ranker"),
+    "ltr-starvation": ("ltr-starvation", "ranker"),
+    "perception": ("ltr-perception", "perception"),
+    "mlfq": ("mlfq", ""),
+    "srpt-oracle": ("srpt-oracle", ""),
+    "ours": (OURS, "ranker"),
+    "k_alone": ("due-3", "ranker"),
+    "sjf": ("sjf", "ranker"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One of LTR's two LLMs on its hardware.
+
+    Attributes:
+        label: In the rows.
+        engine: Its cost model.
+        lengths: Of its answers.
+        tau: Of its ranker on ShareGPT prompts, as published.
+    """
+
+    label: str
+    engine: Batching
+    lengths: Lengths
+    tau: float
+
+
+def models(data: Path | None) -> tuple[Model, Model]:
+    """The 8B and the 70B."""
+    return (
+        Model(label="8B", engine=ENGINE_8B, tau=0.52,
+              lengths=lengths_of(data, "meta-llama/Llama-3.1-8B-Instruct")),
+        Model(label="70B", engine=ENGINE_70B, tau=0.55,
+              lengths=lengths_of(data, "meta-llama/Llama-3.3-70B-Instruct")),
+    )  # fmt: skip
+
+
+def lengths_of(data: Path | None, model: str) -> Lengths:
+    """ShareGPT-like chats of a Llama 3, prompts of 4 to 1,024 tokens as LTR has them."""
+    if data is None:
+        found = published("sharegpt")
+    else:
+        found = read_lengths(
+            data / "lengths_castillo.jsonl.gz", model=model, source="castillo/ShareGPT"
+        )
+    keep = (found.prompt >= 4) & (found.prompt <= 1024) & (found.output <= 8192)
+    return Lengths(
+        prompt=found.prompt[keep], output=found.output[keep], recorded=found.recorded[keep]
+    )
+
+
+@dataclass(frozen=True)
+class Served:
+    """One workload under one policy: how the simulation stood at its end, and all that is said."""
+
+    outcome: Outcome
+    details: Mapping[str, Any]
+
+    def mean(self, metric: str) -> float:
+        """Of `s_per_token`, `ttft_s`, `worst_gap_s` or `completion_s`, s."""
+        return float(self.details[metric]["mean"])
+
+
+class Runs:
+    """One workload of a model under several policies.
+
+    Args:
+        model: Which LLM.
+        workload: What comes; its predictor is set for each policy.
+        limits: When a run ends early.
+    """
+
+    def __init__(self, model: Model, workload: Workload, limits: Limits | None = None) -> None:
+        self._model, self._workload = model, workload
+        self._limits = limits or Limits()
+        self.serve = cache(self._serve)
+
+    def _serve(self, name: str) -> Served:
+        policy, told = POLICIES.get(name) or (name, "ranker")
+        taus = {"ranker": self._model.tau, "perception": PERCEPTION_TAU}
+        workload, predictor = predicting(
+            self._workload, "noisy" if told else "oracle", taus.get(told)
+        )
+        recorded = record(workload, predictor, self._model.engine, policy, limits=self._limits)
+        said = figures(recorded.outcome)
+        more = {key: said[key] for key in ("ttft_s", "s_per_token", "worst_gap_s", "engine")}
+        about = policy_named(policy).about
+        return Served(recorded.outcome, describe([recorded.run], policy=about, more=more))

@@ -1,0 +1,123 @@
+"""Kendall's tau of LTR's rankers and classifiers, and what classes cost. Called by ltr_rows.py.
+
+The rankers need Llama 3's answers and a GPU to be trained again. What a simulator can show is
+their lesson: scores of the ranker's tau, cut into equally wide classes, lose it when the classes
+are wide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from lengthwise_lab.reproductions.recorded_runs import predicting
+from lengthwise_lab.reproductions.table.rows import About, Absent, Kind, Row, without_requests
+from lengthwise_lab.simulator.workloads.lengths import Lengths
+from lengthwise_lab.simulator.workloads.predictions import tau_b
+from lengthwise_lab.simulator.workloads.workload import Workload
+
+#: (prompts, LLM, the ranker's tau, tau of (classes, tokens a class)).
+_TAUS: tuple[tuple[str, str, float, tuple[tuple[int, int, float], ...]], ...] = (
+    ("LMSYS", "70B", 0.62, ((82, 100, 0.58), (820, 10, 0.57), (8192, 1, 0.52), (10, 820, 0.21))),
+    ("ShareGPT", "70B", 0.55,
+     ((82, 100, 0.49), (820, 10, 0.48), (8192, 1, 0.28), (10, 820, 0.18))),
+    ("LMSYS", "8B", 0.64, ()),
+    ("ShareGPT", "8B", 0.52, ()),
+)  # fmt: skip
+
+#: Accuracy of its ten classes, %, which says nothing of their rank.
+_ACCURACY = (("LMSYS", "8B", 97.0), ("ShareGPT", "8B", 92.0))
+
+#: Of a third party that trained them again.
+_AGAIN = (("ranker of OPT-125M", 0.559), ("10 classes", 0.194), ("BERT-base, margin loss", 0.596))
+
+_REQUESTS = 10_000
+
+
+def tau_rows(small: Lengths, large: Lengths) -> list[Row]:
+    """All of LTR's rows about its predictors.
+
+    Args:
+        small: Lengths of the 8B.
+        large: Of the 70B.
+    """
+    lengths = {"8B": small, "70B": large}
+    found = []
+    for prompts, model, tau, classes in _TAUS:
+        found.append(_row("Kendall's tau-b, ranker", f"{prompts}, {model}", tau, "code comment"))
+        for count, width, theirs in classes:
+            reproduced, _ = _in_classes(lengths[model], tau, width)
+            found.append(
+                _row(
+                    f"Kendall's tau-b, {count:,} equal classes", f"{prompts}, {model}", theirs,
+                    "code comment", reproduced=reproduced,
+                )
+            )  # fmt: skip
+    for prompts, model, theirs in _ACCURACY:
+        tau = next(t for p, m, t, _ in _TAUS if (p, m) == (prompts, model))
+        _, accuracy = _in_classes(lengths[model], tau, 820)
+        found.append(
+            _row(
+                "accuracy, 10 equal classes", f"{prompts}, {model}", theirs, "code comment", "%",
+                reproduced=100 * accuracy,
+            )
+        )  # fmt: skip
+    for what, theirs in _AGAIN:
+        found.append(
+            _row(f"Kendall's tau-b, {what}", "trained again by others", theirs, "third party")
+        )
+    for name, unit, theirs, note in (
+        ("predictor's share of the time", "%", 2.0, "theirs: less than 2 %"),
+        ("training on 10,000 prompts", "min", 5.0, "theirs: less than 5 minutes"),
+    ):
+        found.append(
+            Row(
+                seed="LTR", name=name, setting="OPT ranker beside its LLM, A100", unit=unit,
+                theirs=theirs, kind="blog", note=note,
+                absent={"reproduced": Absent.HARDWARE, "corrected": Absent.HARDWARE,
+                        "ours": Absent.NO_ORDER},
+                details=without_requests(
+                    About.COST, "docs/evaluating.md and docs/training.md have what ours takes"
+                ),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _row(
+    name: str,
+    setting: str,
+    theirs: float,
+    kind: Kind,
+    unit: str = "",
+    *,
+    reproduced: float | None = None,
+) -> Row:
+    missing = Absent.MODEL if reproduced is None else Absent.NO_DEFECT
+    absent = {"corrected": missing, "ours": Absent.NO_ORDER}
+    if reproduced is None:
+        absent["reproduced"] = Absent.MODEL
+    return Row(
+        seed="LTR",
+        name=name,
+        setting=setting,
+        unit=unit,
+        theirs=theirs,
+        kind=kind,
+        reproduced=reproduced,
+        note="" if reproduced is None else "noise of the ranker's tau, cut into classes",
+        absent=absent,
+        details=without_requests(
+            About.PREDICTOR, "how well its scores rank answers whose lengths are known"
+        ),
+    )
+
+
+def _in_classes(lengths: Lengths, tau: float, width: int) -> tuple[float, float]:
+    """Scores of that tau in classes of that width, tokens: their tau-b, and the share in theirs."""
+    workload, predictor = predicting(Workload(lengths=lengths, requests=_REQUESTS), "noisy", tau)
+    jobs = next(replace(workload, seed=7).pieces(predictor))
+    classes = np.floor(jobs.predicted / width)
+    right = float((classes == np.floor(jobs.output / width)).mean())
+    return tau_b(jobs.output.astype(float), classes), right

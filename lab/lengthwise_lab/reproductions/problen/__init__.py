@@ -1,0 +1,1 @@
+"""The probabilistic length model: batches from distributions."""

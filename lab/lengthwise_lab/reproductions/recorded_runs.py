@@ -1,0 +1,99 @@
+"""A simulation looked at request by request, as the table describes them. Called by its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lengthwise_lab.reproductions.table.details import Run
+from lengthwise_lab.simulator.core.cost_model import Batching, Independent
+from lengthwise_lab.simulator.experiment import Limits, Outcome, simulate
+from lengthwise_lab.simulator.policies import policy_named
+from lengthwise_lab.simulator.workloads.jobs import Jobs
+from lengthwise_lab.simulator.workloads.lengths import Lengths
+from lengthwise_lab.simulator.workloads.predictions import Predictor
+from lengthwise_lab.simulator.workloads.workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """What came of a simulation, in sum and one by one."""
+
+    outcome: Outcome
+    run: Run
+
+
+#: A fit takes longer than a small run, and looks at nothing but the lengths.
+_FITTED: dict[tuple[int, str, float | None], tuple[Lengths, Predictor]] = {}
+
+
+def predicting(workload: Workload, name: str, tau: float | None) -> tuple[Workload, Predictor]:
+    """The workload with predictions of that kind; the predictor is fitted once for its lengths."""
+    told = replace(workload, predictor=name, tau=tau)
+    key = (id(workload.lengths), name, tau)
+    if key not in _FITTED or _FITTED[key][0] is not workload.lengths:
+        _FITTED[key] = (workload.lengths, told.fitted_predictor())
+    return told, _FITTED[key][1]
+
+
+def record(
+    workload: Workload,
+    predictor: Predictor,
+    engine: Batching | Independent,
+    policy: str,
+    *,
+    limits: Limits | None = None,
+    **options: Any,
+) -> Recorded:
+    """Serve a workload that fits into memory, and keep the times of every request.
+
+    Args:
+        workload: What comes.
+        predictor: From `workload.fitted_predictor()`, or that of the same workload.
+        engine: What serves it.
+        policy: A name of policies.py.
+        limits: When to end early; what has not ended by then is in the run without an end.
+        options: For `simulate`.
+    """
+    seen: list[Jobs] = []
+
+    def watched() -> Iterator[Jobs]:
+        for jobs in workload.pieces(predictor):
+            seen.append(jobs)
+            yield jobs
+
+    outcome = simulate(
+        watched(),
+        engine,
+        policy_named(policy),
+        spread=predictor.spread,
+        limits=limits,
+        recorded=workload.requests,
+        **options,
+    )
+    prompt, tokens, arrival_s = (
+        np.concatenate([getattr(jobs, name) for jobs in seen]).astype(float)
+        for name in ("prompt", "output", "arrival_s")
+    )
+    record = outcome.tally.record[: len(tokens)]
+    return Recorded(
+        outcome=outcome,
+        run=Run(
+            arrival_s=arrival_s,
+            start_s=record[:, 0],
+            end_s=record[:, 2],
+            alone_s=_alone_s(engine, prompt, tokens),
+            tokens=tokens,
+        ),
+    )
+
+
+def _alone_s(engine: Batching | Independent, prompt: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """What requests take on an idle engine, s."""
+    if isinstance(engine, Independent):
+        return engine.work(tokens)
+    decoding = tokens * (engine.step_ms + engine.decode_ms)
+    return np.asarray((decoding + prompt * engine.prefill_ms) / 1000)

@@ -1,0 +1,1 @@
+"""Sequence Scheduling: its batches, replayed and corrected."""

@@ -1,0 +1,1 @@
+"""SSJF: its simulator, reproduced and corrected."""

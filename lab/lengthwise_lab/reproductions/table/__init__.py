@@ -1,0 +1,1 @@
+"""The table of headline numbers: theirs, reproduced, corrected, ours."""

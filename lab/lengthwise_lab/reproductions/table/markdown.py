@@ -1,0 +1,207 @@
+"""The table of the seeds' numbers as Markdown. Called by `lengthwise lab table`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import Any
+
+from lengthwise_lab.reproductions.table.details import BUCKETS
+from lengthwise_lab.reproductions.table.rows import COLUMNS, About, Absent
+
+#: The letter that stands in an empty cell.
+_LETTERS = dict(zip(Absent, "abcdefgh", strict=False))
+
+#: From so many rows on what a note says is a footnote.
+_OFTEN = 3
+
+#: What the runs behind a row are called.
+_RUNS = {
+    "baseline_reproduced": "baseline, by their rules",
+    "baseline": "baseline",
+    "baseline_whole": "baseline, to the end",
+    "reproduced": "reproduced",
+    "corrected": "corrected",
+    "ours": "ours",
+    "ours_whole": "ours, to the end",
+}
+
+_LEGEND = """\
+*Theirs* is what they report, *reproduced* the same by their own rules, *corrected* without their
+defects, *ours* our policy on the same workload. Lengths are {lengths}; docs/lab-seeds.md says what
+the rows mean. (!): a reproduction beyond its tolerance. A letter stands where there is no number:
+
+"""
+
+_BEHIND = f"""\
+Completion is from sending to the whole answer. Slowdown is completion over what the request takes
+alone; Jain's index over the requests' slowdowns is 1 if all have the same. A request starved if it
+waited more than 10 times what it takes alone; *overtaken* is by how much later one came that was
+started before, and how many places a request lost, at most. By length: the mean for
+{" / ".join(BUCKETS)} output tokens.
+"""
+
+
+def as_markdown(table: Mapping[str, Any], *, runs_too: bool = True) -> str:
+    """The rows of `collect`: a table for each seed, and below it the runs behind its numbers.
+
+    Args:
+        table: What `collect` gave.
+        runs_too: Whether the runs behind the numbers are shown, which wants a wide page.
+    """
+    lengths = "recorded" if table.get("data") else "stand-ins with the published moments"
+    lines = ["# The seeds' numbers", "", _LEGEND.rstrip("\n").format(lengths=lengths), ""]
+    lines += [f"- **{letter}**: {reason}" for reason, letter in _LETTERS.items()]
+    if runs_too:
+        lines += ["", _BEHIND.rstrip("\n")]
+    by_seed = sorted(table["rows"], key=lambda row: _order(table["rows"], row["seed"]))
+    for seed, group in groupby(by_seed, key=lambda row: row["seed"]):
+        rows = list(group)
+        lines += ["", f"## {seed}", "", *_numbers(rows)]
+        runs = behind(rows)
+        if runs and runs_too:
+            lines += ["", f"### The requests behind {seed}'s rows", "", *_requests(runs)]
+        lines += ["", *_without(rows)]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _order(rows: Sequence[Mapping[str, Any]], seed: str) -> int:
+    """A seed's place: that of its first row."""
+    return next(at for at, row in enumerate(rows) if row["seed"] == seed)
+
+
+def _numbers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The rows; what several notes say stands once below them."""
+    said = Counter(part for row in rows for part in row["note"].split("; ") if part)
+    often = [part for part, times in said.items() if times >= _OFTEN]
+    footnotes = {part: f"[{number}]" for number, part in enumerate(often, start=1)}
+    lines = _head("row", "what", "setting", *(f"{name}:" for name in COLUMNS), "unit", "by", "note")
+    for row in rows:
+        numbers = [_cell(row, column) for column in COLUMNS]
+        if row["agrees"] is False:
+            numbers[1] += " (!)"
+        parts = sorted(row["note"].split("; "), key=lambda part: part not in footnotes)
+        note = footnotes.get(parts[0], parts[0])
+        for before, part in pairwise(parts):
+            note += (" " if before in footnotes else "; ") + footnotes.get(part, part)
+        lines.append(
+            _line(str(row["row"]), row["name"], row["setting"], *numbers, row["unit"], row["kind"],
+                  note)
+        )  # fmt: skip
+    if footnotes:
+        lines += ["", *(f"- {number} {part}" for part, number in footnotes.items())]
+    return lines
+
+
+def _cell(row: Mapping[str, Any], column: str) -> str:
+    if row[column] is None:
+        return _LETTERS[row["absent"][column]] if column in row["absent"] else "-"
+    return f"{row[column]:,.0f}" if abs(row[column]) >= 1000 else f"{row[column]:.4g}"
+
+
+@dataclass
+class Behind:
+    """One run: the rows that it is behind, its workload, what it is called there, its details."""
+
+    rows: list[int]
+    workload: str
+    names: list[str]
+    run: Mapping[str, Any]
+
+
+def behind(rows: Sequence[Mapping[str, Any]]) -> list[Behind]:
+    """Every run once, whatever number of rows it is behind; those of a workload together."""
+    found: dict[str, Behind] = {}
+    for row in rows:
+        if row["details"].get("about") != About.REQUESTS:
+            continue
+        workload, columns = row["details"]["workload"], row["details"]["columns"]
+        for name, shown in _RUNS.items():
+            if name not in columns:
+                continue
+            key = json.dumps(columns[name], sort_keys=True)
+            one = found.setdefault(key, Behind([], workload, [], columns[name]))
+            one.rows.append(row["row"])
+            # A row that picks among settings has a long name for one that has a short one.
+            one.workload = min(one.workload, workload, key=len)
+            if shown not in one.names:
+                one.names.append(shown)
+    places: dict[str, int] = {}
+    for one in found.values():
+        places.setdefault(one.workload, len(places))
+    order = list(_RUNS.values())
+    return sorted(found.values(), key=lambda one: (places[one.workload], order.index(one.names[0])))
+
+
+def _requests(runs: Sequence[Behind]) -> list[str]:
+    lines = _head(
+        "rows", "workload", "run", "served by", "mean, s:", "p50:", "p99:", "max:",
+        "by length, s:", "Jain:", "slowdown p50 / p99:", "longest wait, s:", "starved, %:",
+        "overtaken, s / places:",
+    )  # fmt: skip
+    last = ""
+    for one in runs:
+        run = one.run
+        served = run["policy"]
+        if run["starvation"]["never_served"]:
+            served += f" ({run['starvation']['never_served']:,} of {run['requests']:,} never)"
+        took, fair, starved = run["completion_s"], run["fairness"], run["starvation"]
+        slow = fair["slowdown"]
+        lines.append(
+            _line(
+                _ranges(one.rows), "" if one.workload == last else one.workload,
+                ", ".join(one.names), served,
+                *(_number(took[point]) for point in ("mean", "p50", "p99", "max")),
+                " / ".join(_number(run["buckets"][bucket].get("mean")) for bucket in BUCKETS),
+                f"{fair['jain_of_slowdowns']:.2f}",
+                f"{_number(slow['p50'])} / {_number(slow['p99'])}",
+                _number(starved["max_wait_s"]),
+                _number(100 * starved["share_waiting_over_10_times_its_length"]),
+                f"{_number(starved['max_lag_s'])} / {starved['max_places_lost']}",
+            )
+        )  # fmt: skip
+        last = one.workload
+    return lines
+
+
+def _without(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which rows have no requests, and why."""
+    reasons: dict[tuple[str, str], list[int]] = {}
+    for row in rows:
+        about = row["details"].get("about")
+        if about and about != About.REQUESTS:
+            reasons.setdefault((about, row["details"]["why"]), []).append(row["row"])
+    return [
+        f"- Rows {_ranges(numbers)} are about {about}, not requests: {why}."
+        for (about, why), numbers in reasons.items()
+    ]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`1, 3-5` for 1, 3, 4, 5."""
+    found = []
+    for _, run in groupby(enumerate(sorted(set(numbers))), key=lambda pair: pair[1] - pair[0]):
+        several = [number for _, number in run]
+        found.append(str(several[0]) if len(several) == 1 else f"{several[0]}-{several[-1]}")
+    return ", ".join(found)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _head(*names: str) -> list[str]:
+    """The first two lines of a table; a name that ends in a colon is of numbers."""
+    return [
+        _line(*(name.rstrip(":") for name in names)),
+        "| " + " | ".join("---:" if name.endswith(":") else "---" for name in names) + " |",
+    ]
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"

@@ -1,0 +1,1 @@
+"""Requests for the simulator: arrivals, lengths, predictions."""

@@ -1,0 +1,1 @@
+"""Constant load of every kind, and what Redis still holds afterwards."""

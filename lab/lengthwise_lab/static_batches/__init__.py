@@ -1,0 +1,1 @@
+"""Static batches of a real model: arrival order against length order."""

@@ -1,0 +1,227 @@
+"""Static batches of a real model, as they come against sequence batches, in one process.
+
+The engine is the worker's own, without a queue before it. Called by `lengthwise bench sequence`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lengthwise_lab.errors import LabError
+from lengthwise_store.jobs import Claim, Lease
+from lengthwise_worker.batching import BatchingMode
+from lengthwise_worker.engines.base import Answer
+from lengthwise_worker.engines.transformers.engine import TransformersEngine
+from lengthwise_worker.engines.transformers.plan import Plan
+
+if TYPE_CHECKING:
+    from lengthwise_worker.engines.transformers.static_batch import StaticDecoder
+
+
+class NoModel(LabError):
+    """The model cannot be loaded; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One way to serve all prompts. `effective`: share of computed token slots that were answers.
+
+    `failures`: answers that met the cap of a batch, each time, by answers. `ratio`: throughput as a
+    multiple of the first way's; `cpu_ratio`: the same by the process's CPU seconds, which a busy
+    machine does not change.
+    """
+
+    name: str
+    seconds: float
+    answers_per_s: float
+    tokens_per_s: float
+    effective: float
+    failures: float
+    batches: int
+    steps: int
+    prefilled: int
+    output_tokens: int
+    cpu_seconds: float
+    ratio: float = 1.0
+    cpu_ratio: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Way:
+    name: str
+    mode: BatchingMode
+    leave: bool  #: Whether finished answers leave a batch.
+    predictions: str
+
+
+#: The first is plain static batching, as the publications measure it.
+_WAYS = (
+    _Way(name="static", mode=BatchingMode.STATIC, leave=False, predictions="useless"),
+    _Way(name="sequence, exact", mode=BatchingMode.SEQUENCE, leave=False, predictions="exact"),
+    _Way(name="sequence, noisy", mode=BatchingMode.SEQUENCE, leave=False, predictions="noisy"),
+    _Way(name="sequence, useless", mode=BatchingMode.SEQUENCE, leave=False, predictions="useless"),
+    _Way(
+        name="static, who ends leaves", mode=BatchingMode.STATIC, leave=True, predictions="useless"
+    ),
+    _Way(
+        name="sequence, noisy, who ends leaves",
+        mode=BatchingMode.SEQUENCE,
+        leave=True,
+        predictions="noisy",
+    ),
+)
+
+#: The log of a noisy prediction is off by so much: a mean error of some 40 % of the length, about
+#: what the bundled predictor has.
+_NOISE = 0.5
+
+
+def load(model: Path, *, threads: int) -> StaticDecoder:
+    """The model, ready.
+
+    Raises:
+        NoModel: It cannot be loaded, or PyTorch is missing.
+    """
+    try:
+        from lengthwise_worker.engines.transformers.static_batch import StaticDecoder
+    except ImportError as exc:
+        raise NoModel(
+            "this needs PyTorch and transformers: pip install 'lengthwise[transformers]'"
+        ) from exc
+    try:
+        return StaticDecoder(model, threads=threads)
+    except (OSError, ValueError) as exc:
+        raise NoModel(f"there is no causal LM at {model}: {exc}") from exc
+
+
+def measure(
+    decoder: StaticDecoder,
+    bodies: Sequence[Mapping[str, Any]],
+    *,
+    batch: int,
+    quantile: float,
+    seed: int,
+    on_way: Callable[[str], None] = lambda _: None,
+) -> list[Measured]:
+    """Serve the same requests in every way, one way after the other.
+
+    The memory is the same for all: what the largest batch of the first way takes if all its answers
+    go to their limit. Exact predictions are the lengths that the first way gave.
+
+    Args:
+        decoder: From `load`.
+        bodies: Chat bodies, with `max_tokens`.
+        batch: Answers of a static batch.
+        quantile: Of the lengths, for the caps of sequence batches.
+        seed: Of the noise.
+        on_way: Hears of each way as it begins.
+    """
+    chance = random.Random(seed)  # noqa: S311 - not for secrets
+    prompts = [_prompt_tokens(decoder, body) for body in bodies]
+    limits = [int(body["max_tokens"]) for body in bodies]
+    memory_tokens = batch * (max(prompts) + max(limits))
+    _serve(decoder, bodies[:2], [1.0] * 2, _plan(BatchingMode.STATIC, batch, memory_tokens, 0.5))
+    lengths: list[int] = []
+    found: list[Measured] = []
+    for way in _WAYS:
+        on_way(way.name)
+        predictions = _predictions(way.predictions, lengths, limits, chance)
+        largest = batch if way.mode is BatchingMode.STATIC else len(bodies)
+        decoder.leave = way.leave
+        decoder.work = type(decoder.work)()
+        begun, cpu_begun = time.monotonic(), time.process_time()
+        answers, failed = _serve(
+            decoder, bodies, predictions, _plan(way.mode, largest, memory_tokens, quantile)
+        )
+        seconds, work = time.monotonic() - begun, decoder.work
+        cpu_seconds = time.process_time() - cpu_begun
+        tokens = [answer.output_tokens or 0 for answer in answers]
+        lengths = lengths or tokens
+        found.append(
+            Measured(
+                name=way.name,
+                seconds=seconds,
+                answers_per_s=len(bodies) / seconds,
+                tokens_per_s=sum(tokens) / seconds,
+                effective=sum(tokens) / work.computed,
+                failures=failed / len(bodies),
+                batches=work.batches,
+                steps=work.steps,
+                prefilled=work.prefilled,
+                output_tokens=sum(tokens),
+                cpu_seconds=cpu_seconds,
+                ratio=found[0].seconds / seconds if found else 1.0,
+                cpu_ratio=found[0].cpu_seconds / cpu_seconds if found else 1.0,
+            )
+        )
+    return found
+
+
+def as_json(measured: Sequence[Measured], **settings: Any) -> dict[str, Any]:
+    """What a run gave, with its settings."""
+    return {"settings": settings, "ways": [asdict(one) for one in measured]}
+
+
+def _plan(mode: BatchingMode, largest: int, memory_tokens: int, quantile: float) -> Plan:
+    return Plan(
+        mode=mode, largest=largest, memory_tokens=memory_tokens, quantile=quantile, wait_s=0.5
+    )
+
+
+def _predictions(
+    kind: str, lengths: Sequence[int], limits: Sequence[int], chance: random.Random
+) -> list[float]:
+    if kind == "exact":
+        return [float(max(1, length)) for length in lengths]
+    if kind == "noisy":
+        return [max(1.0, length * math.exp(chance.gauss(0, _NOISE))) for length in lengths]
+    return [limit / 2 for limit in limits]
+
+
+def _prompt_tokens(decoder: StaticDecoder, body: Mapping[str, Any]) -> int:
+    text = decoder.tokenizer.apply_chat_template(
+        body["messages"], tokenize=False, add_generation_prompt=True
+    )
+    return len(decoder.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def _serve(
+    decoder: StaticDecoder,
+    bodies: Sequence[Mapping[str, Any]],
+    predictions: Sequence[float],
+    plan: Plan,
+) -> tuple[list[Answer], int]:
+    """The answers, and how often one met a cap."""
+
+    async def serve() -> tuple[list[Answer], int]:
+        engine = TransformersEngine(model_path=None, alias="bench", plan=plan, decoder=decoder)
+        await engine.start()
+        try:
+            calls = [
+                engine.answer(_claim(at, body, predicted), lambda _: None)
+                for at, (body, predicted) in enumerate(zip(bodies, predictions, strict=True))
+            ]
+            return list(await asyncio.gather(*calls)), engine.failed
+        finally:
+            await engine.aclose()
+
+    return asyncio.run(serve())
+
+
+def _claim(number: int, body: Mapping[str, Any], predicted: float) -> Claim:
+    return Claim(
+        lease=Lease(job_id=f"{number}", nonce="", attempt=1),
+        endpoint="/v1/chat/completions",
+        body=json.dumps(dict(body) | {"stream": True}).encode(),
+        due_ms=0.0,
+        predicted_tokens=predicted,
+        deadline_ms=0.0,
+    )

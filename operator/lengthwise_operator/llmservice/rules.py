@@ -1,0 +1,220 @@
+"""What must hold between the fields of an LLMService; each rule twice, in CEL and in Python.
+
+The API server refuses at apply by the CEL text (Kubernetes 1.25 and later). Older servers drop
+CEL, so the operator judges by the Python text and reports a condition. A test holds the two equal
+on the same objects. The messages teach: what is wrong, and what to write instead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lengthwise_operator.llmservice.spec import LLMServiceSpec, seconds
+
+#: Longest name of an LLMService: with `-model-cache` behind it, and a hash behind that for its
+#: pods, it still is a name in DNS, of at most 63 characters.
+MAX_NAME = 40
+
+GPU = "nvidia.com/gpu"
+
+#: Arguments of vLLM that follow from the resource.
+OWNED_ARGS = (
+    "model",
+    "served-model-name",
+    "host",
+    "port",
+    "scheduling-policy",
+    "max-num-seqs",
+    "tensor-parallel-size",
+    "max-model-len",
+    "revision",
+    "api-key",
+)
+
+# vLLM takes dashes and underscores alike.
+_OWNED = "^--(" + "|".join(a.replace("-", "[-_]") for a in OWNED_ARGS) + ")(=.*)?$"
+_URI = (
+    r"^(hf://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?"
+    r"|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^ ]*)?"
+    r"|path:///[^ ]+)$"
+)
+_LONGEST_S = 30 * 86400
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule.
+
+    Attributes:
+        reason: For the condition, in CamelCase.
+        cel: Over `self`, which is the spec (the whole object if `root`).
+        message: What is wrong and what to do.
+        holds: The same for the operator: (name, spec) -> whether it is fulfilled.
+        root: Whether `cel` is about the whole object.
+    """
+
+    reason: str
+    cel: str
+    message: str
+    holds: Callable[[str, LLMServiceSpec], bool]
+    root: bool = False
+
+
+def _gpus_suffice(spec: LLMServiceSpec) -> bool:
+    if GPU not in spec.resources.limits:
+        return True
+    try:
+        return int(spec.resources.limits[GPU]) >= spec.parallelism.tensor
+    except ValueError:
+        return False
+
+
+def _in_bounds(duration: str, least_s: float) -> bool:
+    return least_s <= seconds(duration) <= _LONGEST_S
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "NameTooLong",
+        f"size(self.metadata.name) <= {MAX_NAME}",
+        f"metadata.name must have at most {MAX_NAME} characters, because the names of pods and "
+        "Services are made from it",
+        lambda name, spec: len(name) <= MAX_NAME,
+        root=True,
+    ),
+    Rule(
+        "ReplicasAndAutoscaling",
+        "!(has(self.replicas) && has(self.autoscaling))",
+        "give replicas or autoscaling, not both: with autoscaling the number of replicas follows "
+        "from the predicted work",
+        lambda name, spec: spec.replicas is None or spec.autoscaling is None,
+    ),
+    Rule(
+        "MinAboveMax",
+        "!has(self.autoscaling) || self.autoscaling.minReplicas <= self.autoscaling.maxReplicas",
+        "autoscaling.minReplicas must be at most autoscaling.maxReplicas",
+        lambda name, spec: (
+            spec.autoscaling is None
+            or spec.autoscaling.min_replicas <= spec.autoscaling.max_replicas
+        ),
+    ),
+    Rule(
+        "BadModelUri",
+        f"self.model.uri.matches(r'{_URI}')",
+        "model.uri must be hf://org/name, pvc://claim/folder, or path:///folder (three slashes: "
+        "the path is absolute)",
+        lambda name, spec: re.fullmatch(_URI, spec.model.uri) is not None,
+    ),
+    Rule(
+        "RevisionWithoutHub",
+        "!has(self.model.revision) || self.model.revision == '' || self.model.uri.startsWith('hf://')",
+        "model.revision names a revision on the hub, so it goes with hf:// only",
+        lambda name, spec: spec.model.revision == "" or spec.model.uri.startswith("hf://"),
+    ),
+    Rule(
+        "CacheWithoutHub",
+        "!has(self.modelCache) || self.model.uri.startsWith('hf://')",
+        "modelCache keeps downloads from the hub; weights of pvc:// and path:// are read in "
+        "place, so leave modelCache out",
+        lambda name, spec: spec.model_cache is None or spec.model.uri.startswith("hf://"),
+    ),
+    Rule(
+        "TooFewGPUs",
+        f"!('{GPU}' in self.resources.limits)"
+        f" || int(self.resources.limits['{GPU}']) >= self.parallelism.tensor",
+        f"resources.limits['{GPU}'] must be at least parallelism.tensor; or leave it out, and it "
+        "is set from it",
+        lambda name, spec: _gpus_suffice(spec),
+    ),
+    Rule(
+        "OwnedArgument",
+        f"!self.engine.args.exists(a, a.matches(r'{_OWNED}'))",
+        "engine.args must not set what follows from other fields: model.* (--model, "
+        "--served-model-name, --revision, --max-model-len), engine.maxNumSeqs, "
+        "parallelism.tensor, and host, port, api-key and scheduling-policy, on which the worker "
+        "relies",
+        lambda name, spec: not any(re.fullmatch(_OWNED, a) for a in spec.engine.args),
+    ),
+    Rule(
+        "ValueAndValueFrom",
+        "self.engine.env.all(e, !(has(e.value) && has(e.valueFrom)))",
+        "a variable in engine.env has a value or a valueFrom, not both",
+        lambda name, spec: all(e.value is None or e.value_from is None for e in spec.engine.env),
+    ),
+    Rule(
+        "RolloutCannotMove",
+        "!(string(self.rolloutStrategy.maxUnavailable) in ['0', '0%']"
+        " && string(self.rolloutStrategy.maxSurge) in ['0', '0%'])",
+        "rolloutStrategy.maxUnavailable and maxSurge cannot both be 0: no replica could ever be "
+        "replaced",
+        lambda name, spec: (
+            not (
+                str(spec.rollout_strategy.max_unavailable) in ("0", "0%")
+                and str(spec.rollout_strategy.max_surge) in ("0", "0%")
+            )
+        ),
+    ),
+    Rule(
+        "DurationOutOfBounds",
+        "duration(self.queue.requestTTL) >= duration('1s')"
+        " && duration(self.queue.requestTTL) <= duration('720h')"
+        " && self.queue.classes.all(c, duration(c.offset) <= duration('720h'))",
+        "queue.requestTTL must lie between 1s and 720h, the offset of a class at most at 720h",
+        lambda name, spec: (
+            _in_bounds(spec.queue.request_ttl, 1)
+            and all(_in_bounds(c.offset, 0) for c in spec.queue.classes)
+        ),
+    ),
+    Rule(
+        "PredictorDurationOutOfBounds",
+        "(duration(self.predictor.driftWindow) == duration('0s')"
+        " || duration(self.predictor.driftWindow) >= duration('1m'))"
+        " && duration(self.predictor.driftWindow) <= duration('720h')"
+        " && duration(self.predictor.reloadEvery) <= duration('24h')",
+        "predictor.driftWindow must be 0s or lie between 1m and 720h, "
+        "predictor.reloadEvery at most at 24h",
+        lambda name, spec: (
+            (
+                seconds(spec.predictor.drift_window) == 0
+                or _in_bounds(spec.predictor.drift_window, 60)
+            )
+            and seconds(spec.predictor.reload_every) <= 86_400
+        ),
+    ),
+    Rule(
+        "PredictorTwice",
+        "!has(self.predictor.url) || self.predictor.url == ''"
+        " || (self.predictor.model == 'bundled' && !has(self.predictor.replicas))",
+        "predictor.url names a predictor that runs already; leave predictor.model and "
+        "predictor.replicas out",
+        lambda name, spec: (
+            spec.predictor.url == ""
+            or (spec.predictor.model == "bundled" and spec.predictor.replicas is None)
+        ),
+    ),
+)
+
+#: Over `self` and `oldSelf`, both specs. An older server cannot refuse these; see `reconcile.py`.
+TRANSITION_RULES: tuple[tuple[str, str], ...] = (
+    (
+        "(has(self.model.name) ? self.model.name : '')"
+        " == (has(oldSelf.model.name) ? oldSelf.model.name : '')",
+        "model.name cannot change, because the jobs in line are under the old name: make a second "
+        "LLMService, move the clients, delete this one",
+    ),
+    (
+        "!has(self.modelCache) || !has(oldSelf.modelCache)"
+        " || ((has(self.modelCache.storageClassName) ? self.modelCache.storageClassName : '')"
+        " == (has(oldSelf.modelCache.storageClassName) ? oldSelf.modelCache.storageClassName : '')"
+        " && self.modelCache.accessModes == oldSelf.modelCache.accessModes)",
+        "modelCache.storageClassName and accessModes cannot change once the claim exists: take "
+        "modelCache out, delete the claim, and put it in again",
+    ),
+)
+
+
+def broken_rules(name: str, spec: LLMServiceSpec) -> list[Rule]:
+    """The rules that an object named `name` with this spec breaks, in their order."""
+    return [rule for rule in RULES if not rule.holds(name, spec)]

@@ -1,0 +1,1 @@
+"""Fits the bundled model to a user's own lengths, in closed form."""

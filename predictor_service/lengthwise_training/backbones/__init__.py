@@ -1,0 +1,1 @@
+"""What reads the prompt: encoders, pretrained weights, hidden states."""

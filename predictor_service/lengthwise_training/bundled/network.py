@@ -1,0 +1,112 @@
+"""The part of the model that reads: the tuned encoder, and quantiles for every writer at once.
+
+Called by train and predictor. One pass over a text answers for all LLMs, so that what one LLM's
+lengths teach about prompts serves the others too.
+"""
+
+# mypy: disallow-subclassing-any=False, warn-return-any=False
+# (torch is not followed by mypy, so all that comes from it is Any)
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lengthwise_training.backbones.pretrained import Encoder
+
+#: Width of what the counts become before they join the encoder's state.
+COUNTS_WIDTH = 64
+
+#: What a writer says differently from all writers learns this much slower.
+OWN_SHARE = 0.5
+
+
+class LengthHead(nn.Module):
+    """Text vector to log quantiles and log mean: p10 <= p50 <= p90 by construction."""
+
+    def __init__(self, width: int, centre: Tensor, spread: Tensor) -> None:
+        """Start at the usual length of each writer.
+
+        Args:
+            width: Of the text vector.
+            centre: float32, (writers,), usual log length.
+            spread: float32, (writers,), its standard deviation over prompts, > 0.
+        """
+        super().__init__()
+        self.shared = nn.Linear(width, 4)
+        self.own = nn.Linear(width, 4 * len(centre))
+        self.register_buffer("centre", centre)
+        self.register_buffer("spread", spread)
+        nn.init.normal_(self.shared.weight, std=0.01)
+        with torch.no_grad():
+            self.shared.bias.copy_(torch.tensor([0.0, -0.5, -0.5, 0.0]))
+        nn.init.zeros_(self.own.weight)
+        nn.init.zeros_(self.own.bias)
+
+    def forward(self, vector: Tensor) -> Tensor:
+        """Log tokens for every writer, float32, (batch, writers, 4): p10, p50, p90, mean.
+
+        Args:
+            vector: float32, (batch, width).
+        """
+        own = self.own(vector).reshape(vector.shape[0], -1, 4)
+        place, low, high, above = (self.shared(vector).unsqueeze(1) + OWN_SHARE * own).unbind(-1)
+        return self.centre.view(1, -1, 1) + self.spread.view(1, -1, 1) * torch.stack(
+            [
+                place - functional.softplus(low),
+                place,
+                place + functional.softplus(high),
+                place + above,
+            ],
+            dim=-1,
+        )
+
+
+class LengthNetwork(nn.Module):
+    """The tuned encoder's state and the counts, then `LengthHead`."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        head: tuple[Tensor, Tensor],
+        counts: tuple[Tensor, Tensor],
+        *,
+        dropout: float,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            encoder: Reads.
+            head: `centre` and `spread` of `LengthHead`.
+            counts: float32, (feature_count,) each: centre and spread of the counts.
+            dropout: Share of the text vector dropped in training.
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("centre", counts[0])
+        self.register_buffer("spread", counts[1])
+        self.counts = nn.Sequential(nn.Linear(len(counts[0]), COUNTS_WIDTH), nn.GELU())
+        self.dropout = nn.Dropout(dropout)
+        self.head = LengthHead(encoder.places.shape[1] + COUNTS_WIDTH, *head)
+
+    def answer(self, states: Tensor, features: Tensor) -> Tensor:
+        """Log tokens for every writer, float32, (batch, writers, 4), from the encoder's states."""
+        counts = self.counts(standardise(features, self.centre, self.spread))
+        # The states have a length of about 1 in MiniLM; the counts' scale is theirs at 1.5.
+        out: Tensor = self.head(self.dropout(torch.cat([1.5 * states, counts], dim=1)))
+        return out
+
+    def forward(self, ids: Tensor, features: Tensor) -> Tensor:
+        """Log tokens for every writer, float32, (batch, writers, 4): p10, p50, p90, mean.
+
+        Args:
+            ids: int64, (batch, seq), right-padded with 0.
+            features: float32, (batch, feature_count), as `text_features` gives them.
+        """
+        return self.answer(self.encoder(ids), features)
+
+
+def standardise(features: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
+    """Counts in units of their spread, cut at 4: an odd text must not throw the model off."""
+    return ((features - centre) / spread).clamp(-4.0, 4.0)

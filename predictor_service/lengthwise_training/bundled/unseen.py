@@ -1,0 +1,95 @@
+"""`python -m lengthwise_training.bundled.unseen --data DIR`: how good for what it was not trained on?
+
+`--llm NAME` trains without that LLM and without the validation prompts, then asks the model, which
+knows neither, for that LLM on those prompts. `--source NAME` trains without that source, and asks
+for its prompts. The bag of words is fitted on the same rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lengthwise_predictor.model import LengthModel
+from lengthwise_training.backbones import pretrained as backbones
+from lengthwise_training.backbones.pretrained import Backbone
+from lengthwise_training.bundled.evaluate import Scores, compare, table
+from lengthwise_training.bundled.train import train
+from lengthwise_training.bundled.train_config import TrainConfig
+from lengthwise_training.data.dataset import Dataset, build, read_records, split
+
+#: One talkative and one terse LLM of the bundled model's data, of different makers.
+DEFAULT_LLMS = ("google/gemma-3-4b-it", "mistralai/Mistral-7B-Instruct-v0.3")
+
+
+def measure(
+    dataset: Dataset,
+    backbone: Backbone,
+    config: TrainConfig,
+    *,
+    llms: Sequence[str] = (),
+    sources: Sequence[str] = (),
+) -> dict[str, Scores]:
+    """Scores on what was hidden, of what was trained without it.
+
+    Of a hidden LLM the validation prompts are asked, of a hidden source all prompts that no other
+    source has.
+
+    Raises:
+        ValueError: An LLM or a source is not in the data.
+    """
+    missing = sorted({*llms, *sources} - {*dataset.llms, *dataset.row_sources})
+    if missing:
+        raise ValueError(f"{missing} are not among {dataset.llms} and {set(dataset.row_sources)}")
+    of_llm = np.isin(dataset.llm_index, [dataset.llms.index(name) for name in llms])
+    of_source = np.isin(dataset.row_sources, sources)
+    left = ~of_llm & ~of_source
+    held = split(dataset)
+    known = np.unique(dataset.llm_index[left])
+    seen = dataset.rows_where(left)
+    seen = dataclasses.replace(
+        seen,
+        llms=[dataset.llms[i] for i in known],
+        llm_index=np.searchsorted(known, seen.llm_index),
+    )
+    new = ~np.isin(dataset.prompt_index, dataset.prompt_index[left])
+    asked = (of_source & new) | (of_llm & ~of_source & held)
+    with tempfile.TemporaryDirectory() as scratch:
+        train(seen, backbone, Path(scratch), config, hold_out=True, rivals=False)
+        return compare(
+            dataset.rows_where(left & ~held),
+            dataset.rows_where(asked),
+            LengthModel(Path(scratch), provider="cpu"),
+            per_llm=False,
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of length records")
+    parser.add_argument("--llm", action="append", help="LLM to leave out; again for more")
+    parser.add_argument(
+        "--source", action="append", help="source to leave out, or one never learned from"
+    )
+    parser.add_argument("--backbone", type=Path, help="folder of a pretrained encoder")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    config = TrainConfig()
+    sources = options.source or ()
+    dataset = build(read_records(options.data, sources=[*(config.sources or ()), *sources]))
+    llms = options.llm or (() if sources else DEFAULT_LLMS)
+    scores = measure(dataset, backbones.load(options.backbone), config, llms=llms, sources=sources)
+    print(table(scores))  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Compares predictors on the same rows: scores, baselines, reports."""

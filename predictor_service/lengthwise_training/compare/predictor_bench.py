@@ -1,0 +1,318 @@
+"""What a prediction costs on one core, beside BERT-base through PyTorch and through ONNX Runtime.
+
+From the string to the answer, without HTTP. All contestants take turns, a round each, in one
+process that is pinned to one core, so that what the machine does meanwhile meets them alike; the
+medians of the rounds are quoted. BERT has random weights, which compute as long as trained ones.
+Called by the command line.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from lengthwise_predictor.model import LengthModel, choose_providers
+from lengthwise_training.backbones.devices import Device, torch_device
+from lengthwise_training.compare.model_names import names_of
+
+#: Prompt lengths and batch sizes of the table.
+TOKENS = (16, 64, 256, 1024)
+BATCHES = (1, 8, 32)
+
+#: BERT reads no more positions than this; longer prompts are cut to it, as its users do.
+BERT_MOST_TOKENS = 512
+
+#: A cell is not measured again in a round that has taken this long with it, s.
+_PATIENCE_S = 0.6
+
+_WORDS = (
+    "Explain to a new colleague how our billing system works and which reports they should read "
+    "first, then list the questions that they ought to ask before they change anything at all. "
+)
+
+#: One call that takes this long tells enough, once: BERT on 32 long prompts takes half a minute, s.
+_SLOW_S = 1.0
+
+#: Answers `count` texts of about `tokens` tokens; what it returns is not looked at.
+Call = Callable[[], object]
+
+
+@dataclass
+class Cell:
+    """One predictor at one prompt length and batch size.
+
+    Attributes:
+        predictor: Its name.
+        tokens: Of each prompt, by the bundled tokenizer.
+        batch: Prompts of a call.
+        times_ms: Of all calls, by round.
+    """
+
+    predictor: str
+    tokens: int
+    batch: int
+    times_ms: list[list[float]] = field(default_factory=list)
+
+    @property
+    def slow(self) -> bool:
+        """Whether one call of one round is all that is wanted."""
+        return bool(self.times_ms) and self.times_ms[0][0] > _SLOW_S * 1000.0
+
+    def as_row(self) -> dict[str, Any]:
+        """p50 and p99 of a call, ms, and prompts a second: medians over the rounds."""
+        p50 = statistics.median(statistics.median(r) for r in self.times_ms)
+        every = [t for r in self.times_ms for t in r]
+        return {
+            "predictor": self.predictor,
+            "tokens": self.tokens,
+            "batch": self.batch,
+            "p50_ms": p50,
+            "p99_ms": float(np.quantile(every, 0.99)),
+            "per_s": self.batch / p50 * 1000.0,
+            "calls": len(every),
+        }
+
+
+def text_of(model: LengthModel, tokens: int) -> str:
+    """A text of `tokens` tokens, or one or two fewer."""
+    words = (_WORDS * (2 + tokens // 30)).split()
+    low, high = 1, len(words)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if model.count_tokens(" ".join(words[:middle])) <= tokens:
+            low = middle
+        else:
+            high = middle - 1
+    return " ".join(words[:low])
+
+
+def ours(model: LengthModel, texts: Sequence[str]) -> Call:
+    """The model as serving runs a batch: from strings to predictions."""
+
+    def call() -> object:
+        rows = model.run([model.encode(text, "*") for text in texts])
+        return [model.prediction(row) for row in rows]
+
+    return call
+
+
+class Bert:
+    """BERT-base with random weights and a fast tokenizer's work left out, to its favour."""
+
+    def __init__(self, scratch: Path, device: Device) -> None:
+        """Build it, and its ONNX file.
+
+        Raises:
+            ImportError: torch or transformers is not installed.
+            DeviceAbsent: PyTorch does not see that device.
+        """
+        import torch
+        from transformers import BertConfig, BertModel
+
+        self._device = torch_device(device)
+
+        torch.manual_seed(0)
+        torch.set_num_threads(1)
+        self._torch = torch
+        # A graph is traced through the plain attention more easily; it is timed with the fast one.
+        self._model = BertModel(BertConfig(), add_pooling_layer=False).eval()
+        path = scratch / "bert.onnx"
+        plain = BertModel(BertConfig(attn_implementation="eager"), add_pooling_layer=False).eval()
+        plain.load_state_dict(self._model.state_dict())
+        example = torch.randint(1000, 20_000, (2, 16))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the TorchScript exporter is deprecated
+            torch.onnx.export(
+                _LastState(plain),
+                (example, torch.ones_like(example)),
+                str(path),
+                dynamo=False,
+                opset_version=17,
+                input_names=["ids", "mask"],
+                output_names=["state"],
+                dynamic_axes={
+                    "ids": {0: "batch", 1: "seq"},
+                    "mask": {0: "batch", 1: "seq"},
+                    "state": {0: "batch", 1: "seq"},
+                },
+            )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        providers = choose_providers(device, ort.get_available_providers())
+        self._session = ort.InferenceSession(str(path), options, providers=providers)
+        ids = example.numpy()
+        with torch.inference_mode():
+            want = self._model(input_ids=example).last_hidden_state.numpy()
+        [got] = self._session.run(None, {"ids": ids, "mask": np.ones_like(ids)})
+        self.difference = float(np.abs(want - got).max())  #: Between the two ways.
+        self._model.to(self._device)
+
+    def through_torch(self, tokens: int, batch: int) -> Call:
+        """One forward pass."""
+        torch, model = self._torch, self._model
+        ids = torch.randint(1000, 20_000, (batch, min(tokens, BERT_MOST_TOKENS)))
+        ids = ids.to(self._device)
+
+        def call() -> object:
+            with torch.inference_mode():
+                # A GPU answers later than its call returns: the copy back waits for it.
+                return model(input_ids=ids).last_hidden_state.cpu()
+
+        return call
+
+    def through_onnx(self, tokens: int, batch: int) -> Call:
+        """The same by ONNX Runtime."""
+        session, rng = self._session, np.random.default_rng(0)
+        ids = rng.integers(1000, 20_000, (batch, min(tokens, BERT_MOST_TOKENS)))
+        mask = np.ones_like(ids)
+        return lambda: session.run(None, {"ids": ids, "mask": mask})
+
+
+def _LastState(model: Any) -> Any:
+    import torch
+
+    class LastState(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: Any, mask: Any) -> Any:
+            return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+
+    return LastState().eval()
+
+
+@contextmanager
+def one_core() -> Iterator[int | None]:
+    """Pin this process to one of its cores, the last; yields its number, None where one cannot."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield None
+        return
+    mine = os.sched_getaffinity(0)
+    core = max(mine)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield core
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
+def bench(
+    models: Sequence[Path],
+    *,
+    tokens: Sequence[int] = TOKENS,
+    batches: Sequence[int] = BATCHES,
+    rounds: int = 5,
+    calls: int = 40,
+    bert: bool = True,
+    device: Device = "cpu",
+    on_step: Callable[[str], object] = lambda _: None,
+) -> dict[str, Any]:
+    """Measure; see the module.
+
+    Args:
+        models: Folders of models.
+        tokens: Prompt lengths.
+        batches: Batch sizes.
+        rounds: Interleaved rounds.
+        calls: Calls of a cell in a round, at most; after 0.6 s there are no more, and one that
+            takes over a second is made once.
+        bert: Whether BERT-base is measured beside them.
+        device: Where all of them run. Tokens are cut on the core in any case.
+        on_step: Is told what is measured next.
+
+    Returns:
+        `rows`, `ratios` at 256 tokens and batch 1, and `setting`.
+
+    Raises:
+        ModelUnusable: A model cannot be loaded, or not onto that device.
+        DeviceAbsent: BERT-base cannot.
+    """
+    with tempfile.TemporaryDirectory() as scratch, one_core() as core:
+        on_step("loading")
+        cells: list[tuple[Cell, Call]] = []
+        folders = list(dict.fromkeys(models))
+        loaded = [LengthModel(d, provider=device, intra_op_threads=1) for d in folders]
+        names = names_of([(d, m.card) for d, m in zip(folders, loaded, strict=True)])
+        for name, model in zip(names, loaded, strict=True):
+            model.warm_up(1)
+            for count in tokens:
+                text = text_of(model, count)
+                cells += [(Cell(name, count, size), ours(model, [text] * size)) for size in batches]
+        notes = ["strings to predictions, without HTTP; BERT is timed without its tokenizer"]
+        if bert:
+            try:
+                rival = Bert(Path(scratch), device)
+            except ImportError as exc:
+                notes.append(f"BERT-base left out: {exc}; pip install 'lengthwise[train]'")
+            else:
+                notes.append(
+                    "BERT-base has random weights, which compute as long as trained ones, and "
+                    f"reads {BERT_MOST_TOKENS} tokens at most; its two ways differ by "
+                    f"{rival.difference:.1e}"
+                )
+                ways = {
+                    "BERT-base, PyTorch": rival.through_torch,
+                    "BERT-base, ONNX Runtime": rival.through_onnx,
+                }
+                cells += [
+                    (Cell(way, count, size), make(count, size))
+                    for way, make in ways.items()
+                    for count in tokens
+                    for size in batches
+                ]
+        for number in range(rounds):
+            for cell, call in cells:
+                if number and cell.slow:
+                    continue
+                on_step(f"round {number + 1}/{rounds}: {cell.predictor}, {cell.tokens} tokens")
+                cell.times_ms.append(_timed(call, calls))
+    rows = [cell.as_row() for cell, _ in cells]
+    return {
+        "rows": rows,
+        "ratios": _ratios(rows, names),
+        "setting": {
+            "core": core,
+            "threads": 1,
+            "providers": {n: m.provider for n, m in zip(names, loaded, strict=True)},
+            "rounds": rounds,
+            "onnxruntime": ort.__version__,
+            "notes": notes,
+        },
+    }
+
+
+def _timed(call: Call, most: int) -> list[float]:
+    began = time.perf_counter()
+    call()  # not counted: caches and shapes of this cell were others' until now
+    first = time.perf_counter() - began
+    if first > _SLOW_S:
+        return [first * 1000.0]
+    times: list[float] = []
+    spent = 0.0
+    while len(times) < 2 or (len(times) < most and spent < _PATIENCE_S):
+        began = time.perf_counter()
+        call()
+        took = time.perf_counter() - began
+        spent += took
+        times.append(took * 1000.0)
+    return times
+
+
+def _ratios(rows: Sequence[dict[str, Any]], models: Sequence[str]) -> dict[str, dict[str, float]]:
+    """How many times faster each model is than each rival, at 256 tokens and batch 1."""
+    at = {r["predictor"]: r["p50_ms"] for r in rows if (r["tokens"], r["batch"]) == (256, 1)}
+    rivals = [name for name in at if name not in models]
+    return {m: {rival: at[rival] / at[m] for rival in rivals} for m in models if m in at}

@@ -1,0 +1,192 @@
+"""What a comparison of predictors found: rows of scores, and the summary of them.
+
+Called by comparison, which asks the predictors.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise_training.compare.scores import Said, score
+from lengthwise_training.data.rows import LengthTable
+
+#: Stands in a row for "all of them"; rank is then the mean over LLMs.
+ALL = "all"
+
+CEILING = "ceiling: mean of the other samples"
+BAG_OF_WORDS = "bag of words"
+BAG_OF_WORDS_TOGETHER = "bag of words, one for all LLMs"
+ADAPTED = "+adapted"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a prediction costs, on the machine as it is: one row at a time, and all at once."""
+
+    latency_p50_ms: float | None = None
+    latency_p99_ms: float | None = None
+    throughput_per_s: float | None = None
+
+
+@dataclass
+class Report:
+    """What was found.
+
+    Attributes:
+        rows: One for each predictor and LLM (`source` all), each source (`llm` all), and all.
+        held_out: The same, of fits that had not seen the row's LLM, or its source: one for each
+            LLM or source, and `all`, the mean over them.
+        summary: The comparison in a few numbers.
+        notes: What a reader of the numbers must know.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    held_out: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`; what is not a number is null."""
+        whole = {
+            "rows": self.rows,
+            "held_out": self.held_out,
+            "summary": self.summary,
+            "notes": self.notes,
+        }
+        cleaned: dict[str, Any] = _without_nan(whole)
+        return cleaned
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def ceiling(table: LengthTable) -> Said:
+    """The mean of the samples other than the one scored against: no prompt says more."""
+    column = table.one_sample()
+    others = [
+        (s.sum() - s[c]) / (len(s) - 1) if len(s) > 1 else math.nan
+        for s, c in zip(table.samples, column, strict=True)
+    ]
+    return Said(np.array(others))
+
+
+def cells(table: LengthTable, name: str, said: Said, speed: Speed) -> list[dict[str, Any]]:
+    """The rows of the report about one predictor."""
+    out = []
+
+    def add(llm: str, source: str, keep: NDArray[np.bool_]) -> None:
+        scores = score(table.where(keep), said.where(keep))
+        if scores is not None:
+            out.append(
+                {"predictor": name, "llm": llm, "source": source}
+                | scores.as_json()
+                | {
+                    "latency_p50_ms": speed.latency_p50_ms,
+                    "latency_p99_ms": speed.latency_p99_ms,
+                    "throughput_per_s": speed.throughput_per_s,
+                }
+            )
+
+    add(ALL, ALL, np.ones(len(table), dtype=bool))
+    for llm in np.unique(table.llms):
+        add(str(llm), ALL, table.llms == llm)
+    for source in np.unique(table.sources):
+        add(ALL, str(source), table.sources == source)
+    return out
+
+
+def held_out_cells(table: LengthTable, name: str, said: Said, kind: str) -> list[dict[str, Any]]:
+    """The held-out rows about one predictor: one for each LLM or source, and their mean.
+
+    Rank is among the rows of one LLM or source only. Different ones were answered by different
+    fits, and each lacks the lengths that it is asked for: ranked together, a constant had a tau-b
+    of -0.27, and the bag of words hardly more than nothing.
+
+    Args:
+        table: The rows asked about.
+        name: Of the predictor.
+        said: What it said of each, by fits that had not seen the row's LLM or source.
+        kind: `llm` or `source`.
+    """
+    every = cells(table, name, said, Speed())
+    other = "source" if kind == "llm" else "llm"
+    parts = [r for r in every if r[kind] != ALL and r[other] == ALL]
+    whole = next((r for r in every if r[kind] == r[other] == ALL), None)
+    if whole is None:
+        return []
+    ranked = [r for r in parts if r["tau_b"] is not None]
+    for key in ("tau_b", "tau_b_mean", "pair_accuracy", "spearman"):
+        whole[key] = statistics.fmean(r[key] for r in ranked) if ranked else None
+    whole["tau_b_pooled"] = None
+    return [{"held_out": kind} | r for r in (whole, *parts)]
+
+
+def summarise(
+    rows: Iterable[Mapping[str, Any]],
+    models: Sequence[str],
+    table: LengthTable,
+    said: Mapping[str, Said],
+) -> dict[str, Any]:
+    """Mean over LLMs of tau-b, what the models have above the bag of words, and below the ceiling.
+
+    Args:
+        rows: Of the report.
+        models: Names of the models that are compared with the bag of words and the ceiling.
+        table: The rows asked about.
+        said: What everybody said of them.
+    """
+    by_llm: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row["source"] == ALL and row["llm"] != ALL and row["tau_b"] is not None:
+            by_llm.setdefault(row["predictor"], {})[row["llm"]] = row["tau_b"]
+    summary: dict[str, Any] = {
+        "llms": max((len(v) for v in by_llm.values()), default=0),
+        "tau_b_mean_over_llms": {p: statistics.fmean(v.values()) for p, v in by_llm.items()},
+    }
+    mine = [n + suffix for n in models for suffix in ("", ADAPTED) if n + suffix in said]
+    for rival, key in (
+        (BAG_OF_WORDS, "above_bag_of_words"),
+        (BAG_OF_WORDS_TOGETHER, "above_bag_of_words_for_all_llms"),
+    ):
+        for name in mine:
+            gain = _mean_gain(by_llm.get(name, {}), by_llm.get(rival, {}))
+            if gain is not None:
+                summary.setdefault(key, {})[name] = gain
+    sampled = np.isfinite(said[CEILING].p50)
+    among = table.where(sampled)
+    top = _tau_by_llm(among, said[CEILING].where(sampled))
+    for name in mine if top else []:
+        gain = _mean_gain(top, _tau_by_llm(among, said[name].where(sampled)))
+        if gain is not None:
+            summary.setdefault("below_ceiling", {})[name] = gain
+            summary["below_ceiling_llms"] = len(top)
+    return summary
+
+
+def _mean_gain(mine: Mapping[str, float], theirs: Mapping[str, float]) -> float | None:
+    both = sorted(mine.keys() & theirs.keys())
+    return statistics.fmean(mine[m] - theirs[m] for m in both) if both else None
+
+
+def _tau_by_llm(table: LengthTable, said: Said) -> dict[str, float]:
+    out = {}
+    for llm in np.unique(table.llms):
+        mine = table.llms == llm
+        scores = score(table.where(mine), said.where(mine))
+        if scores is not None and scores.tau_b is not None:
+            out[str(llm)] = scores.tau_b
+    return out

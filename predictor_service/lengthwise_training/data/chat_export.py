@@ -1,0 +1,102 @@
+"""Writes length records as chats, for tuning an LLM to state the length of its own answer.
+
+Two formats that tuning programs read: OpenAI's chat JSONL, and ShareGPT's conversations. What they
+do with it (LoRA, for example) is theirs. Called by the command line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from lengthwise_training.data.rows import LengthRow
+
+#: What the LLM is asked for, behind the prompt; the same when it is served.
+INSTRUCTION = (
+    "\n\nLeave this unanswered for now. How many tokens would your answer take? "
+    "Reply with that number and nothing else."
+)
+
+
+class ChatFormat(StrEnum):
+    """How a chat is written."""
+
+    OPENAI = "openai"  #: `{"messages": [{"role", "content"}, ...]}`
+    SHAREGPT = "sharegpt"  #: `{"conversations": [{"from", "value"}, ...]}`
+
+
+class Label(StrEnum):
+    """Which of the samples is taught."""
+
+    MAX = "max"
+    MEAN = "mean"
+    PERCENTILE = "percentile"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is taught.
+
+    Attributes:
+        label: Of a row's samples.
+        percentile: 0 to 100, with `Label.PERCENTILE`.
+        bin_tokens: Rounded up to a multiple of this; 1 leaves it as it is.
+    """
+
+    label: Label = Label.MAX
+    percentile: float = 80.0
+    bin_tokens: int = 50
+
+    def tokens(self, row: LengthRow) -> int:
+        """The number for one row."""
+        samples = np.array(row.samples, dtype=np.float64)
+        if self.label is Label.MAX:
+            value = samples.max()
+        elif self.label is Label.MEAN:
+            value = samples.mean()
+        else:
+            value = np.percentile(samples, self.percentile)
+        return max(1, math.ceil(round(float(value), 6) / self.bin_tokens)) * self.bin_tokens
+
+
+def chats(
+    rows: Iterable[LengthRow], target: Target, form: ChatFormat, *, keep_censored: bool = False
+) -> Iterator[dict[str, Any]]:
+    """One chat for each row: its prompt with the instruction, and the length as the answer.
+
+    Rows of which a sample was cut at the cap are left out: their label would be too short.
+
+    Args:
+        rows: To write.
+        target: What is taught.
+        form: How a chat is written.
+        keep_censored: Keep those rows as well.
+    """
+    for row in rows:
+        if any(row.censored) and not keep_censored:
+            continue
+        turns = _turns(row)
+        role, text = turns[-1]
+        turns[-1] = (role, text + INSTRUCTION)
+        turns.append(("assistant", str(target.tokens(row))))
+        if form is ChatFormat.OPENAI:
+            yield {"messages": [{"role": r, "content": t} for r, t in turns]}
+        else:
+            names = {"user": "human", "assistant": "gpt"}
+            yield {"conversations": [{"from": names.get(r, r), "value": t} for r, t in turns]}
+
+
+def _turns(row: LengthRow) -> list[tuple[str, str]]:
+    """The chat as it came if it is one of texts that ends with the user; else its one prompt."""
+    if row.messages is None:
+        return [("user", row.prompt)]
+    turns = [(m.get("role"), m.get("content")) for m in row.messages]
+    known = [(r, t) for r, t in turns if isinstance(r, str) and isinstance(t, str)]
+    if len(known) < len(turns) or not known or known[-1][0] != "user":
+        return [("user", row.prompt)]
+    return known

@@ -1,0 +1,1 @@
+"""Writes a trained predictor as the folder that serving loads."""

@@ -1,0 +1,1 @@
+"""Trains one task on one file of rows: assembly, fit, measurement."""

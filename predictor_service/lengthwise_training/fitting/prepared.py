@@ -1,0 +1,126 @@
+"""Rows as a model reads them: texts as token ids, or vectors; and the reading of many.
+
+Called by fit, pair_run, task_measure and task_runs.
+"""
+
+# mypy: disallow-subclassing-any=False, warn-return-any=False
+# (torch is not followed by mypy, so all that comes from it is Any)
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor
+from tqdm import tqdm
+
+from lengthwise_predictor.features import normalise, text_features, window
+from lengthwise_training.backbones import encoders
+from lengthwise_training.backbones.encoders import HIDDEN, VectorEncoder
+from lengthwise_training.data.examples import VALIDATION_FOLD, Examples
+from lengthwise_training.fitting.config import FitConfig
+
+#: Texts read at once when nothing is learned from them.
+READ_AT_ONCE = 32
+
+
+@dataclass
+class Prepared:
+    """The rows as the model reads them; several tasks may share one, and so read the texts once.
+
+    Attributes:
+        examples: The rows.
+        tokenizer: Of the backbone.
+        encoder: The backbone as it was loaded; runs that change it work on a copy.
+        ids: Token ids of each prompt, none of them padding, both ends of a long one; empty for
+            vectors.
+        features: float32, (prompts, len(FEATURE_NAMES)).
+        vectors: float32, (prompts, width), what the unchanged encoder makes of each prompt; None
+            until somebody needs it.
+        read_cpu_s: How long that took, seconds on the processors' clocks.
+        raw_vectors: float32, (prompts, width), as collected from the served LLM, if they were.
+    """
+
+    examples: Examples
+    tokenizer: Tokenizer
+    encoder: Any
+    ids: list[list[int]]
+    features: Tensor
+    vectors: Tensor | None = None
+    read_cpu_s: float = 0.0
+    raw_vectors: Tensor | None = None
+
+
+def prepare(
+    examples: Examples, config: FitConfig, hidden: NDArray[np.float32] | None = None
+) -> Prepared:
+    """Load the backbone and tokenise every prompt.
+
+    Args:
+        examples: The rows.
+        config: Names the backbone.
+        hidden: float32, (prompts, width), the served LLM's vectors, for the backbone `hidden`.
+
+    Raises:
+        ValueError: That backbone without vectors, or vectors without it.
+    """
+    if (config.backbone.name == HIDDEN) != (hidden is not None):
+        raise ValueError("--backbone hidden needs --hidden FILE.npz, and no other backbone has it")
+    torch.manual_seed(config.seed)
+    encoder, tokenizer = encoders.load(config.backbone)
+    if hidden is not None:
+        encoder = VectorEncoder(hidden.shape[1])
+        learned = np.unique(examples.prompt_index[examples.folds > VALIDATION_FOLD])
+        encoder.fit(torch.from_numpy(hidden[learned]))
+    clean = [normalise(p) for p in examples.prompts]
+    found = tokenizer.encode_batch_fast(clean, add_special_tokens=False)
+    features = [text_features(p, len(e.ids)) for p, e in zip(clean, found, strict=True)]
+    prepared = Prepared(
+        examples=examples,
+        tokenizer=tokenizer,
+        encoder=encoder.eval().to(config.device) if hidden is None else encoder.eval(),
+        ids=[window(e.ids, encoder.max_tokens) or [1] for e in found] if hidden is None else [],
+        features=torch.from_numpy(np.stack(features)),
+    )
+    if hidden is not None:
+        prepared.raw_vectors = torch.from_numpy(hidden)
+        with torch.inference_mode():
+            prepared.vectors = encoder(prepared.raw_vectors).clone()
+    return prepared
+
+
+def pad(prepared: Prepared, prompts: NDArray[np.int64]) -> Tensor:
+    """The prompts' ids, right-padded: int64, (prompts, longest)."""
+    ids = [prepared.ids[i] for i in prompts]
+    out = torch.full((len(ids), max(map(len, ids))), prepared.encoder.pad_id)
+    for row, mine in zip(out, ids, strict=True):
+        row[: len(mine)] = torch.tensor(mine)
+    return out
+
+
+def unchanged_vectors(prepared: Prepared) -> Tensor:
+    """What the encoder as loaded makes of each prompt, computed once for all runs."""
+    if prepared.vectors is None:
+        began = time.process_time()
+        prepared.vectors = read_all(prepared.encoder, prepared)
+        prepared.read_cpu_s = time.process_time() - began
+    return prepared.vectors
+
+
+def read_all(encoder: Any, prepared: Prepared, prompts: NDArray[np.int64] | None = None) -> Tensor:
+    """The vectors of all prompts, or of some and 0 for the others: float32, (prompts, width)."""
+    needed = np.arange(len(prepared.ids)) if prompts is None else prompts
+    needed = needed[np.argsort([len(prepared.ids[i]) for i in needed], kind="stable")]
+    out = torch.zeros(len(prepared.ids), encoder.width)
+    parts = np.array_split(needed, max(1, len(needed) // READ_AT_ONCE))
+    shown = None if prompts is None else True
+    device = next(encoder.parameters()).device
+    with torch.inference_mode():
+        for part in tqdm(parts, desc="read texts", disable=shown, leave=False):
+            out[part] = encoder(pad(prepared, part).to(device)).cpu()
+    return out

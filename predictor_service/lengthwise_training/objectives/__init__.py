@@ -1,0 +1,1 @@
+"""What a predictor learns: tasks, heads and losses."""

@@ -1,0 +1,1 @@
+"""A checked request becomes a job, or is refused with a reason."""

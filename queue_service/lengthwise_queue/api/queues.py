@@ -1,0 +1,195 @@
+"""Queues: what there is, how each behaves and is run, its dead letters, the line as it stands."""
+
+from __future__ import annotations
+
+import re
+
+from fastapi import APIRouter, Request
+from pydantic import ValidationError
+
+from lengthwise_contract.api import (
+    JobList,
+    LineView,
+    QueueList,
+    QueueSettings,
+    QueueView,
+    RedriveReport,
+    TenantQueueView,
+)
+from lengthwise_contract.states import JobState
+from lengthwise_queue.api import openapi, views
+from lengthwise_queue.api.pagination import wrong_cursor
+from lengthwise_queue.api.request_body import parse_object, read_body, wrong_field
+from lengthwise_queue.auth import SECURED, admin_of, named_by, page_of, tenant_of
+from lengthwise_queue.errors import BadRequest, WrongMethod
+from lengthwise_queue.scheduling.snapshot import Page
+from lengthwise_queue.service import Service, of
+from lengthwise_queue.tenants.tenant import Tenant
+from lengthwise_store.jobs import JobPage, Mode
+
+router = APIRouter(tags=["queues"], dependencies=SECURED, responses=openapi.ALWAYS)
+
+#: A queue is named as its model. Braces would break the Redis keys' hash tag.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(/[A-Za-z0-9._:@+-]+)*")
+
+#: Longest name, characters; that of `PredictRequest.model`.
+MAX_NAME = 256
+
+#: What a name may not end with, because it stands for another page -> how that is asked for.
+_PAGES = {
+    "/line": "GET",
+    "/dead": "GET",
+    "/dead/redrive": "POST",
+    "/pause": "POST",
+    "/drain": "POST",
+    "/resume": "POST",
+}
+
+
+@router.get("/v1/queues")
+async def list_queues(request: Request) -> QueueList:
+    """Every queue that one may use."""
+    service, tenant = of(request), tenant_of(request)
+    pages = [p for p in await service.book.read_all() if tenant.may_use(p.queue.name)]
+    if tenant.admin:
+        return QueueList(data=[views.queue_view(page) for page in pages])
+    return QueueList(data=[_tenants_view(service, tenant, page) for page in pages])
+
+
+# Before `/v1/queues/{name:path}`, which would take the last word for a part of the name.
+@router.get("/v1/queues/{name:path}/line", responses=openapi.errors(400, 404))
+async def get_line(request: Request, name: str, limit: openapi.PageSize = 50) -> LineView:
+    """The next jobs, those running, and the last finished; at most `limit` of each.
+
+    An admin sees everybody's, a tenant its own.
+    """
+    service, tenant = of(request), tenant_of(request)
+    await page_of(service, tenant, name)
+    only = None if tenant.admin else tenant.name
+    return views.line_view(await service.store.line(name, limit, tenant=only))
+
+
+@router.get("/v1/queues/{name:path}/dead", responses=openapi.errors(400, 403, 404))
+async def list_dead(
+    request: Request,
+    name: str,
+    after: openapi.After = None,
+    limit: openapi.PageSize = 50,
+    tenant: openapi.Whose = None,
+) -> JobList:
+    """The dead letters, the newest first: a tenant's own; for an admin, tenant after tenant."""
+    page = await _dead(request, name, tenant, after, limit)
+    return views.job_list(page.jobs, page.after)
+
+
+@router.post("/v1/queues/{name:path}/dead/redrive", responses=openapi.errors(400, 403, 404))
+async def redrive_dead(
+    request: Request,
+    name: str,
+    after: openapi.After = None,
+    limit: openapi.PageSize = 100,
+    tenant: openapi.Whose = None,
+) -> RedriveReport:
+    """Give up to `limit` dead letters a new life; for admins, it passes every limit.
+
+    What cannot be served again stays where it is: go on behind it with `next_after`.
+    """
+    admin_of(request)
+    store = of(request).store
+    page = await _dead(request, name, tenant, after, limit)
+    states = [await store.redrive(name, job.id) for job in page.jobs]
+    return RedriveReport(
+        redriven=sum(state is JobState.QUEUED for state in states),
+        unreadable=sum(state is JobState.FAILED for state in states),
+        has_more=page.after is not None,
+        next_after=page.after,
+    )
+
+
+@router.post("/v1/queues/{name:path}/pause", responses=openapi.errors(403, 404))
+async def pause_queue(request: Request, name: str) -> QueueView:
+    """Take jobs and serve none; what runs, goes on. Again changes nothing."""
+    return await _set_mode(request, name, Mode.PAUSED)
+
+
+@router.post("/v1/queues/{name:path}/drain", responses=openapi.errors(403, 404))
+async def drain_queue(request: Request, name: str) -> QueueView:
+    """Serve what there is and take nothing new: new jobs get a 503. Again changes nothing."""
+    return await _set_mode(request, name, Mode.DRAINING)
+
+
+@router.post("/v1/queues/{name:path}/resume", responses=openapi.errors(403, 404))
+async def resume_queue(request: Request, name: str) -> QueueView:
+    """Take and serve again, after a pause or a drain. Again changes nothing."""
+    return await _set_mode(request, name, Mode.OPEN)
+
+
+@router.get("/v1/queues/{name:path}", responses=openapi.errors(404))
+async def get_queue(request: Request, name: str) -> QueueView | TenantQueueView:
+    """One queue: for an admin the whole line, for a tenant its own part."""
+    service, tenant = of(request), tenant_of(request)
+    if tenant.admin:
+        await page_of(service, tenant, name)
+        return views.queue_view(await service.book.read(name))
+    return _tenants_view(service, tenant, await page_of(service, tenant, name))
+
+
+@router.put(
+    "/v1/queues/{name:path}",
+    responses=openapi.errors(400, 403, 404, 413, 415),
+    openapi_extra=openapi.json_body(QueueSettings, required=False),
+)
+async def put_queue(request: Request, name: str) -> QueueView:
+    """Create a queue, or give it new settings: what is left out gets its default."""
+    service, _ = of(request), admin_of(request)
+    page = next((page for page in _PAGES if name.endswith(page)), None)
+    if page is not None:
+        raise WrongMethod(f"PUT /v1/queues/{name}", allowed=_PAGES[page])
+    if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
+        raise BadRequest(
+            f"A queue's name must be that of a model: 1 to {MAX_NAME} letters, digits and "
+            "`._:@+-`, in parts divided by `/`.",
+            param="name",
+        )
+    raw = await read_body(request, service.settings.max_body_bytes)
+    try:
+        if raw:
+            parse_object(raw)
+        settings = QueueSettings.model_validate_json(raw or b"{}")
+    except ValidationError as exc:
+        raise wrong_field(exc) from None
+    if settings.tokenizer is not None:
+        try:
+            await service.prompt_length.load(settings.tokenizer)
+        except ValueError as exc:
+            raise BadRequest(
+                f"`tokenizer` must be the path of a tokenizer.json: {exc}.", param="tokenizer"
+            ) from exc
+    await service.store.put_queue(name, settings)
+    return views.queue_view(await service.book.read(name))
+
+
+async def _set_mode(request: Request, name: str, mode: Mode) -> QueueView:
+    service, tenant = of(request), admin_of(request)
+    await page_of(service, tenant, name)
+    await service.store.set_mode(name, mode)
+    return views.queue_view(await service.book.read(name))
+
+
+async def _dead(
+    request: Request, name: str, named: str | None, after: str | None, limit: int
+) -> JobPage:
+    service, tenant = of(request), tenant_of(request)
+    whose = [named_by(request, named)]
+    await page_of(service, tenant, name)
+    if tenant.admin and named is None:
+        fresh = await service.book.read(name)  # whose first job died just now is among them
+        whose = [line.tenant for line in fresh.stats.tenants]
+    try:
+        return await service.store.dead(name, whose, after=after, limit=limit)
+    except ValueError:
+        raise wrong_cursor() from None
+
+
+def _tenants_view(service: Service, tenant: Tenant, page: Page) -> TenantQueueView:
+    return views.tenant_queue_view(page, tenant, service.tenants.weight)

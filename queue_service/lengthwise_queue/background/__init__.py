@@ -1,0 +1,1 @@
+"""Periodic work of the queue service: idle queues and metrics of the store."""

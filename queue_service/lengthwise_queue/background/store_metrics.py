@@ -1,0 +1,218 @@
+"""The metrics of the lines themselves, as the store has them at the moment of a scrape.
+
+They are the same on every replica of the queue service: a query takes `max by (service)`, never a
+sum. The counters live in Redis, so a restart of ours does not reset them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from prometheus_client import Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    SummaryMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from lengthwise_queue.prediction import quality
+from lengthwise_queue.prediction.accuracy import coverage, tau_b
+from lengthwise_queue.scheduling import pricing
+from lengthwise_queue.scheduling.snapshot import Page
+from lengthwise_store.jobs import Mode
+
+#: What can happen to a job; each has a series from the first scrape on, so that the first of a
+#: kind is an increase that an alert sees.
+_EVENTS = (
+    *("accepted", "succeeded", "failed", "cancelled", "expired"),
+    *("retried", "released", "redriven", "repriced", "quarantined"),
+)
+
+_POLICIES = ("sjf", "fcfs", "shadow")
+
+
+class Lines(Collector):
+    """One scrape's view of every queue; `pages` is set before each."""
+
+    def __init__(self, length_buckets: Sequence[str]) -> None:
+        self.pages: list[Page] = []
+        #: Of each queue with waiting jobs, how many of a sample are in each group of lengths.
+        self.waiting: Mapping[str, Counter[str]] = {}
+        self._length_buckets = length_buckets
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing beforehand: the registry need not ask the store when it is built."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family, a sample for each queue."""
+        yield from _gauges(self.pages)
+        yield from _counters(self.pages)
+        yield from _modes(self.pages)
+        yield self._by_length()
+
+    def _by_length(self) -> Metric:
+        family = GaugeMetricFamily(
+            "lengthwise_queue_depth_by_length",
+            "Jobs waiting, by predicted length; from a sample where more than 1,000 wait",
+            labels=["service", "length_bucket"],
+        )
+        for page in self.pages:
+            counts = self.waiting.get(page.queue.name, Counter())
+            scale = page.stats.depth / counts.total() if counts else 0.0
+            for bucket in self._length_buckets:
+                family.add_metric([page.queue.name, bucket], counts[bucket] * scale)
+        return family
+
+
+def _gauges(pages: list[Page]) -> Iterator[Metric]:
+    families: dict[str, GaugeMetricFamily] = {}
+
+    def show(name: str, what: str, page: Page, value: float | None) -> None:
+        family = families.setdefault(
+            name, GaugeMetricFamily(f"lengthwise_{name}", what, labels=["service"])
+        )
+        if value is not None:
+            family.add_metric([page.queue.name], value)
+
+    for page in pages:
+        stats, settings = page.stats, page.settings
+        oldest_ms = stats.oldest_accepted_ms
+        waited_ms = 0.0 if oldest_ms is None else max(stats.now_ms - oldest_ms, 0.0)
+        backlog_ms = pricing.drain_ms(settings, stats, stats.backlog_tokens)
+        show("queue_depth", "Jobs waiting", page, stats.depth)
+        show("queue_scheduled", "Jobs that are not to be served yet", page, stats.scheduled)
+        show("queue_dead", "Jobs that failed for good and were not redriven", page, stats.dead)
+        show(
+            "queue_backlog_tokens",
+            "Predicted tokens of the jobs waiting",
+            page,
+            stats.backlog_tokens,
+        )
+        show(
+            "queue_backlog_seconds",
+            "Time to serve the jobs waiting; no sample without a worker",
+            page,
+            None if backlog_ms is None else backlog_ms / 1000,
+        )
+        show("queue_oldest_wait_seconds", "Age of the oldest job waiting", page, waited_ms / 1000)
+        show("inflight", "Jobs leased to a worker", page, stats.in_flight)
+        show("queue_workers", "Workers heard of lately", page, len(stats.workers))
+        show(
+            "queue_slots",
+            "Jobs that these workers can run at once",
+            page,
+            sum(worker.slots for worker in stats.workers),
+        )
+        show(
+            "queue_seconds_per_token",
+            "What one output token costs, as measured, or as assumed before that",
+            page,
+            pricing.ms_per_token(settings, stats) / 1000,
+        )
+        show(
+            "queue_overtake_factor",
+            "k: nobody is overtaken by a job accepted later than k times its own predicted time",
+            page,
+            settings.overtake_factor if stats.active_policy == "sjf" else 0.0,
+        )
+        recent = quality.recent(stats, settings)
+        show(
+            "predictor_rank_accuracy",
+            "Pairs of the last answers whose predictions name the longer one, 0 to 1; 0.5: a coin",
+            page,
+            quality.rank_accuracy(recent),
+        )
+        show(
+            "predictor_tau_b",
+            "Kendall's rank correlation of predicted and real lengths of the last answers",
+            page,
+            tau_b(quality.expectations(recent)),
+        )
+        show(
+            "predictor_coverage",
+            "Share of the last answers within their calibrated p10 to p90; 0.8 is honest",
+            page,
+            coverage((a.said, a) for a in recent if a.said is not None),
+        )
+        show(
+            "predictor_raw_coverage",
+            "The same before calibration, as the predictor said it",
+            page,
+            coverage((a.raw, a) for a in recent if a.raw is not None),
+        )
+        show(
+            "predictor_calibration_factor",
+            "Calibrated over predicted median length, on average over the last answers",
+            page,
+            page.newest_calibration.factor,
+        )
+        show(
+            "predictor_calibration_samples",
+            "Answers that the calibration rests on",
+            page,
+            page.newest_calibration.samples,
+        )
+        show(
+            "predictor_fallback_active",
+            "1: served first come, first served, because the predictions were found useless",
+            page,
+            float(stats.fallback),
+        )
+    yield from families.values()
+
+
+def _counters(pages: list[Page]) -> Iterator[Metric]:
+    jobs = CounterMetricFamily(
+        "lengthwise_jobs", "What happened to the jobs", labels=["service", "event"]
+    )
+    expired = CounterMetricFamily(
+        "lengthwise_leases_expired", "Jobs whose worker went silent", labels=["service"]
+    )
+    overtakes = CounterMetricFamily(
+        "lengthwise_overtakes",
+        "Jobs that were accepted earlier and still waited, summed over claims",
+        labels=["service"],
+    )
+    waits = SummaryMetricFamily(
+        "lengthwise_job_wait_seconds",
+        "From acceptance to the first start, of every job",
+        labels=["service"],
+    )
+    fcfs = SummaryMetricFamily(
+        "lengthwise_fcfs_counterfactual_wait_seconds",
+        "What the same jobs would have waited first come, first served",
+        labels=["service"],
+    )
+    for page in pages:
+        name, stats = page.queue.name, page.stats
+        count = stats.counters
+        for event in _EVENTS:
+            jobs.add_metric([name, event], count.get(event, 0))
+        expired.add_metric([name], count.get("leases_expired", 0))
+        overtakes.add_metric([name], count.get("overtakes", 0))
+        for family, counter, mean_ms in (
+            (waits, "waits", stats.mean_wait_ms),
+            (fcfs, "fcfs_waits", stats.mean_fcfs_wait_ms),
+        ):
+            n = count.get(counter, 0)
+            family.add_metric([name], count_value=n, sum_value=n * (mean_ms or 0.0) / 1000)
+    yield from (jobs, expired, overtakes, waits, fcfs)
+
+
+def _modes(pages: list[Page]) -> Iterator[Metric]:
+    mode = GaugeMetricFamily(
+        "lengthwise_queue_mode", "1: the queue is in this mode", labels=["service", "mode"]
+    )
+    policy = GaugeMetricFamily(
+        "lengthwise_queue_policy", "1: this policy is in force", labels=["service", "policy"]
+    )
+    for page in pages:
+        name, stats = page.queue.name, page.stats
+        for m in Mode:
+            mode.add_metric([name, m.value], float(m is stats.mode))
+        for p in _POLICIES:
+            policy.add_metric([name, p], float(p == stats.active_policy))
+    yield from (mode, policy)

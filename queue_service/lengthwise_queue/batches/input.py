@@ -1,0 +1,82 @@
+"""The input file of one batch, read a few lines at a time. Called by `batch_work`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Collection
+from contextlib import aclosing
+
+from lengthwise_queue.batches import lines as batch_lines
+from lengthwise_queue.batches.lines import Line
+from lengthwise_store.batches.store import Place
+from lengthwise_store.files.store import FileGone, FileStore
+
+#: Lines that are read in one step, and their bytes: what of the input is held in memory.
+GROUP_LINES = 32
+GROUP_BYTES = 4 * 2**20
+
+
+class InputGone(Exception):
+    """The input file is no longer there."""
+
+
+class BatchInput:
+    """Reads on from a place, or picks single lines. Methods raise `InputGone`."""
+
+    def __init__(self, files: FileStore, *, tenant: str, file_id: str, max_line: int) -> None:
+        """Nothing is read yet.
+
+        Args:
+            files: Where the file is.
+            tenant: Whose it is.
+            file_id: The file.
+            max_line: Longest line, bytes.
+        """
+        self._files, self._tenant, self._file_id = files, tenant, file_id
+        self._max_line = max_line
+        self._reader: AsyncGenerator[Line] | None = None
+        self._unread: Line | None = None  #: Read, but too much for the last step.
+
+    async def lines(self, start: Place) -> AsyncGenerator[Line]:
+        """All lines from `start` on."""
+        file = await self._files.get(self._tenant, self._file_id)
+        if file is None:
+            raise InputGone
+        blocks = self._files.read(file, first=start.block)
+        try:
+            async for line in batch_lines.cut(blocks, start, max_bytes=self._max_line):
+                yield line
+        except FileGone:
+            raise InputGone from None
+
+    def go_to(self, place: Place) -> None:
+        """Let `next` go on from there."""
+        self._reader, self._unread = self.lines(place), None
+
+    async def next(self, count: int) -> list[Line]:
+        """The next lines behind the last call's: at most so many, and `GROUP_BYTES`."""
+        lines: list[Line] = []
+        size = 0
+        while self._reader is not None and len(lines) < count and size < GROUP_BYTES:
+            line, self._unread = self._unread or await anext(self._reader, None), None
+            if line is None:
+                break
+            size += len(line.raw or b"")
+            if lines and size > GROUP_BYTES:
+                self._unread = line
+                break
+            lines.append(line)
+        return lines
+
+    async def pick(self, places: Collection[Place]) -> list[Line]:
+        """Some of the lines that begin at these places, the first ones: what one step may hold."""
+        wanted = sorted(places)[:GROUP_LINES]
+        found: list[Line] = []
+        size = 0
+        async with aclosing(self.lines(wanted[0])) as lines:
+            async for line in lines:
+                if line.place in wanted:
+                    found.append(line)
+                    size += len(line.raw or b"")
+                if size >= GROUP_BYTES or line.place >= wanted[-1]:
+                    break
+        return found

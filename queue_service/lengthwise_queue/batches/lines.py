@@ -1,0 +1,232 @@
+"""The lines of a batch: cut out of the input's blocks, checked, and given a result. Pure.
+
+What is wrong with a batch before anything runs is found by `Checker`, and fails the whole batch, as
+at OpenAI. What is wrong with one request only its result says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from lengthwise_contract.api import Endpoint
+from lengthwise_store.batches.store import Place
+
+#: Requests of one batch; OpenAI's bound.
+MAX_LINES = 50_000
+
+#: Faults of an input file that are listed.
+MAX_ERRORS = 100
+
+#: Longest `custom_id`, characters.
+MAX_CUSTOM_ID = 512
+
+#: What a line may hold beside the request's body, bytes.
+LINE_OVERHEAD_BYTES = 8192
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line as it stands in the file; `raw` is None if it is longer than any line may be."""
+
+    place: Place
+    end: Place  #: Where the next line begins.
+    raw: bytes | None
+
+
+async def cut(blocks: AsyncIterator[bytes], start: Place, *, max_bytes: int) -> AsyncIterator[Line]:
+    """The lines of a file from `start` on; blank ones are passed over.
+
+    Args:
+        blocks: Its blocks, from that of `start` on.
+        start: Where a line begins.
+        max_bytes: Longest line; never more is held, beside one block.
+    """
+    begin, number = start, start.block - 1
+    buffer = bytearray()
+    too_long = False
+    async for block in blocks:
+        number += 1
+        at = start.offset if number == start.block else 0
+        while at < len(block):
+            newline = block.find(b"\n", at)
+            end = len(block) if newline < 0 else newline + 1
+            if not too_long and len(buffer) + end - at <= max_bytes:
+                buffer += block[at:end]
+            else:
+                too_long = True
+                buffer.clear()
+            at = end
+            if newline < 0:
+                break
+            after = Place(begin.line + 1, number, at)
+            if too_long or not buffer.isspace():
+                yield Line(begin, after, None if too_long else bytes(buffer))
+            begin, too_long = after, False
+            buffer.clear()
+    if too_long or buffer.strip():
+        yield Line(begin, Place(begin.line + 1, number + 1, 0), None if too_long else bytes(buffer))
+
+
+class BadLine(ValueError):
+    """What is wrong with a line, in OpenAI's fields of an error."""
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+
+
+@dataclass(frozen=True)
+class Request:
+    """A line that is well-formed."""
+
+    custom_id: str
+    model: str
+    body: dict[str, Any]
+
+
+def parse(line: Line, endpoint: Endpoint, max_bytes: int) -> Request:
+    """What a line asks for.
+
+    Raises:
+        BadLine: It asks for nothing that this batch could do.
+    """
+    if line.raw is None:
+        raise BadLine("line_too_long", f"The line is longer than {max_bytes} bytes.")
+    try:
+        value = from_json(line.raw, allow_inf_nan=False)
+    except ValueError as exc:
+        raise BadLine("invalid_json_line", f"The line is not valid JSON: {exc}.") from exc
+    if not isinstance(value, dict):
+        raise BadLine("invalid_json_line", "The line must be a JSON object.")
+    custom_id = value.get("custom_id")
+    if custom_id is None:
+        raise _missing("custom_id")
+    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_CUSTOM_ID:
+        raise _wrong("custom_id", f"a string of 1 to {MAX_CUSTOM_ID} characters")
+    if value.get("method") != "POST":
+        raise BadLine("invalid_method", "`method` must be `POST`.", "method")
+    if value.get("url") != endpoint:
+        raise BadLine("invalid_url", f"`url` must be the batch's endpoint, {endpoint}.", "url")
+    body = value.get("body")
+    if body is None:
+        raise _missing("body")
+    if not isinstance(body, dict):
+        raise _wrong("body", "an object")
+    model = body.get("model")
+    if model is None:
+        raise _missing("body.model")
+    if not isinstance(model, str):
+        raise _wrong("body.model", "a string")
+    if body.get("stream"):
+        raise BadLine(
+            "invalid_value", "`stream` must be left out: a batch does not stream.", "body.stream"
+        )
+    return Request(custom_id, model, body)
+
+
+class Checker:
+    """Checks a whole input, line by line; holds 16 bytes of each custom_id, and no line.
+
+    `errors` are OpenAI's, the first `MAX_ERRORS` of them; `total` counts the lines.
+    """
+
+    def __init__(self, endpoint: Endpoint, max_bytes: int) -> None:
+        self.model: str | None = None
+        self.total = 0
+        self.errors: list[dict[str, Any]] = []
+        self._endpoint = endpoint
+        self._max_bytes = max_bytes
+        self._seen: set[bytes] = set()
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether there is no sense in going on."""
+        return len(self.errors) >= MAX_ERRORS or self.total > MAX_LINES
+
+    def take(self, line: Line) -> None:
+        """The next line."""
+        self.total += 1
+        if self.total > MAX_LINES:
+            self.note(
+                "too_many_requests",
+                f"The file has more than {MAX_LINES} requests. Split it into several batches.",
+            )
+            return
+        try:
+            request = parse(line, self._endpoint, self._max_bytes)
+            digest = hashlib.blake2b(request.custom_id.encode(), digest_size=16).digest()
+            if digest in self._seen:
+                raise BadLine(
+                    "duplicate_custom_id", "An earlier line has this `custom_id`.", "custom_id"
+                )
+            self._seen.add(digest)
+            if self.model is None:
+                self.model = request.model
+            elif self.model != request.model:
+                raise BadLine(
+                    "mismatched_model",
+                    "All requests of a batch must be for one model, that of its first line.",
+                    "body.model",
+                )
+        except BadLine as exc:
+            self.note(exc.code, exc.message, exc.param, line.place.line)
+
+    def close(self) -> None:
+        """There are no more lines."""
+        if self.total == 0:
+            self.note("empty_file", "The file has no requests.")
+
+    def note(
+        self, code: str, message: str, param: str | None = None, line: int | None = None
+    ) -> None:
+        """Add an error."""
+        self.errors.append({"code": code, "line": line, "message": message, "param": param})
+
+
+def job_id(batch_id: str, created_ms: int, line: int) -> str:
+    """The id of a line's job: the same each time, so that a line handed in twice is one job.
+
+    A UUIDv7 in form: the batch's time, then the line, so that lines of equal due times leave in
+    their order; then what only this batch has.
+    """
+    digest = int.from_bytes(hashlib.blake2b(batch_id.encode(), digest_size=8).digest()) >> 7
+    bits = created_ms << 80 | 0x7 << 76 | (line >> 5) << 64
+    bits |= 0b10 << 62 | (line & 31) << 57 | digest
+    text = f"{bits:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def answered(job: str, custom_id: str, status: int, body: Any) -> bytes:
+    """A line of the output file, or (for a status of 400 and up) of the error file."""
+    response = {"status_code": status, "request_id": job, "body": body}
+    return _line(job, custom_id, response, None)
+
+
+def unanswered(job: str, custom_id: str, code: str, message: str) -> bytes:
+    """A line of the error file for a request that was not executed."""
+    return _line(job, custom_id, None, {"code": code, "message": message})
+
+
+def _line(job: str, custom_id: str, response: Any, error: Any) -> bytes:
+    fields = {
+        "id": f"batch_req_{job.replace('-', '')}",
+        "custom_id": custom_id,
+        "response": response,
+        "error": error,
+    }
+    return to_json(fields) + b"\n"
+
+
+def _missing(field: str) -> BadLine:
+    return BadLine("missing_required_parameter", f"`{field}` is missing.", field)
+
+
+def _wrong(field: str, want: str) -> BadLine:
+    return BadLine("invalid_value", f"`{field}` must be {want}.", field)

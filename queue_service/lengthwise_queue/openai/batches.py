@@ -1,0 +1,181 @@
+"""OpenAI's batches: make one of an uploaded file, look, list, cancel. `batch_runner` works."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from typing import Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lengthwise_contract.api import Endpoint
+from lengthwise_queue.api import openapi
+from lengthwise_queue.api.request_body import parse_object, read_body, wrong_field
+from lengthwise_queue.api.views import listing
+from lengthwise_queue.auth import SECURED, tenant_of
+from lengthwise_queue.errors import BadRequest, ObjectNotFound
+from lengthwise_queue.service import Service, of
+from lengthwise_store.batches.store import ENDED, MAX_BATCHES, Batch, BatchStatus
+from lengthwise_store.errors import StorageFull, StoreUnavailable
+
+router = APIRouter(tags=["batches"], dependencies=SECURED, responses=openapi.ALWAYS)
+
+
+class ExpiresAfter(BaseModel):
+    """How long the files of the results are kept."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=3600, le=30 * 86_400)
+
+
+class BatchRequest(BaseModel):
+    """`POST /v1/batches`, as OpenAI has it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input_file_id: str = Field(min_length=1, max_length=100)
+    endpoint: Endpoint
+    completion_window: Literal["24h"]
+    metadata: dict[str, str] | None = Field(default=None, max_length=16)
+    output_expires_after: ExpiresAfter | None = None
+
+
+@router.post(
+    "/v1/batches",
+    openapi_extra=openapi.json_body(BatchRequest),
+    responses=openapi.errors(400, 413, 415),
+)
+async def create_batch(request: Request) -> dict[str, Any]:
+    """Make a batch of an uploaded file. Its lines are checked before any of them runs."""
+    service, tenant = of(request), tenant_of(request).name
+    raw = await read_body(request, service.settings.max_body_bytes)
+    parse_object(raw)
+    try:
+        asked = BatchRequest.model_validate_json(raw)
+    except ValidationError as exc:
+        raise wrong_field(exc) from None
+    for name, value in (asked.metadata or {}).items():
+        if len(name) > 64 or len(value) > 512:
+            raise BadRequest(
+                "`metadata` may have keys of at most 64 and values of at most 512 characters.",
+                param="metadata",
+                code="invalid_value",
+            )
+    file = await service.files.get(tenant, asked.input_file_id)
+    if file is None:
+        raise BadRequest(
+            "`input_file_id` names no file of yours. Upload one with POST /v1/files.",
+            param="input_file_id",
+            code="invalid_value",
+        )
+    keep = asked.output_expires_after
+    batch_id = f"batch_{uuid.uuid4().hex}"
+    try:
+        made = await service.batches.create(
+            batch_id,
+            tenant=tenant,
+            endpoint=asked.endpoint,
+            input_file_id=file.id,
+            metadata=asked.metadata,
+            window_ms=service.settings.batch_completion_s * 1000,
+            output_ttl_ms=service.files.limits.ttl_ms if keep is None else keep.seconds * 1000,
+        )
+    except StoreUnavailable:
+        # It may have been written, and its client was told that it was not.
+        service.in_background(_withdraw(service, batch_id))
+        raise
+    if not made:
+        raise StorageFull(
+            f"You have {MAX_BATCHES} batches, the most that are kept. The oldest disappear by "
+            "themselves; try again later.",
+            code="too_many_batches",
+        )
+    service.batch_made.set()
+    return batch_view(await _batch(request, batch_id))
+
+
+@router.get("/v1/batches", responses=openapi.errors(400))
+async def list_batches(
+    request: Request,
+    after: str | None = Query(default=None, max_length=100),
+    limit: int = Query(default=20, ge=1, le=100),
+) -> dict[str, Any]:
+    """Your batches, the newest first."""
+    batches, more = await of(request).batches.page(
+        tenant_of(request).name, after=after, limit=limit
+    )
+    return listing([batch_view(batch) for batch in batches], more)
+
+
+@router.get("/v1/batches/{batch_id}", responses=openapi.errors(404))
+async def get_batch(request: Request, batch_id: str) -> dict[str, Any]:
+    """One batch, with how many of its requests are done."""
+    return batch_view(await _batch(request, batch_id))
+
+
+@router.post("/v1/batches/{batch_id}/cancel", responses=openapi.errors(404))
+async def cancel_batch(request: Request, batch_id: str) -> dict[str, Any]:
+    """Withdraw a batch: what runs is stopped, what is done stays; again changes nothing."""
+    service = of(request)
+    await _batch(request, batch_id)
+    await service.batches.cancel(batch_id)
+    service.batch_made.set()
+    return batch_view(await _batch(request, batch_id))
+
+
+async def _withdraw(service: Service, batch_id: str) -> None:
+    with contextlib.suppress(StoreUnavailable):  # then it was hardly written
+        await service.batches.cancel(batch_id)
+
+
+async def _batch(request: Request, batch_id: str) -> Batch:
+    batch = await of(request).batches.get(tenant_of(request).name, batch_id)
+    if batch is None:
+        raise ObjectNotFound(
+            "There is no such batch. Its id may be wrong, or it is too old to be kept; "
+            "GET /v1/batches lists yours.",
+            param="batch_id",
+        )
+    return batch
+
+
+def batch_view(batch: Batch) -> dict[str, Any]:
+    """OpenAI's batch object."""
+    at = {
+        f"{status}_at": batch.at[status] // 1000 if status in batch.at else None
+        for status in BatchStatus
+        if status is not BatchStatus.VALIDATING
+    }
+    usage = {
+        "input_tokens": batch.input_tokens,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": batch.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": batch.input_tokens + batch.output_tokens,
+    }
+    ended = batch.status in ENDED
+    return {
+        "id": batch.id,
+        "object": "batch",
+        "endpoint": batch.endpoint,
+        "model": batch.model,
+        "errors": {"object": "list", "data": batch.errors} if batch.errors else None,
+        "input_file_id": batch.input_file_id,
+        "completion_window": "24h",
+        "status": batch.status,
+        "output_file_id": batch.output_file_id,
+        "error_file_id": batch.error_file_id,
+        "created_at": batch.created_ms // 1000,
+        "expires_at": batch.expires_ms // 1000,
+        **at,
+        "request_counts": {
+            "total": batch.total,
+            "completed": batch.completed,
+            "failed": batch.failed,
+        },
+        "usage": usage if ended else None,
+        "metadata": batch.metadata,
+    }

@@ -1,0 +1,92 @@
+"""The OpenAI face: chat and completions through the queue, and the models that there are."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from lengthwise_contract.api import Endpoint
+from lengthwise_queue.admission import submit as intake
+from lengthwise_queue.api import openapi
+from lengthwise_queue.api.request_body import parse_object, read_body
+from lengthwise_queue.auth import SECURED, page_of, tenant_of
+from lengthwise_queue.metrics import refusal
+from lengthwise_queue.openai import answers, validate
+from lengthwise_queue.scheduling.snapshot import Page
+from lengthwise_queue.service import of
+from lengthwise_store.errors import LengthwiseError
+
+router = APIRouter(tags=["openai"], dependencies=SECURED, responses=openapi.ALWAYS)
+
+_ERRORS = openapi.errors(400, 404, 409, 413, 415, 422, 429, 502, 504)
+
+
+@router.post(
+    "/v1/chat/completions",
+    response_model=None,
+    responses=openapi.COMPLETION | _ERRORS,
+    openapi_extra=openapi.json_body(openapi.CHAT_BODY) | openapi.IDEMPOTENCY_KEY,
+)
+async def chat_completions(request: Request) -> Response:
+    """OpenAI's chat completions. The body reaches the engine byte by byte as it came.
+
+    The job's id is in the header `X-Lengthwise-Job-Id`. A client that hangs up cancels its job,
+    unless it sent an `Idempotency-Key`: then it may come back for the same one.
+    """
+    return await _serve(request, "/v1/chat/completions")
+
+
+@router.post(
+    "/v1/completions",
+    response_model=None,
+    responses=openapi.COMPLETION | _ERRORS,
+    openapi_extra=openapi.json_body(openapi.COMPLETION_BODY) | openapi.IDEMPOTENCY_KEY,
+)
+async def completions(request: Request) -> Response:
+    """OpenAI's completions; see chat completions."""
+    return await _serve(request, "/v1/completions")
+
+
+async def _serve(request: Request, endpoint: Endpoint) -> Response:
+    started_s = time.perf_counter()
+    service = of(request)
+    try:
+        body = await read_body(request, service.settings.max_body_bytes)
+        checked = validate.check(endpoint, parse_object(body))
+        key = intake.key_from(request.headers.get("idempotency-key"))
+    except LengthwiseError as exc:
+        service.metrics.requests.labels("", refusal(exc)).inc()
+        raise
+    wishes = intake.JobOptions(idempotency_key=key)
+    ticket = await intake.submit(service, tenant_of(request), endpoint, body, checked, wishes)
+    visit = answers.RequestTracker(service, ticket, started_s)
+    answer = answers.streaming if checked.stream else answers.plain
+    return await answer(visit, request.receive)
+
+
+@router.get("/v1/models")
+async def models(request: Request) -> dict[str, Any]:
+    """The models that can be asked: the queues that there are, for this tenant."""
+    tenant = tenant_of(request)
+    pages = await of(request).book.read_all()
+    data = [_model(page) for page in pages if tenant.may_use(page.queue.name)]
+    return {"object": "list", "data": data}
+
+
+@router.get("/v1/models/{model:path}", responses=openapi.errors(404))
+async def model(request: Request, model: str) -> dict[str, Any]:
+    """One model."""
+    return _model(await page_of(of(request), tenant_of(request), model))
+
+
+def _model(page: Page) -> dict[str, Any]:
+    return {
+        "id": page.queue.name,
+        "object": "model",
+        "created": 0,  # OpenAI's type wants a time; when the weights were made, nobody knows here
+        "owned_by": "lengthwise",
+        "max_model_len": page.settings.max_model_len,
+    }

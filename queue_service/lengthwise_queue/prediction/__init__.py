@@ -1,0 +1,1 @@
+"""Predicted lengths: asking for them, correcting them, and deciding whether to trust them."""

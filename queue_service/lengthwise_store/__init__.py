@@ -1,0 +1,1 @@
+"""Everything that Lengthwise keeps in Redis, shared by the queue service and the worker."""

@@ -1,0 +1,78 @@
+"""Loads the Lua scripts, one per event, and reads the moves that their headers declare.
+
+A few scripts are about the queue and move no job: `QUEUE_SCRIPTS`. Of the others, a header's first
+lines are its moves, `event: source | source -> target | target`; a test holds
+them equal to `TRANSITIONS`. A line `--@include name` brings in lua/include/name.lua.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from lengthwise_contract.states import Event, JobState
+
+_MOVE = re.compile(r"^(?P<event>[a-z]+): (?P<source>[a-z]+) -> (?P<targets>[a-z |]+)$")
+_INCLUDE = re.compile(r"^--@include (?P<name>[a-z_]+)$", re.MULTILINE)
+
+
+#: Scripts that run when Redis is full: they serve what is there and make room, and write little.
+#: New jobs and pieces of answers are refused; without this no job could end, and no room come back.
+WHEN_FULL = (Event.CLAIM, Event.BEAT, Event.FINISH, Event.CANCEL, Event.TICK)
+
+
+#: Scripts that move no job: how a queue is run, its order after a change of policy, its counters.
+QUEUE_SCRIPTS = ("govern", "reorder", "stats")
+
+
+@dataclass(frozen=True)
+class Script:
+    """One script: its text as Redis gets it, and the SHA-1 that EVALSHA calls it by."""
+
+    name: str
+    text: str
+    sha: str
+    moves: tuple[tuple[JobState | None, JobState], ...]
+
+
+def _moves(name: str, text: str) -> Iterator[tuple[JobState | None, JobState]]:
+    header = text.removeprefix("--[[\n").split("]]", 1)[0]
+    for line in header.splitlines():
+        match = _MOVE.match(line)
+        if match is None:
+            break
+        if match["event"] != name:
+            raise ValueError(f"lua/{name}.lua declares a move of {match['event']!r}")
+        source = None if match["source"] == "none" else JobState(match["source"])
+        for target in match["targets"].split("|"):
+            yield source, JobState(target.strip())
+
+
+@cache
+def load(name: str) -> Script:
+    """The script of an event, or one of `QUEUE_SCRIPTS`.
+
+    Raises:
+        ValueError: An event's header declares no move, or a header declares another script's.
+    """
+    folder = files("lengthwise_store") / "lua"
+    source = (folder / f"{name}.lua").read_text(encoding="utf-8")
+    moves = tuple(_moves(name, source))
+    if bool(moves) == (name in QUEUE_SCRIPTS):
+        raise ValueError(f"lua/{name}.lua: the header's first line must be 'event: a -> b'")
+    text = _INCLUDE.sub(
+        lambda m: (folder / "include" / f"{m['name']}.lua").read_text(encoding="utf-8"), source
+    )
+    if name in WHEN_FULL:
+        text = "#!lua flags=allow-oom\n" + text
+    sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+    return Script(name=name, text=text, sha=sha, moves=moves)
+
+
+def load_all() -> dict[str, Script]:
+    """Every script, by name."""
+    return {name: load(name) for name in (*Event, *QUEUE_SCRIPTS)}

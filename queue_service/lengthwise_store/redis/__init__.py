@@ -1,0 +1,1 @@
+"""How a process reaches Redis: connections, failover, settings, durability, errors."""

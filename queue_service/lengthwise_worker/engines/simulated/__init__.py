@@ -1,0 +1,1 @@
+"""A simulated engine with vLLM's API."""

@@ -1,0 +1,129 @@
+"""What a worker does for the store besides claiming: heartbeats, ticks, cancellations.
+
+One `Heartbeat` for each set of connections: worker.py starts its loops, and starts those of a new one
+when the watchdog reconnects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+from lengthwise_contract.api import WorkerView
+from lengthwise_store.errors import StoreUnavailable
+from lengthwise_store.store import JobStore
+from lengthwise_worker.backoff import Backoff, StoreLink
+from lengthwise_worker.engine_watch import EngineWatch
+from lengthwise_worker.engines.base import Engine
+from lengthwise_worker.job_run import JobRun
+from lengthwise_worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+#: How long one wait for a hint lasts, s.
+_HINT_WAIT_S = 2.0
+
+
+class Heartbeat:
+    """See the module. `runs` is the worker's own table of running jobs, by job id; read only."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        settings: Settings,
+        *,
+        engine: Engine,
+        watch: EngineWatch,
+        link: StoreLink,
+        runs: Mapping[str, JobRun],
+        capacity: int,
+    ) -> None:
+        self._store, self._settings, self._engine = store, settings, engine
+        self._watch, self._link, self._runs, self._capacity = watch, link, runs, capacity
+        self._beat_now = asyncio.Event()
+
+    def loops(self) -> list[Coroutine[Any, Any, None]]:
+        """All of it, each to be run as a task until it is cancelled."""
+        return [self.beat(), self.tick(), self.hear_cancellations(), self.publish_max_model_len()]
+
+    async def beat(self) -> None:
+        """Extend all leases in one call, and hear which jobs are cancelled or lost."""
+        await self._watch.wait_until_ready()
+        s, backoff = self._settings, Backoff(cap_s=max(0.1, self._settings.beat_ms / 1000))
+        while True:
+            self._beat_now.clear()
+            runs = list(self._runs.values())
+            view = WorkerView(
+                id=s.worker_id,
+                slots=self._capacity,
+                running=len(runs),
+                engine=self._engine.kind,
+                seen_ms=0,
+            )
+            try:
+                states = await self._store.beat(
+                    s.queue, worker=view, leases=[run.claim.lease for run in runs]
+                )
+            except StoreUnavailable as exc:
+                self._link.failed(exc)
+                await asyncio.sleep(backoff.next_s())
+                continue
+            self._link.worked()
+            backoff.reset()
+            for run in runs:
+                run.hear(states[run.claim.lease.job_id])
+            try:
+                async with asyncio.timeout(s.beat_ms / 1000):
+                    await self._beat_now.wait()
+            except TimeoutError:
+                pass
+
+    async def tick(self) -> None:
+        """Let time pass for the queue: any worker may, the store sees to it that one does."""
+        s, backoff = self._settings, Backoff()
+        while True:
+            try:
+                report = await self._store.tick(s.queue)
+            except StoreUnavailable as exc:
+                self._link.failed(exc)
+                await asyncio.sleep(backoff.next_s())
+                continue
+            backoff.reset()
+            if report is not None and (moved := {k: v for k, v in vars(report).items() if v}):
+                log.info("tick", extra={"queue": s.queue} | moved)
+            await asyncio.sleep(s.tick_ms / 1000 * random.uniform(0.9, 1.1))  # noqa: S311
+
+    async def hear_cancellations(self) -> None:
+        """A hint that a job of ours was cancelled makes the next heartbeat come now."""
+        backoff = Backoff()
+        while True:
+            try:
+                hinted = await self._store.cancellations(self._settings.queue, _HINT_WAIT_S)
+            except StoreUnavailable as exc:
+                self._link.failed(exc)
+                await asyncio.sleep(backoff.next_s())
+                continue
+            backoff.reset()
+            if not self._runs.keys().isdisjoint(hinted):
+                self._beat_now.set()
+
+    async def publish_max_model_len(self) -> None:
+        """Fill in the queue's `max_model_len` where nobody set it, once there is a queue."""
+        await self._watch.wait_until_ready()
+        tokens = await self._engine.max_model_len()
+        log.info("engine ready", extra={"engine": self._engine.kind, "max_model_len": tokens})
+        while tokens is not None:
+            try:
+                queue = await self._store.queue(self._settings.queue)
+                if queue is not None:
+                    if queue.settings.max_model_len is None:
+                        filled = queue.settings.model_copy(update={"max_model_len": tokens})
+                        await self._store.put_queue(queue.name, filled)
+                        log.info("max_model_len published", extra={"max_model_len": tokens})
+                    return
+            except StoreUnavailable as exc:
+                self._link.failed(exc)
+            await asyncio.sleep(5.0)

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from lengthwise_cli.main import app
+from lengthwise_lab.errors import BadChoice
+from lengthwise_lab.reproductions import predictors
+from lengthwise_lab.reproductions.ltr import rows as ltr_rows
+from lengthwise_lab.reproductions.problen import rows as problen_rows
+from lengthwise_lab.reproductions.seqsch import rows as seqsch_rows
+from lengthwise_lab.reproductions.ssjf import check, slots, sweeps
+from lengthwise_lab.reproductions.ssjf import rows as ssjf_rows
+from lengthwise_lab.reproductions.table import rows as table
+from lengthwise_lab.reproductions.table.chart import draw
+from lengthwise_lab.reproductions.table.details import Run, describe
+from lengthwise_lab.reproductions.table.markdown import as_markdown
+from lengthwise_lab.reproductions.table.rows import (
+    About,
+    Absent,
+    Row,
+    as_dict,
+    collect,
+    lacks,
+    of_requests,
+    without_requests,
+)
+
+SOME = describe(
+    [
+        Run(
+            arrival_s=np.zeros(2),
+            start_s=np.array([0.0, 1.0]),
+            end_s=np.array([1.0, 3.0]),
+            alone_s=np.array([1.0, 2.0]),
+            tokens=np.array([10.0, 2000.0]),
+        )
+    ],
+    policy="fcfs",
+)
+NONE = {"corrected": Absent.NO_DEFECT, "ours": Absent.NO_ORDER}
+
+
+def row(**changes: Any) -> Row:
+    values: dict[str, Any] = {
+        "theirs": 10.0,
+        "reproduced": 10.4,
+        "tolerance": 0.5,
+        "absent": NONE,
+        "details": of_requests("w", baseline=SOME, reproduced=SOME),
+    }
+    return Row(seed="LTR", name="n", setting="a | b", unit="s", kind="blog", **(values | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "want"),
+    [
+        ({}, True),
+        ({"reproduced": 10.6}, False),
+        ({"tolerance": None}, None),
+        ({"theirs": None}, None),
+    ],
+    ids=["within", "beyond", "no claim", "nothing to compare with"],
+)
+def test_a_row_says_whether_the_reproduction_is_within_its_tolerance(
+    changes: dict[str, float | None], want: bool | None
+) -> None:
+    assert row(**changes).agrees is want
+
+
+def test_the_table_holds_the_rows_of_every_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = ModuleType("some_source")
+    vars(source)["rows"] = lambda data: [row(), row(reproduced=12.0)]
+    monkeypatch.setitem(sys.modules, "some_source", source)
+    monkeypatch.setattr(table, "SOURCES", {"mine": "some_source:rows"})
+    result = collect(None)
+    assert [r["agrees"] for r in result["rows"]] == [True, False]
+    text = as_markdown(result)
+    assert "a / b" in text
+    assert "12 (!)" in text
+    # Both rows are of the same run, which stands there once.
+    assert text.count("| 1-2 | w | baseline, reproduced | fcfs | 2 |") == 1
+
+
+PREDICTOR = without_requests(About.PREDICTOR, "it predicts")
+WITHOUT_BUCKETS = {key: value for key, value in SOME.items() if key != "buckets"} | {"buckets": {}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "want"),
+    [
+        ({}, ""),
+        ({"details": PREDICTOR}, ""),
+        ({"absent": {}}, "corrected is empty for no stated reason"),
+        (
+            {"absent": NONE | {"reproduced": Absent.MODEL}},
+            "reproduced has a number, and a reason to have none",
+        ),
+        ({"absent": NONE | {"ours": "too late"}}, "ours is empty for no stated reason"),
+        ({"details": {}}, "it does not say what it is about"),
+        ({"details": without_requests(About.COST, "")}, "does not say why it has no requests"),
+        ({"details": of_requests("w", baseline=SOME)}, "reproduced lacks completion_s"),
+        ({"details": of_requests("w", reproduced=SOME)}, "baseline lacks starvation"),
+        (
+            {"details": of_requests("w", baseline=SOME, reproduced=WITHOUT_BUCKETS)},
+            "reproduced lacks 65-256",
+        ),
+    ],
+    ids=[
+        "whole", "about a predictor", "no reason", "needless reason", "a reason of its own",
+        "no details", "no why", "a column without its run", "no baseline", "no buckets",
+    ],
+)  # fmt: skip
+def test_what_a_row_leaves_out_is_named(changes: dict[str, Any], want: str) -> None:
+    found = lacks(row(**changes))
+    assert any(want in one for one in found) if want else found == []
+
+
+#: Rows that are about no requests, by seed and by what they are about instead.
+WITHOUT_REQUESTS = {
+    ("SSJF", "a predictor"): 12,
+    ("SSJF", "the cost of predicting"): 2,
+    ("SeqSch", "a predictor"): 7,
+    ("LTR", "a predictor"): 17,
+    ("LTR", "the cost of predicting"): 2,
+    ("ProbLen", "a predictor"): 7,
+    ("ProbLen", "a training target"): 4,
+}
+
+
+@pytest.fixture(scope="module")
+def small_table() -> dict[str, Any]:
+    """Every row there is, of runs too small for their numbers to mean anything."""
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(check, "SEEDS", range(2))
+        changed.setattr(check, "JOBS", 100)
+        changed.setattr(slots, "SEEDS", 1)
+        changed.setattr(slots, "JOBS", 100)
+        changed.setattr(sweeps, "RUNS", 1)
+        changed.setattr(ltr_rows, "BURST", 100)
+        changed.setattr(ltr_rows, "SYNTHETIC", 1000)
+        changed.setattr(ltr_rows, "RATE_S", 2)
+        changed.setattr(problen_rows, "_PROMPTS", 512)
+        changed.setattr(seqsch_rows, "RUNS", 1)
+        return {
+            "rows": [
+                found
+                for module in (
+                    ssjf_rows, seqsch_rows, problen_rows, check, ltr_rows, predictors,
+                )
+                for found in module.rows(None)
+            ]
+        }  # fmt: skip
+
+
+def test_every_row_has_all_its_details_or_says_why_it_has_not(small_table: dict[str, Any]) -> None:
+    assert len(table.SOURCES) == 6  # as many as the fixture runs
+    assert [(one.name, one.setting, lacks(one)) for one in small_table["rows"] if lacks(one)] == []
+
+
+def test_only_rows_about_predictors_have_no_requests(small_table: dict[str, Any]) -> None:
+    found = Counter(
+        (one.seed, str(one.details["about"]))
+        for one in small_table["rows"]
+        if one.details["about"] != About.REQUESTS
+    )
+    assert found == WITHOUT_REQUESTS
+
+
+def test_a_row_about_requests_has_our_policy_beside_theirs(small_table: dict[str, Any]) -> None:
+    rows = [one for one in small_table["rows"] if one.details["about"] == About.REQUESTS]
+    assert all(one.ours is not None for one in rows)
+    for one in rows:
+        # What could not be reproduced is the pairwise predictor; what has no defect is FCFS, the
+        # oracle, and the simulations that have none of SSJF's.
+        assert one.reproduced is not None or "pairwise" in one.name
+        assert (
+            one.corrected is not None
+            or "clean simulator" in one.setting
+            or "toy example" in one.name
+        )
+
+
+def test_the_whole_table_is_json_and_markdown_that_names_every_row(
+    small_table: dict[str, Any],
+) -> None:
+    rows = [{"row": n, **as_dict(one)} for n, one in enumerate(small_table["rows"], start=1)]
+    text = as_markdown({"rows": json.loads(json.dumps(rows, allow_nan=False))})
+    lines = text.splitlines()
+    for one in rows:
+        assert any(line.startswith(f"| {one['row']} | {one['name']}") for line in lines)
+    tables = [line.count("|") for line in lines if line.startswith("|")]
+    assert set(tables) == {11, 15}
+
+
+def test_the_picture_of_a_table_stands_rows_without_numbers(tmp_path: Path) -> None:
+    rows = [row(), row(theirs=None), row(reproduced=None), row(details=PREDICTOR)]
+    draw(
+        {"rows": [{"row": n, **as_dict(one)} for n, one in enumerate(rows)]}, tmp_path / "table.png"
+    )
+    assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_several_rows_note_stands_once_below_them() -> None:
+    rows = [row(note=f"own {n}; shared by all") for n in range(3)]
+    text = as_markdown({"rows": [{"row": n, **as_dict(one)} for n, one in enumerate(rows)]})
+    assert text.count("shared by all") == 1
+    assert "| [1] own 2 |" in text
+
+
+def test_the_command_gives_markdown_to_a_file_and_all_of_it_to_json() -> None:
+    plain, as_json = (
+        CliRunner().invoke(app, ["lab", "table", "--only", "seqsch", *flags])
+        for flags in ([], ["--json"])
+    )
+    assert plain.exit_code == as_json.exit_code == 0, plain.output
+    assert "### The requests behind SeqSch's rows" in plain.stdout
+    found = json.loads(as_json.stdout)["rows"][0]
+    assert found["row"] == 1
+    assert found["details"]["columns"]["ours"]["completion_s"]["count"] == 5 * 1024
+
+
+def test_a_part_that_is_not_there_is_refused_with_the_list() -> None:
+    with pytest.raises(BadChoice, match="nonsense"):
+        collect(None, ["nonsense"])
+
+
+def test_a_data_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadChoice, match="gone"):
+        collect(tmp_path / "gone")

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from lengthwise_cli.main import app
+from lengthwise_lab.errors import BadChoice, BadWorkload
+from lengthwise_lab.reproductions.batch_question import BatchQuestion
+from lengthwise_lab.reproductions.recorded_runs import record
+from lengthwise_lab.reproductions.ssjf.check import rows
+from lengthwise_lab.reproductions.table.details import KEYS, describe
+from lengthwise_lab.simulator.comparison import answer, as_markdown
+from lengthwise_lab.simulator.config import Question, read_question, read_values, validated
+from lengthwise_lab.simulator.figures import figures
+
+CONFIGS = sorted((Path(__file__).parents[3] / "lab" / "configs").glob("*.*"))
+SMALL = """
+requests = 300
+load = 1.1
+seeds = [1, 2]
+policies = ["fcfs", "due-3", "sjf-oracle"]
+[engine]
+kind = "batching"
+slots = 4
+"""
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=[path.stem for path in CONFIGS])
+def test_every_question_in_the_repository_can_be_read(config: Path) -> None:
+    values = read_values(config)
+    if values.get("kind") == "batches":
+        assert validated(config, values, BatchQuestion).policies
+    else:
+        assert validated(config, values, Question).policies
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ('policies = ["fcfs"]', "give either load or rate_per_s"),
+        ('policies = ["fcfs"]\nload = -1', "load: Input should be greater than 0"),
+        ('policies = ["fcfs"]\nload = 1\nslots = 3', "slots: Extra inputs are not permitted"),
+        ('policies = ["fcfs"]\nload = 1\n[engine]\nkind = "gpu"', "engine: Input tag 'gpu'"),
+        ('policies = ["fcfs"]\nload = 1\ntenants = [{share = 0.4}]', "must add up to 1"),
+        ("policies = [", "cannot read"),
+    ],
+    ids=["no rate", "negative", "unknown field", "unknown engine", "shares", "not TOML"],
+)
+def test_a_bad_question_is_refused_and_the_field_is_named(
+    tmp_path: Path, text: str, want: str
+) -> None:
+    path = tmp_path / "question.toml"
+    path.write_text(text)
+    with pytest.raises(BadWorkload, match=want.replace("[", r"\[")):
+        read_question(path)
+
+
+def test_a_policy_that_is_not_there_is_refused_when_the_question_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "question.json"
+    path.write_text(json.dumps({"policies": ["fastest"], "load": 1}))
+    with pytest.raises(BadChoice, match="fastest"):
+        read_question(path)
+
+
+def test_the_same_question_gets_the_same_answer(tmp_path: Path) -> None:
+    path = tmp_path / "question.toml"
+    path.write_text(SMALL)
+    first, second = (answer(read_question(path), None) for _ in range(2))
+    for result in (first, second):
+        for found in result["policies"].values():
+            del found["cost"]
+    assert first == second
+    assert as_markdown(first).count("| due-3 |") == 4
+
+
+def test_a_run_says_the_same_of_its_requests_as_the_table_does(tmp_path: Path) -> None:
+    """Histograms that need no memory, and every request by itself: two ways to the same figures."""
+    path = tmp_path / "question.toml"
+    path.write_text(SMALL.replace("seeds = [1, 2]", "seeds = [1]"))
+    question = read_question(path)
+    workload = question.workload(1, None)
+    found = record(workload, workload.fitted_predictor(), question.engine, "due-3")
+    short, whole = figures(found.outcome), describe([found.run], policy="due-3")
+    for figure in ("mean", "p50", "p99", "max"):
+        for got, want in (
+            (short["completion_s"], whole["completion_s"]),
+            (short["fairness"]["slowdown"], whole["fairness"]["slowdown"]),
+            *((short["buckets"][name], whole["buckets"][name]) for name in ("1-64", "65-256")),
+        ):
+            # A bin is 1 % wide, and numpy draws a line between two requests where we take one.
+            assert got[figure] == pytest.approx(want[figure], rel=0.12 if figure == "p99" else 0.03)
+    assert short["fairness"]["jain_of_slowdowns"] == pytest.approx(
+        whole["fairness"]["jain_of_slowdowns"], rel=1e-4
+    )
+    for share in ("share_waiting_over_10_times_its_length", "share_waiting_over_100_s"):
+        assert short["starvation"][share] == pytest.approx(whole["starvation"][share], rel=1e-4)
+    assert short["starvation"]["max_lag_s"] == pytest.approx(whole["starvation"]["max_lag_s"])
+
+
+def test_the_command_writes_json_markdown_and_a_picture(tmp_path: Path) -> None:
+    question, markdown, png = (tmp_path / name for name in ("q.toml", "a.md", "a.png"))
+    question.write_text(SMALL)
+    flags = ["--json", "--markdown", str(markdown), "--png", str(png)]
+    done = CliRunner().invoke(app, ["lab", "run", str(question), *flags])
+    assert done.exit_code == 0, done.output
+    means = {
+        name: found["completion_s"]["mean"]
+        for name, found in json.loads(done.stdout)["policies"].items()
+    }
+    assert means["sjf-oracle"] < means["due-3"] < means["fcfs"]
+    assert "| sjf-oracle |" in markdown.read_text()
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+BATCHES = """
+kind = "batches"
+prompts = 300
+group = 100
+policies = ["as-they-come", "sorted", "table-restarted", "table-resumed", "memory"]
+"""
+
+
+def test_a_question_about_batches_sets_ways_to_make_them_beside_each_other(tmp_path: Path) -> None:
+    question, markdown, png = (tmp_path / name for name in ("q.toml", "a.md", "a.png"))
+    question.write_text(BATCHES)
+    flags = ["--json", "--markdown", str(markdown), "--png", str(png)]
+    done = CliRunner().invoke(app, ["lab", "run", str(question), *flags])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["policies"]
+    assert all(set(KEYS) <= set(one) for one in found.values())
+    speed = {way: one["answers_per_s"] for way, one in found.items()}
+    assert speed["memory"] > speed["table-resumed"] > speed["table-restarted"]
+    assert speed["table-restarted"] > speed["as-they-come"]
+    assert "| memory |" in markdown.read_text()
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_bad_question_about_batches_is_refused_and_the_field_is_named(tmp_path: Path) -> None:
+    question = tmp_path / "q.toml"
+    question.write_text(BATCHES + "slots = 3\n")
+    done = CliRunner().invoke(app, ["lab", "run", str(question)])
+    assert done.exit_code != 0
+    assert "slots" in str(done.exception) + done.output
+
+
+@pytest.mark.slow
+def test_the_clean_check_of_ssjf_agrees_with_the_other_simulator_at_high_load() -> None:
+    """With published quantiles for lengths, and noise of their tau for their classes."""
+    found = {(row.name[:10], row.setting): row for row in rows(None)}
+    for setting in ("8 slots, load 1.2, clean simulator", "1 slot, load 0.9, clean simulator"):
+        assert found["oracle SJF", setting].agrees

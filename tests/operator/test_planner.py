@@ -1,0 +1,312 @@
+"""Decisions as a whole: what is seen goes in, what is done comes out."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lengthwise_operator.observed import Observed
+from lengthwise_operator.planner import Memory, Plan, decide, queue_settings
+from lengthwise_operator.service import Apis, Installation
+
+if TYPE_CHECKING:
+    from tests.operator.conftest import MakeFacts, MakeService
+
+
+def engine(replicas: int = 1, available: int = 1) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "chat-engine"},
+        "spec": {"replicas": replicas},
+        "status": {
+            "replicas": replicas,
+            "availableReplicas": available,
+            "readyReplicas": available,
+            "updatedReplicas": replicas,
+        },
+    }
+
+
+@pytest.fixture
+def plan(
+    service: MakeService, installation: Installation, apis: Apis, facts: MakeFacts, now: datetime
+) -> Any:
+    """plan(spec..., seen={...}, status={...}, memory=..., at_s=...) -> Plan."""
+
+    def make(
+        *,
+        seen: dict[str, Any] | None = None,
+        memory: Memory | None = None,
+        at_s: float = 1000,
+        **service_fields: Any,
+    ) -> Plan:
+        made = service(**service_fields)
+        there = facts(settings=queue_settings(made))
+        whole: dict[str, Any] = {
+            "deployments": {"chat-engine": engine()},
+            "queue": there,
+            "served": made.queue,
+        }
+        return decide(
+            made,
+            Observed(**(whole | (seen or {}))),
+            installation,
+            apis,
+            memory or Memory(),
+            now=now,
+            now_s=at_s,
+        )
+
+    return make
+
+
+def engine_replicas(found: Plan) -> int:
+    (deployment,) = (
+        m for m in found.apply if m["kind"] == "Deployment" and "engine" in m["metadata"]["name"]
+    )
+    return int(deployment["spec"]["replicas"])
+
+
+def test_deciding_twice_changes_nothing(plan: Any) -> None:
+    first = plan()
+    second = plan(status=first.status, memory=first.memory)
+    assert second.status is None
+    assert second.events == []
+    assert second.queue_settings is None
+    assert list(second.apply) == list(first.apply)
+
+
+def test_replicas_left_out_are_one(plan: Any) -> None:
+    assert engine_replicas(plan()) == 1
+
+
+def test_zero_replicas_are_zero(plan: Any) -> None:
+    assert engine_replicas(plan(replicas=0)) == 0
+
+
+def test_a_queue_that_is_not_there_is_made(plan: Any) -> None:
+    made = plan(seen={"queue": None}, queue={"policy": "fcfs", "maxDepth": 7, "requestTTL": "1m"})
+    assert made.queue_settings["policy"] == "fcfs"
+    assert made.queue_settings["max_depth"] == 7
+    assert made.queue_settings["request_ttl_ms"] == 60_000
+
+
+def test_settings_that_the_spec_does_not_speak_of_are_not_sent(
+    plan: Any, service: MakeService, facts: MakeFacts
+) -> None:
+    there = queue_settings(service()) | {"max_model_len": 2048, "overtake_factor": 9.0}
+    settings = plan(seen={"queue": facts(settings=there)}).queue_settings
+    assert "max_model_len" not in settings  # the worker's
+    assert settings["overtake_factor"] == 3
+
+
+def test_a_setting_that_the_queue_service_does_not_know_is_not_sent(
+    plan: Any, service: MakeService, facts: MakeFacts
+) -> None:
+    there = queue_settings(service())
+    assert plan(seen={"queue": facts(settings=there)}).queue_settings is None
+    knows = facts(settings={**there, "min_rank_accuracy": 0.9})
+    assert plan(seen={"queue": knows}).queue_settings["min_rank_accuracy"] == 0.6
+
+
+def test_the_drift_window_and_the_record_are_sent_to_the_queue(
+    plan: Any, service: MakeService, facts: MakeFacts
+) -> None:
+    there = queue_settings(service()) | {"drift_window_ms": 1, "record_rows": 7}
+    sent = plan(seen={"queue": facts(settings=there)}).queue_settings
+    assert (sent["drift_window_ms"], sent["record_rows"]) == (3_600_000, 0)
+    wanted = {"predictor": {"driftWindow": "0s"}, "queue": {"recordRows": 500}}
+    sent = plan(seen={"queue": facts(settings=there)}, **wanted).queue_settings
+    assert (sent["drift_window_ms"], sent["record_rows"]) == (None, 500)
+
+
+@pytest.mark.parametrize(
+    ("predictor", "want"),
+    [
+        ({}, None),
+        ({"replicas": 0}, ""),
+        ({"replicas": 1}, "http://chat-predictor.team.svc:8081"),
+        ({"url": "http://mine"}, "http://mine"),
+    ],
+    ids=["shared", "off", "own", "external"],
+)
+def test_the_queue_service_is_told_which_predictor_to_ask(
+    plan: Any, service: MakeService, facts: MakeFacts, predictor: dict[str, Any], want: str | None
+) -> None:
+    there = queue_settings(service()) | {"predictor_url": "http://before"}
+    found = plan(seen={"queue": facts(settings=there)}, predictor=predictor)
+    assert found.queue_settings["predictor_url"] == want
+
+
+def test_a_broken_rule_changes_nothing_but_the_status(plan: Any) -> None:
+    found = plan(replicas=1, autoscaling={})
+    assert (list(found.apply), found.delete, found.queue_settings) == ([], [], None)
+    assert found.status["conditions"][0]["reason"] == "InvalidSpec"
+    assert [e.type for e in found.events if e.reason == "InvalidSpec"] == ["Warning"]
+
+
+def test_a_service_whose_queue_is_another_ones_touches_nothing(plan: Any) -> None:
+    found = plan(seen={"rival": "other/chat"})
+    assert (list(found.apply), found.queue_settings) == ([], None)
+    assert "queue" not in found.status  # those are the other's numbers
+
+
+def test_the_engine_is_left_as_it_is_while_the_queue_service_is_rolled_out(plan: Any) -> None:
+    here = {"deployments": {"chat-engine": engine()}, "others": [("Deployment", "chat-engine")]}
+    found = plan(seen={**here, "queue_rolling": True})
+    sent = [(m["kind"], m["metadata"]["name"]) for m in found.apply]
+    assert ("Service", "chat-engine") in sent
+    assert ("Deployment", "chat-engine") not in sent
+    assert found.delete == []
+    assert found.waits
+    assert not plan(seen=here).waits
+
+
+def test_a_child_that_is_no_longer_wanted_is_deleted(plan: Any) -> None:
+    others = [
+        ("Deployment", "chat-engine"),
+        ("PodDisruptionBudget", "chat-engine"),
+        ("PersistentVolumeClaim", "chat-model-cache"),
+    ]
+    assert plan(seen={"others": others}).delete == [("PodDisruptionBudget", "chat-engine")]
+
+
+def test_the_autoscaler_starts_at_its_minimum_and_wakes_on_a_job(
+    plan: Any, facts: MakeFacts
+) -> None:
+    asleep = plan(autoscaling={}, seen={"deployments": {}})
+    assert engine_replicas(asleep) == 0
+    job = facts(depth=1, backlog_tokens=100.0)
+    woken = plan(autoscaling={}, seen={"deployments": {}, "queue": job}, status=asleep.status)
+    assert engine_replicas(woken) == 1
+    assert woken.status["desiredReplicas"] == 1
+    (event,) = (e for e in woken.events if e.reason == "WokenByJob")
+    assert "1 jobs wait" in event.message
+
+
+def test_work_is_measured_in_what_one_replica_needs(plan: Any, facts: MakeFacts) -> None:
+    # 64 slots, 20 ms a token: 384,000 tokens are 120 s for one replica, so 4 meet 30 s.
+    job = facts(depth=400, backlog_tokens=384_000.0)
+    found = plan(autoscaling={"maxReplicas": 9}, seen={"queue": job})
+    assert found.scaling.replicas == 4
+
+
+def test_a_deployment_scaled_by_hand_is_put_back(plan: Any) -> None:
+    found = plan(
+        autoscaling={"minReplicas": 1},
+        seen={"deployments": {"chat-engine": engine(5)}},
+        status={"desiredReplicas": 1},
+    )
+    assert engine_replicas(found) == 1
+
+
+def test_a_restarted_operator_takes_over_what_was_wanted(plan: Any) -> None:
+    found = plan(
+        autoscaling={},
+        status={"desiredReplicas": 3},
+        seen={"deployments": {"chat-engine": engine(3)}},
+    )
+    assert engine_replicas(found) == 3
+
+
+def test_a_paused_queue_wakes_nobody(plan: Any, facts: MakeFacts) -> None:
+    job = facts(depth=9, backlog_tokens=1e6, mode="paused")
+    found = plan(autoscaling={}, seen={"queue": job}, status={"desiredReplicas": 0})
+    assert found.scaling.replicas == 0
+
+
+def test_numbers_are_written_at_most_every_ten_seconds(plan: Any, facts: MakeFacts) -> None:
+    first = plan(at_s=1000)
+    busy = facts(depth=5, settings=facts().settings)
+    soon = plan(seen={"queue": busy}, status=first.status, memory=first.memory, at_s=1004)
+    assert soon.status is None
+    late = plan(seen={"queue": busy}, status=first.status, memory=soon.memory, at_s=1011)
+    assert late.status["queue"]["depth"] == 5
+
+
+def test_a_changed_reason_is_written_at_once(plan: Any) -> None:
+    first = plan(at_s=1000)
+    gone = plan(
+        seen={"deployments": {"chat-engine": engine(1, 0)}},
+        status=first.status,
+        memory=first.memory,
+        at_s=1001,
+    )
+    assert gone.status["conditions"][0]["status"] == "False"
+
+
+def test_an_event_is_posted_when_a_reason_changes_and_only_then(plan: Any) -> None:
+    first = plan()
+    down = {"deployments": {"chat-engine": engine(1, 0)}}
+    second = plan(seen=down, status=first.status, memory=first.memory)
+    assert [e.reason for e in second.events] == ["Starting"]
+    third = plan(seen=down, status=second.status, memory=second.memory)
+    assert third.events == []
+
+
+# ---------------------------------------------------------------- deletion
+
+
+def test_a_deletion_stops_admission_first(plan: Any, facts: MakeFacts) -> None:
+    found = plan(deleted="2026-03-01T11:59:58Z", seen={"queue": facts(depth=2)})
+    assert (found.queue_command, found.gone) == ("drain", False)
+    assert found.queue_settings is None
+
+
+@pytest.mark.parametrize(
+    ("queue", "gone"),
+    [
+        ({"mode": "draining", "depth": 2}, False),
+        ({"mode": "draining", "in_flight": 1}, False),
+        ({"mode": "draining"}, True),
+        ({"mode": "open"}, False),
+    ],
+    ids=["waiting", "running", "empty", "still-open"],
+)
+def test_a_deletion_waits_for_the_line(
+    plan: Any, facts: MakeFacts, queue: dict[str, Any], gone: bool
+) -> None:
+    assert plan(deleted="2026-03-01T11:59:00Z", seen={"queue": facts(**queue)}).gone == gone
+
+
+def test_a_deletion_waits_no_longer_than_its_limit(plan: Any, facts: MakeFacts) -> None:
+    stuck = {"queue": facts(mode="draining", depth=1)}
+    drain = {"deleteTimeoutSeconds": 30}
+    assert not plan(deleted="2026-03-01T11:59:35Z", drain=drain, seen=stuck).gone
+    assert plan(deleted="2026-03-01T11:59:29Z", drain=drain, seen=stuck).gone
+
+
+def test_a_deletion_wakes_an_engine_for_the_jobs_in_line(plan: Any, facts: MakeFacts) -> None:
+    found = plan(
+        deleted="2026-03-01T11:59:58Z",
+        autoscaling={},
+        status={"desiredReplicas": 0},
+        seen={"queue": facts(mode="draining", depth=1)},
+    )
+    assert engine_replicas(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("deleted", "gone"), [("2026-03-01T11:59:30Z", False), ("2026-03-01T11:58:59Z", True)]
+)
+def test_a_queue_service_that_is_away_holds_a_deletion_up_for_a_minute_only(
+    plan: Any, deleted: str, gone: bool
+) -> None:
+    seen = {"queue": None, "queue_problem": "away"}
+    assert plan(deleted=deleted, seen=seen).gone == gone
+
+
+def test_a_service_that_never_had_the_queue_goes_at_once(plan: Any) -> None:
+    found = plan(deleted="2026-03-01T11:59:59Z", seen={"rival": "other/chat"})
+    assert (found.gone, found.queue_command) == (True, "")
+
+
+def test_a_service_made_anew_opens_its_old_queue_again(plan: Any, facts: MakeFacts) -> None:
+    left = facts(mode="draining", settings={})
+    found = plan(seen={"deployments": {}, "queue": left, "served": None})
+    assert found.queue_command == "resume"
+
+
+def test_a_queue_that_somebody_drains_by_hand_is_left_alone(plan: Any, facts: MakeFacts) -> None:
+    assert plan(seen={"queue": facts(mode="draining")}).queue_command == ""

@@ -1,0 +1,97 @@
+"""Where it computes: the choice, and that a step of training mixes no two devices."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+from lengthwise_predictor.errors import ModelUnusable  # noqa: E402
+from lengthwise_predictor.settings import BUNDLED  # noqa: E402
+from lengthwise_training.backbones.devices import DeviceAbsent, torch_device  # noqa: E402
+from lengthwise_training.backbones.encoders import BackboneConfig  # noqa: E402
+from lengthwise_training.compare import predictor_bench  # noqa: E402
+from lengthwise_training.compare.evaluate import ServedModel  # noqa: E402
+from lengthwise_training.fitting import runs as task_runs  # noqa: E402
+from lengthwise_training.fitting.assembly import untrained  # noqa: E402
+from lengthwise_training.fitting.config import FitConfig, load  # noqa: E402
+from lengthwise_training.objectives.tasks import Task  # noqa: E402
+
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+@without_gpu
+def test_cuda_that_is_not_there_is_refused_with_the_way_out() -> None:
+    with pytest.raises(DeviceAbsent, match=r"sees no CUDA device; .*--device auto"):
+        torch_device("cuda")
+
+
+@without_gpu
+def test_auto_without_a_gpu_is_the_cpu() -> None:
+    assert torch_device("auto") == "cpu"
+    assert torch_device("cpu") == "cpu"
+
+
+def test_auto_with_a_gpu_is_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert torch_device("auto") == torch_device("cuda") == "cuda"
+    assert torch_device("cpu") == "cpu"
+
+
+def test_a_model_on_a_device_that_onnx_runtime_lacks_is_refused() -> None:
+    import onnxruntime as ort
+
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("ONNX Runtime has CUDA")
+    with pytest.raises(ModelUnusable, match="install the `gpu` extra"):
+        ServedModel(BUNDLED, "cuda")
+    with pytest.raises(ModelUnusable, match="install the `gpu` extra"):
+        predictor_bench.bench([BUNDLED], device="cuda")
+    assert ServedModel(BUNDLED, "auto").model.provider == "CPUExecutionProvider"
+
+
+def test_a_run_is_gone_on_with_on_the_device_it_began_on(
+    write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = FitConfig(
+        task=Task.LISTMLE, backbone=BackboneConfig(dim=16, window=24), epochs=1, threads=1
+    )
+    data = write_rows(tmp_path / "rows.jsonl")
+    prepared = task_runs.prepare_run(config, data)
+    task_runs.train(config, data, tmp_path / "run", prepared=prepared)
+    assert load(tmp_path / "run")[0].device == "cpu"
+    elsewhere = dataclasses.replace(config, device="cuda")
+    with pytest.raises(task_runs.RunMismatch):
+        task_runs.train(elsewhere, data, tmp_path / "run", prepared=prepared)
+
+
+@pytest.mark.parametrize("task", list(Task), ids=str)
+def test_a_step_of_training_computes_on_the_device_alone(
+    task: Task, write_rows: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without a GPU, PyTorch's `meta` device stands in: it computes shapes only, and refuses tensors
+    # of another device as CUDA would. Its optimizers are not fused.
+    adam = torch.optim.AdamW
+
+    def unfused(groups: Any, **more: Any) -> Any:
+        return adam(groups, **{**more, "fused": False})
+
+    monkeypatch.setattr(torch.optim, "AdamW", unfused)
+    config = FitConfig(task=task, backbone=BackboneConfig(dim=16, window=24), batch=16, threads=1)
+    prepared = task_runs.prepare_run(config, write_rows(tmp_path / "rows.jsonl"))
+    predictor = untrained(prepared, config)
+    there: Any = dataclasses.replace(config, device="meta")  # type: ignore[arg-type]
+    run = task_runs.run_type(task)(prepared, there, predictor)
+    run.epoch(0, _Bar())
+    assert {p.device.type for p in run.predictor.parameters()} == {"meta"}
+
+
+class _Bar:
+    def update(self) -> None:
+        """Nobody looks."""

