@@ -23,7 +23,7 @@ check: lint types layers docs-check test ## All that CI runs; .ci/run calls this
 fmt: install ## Rewrite the code and the generated parts of the docs
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/cog -r docs/*.md
+	$(BIN)/cog -r $$(git ls-files "docs/*.md")
 
 lint: install ## Style and common mistakes
 	$(BIN)/ruff check
@@ -36,7 +36,7 @@ layers: install ## Who may import whom
 	$(BIN)/lint-imports
 
 docs-check: install ## The generated parts of the docs are fresh
-	$(BIN)/cog --check docs/*.md
+	$(BIN)/cog --check $$(git ls-files "docs/*.md")
 
 test: install ## The whole suite
 	$(BIN)/python -m pytest

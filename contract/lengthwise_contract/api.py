@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from lengthwise_contract.states import JobState
 
 #: The engine paths that a job may ask for.
-Endpoint = Literal["/v1/chat/completions", "/v1/completions"]
+EndpointPath = Literal["/v1/chat/completions", "/v1/completions"]
 
-#: Order of service of one queue; see docs/ordering.md.
+#: Order of service of one queue; see docs/concepts/ordering.md.
 PolicyName = Literal["sjf", "fcfs", "shadow"]
 
 #: How a queue is run: takes and serves; takes but does not serve; serves but does not take.
@@ -136,7 +136,7 @@ class JobRequest(Body):
     stream has tokens in it.
     """
 
-    endpoint: Endpoint = "/v1/chat/completions"
+    endpoint: EndpointPath = "/v1/chat/completions"
     body: dict[str, Any]
     job_class: str = Field(
         default="interactive", validation_alias="class", serialization_alias="class", max_length=63
@@ -221,7 +221,7 @@ class LengthQuantiles(View):
 
 #: What is held of a predictor now: it orders the line; it does not, for its order is wrong; nobody
 #: can tell yet.
-Verdict = Literal["trusted", "useless", "too few answers"]
+PredictionQuality = Literal["healthy", "degraded", "insufficient_data"]
 
 
 class Explanation(View):
@@ -250,8 +250,8 @@ class Explanation(View):
     rank_accuracy: float | None = Field(
         default=None, description="As of its queue; null: too few answers to tell"
     )
-    verdict: Verdict = Field(
-        default="too few answers", description="What is held of the predictor now"
+    prediction_quality: PredictionQuality = Field(
+        default="insufficient_data", description="What is held of the predictor now"
     )
     predicted_tokens: float
     ms_per_token: float = Field(description="Measured; what one output token costs here, ms")
@@ -387,7 +387,7 @@ class WorkerView(View):
     seen_ms: float
 
 
-class TenantLineView(View):
+class TenantBacklogView(View):
     """What one tenant has in a queue."""
 
     tenant: str
@@ -428,8 +428,8 @@ class QueueView(View):
     calibration_factor: float = Field(
         default=1.0, description="Calibrated over predicted median, on average over these"
     )
-    verdict: Verdict = Field(
-        default="too few answers", description="What is held of the predictor now"
+    prediction_quality: PredictionQuality = Field(
+        default="insufficient_data", description="What is held of the predictor now"
     )
     mean_wait_seconds: float | None = Field(
         default=None, description="Of all jobs so far, until their first start"
@@ -453,7 +453,7 @@ class QueueView(View):
     expired: int
     fallbacks: int = Field(description="Jobs accepted without an answer from the predictor")
     workers: list[WorkerView]
-    tenants: list[TenantLineView] = Field(default_factory=list)
+    tenants: list[TenantBacklogView] = Field(default_factory=list)
 
 
 class TenantQueueView(View):
@@ -480,7 +480,7 @@ class QueueList(View):
     data: list[QueueView] | list[TenantQueueView]
 
 
-class LineEntry(View):
+class SnapshotEntry(View):
     """One job of the line, for `lengthwise top`; the text of prompts is never shown."""
 
     id: str
@@ -495,10 +495,10 @@ class LineEntry(View):
     finished_ms: float | None
 
 
-class LineView(View):
-    """`GET /v1/queues/{name}/line`: the next jobs, those running, and the last finished."""
+class SnapshotView(View):
+    """`GET /v1/queues/{name}/snapshot`: the next jobs, those running, and the last finished."""
 
     now_ms: float
-    waiting: list[LineEntry]
-    running: list[LineEntry]
-    finished: list[LineEntry]
+    waiting: list[SnapshotEntry]
+    running: list[SnapshotEntry]
+    finished: list[SnapshotEntry]

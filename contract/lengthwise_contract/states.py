@@ -1,7 +1,8 @@
 """The life of a job: states, events, and `TRANSITIONS`, the one table of legal moves.
 
 Every event is one Lua script (`queue_service/lengthwise_queue/lua/<event>.lua`), whose header
-repeats its rows of the table; a test holds the two equal, and docs/states.md prints the picture.
+repeats its rows of the table; a test holds the two equal, and docs/concepts/life-of-a-job.md
+prints the picture.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Types and reasons of the conditions of an LLMService, each with what it means.
 
-`conditions.py` says when which holds; docs/operator.md prints these tables.
+`conditions.py` says when which holds; docs/reference/operator.md prints these tables.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Settings(RedisSettings):
         default=30 * 86_400, ge=1, description="A file disappears so long after it was made, s"
     )
     tenants_file: Path | None = Field(
-        default=None, description="Tenants and the hashes of their API keys; docs/tenants.md"
+        default=None, description="Tenants and the hashes of their API keys; docs/guides/tenants.md"
     )
     api_key: SecretStr | None = Field(
         default=None, description="The one key, or its hash, where there is no file; null: open"

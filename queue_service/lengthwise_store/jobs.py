@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from lengthwise_contract.api import (
-    Endpoint,
+    EndpointPath,
     JobError,
     PolicyName,
     Prediction,
@@ -73,7 +73,7 @@ class NewJob:
     """
 
     id: str
-    endpoint: Endpoint
+    endpoint: EndpointPath
     body: bytes  #: The engine's request body, JSON, as it came.
     job_class: str
     slack_ms: float  #: due = accepted + this under `sjf`; from `policy.slack_ms`.
@@ -145,7 +145,8 @@ Submitted = Accepted | QueueFull | TenantFull | RateLimited | Draining | KeyReus
 
 
 # The four that a worker makes for every job are values too, and not frozen: that costs 0.3 us a
-# field, a tenth of what a job costs the worker (docs/experiments.md, "a fifth off every job").
+# field, a tenth of what a job costs the worker (docs/research/experiments.md, "a fifth off every
+# job").
 
 
 @dataclass(kw_only=True, unsafe_hash=True)
@@ -162,7 +163,7 @@ class Claim:
     """A job that was leased to the caller."""
 
     lease: Lease
-    endpoint: Endpoint
+    endpoint: EndpointPath
     body: bytes
     due_ms: float
     predicted_tokens: float
@@ -255,7 +256,7 @@ class Job:
 
     id: str
     queue: str
-    endpoint: Endpoint
+    endpoint: EndpointPath
     job_class: str
     policy: str  #: The order that was in force when it came, for `explain`.
     state: JobState

@@ -6,7 +6,7 @@ next; a call that is alone leaves in the same turn. A front end under load thus 
 connections and not one for each request (redis-py 8 refuses the 101st).
 
 The pipeline is packed by hiredis and read without a timer for each reply: redis-py's own took 77
-us of CPU a job where this takes 15 (docs/experiments.md).
+us of CPU a job where this takes 15 (docs/research/experiments.md).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from lengthwise_store.redis.durability import Confirmation
 Call = tuple[str, Sequence[str], Sequence[Any]]
 
 #: Calls of one pipeline, and pipelines under way at once. Between 8 and 32 calls no difference
-#: could be seen (docs/experiments.md); several under way let the server work while we pack.
+#: could be seen (docs/research/experiments.md); several under way let the server work while we
+#: pack.
 _TOGETHER, _UNDER_WAY = 16, 4
 
 #: A call with so many arguments keeps the server busy for long (16 ends are 100) and travels alone:
@@ -39,7 +40,7 @@ _MANY = 60
 
 #: Scripts that take any number of jobs: by name, how many keys and arguments all jobs share. What
 #: comes behind those is one job's, and the answer is a list with one answer a job. Naming its keys
-#: costs a script more than half of what `submit` does (docs/experiments.md).
+#: costs a script more than half of what `submit` does (docs/research/experiments.md).
 _SHARED: Mapping[str, tuple[int, int]] = {"submit": (11, 4)}
 
 

@@ -2,7 +2,8 @@
 
 Between job_run.py, which ends one job, and the store. Jobs that end in the same turn of the event
 loop are reported together, and one claim behind them takes a new job for each slot: a claim of
-sixteen costs Redis little more than half of sixteen claims (docs/experiments.md). A job that ends
+sixteen costs Redis little more than half of sixteen claims (docs/research/experiments.md). A job
+that ends
 alone is reported at once. Two reports are under way at most, so that Redis works on one while the
 jobs of the other run; what ends meanwhile waits, and goes as one. One object for each store.
 """
@@ -18,7 +19,7 @@ from lengthwise_store.store import JobStore
 
 #: Jobs of one round trip: half of the slots, within these. Eight cost Redis a tenth more a job, 32
 #: a tenth less; but all slots at once leave the worker idle while Redis works, and Redis while the
-#: worker does (docs/experiments.md). A script of 256 ends holds the server for some 5 ms.
+#: worker does (docs/research/experiments.md). A script of 256 ends holds the server for some 5 ms.
 _LEAST, _MOST = 16, 256
 
 #: Reports under way at once.

@@ -31,7 +31,7 @@ class Tally:
     """A count that every job adds to, from the event loop alone.
 
     A `Counter` takes a lock and checks its labels each time: three of them were a tenth of what a
-    job costs the worker (docs/experiments.md, "a fifth off every job").
+    job costs the worker (docs/research/experiments.md, "a fifth off every job").
     """
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ from lengthwise_operator.metrics import Metrics as OperatorMetrics
 CHART = Path(__file__).parents[2] / "charts" / "lengthwise"
 ALERTS = CHART / "files" / "alerts.yaml"
 DASHBOARDS = sorted((CHART / "dashboards").glob("*.json"))
-RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks.md"
+RUNBOOKS = Path(__file__).parents[2] / "docs" / "operate" / "runbooks.md"
 
 #: Longest that a process may take to come up, s.
 WITHIN_S = 60.0
@@ -357,7 +357,7 @@ def test_the_mean_wait_of_prometheus_is_that_of_the_store(monitored: Monitored) 
 @needs_prometheus
 @pytest.mark.slow
 def test_the_pictures_can_be_drawn(monitored: Monitored, tmp_path: Path) -> None:
-    """For docs/: `LENGTHWISE_PICTURES=docs pytest tests/chart -k pictures` keeps them."""
+    """For docs/: `LENGTHWISE_PICTURES=docs/pictures pytest tests/chart -k pictures` keeps them."""
     folder = Path(PICTURES or tmp_path)
     for path in DASHBOARDS:
         title, panels = dashboards.read(path)

@@ -212,7 +212,7 @@ def test_no_right_of_the_operator_is_a_wildcard_or_touches_secrets_or_runs_comma
 
 
 def test_the_reviewed_table_of_rights_is_the_clusterrole(render: Any, chart_folder: Path) -> None:
-    page = (chart_folder.parents[1] / "docs" / "operator.md").read_text()
+    page = (chart_folder.parents[1] / "docs" / "reference" / "operator.md").read_text()
     table = page.partition("## Rights")[2].partition("\n## ")[0]
     reviewed = {
         resource: set(verbs.split())

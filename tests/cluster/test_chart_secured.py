@@ -1,6 +1,7 @@
 """One's own Redis behind TLS, with an ACL, and API keys from a Secret: all the way to a worker.
 
-Valkey runs here with the user of docs/redis.md, asks for a client's certificate, and has the file
+Valkey runs here with the user of docs/operate/redis.md, asks for a client's certificate, and has
+the file
 synced before each answer; the engine is the simulated one, in the image of the operator's tests.
 """
 
@@ -78,8 +79,9 @@ def secret(name: str, **data: str) -> dict[str, Any]:
 
 
 def users() -> str:
-    """The user of docs/redis.md as a line of an ACL file, and one who can change it."""
-    line = re.search(r"^ACL SETUSER (.*)$", (ROOT / "docs/redis.md").read_text(), re.MULTILINE)
+    """The user of docs/operate/redis.md as a line of an ACL file, and one who can change it."""
+    page = (ROOT / "docs/operate/redis.md").read_text()
+    line = re.search(r"^ACL SETUSER (.*)$", page, re.MULTILINE)
     assert line is not None
     user = line[1].replace(">PASSWORD", f">{PASSWORD}") + " +config|get"
     root = "user root on >rotate allcommands allkeys allchannels"

@@ -1,4 +1,4 @@
-"""docs/faults.md names every fault once, and only tests that exist; and every test of faults."""
+"""docs/operate/faults.md lists every fault test once, and only tests that exist."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from lengthwise_lab.soak.run import BOUNDED
 
 TESTS = Path(__file__).parents[1]
-PAGE = (TESTS.parent / "docs/faults.md").read_text()
+PAGE = (TESTS.parent / "docs/operate/faults.md").read_text()
 
 
 def defined_in(path: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""Fault scenarios that no other test has; docs/faults.md is the table of them all."""
+"""Fault scenarios that no other test has; docs/operate/faults.md is the table of them all."""
 
 from __future__ import annotations
 

@@ -28,8 +28,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def documented() -> list[str]:
-    """The ACL line of docs/redis.md, in words."""
-    found = re.search(r"^ACL SETUSER .*$", (ROOT / "docs/redis.md").read_text(), re.MULTILINE)
+    """The ACL line of docs/operate/redis.md, in words."""
+    page = (ROOT / "docs/operate/redis.md").read_text()
+    found = re.search(r"^ACL SETUSER .*$", page, re.MULTILINE)
     assert found is not None
     return found[0].replace(">PASSWORD", ">hunter2").split()
 

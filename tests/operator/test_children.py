@@ -1,4 +1,4 @@
-"""The manifests: each test is one promise of docs/llmservice.md. A real API server takes them all
+"""The manifests, held to docs/reference/llmservice.md. A real API server takes them all
 in tests/cluster; here they are also held to the API's own schema.
 """
 

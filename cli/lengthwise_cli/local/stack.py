@@ -69,7 +69,7 @@ class StackSettings:
     port: int = 8080
     #: How long a request waits for its prediction. The queue service's own 20 ms are for a
     #: predictor with a core to itself. Here it shares the CPU with the LLM, and a burst of 64 alone
-    #: is some 100 ms of its work (experiments.md, "a burst and the 20 ms").
+    #: is some 100 ms of its work (docs/research/experiments.md, "a burst and the 20 ms").
     predictor_timeout_ms: float = 250
     #: Secret: an admin's, where LENGTHWISE_QUEUE_API_KEY or ..._TENANTS_FILE makes the queue
     #: service ask for one.

@@ -1,7 +1,7 @@
 """Reads a history and says whether the system kept its promises. Pure; it knows nothing else.
 
 `python -m lengthwise_lab.chaos.checker HISTORY` checks one anew. Called by run.py at the end of
-a run. What each check means is told in docs/chaos.md.
+a run. What each check means is told in docs/research/chaos.md.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ class _Checker:
                 )
 
     def _check_prices(self) -> None:
-        """A due time is what docs/ordering.md says, where a client asked why."""
+        """A due time is what docs/concepts/ordering.md says, where a client asked why."""
         for why in self._by_op["price"]:
             ref = self._ref.get(why["id"])
             delay_ms = 0 if ref is None else self._asked[ref].spec.get("delay_ms", 0)

@@ -32,7 +32,7 @@ class Kind(StrEnum):
     PAUSE = "pause"
 
 
-#: Kind -> what is done; docs/chaos.md prints it.
+#: Kind -> what is done; docs/research/chaos.md prints it.
 WHAT = {
     Kind.KILL_WORKER: "kill -9 of a worker; it is started again, as all that end are",
     Kind.STOP_WORKER: "SIGSTOP of a worker until its leases are long over, then SIGCONT",

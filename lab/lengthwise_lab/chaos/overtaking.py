@@ -1,6 +1,7 @@
 """Who overtook whom, and whether they were allowed to. Pure. Called by checker.py.
 
-docs/ordering.md promises: no job is overtaken by one of its class that was accepted later than it
+docs/concepts/ordering.md promises: no job is overtaken by one of its class that was accepted later
+than it
 by more than its own bound. With classes, and a delay after which a job's waiting begins, K may
 start before J, while J waits, only if
 

@@ -51,7 +51,7 @@ class Sizes:
     beat_ms: int = 800
     tick_ms: int = 250
     appendfsync: str = "always"
-    #: What an acknowledged submit or finish survives: docs/guarantees.md. Under `replica` a
+    #: What an acknowledged submit or finish survives: docs/operate/guarantees.md. Under `replica` a
     #: failover is a crash, in the middle of the lag.
     durability: Durability = "async"
     #: The worker's program; a test puts a careless one here, to see it found out.

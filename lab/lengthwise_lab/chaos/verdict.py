@@ -1,6 +1,6 @@
 """What a checked history says: every promise, and how often it was broken. Pure.
 
-Made by checker.py; printed by `lengthwise bench chaos`, and by cog into docs/chaos.md.
+Made by checker.py; printed by `lengthwise bench chaos`, and by cog into docs/research/chaos.md.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The Grafana dashboards of the chart, drawn without Grafana.
 
 `python -m lengthwise_lab.dashboards.pictures --prometheus URL --dashboard FILE --out PNG` makes the
-pictures of docs/monitoring.md. The queries, units and legends are the dashboard's own; the drawing
-is ours, so a picture shows what Grafana would plot, not how Grafana looks.
+pictures of docs/guides/monitoring.md. The queries, units and legends are the dashboard's own; the
+drawing is ours, so a picture shows what Grafana would plot, not how Grafana looks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the seeds say of their predictors, without any schedule; see docs/lab-seeds.md.
+"""What the seeds say of their predictors, without any schedule; see docs/research/reproductions.md.
 
 LTR's are in simulator/ltr_tau.py, the probabilistic model's in problen_rows.py.
 """
@@ -148,7 +148,7 @@ def _not_published() -> list[Row]:
                 "their code, run",
                 missing=Absent.HARDWARE,
                 about=About.COST,
-                why="docs/evaluating.md has what ours and BERT-base take side by side",
+                why="docs/guides/evaluating.md has what ours and BERT-base take side by side",
             )
         )
     return found

@@ -4,8 +4,8 @@
 (that succeed, fail, are retried, cancelled while they wait and while they run, expire, are delayed,
 come again under an idempotency key, and are read while they are written), serves them, and looks at
 every key: it must have a time to live, belong to a job that has not ended, or be one of the few
-that docs/faults.md calls bounded. Retention is seconds, so that minutes are many lives of a job.
-"""
+that docs/operate/faults.md calls bounded. Retention is seconds, so that minutes are many lives of
+a job. """
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from lengthwise_store.store import JobStore, StoreSettings
 QUEUE = "soak"
 TENANTS = ("default", "a", "b", "c")
 
-#: Keys without a time to live, and what bounds each; docs/faults.md repeats them.
+#: Keys without a time to live, and what bounds each; docs/operate/faults.md repeats them.
 BOUNDED = {
     "tenants": "tenants with waiting jobs",
     "vt": "tenants known to the queue",

@@ -3,7 +3,7 @@
 The operator reads no Secret: it names them, and the kubelet puts them into the worker's container
 (never into the engine's). Passwords are files, because the worker reads such a file anew for each
 connection: one that is rotated needs no restart. Part of `Installation`; used by
-children_engine.py. What the settings mean: docs/redis.md, docs/guarantees.md.
+children_engine.py. What the settings mean: docs/operate/redis.md, docs/operate/guarantees.md.
 """
 
 from __future__ import annotations

@@ -472,5 +472,5 @@ class LLMServiceSpec(Part):
         default_factory=dict,
         description="Escape hatch: a pod template (metadata.labels, metadata.annotations, spec) "
         "merged over the engine's. Containers are merged by name; the engine's is `main`. "
-        "docs/llmservice.md says what is merged how.",
+        "docs/reference/llmservice.md says what is merged how.",
     )

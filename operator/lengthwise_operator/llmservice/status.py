@@ -12,7 +12,9 @@ from lengthwise_operator.llmservice.spec import Part
 class ConditionView(Part):
     """One fact about the service, as every Kubernetes condition."""
 
-    type: str = Field(max_length=316, description="What it is about; see docs/operator.md.")
+    type: str = Field(
+        max_length=316, description="What it is about; see docs/reference/operator.md."
+    )
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     reason: str = Field(max_length=1024, description="Why, in one word that does not change.")
     message: str = Field(max_length=32768, description="Why, and what to do.")

@@ -179,7 +179,7 @@ def _solve(gram: Array, target: Array) -> tuple[Array, Array]:
 class Adapted:
     """A kernel on the model's view and a ridge on its words, in equal parts: what `adapt` writes.
 
-    The mean is worth 0.02 to 0.05 of tau-b over either (docs/experiments.md).
+    The mean is worth 0.02 to 0.05 of tau-b over either (docs/research/experiments.md).
     """
 
     def __init__(self, viewer: Viewer, train: LengthTable, *, seed: int = 0) -> None:

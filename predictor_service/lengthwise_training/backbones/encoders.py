@@ -169,7 +169,8 @@ class TransformerEncoder(nn.Module):
             at = (there.sum(1) - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, states.shape[2])
             return states.gather(1, at).squeeze(1)
         # Of a pair the mean of each text, the second's taken from the first's: with one mean of
-        # both, three epochs taught MiniLM little (docs/experiments.md, "two in one input").
+        # both, three epochs taught MiniLM little (docs/research/experiments.md, "two in one
+        # input").
         vector = self._mean(states, sign.clamp(min=0))
         return vector if second is None else vector - self._mean(states, (-sign).clamp(min=0))
 

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from lengthwise_contract.prompts import clip, render_prompt
 
 #: Sources that the bundled model may learn from, and the terms of their prompts and lengths, which
-#: allow redistribution and commercial use. What stays out, and why, is in docs/model-card.md.
+#: allow redistribution and commercial use. What stays out, and why, is in
+#: docs/research/model-card.md.
 LICENCES = {
     "castillo/Apps": "lengths Apache-2.0, prompts MIT",
     "castillo/BigCodeBench": "lengths Apache-2.0, prompts Apache-2.0",

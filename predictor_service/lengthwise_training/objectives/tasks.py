@@ -1,7 +1,7 @@
 """What `lengthwise train --task` can be told to learn, and with which numbers; values only.
 
 Called by the command line, heads and fit. Each task is one of the ways in which length has been
-learned elsewhere, or ours; docs/training.md says which is whose.
+learned elsewhere, or ours; docs/guides/predictors.md says which is whose.
 """
 
 from __future__ import annotations

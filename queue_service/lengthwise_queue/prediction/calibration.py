@@ -41,7 +41,7 @@ _RANGE = (0.0, 14.0)
 _MIN_SHAPED, _SHAPE_PRIOR, _MOST_CUT = 64, 20.0, 0.2
 
 #: Least share of the errors' variance that the shape must take away, by two-fold cross-validation:
-#: without this bound it cost tau-b 0.02 where it has nothing to say (docs/experiments.md,
+#: without this bound it cost tau-b 0.02 where it has nothing to say (docs/research/experiments.md,
 #: "an LLM nobody has seen").
 _LEAST_EXPLAINED = 0.05
 

@@ -5,7 +5,8 @@ that they alone would make. Three things make this harder than comparing one num
 
 - Under short-first the last answers are alike: those at the front of a long line were predicted
   about equal. Nobody can order equals, so only pairs count that the predictor tells apart, and
-  there is no verdict where these are few (docs/experiments.md, "the watch's false alarms").
+  there is no verdict where these are few (docs/research/experiments.md, "the watch's false
+  alarms").
 - A predictor that turned bad should be found out before 256 answers. So the last 32, 64 and 128
   are judged too, each with a margin for its noise.
 - Answers from before the last verdict say nothing about whether it is still right; nor do those
@@ -17,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from lengthwise_contract.api import QueueSettings, Verdict
+from lengthwise_contract.api import PredictionQuality, QueueSettings
 from lengthwise_queue.prediction.accuracy import Ranking
 from lengthwise_queue.scheduling import policy
 from lengthwise_store.jobs import Answer, QueueStats
@@ -107,7 +108,7 @@ def recent(stats: QueueStats, settings: QueueSettings) -> list[Answer]:
     return [a for a in stats.answers if a.at_s is None or a.at_s >= oldest_s]
 
 
-def since_verdict(stats: QueueStats, settings: QueueSettings) -> list[Answer]:
+def unjudged(stats: QueueStats, settings: QueueSettings) -> list[Answer]:
     """The recent answers, without those that the last verdict rested on."""
     done = stats.counters.get("succeeded", 0)
     answers = recent(stats, settings)
@@ -116,9 +117,9 @@ def since_verdict(stats: QueueStats, settings: QueueSettings) -> list[Answer]:
     return answers[: done - stats.judged_at]
 
 
-def verdict(stats: QueueStats, settings: QueueSettings) -> Verdict:
+def prediction_quality(stats: QueueStats, settings: QueueSettings) -> PredictionQuality:
     """What is held of the predictor now, in a word."""
     if settings.min_rank_accuracy is not None and stats.fallback:
-        return "useless"
+        return "degraded"
     known = sum(answer.priced is not None for answer in recent(stats, settings))
-    return "trusted" if known >= WINDOWS[0] else "too few answers"
+    return "healthy" if known >= WINDOWS[0] else "insufficient_data"

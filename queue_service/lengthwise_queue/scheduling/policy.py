@@ -119,7 +119,8 @@ def expected_tokens(
     The mean, because serving the smallest expected size first is what minimises the mean wait
     (Rothkopf 1966, "Scheduling with random service times"). Of the *cut* answer, E[min(L, cap)],
     because the cap cuts the answer and not the prediction: `min(p50, cap)` made one heap of all
-    that was predicted above the cap, and lost half of the gain (docs/experiments.md, "the cap").
+    that was predicted above the cap, and lost half of the gain (docs/research/experiments.md, "the
+    cap").
 
     Args:
         prediction: The predictor's answer, or None when it did not answer in time. L is taken to

@@ -1,4 +1,4 @@
-"""How sure an acknowledged write is, and how that is asked for. docs/guarantees.md tells users.
+"""How sure an acknowledged write is: docs/operate/guarantees.md.
 
 `async`: the primary has it. `replica`: so many replicas have it in memory, too. `always`: the
 primary's disk has it. The confirmation travels in the same pipeline as the writes it is about, and

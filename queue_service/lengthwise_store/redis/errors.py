@@ -59,7 +59,10 @@ _CODES = ("MISCONF", "NOREPLICAS", "UNBLOCKED", "BUSY ", "NOTREADY")
 _REASONS: tuple[tuple[type[Exception] | str, str], ...] = (
     (OutOfMemoryError, "is full (maxmemory)"),
     (ReadOnlyError, "is a read-only replica"),
-    (NoPermissionError, "forbids a command or key; its ACL must allow what docs/redis.md lists"),
+    (
+        NoPermissionError,
+        "forbids a command or key; its ACL must allow what docs/operate/redis.md lists",
+    ),
     (AuthenticationError, "refused the credentials"),
     (BusyLoadingError, "is loading its data"),
     (InvalidResponse, "is not what answers at its address"),

@@ -62,7 +62,8 @@ async def check_server(client: Any, mode: Durability, replicas: int) -> ServerRe
     if config is None:
         warnings.append(
             "CONFIG GET is forbidden here, so that persistence and replication cannot be checked: "
-            f"see to it that they are what durability {mode.value!r} needs (docs/guarantees.md)"
+            "see to it that they are what durability "
+            f"{mode.value!r} needs (docs/operate/guarantees.md)"
         )
     if mode is Durability.ALWAYS:
         _needs_disk(info, config)

@@ -1,7 +1,7 @@
 """The settings of how to reach Redis: the same for the queue service and the worker.
 
 Both `Settings` classes inherit these fields, under their own prefix: `LENGTHWISE_QUEUE_REDIS_URL`,
-`LENGTHWISE_WORKER_REDIS_URL` and so on. docs/redis.md explains each.
+`LENGTHWISE_WORKER_REDIS_URL` and so on. docs/operate/redis.md explains each.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class RedisSettings(BaseSettings):
         default=TlsVerify.FULL, description="full, ca (do not compare the host's name) or none"
     )
     durability: Durability = Field(
-        default=Durability.ASYNC, description="async, replica or always; docs/guarantees.md"
+        default=Durability.ASYNC, description="async, replica or always; docs/operate/guarantees.md"
     )
     durability_replicas: int = Field(
         default=1, ge=1, le=16, description="replica: so many replicas must confirm"

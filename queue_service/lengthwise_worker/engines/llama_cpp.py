@@ -53,7 +53,8 @@ class LlamaCppEngine(OpenAIEngine):
             context_tokens: Prompt and answer of one slot, tokens.
             threads: CPU threads; 0: one fewer than there are cores. llama.cpp's threads spin at
                 barriers, so one that has to share its core holds up all: on two cores beside one
-                busy process, two threads made under 5 tokens/s and one made 81 (experiments.md).
+                busy process, two threads made under 5 tokens/s and one made 81
+                (docs/research/experiments.md).
             port: Where it listens; 0: any free port.
             timeout_s: Longest silence inside one answer, s.
             api_key: What it asks of its callers; None: a key that nobody else knows.

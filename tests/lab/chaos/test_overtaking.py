@@ -1,4 +1,4 @@
-"""Which overtaking is allowed: docs/ordering.md, to the letter."""
+"""Which overtaking is allowed: docs/concepts/ordering.md, to the letter."""
 
 from __future__ import annotations
 

@@ -48,9 +48,9 @@ def chaos(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Break a system of services, workers and Valkeys on purpose, and check that it lost nothing.
+    """Break a whole system on purpose and check that it lost nothing.
 
-    Ends with status 1 when a promise was broken (docs/chaos.md lists them).
+    Ends with status 1 when a promise was broken (docs/research/chaos.md lists them).
     """
     if history is not None:
         try:

@@ -78,7 +78,8 @@ def tau_rows(small: Lengths, large: Lengths) -> list[Row]:
                 absent={"reproduced": Absent.HARDWARE, "corrected": Absent.HARDWARE,
                         "ours": Absent.NO_ORDER},
                 details=without_requests(
-                    About.COST, "docs/evaluating.md and docs/training.md have what ours takes"
+                    About.COST,
+                    "docs/guides/evaluating.md and docs/guides/predictors.md have what ours takes",
                 ),
             )
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The probabilistic length model's rows of `lengthwise lab table`; see docs/lab-seeds.md."""
+"""The probabilistic length model's rows of `lengthwise lab table`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from lengthwise_lab.reproductions.table.rows import (
     of_requests,
     without_requests,
 )
-from lengthwise_worker.sequence import Batch, by_memory
+from lengthwise_worker.engines.transformers.sequence_scheduling import Batch, by_memory
 
 #: As published: so many prompts, in groups, and the threshold of its rule.
 _PROMPTS, _GROUP, _THRESHOLD, _BASE, _LONGEST = 8_192, 256, 0.6, 16, 1_024

@@ -1,4 +1,4 @@
-"""Sequence scheduling's rows of `lengthwise lab table`; docs/lab-seeds.md says how to read them."""
+"""Sequence scheduling's rows of `lengthwise lab table`: docs/research/reproductions.md."""
 
 from __future__ import annotations
 

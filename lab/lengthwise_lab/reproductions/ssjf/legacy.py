@@ -1,8 +1,8 @@
 """SSJF's own queue simulator, float for float, with its defects; ssjf_corrected.py has none.
 
 Kept so that its published figures can be told apart from what causes them. What is wrong with it:
-docs/lab-seeds.md. Called by ssjf_sweeps.py; the tests hold it to completions that the original
-program printed.
+docs/research/reproductions.md. Called by ssjf_sweeps.py; the tests hold it to completions that the
+original program printed.
 
 Source: semantics of the simulator published with Qiu et al., "Efficient interactive LLM serving
 with proxy model-based sequence length prediction", arXiv 2404.08509 (2024).

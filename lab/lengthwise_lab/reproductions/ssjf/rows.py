@@ -1,4 +1,4 @@
-"""SSJF's rows of `lengthwise lab table`; docs/lab-seeds.md says how to read them."""
+"""SSJF's rows of `lengthwise lab table`; docs/research/reproductions.md says how to read them."""
 
 from __future__ import annotations
 

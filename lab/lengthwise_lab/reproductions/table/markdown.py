@@ -31,7 +31,8 @@ _RUNS = {
 
 _LEGEND = """\
 *Theirs* is what they report, *reproduced* the same by their own rules, *corrected* without their
-defects, *ours* our policy on the same workload. Lengths are {lengths}; docs/lab-seeds.md says what
+defects, *ours* our policy on the same workload. Lengths are {lengths};
+docs/research/reproductions.md says what
 the rows mean. (!): a reproduction beyond its tolerance. A letter stands where there is no number:
 
 """

@@ -5,7 +5,7 @@
 -- `more` are further fields for the record, name and value in turn, and may be nil like the rest;
 -- `usage` is "prompt output", tokens, each of which may be "".
 -- Sets that many jobs leave or join are left to `settle`: a command costs the server twice what a
--- further member of one does (docs/experiments.md, "a no-op job, again").
+-- further member of one does (docs/research/experiments.md, "a no-op job, again").
 local function end_job(line, id, state, now, error_json, tenant, attempt, spoke, more, usage)
   local job = line.prefix .. "job:" .. id
   local keep, fields, ended = line.retention_ms, more or {}, line.ended

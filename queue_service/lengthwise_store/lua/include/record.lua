@@ -1,5 +1,5 @@
 -- A job's record. What is written together stands together in one field: a hash of few short fields
--- costs half the server's time of one with thirty (docs/experiments.md, "the record").
+-- costs half the server's time of one with thirty (docs/research/experiments.md, "the record").
 --   state     of JobState                   tenant  whose it is
 --   times     "accepted since deadline", ms since the epoch; since: it waits (a delay later)
 --   price     "cost weight slack_ms offset_ms predicted_tokens predicted_ms"
