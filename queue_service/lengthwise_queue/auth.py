@@ -13,7 +13,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import Request
 
 from lengthwise_queue.errors import AdminOnly, JobNotFound, WrongKey
-from lengthwise_queue.scheduling.snapshot import Page, no_such_model
+from lengthwise_queue.scheduling.snapshot import QueueSnapshot, no_such_model
 from lengthwise_queue.service import Service, of
 from lengthwise_queue.tenants.tenant import Tenant
 from lengthwise_store.jobs import Job
@@ -111,7 +111,7 @@ async def find_job(service: Service, tenant: Tenant, job_id: str) -> Job:
     )
 
 
-async def page_of(service: Service, tenant: Tenant, name: str) -> Page:
+async def snapshot_of(service: Service, tenant: Tenant, name: str) -> QueueSnapshot:
     """A queue that a tenant may use, at most a second old.
 
     Raises:
@@ -121,4 +121,4 @@ async def page_of(service: Service, tenant: Tenant, name: str) -> Page:
     # The pattern first: a name outside it is answered alike whether it exists or not.
     if not tenant.may_use(name):
         raise no_such_model(name)
-    return await service.book.page(name)
+    return await service.queue_cache.get(name)

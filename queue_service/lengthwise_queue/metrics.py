@@ -23,7 +23,7 @@ from prometheus_client import (
 from lengthwise_queue.background import store_metrics, tenant_metrics
 from lengthwise_queue.errors import BadRequest, KeyConflict, QueueOverloaded
 from lengthwise_queue.prediction.client import Fallback
-from lengthwise_queue.scheduling.snapshot import Page
+from lengthwise_queue.scheduling.snapshot import QueueSnapshot
 from lengthwise_queue.tenants.registry import TenantRegistry
 from lengthwise_store.errors import LengthwiseError, StorageFull
 
@@ -144,17 +144,19 @@ class Metrics:
             self._memory_limit.set(limit)
 
     def expose(
-        self, pages: Iterable[Page] | None, waiting: Mapping[str, Sequence[float]] = EMPTY
+        self,
+        snapshots: Iterable[QueueSnapshot] | None,
+        waiting: Mapping[str, Sequence[float]] = EMPTY,
     ) -> bytes:
         """The text of a scrape.
 
         Args:
-            pages: The queues as they are now; None: Redis is away.
+            snapshots: The queues as they are now; None: Redis is away.
             waiting: Of each queue with waiting jobs, the predicted tokens of a sample of them.
         """
-        self.store_up.set(pages is not None)
-        self.tenants.pages = self._lines.pages = list(
-            pages or ()
+        self.store_up.set(snapshots is not None)
+        self.tenants.snapshots = self._lines.snapshots = list(
+            snapshots or ()
         )  # a store that is away shows nothing stale
         self._lines.waiting = {
             name: Counts(map(length_bucket, lengths)) for name, lengths in waiting.items()

@@ -65,7 +65,7 @@ class Service:
         self.responses = ResponseStore(store.client, store.confirm)
         self.batch_made = asyncio.Event()  #: There may be a batch to work on.
         self.metrics = Metrics(tenants)
-        self.book = QueueCache(store)
+        self.queue_cache = QueueCache(store)
         self.prompt_length = PromptLength()
         self.predictors = Predictors(
             settings.predictor_url,
@@ -76,16 +76,20 @@ class Service:
                 on_fallback=self.metrics.fell_back,
             ),
         )
-        self.comebacks = RetryAfter()
+        self.retry_after = RetryAfter()
         self.draining = asyncio.Event()  #: The process is to stop: long readers go elsewhere.
         self._background: set[asyncio.Task[None]] = set()
-        self._rank_watch = FallbackController(store, self.book)
-        self._unattended = IdleQueueTicker(store)
+        self._fallback_controller = FallbackController(store, self.queue_cache)
+        self._idle_queue_ticker = IdleQueueTicker(store)
         self._loops: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin with what runs as long as the app."""
-        for work in (self._rank_watch.run(), self._unattended.run(), self.tenants.keep_current()):
+        for work in (
+            self._fallback_controller.run(),
+            self._idle_queue_ticker.run(),
+            self.tenants.keep_current(),
+        ):
             self._loops.append(asyncio.create_task(work))
 
     def in_background(self, work: Coroutine[object, object, None]) -> None:

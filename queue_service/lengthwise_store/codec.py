@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 from pydantic import ValidationError
 
 from lengthwise_contract.api import (
-    Endpoint,
+    EndpointPath,
     JobError,
     PolicyName,
     Prediction,
@@ -58,7 +58,7 @@ def read_claims(answer: list[Any]) -> list[Claim]:
         _, since_ms, deadline_ms = times.split(b" ")
         claim = Claim(
             lease=Lease(job_id=job_id.decode(), nonce=nonce.decode(), attempt=attempt),
-            endpoint=cast("Endpoint", plan.decode().split(" ")[2]),
+            endpoint=cast("EndpointPath", plan.decode().split(" ")[2]),
             body=body,
             due_ms=float(due),
             predicted_tokens=read_predicted_tokens(price),
@@ -310,7 +310,7 @@ def read_job(queue: str, job_id: str, raw: dict[bytes, bytes]) -> Job | None:
         return Job(
             id=job_id,
             queue=queue,
-            endpoint=cast("Endpoint", endpoint),
+            endpoint=cast("EndpointPath", endpoint),
             job_class=job_class,
             policy=policy,
             state=JobState(r["state"]),

@@ -8,13 +8,19 @@ import pytest
 from rich.console import Console
 
 from lengthwise_cli.commands.top import frame, throughput
-from lengthwise_contract.api import LineEntry, LineView, QueueSettings, QueueView, WorkerView
+from lengthwise_contract.api import (
+    QueueSettings,
+    QueueView,
+    SnapshotEntry,
+    SnapshotView,
+    WorkerView,
+)
 from lengthwise_contract.states import JobState
 
 NOW_MS = 1_000_000.0
 
 
-def entry(job_id: str, state: JobState, **values: object) -> LineEntry:
+def entry(job_id: str, state: JobState, **values: object) -> SnapshotEntry:
     blank = {
         "id": job_id,
         "state": state,
@@ -26,10 +32,10 @@ def entry(job_id: str, state: JobState, **values: object) -> LineEntry:
         "started_ms": None,
         "finished_ms": None,
     }
-    return LineEntry.model_validate({**blank, **values})
+    return SnapshotEntry.model_validate({**blank, **values})
 
 
-def finished(job_id: str, tokens: int | None, started_s: float, ended_s: float) -> LineEntry:
+def finished(job_id: str, tokens: int | None, started_s: float, ended_s: float) -> SnapshotEntry:
     return entry(
         job_id,
         JobState.SUCCEEDED,
@@ -39,8 +45,8 @@ def finished(job_id: str, tokens: int | None, started_s: float, ended_s: float) 
     )
 
 
-def line(*done: LineEntry) -> LineView:
-    return LineView(now_ms=NOW_MS, waiting=[], running=[], finished=list(done))
+def line(*done: SnapshotEntry) -> SnapshotView:
+    return SnapshotView(now_ms=NOW_MS, waiting=[], running=[], finished=list(done))
 
 
 def test_throughput_is_over_the_window_without_what_ended_before_it() -> None:
@@ -83,14 +89,14 @@ def queue_view(**values: object) -> QueueView:
     return view.model_copy(update=values)
 
 
-def shown(view: QueueView, lines: LineView, *, rows: int = 8) -> str:
+def shown(view: QueueView, lines: SnapshotView, *, rows: int = 8) -> str:
     out = StringIO()
     Console(file=out, width=80).print(frame(view, lines, rows=rows))
     return out.getvalue()
 
 
 def test_a_frame_shows_the_line_and_cuts_it_to_the_rows() -> None:
-    lines = LineView(
+    lines = SnapshotView(
         now_ms=NOW_MS,
         waiting=[entry(f"waiting-{i}", JobState.QUEUED) for i in range(3)],
         running=[entry("running-0", JobState.RUNNING, started_ms=NOW_MS - 2000)],
@@ -106,7 +112,7 @@ def test_a_terminal_of_80_columns_shows_whole_job_ids() -> None:
     # Ids begin with the time: when they were cut, those of a burst looked alike, and none could be
     # copied into /v1/jobs/{id}/explain.
     ids = [f"01a20042-840f-7445-b461-00000000000{i}" for i in range(3)]
-    lines = LineView(
+    lines = SnapshotView(
         now_ms=NOW_MS,
         waiting=[entry(ids[0], JobState.QUEUED)],
         running=[entry(ids[1], JobState.RUNNING, started_ms=NOW_MS - 2000)],

@@ -278,7 +278,7 @@ def test_submit_loses_no_token_when_the_queue_service_is_killed(up: Up) -> None:
         text=True,
     )
     try:
-        line = f"{up.url}/v1/queues/simulated/line"
+        line = f"{up.url}/v1/queues/simulated/snapshot"
         eventually(lambda: bool(httpx.get(line).json()["running"]), "it runs")
         job_id = httpx.get(line).json()["running"][0]["id"]
         eventually(lambda: job(up, job_id)["first_output_ms"] is not None, "it is being answered")

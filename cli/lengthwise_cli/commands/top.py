@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lengthwise_cli.commands.submit import ApiKey, Model, Url
-from lengthwise_contract.api import LineEntry, LineView, QueueMode, QueueView
+from lengthwise_contract.api import QueueMode, QueueView, SnapshotEntry, SnapshotView
 from lengthwise_lab.errors import ServiceError
 from lengthwise_lab.loadtest.client import Service
 
@@ -37,7 +37,7 @@ def top(
     ] = 8,
     once: Annotated[bool, typer.Option(help="Print one frame and end; for scripts.")] = False,
 ) -> None:
-    """Show who waits, who runs, who is done, and how fast; Ctrl-C ends it."""
+    """Show the queue live: who waits, who runs, who has finished."""
     asyncio.run(_top(Service(url, api_key=api_key, timeout_s=5), model, interval, rows, once))
 
 
@@ -47,7 +47,9 @@ async def _top(there: Service, model: str | None, interval_s: float, rows: int, 
         chosen = await service.only_model(model)
 
         async def look(rows: int = rows) -> RenderableType:
-            view, line = await asyncio.gather(service.queue(chosen), service.line(chosen, FETCHED))
+            view, line = await asyncio.gather(
+                service.queue(chosen), service.snapshot(chosen, FETCHED)
+            )
             return frame(view, line, rows=rows)
 
         if once:
@@ -69,7 +71,7 @@ def _fitting(rows: int, height: int) -> int:
     return max(1, min(rows, (height - HEAD_LINES - 3 * 2) // 3))
 
 
-def throughput(line: LineView) -> tuple[float, float]:
+def throughput(line: SnapshotView) -> tuple[float, float]:
     """Tokens and jobs per second, over the jobs that ended within `WINDOW_MS`.
 
     The span reaches back to the start of the earliest of them if that is later than the window's
@@ -86,7 +88,7 @@ def throughput(line: LineView) -> tuple[float, float]:
     return sum(e.output_tokens or 0 for e in ended) / span_s, len(ended) / span_s
 
 
-def frame(view: QueueView, line: LineView, *, rows: int) -> RenderableType:
+def frame(view: QueueView, line: SnapshotView, *, rows: int) -> RenderableType:
     """One picture of the queue; as wide as a terminal of 80 columns, whole job ids included."""
     now_ms = line.now_ms
     return Group(
@@ -122,7 +124,7 @@ def frame(view: QueueView, line: LineView, *, rows: int) -> RenderableType:
     )
 
 
-def _head(view: QueueView, line: LineView) -> Text:
+def _head(view: QueueView, line: SnapshotView) -> Text:
     tokens_per_s, jobs_per_s = throughput(line)
     backlog = "no worker" if view.backlog_seconds is None else f"{view.backlog_seconds:.1f} s"
     slots = sum(w.slots for w in view.workers)
@@ -174,7 +176,7 @@ def _seconds(ms: float) -> str:
 
 
 def _table(
-    title: str, entries: list[LineEntry], columns: dict[str, Callable[[LineEntry], str]]
+    title: str, entries: list[SnapshotEntry], columns: dict[str, Callable[[SnapshotEntry], str]]
 ) -> Table:
     table = Table(
         title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, expand=True

@@ -18,7 +18,7 @@ from lengthwise_queue.prediction import fallback as rank_watch
 from lengthwise_queue.prediction import quality
 from lengthwise_queue.prediction.accuracy import coverage
 from lengthwise_queue.scheduling import pricing
-from lengthwise_queue.scheduling.snapshot import MAX_AGE_S, Page, QueueCache
+from lengthwise_queue.scheduling.snapshot import MAX_AGE_S, QueueCache, QueueSnapshot
 from lengthwise_store.jobs import Accepted, Claim, NewJob, Outcome, OutcomeKind
 from lengthwise_store.store import JobStore, StoreSettings
 
@@ -100,8 +100,8 @@ class _Run:
         self._running: list[tuple[float, int, Claim]] = []
         self._order = itertools.count()
         self._answered = 0
-        self._page: Page | None = None
-        self._page_s = 0.0
+        self._snapshot: QueueSnapshot | None = None
+        self._snapshot_s = 0.0
         self._out = Outcomes(completion_s=[0.0] * len(requests))
 
     async def through(self) -> Outcomes:
@@ -126,7 +126,7 @@ class _Run:
 
     async def _submit(self, index: int, now_s: float) -> None:
         request = self._requests[index]
-        page = await self._current_page(now_s)
+        snapshot = await self._current_snapshot(now_s)
         said = Prediction(
             model_version="drift",
             p10_tokens=request.p10_tokens,
@@ -136,16 +136,19 @@ class _Run:
             rank_score=request.p50_tokens,
         )
         cost = pricing.price(
-            page.settings,
-            page.stats,
+            snapshot.settings,
+            snapshot.stats,
             prediction=said,
             job_class="interactive",
             max_tokens=None,
             answers=1,
-            calibrations=page.calibrations,
-            wait_ms=pricing.drain_ms(page.settings, page.stats, page.stats.backlog_tokens) or 0.0,
-            usual_tokens=page.evidence.usual_tokens,
-            rank_accuracy=page.evidence.rank_accuracy,
+            calibrations=snapshot.calibrations,
+            wait_ms=pricing.drain_ms(
+                snapshot.settings, snapshot.stats, snapshot.stats.backlog_tokens
+            )
+            or 0.0,
+            usual_tokens=snapshot.evidence.usual_tokens,
+            rank_accuracy=snapshot.evidence.rank_accuracy,
         )
         job = NewJob(
             id=f"{index:08}",
@@ -170,11 +173,11 @@ class _Run:
                 await self._store.claim(self._queue, worker_id="w", count=self._free), now_s
             )
 
-    async def _current_page(self, now_s: float) -> Page:
+    async def _current_snapshot(self, now_s: float) -> QueueSnapshot:
         """The queue's figures, as old as the service lets them be."""
-        if self._page is None or now_s - self._page_s >= MAX_AGE_S:
-            self._page, self._page_s = await self._book.read(self._queue), now_s
-        return self._page
+        if self._snapshot is None or now_s - self._snapshot_s >= MAX_AGE_S:
+            self._snapshot, self._snapshot_s = await self._book.read(self._queue), now_s
+        return self._snapshot
 
     def _begin(self, claims: Sequence[Claim], now_s: float) -> None:
         for claim in claims:
@@ -203,18 +206,18 @@ class _Run:
 
     async def _look(self, now_s: float, accepted: int) -> None:
         await self._watch.look()
-        page = self._page = await self._book.read(self._queue)
-        self._page_s = now_s
-        answers = page.stats.answers
+        snapshot = self._snapshot = await self._book.read(self._queue)
+        self._snapshot_s = now_s
+        answers = snapshot.stats.answers
         self._out.looks.append(
             Look(
                 at_s=now_s,
                 accepted=accepted,
                 answered=self._answered,
-                fallback=page.stats.fallback,
+                fallback=snapshot.stats.fallback,
                 rank_accuracy=quality.rank_accuracy(answers),
                 coverage=coverage((a.said, a) for a in answers if a.said is not None),
                 raw_coverage=coverage((a.raw, a) for a in answers if a.raw is not None),
-                calibration_factor=page.newest_calibration.factor,
+                calibration_factor=snapshot.newest_calibration.factor,
             )
         )

@@ -13,9 +13,9 @@ from lengthwise_contract.api import (
     Explanation,
     JobRequest,
     JobView,
-    LineView,
     QueueSettings,
     QueueView,
+    SnapshotView,
 )
 from lengthwise_lab.errors import BadChoice, ServiceError
 
@@ -76,10 +76,10 @@ class Service:
         """Create a queue, or change its settings."""
         await self._call("PUT", f"/v1/queues/{_path(name)}", settings.model_dump(mode="json"))
 
-    async def line(self, name: str, limit: int) -> LineView:
+    async def snapshot(self, name: str, limit: int) -> SnapshotView:
         """Who waits, who runs, who is done; at most `limit` of each."""
-        path = f"/v1/queues/{_path(name)}/line?limit={limit}"
-        return LineView.model_validate(await self._call("GET", path))
+        path = f"/v1/queues/{_path(name)}/snapshot?limit={limit}"
+        return SnapshotView.model_validate(await self._call("GET", path))
 
     async def submit(self, job: JobRequest) -> JobView:
         """Hand a job in."""

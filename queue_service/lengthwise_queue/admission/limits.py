@@ -7,7 +7,7 @@ import time
 from lengthwise_queue.admission import retry_after
 from lengthwise_queue.errors import KeyConflict, QueueDraining, QueueOverloaded
 from lengthwise_queue.scheduling import pricing
-from lengthwise_queue.scheduling.snapshot import Page
+from lengthwise_queue.scheduling.snapshot import QueueSnapshot
 from lengthwise_queue.service import Service
 from lengthwise_queue.tenants.tenant import Tenant
 from lengthwise_store.errors import LengthwiseError
@@ -27,7 +27,7 @@ Refused = QueueFull | TenantFull | RateLimited | Draining | KeyReused
 def refused(
     service: Service,
     tenant: Tenant,
-    page: Page,
+    snapshot: QueueSnapshot,
     job: NewJob,
     answer: Refused,
     too_long_s: float | None,
@@ -37,22 +37,22 @@ def refused(
     Args:
         service: This app's.
         tenant: Whose job it was.
-        page: Of its queue.
+        snapshot: Of its queue.
         job: What was handed in.
         answer: What the store said.
         too_long_s: The predicted wait, s, if that was over the cap; then the store was told to
             take nothing new.
     """
-    settings, stats, queue = page.settings, page.stats, page.queue.name
+    settings, stats, queue = snapshot.settings, snapshot.stats, snapshot.queue.name
     match answer:
         case QueueFull() if too_long_s is not None:
-            return would_wait(service, tenant, page, too_long_s)
+            return would_wait(service, tenant, snapshot, too_long_s)
         case QueueFull():
             return QueueOverloaded(
                 f"The queue of {queue} is full: {answer.depth} jobs are waiting. Try again after "
                 "the time in `Retry-After`.",
                 retry_after_s=_come_back_s(
-                    service, page, "", full_by=answer.depth - settings.max_depth
+                    service, snapshot, "", full_by=answer.depth - settings.max_depth
                 ),
             )
         case TenantFull():
@@ -62,7 +62,7 @@ def refused(
                 f"waiting, and {allowed} may. Try again after the time in `Retry-After`.",
                 code="tenant_queue_full",
                 retry_after_s=_come_back_s(
-                    service, page, tenant.name, full_by=answer.depth - allowed
+                    service, snapshot, tenant.name, full_by=answer.depth - allowed
                 ),
             )
         case RateLimited():
@@ -89,14 +89,14 @@ def refused(
             )
 
 
-def _come_back_s(service: Service, page: Page, whose: str, *, full_by: int) -> float:
+def _come_back_s(service: Service, snapshot: QueueSnapshot, whose: str, *, full_by: int) -> float:
     """When to come back to a line, or to one's share of it, that is full, s from now.
 
     `full_by` is how many more jobs wait in it than may.
     """
-    step_s = retry_after.start_every_s(page.settings, page.stats)
-    return service.comebacks.after_s(
-        page.queue.name,
+    step_s = retry_after.start_every_s(snapshot.settings, snapshot.stats)
+    return service.retry_after.after_s(
+        snapshot.queue.name,
         whose,
         room_in_s=(max(full_by, 0) + 1) * (step_s or 0.0),
         step_s=step_s,
@@ -104,38 +104,40 @@ def _come_back_s(service: Service, page: Page, whose: str, *, full_by: int) -> f
     )
 
 
-def would_wait(service: Service, tenant: Tenant, page: Page, wait_s: float) -> QueueOverloaded:
+def would_wait(
+    service: Service, tenant: Tenant, snapshot: QueueSnapshot, wait_s: float
+) -> QueueOverloaded:
     """A new job would wait for so long, and that is over the queue's cap."""
-    limit_s = (page.settings.max_wait_ms or 0) / 1000
+    limit_s = (snapshot.settings.max_wait_ms or 0) / 1000
     return QueueOverloaded(
-        f"A new job of yours would wait about {wait_s:.0f} s at {page.queue.name}, and "
+        f"A new job of yours would wait about {wait_s:.0f} s at {snapshot.queue.name}, and "
         f"{limit_s:.0f} s is the limit. Try again after the time in `Retry-After`.",
         code="predicted_wait_too_long",
-        retry_after_s=service.comebacks.after_s(
-            page.queue.name,
+        retry_after_s=service.retry_after.after_s(
+            snapshot.queue.name,
             tenant.name,
             room_in_s=wait_s - limit_s,
-            step_s=retry_after.start_every_s(page.settings, page.stats),
+            step_s=retry_after.start_every_s(snapshot.settings, snapshot.stats),
             now_s=time.monotonic(),
         ),
     )
 
 
-def too_long_s(service: Service, tenant: Tenant, page: Page) -> float | None:
+def too_long_s(service: Service, tenant: Tenant, snapshot: QueueSnapshot) -> float | None:
     """The predicted wait of a new job, s, if it is over the queue's cap."""
-    limit_ms = page.settings.max_wait_ms
+    limit_ms = snapshot.settings.max_wait_ms
     if limit_ms is None:
         return None
-    wait_ms = predicted_wait_ms(service, tenant, page)
+    wait_ms = predicted_wait_ms(service, tenant, snapshot)
     return wait_ms / 1000 if wait_ms is not None and wait_ms > limit_ms else None
 
 
-def predicted_wait_ms(service: Service, tenant: Tenant, page: Page) -> float | None:
+def predicted_wait_ms(service: Service, tenant: Tenant, snapshot: QueueSnapshot) -> float | None:
     """How long a new job of the tenant would wait, ms; None: no worker serves the queue."""
     return retry_after.predicted_wait_ms(
-        page.settings,
-        page.stats,
+        snapshot.settings,
+        snapshot.stats,
         tenant=tenant.name,
         weight_of=service.tenants.weight,
-        more_tokens=service.book.since_read(page.queue.name),
+        more_tokens=service.queue_cache.since_read(snapshot.queue.name),
     )

@@ -8,15 +8,15 @@ from functools import partial
 
 import uuid_utils
 
-from lengthwise_contract.api import Endpoint, QueueSettings
+from lengthwise_contract.api import EndpointPath, QueueSettings
 from lengthwise_queue.admission import late_predictions, limits
-from lengthwise_queue.auth import page_of
+from lengthwise_queue.auth import snapshot_of
 from lengthwise_queue.errors import BadRequest, ModelNotFound, QueueDraining, QueueOverloaded
 from lengthwise_queue.metrics import refusal
 from lengthwise_queue.openai.validate import ParsedRequest
 from lengthwise_queue.prediction.calibration import shape_of
 from lengthwise_queue.scheduling import pricing
-from lengthwise_queue.scheduling.snapshot import Page
+from lengthwise_queue.scheduling.snapshot import QueueSnapshot
 from lengthwise_queue.service import Service
 from lengthwise_queue.tenants.tenant import Tenant
 from lengthwise_store.errors import LengthwiseError, StoreUnavailable
@@ -64,7 +64,7 @@ def key_from(header: str | None) -> str | None:
 async def submit(
     service: Service,
     tenant: Tenant,
-    endpoint: Endpoint,
+    endpoint: EndpointPath,
     body: bytes,
     checked: ParsedRequest,
     wishes: JobOptions,
@@ -90,8 +90,8 @@ async def submit(
     """
     service_name = checked.model
     try:
-        page = await page_of(service, tenant, checked.model)
-        return await _submit(service, tenant, page, endpoint, body, checked, wishes)
+        snapshot = await snapshot_of(service, tenant, checked.model)
+        return await _submit(service, tenant, snapshot, endpoint, body, checked, wishes)
     except LengthwiseError as exc:
         if isinstance(exc, (ModelNotFound, StoreUnavailable)):
             service_name = ""  # it may not exist, and labels are bounded
@@ -104,34 +104,34 @@ async def submit(
 async def _submit(
     service: Service,
     tenant: Tenant,
-    page: Page,
-    endpoint: Endpoint,
+    snapshot: QueueSnapshot,
+    endpoint: EndpointPath,
     body: bytes,
     checked: ParsedRequest,
     wishes: JobOptions,
 ) -> SubmittedJob:
-    settings, queue = page.settings, page.queue.name
+    settings, queue = snapshot.settings, snapshot.queue.name
     job_class = _job_class(settings, wishes.job_class)
     _check_cap(settings, checked)
     await service.prompt_length.check(settings, checked)
-    too_long_s = limits.too_long_s(service, tenant, page)
+    too_long_s = limits.too_long_s(service, tenant, snapshot)
     may_be_in = wishes.idempotency_key is not None or wishes.job_id is not None
     if too_long_s is not None and not may_be_in:
-        raise limits.would_wait(service, tenant, page, too_long_s)
+        raise limits.would_wait(service, tenant, snapshot, too_long_s)
     asked = await service.predictors.of(settings).ask(queue, checked.text)
     price = partial(
         pricing.price,
         settings,
-        page.stats,
+        snapshot.stats,
         job_class=job_class,
         max_tokens=checked.max_tokens,
         answers=checked.answers,
-        calibrations=page.calibrations,
+        calibrations=snapshot.calibrations,
         shape=shape_of(checked.text or ""),
         # A late prediction is priced by the line that its job found, not by the one it stands in.
-        wait_ms=_found_ms(service, tenant, page),
-        usual_tokens=page.evidence.usual_tokens,
-        rank_accuracy=page.evidence.rank_accuracy,
+        wait_ms=_found_ms(service, tenant, snapshot),
+        usual_tokens=snapshot.evidence.usual_tokens,
+        rank_accuracy=snapshot.evidence.rank_accuracy,
     )
     cost = price(prediction=asked.prediction)
     job = NewJob(
@@ -176,23 +176,23 @@ async def _submit(
     elif asked.late is not None:
         asked.late.cancel()
     if not isinstance(answer, Accepted):
-        raise limits.refused(service, tenant, page, job, answer, too_long_s)
+        raise limits.refused(service, tenant, snapshot, job, answer, too_long_s)
     if is_new:
-        service.book.note(queue, cost.tokens)
+        service.queue_cache.note(queue, cost.tokens)
         service.metrics.tenants.count(tenant.name, "accepted")
         service.metrics.predicted.labels(queue).observe(cost.tokens)
-        if page.stats.active_policy == "sjf":
+        if snapshot.stats.active_policy == "sjf":
             service.metrics.overtake_bound.labels(queue).observe(
                 (cost.slack_ms - cost.offset_ms) / 1000
             )
     return SubmittedJob(queue=queue, new=job, accepted=answer)
 
 
-def _found_ms(service: Service, tenant: Tenant, page: Page) -> float:
+def _found_ms(service: Service, tenant: Tenant, snapshot: QueueSnapshot) -> float:
     """How long the line is that a new job finds, ms; 0 where that does not count."""
-    if page.settings.overtake_wait_factor == 0 or not page.evidence.rank_accuracies:
+    if snapshot.settings.overtake_wait_factor == 0 or not snapshot.evidence.rank_accuracies:
         return 0.0
-    return limits.predicted_wait_ms(service, tenant, page) or 0.0
+    return limits.predicted_wait_ms(service, tenant, snapshot) or 0.0
 
 
 def _job_class(settings: QueueSettings, wanted: str | None) -> str:
@@ -219,7 +219,7 @@ def _check_cap(settings: QueueSettings, checked: ParsedRequest) -> None:
         )
 
 
-def _fingerprint(endpoint: Endpoint, body: bytes, wishes: JobOptions) -> str:
+def _fingerprint(endpoint: EndpointPath, body: bytes, wishes: JobOptions) -> str:
     """Tells a repeated request from another one under the same key."""
     asked = (wishes.job_class, wishes.max_attempts, wishes.delay_ms, wishes.ttl_ms)
     digest = hashlib.sha256(f"{endpoint} {asked}\n".encode())

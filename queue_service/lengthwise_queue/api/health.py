@@ -42,9 +42,9 @@ async def metrics(request: Request) -> Response:
     """Prometheus's text format; the queues are read as they are now."""
     service = of(request)
     try:
-        pages = await service.book.read_all()
-        names = [page.queue.name for page in pages if page.stats.depth]
+        snapshots = await service.queue_cache.read_all()
+        names = [snapshot.queue.name for snapshot in snapshots if snapshot.stats.depth]
         waiting = {name: await service.store.waiting_lengths(name) for name in names}
     except StoreUnavailable:
-        pages, waiting = None, {}
-    return Response(service.metrics.expose(pages, waiting), media_type=CONTENT_TYPE_LATEST)
+        snapshots, waiting = None, {}
+    return Response(service.metrics.expose(snapshots, waiting), media_type=CONTENT_TYPE_LATEST)

@@ -22,7 +22,7 @@ from lengthwise_queue.auth import (
     admin_of,
     find_job,
     named_by,
-    page_of,
+    snapshot_of,
     tenant_of,
 )
 from lengthwise_queue.errors import BadRequest, NotRedrivable
@@ -110,7 +110,7 @@ async def list_jobs(
     service = of(request)
     whose = named_by(request, tenant)
     if queue is not None:
-        await page_of(service, tenant_of(request), queue)
+        await snapshot_of(service, tenant_of(request), queue)
     names = [queue] if queue else [q.name for q in await service.store.queues()]
     page = await pagination.list_jobs(
         service.store, names, whose, state=state, after=after, limit=limit
@@ -169,7 +169,7 @@ async def explain_job(request: Request, job_id: str) -> Response:
     """Why the job stands where it stands."""
     service = of(request)
     job = await find_job(service, tenant_of(request), job_id)
-    page = await service.book.read(job.queue)
+    page = await service.queue_cache.read(job.queue)
     waiting = job.state is JobState.QUEUED
     position = await service.store.position(job.queue, job.id) if waiting else None
     return _json(views.explanation(job, page, position))

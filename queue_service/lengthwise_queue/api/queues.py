@@ -9,20 +9,20 @@ from pydantic import ValidationError
 
 from lengthwise_contract.api import (
     JobList,
-    LineView,
     QueueList,
     QueueSettings,
     QueueView,
     RedriveReport,
+    SnapshotView,
     TenantQueueView,
 )
 from lengthwise_contract.states import JobState
 from lengthwise_queue.api import openapi, views
 from lengthwise_queue.api.pagination import wrong_cursor
 from lengthwise_queue.api.request_body import parse_object, read_body, wrong_field
-from lengthwise_queue.auth import SECURED, admin_of, named_by, page_of, tenant_of
+from lengthwise_queue.auth import SECURED, admin_of, named_by, snapshot_of, tenant_of
 from lengthwise_queue.errors import BadRequest, WrongMethod
-from lengthwise_queue.scheduling.snapshot import Page
+from lengthwise_queue.scheduling.snapshot import QueueSnapshot
 from lengthwise_queue.service import Service, of
 from lengthwise_queue.tenants.tenant import Tenant
 from lengthwise_store.jobs import JobPage, Mode
@@ -37,7 +37,7 @@ MAX_NAME = 256
 
 #: What a name may not end with, because it stands for another page -> how that is asked for.
 _PAGES = {
-    "/line": "GET",
+    "/snapshot": "GET",
     "/dead": "GET",
     "/dead/redrive": "POST",
     "/pause": "POST",
@@ -50,23 +50,23 @@ _PAGES = {
 async def list_queues(request: Request) -> QueueList:
     """Every queue that one may use."""
     service, tenant = of(request), tenant_of(request)
-    pages = [p for p in await service.book.read_all() if tenant.may_use(p.queue.name)]
+    pages = [p for p in await service.queue_cache.read_all() if tenant.may_use(p.queue.name)]
     if tenant.admin:
         return QueueList(data=[views.queue_view(page) for page in pages])
     return QueueList(data=[_tenants_view(service, tenant, page) for page in pages])
 
 
 # Before `/v1/queues/{name:path}`, which would take the last word for a part of the name.
-@router.get("/v1/queues/{name:path}/line", responses=openapi.errors(400, 404))
-async def get_line(request: Request, name: str, limit: openapi.PageSize = 50) -> LineView:
+@router.get("/v1/queues/{name:path}/snapshot", responses=openapi.errors(400, 404))
+async def get_snapshot(request: Request, name: str, limit: openapi.PageSize = 50) -> SnapshotView:
     """The next jobs, those running, and the last finished; at most `limit` of each.
 
     An admin sees everybody's, a tenant its own.
     """
     service, tenant = of(request), tenant_of(request)
-    await page_of(service, tenant, name)
+    await snapshot_of(service, tenant, name)
     only = None if tenant.admin else tenant.name
-    return views.line_view(await service.store.line(name, limit, tenant=only))
+    return views.snapshot_view(await service.store.line(name, limit, tenant=only))
 
 
 @router.get("/v1/queues/{name:path}/dead", responses=openapi.errors(400, 403, 404))
@@ -129,9 +129,9 @@ async def get_queue(request: Request, name: str) -> QueueView | TenantQueueView:
     """One queue: for an admin the whole line, for a tenant its own part."""
     service, tenant = of(request), tenant_of(request)
     if tenant.admin:
-        await page_of(service, tenant, name)
-        return views.queue_view(await service.book.read(name))
-    return _tenants_view(service, tenant, await page_of(service, tenant, name))
+        await snapshot_of(service, tenant, name)
+        return views.queue_view(await service.queue_cache.read(name))
+    return _tenants_view(service, tenant, await snapshot_of(service, tenant, name))
 
 
 @router.put(
@@ -166,14 +166,14 @@ async def put_queue(request: Request, name: str) -> QueueView:
                 f"`tokenizer` must be the path of a tokenizer.json: {exc}.", param="tokenizer"
             ) from exc
     await service.store.put_queue(name, settings)
-    return views.queue_view(await service.book.read(name))
+    return views.queue_view(await service.queue_cache.read(name))
 
 
 async def _set_mode(request: Request, name: str, mode: Mode) -> QueueView:
     service, tenant = of(request), admin_of(request)
-    await page_of(service, tenant, name)
+    await snapshot_of(service, tenant, name)
     await service.store.set_mode(name, mode)
-    return views.queue_view(await service.book.read(name))
+    return views.queue_view(await service.queue_cache.read(name))
 
 
 async def _dead(
@@ -181,9 +181,9 @@ async def _dead(
 ) -> JobPage:
     service, tenant = of(request), tenant_of(request)
     whose = [named_by(request, named)]
-    await page_of(service, tenant, name)
+    await snapshot_of(service, tenant, name)
     if tenant.admin and named is None:
-        fresh = await service.book.read(name)  # whose first job died just now is among them
+        fresh = await service.queue_cache.read(name)  # whose first job died just now is among them
         whose = [line.tenant for line in fresh.stats.tenants]
     try:
         return await service.store.dead(name, whose, after=after, limit=limit)
@@ -191,5 +191,5 @@ async def _dead(
         raise wrong_cursor() from None
 
 
-def _tenants_view(service: Service, tenant: Tenant, page: Page) -> TenantQueueView:
+def _tenants_view(service: Service, tenant: Tenant, page: QueueSnapshot) -> TenantQueueView:
     return views.tenant_queue_view(page, tenant, service.tenants.weight)

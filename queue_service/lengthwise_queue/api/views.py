@@ -10,11 +10,11 @@ from lengthwise_contract.api import (
     JobList,
     JobView,
     LengthQuantiles,
-    LineEntry,
-    LineView,
     PolicyName,
     QueueView,
-    TenantLineView,
+    SnapshotEntry,
+    SnapshotView,
+    TenantBacklogView,
     TenantQueueView,
 )
 from lengthwise_contract.states import JobState
@@ -22,7 +22,7 @@ from lengthwise_queue.admission import retry_after
 from lengthwise_queue.prediction import quality
 from lengthwise_queue.prediction.accuracy import coverage, tau_b
 from lengthwise_queue.scheduling import pricing
-from lengthwise_queue.scheduling.snapshot import Page
+from lengthwise_queue.scheduling.snapshot import QueueSnapshot
 from lengthwise_queue.tenants.tenant import Tenant
 from lengthwise_store.jobs import (
     Accepted,
@@ -84,17 +84,17 @@ def job_list(jobs: list[Job], after: str | None) -> JobList:
     )
 
 
-def queue_view(page: Page) -> QueueView:
+def queue_view(snapshot: QueueSnapshot) -> QueueView:
     """The line as it stands, for an admin."""
-    settings, stats = page.settings, page.stats
+    settings, stats = snapshot.settings, snapshot.stats
     backlog_ms = pricing.drain_ms(settings, stats, stats.backlog_tokens)
     oldest_ms = stats.oldest_accepted_ms
     counted = stats.counters
     recent = quality.recent(stats, settings)
     expected = quality.expectations(recent)
-    calibration = page.newest_calibration
+    calibration = snapshot.newest_calibration
     return QueueView(
-        name=page.queue.name,
+        name=snapshot.queue.name,
         settings=settings,
         mode=stats.mode.value,
         active_policy=stats.active_policy,
@@ -105,7 +105,7 @@ def queue_view(page: Page) -> QueueView:
         raw_coverage=coverage((a.raw, a) for a in recent if a.raw is not None),
         calibration_samples=calibration.samples,
         calibration_factor=calibration.factor,
-        verdict=quality.verdict(stats, settings),
+        prediction_quality=quality.prediction_quality(stats, settings),
         mean_wait_seconds=_seconds(stats.mean_wait_ms),
         mean_fcfs_wait_seconds=_seconds(stats.mean_fcfs_wait_ms),
         depth=stats.depth,
@@ -125,7 +125,7 @@ def queue_view(page: Page) -> QueueView:
         fallbacks=counted.get("fallbacks", 0),
         workers=stats.workers,
         tenants=[
-            TenantLineView(
+            TenantBacklogView(
                 tenant=line.tenant,
                 depth=line.depth,
                 scheduled=line.scheduled,
@@ -138,16 +138,16 @@ def queue_view(page: Page) -> QueueView:
 
 
 def tenant_queue_view(
-    page: Page, tenant: Tenant, weight_of: Callable[[str], float]
+    snapshot: QueueSnapshot, tenant: Tenant, weight_of: Callable[[str], float]
 ) -> TenantQueueView:
     """The line for one tenant: its own jobs, and nothing of the others' but how long it waits."""
-    settings, stats = page.settings, page.stats
+    settings, stats = snapshot.settings, snapshot.stats
     own = next((line for line in stats.tenants if line.tenant == tenant.name), None)
     wait_ms = retry_after.predicted_wait_ms(
         settings, stats, tenant=tenant.name, weight_of=weight_of
     )
     return TenantQueueView(
-        name=page.queue.name,
+        name=snapshot.queue.name,
         mode=stats.mode.value,
         active_policy=stats.active_policy,
         depth=0 if own is None else own.depth,
@@ -164,18 +164,18 @@ def _seconds(ms: float | None) -> float | None:
     return None if ms is None else ms / 1000
 
 
-def line_view(line: Line) -> LineView:
+def snapshot_view(line: Line) -> SnapshotView:
     """The next jobs, those running, and the last finished."""
-    return LineView(
+    return SnapshotView(
         now_ms=line.now_ms,
-        waiting=[_line_entry(job) for job in line.waiting],
-        running=[_line_entry(job) for job in line.running],
-        finished=[_line_entry(job) for job in line.finished],
+        waiting=[_snapshot_entry(job) for job in line.waiting],
+        running=[_snapshot_entry(job) for job in line.running],
+        finished=[_snapshot_entry(job) for job in line.finished],
     )
 
 
-def _line_entry(job: Job) -> LineEntry:
-    return LineEntry(
+def _snapshot_entry(job: Job) -> SnapshotEntry:
+    return SnapshotEntry(
         id=job.id,
         tenant=job.tenant,
         state=job.state,
@@ -189,9 +189,9 @@ def _line_entry(job: Job) -> LineEntry:
     )
 
 
-def explanation(job: Job, page: Page, position: Position | None) -> Explanation:
+def explanation(job: Job, snapshot: QueueSnapshot, position: Position | None) -> Explanation:
     """Why a job stands where it stands."""
-    settings, stats = page.settings, page.stats
+    settings, stats = snapshot.settings, snapshot.stats
     ahead_ms = None
     if position is not None:
         ahead_ms = pricing.drain_ms(settings, stats, position.tokens_ahead)
@@ -214,9 +214,9 @@ def explanation(job: Job, page: Page, position: Position | None) -> Explanation:
         calibrated=_quantiles(job.basis.calibrated),
         calibration_samples=0
         if job.prediction is None
-        else page.calibrations.of(predictor_tag(job.prediction.model_version)).samples,
+        else snapshot.calibrations.of(predictor_tag(job.prediction.model_version)).samples,
         rank_accuracy=quality.rank_accuracy(quality.recent(stats, settings)),
-        verdict=quality.verdict(stats, settings),
+        prediction_quality=quality.prediction_quality(stats, settings),
         predicted_tokens=job.predicted_tokens,
         ms_per_token=priced_at,
         predicted_ms=job.predicted_ms,
@@ -229,7 +229,7 @@ def explanation(job: Job, page: Page, position: Position | None) -> Explanation:
         tokens_ahead=None if position is None else position.tokens_ahead,
         estimated_start_ms=None if ahead_ms is None else stats.now_ms + ahead_ms,
         fcfs_wait_ms=job.fcfs_wait_ms,
-        why=_why(job, page, position, ahead_ms),
+        why=_why(job, snapshot, position, ahead_ms),
     )
 
 
@@ -240,7 +240,9 @@ def _quantiles(said: Quantiles | None) -> LengthQuantiles | None:
     return LengthQuantiles(p10_tokens=p10, p50_tokens=p50, p90_tokens=p90)
 
 
-def _why(job: Job, page: Page, position: Position | None, ahead_ms: float | None) -> str:
+def _why(
+    job: Job, snapshot: QueueSnapshot, position: Position | None, ahead_ms: float | None
+) -> str:
     if job.state is JobState.RUNNING:
         return f"A worker is answering it now, attempt {job.attempt}.{_compared(job)}"
     if job.state is JobState.SCHEDULED:
@@ -255,22 +257,22 @@ def _why(job: Job, page: Page, position: Position | None, ahead_ms: float | None
             f"{position.ahead} of its tenant's jobs {are} ahead; about "
             f"{position.tokens_ahead:.0f} predicted tokens are served before it."
         )
-    if _others_wait(job, page):
+    if _others_wait(job, snapshot):
         place += (
             " Other tenants wait too: between tenants the output tokens are shared by weight, "
             f"and this tenant's is {job.weight:g}."
         )
-    if page.stats.mode is Mode.PAUSED:
+    if snapshot.stats.mode is Mode.PAUSED:
         start = "The queue is paused, so nothing starts until it is resumed."
     elif ahead_ms is None:
         start = "No worker serves this queue, so nothing moves: start one."
     else:
         start = f"It should start in about {ahead_ms / 1000:.1f} s."
-    return f"{place} {start} {_rule(job, page)}"
+    return f"{place} {start} {_rule(job, snapshot)}"
 
 
-def _others_wait(job: Job, page: Page) -> bool:
-    return any(line.depth > 0 and line.tenant != job.tenant for line in page.stats.tenants)
+def _others_wait(job: Job, snapshot: QueueSnapshot) -> bool:
+    return any(line.depth > 0 and line.tenant != job.tenant for line in snapshot.stats.tenants)
 
 
 def _compared(job: Job) -> str:
@@ -284,7 +286,7 @@ def _compared(job: Job) -> str:
     )
 
 
-def _rule(job: Job, page: Page) -> str:
+def _rule(job: Job, snapshot: QueueSnapshot) -> str:
     """Why it falls due when it does, by the order that is in force now."""
     source = "predicted" if job.prediction is not None else "assumed, for want of a prediction"
     if job.prediction is not None and job.basis.calibrated is not None:
@@ -294,13 +296,15 @@ def _rule(job: Job, page: Page) -> str:
         )
     length = f"{job.predicted_tokens:.0f} output tokens were {source}"
     length = length[0].upper() + length[1:]
-    if page.stats.fallback and page.settings.policy == "sjf":
+    if snapshot.stats.fallback and snapshot.settings.policy == "sjf":
         return (
             f"{length}, but they do not count now: the predictions were found useless, so the "
             "queue serves in order of acceptance until they are better."
         )
-    if page.stats.active_policy != "sjf":
-        return f"{length}; the queue serves in order of acceptance ({page.stats.active_policy})."
+    if snapshot.stats.active_policy != "sjf":
+        return (
+            f"{length}; the queue serves in order of acceptance ({snapshot.stats.active_policy})."
+        )
     due_s = (job.due_ms - job.since_ms) / 1000
     return (
         f"{length}, so it falls due {due_s:.1f} s after it came, and whatever falls due earlier "

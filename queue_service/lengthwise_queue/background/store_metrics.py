@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from lengthwise_queue.prediction import quality
 from lengthwise_queue.prediction.accuracy import coverage, tau_b
 from lengthwise_queue.scheduling import pricing
-from lengthwise_queue.scheduling.snapshot import Page
+from lengthwise_queue.scheduling.snapshot import QueueSnapshot
 from lengthwise_store.jobs import Mode
 
 #: What can happen to a job; each has a series from the first scrape on, so that the first of a
@@ -34,10 +34,10 @@ _POLICIES = ("sjf", "fcfs", "shadow")
 
 
 class Lines(Collector):
-    """One scrape's view of every queue; `pages` is set before each."""
+    """One scrape's view of every queue; `snapshots` is set before each."""
 
     def __init__(self, length_buckets: Sequence[str]) -> None:
-        self.pages: list[Page] = []
+        self.snapshots: list[QueueSnapshot] = []
         #: Of each queue with waiting jobs, how many of a sample are in each group of lengths.
         self.waiting: Mapping[str, Counter[str]] = {}
         self._length_buckets = length_buckets
@@ -48,9 +48,9 @@ class Lines(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Every family, a sample for each queue."""
-        yield from _gauges(self.pages)
-        yield from _counters(self.pages)
-        yield from _modes(self.pages)
+        yield from _gauges(self.snapshots)
+        yield from _counters(self.snapshots)
+        yield from _modes(self.snapshots)
         yield self._by_length()
 
     def _by_length(self) -> Metric:
@@ -59,112 +59,114 @@ class Lines(Collector):
             "Jobs waiting, by predicted length; from a sample where more than 1,000 wait",
             labels=["service", "length_bucket"],
         )
-        for page in self.pages:
-            counts = self.waiting.get(page.queue.name, Counter())
-            scale = page.stats.depth / counts.total() if counts else 0.0
+        for snapshot in self.snapshots:
+            counts = self.waiting.get(snapshot.queue.name, Counter())
+            scale = snapshot.stats.depth / counts.total() if counts else 0.0
             for bucket in self._length_buckets:
-                family.add_metric([page.queue.name, bucket], counts[bucket] * scale)
+                family.add_metric([snapshot.queue.name, bucket], counts[bucket] * scale)
         return family
 
 
-def _gauges(pages: list[Page]) -> Iterator[Metric]:
+def _gauges(snapshots: list[QueueSnapshot]) -> Iterator[Metric]:
     families: dict[str, GaugeMetricFamily] = {}
 
-    def show(name: str, what: str, page: Page, value: float | None) -> None:
+    def show(name: str, what: str, snapshot: QueueSnapshot, value: float | None) -> None:
         family = families.setdefault(
             name, GaugeMetricFamily(f"lengthwise_{name}", what, labels=["service"])
         )
         if value is not None:
-            family.add_metric([page.queue.name], value)
+            family.add_metric([snapshot.queue.name], value)
 
-    for page in pages:
-        stats, settings = page.stats, page.settings
+    for snapshot in snapshots:
+        stats, settings = snapshot.stats, snapshot.settings
         oldest_ms = stats.oldest_accepted_ms
         waited_ms = 0.0 if oldest_ms is None else max(stats.now_ms - oldest_ms, 0.0)
         backlog_ms = pricing.drain_ms(settings, stats, stats.backlog_tokens)
-        show("queue_depth", "Jobs waiting", page, stats.depth)
-        show("queue_scheduled", "Jobs that are not to be served yet", page, stats.scheduled)
-        show("queue_dead", "Jobs that failed for good and were not redriven", page, stats.dead)
+        show("queue_depth", "Jobs waiting", snapshot, stats.depth)
+        show("queue_scheduled", "Jobs that are not to be served yet", snapshot, stats.scheduled)
+        show("queue_dead", "Jobs that failed for good and were not redriven", snapshot, stats.dead)
         show(
             "queue_backlog_tokens",
             "Predicted tokens of the jobs waiting",
-            page,
+            snapshot,
             stats.backlog_tokens,
         )
         show(
             "queue_backlog_seconds",
             "Time to serve the jobs waiting; no sample without a worker",
-            page,
+            snapshot,
             None if backlog_ms is None else backlog_ms / 1000,
         )
-        show("queue_oldest_wait_seconds", "Age of the oldest job waiting", page, waited_ms / 1000)
-        show("inflight", "Jobs leased to a worker", page, stats.in_flight)
-        show("queue_workers", "Workers heard of lately", page, len(stats.workers))
+        show(
+            "queue_oldest_wait_seconds", "Age of the oldest job waiting", snapshot, waited_ms / 1000
+        )
+        show("inflight", "Jobs leased to a worker", snapshot, stats.in_flight)
+        show("queue_workers", "Workers heard of lately", snapshot, len(stats.workers))
         show(
             "queue_slots",
             "Jobs that these workers can run at once",
-            page,
+            snapshot,
             sum(worker.slots for worker in stats.workers),
         )
         show(
             "queue_seconds_per_token",
             "What one output token costs, as measured, or as assumed before that",
-            page,
+            snapshot,
             pricing.ms_per_token(settings, stats) / 1000,
         )
         show(
             "queue_overtake_factor",
             "k: nobody is overtaken by a job accepted later than k times its own predicted time",
-            page,
+            snapshot,
             settings.overtake_factor if stats.active_policy == "sjf" else 0.0,
         )
         recent = quality.recent(stats, settings)
         show(
             "predictor_rank_accuracy",
             "Pairs of the last answers whose predictions name the longer one, 0 to 1; 0.5: a coin",
-            page,
+            snapshot,
             quality.rank_accuracy(recent),
         )
         show(
             "predictor_tau_b",
             "Kendall's rank correlation of predicted and real lengths of the last answers",
-            page,
+            snapshot,
             tau_b(quality.expectations(recent)),
         )
         show(
             "predictor_coverage",
             "Share of the last answers within their calibrated p10 to p90; 0.8 is honest",
-            page,
+            snapshot,
             coverage((a.said, a) for a in recent if a.said is not None),
         )
         show(
             "predictor_raw_coverage",
             "The same before calibration, as the predictor said it",
-            page,
+            snapshot,
             coverage((a.raw, a) for a in recent if a.raw is not None),
         )
         show(
             "predictor_calibration_factor",
             "Calibrated over predicted median length, on average over the last answers",
-            page,
-            page.newest_calibration.factor,
+            snapshot,
+            snapshot.newest_calibration.factor,
         )
         show(
             "predictor_calibration_samples",
             "Answers that the calibration rests on",
-            page,
-            page.newest_calibration.samples,
+            snapshot,
+            snapshot.newest_calibration.samples,
         )
         show(
             "predictor_fallback_active",
             "1: served first come, first served, because the predictions were found useless",
-            page,
+            snapshot,
             float(stats.fallback),
         )
     yield from families.values()
 
 
-def _counters(pages: list[Page]) -> Iterator[Metric]:
+def _counters(snapshots: list[QueueSnapshot]) -> Iterator[Metric]:
     jobs = CounterMetricFamily(
         "lengthwise_jobs", "What happened to the jobs", labels=["service", "event"]
     )
@@ -186,8 +188,8 @@ def _counters(pages: list[Page]) -> Iterator[Metric]:
         "What the same jobs would have waited first come, first served",
         labels=["service"],
     )
-    for page in pages:
-        name, stats = page.queue.name, page.stats
+    for snapshot in snapshots:
+        name, stats = snapshot.queue.name, snapshot.stats
         count = stats.counters
         for event in _EVENTS:
             jobs.add_metric([name, event], count.get(event, 0))
@@ -202,15 +204,15 @@ def _counters(pages: list[Page]) -> Iterator[Metric]:
     yield from (jobs, expired, overtakes, waits, fcfs)
 
 
-def _modes(pages: list[Page]) -> Iterator[Metric]:
+def _modes(snapshots: list[QueueSnapshot]) -> Iterator[Metric]:
     mode = GaugeMetricFamily(
         "lengthwise_queue_mode", "1: the queue is in this mode", labels=["service", "mode"]
     )
     policy = GaugeMetricFamily(
         "lengthwise_queue_policy", "1: this policy is in force", labels=["service", "policy"]
     )
-    for page in pages:
-        name, stats = page.queue.name, page.stats
+    for snapshot in snapshots:
+        name, stats = snapshot.queue.name, snapshot.stats
         for m in Mode:
             mode.add_metric([name, m.value], float(m is stats.mode))
         for p in _POLICIES:

@@ -9,15 +9,15 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from lengthwise_queue.scheduling.snapshot import Page
+from lengthwise_queue.scheduling.snapshot import QueueSnapshot
 from lengthwise_queue.tenants.registry import TenantRegistry
 
 
 class Tenants(Collector):
-    """One scrape's view of the tenants; `pages` is set before each."""
+    """One scrape's view of the tenants; `snapshots` is set before each."""
 
     def __init__(self, registry: TenantRegistry) -> None:
-        self.pages: list[Page] = []
+        self.snapshots: list[QueueSnapshot] = []
         self._registry = registry
         self._jobs: Counter[tuple[str, str]] = Counter()
 
@@ -58,9 +58,9 @@ class Tenants(Collector):
     def _lines(self) -> Iterator[Metric]:
         depths: Counter[tuple[str, str]] = Counter()
         dead: Counter[tuple[str, str]] = Counter()
-        for page in self.pages:
-            for line in page.stats.tenants:
-                labels = page.queue.name, self._registry.label(line.tenant)
+        for snapshot in self.snapshots:
+            for line in snapshot.stats.tenants:
+                labels = snapshot.queue.name, self._registry.label(line.tenant)
                 depths[labels] += line.depth
                 dead[labels] += line.dead
         for name, what, values in (

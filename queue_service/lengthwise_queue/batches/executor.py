@@ -19,7 +19,7 @@ from pydantic_core import to_json
 from lengthwise_contract.states import TERMINAL
 from lengthwise_queue.admission import submit as intake
 from lengthwise_queue.admission.submit import JobOptions
-from lengthwise_queue.auth import page_of
+from lengthwise_queue.auth import snapshot_of
 from lengthwise_queue.batches import lines as batch_lines
 from lengthwise_queue.batches import results as batch_results
 from lengthwise_queue.batches.input import GROUP_LINES, BatchInput, InputGone
@@ -144,7 +144,7 @@ class BatchWork:
             return
         if checker.model is not None and not checker.errors:
             try:
-                await page_of(self._service, self._tenant(), checker.model)
+                await snapshot_of(self._service, self._tenant(), checker.model)
             except BadRequest as exc:
                 checker.note(exc.code, exc.message, "body.model", 1)
         if checker.errors:
@@ -186,10 +186,10 @@ class BatchWork:
         """How many lines may be begun: never so many that the queue is full of them."""
         window = self._service.settings.batch_window
         try:
-            page = await page_of(self._service, self._tenant(), self._batch.model or "")
+            snapshot = await snapshot_of(self._service, self._tenant(), self._batch.model or "")
         except BadRequest:
             return window  # it may use the model no longer: each line's result says so
-        return min(window, max(page.settings.max_depth // 2, 1))
+        return min(window, max(snapshot.settings.max_depth // 2, 1))
 
     async def _begin(self, room: int) -> bool:
         """Note the next lines as begun; False: there are none."""
@@ -234,8 +234,8 @@ class BatchWork:
         try:
             request = batch_lines.parse(line, batch.endpoint, self._max_line)
             checked = validate.check(batch.endpoint, request.body)
-            page = await page_of(self._service, self._tenant(), checked.model)
-            names = [c.name for c in page.settings.classes]
+            snapshot = await snapshot_of(self._service, self._tenant(), checked.model)
+            names = [c.name for c in snapshot.settings.classes]
             wishes = JobOptions(
                 job_class="batch" if "batch" in names else names[-1],
                 ttl_ms=max(round(batch.expires_ms - self._now_ms()), 1000),

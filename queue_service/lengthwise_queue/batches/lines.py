@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from lengthwise_contract.api import Endpoint
+from lengthwise_contract.api import EndpointPath
 from lengthwise_store.batches.store import Place
 
 #: Requests of one batch; OpenAI's bound.
@@ -91,7 +91,7 @@ class Request:
     body: dict[str, Any]
 
 
-def parse(line: Line, endpoint: Endpoint, max_bytes: int) -> Request:
+def parse(line: Line, endpoint: EndpointPath, max_bytes: int) -> Request:
     """What a line asks for.
 
     Raises:
@@ -137,7 +137,7 @@ class Checker:
     `errors` are OpenAI's, the first `MAX_ERRORS` of them; `total` counts the lines.
     """
 
-    def __init__(self, endpoint: Endpoint, max_bytes: int) -> None:
+    def __init__(self, endpoint: EndpointPath, max_bytes: int) -> None:
         self.model: str | None = None
         self.total = 0
         self.errors: list[dict[str, Any]] = []

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from lengthwise_contract.api import Endpoint
+from lengthwise_contract.api import EndpointPath
 from lengthwise_store.jobs import EntryKind, OutputEntry
 
 
@@ -27,7 +27,7 @@ def last_attempt(entries: Iterable[OutputEntry]) -> list[bytes]:
 
 
 def assemble(
-    endpoint: Endpoint,
+    endpoint: EndpointPath,
     chunks: Sequence[bytes],
     *,
     prompt_tokens: int | None = None,

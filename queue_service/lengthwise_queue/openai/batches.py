@@ -9,7 +9,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lengthwise_contract.api import Endpoint
+from lengthwise_contract.api import EndpointPath
 from lengthwise_queue.api import openapi
 from lengthwise_queue.api.request_body import parse_object, read_body, wrong_field
 from lengthwise_queue.api.views import listing
@@ -37,7 +37,7 @@ class BatchRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     input_file_id: str = Field(min_length=1, max_length=100)
-    endpoint: Endpoint
+    endpoint: EndpointPath
     completion_window: Literal["24h"]
     metadata: dict[str, str] | None = Field(default=None, max_length=16)
     output_expires_after: ExpiresAfter | None = None

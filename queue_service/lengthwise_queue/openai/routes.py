@@ -8,14 +8,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from lengthwise_contract.api import Endpoint
+from lengthwise_contract.api import EndpointPath
 from lengthwise_queue.admission import submit as intake
 from lengthwise_queue.api import openapi
 from lengthwise_queue.api.request_body import parse_object, read_body
-from lengthwise_queue.auth import SECURED, page_of, tenant_of
+from lengthwise_queue.auth import SECURED, snapshot_of, tenant_of
 from lengthwise_queue.metrics import refusal
 from lengthwise_queue.openai import answers, validate
-from lengthwise_queue.scheduling.snapshot import Page
+from lengthwise_queue.scheduling.snapshot import QueueSnapshot
 from lengthwise_queue.service import of
 from lengthwise_store.errors import LengthwiseError
 
@@ -50,7 +50,7 @@ async def completions(request: Request) -> Response:
     return await _serve(request, "/v1/completions")
 
 
-async def _serve(request: Request, endpoint: Endpoint) -> Response:
+async def _serve(request: Request, endpoint: EndpointPath) -> Response:
     started_s = time.perf_counter()
     service = of(request)
     try:
@@ -71,22 +71,22 @@ async def _serve(request: Request, endpoint: Endpoint) -> Response:
 async def models(request: Request) -> dict[str, Any]:
     """The models that can be asked: the queues that there are, for this tenant."""
     tenant = tenant_of(request)
-    pages = await of(request).book.read_all()
-    data = [_model(page) for page in pages if tenant.may_use(page.queue.name)]
+    snapshots = await of(request).queue_cache.read_all()
+    data = [_model(snapshot) for snapshot in snapshots if tenant.may_use(snapshot.queue.name)]
     return {"object": "list", "data": data}
 
 
 @router.get("/v1/models/{model:path}", responses=openapi.errors(404))
 async def model(request: Request, model: str) -> dict[str, Any]:
     """One model."""
-    return _model(await page_of(of(request), tenant_of(request), model))
+    return _model(await snapshot_of(of(request), tenant_of(request), model))
 
 
-def _model(page: Page) -> dict[str, Any]:
+def _model(snapshot: QueueSnapshot) -> dict[str, Any]:
     return {
-        "id": page.queue.name,
+        "id": snapshot.queue.name,
         "object": "model",
         "created": 0,  # OpenAI's type wants a time; when the weights were made, nobody knows here
         "owned_by": "lengthwise",
-        "max_model_len": page.settings.max_model_len,
+        "max_model_len": snapshot.settings.max_model_len,
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from lengthwise_contract.api import Endpoint
+from lengthwise_contract.api import EndpointPath
 from lengthwise_queue.errors import AttemptRestarted
 
 DONE = b"data: [DONE]\n\n"
@@ -72,7 +72,7 @@ class _Choice:
 class Splicer:
     """One client's stream: what it has, and what of each chunk it still needs."""
 
-    def __init__(self, endpoint: Endpoint, job_id: str) -> None:
+    def __init__(self, endpoint: EndpointPath, job_id: str) -> None:
         self._chat = endpoint == "/v1/chat/completions"
         self._job_id = job_id
         self._choices: dict[int, _Choice] = {}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lengthwise_contract.api import Endpoint
+from lengthwise_contract.api import EndpointPath
 from lengthwise_contract.prompts import clip, message_text, render_prompt
 from lengthwise_queue.api.request_body import kind_of
 from lengthwise_queue.errors import BadRequest
@@ -44,7 +44,7 @@ class ParsedRequest:
     prompt_param: str  #: `messages` or `prompt`.
 
 
-def check(endpoint: Endpoint, body: dict[str, Any]) -> ParsedRequest:
+def check(endpoint: EndpointPath, body: dict[str, Any]) -> ParsedRequest:
     """Check a body of one of the OpenAI endpoints.
 
     Raises:
@@ -239,7 +239,7 @@ _BOTH: dict[str, tuple[str, Test]] = {
 }
 
 #: Endpoint -> field -> what it must be, in words and as a test; null is always fine.
-_FIELDS: dict[Endpoint, dict[str, tuple[str, Test]]] = {
+_FIELDS: dict[EndpointPath, dict[str, tuple[str, Test]]] = {
     "/v1/chat/completions": _BOTH
     | {
         "max_completion_tokens": _integer(1, MAX_TOKENS),

@@ -1,6 +1,6 @@
 """Suspends short-first while the predictions are useless, and takes it up again when they are not.
 
-`verdict` is the rule, pure; `FallbackController` is the loop that every replica of the queue service runs.
+`quality.next_fallback` is the pure rule; `FallbackController` is the loop, which every replica runs.
 They all come to the same verdict, because what they judge lies in Redis.
 """
 
@@ -10,7 +10,7 @@ import logging
 
 from lengthwise_queue.background.periodic import repeat
 from lengthwise_queue.prediction import quality
-from lengthwise_queue.scheduling.snapshot import Page, QueueCache
+from lengthwise_queue.scheduling.snapshot import QueueCache, QueueSnapshot
 from lengthwise_store.store import JobStore
 
 log = logging.getLogger(__name__)
@@ -37,22 +37,24 @@ class FallbackController:
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        pages = await self._book.read_all()
-        for page in pages:
-            await self._judge(page)
-        self._seen = {page.queue.name: self._seen[page.queue.name] for page in pages}
+        snapshots = await self._book.read_all()
+        for snapshot in snapshots:
+            await self._judge(snapshot)
+        self._seen = {
+            snapshot.queue.name: self._seen[snapshot.queue.name] for snapshot in snapshots
+        }
 
-    async def _judge(self, page: Page) -> None:
-        stats, name = page.stats, page.queue.name
+    async def _judge(self, snapshot: QueueSnapshot) -> None:
+        stats, name = snapshot.stats, snapshot.queue.name
         done = stats.counters.get("succeeded", 0)
-        news = (done, page.settings.min_rank_accuracy is None)
+        news = (done, snapshot.settings.min_rank_accuracy is None)
         if self._seen.get(name) == news:
             return  # no answer has come since the last look
         self._seen[name] = news
         wanted = quality.fallback_wanted(
-            quality.since_verdict(stats, page.settings),
+            quality.unjudged(stats, snapshot.settings),
             fallback=stats.fallback,
-            settings=page.settings,
+            settings=snapshot.settings,
         )
         if wanted is stats.fallback:
             return
@@ -63,6 +65,6 @@ class FallbackController:
             else "predictions are good again, serving short first",
             extra={
                 "queue": name,
-                "rank_accuracy": quality.rank_accuracy(quality.recent(stats, page.settings)),
+                "rank_accuracy": quality.rank_accuracy(quality.recent(stats, snapshot.settings)),
             },
         )

@@ -25,7 +25,7 @@ REFIT_AFTER = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Page:
+class QueueSnapshot:
     """One queue, as it was at `read_s` (monotonic)."""
 
     queue: Queue
@@ -56,26 +56,26 @@ def no_such_model(name: str) -> ModelNotFound:
 
 
 class QueueCache:
-    """The pages that were read lately. Only queues that exist have one, so it is bounded."""
+    """The snapshots that were read lately. Only queues that exist have one, so it is bounded."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
-        self._pages: dict[str, Page] = {}
+        self._snapshots: dict[str, QueueSnapshot] = {}
         self._since: dict[str, float] = {}
-        self._reads: dict[str, asyncio.Task[Page]] = {}
+        self._reads: dict[str, asyncio.Task[QueueSnapshot]] = {}
         #: Of each queue: jobs that had succeeded at its last look, and what was seen.
         self._looks: dict[str, tuple[int, Calibrations, Evidence]] = {}
 
-    async def page(self, name: str) -> Page:
+    async def get(self, name: str) -> QueueSnapshot:
         """The queue of that name, at most `MAX_AGE_S` old.
 
         Raises:
             ModelNotFound: There is none.
             StoreUnavailable: Redis does not answer.
         """
-        page = self._pages.get(name)
-        if page is not None and time.monotonic() - page.read_s < MAX_AGE_S:
-            return page
+        snapshot = self._snapshots.get(name)
+        if snapshot is not None and time.monotonic() - snapshot.read_s < MAX_AGE_S:
+            return snapshot
         read = self._reads.get(name)
         if read is None:  # one read serves all who come meanwhile
             read = asyncio.create_task(self.read(name))
@@ -88,10 +88,10 @@ class QueueCache:
         self._since[name] = self._since.get(name, 0.0) + tokens
 
     def since_read(self, name: str) -> float:
-        """Predicted tokens that came into the line here since its page was read."""
+        """Predicted tokens that came into the line here since its snapshot was read."""
         return self._since.get(name, 0.0)
 
-    async def read(self, name: str) -> Page:
+    async def read(self, name: str) -> QueueSnapshot:
         """The queue of that name as it is now.
 
         Raises:
@@ -100,25 +100,25 @@ class QueueCache:
         """
         queue = await self._store.queue(name)
         if queue is None:
-            self._pages.pop(name, None)
+            self._snapshots.pop(name, None)
             self._since.pop(name, None)
             self._looks.pop(name, None)
             raise no_such_model(name)
-        page = self._page_of(queue, await self._store.stats(name))
-        self._pages[name] = page
+        snapshot = self._snapshot_of(queue, await self._store.stats(name))
+        self._snapshots[name] = snapshot
         self._since.pop(name, None)
-        return page
+        return snapshot
 
-    async def read_all(self) -> list[Page]:
+    async def read_all(self) -> list[QueueSnapshot]:
         """Every queue as it is now, by name."""
         queues = await self._store.queues()
-        pages = [self._page_of(q, await self._store.stats(q.name)) for q in queues]
+        snapshots = [self._snapshot_of(q, await self._store.stats(q.name)) for q in queues]
         self._looks = {q.name: self._looks[q.name] for q in queues}
-        self._pages = {page.queue.name: page for page in pages}
+        self._snapshots = {snapshot.queue.name: snapshot for snapshot in snapshots}
         self._since.clear()
-        return pages
+        return snapshots
 
-    def _page_of(self, queue: Queue, stats: QueueStats) -> Page:
+    def _snapshot_of(self, queue: Queue, stats: QueueStats) -> QueueSnapshot:
         done = stats.counters.get("succeeded", 0)
         look = self._looks.get(queue.name)
         # Fewer than before: the store was emptied.
@@ -126,7 +126,7 @@ class QueueCache:
             look = done, fit_all(stats.answers), evidence_of(stats.answers)
             self._looks[queue.name] = look
         _, fitted, evidence = look
-        return Page(
+        return QueueSnapshot(
             queue=queue,
             stats=stats,
             read_s=time.monotonic(),
@@ -134,7 +134,7 @@ class QueueCache:
             evidence=evidence,
         )
 
-    def _read_done(self, name: str, task: asyncio.Task[Page]) -> None:
+    def _read_done(self, name: str, task: asyncio.Task[QueueSnapshot]) -> None:
         self._reads.pop(name, None)
         if not task.cancelled():
             task.exception()  # its waiters have it; nobody waiting is no reason to warn

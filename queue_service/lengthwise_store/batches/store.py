@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, cast
 
-from lengthwise_contract.api import Endpoint
+from lengthwise_contract.api import EndpointPath
 from lengthwise_store.keys import BatchKeys
 from lengthwise_store.redis.errors import read
 from lengthwise_store.storage_scripts import Confirm, StorageScript, at_once
@@ -88,7 +88,7 @@ class Batch:
 
     id: str
     tenant: str
-    endpoint: Endpoint
+    endpoint: EndpointPath
     input_file_id: str
     status: BatchStatus
     metadata: dict[str, str] | None
@@ -149,7 +149,7 @@ class BatchStore:
         batch_id: str,
         *,
         tenant: str,
-        endpoint: Endpoint,
+        endpoint: EndpointPath,
         input_file_id: str,
         metadata: dict[str, str] | None,
         window_ms: int,
@@ -340,7 +340,7 @@ def _parse(batch_id: str, raw: Mapping[bytes, bytes]) -> Batch | None:
     return Batch(
         id=batch_id,
         tenant=r["tenant"],
-        endpoint=cast("Endpoint", r["endpoint"]),
+        endpoint=cast("EndpointPath", r["endpoint"]),
         input_file_id=r["input_file_id"],
         status=BatchStatus(r["status"]),
         metadata=json.loads(r["metadata"]),

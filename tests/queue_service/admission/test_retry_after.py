@@ -73,20 +73,20 @@ def test_starts_follow_each_other_at_the_lines_own_pace() -> None:
 
 
 def test_the_refused_come_back_one_after_the_other() -> None:
-    comebacks = RetryAfter()
-    said = [comebacks.after_s("q", "", room_in_s=2, step_s=2, now_s=100) for _ in range(4)]
+    retry_after = RetryAfter()
+    said = [retry_after.after_s("q", "", room_in_s=2, step_s=2, now_s=100) for _ in range(4)]
     assert said == [2, 4, 6, 8]
-    assert comebacks.after_s("q", "", room_in_s=2, step_s=2, now_s=105) == 5
-    assert comebacks.after_s("other", "", room_in_s=2, step_s=2, now_s=105) == 2
-    assert comebacks.after_s("q", "", room_in_s=2, step_s=2, now_s=10_000) == 2
+    assert retry_after.after_s("q", "", room_in_s=2, step_s=2, now_s=105) == 5
+    assert retry_after.after_s("other", "", room_in_s=2, step_s=2, now_s=105) == 2
+    assert retry_after.after_s("q", "", room_in_s=2, step_s=2, now_s=10_000) == 2
 
 
 def test_the_time_to_stay_away_is_within_what_clients_obey() -> None:
-    comebacks = RetryAfter()
-    assert comebacks.after_s("q", "", room_in_s=0.001, step_s=0.001, now_s=0) == 1
+    retry_after = RetryAfter()
+    assert retry_after.after_s("q", "", room_in_s=0.001, step_s=0.001, now_s=0) == 1
     for _ in range(3):  # and a long line of refused never pushes it out of reach for ever
-        assert comebacks.after_s("q", "", room_in_s=9999, step_s=50, now_s=0) == LATEST_S
-    assert comebacks.after_s("q", "", room_in_s=1, step_s=1, now_s=300) == 1
+        assert retry_after.after_s("q", "", room_in_s=9999, step_s=50, now_s=0) == LATEST_S
+    assert retry_after.after_s("q", "", room_in_s=1, step_s=1, now_s=300) == 1
 
 
 def test_nothing_is_promised_where_nothing_moves() -> None:

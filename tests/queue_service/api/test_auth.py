@@ -21,8 +21,8 @@ import redis
 from lengthwise_contract.api import (
     JobError,
     JobView,
-    LineView,
     QueueSettings,
+    SnapshotView,
     TenantQueueView,
     WorkerView,
 )
@@ -235,7 +235,9 @@ def test_a_tenant_does_all_that_with_its_own(house: House) -> None:
     assert {job["id"] for job in listed["data"]} >= set(house.jobs.values())
     dead = house.alice.get(f"/v1/queues/{house.front.model}/dead").json()
     assert [job["id"] for job in dead["data"]] == [house.jobs["failed"]]
-    line = LineView.model_validate(house.alice.get(f"/v1/queues/{house.front.model}/line").json())
+    line = SnapshotView.model_validate(
+        house.alice.get(f"/v1/queues/{house.front.model}/snapshot").json()
+    )
     assert queued in [entry.id for entry in line.waiting]
 
 
@@ -247,7 +249,7 @@ def test_an_admin_sees_everybodys(house: House) -> None:
     assert house.root.get("/v1/jobs").json()["data"] == []
     dead = house.root.get(f"/v1/queues/{house.front.model}/dead").json()["data"]
     assert [one["id"] for one in dead] == [house.jobs["failed"]]
-    line = house.root.get(f"/v1/queues/{house.front.model}/line").json()
+    line = house.root.get(f"/v1/queues/{house.front.model}/snapshot").json()
     assert {entry["tenant"] for entry in line["waiting"]} == {"alice"}
 
 

@@ -337,7 +337,7 @@ def test_explain_estimates_the_start_by_the_workers_slots(
     until(lambda: front.http.get(queue).json()["in_flight"] == 4, "all slots are taken")
     front.submit()
     job_id = front.submit()
-    now_ms = front.http.get(f"{queue}/line").json()["now_ms"]
+    now_ms = front.http.get(f"{queue}/snapshot").json()["now_ms"]
     told = Explanation.model_validate(front.http.get(f"/v1/jobs/{job_id}/explain").json())
     assert told.estimated_start_ms is not None
     # 100 tokens ahead, 10 ms a token, 4 slots: 250 ms from when the answer was made.

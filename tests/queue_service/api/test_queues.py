@@ -92,7 +92,7 @@ def test_a_queue_may_be_named_like_a_verb(idle_front: Front) -> None:
 
 
 def test_a_queue_is_not_named_like_a_page_of_another(idle_front: Front) -> None:
-    for page, allowed in (("line", "GET"), ("dead", "GET"), ("pause", "POST")):
+    for page, allowed in (("snapshot", "GET"), ("dead", "GET"), ("pause", "POST")):
         answer = idle_front.http.put(f"/v1/queues/a/{page}", json={})
         assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
     answer = idle_front.http.patch("/v1/jobs/x")

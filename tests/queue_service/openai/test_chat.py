@@ -214,7 +214,7 @@ def test_a_job_withdrawn_by_another_is_a_409(front: Front, until: Until) -> None
     )
     asks.start()
     assert started.wait(20)
-    [running] = front.http.get(f"/v1/queues/{front.model}/line").json()["running"]
+    [running] = front.http.get(f"/v1/queues/{front.model}/snapshot").json()["running"]
     front.http.delete(f"/v1/jobs/{running['id']}")
     asks.join(20)
     assert answers[0].status_code == 409
@@ -239,7 +239,7 @@ def test_a_client_that_hangs_up_cancels_its_job(
     front.worker.script = script
     if claimed:
         front.worker.start()
-    queue, line = f"/v1/queues/{front.model}", f"/v1/queues/{front.model}/line"
+    queue, line = f"/v1/queues/{front.model}", f"/v1/queues/{front.model}/snapshot"
     with front.asked("/v1/chat/completions", front.chat(stream=stream)):
         where = "running" if claimed else "waiting"
         until(lambda: front.http.get(line).json()[where], "the job is there")

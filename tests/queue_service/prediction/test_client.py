@@ -502,7 +502,7 @@ def serve_and_explain(make_front: Callable[..., Any], until: Any, url: str) -> N
     assert 4 < seen["calibrated"]["p50_tokens"] < 7.5
     assert seen["predicted_tokens"] > 2 * ANSWER.p50_tokens
     assert "corrected by what answers were" in seen["why"]
-    assert seen["verdict"] == "trusted"
+    assert seen["prediction_quality"] == "healthy"
     assert seen["rank_accuracy"] is None  # all were predicted alike
     # The same for a second replica, which has seen none of it.
     other = make_front(predictor_url=url, predictor_timeout_ms=5000)

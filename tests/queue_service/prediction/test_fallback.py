@@ -195,7 +195,7 @@ def test_answers_older_than_the_drift_window_neither_condemn_nor_acquit(redis_ur
             await watch.look()
             assert (await store.stats("q")).fallback
             view = queue_view(next(iter(await QueueCache(store).read_all())))
-            assert view.verdict == "useless"
+            assert view.prediction_quality == "degraded"
             assert view.coverage is not None  # of the last twenty alone
         finally:
             await store.aclose()

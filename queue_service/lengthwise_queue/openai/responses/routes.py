@@ -11,12 +11,12 @@ from fastapi import APIRouter, Query, Request
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from lengthwise_contract.api import Endpoint
+from lengthwise_contract.api import EndpointPath
 from lengthwise_contract.states import TERMINAL, JobState
 from lengthwise_queue.admission import submit as intake
 from lengthwise_queue.api import openapi
 from lengthwise_queue.api.request_body import parse_object, read_body
-from lengthwise_queue.auth import SECURED, page_of, tenant_of
+from lengthwise_queue.auth import SECURED, snapshot_of, tenant_of
 from lengthwise_queue.errors import BadRequest, ObjectNotFound
 from lengthwise_queue.metrics import refusal
 from lengthwise_queue.openai import answers, validate
@@ -35,7 +35,7 @@ from lengthwise_store.responses.record import ResponseRecord
 router = APIRouter(tags=["responses"], dependencies=SECURED, responses=openapi.ALWAYS)
 
 #: What a response is for the engine.
-CHAT: Endpoint = "/v1/chat/completions"
+CHAT: EndpointPath = "/v1/chat/completions"
 
 #: How long a record is kept beyond its job's deadline, ms: as long as the ended job is.
 KEEP_MS = 3_600_000 + 60_000
@@ -97,7 +97,7 @@ async def create_response(request: Request) -> Response:
         chat = asked.chat | {"messages": messages, "stream": True}
         checked = validate.check(CHAT, chat)
         key = intake.key_from(request.headers.get("idempotency-key"))
-        page = await page_of(service, tenant, checked.model)
+        page = await snapshot_of(service, tenant, checked.model)
     except BadRequest as exc:
         # What it was in the client's request; the places of messages are not those of items.
         exc.param = _PARAMS.get((exc.param or "").partition("[")[0], exc.param)
