@@ -19,7 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
-from lengthwise_contract.api import (
+from lengthwise_contract.prediction import (
     PredictBatchRequest,
     Prediction,
     PredictRequest,

@@ -14,7 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from lengthwise_contract.api import Prediction
+from lengthwise_contract.prediction import Prediction
 from lengthwise_contract.prompts import clip
 from lengthwise_predictor.errors import ModelUnusable
 from lengthwise_predictor.features import (

@@ -11,14 +11,10 @@ from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
-from lengthwise_contract.api import (
-    EndpointPath,
-    JobError,
-    PolicyName,
-    Prediction,
-    QueueSettings,
-    WorkerView,
-)
+from lengthwise_contract.jobs import EndpointPath, JobError
+from lengthwise_contract.prediction import Prediction
+from lengthwise_contract.queue_settings import PolicyName, QueueSettings
+from lengthwise_contract.queue_views import WorkerView
 from lengthwise_contract.states import JobState
 from lengthwise_store.jobs import (
     Accepted,

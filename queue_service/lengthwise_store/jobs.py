@@ -11,14 +11,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
-from lengthwise_contract.api import (
-    EndpointPath,
-    JobError,
-    PolicyName,
-    Prediction,
-    QueueSettings,
-    WorkerView,
-)
+from lengthwise_contract.jobs import EndpointPath, JobError
+from lengthwise_contract.prediction import Prediction
+from lengthwise_contract.queue_settings import PolicyName, QueueSettings
+from lengthwise_contract.queue_views import WorkerView
 from lengthwise_contract.states import JobState
 
 #: p10, p50 and p90 of a length, tokens.

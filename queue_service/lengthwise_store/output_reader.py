@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from lengthwise_contract.api import JobError
+from lengthwise_contract.jobs import JobError
 from lengthwise_contract.states import TERMINAL, JobState
 from lengthwise_store.errors import JobCancelled, JobEnded, JobExpired, JobFailed, StoreUnavailable
 from lengthwise_store.jobs import EntryKind, Job, OutputEntry

@@ -17,7 +17,9 @@ from typing import Any
 
 import redis.asyncio as redis
 
-from lengthwise_contract.api import Prediction, QueueSettings, WorkerView
+from lengthwise_contract.prediction import Prediction
+from lengthwise_contract.queue_settings import QueueSettings
+from lengthwise_contract.queue_views import WorkerView
 from lengthwise_contract.states import Event, JobState
 from lengthwise_store.codec import (
     read_claims,

@@ -12,7 +12,7 @@ import random
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-from lengthwise_contract.api import WorkerView
+from lengthwise_contract.queue_views import WorkerView
 from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.store import JobStore
 from lengthwise_worker.backoff import Backoff, StoreLink

@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from lengthwise_contract.api import JobError
+from lengthwise_contract.jobs import JobError
 from lengthwise_contract.states import JobState
 from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.jobs import Claim, Ending, LeaseState, Outcome, OutcomeKind
 from lengthwise_worker.backoff import Backoff, StoreLink
 from lengthwise_worker.completion_batcher import CompletionBatcher
-from lengthwise_worker.engines.base import Answer, Engine
+from lengthwise_worker.engines.base import Engine, EngineResponse
 from lengthwise_worker.errors import EngineError
 from lengthwise_worker.metrics import Metrics
 from lengthwise_worker.outcomes import outcome_of
@@ -158,7 +158,7 @@ class JobRun:
         )
         return outcome, []
 
-    def _done(self, answer: Answer) -> tuple[Outcome, list[bytes]]:
+    def _done(self, answer: EngineResponse) -> tuple[Outcome, list[bytes]]:
         metrics = self._context.metrics
         metrics.prompt_tokens.inc(answer.prompt_tokens or 0)
         metrics.output_tokens.inc(answer.output_tokens or 0)

@@ -6,7 +6,7 @@ not come back together (Brooker, "Exponential backoff and jitter", AWS architect
 
 from __future__ import annotations
 
-from lengthwise_contract.api import JobError
+from lengthwise_contract.jobs import JobError
 from lengthwise_store.jobs import Outcome, OutcomeKind
 from lengthwise_worker.errors import EngineAway, EngineBusy, EngineError, EngineRefused
 

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lengthwise_cli.commands.queue_record import QueueRecord
 from lengthwise_cli.errors import BadUsage, CliError
-from lengthwise_cli.main import app
-from lengthwise_contract.api import QueueSettings
+from lengthwise_cli.main import build
+from lengthwise_cli.queue_lengths import QueueLengths
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_store.jobs import NewJob, Outcome, OutcomeKind
 from lengthwise_store.store import JobStore
 from lengthwise_worker.engines.simulated.batch import Faults, SimulatedBatch
@@ -50,7 +50,7 @@ def prompts(folder: Path, count: int) -> Path:
 
 
 def run(*arguments: object) -> str:
-    result = CliRunner().invoke(app, ["collect", *map(str, arguments)], catch_exceptions=True)
+    result = CliRunner().invoke(build(), ["collect", *map(str, arguments)], catch_exceptions=True)
     if isinstance(result.exception, CliError):
         raise result.exception
     assert result.exit_code == 0, result.output
@@ -208,7 +208,7 @@ def job(name: str, **body: Any) -> NewJob:
 def test_a_queue_at_work_is_written_down(redis_url: str) -> None:
     async def body() -> None:
         store = JobStore(redis_url)
-        record = QueueRecord(redis_url, MODEL)
+        record = QueueLengths(redis_url, MODEL)
         try:
             assert not await record.exists()
             await store.put_queue(MODEL, QueueSettings())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lengthwise_cli.commands.submit import describe
-from lengthwise_contract.api import Explanation, LengthQuantiles, Prediction
+from lengthwise_contract.explanation import Explanation, LengthQuantiles
+from lengthwise_contract.prediction import Prediction
 from lengthwise_contract.states import JobState
 
 PREDICTION = Prediction(

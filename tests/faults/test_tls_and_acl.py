@@ -13,7 +13,7 @@ import pytest
 import redis
 import trustme
 
-from lengthwise_contract.api import QueueSettings
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_lab.chaos.proxy import Proxy
 from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.redis.access import Access, Secret, Tls, TlsVerify

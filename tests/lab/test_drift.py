@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lengthwise_cli.main import app
-from lengthwise_contract.api import QueueSettings
+from lengthwise_cli.main import build
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_lab.drift import streams
 from lengthwise_lab.drift.chart import draw
 from lengthwise_lab.drift.report import StreamReport, report
@@ -89,13 +89,13 @@ def test_a_good_predictor_is_not_suspended_because_a_burst_leaves_in_order(redis
 @pytest.mark.timeout(300)
 def test_the_command_prints_json_and_writes_the_chart(tmp_path: Path) -> None:
     asked = ["bench", "drift", "--stream", "scaled", "--requests", "300", "--json"]
-    done = CliRunner().invoke(app, [*asked, "--out", str(tmp_path)])
+    done = CliRunner().invoke(build(), [*asked, "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     printed = json.loads(done.stdout)
     assert printed == json.loads((tmp_path / "drift.json").read_text())
     assert [s["stream"] for s in printed["streams"]] == ["scaled"]
     assert (tmp_path / "drift.png").exists()
-    wrong = CliRunner().invoke(app, ["bench", "drift", "--stream", "sideways"])
+    wrong = CliRunner().invoke(build(), ["bench", "drift", "--stream", "sideways"])
     assert wrong.exit_code != 0
 
 

@@ -18,7 +18,7 @@ import httpx
 import openai
 import pytest
 
-from lengthwise_contract.api import WorkerView
+from lengthwise_contract.queue_views import WorkerView
 from lengthwise_queue.__main__ import make_server
 from lengthwise_queue.settings import Settings
 from lengthwise_store.jobs import Claim, LeaseState, Outcome, OutcomeKind

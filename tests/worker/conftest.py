@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lengthwise_contract.api import QueueSettings
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.states import JobState
 from lengthwise_store.jobs import Accepted, EntryKind, Job, NewJob, OutputEntry
 from lengthwise_store.store import JobStore, StoreSettings

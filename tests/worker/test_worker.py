@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lengthwise_contract.api import QueueSettings
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.states import JobState
 from lengthwise_store.jobs import Claim, EntryKind, Lease, Mode, OutputEntry, QueueStats
 from lengthwise_store.keys import QueueKeys

@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 
 from lengthwise_cli.errors import BadUsage, CliError
-from lengthwise_contract.api import Explanation, JobRequest
+from lengthwise_contract.explanation import Explanation
+from lengthwise_contract.jobs import JobRequest
 from lengthwise_lab.loadtest.client import Service, error_message
 from lengthwise_lab.loadtest.workload import FIXED_SAMPLING, read_bodies
 
@@ -46,7 +47,7 @@ def submit(
     ] = None,
     wait: Annotated[bool, typer.Option(help="Show the answer as it comes.")] = True,
 ) -> None:
-    """Hand in a job; print how long it is expected to be, where it stands, and its answer."""
+    """Submit a job; print its prediction, position and answer."""
     if (text is None) == (file is None):
         raise BadUsage('give either a text, as in `lengthwise submit "Say hello."`, or --file')
     bodies: list[dict[str, Any]]

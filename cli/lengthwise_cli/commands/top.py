@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lengthwise_cli.commands.submit import ApiKey, Model, Url
-from lengthwise_contract.api import QueueMode, QueueView, SnapshotEntry, SnapshotView
+from lengthwise_contract.queue_settings import QueueMode
+from lengthwise_contract.queue_views import QueueView, SnapshotEntry, SnapshotView
 from lengthwise_lab.errors import ServiceError
 from lengthwise_lab.loadtest.client import Service
 
@@ -37,7 +38,7 @@ def top(
     ] = 8,
     once: Annotated[bool, typer.Option(help="Print one frame and end; for scripts.")] = False,
 ) -> None:
-    """Show the queue live: who waits, who runs, who has finished."""
+    """Show the queue live: waiting, running and finished jobs."""
     asyncio.run(_top(Service(url, api_key=api_key, timeout_s=5), model, interval, rows, once))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from lengthwise_contract.api import QueueSettings
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_lab.chaos.asks import TENANTS, Ask, ask
 from lengthwise_lab.chaos.caller import INSIST_S, Caller
 from lengthwise_lab.chaos.chats import talk

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lengthwise_contract.api import QueueClass, QueueSettings
+from lengthwise_contract.queue_settings import QueueClass, QueueSettings
 from lengthwise_lab.chaos import asks, auditor, checker, faults
 from lengthwise_lab.chaos.caller import Caller
 from lengthwise_lab.chaos.clients import Clients

@@ -11,7 +11,9 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lengthwise_contract.api import Prediction, QueueSettings, WorkerView
+from lengthwise_contract.prediction import Prediction
+from lengthwise_contract.queue_settings import QueueSettings
+from lengthwise_contract.queue_views import WorkerView
 from lengthwise_lab.drift.streams import Request
 from lengthwise_lab.errors import LabError
 from lengthwise_queue.prediction import fallback as rank_watch

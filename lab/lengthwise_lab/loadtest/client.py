@@ -9,14 +9,10 @@ from urllib.parse import quote
 
 import httpx
 
-from lengthwise_contract.api import (
-    Explanation,
-    JobRequest,
-    JobView,
-    QueueSettings,
-    QueueView,
-    SnapshotView,
-)
+from lengthwise_contract.explanation import Explanation
+from lengthwise_contract.jobs import JobRequest, JobView
+from lengthwise_contract.queue_settings import QueueSettings
+from lengthwise_contract.queue_views import QueueView, SnapshotView
 from lengthwise_lab.errors import BadChoice, ServiceError
 
 

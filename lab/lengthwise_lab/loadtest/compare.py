@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lengthwise_contract.api import PolicyName, QueueSettings
+from lengthwise_contract.queue_settings import PolicyName, QueueSettings
 from lengthwise_lab.errors import BadChoice, ServiceError
 from lengthwise_lab.loadtest.client import Service
 from lengthwise_lab.loadtest.driver import Target, drive, look_up

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lengthwise_contract.api import PolicyName
+from lengthwise_contract.queue_settings import PolicyName
 from lengthwise_queue.scheduling.policy import slack_ms
 
 #: k of the oracle: the largest that a queue takes, which is shortest first in all but name.

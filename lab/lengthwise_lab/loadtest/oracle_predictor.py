@@ -17,7 +17,7 @@ from types import TracebackType
 import uvicorn
 from fastapi import FastAPI
 
-from lengthwise_contract.api import (
+from lengthwise_contract.prediction import (
     PredictBatchRequest,
     PredictBatchResponse,
     Prediction,

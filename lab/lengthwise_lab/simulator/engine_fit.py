@@ -17,13 +17,13 @@ import numpy as np
 from pydantic import ValidationError
 from scipy.optimize import least_squares
 
-from lengthwise_contract.api import QueueSettings
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_lab.errors import BadWorkload
 from lengthwise_lab.loadtest.sweep import APART_S
-from lengthwise_lab.simulator.core.cost_model import Batching
+from lengthwise_lab.simulator.engines import Batching
 from lengthwise_lab.simulator.core.state import Floats
-from lengthwise_lab.simulator.core.tally import RECORDED
-from lengthwise_lab.simulator.experiment import simulate
+from lengthwise_lab.simulator.core.histograms import RECORDED
+from lengthwise_lab.simulator.simulation import simulate
 from lengthwise_lab.simulator.policies import policy_named
 from lengthwise_lab.simulator.workloads.jobs import Jobs, jobs_of
 

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import norm
 
-from lengthwise_contract.api import PolicyName, QueueSettings
+from lengthwise_contract.queue_settings import PolicyName, QueueSettings
 from lengthwise_lab.errors import BadChoice
-from lengthwise_lab.simulator.core import rules as order
+from lengthwise_lab.simulator.core import parameters as order
 from lengthwise_lab.simulator.core.state import Floats
 from lengthwise_queue.scheduling.policy import slack_ms
 

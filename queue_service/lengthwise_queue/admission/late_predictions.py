@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from lengthwise_contract.api import Prediction
+from lengthwise_contract.prediction import Prediction
 from lengthwise_queue.prediction.client import Fallback
 from lengthwise_queue.scheduling.pricing import Price
 from lengthwise_queue.service import Service

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from lengthwise_contract.api import QueueSettings
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.scheduling import pricing
 from lengthwise_store.jobs import QueueStats
 

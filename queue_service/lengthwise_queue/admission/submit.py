@@ -8,7 +8,8 @@ from functools import partial
 
 import uuid_utils
 
-from lengthwise_contract.api import EndpointPath, QueueSettings
+from lengthwise_contract.jobs import EndpointPath
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.admission import late_predictions, limits
 from lengthwise_queue.auth import snapshot_of
 from lengthwise_queue.errors import BadRequest, ModelNotFound, QueueDraining, QueueOverloaded

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from lengthwise_contract.api import Explanation, JobList, JobRequest, JobView
+from lengthwise_contract.explanation import Explanation
+from lengthwise_contract.jobs import JobList, JobRequest, JobView
 from lengthwise_contract.states import TERMINAL, JobState
 from lengthwise_queue.admission import submit as intake
 from lengthwise_queue.api import openapi, pagination, views

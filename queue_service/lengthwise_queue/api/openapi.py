@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query
 from pydantic import BaseModel
 
-from lengthwise_contract.api import ErrorBody
+from lengthwise_contract.bodies import ErrorBody
 
 _MEANING = {
     400: "The request is wrong; `param` names what, the message says what to change",

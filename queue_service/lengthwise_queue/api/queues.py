@@ -7,15 +7,9 @@ import re
 from fastapi import APIRouter, Request
 from pydantic import ValidationError
 
-from lengthwise_contract.api import (
-    JobList,
-    QueueList,
-    QueueSettings,
-    QueueView,
-    RedriveReport,
-    SnapshotView,
-    TenantQueueView,
-)
+from lengthwise_contract.jobs import JobList, RedriveReport
+from lengthwise_contract.queue_settings import QueueSettings
+from lengthwise_contract.queue_views import QueueList, QueueView, SnapshotView, TenantQueueView
 from lengthwise_contract.states import JobState
 from lengthwise_queue.api import openapi, views
 from lengthwise_queue.api.pagination import wrong_cursor

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from lengthwise_contract.api import (
-    Explanation,
-    JobList,
-    JobView,
-    LengthQuantiles,
-    PolicyName,
+from lengthwise_contract.explanation import Explanation, LengthQuantiles
+from lengthwise_contract.jobs import JobList, JobView
+from lengthwise_contract.queue_settings import PolicyName
+from lengthwise_contract.queue_views import (
     QueueView,
     SnapshotEntry,
     SnapshotView,

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from lengthwise_contract.api import EndpointPath
+from lengthwise_contract.jobs import EndpointPath
 from lengthwise_store.batches.store import Place
 
 #: Requests of one batch; OpenAI's bound.

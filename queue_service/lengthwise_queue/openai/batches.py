@@ -9,7 +9,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lengthwise_contract.api import EndpointPath
+from lengthwise_contract.jobs import EndpointPath
 from lengthwise_queue.api import openapi
 from lengthwise_queue.api.request_body import parse_object, read_body, wrong_field
 from lengthwise_queue.api.views import listing

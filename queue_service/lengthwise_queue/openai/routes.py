@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from lengthwise_contract.api import EndpointPath
+from lengthwise_contract.jobs import EndpointPath
 from lengthwise_queue.admission import submit as intake
 from lengthwise_queue.api import openapi
 from lengthwise_queue.api.request_body import parse_object, read_body

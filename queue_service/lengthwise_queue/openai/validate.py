@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lengthwise_contract.api import EndpointPath
+from lengthwise_contract.jobs import EndpointPath
 from lengthwise_contract.prompts import clip, message_text, render_prompt
 from lengthwise_queue.api.request_body import kind_of
 from lengthwise_queue.errors import BadRequest

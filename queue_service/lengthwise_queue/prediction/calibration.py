@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lengthwise_contract.api import Prediction
+from lengthwise_contract.prediction import Prediction
 from lengthwise_store.jobs import Answer, Quantiles, Shape
 
 #: Answers below which nothing is corrected.

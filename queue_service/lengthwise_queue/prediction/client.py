@@ -19,13 +19,13 @@ import aiohttp
 from pydantic import ValidationError
 from yarl import URL
 
-from lengthwise_contract.api import (
+from lengthwise_contract.prediction import (
     PredictBatchRequest,
     PredictBatchResponse,
     Prediction,
     PredictRequest,
-    QueueSettings,
 )
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.prediction.circuit_breaker import Breaker
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from lengthwise_contract.api import PredictionQuality, QueueSettings
+from lengthwise_contract.prediction import PredictionQuality
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.prediction.accuracy import Ranking
 from lengthwise_queue.scheduling import policy
 from lengthwise_store.jobs import Answer, QueueStats

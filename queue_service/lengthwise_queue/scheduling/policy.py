@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 
-from lengthwise_contract.api import PolicyName, Prediction, QueueSettings
+from lengthwise_contract.prediction import Prediction
+from lengthwise_contract.queue_settings import PolicyName, QueueSettings
 
 
 def overtake_bound_ms(

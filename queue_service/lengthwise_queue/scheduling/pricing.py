@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lengthwise_contract.api import Prediction, QueueSettings
+from lengthwise_contract.prediction import Prediction
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.prediction.calibration import Calibrations
 from lengthwise_queue.scheduling import policy
 from lengthwise_store.jobs import UNKNOWN_BASIS, Basis, QueueStats, Shape, predictor_tag

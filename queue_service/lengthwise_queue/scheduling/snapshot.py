@@ -9,7 +9,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from lengthwise_contract.api import QueueSettings
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.errors import ModelNotFound
 from lengthwise_queue.prediction.calibration import Calibration, Calibrations, fit_all
 from lengthwise_queue.prediction.evidence import NO_EVIDENCE, Evidence, evidence_of

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, cast
 
-from lengthwise_contract.api import EndpointPath
+from lengthwise_contract.jobs import EndpointPath
 from lengthwise_store.keys import BatchKeys
 from lengthwise_store.redis.errors import read
 from lengthwise_store.storage_scripts import Confirm, StorageScript, at_once

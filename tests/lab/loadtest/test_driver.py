@@ -11,8 +11,10 @@ import httpx
 import pytest
 
 from lengthwise_cli.local import ports
-from lengthwise_cli.local.stack import Engine, Stack, StackSettings
-from lengthwise_contract.api import JobRequest, QueueSettings
+from lengthwise_cli.local.settings import Engine, StackSettings
+from lengthwise_cli.local.stack import Stack
+from lengthwise_contract.jobs import JobRequest
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_lab.errors import BadChoice, ServiceError
 from lengthwise_lab.loadtest.arrivals import Arrivals
 from lengthwise_lab.loadtest.client import Service, choose_model, root_of

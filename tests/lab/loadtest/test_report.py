@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lengthwise_contract.api import PolicyName
+from lengthwise_contract.queue_settings import PolicyName
 from lengthwise_lab.loadtest.arrivals import Arrivals, Kind
 from lengthwise_lab.loadtest.chart import draw
 from lengthwise_lab.loadtest.compare import Run

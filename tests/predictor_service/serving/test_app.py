@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from lengthwise_contract.api import Prediction
+from lengthwise_contract.prediction import Prediction
 from lengthwise_predictor.app import create_app
 from lengthwise_predictor.errors import ModelUnusable
 from lengthwise_predictor.settings import PredictorSettings

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from lengthwise_contract.api import Prediction, RankResponse
+from lengthwise_contract.prediction import Prediction, RankResponse
 from lengthwise_contract.prompts import MAX_PROMPT_CHARS
 from lengthwise_predictor import features
 from lengthwise_predictor.app import create_app

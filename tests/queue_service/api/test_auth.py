@@ -18,14 +18,9 @@ import httpx
 import pytest
 import redis
 
-from lengthwise_contract.api import (
-    JobError,
-    JobView,
-    QueueSettings,
-    SnapshotView,
-    TenantQueueView,
-    WorkerView,
-)
+from lengthwise_contract.jobs import JobError, JobView
+from lengthwise_contract.queue_settings import QueueSettings
+from lengthwise_contract.queue_views import SnapshotView, TenantQueueView, WorkerView
 from lengthwise_queue.app import create_app
 from lengthwise_queue.settings import Settings
 from lengthwise_queue.tenants import keys as api_keys

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from lengthwise_contract.api import Explanation, JobError, JobView
+from lengthwise_contract.explanation import Explanation
+from lengthwise_contract.jobs import JobError, JobView
 from lengthwise_store.jobs import Claim, Outcome, OutcomeKind
 
 Front = Any  # tests/queue_service/conftest.py

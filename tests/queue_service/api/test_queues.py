@@ -12,7 +12,9 @@ from typing import Any
 import openai
 import pytest
 
-from lengthwise_contract.api import Explanation, JobError, JobList, QueueView, RedriveReport
+from lengthwise_contract.explanation import Explanation
+from lengthwise_contract.jobs import JobError, JobList, RedriveReport
+from lengthwise_contract.queue_views import QueueView
 from lengthwise_queue.tenants import keys as api_keys
 from lengthwise_store.jobs import Claim, Outcome, OutcomeKind
 from lengthwise_store.store import JobStore

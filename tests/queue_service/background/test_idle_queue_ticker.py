@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lengthwise_contract.api import QueueSettings, WorkerView
+from lengthwise_contract.queue_settings import QueueSettings
+from lengthwise_contract.queue_views import WorkerView
 from lengthwise_contract.states import JobState
 from lengthwise_queue.background import idle_queue_ticker as module
 from lengthwise_queue.background.idle_queue_ticker import IdleQueueTicker

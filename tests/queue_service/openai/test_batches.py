@@ -11,7 +11,7 @@ import openai
 import pytest
 import redis
 
-from lengthwise_contract.api import JobError
+from lengthwise_contract.jobs import JobError
 from lengthwise_queue.batches import runner
 from lengthwise_queue.openai import batches as routes_batches
 from lengthwise_queue.openai import files as routes_files

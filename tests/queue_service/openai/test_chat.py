@@ -12,7 +12,7 @@ import httpx
 import openai
 import pytest
 
-from lengthwise_contract.api import JobError
+from lengthwise_contract.jobs import JobError
 from lengthwise_store.jobs import Claim, Outcome, OutcomeKind
 
 Front = Any  # tests/queue_service/conftest.py

@@ -12,7 +12,7 @@ import openai
 import pytest
 import redis
 
-from lengthwise_contract.api import JobError
+from lengthwise_contract.jobs import JobError
 from lengthwise_queue.openai.responses import routes
 from lengthwise_queue.tenants.tenant import Tenant
 from lengthwise_store.jobs import Claim, Outcome, OutcomeKind

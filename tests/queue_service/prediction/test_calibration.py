@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lengthwise_contract.api import Prediction
+from lengthwise_contract.prediction import Prediction
 from lengthwise_queue.prediction.accuracy import coverage, tau_b
 from lengthwise_queue.prediction.calibration import IDENTITY, MIN_SAMPLES, fit, fit_all, shape_of
 from lengthwise_store.jobs import Answer, Quantiles, Shape, predictor_tag

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lengthwise_contract.api import (
+from lengthwise_contract.prediction import (
     PredictBatchRequest,
     PredictBatchResponse,
     Prediction,

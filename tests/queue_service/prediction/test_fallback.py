@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lengthwise_contract.api import Prediction, QueueSettings
+from lengthwise_contract.prediction import Prediction
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.api.views import queue_view
 from lengthwise_queue.prediction.accuracy import coverage
 from lengthwise_queue.prediction.fallback import FallbackController

@@ -11,13 +11,10 @@ from typing import Any
 
 import pytest
 
-from lengthwise_contract.api import (
-    Explanation,
-    PredictBatchResponse,
-    Prediction,
-    QueueSettings,
-    WorkerView,
-)
+from lengthwise_contract.explanation import Explanation
+from lengthwise_contract.prediction import PredictBatchResponse, Prediction
+from lengthwise_contract.queue_settings import QueueSettings
+from lengthwise_contract.queue_views import WorkerView
 from lengthwise_store.jobs import Accepted, NewJob, Outcome, OutcomeKind
 from lengthwise_store.store import JobStore
 

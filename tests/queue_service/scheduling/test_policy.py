@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise_contract.api import PolicyName, Prediction, QueueSettings
+from lengthwise_contract.prediction import Prediction
+from lengthwise_contract.queue_settings import PolicyName, QueueSettings
 from lengthwise_queue.scheduling import policy
 
 lengths = st.floats(min_value=0, max_value=1e7)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from lengthwise_contract.api import Prediction, QueueSettings
+from lengthwise_contract.prediction import Prediction
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.metrics import length_bucket
 from lengthwise_queue.prediction.calibration import fit_all
 from lengthwise_queue.scheduling import pricing

@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from lengthwise_contract.api import Prediction, QueueSettings
+from lengthwise_contract.prediction import Prediction
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_store.codec import write_quantiles
 from lengthwise_store.jobs import Accepted, Basis, NewJob, Outcome, OutcomeKind, predictor_tag
 from lengthwise_store.store import JobStore

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis.asyncio as redis
 
-from lengthwise_contract.api import JobError
+from lengthwise_contract.jobs import JobError
 from lengthwise_store.jobs import (
     Accepted,
     Claim,

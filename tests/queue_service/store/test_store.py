@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import redis.asyncio as redis
 
-from lengthwise_contract.api import JobError, Prediction, QueueSettings, WorkerView
+from lengthwise_contract.jobs import JobError
+from lengthwise_contract.prediction import Prediction
+from lengthwise_contract.queue_settings import QueueSettings
+from lengthwise_contract.queue_views import WorkerView
 from lengthwise_contract.states import JobState
 from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.jobs import (

@@ -20,13 +20,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from lengthwise_contract.api import (
-    JobError,
-    PolicyName,
-    Prediction,
-    QueueSettings,
-    WorkerView,
-)
+from lengthwise_contract.jobs import JobError
+from lengthwise_contract.prediction import Prediction
+from lengthwise_contract.queue_settings import PolicyName, QueueSettings
+from lengthwise_contract.queue_views import WorkerView
 from lengthwise_contract.states import TERMINAL, JobState
 from lengthwise_store.jobs import (
     Accepted,

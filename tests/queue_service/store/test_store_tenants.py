@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lengthwise_contract.api import QueueSettings
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.states import JobState
 from lengthwise_queue.scheduling.policy import overtake_bound_ms
 from lengthwise_store.jobs import (
@@ -403,7 +403,7 @@ def test_a_job_that_left_the_line_unserved_is_in_neither_mean_wait(redis_url: st
 
 
 def test_a_late_prediction_moves_a_waiting_job_and_not_one_that_runs(redis_url: str) -> None:
-    from lengthwise_contract.api import Prediction
+    from lengthwise_contract.prediction import Prediction
 
     said = Prediction(
         model_version="v1", p10_tokens=1, p50_tokens=5, p90_tokens=9, mean_tokens=5, rank_score=2

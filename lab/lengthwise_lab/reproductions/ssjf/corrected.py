@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise_contract.api import QueueSettings
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.prediction.accuracy import Ranking
 from lengthwise_queue.prediction.quality import APART
 from lengthwise_queue.scheduling.policy import slack_ms, wait_credit_ms

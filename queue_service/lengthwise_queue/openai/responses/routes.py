@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from lengthwise_contract.api import EndpointPath
+from lengthwise_contract.jobs import EndpointPath
 from lengthwise_contract.states import TERMINAL, JobState
 from lengthwise_queue.admission import submit as intake
 from lengthwise_queue.api import openapi

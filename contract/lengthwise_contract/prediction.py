@@ -1,0 +1,97 @@
+"""The predictor's HTTP API: how long will this answer be, and which answers will be short?
+
+Called by the predictor, which serves it, and by the queue service, the command line and the lab,
+which ask. All lengths are output tokens of the LLM that will answer.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from lengthwise_contract.bodies import Body
+
+#: Whether a queue's predictions are good enough to order its jobs. `insufficient_data`: too few
+#: answers have come to judge them.
+PredictionQuality = Literal["healthy", "degraded", "insufficient_data"]
+
+
+class PredictRequest(Body):
+    """`POST /v1/predict`: predict the length of one answer.
+
+    Exactly one of `prompt` and `messages` is given. `messages` are rendered by
+    `lengthwise_contract.prompts.render_prompt`, as in training.
+    """
+
+    model: str = Field(min_length=1, max_length=256, description="Name of the LLM that will answer")
+    prompt: str | None = Field(
+        default=None, description="The text of a completion request; null: `messages` is given"
+    )
+    messages: list[dict[str, Any]] | None = Field(
+        default=None, max_length=10_000, description="Chat messages; null: `prompt` is given"
+    )
+    predictor: str | None = Field(
+        default=None,
+        max_length=256,
+        description="Which of the served models predicts; null: that of the LLM, or the default",
+    )
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> PredictRequest:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give exactly one of `prompt` and `messages`")
+        return self
+
+
+class Prediction(Body):
+    """The predicted length of one answer, as quantiles of a distribution.
+
+    `p10_tokens <= p50_tokens <= p90_tokens`.
+    """
+
+    model_version: str = Field(description="The version of the predictor that made the prediction")
+    p10_tokens: float = Field(gt=0, description="10 % of such answers are shorter, tokens")
+    p50_tokens: float = Field(gt=0, description="The median length of such answers, tokens")
+    p90_tokens: float = Field(gt=0, description="90 % of such answers are shorter, tokens")
+    mean_tokens: float = Field(gt=0, description="The mean length of such answers, tokens")
+    rank_score: float = Field(
+        description="Orders the answers of one LLM by length; has no unit, only its order matters"
+    )
+
+
+class PredictBatchRequest(Body):
+    """`POST /v1/predict/batch`: many predictions, returned in the order of the inputs."""
+
+    inputs: list[PredictRequest] = Field(min_length=1, max_length=1024)
+
+
+class PredictBatchResponse(Body):
+    """The predictions for a `PredictBatchRequest`, in its order."""
+
+    predictions: list[Prediction]
+
+
+class RankRequest(Body):
+    """`POST /v1/rank`: order prompts by the length of their answers."""
+
+    model: str = Field(min_length=1, max_length=256, description="Name of the LLM that will answer")
+    prompts: list[str | Annotated[list[dict[str, Any]], Field(max_length=10_000)]] = Field(
+        min_length=1, max_length=1024, description="Prompts, or chats as lists of messages"
+    )
+    predictor: str | None = Field(
+        default=None,
+        max_length=256,
+        description="Which of the served models predicts; null: that of the LLM, or the default",
+    )
+
+
+class RankResponse(Body):
+    """The answer to a `RankRequest`."""
+
+    model_version: str = Field(description="The version of the predictor that ranked the prompts")
+    order: list[int] = Field(description="Indexes of the prompts, the shortest answer first")
+    scores: list[float] = Field(
+        description="What the prompts are ordered by, one a prompt; has no unit"
+    )
+    p50_tokens: list[float] = Field(description="Predicted median lengths, one a prompt, tokens")
