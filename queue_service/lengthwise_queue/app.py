@@ -19,7 +19,6 @@ from lengthwise_queue import errors
 from lengthwise_queue.admission.retry_after import LATEST_S
 from lengthwise_queue.api import health, queues
 from lengthwise_queue.api import jobs as routes_jobs
-from lengthwise_queue.api import openapi as api_docs
 from lengthwise_queue.batches.runner import BatchRunner
 from lengthwise_queue.errors import BadRequest, WrongMethod
 from lengthwise_queue.openai import batches, files
@@ -29,6 +28,7 @@ from lengthwise_queue.openai.responses import routes as routes_responses
 from lengthwise_queue.service import Service, of
 from lengthwise_queue.settings import Settings
 from lengthwise_queue.tenants.registry import TenantRegistry
+from lengthwise_queue.web import openapi as api_docs
 from lengthwise_store import errors as store_errors
 from lengthwise_store.errors import JobEnded, LengthwiseError
 from lengthwise_store.store import JobStore, StoreSettings

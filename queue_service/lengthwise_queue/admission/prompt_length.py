@@ -13,8 +13,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from lengthwise_contract.queue_settings import QueueSettings
+from lengthwise_queue.admission.parsed_request import ParsedRequest
 from lengthwise_queue.errors import BadRequest
-from lengthwise_queue.openai.validate import ParsedRequest
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ import uuid_utils
 from lengthwise_contract.jobs import EndpointPath
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.admission import late_predictions, limits
+from lengthwise_queue.admission.parsed_request import ParsedRequest
 from lengthwise_queue.auth import snapshot_of
 from lengthwise_queue.errors import BadRequest, ModelNotFound, QueueDraining, QueueOverloaded
 from lengthwise_queue.metrics import refusal
-from lengthwise_queue.openai.validate import ParsedRequest
 from lengthwise_queue.prediction.calibration import shape_of
 from lengthwise_queue.scheduling import pricing
 from lengthwise_queue.scheduling.snapshot import QueueSnapshot

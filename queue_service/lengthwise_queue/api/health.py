@@ -6,8 +6,8 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
-from lengthwise_queue.api import openapi
 from lengthwise_queue.service import of
+from lengthwise_queue.web import openapi
 from lengthwise_store.errors import StoreUnavailable
 
 router = APIRouter(tags=["health"])

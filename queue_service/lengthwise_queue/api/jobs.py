@@ -16,8 +16,7 @@ from lengthwise_contract.explanation import Explanation
 from lengthwise_contract.jobs import JobList, JobRequest, JobView
 from lengthwise_contract.states import TERMINAL, JobState
 from lengthwise_queue.admission import submit as intake
-from lengthwise_queue.api import openapi, pagination, views
-from lengthwise_queue.api.request_body import parse_object, read_body, wrong_field
+from lengthwise_queue.api import pagination, views
 from lengthwise_queue.auth import (
     SECURED,
     admin_of,
@@ -32,6 +31,8 @@ from lengthwise_queue.openai import validate
 from lengthwise_queue.openai.partial_response import partial_response
 from lengthwise_queue.openai.sse import KEEP_ALIVE, event
 from lengthwise_queue.service import Service, of
+from lengthwise_queue.web import openapi
+from lengthwise_queue.web.request_body import parse_object, read_body, wrong_field
 from lengthwise_store.errors import LengthwiseError, StoreUnavailable
 from lengthwise_store.jobs import EntryKind, Job, OutputEntry
 from lengthwise_store.output_reader import ClientDisconnected, Drained, follow, while_connected

@@ -11,14 +11,15 @@ from lengthwise_contract.jobs import JobList, RedriveReport
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.queue_views import QueueList, QueueView, SnapshotView, TenantQueueView
 from lengthwise_contract.states import JobState
-from lengthwise_queue.api import openapi, views
+from lengthwise_queue.api import views
 from lengthwise_queue.api.pagination import wrong_cursor
-from lengthwise_queue.api.request_body import parse_object, read_body, wrong_field
 from lengthwise_queue.auth import SECURED, admin_of, named_by, snapshot_of, tenant_of
 from lengthwise_queue.errors import BadRequest, WrongMethod
 from lengthwise_queue.scheduling.snapshot import QueueSnapshot
 from lengthwise_queue.service import Service, of
 from lengthwise_queue.tenants.tenant import Tenant
+from lengthwise_queue.web import openapi
+from lengthwise_queue.web.request_body import parse_object, read_body, wrong_field
 from lengthwise_store.jobs import JobPage, Mode
 
 router = APIRouter(tags=["queues"], dependencies=SECURED, responses=openapi.ALWAYS)

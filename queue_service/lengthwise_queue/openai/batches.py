@@ -10,12 +10,12 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lengthwise_contract.jobs import EndpointPath
-from lengthwise_queue.api import openapi
-from lengthwise_queue.api.request_body import parse_object, read_body, wrong_field
 from lengthwise_queue.api.views import listing
 from lengthwise_queue.auth import SECURED, tenant_of
 from lengthwise_queue.errors import BadRequest, ObjectNotFound
 from lengthwise_queue.service import Service, of
+from lengthwise_queue.web import openapi
+from lengthwise_queue.web.request_body import parse_object, read_body, wrong_field
 from lengthwise_store.batches.store import ENDED, MAX_BATCHES, Batch, BatchStatus
 from lengthwise_store.errors import StorageFull, StoreUnavailable
 

@@ -10,12 +10,12 @@ from typing import Any, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from lengthwise_queue.api import openapi
 from lengthwise_queue.api.views import listing
 from lengthwise_queue.auth import SECURED, tenant_of
 from lengthwise_queue.errors import BadRequest, BodyTooLarge, ObjectNotFound
 from lengthwise_queue.openai.multipart import Field, FileBegin, FormReader
 from lengthwise_queue.service import Service, of
+from lengthwise_queue.web import openapi
 from lengthwise_store.files.store import LONGEST_TTL_MS, FileGone, FileWriter, StoredFile
 
 router = APIRouter(tags=["files"], dependencies=SECURED, responses=openapi.ALWAYS)

@@ -10,13 +10,13 @@ from starlette.responses import Response
 
 from lengthwise_contract.jobs import EndpointPath
 from lengthwise_queue.admission import submit as intake
-from lengthwise_queue.api import openapi
-from lengthwise_queue.api.request_body import parse_object, read_body
 from lengthwise_queue.auth import SECURED, snapshot_of, tenant_of
 from lengthwise_queue.metrics import refusal
 from lengthwise_queue.openai import answers, validate
 from lengthwise_queue.scheduling.snapshot import QueueSnapshot
 from lengthwise_queue.service import of
+from lengthwise_queue.web import openapi
+from lengthwise_queue.web.request_body import parse_object, read_body
 from lengthwise_store.errors import LengthwiseError
 
 router = APIRouter(tags=["openai"], dependencies=SECURED, responses=openapi.ALWAYS)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from lengthwise_contract.jobs import EndpointPath
 from lengthwise_contract.prompts import clip, message_text, render_prompt
-from lengthwise_queue.api.request_body import kind_of
+from lengthwise_queue.admission.parsed_request import ParsedRequest
 from lengthwise_queue.errors import BadRequest
+from lengthwise_queue.web.request_body import kind_of
 
 #: Longest model name, characters; that of `PredictRequest.model`.
 MAX_MODEL_NAME = 256
@@ -24,24 +24,6 @@ MAX_TOKENS = 2**31 - 1
 
 #: OpenAI's bound on `n`.
 MAX_ANSWERS = 128
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParsedRequest:
-    """What the front end needs to know of a valid body.
-
-    `prompts` are what the engine will read, one per prompt: the pieces of text that stand in it
-    as they are, or, for a prompt of token ids, how many there are.
-    """
-
-    model: str
-    stream: bool
-    max_tokens: int | None  #: The body's own cap on one answer, tokens.
-    max_tokens_param: str  #: Which field said so.
-    answers: int  #: How many answers it asks for: prompts x n.
-    text: str | None  #: What the predictor reads, clipped; None: there is no text.
-    prompts: list[list[str] | int]
-    prompt_param: str  #: `messages` or `prompt`.
 
 
 def check(endpoint: EndpointPath, body: dict[str, Any]) -> ParsedRequest:
@@ -238,7 +220,7 @@ _BOTH: dict[str, tuple[str, Test]] = {
     "user": _STRING,
 }
 
-#: Endpoint -> field -> what it must be, in words and as a test; null is always fine.
+#: EndpointPath -> field -> what it must be, in words and as a test; null is always fine.
 _FIELDS: dict[EndpointPath, dict[str, tuple[str, Test]]] = {
     "/v1/chat/completions": _BOTH
     | {

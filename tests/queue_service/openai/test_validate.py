@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from lengthwise_queue.errors import BadRequest
-from lengthwise_queue.openai.validate import ParsedRequest, check
+from lengthwise_queue.openai.validate import check
+from lengthwise_queue.admission.parsed_request import ParsedRequest
 
 USER = [{"role": "user", "content": "Hello there"}]
 CHAT: dict[str, Any] = {"model": "m", "messages": USER}

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lengthwise_queue.api.request_body import kind_of
 from lengthwise_queue.errors import BadRequest
+from lengthwise_queue.web.request_body import kind_of
 
 JsonObject = dict[str, Any]
 

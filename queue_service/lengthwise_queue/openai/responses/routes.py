@@ -14,8 +14,6 @@ from starlette.responses import Response
 from lengthwise_contract.jobs import EndpointPath
 from lengthwise_contract.states import TERMINAL, JobState
 from lengthwise_queue.admission import submit as intake
-from lengthwise_queue.api import openapi
-from lengthwise_queue.api.request_body import parse_object, read_body
 from lengthwise_queue.auth import SECURED, snapshot_of, tenant_of
 from lengthwise_queue.errors import BadRequest, ObjectNotFound
 from lengthwise_queue.metrics import refusal
@@ -27,6 +25,8 @@ from lengthwise_queue.openai.responses import stream as response_answers
 from lengthwise_queue.openai.responses.request import Asked
 from lengthwise_queue.openai.responses.response_object import Answer
 from lengthwise_queue.service import Service, of
+from lengthwise_queue.web import openapi
+from lengthwise_queue.web.request_body import parse_object, read_body
 from lengthwise_store.errors import LengthwiseError, StoreUnavailable
 from lengthwise_store.jobs import Job
 from lengthwise_store.output_reader import End

@@ -1,0 +1,23 @@
+"""What admission needs to know about a request body. The OpenAI endpoints make it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParsedRequest:
+    """The facts about a valid request body on which admission, pricing and delivery depend.
+
+    `prompts` has one entry for each prompt of the body: the texts that the engine will certainly
+    read, or, for a prompt of token ids, the number of ids.
+    """
+
+    model: str
+    stream: bool
+    max_tokens: int | None  #: The client's cap on the length of one answer, tokens.
+    max_tokens_param: str  #: The field that set `max_tokens`.
+    answers: int  #: Number of answers requested: prompts x n.
+    text: str | None  #: The text for the predictor, clipped; None: the body has no text.
+    prompts: list[list[str] | int]
+    prompt_param: str  #: `messages` or `prompt`.

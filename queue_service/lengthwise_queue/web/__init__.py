@@ -1,0 +1,1 @@
+"""What every HTTP route shares: bodies, events, listings, and the OpenAPI document."""
