@@ -1,6 +1,6 @@
-"""Where the `lengthwise` command starts: it says what to install, if that is missing.
+"""Entry point of the `lengthwise` command; names the extra to install if one is missing.
 
-`pip install lengthwise` without an extra is one component's base, and has the script all the same.
+`pip install lengthwise` without an extra installs this script too.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; exit 1 with one line if what every command needs is not installed."""
+    """Run the command line; exit 1 with one line if its dependencies are not installed."""
     try:
         from lengthwise_cli import main as command_line
     except ModuleNotFoundError as exc:

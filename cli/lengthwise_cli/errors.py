@@ -1,23 +1,23 @@
-"""What can go wrong in the command line, and what the user does about it.
+"""Errors of the command line.
 
 ```
 CliError
-├── BadUsage          a flag or the machine is not as needed; the message says what to change
-└── ChildFailed       a process of the local stack did not come up; carries its last log lines
+├── BadUsage          a flag or the machine is wrong; the message names what to change
+└── ChildFailed       a process of the local stack did not start; has its last log lines
 ```
 
-`main.py` prints the message (as for the lab's errors) and exits with 1; nobody else does.
+Only `main.py` prints the message and exits with 1; it does so for the lab's errors too.
 """
 
 from __future__ import annotations
 
 
 class CliError(Exception):
-    """Base of all; the message is for the user, and says what to do."""
+    """Base of all; the message is for the user and names what to do."""
 
 
 class BadUsage(CliError):
-    """Something the user can change before starting again."""
+    """The user can change something and run the command again."""
 
 
 class ChildFailed(CliError):

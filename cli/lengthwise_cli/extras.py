@@ -1,4 +1,4 @@
-"""What only some commands need is imported inside them; this says what to install if it is missing.
+"""Imports that only some commands need, with an error that names the extra to install.
 
 `lengthwise --help` must work without PyTorch.
 """
@@ -13,10 +13,10 @@ from lengthwise_cli.errors import BadUsage
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Imports of an optional extra stand in here.
+    """Run imports of an optional extra.
 
     Raises:
-        BadUsage: One of them is not installed; the message has the pip command.
+        BadUsage: One is not installed; the message has the pip command.
     """
     try:
         yield
@@ -29,10 +29,10 @@ def extra(name: str) -> Iterator[None]:
 
 
 def one_of(flag: str, value: str, known: Sequence[str]) -> None:
-    """Check a flag whose values are known only to what is imported later.
+    """Check a flag whose values are defined in a module that is imported later.
 
     Raises:
-        BadUsage: It is none of them.
+        BadUsage: `value` is not one of `known`.
     """
     if value not in known:
         raise BadUsage(f"{flag} is {value!r}; it must be one of {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""The `lengthwise` command: what it can do, and how it ends when something is wrong.
+"""The `lengthwise` command: finds the command that was asked for, runs it, reports its errors.
 
 Every flag can also be given by environment: `lengthwise up --port` is LENGTHWISE_UP_PORT.
 """
@@ -7,69 +7,79 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module, metadata
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from lengthwise_cli.commands import (
-    characterize,
-    collect,
-    demo,
-    evaluate,
-    submit,
-    tenants,
-    top,
-    train,
-    up,
-)
-from lengthwise_cli.commands.bench import calibration as bench_calibration
-from lengthwise_cli.commands.bench import chaos as bench_chaos
-from lengthwise_cli.commands.bench import drift as bench_drift
-from lengthwise_cli.commands.bench import predictor as bench_predictor
-from lengthwise_cli.commands.bench import queue_speed
-from lengthwise_cli.commands.bench import sequence as bench_sequence
-from lengthwise_cli.commands.bench import serve as bench
-from lengthwise_cli.commands.bench import soak as bench_soak
-from lengthwise_cli.commands.lab import app as lab
+from lengthwise_cli.commands.catalog import ROOT, Command, Group
 from lengthwise_cli.errors import CliError
 from lengthwise_lab.errors import LabError
 
-app = typer.Typer(
-    name="lengthwise",
-    help="LLM serving that answers the short requests first.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.command("up")(up.up)
-app.command("submit")(submit.submit)
-app.command("top")(top.top)
-app.command("demo")(demo.demo)
-app.command("collect")(collect.collect)
-app.command("characterize")(characterize.characterize)
-app.command("export-chat")(characterize.export_chat)
-app.command("evaluate")(evaluate.evaluate)
-app.command("adapt")(evaluate.adapt)
-app.command("train")(train.train)
-app.command("export")(train.export)
-bench_app = typer.Typer(
-    help="Measure a running service, or the queue itself.", no_args_is_help=True
-)
-bench_app.command("serve")(bench.serve)
-bench_app.command("queue")(queue_speed.queue)
-bench_app.command("predictor")(bench_predictor.predictor)
-bench_app.command("sequence")(bench_sequence.sequence)
-bench_app.command("chaos")(bench_chaos.chaos)
-bench_app.command("soak")(bench_soak.soak)
-bench_app.command("drift")(bench_drift.drift)
-bench_app.command("calibration")(bench_calibration.calibration)
-app.add_typer(bench_app, name="bench")
-app.add_typer(tenants.app, name="tenants")
-app.add_typer(lab.app, name="lab")
+
+def build(argv: Sequence[str] | None = None) -> typer.Typer:
+    """Build the command line.
+
+    Args:
+        argv: The arguments without the program's name. Only the command that they name is
+            imported; the others have their help line and nothing else. None: import all.
+    """
+    app = _group(ROOT, None if argv is None else [a for a in argv if not a.startswith("-")])
+    app.callback()(_root)
+    return app
 
 
-@app.callback()
-def root() -> None:
+def _group(group: Group, words: Sequence[str] | None) -> typer.Typer:
+    app = typer.Typer(
+        help=group.summary,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    for name, entry in group.commands.items():
+        rest = None if words is None else words[1:] if words[:1] == [name] else []
+        if isinstance(entry, Group):
+            app.add_typer(_group(entry, rest), name=name)
+            continue
+        wanted = words is None or words[:1] == [name]
+        target = _load(entry) if wanted else _not_loaded
+        if isinstance(target, typer.Typer):
+            app.add_typer(target, name=name, help=entry.summary)
+        else:
+            app.command(name, short_help=entry.summary)(target)
+    return app
+
+
+def _load(command: Command) -> Any:
+    module, _, attribute = command.target.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def _not_loaded() -> None:
+    """Stand for a command that the arguments do not name; it is never called."""
+    raise AssertionError("the command's module was not imported")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lengthwise {metadata.version('lengthwise')}")
+        raise typer.Exit
+
+
+def _root(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            show_envvar=False,
+            help="Print the version and exit.",
+        ),
+    ] = False,
+) -> None:
     """LLM serving that answers the short requests first."""
 
 
@@ -81,12 +91,16 @@ def _interrupt(*_: object) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def main() -> None:
-    """Run the command line; exit 1 with one message when it cannot do what was asked."""
-    # `kill` ends a command as Ctrl-C does: settings are put back, processes and folders removed.
+def main(make: Callable[[Sequence[str]], Callable[..., object]] = build) -> None:
+    """Run the command line; exit 1 with one message when it cannot do what was asked.
+
+    Args:
+        make: Builds the command line from the arguments; tests replace it.
+    """
+    # `kill` ends a command as Ctrl-C does: it restores settings and removes processes and folders.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(auto_envvar_prefix="LENGTHWISE")
+        make(sys.argv[1:])(prog_name="lengthwise", auto_envvar_prefix="LENGTHWISE")
     except (CliError, LabError) as exc:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print(f"lengthwise: {exc}", style="red", markup=False)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lengthwise_worker.engines.simulated.embedded import SimulatedServer
 from typer.testing import CliRunner
 
 from lengthwise_cli.errors import BadUsage, CliError
@@ -24,7 +25,6 @@ from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_store.jobs import NewJob, Outcome, OutcomeKind
 from lengthwise_store.store import JobStore
 from lengthwise_worker.engines.simulated.batch import Faults, SimulatedBatch
-from lengthwise_worker.engines.simulated.embedded import SimulatedServer
 
 pytest.importorskip("httpx")
 
@@ -216,7 +216,7 @@ def test_a_queue_at_work_is_written_down(redis_url: str) -> None:
             await store.submit(MODEL, job("short", messages=chat, max_tokens=50))
             await store.submit(MODEL, job("cut", messages=chat, max_tokens=7))
             await store.submit(MODEL, job("bad", messages=chat))
-            assert await record.look() == []
+            assert await record.poll() == []
             claims = await store.claim(MODEL, worker_id="w", count=3)
             for claim in claims:
                 await store.finish(
@@ -227,8 +227,8 @@ def test_a_queue_at_work_is_written_down(redis_url: str) -> None:
                     else Outcome(kind=OutcomeKind.OK, output_tokens=7, prompt_tokens=3),
                     worker_id="w",
                 )
-            got = {r["id"]: r for r in await record.look()}
-            assert await record.look() == []
+            got = {r["id"]: r for r in await record.poll()}
+            assert await record.poll() == []
         finally:
             await record.aclose()
             await store.aclose()

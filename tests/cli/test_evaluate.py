@@ -10,13 +10,13 @@ import pytest
 from typer.testing import CliRunner
 
 from lengthwise_cli.errors import BadUsage, CliError
-from lengthwise_cli.main import app
+from lengthwise_cli.main import build
 
 pytest.importorskip("sklearn")
 
 
 def run(*arguments: object) -> str:
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    result = CliRunner().invoke(build(), [str(a) for a in arguments])
     if isinstance(result.exception, CliError):
         raise result.exception
     assert result.exit_code == 0, result.output
@@ -58,7 +58,7 @@ def test_evaluate_prints_rows_of_every_predictor(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(BadUsage, match="cannot read"):
         run("evaluate", "--data", tmp_path / "nowhere.jsonl")
-    with pytest.raises(BadUsage, match="at least 20 are wanted"):
+    with pytest.raises(BadUsage, match="at least 20 are needed"):
         run("adapt", "--data", written(tmp_path / "d", 0, 5), "--out", tmp_path / "m")
 
 

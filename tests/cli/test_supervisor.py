@@ -29,7 +29,7 @@ def child(
     ready_within_s: float = WITHIN_S,
     stop_within_s: float = WITHIN_S,
 ) -> Child:
-    """A Python program that is ready once it has written `<name>.ready`, unless told otherwise."""
+    """A Python program that is ready once it has written `<name>.ready`, unless `code` differs."""
 
     async def has_written(_: float) -> bool:
         return (folder / f"{name}.ready").exists()
@@ -45,7 +45,7 @@ def child(
     )
 
 
-#: Says that it is ready, then waits for a signal.
+#: Writes that it is ready, then waits for a signal.
 PATIENT = "import os, pathlib, signal; pathlib.Path(os.environ['READY']).touch(); signal.pause()"
 
 
@@ -202,7 +202,7 @@ def test_the_children_die_with_their_parent_also_when_it_is_killed(tmp_path: Pat
         pid = int((tmp_path / "pid").read_text())
         # Not before the child has become its program: until then it has not asked to die.
         asyncio.run(eventually(lambda: b"signal.pause" in cmdline(pid)))
-        asyncio.run(eventually(lambda: b"tether" not in cmdline(pid)))
+        asyncio.run(eventually(lambda: b"parent_death" not in cmdline(pid)))
     finally:
         process.kill()
         process.wait()

@@ -8,29 +8,29 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from lengthwise_cli.errors import BadUsage
-from lengthwise_cli.main import app
+from lengthwise_cli.main import build
 from lengthwise_queue.tenants import keys as api_keys
 
 
 def test_a_new_key_comes_with_the_hash_that_the_file_takes(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["tenants", "new-key"])
+    done = CliRunner().invoke(build(), ["tenants", "new-key"])
     key, kept = done.stdout.split()
     assert api_keys.hash_key(key) == kept
     file = tmp_path / "tenants.yaml"
     file.write_text(f"tenants:\n  - name: research\n    keys: [{kept}]\n")
-    told = CliRunner().invoke(app, ["tenants", "check", str(file)])
+    told = CliRunner().invoke(build(), ["tenants", "check", str(file)])
     assert told.exit_code == 0
     assert "research" in told.stdout
 
 
 def test_a_key_is_read_from_standard_input() -> None:
     key = api_keys.new_key()
-    done = CliRunner().invoke(app, ["tenants", "hash-key"], input=f"{key}\n")
+    done = CliRunner().invoke(build(), ["tenants", "hash-key"], input=f"{key}\n")
     assert done.stdout.strip() == api_keys.hash_key(key)
 
 
 def test_a_weak_key_is_refused_and_not_repeated() -> None:
-    done = CliRunner().invoke(app, ["tenants", "hash-key"], input="hunter2\n")
+    done = CliRunner().invoke(build(), ["tenants", "hash-key"], input="hunter2\n")
     assert isinstance(done.exception, BadUsage)
     assert "hunter2" not in str(done.exception)
 
@@ -38,6 +38,6 @@ def test_a_weak_key_is_refused_and_not_repeated() -> None:
 def test_a_file_that_would_not_be_taken_is_said_to_be_so(tmp_path: Path) -> None:
     file = tmp_path / "tenants.json"
     file.write_text(json.dumps({"tenants": [{"name": "a", "weight": -1}]}))
-    done = CliRunner().invoke(app, ["tenants", "check", str(file)])
+    done = CliRunner().invoke(build(), ["tenants", "check", str(file)])
     assert isinstance(done.exception, BadUsage)
     assert "tenants.0.weight" in str(done.exception)

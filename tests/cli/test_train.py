@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lengthwise_cli.errors import BadUsage
-from lengthwise_cli.main import app
+from lengthwise_cli.main import build
 
 SMALL = [
     *("--window", "24", "--batch", "16", "--epochs", "6"),
@@ -39,7 +39,7 @@ def rows(tmp_path: Path) -> Path:
 
 
 def run(*arguments: str) -> str:
-    result = CliRunner().invoke(app, list(arguments))
+    result = CliRunner().invoke(build(), list(arguments))
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.stdout

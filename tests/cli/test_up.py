@@ -1,4 +1,4 @@
-"""`lengthwise up` as a process of its own: it serves, heals, keeps what it took, and goes."""
+"""`lengthwise up` as a process of its own: it serves, heals, keeps its jobs and stops."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Up:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def said(self) -> str:
+    def printed(self) -> str:
         return self.output.read_text()
 
     def children(self) -> dict[int, str]:
@@ -82,9 +82,9 @@ class Up:
 
     def kill(self, part: str) -> None:
         """kill -9 the child whose command line holds `part`, and see that it is noticed."""
-        told = self.said().count("killed by SIGKILL")
+        before = self.printed().count("killed by SIGKILL")
         os.kill(self.pid(part), signal.SIGKILL)
-        eventually(lambda: self.said().count("killed by SIGKILL") > told, f"{part} is dead")
+        eventually(lambda: self.printed().count("killed by SIGKILL") > before, f"{part} is dead")
 
     def healthy(self) -> bool:
         """Whether a worker is known to the queue service, and all children are there."""
@@ -96,7 +96,7 @@ class Up:
 
 
 def start(folder: Path, port: int, *flags: str) -> Up:
-    """Start a stack; it is not waited for."""
+    """Start a stack without waiting for it."""
     output = folder / "output"
     data_dir = folder / "data"
     flags = ("--engine", "simulated", "--slots", "2", *flags)
@@ -134,15 +134,15 @@ def up(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]) -
 
 
 def serves(stack: Up) -> None:
-    """Wait until the stack says that it serves."""
+    """Wait until the stack prints that it serves."""
     eventually(
-        lambda: "Ctrl-C stops" in stack.said() or stack.process.poll() is not None, "it serves"
+        lambda: "Ctrl-C stops" in stack.printed() or stack.process.poll() is not None, "it serves"
     )
-    assert stack.process.poll() is None, stack.said()
+    assert stack.process.poll() is None, stack.printed()
 
 
 def ask(up: Up, tokens: int, *, wait: bool = False) -> str:
-    """Hand in a job of so many tokens; its id. `wait`: not before it is being answered."""
+    """Submit a job of this many tokens and return its id; `wait`: once its answer has started."""
     body = {
         "model": "simulated",
         "messages": [{"role": "user", "content": f"{tokens} words, please"}],
@@ -158,7 +158,7 @@ def ask(up: Up, tokens: int, *, wait: bool = False) -> str:
 
 
 def job(up: Up, job_id: str) -> dict[str, Any]:
-    """A job as it stands; a service that is away says nothing."""
+    """A job's view; state "unknown" while the service is unreachable."""
     try:
         response = httpx.get(f"{up.url}/v1/jobs/{job_id}", timeout=5)
     except httpx.TransportError:
@@ -259,7 +259,7 @@ def test_a_job_whose_worker_was_killed_is_answered_by_the_next(up: Up) -> None:
     up.kill("lengthwise_worker")
     view = answered(up, job_id)
     assert (view["attempt"], view["output_tokens"]) == (2, 100)
-    eventually(lambda: "the worker is back" in up.said(), "the worker is back")
+    eventually(lambda: "the worker is back" in up.printed(), "the worker is back")
 
 
 def test_jobs_are_answered_although_the_queue_service_was_killed(up: Up) -> None:
@@ -267,7 +267,7 @@ def test_jobs_are_answered_although_the_queue_service_was_killed(up: Up) -> None
     up.kill("lengthwise_queue")
     for job_id in job_ids:
         assert answered(up, job_id)["attempt"] == 1
-    eventually(lambda: "the queue service is back" in up.said(), "the queue service is back")
+    eventually(lambda: "the queue service is back" in up.printed(), "the queue service is back")
 
 
 def test_submit_loses_no_token_when_the_queue_service_is_killed(up: Up) -> None:
@@ -287,7 +287,7 @@ def test_submit_loses_no_token_when_the_queue_service_is_killed(up: Up) -> None:
     finally:
         reader.kill()
     assert reader.returncode == 0, notes
-    assert "taking the stream up again" in notes
+    assert "resuming the stream" in notes
     want = answered(up, job_id)["response"]["choices"][0]["message"]["content"]
     assert printed.strip() == want.strip()
 
@@ -297,19 +297,19 @@ def test_nothing_acknowledged_is_lost_when_valkey_is_killed(up: Up) -> None:
     up.kill("valkey-server")
     for job_id in job_ids:
         assert answered(up, job_id)["output_tokens"] == 40
-    eventually(lambda: "Valkey is back" in up.said(), "Valkey is back")
+    eventually(lambda: "Valkey is back" in up.printed(), "Valkey is back")
 
 
 def test_jobs_are_accepted_without_a_prediction_while_the_predictor_is_away(up: Up) -> None:
     up.kill("lengthwise_predictor")
     assert answered(up, ask(up, 5))["output_tokens"] == 5
-    eventually(lambda: "the predictor is back" in up.said(), "the predictor is back")
+    eventually(lambda: "the predictor is back" in up.printed(), "the predictor is back")
 
 
 def test_a_stack_whose_queue_service_asks_for_keys_uses_that_of_the_commands(
     tmp_path: Path, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It ended with "Its operator gives you one", said to the operator.
+    # It ended with "Its operator gives you one", shown to the operator.
     key = "sk-lw-" + "k" * 40
     monkeypatch.setenv("LENGTHWISE_QUEUE_API_KEY", key)
     monkeypatch.setenv("LENGTHWISE_API_KEY", key)
@@ -340,9 +340,9 @@ def test_a_signal_stops_everything_with_exit_code_0(
         assert len(children) == 4
         ask(stack, 30, wait=True)
         stack.process.send_signal(number)
-        assert stack.process.wait(WITHIN_S) == 0, stack.said()
+        assert stack.process.wait(WITHIN_S) == 0, stack.printed()
         assert not any(Path(f"/proc/{pid}").exists() for pid in children)
-        assert "killed" not in stack.said()
+        assert "killed" not in stack.printed()
     finally:
         stop(stack)
 
@@ -370,7 +370,7 @@ def test_jobs_outlive_the_stack_and_kill_9_of_it_leaves_no_process(
 
 
 def running(pid: int) -> bool:
-    """Whether the process runs; a zombie, which nobody has waited for yet, does not."""
+    """Whether the process runs; a zombie does not."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -382,7 +382,7 @@ def running(pid: int) -> bool:
 
 
 def refused(tmp_path: Path, *flags: str) -> str:
-    """What `lengthwise up` says when it exits with 1."""
+    """What `lengthwise up` prints when it exits with 1."""
     data = ("--data-dir", str(tmp_path / "other"))
     got = run("up", "--engine", "simulated", *data, *flags, cwd=tmp_path)
     assert got.returncode == 1, got.stdout

@@ -1,4 +1,4 @@
-"""`lengthwise characterize` and `lengthwise export-chat`: what one does with collected lengths."""
+"""`lengthwise characterize` and `lengthwise export-chat`: describe or export lengths."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def characterize(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Describe lengths by LLM and source: quantiles, tails, noise, what the prompt explains."""
+    """Describe collected lengths: quantiles, tails, noise."""
     with extra("train"):
         from lengthwise_training.data.characterize import characterize as write
         from lengthwise_training.data.characterize import markdown
@@ -43,11 +43,11 @@ def export_chat(
     data: Annotated[Path, typer.Option(help="JSONL (or .gz) of prompts with measured lengths.")],
     out: Annotated[Path, typer.Option(help="JSONL to write.")],
     form: Annotated[
-        Literal["openai", "sharegpt"], typer.Option("--format", help="How a chat is written.")
+        Literal["openai", "sharegpt"], typer.Option("--format", help="Format of a chat.")
     ] = "openai",
     label: Annotated[
         Literal["max", "mean", "percentile"],
-        typer.Option(help="What of a prompt's samples is taught."),
+        typer.Option(help="Which statistic of a prompt's samples is the label."),
     ] = "max",
     percentile: Annotated[
         float, typer.Option(min=0, max=100, help="With --label percentile.")
@@ -60,7 +60,7 @@ def export_chat(
         bool, typer.Option("--keep-censored", help="Keep rows with an answer cut at its cap.")
     ] = False,
 ) -> None:
-    """Write lengths as chats, for tuning an LLM to state the length of its own answer."""
+    """Write lengths as chats, to tune an LLM to predict them."""
     with extra("train"):
         from lengthwise_training.data.chat_export import ChatFormat, Label, Target, chats
     rows = [r for r in _read(data, False).rows if model in (None, r.llm)]

@@ -1,4 +1,4 @@
-"""`lengthwise collect`: measured lengths, by sampling an endpoint or from a queue; and vectors."""
+"""`lengthwise collect`: measure answer lengths at an endpoint or a queue; store hidden states."""
 
 from __future__ import annotations
 
@@ -14,58 +14,61 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lengthwise_cli.errors import BadUsage, CliError
 from lengthwise_cli.extras import extra, one_of
 
-#: Between two looks at a queue, s.
+#: Time between two polls of a queue, s.
 _LOOK_S = 0.5
 
 
 def collect(
-    out: Annotated[Path, typer.Option(help="JSONL to add to; what it has is not asked again.")],
+    out: Annotated[Path, typer.Option(help="JSONL to append to; its prompts are skipped.")],
     url: Annotated[str | None, typer.Option(help="An OpenAI endpoint to sample.")] = None,
-    model: Annotated[str | None, typer.Option(help="Its name there; or the queue's.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name of the model, or of the queue.")] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="JSONL of `prompt` or `messages`, and perhaps `source`.")
+        Path | None, typer.Option(help="JSONL with `prompt` or `messages`, optionally `source`.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Answers of each prompt.")] = 1,
+    samples: Annotated[int, typer.Option(min=1, help="Answers per prompt.")] = 1,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Cap of an answer; one that reaches it is censored.")
+        int | None,
+        typer.Option(min=1, help="Cap on an answer, tokens; such answers are censored."),
     ] = None,
     temperature: Annotated[
         float | None, typer.Option(min=0, help="Default: the endpoint's.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Sample i is asked with this + i. Default: none is sent.")
+        int | None, typer.Option(help="Sample i is sent with seed + i. Default: no seed.")
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at once.")] = 8,
-    tries: Annotated[int, typer.Option(min=1, help="How often one request is tried.")] = 6,
+    concurrency: Annotated[int, typer.Option(min=1, help="Concurrent requests.")] = 8,
+    tries: Annotated[int, typer.Option(min=1, help="Attempts per request.")] = 6,
     api_key: Annotated[
         str | None,
-        typer.Option(envvar="LENGTHWISE_API_KEY", help="Of the endpoint; better by environment."),
+        typer.Option(
+            envvar="LENGTHWISE_API_KEY", help="The endpoint's key; set it by environment."
+        ),
     ] = None,
     from_queue: Annotated[
         str | None,
-        typer.Option(help="Instead: watch the queue --model in this Redis, redis://..."),
+        typer.Option(help="Instead of --url: watch the queue --model in this Redis, redis://..."),
     ] = None,
     rows: Annotated[
-        int | None, typer.Option(min=1, help="With --from-queue: end after so many rows.")
+        int | None, typer.Option(min=1, help="With --from-queue: stop after this many rows.")
     ] = None,
     for_s: Annotated[
-        float | None, typer.Option(min=0, help="With --from-queue: end after so long, s.")
+        float | None, typer.Option(min=0, help="With --from-queue: stop after this time, s.")
     ] = None,
     hidden_states: Annotated[
         str | None,
         typer.Option(
             help="Also run the prompts of OUT through this Hugging Face model (folder or hub id) "
-            "and keep its states, for `train --backbone hidden`; alone: of the rows that OUT has."
+            "and store its hidden states, for `train --backbone hidden`."
         ),
     ] = None,
     vectors: Annotated[
-        Path | None, typer.Option(help="NPZ of the states. Default: OUT, but for its ending.")
+        Path | None, typer.Option(help="NPZ for the hidden states. Default: OUT with .npz.")
     ] = None,
-    layer: Annotated[int, typer.Option(help="Whose states; -1 is the last.")] = -1,
-    pooling: Annotated[str, typer.Option(help="State of the last token, or the mean.")] = "last",
-    device: Annotated[str, typer.Option(help="Of --hidden-states: auto, cpu or cuda.")] = "auto",
+    layer: Annotated[int, typer.Option(help="Layer of the hidden states; -1 is the last.")] = -1,
+    pooling: Annotated[str, typer.Option(help="last token, or mean.")] = "last",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Collect lengths: sample an endpoint, or write down what a queue serves; can be resumed."""
+    """Collect answer lengths from an endpoint or a queue."""
     if hidden_states is not None:
         one_of("--pooling", pooling, ("last", "mean"))
         one_of("--device", device, ("auto", "cpu", "cuda"))
@@ -73,7 +76,7 @@ def collect(
         raise BadUsage("--vectors goes with --hidden-states MODEL")
     alone = hidden_states is not None and not (url or from_queue)
     if alone and not out.is_file():
-        raise BadUsage(f"there is no {out}: --hidden-states alone reads the rows that it has")
+        raise BadUsage(f"there is no {out}; --hidden-states without --url reads its rows")
     if not alone:
         _lengths(
             out=out,
@@ -93,7 +96,7 @@ def collect(
 
 
 def _beside(rows: Path) -> Path:
-    """`rows.npz` for `rows.jsonl` and `rows.jsonl.gz`."""
+    """Path of the vectors: `rows.npz` for `rows.jsonl` and `rows.jsonl.gz`."""
     name = rows.name.removesuffix(".gz").removesuffix(".jsonl")
     return rows.with_name(name + ".npz")
 
@@ -137,7 +140,9 @@ def _lengths(
 ) -> None:
     if from_queue is not None:
         if url or prompts or not model:
-            raise BadUsage("--from-queue wants --model, the queue's name; no --url, no --prompts")
+            raise BadUsage(
+                "--from-queue needs --model, the queue's name, and no --url or --prompts"
+            )
         asyncio.run(_watch(from_queue, model, out, rows, for_s))
         return
     if url is None or model is None or prompts is None:
@@ -176,13 +181,13 @@ def _lengths(
     except CollectFailed as exc:
         raise BadUsage(str(exc)) from exc
     typer.echo(
-        f"{done.done} prompts sampled, {done.already} were there already, "
+        f"{done.done} prompts sampled, {done.already} skipped because they have rows, "
         f"{done.censored} answers cut at the cap"
     )
     if done.failed:
         shown = "; ".join(f"{k}: {v}" for k, v in list(done.failed.items())[:3])
         raise CliError(
-            f"{len(done.failed)} prompts have no row; start again to ask them once more. {shown}"
+            f"{len(done.failed)} prompts have no row; run the command again to retry them. {shown}"
         )
 
 
@@ -192,18 +197,18 @@ async def _watch(
     with extra("train"):
         from lengthwise_training.data.collect import CollectFailed, RowFile
     with extra("local"):
-        from lengthwise_cli.commands.queue_record import QueueRecord
+        from lengthwise_cli.queue_lengths import QueueLengths
         from lengthwise_store.errors import LengthwiseError
-    record = QueueRecord(redis_url, queue)
+    record = QueueLengths(redis_url, queue)
     ends = None if for_s is None else time.monotonic() + for_s
     try:
         if not await record.exists():
-            raise BadUsage(f"there is no queue {queue} in that Redis")
+            raise BadUsage(f"there is no queue {queue} in this Redis")
         with RowFile(out) as file, _progress() as progress:
             bar = progress.add_task("watch", total=rows)
             written = 0
             while True:
-                for row in await record.look():
+                for row in await record.poll():
                     if (rows is None or written < rows) and file.add(row, sync=False):
                         written += 1
                 file.sync()
@@ -218,11 +223,11 @@ async def _watch(
     finally:
         await record.aclose()
     seen = record.watched
-    typer.echo(f"{written} rows, {seen.censored} cut at their cap; {seen.missed} jobs ended unseen")
+    typer.echo(f"{written} rows, {seen.censored} cut at their cap; {seen.missed} jobs missed")
     if not record.keeps_record:
         typer.echo(
-            f"The queue keeps no record: set `record_rows` of {queue}, and jobs that end while "
-            "nobody watches are here the next time.",
+            f"The queue keeps no training log. Set `record_rows` of {queue} to log jobs that end "
+            "while no command watches.",
             err=True,
         )
 

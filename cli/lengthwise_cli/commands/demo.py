@@ -1,7 +1,7 @@
-"""`lengthwise demo`: one burst to a real LLM, first come first served, then short first.
+"""`lengthwise demo`: send one burst to a real LLM, first come first served, then short first.
 
-`make demo` calls it. Starts a stack of its own, on free ports and in a temporary folder; shows
-what was measured, whether it flatters us or not.
+`make demo` calls it. It starts its own stack on free ports and in a temporary folder. It prints
+what it measures, including the figures that got worse.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from rich.console import Console
 from lengthwise_cli.commands.bench.serve import compared, measured_overhead
 from lengthwise_cli.errors import CliError
 from lengthwise_cli.local import ports
-from lengthwise_cli.local.stack import Stack, StackSettings
+from lengthwise_cli.local.settings import StackSettings
+from lengthwise_cli.local.stack import Stack
 from lengthwise_lab.loadtest.arrivals import Arrivals
 from lengthwise_lab.loadtest.client import Service
 from lengthwise_lab.loadtest.compare import Arm, Run
@@ -29,20 +30,18 @@ from lengthwise_lab.loadtest.workload import Bodies, bundled_bodies, mix
 
 _POLICIES: tuple[Arm, ...] = ("fcfs", "sjf")
 
-#: Requests sent both ways, through the queue and straight to the engine.
+#: Requests sent twice, through the queue and directly to the engine.
 _PAIRS = 15
 
 
 def demo(
-    requests: Annotated[int, typer.Option(min=1, help="How many, in one burst.")] = 64,
-    slots: Annotated[int, typer.Option(min=1, max=64, help="Served at the same time.")] = 4,
-    max_tokens: Annotated[
-        int, typer.Option(min=1, help="Cap on every answer, the same for all, tokens.")
-    ] = 200,
-    seed: Annotated[int, typer.Option(help="Of the order of the requests.")] = 1,
+    requests: Annotated[int, typer.Option(min=1, help="Requests in the burst.")] = 64,
+    slots: Annotated[int, typer.Option(min=1, max=64, help="Requests served at once.")] = 4,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Cap on every answer, tokens.")] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of the requests' order.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for result.json and the chart.")] = Path("demo"),
 ) -> None:
-    """Send one mixed burst to a small real LLM, once under fcfs and once under sjf."""
+    """Compare fcfs and sjf on a small real LLM, on this machine."""
     from lengthwise_lab.loadtest.chart import (
         draw,  # matplotlib: half of what any command takes to start
     )
@@ -78,7 +77,7 @@ async def _measure(
         console.print(
             f"{count} requests at once to {stack.model}, a real LLM on this machine, "
             f"{settings.slots} at a time: half short questions, half long tasks, in mixed order, "
-            f"the same both times. sjf runs as by default: k = {queue.overtake_factor:g}, "
+            f"the same both times. sjf runs with its defaults: k = {queue.overtake_factor:g}, "
             f"wait factor {queue.overtake_wait_factor:g}."
         )
         target = Target(url=stack.url, model=stack.model)

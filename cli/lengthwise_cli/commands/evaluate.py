@@ -1,4 +1,4 @@
-"""`lengthwise evaluate`: every predictor on the same rows of a file, in one table."""
+"""`lengthwise evaluate` and `lengthwise adapt`: compare predictors; fit one to your own rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lengthwise_training.compare.report import Report
     from lengthwise_training.data.rows import LengthTable
 
-#: Fewer prompts than this cannot be fitted to.
+#: Fewest prompts that `adapt` accepts.
 _LEAST_PROMPTS = 20
 
 #: Columns of the printed table: key of a row, heading, format.
@@ -40,17 +40,15 @@ _COLUMNS = (
 
 def evaluate(
     data: Annotated[
-        Path, typer.Option(help="JSONL (or .gz) of prompts with measured lengths to ask about.")
+        Path, typer.Option(help="JSONL (or .gz) of prompts with measured lengths to predict.")
     ],
-    train: Annotated[
-        Path | None, typer.Option(help="Rows that whatever is fitted may learn from.")
-    ] = None,
+    train: Annotated[Path | None, typer.Option(help="Rows to fit on.")] = None,
     model: Annotated[
-        list[Path] | None, typer.Option(help="Folder of another model; again for more.")
+        list[Path] | None, typer.Option(help="Folder of another model; repeat for more.")
     ] = None,
     cross_validate: Annotated[
         int,
-        typer.Option(min=0, help="Without --train: fit on --data itself, in so many parts."),
+        typer.Option(min=0, help="Without --train: fit on --data, in this many folds."),
     ] = 0,
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Also hold out LLMs and sources of --train.")
@@ -59,14 +57,14 @@ def evaluate(
         bool, typer.Option(help="Also adapt the models to the rows of --train.")
     ] = True,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="So many rows of --data, drawn by seed 0.")
+        int | None, typer.Option(min=1, help="Use this many rows of --data, drawn with seed 0.")
     ] = None,
     perceive_url: Annotated[
         str | None, typer.Option(help="Also ask the LLM at this OpenAI endpoint for the length.")
     ] = None,
-    perceive_model: Annotated[str | None, typer.Option(help="Its name there.")] = None,
+    perceive_model: Annotated[str | None, typer.Option(help="Name of the LLM there.")] = None,
     perceive_api_key: Annotated[
-        str | None, typer.Option(envvar="LENGTHWISE_API_KEY", help="Of that endpoint.")
+        str | None, typer.Option(envvar="LENGTHWISE_API_KEY", help="API key of that endpoint.")
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first unusable line.")
@@ -75,11 +73,11 @@ def evaluate(
         bool, typer.Option("--keep-degenerate", help="Keep rows marked degenerate.")
     ] = False,
     device: Annotated[
-        str, typer.Option(help="Of the models: auto (CUDA if ONNX Runtime has it), cpu or cuda.")
+        str, typer.Option(help="auto (CUDA if ONNX Runtime has it), cpu or cuda.")
     ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Measure length predictors on the same rows: the bundled one, others, rivals, the ceiling."""
+    """Compare length predictors on the same rows."""
     with extra("train"):
         from lengthwise_predictor.errors import ModelUnusable
         from lengthwise_predictor.settings import BUNDLED
@@ -89,7 +87,7 @@ def evaluate(
     if train is not None and cross_validate:
         raise BadUsage("give either --train or --cross-validate")
     if held_out and train is None:
-        raise BadUsage("--held-out holds out LLMs and sources of --train: give that too")
+        raise BadUsage("--held-out needs --train: it holds out LLMs and sources of it")
     if (perceive_url is None) != (perceive_model is None):
         raise BadUsage("--perceive-url and --perceive-model go together")
     notes: list[str] = []
@@ -102,7 +100,7 @@ def evaluate(
             if len(learned) < len(whole):
                 notes.append(
                     f"{len(whole) - len(learned)} of {len(whole)} rows of {train} left out: "
-                    "their prompts are among those asked about"
+                    "their prompts are also in --data"
                 )
             if len(learned) < 2:
                 raise BadUsage(f"{train} has no prompt that {data} does not have")
@@ -137,7 +135,7 @@ def adapt(
         bool, typer.Option("--strict", help="Stop at the first unusable line.")
     ] = False,
 ) -> None:
-    """Adapt a model to your own lengths and LLMs: seconds, no GPU, the same speed afterwards."""
+    """Adapt a predictor to your own lengths, without a GPU."""
     with extra("train"):
         from lengthwise_predictor.errors import ModelUnusable
         from lengthwise_predictor.settings import BUNDLED
@@ -145,13 +143,13 @@ def adapt(
         from lengthwise_training.adapt.adapted import NoView
         from lengthwise_training.data.rows import BadLines, LengthTable
     if out.resolve() in (BUNDLED.resolve(), (model or BUNDLED).resolve()):
-        raise BadUsage("--out must be another folder than the model that is adapted")
+        raise BadUsage("--out must not be the folder of the model to adapt")
     try:
         table = LengthTable(_read(data, strict, False, None, []))
         if len(table.prompts) < _LEAST_PROMPTS:
             raise BadUsage(
-                f"{data} has {len(table.prompts)} prompts; at least {_LEAST_PROMPTS} are wanted, "
-                "and a few hundred before it pays"
+                f"{data} has {len(table.prompts)} prompts; at least {_LEAST_PROMPTS} are needed, "
+                "and a few hundred for a gain"
             )
         card = write(table, model or BUNDLED, out)
     except (BadLines, ModelUnusable, NoView) as exc:
@@ -202,7 +200,7 @@ def _print(report: Report, table: LengthTable) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=200)  # a file is as wide as the table
     console.print(
-        f"{len(table):,} rows, {len(table.prompts):,} prompts; rank within each LLM, averaged."
+        f"{len(table):,} rows, {len(table.prompts):,} prompts; ranks within each LLM, averaged."
     )
     by = {
         "all rows": [r for r in report.rows if r["llm"] == r["source"] == "all"],

@@ -1,4 +1,4 @@
-"""`lengthwise submit`: one job, its prediction, and its answer as it comes."""
+"""`lengthwise submit`: submit a job, print its prediction, stream its answer."""
 
 from __future__ import annotations
 
@@ -17,21 +17,19 @@ from lengthwise_contract.jobs import JobRequest
 from lengthwise_lab.loadtest.client import Service, error_message
 from lengthwise_lab.loadtest.workload import FIXED_SAMPLING, read_bodies
 
-#: How often a broken stream is taken up again, and the pause before it, seconds.
+#: How often a broken stream is resumed, and the pause before it, seconds.
 RECONNECTS, RECONNECT_PAUSE_S = 60, 0.5
 
-Url = Annotated[str, typer.Option(help="Of the queue service.")]
+Url = Annotated[str, typer.Option(help="URL of the queue service.")]
 ApiKey = Annotated[
     str | None,
-    typer.Option(envvar="LENGTHWISE_API_KEY", help="Of the queue service; better by environment."),
+    typer.Option(envvar="LENGTHWISE_API_KEY", help="Your API key; set it by environment."),
 ]
-Model = Annotated[
-    str | None, typer.Option(help="Which model answers. Default: the only one served.")
-]
+Model = Annotated[str | None, typer.Option(help="The model that answers. Default: the only one.")]
 
 
 def submit(
-    text: Annotated[str | None, typer.Argument(help="What to ask.")] = None,
+    text: Annotated[str | None, typer.Argument(help="The prompt.")] = None,
     url: Url = "http://127.0.0.1:8080",
     api_key: ApiKey = None,
     model: Model = None,
@@ -39,17 +37,17 @@ def submit(
         int | None, typer.Option(min=1, help="Longest answer, tokens. Default: the engine's.")
     ] = None,
     job_class: Annotated[
-        str, typer.Option("--class", help="Service class of the queue.")
+        str, typer.Option("--class", help="Class of the job; the queue defines them.")
     ] = "interactive",
     file: Annotated[
         Path | None,
-        typer.Option(help="JSONL, a line with `prompt` or `messages` a job; none is waited for."),
+        typer.Option(help="JSONL with `prompt` or `messages`: a job for each line; does not wait."),
     ] = None,
-    wait: Annotated[bool, typer.Option(help="Show the answer as it comes.")] = True,
+    wait: Annotated[bool, typer.Option(help="Stream the answer.")] = True,
 ) -> None:
     """Submit a job; print its prediction, position and answer."""
     if (text is None) == (file is None):
-        raise BadUsage('give either a text, as in `lengthwise submit "Say hello."`, or --file')
+        raise BadUsage('give either a prompt, as in `lengthwise submit "Say hello."`, or --file')
     bodies: list[dict[str, Any]]
     if file is not None:
         bodies = [
@@ -83,13 +81,13 @@ async def _submit(
 
 
 def describe(why: Explanation) -> str:
-    """How long it is expected to be, and where it stands, in a few words."""
+    """Describe a job's predicted length and its position in a few words."""
     if why.prediction is None:
-        expected = f"no prediction in time, taken for {why.predicted_tokens:.0f} tokens"
+        expected = f"no prediction in time, {why.predicted_tokens:.0f} tokens assumed"
     else:
-        likely = why.calibrated or why.prediction  # the corrected ones are what it is priced by
+        likely = why.calibrated or why.prediction  # the job is priced by the calibrated ones
         low, high = likely.p10_tokens, likely.p90_tokens
-        if why.predicted_tokens < likely.p50_tokens:  # cut by the request's own cap
+        if why.predicted_tokens < likely.p50_tokens:  # the request's max_tokens is lower
             low, high = min(low, why.predicted_tokens), why.predicted_tokens
         expected = f"predicted {why.predicted_tokens:.0f} tokens ({low:.0f} to {high:.0f} likely)"
     if why.position is None:
@@ -103,7 +101,7 @@ def describe(why: Explanation) -> str:
 
 
 class _Reader:
-    """Prints a job's stream; takes it up where it broke off, so that no token is lost."""
+    """Print a job's stream and resume it where it broke off, so that no token is lost."""
 
     def __init__(self, service: Service, note: Console) -> None:
         self._service = service
@@ -112,10 +110,10 @@ class _Reader:
         self._printed = False
 
     async def follow(self, job_id: str) -> None:
-        """Print the answer to its end.
+        """Print the answer until it ends.
 
         Raises:
-            CliError: The job did not succeed, or the service stayed away.
+            CliError: The job did not succeed, or the service is unreachable.
         """
         path = f"/v1/jobs/{job_id}/stream"
         for _ in range(RECONNECTS):
@@ -128,12 +126,12 @@ class _Reader:
                     if await self._print_events(response):
                         return
             except httpx.TransportError:
-                self._note.print("the connection broke; taking the stream up again", markup=False)
+                self._note.print("the connection broke; resuming the stream", markup=False)
             await asyncio.sleep(RECONNECT_PAUSE_S)
-        raise CliError(f"the queue service is away; GET {path} goes on when it is back")
+        raise CliError(f"the queue service is unreachable; GET {path} resumes the answer later")
 
     async def _print_events(self, response: httpx.Response) -> bool:
-        """Print what comes; whether it came to its end."""
+        """Print events; return whether the stream ended."""
         name, data = "", ""
         async for line in response.aiter_lines():
             field, _, value = line.partition(":")
@@ -151,13 +149,13 @@ class _Reader:
         return False
 
     def _print_event(self, name: str, data: str) -> bool:
-        """Print one event; whether it is the last."""
+        """Print one event; return whether it is the last."""
         if data == "[DONE]":
             self._end_line()
             return True
         event = json.loads(data)
         if name == "attempt":
-            if self._printed:  # else nothing was shown that starts again
+            if self._printed:  # otherwise there is nothing to repeat
                 self._end_line()
                 self._note.print("another attempt: the answer starts again", markup=False)
         elif name == "end":

@@ -1,4 +1,4 @@
-"""`lengthwise tenants`: make API keys, and check a tenants file before it is put in force."""
+"""`lengthwise tenants`: make API keys, and check a tenants file before it is used."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lengthwise_cli.errors import BadUsage
 from lengthwise_queue.tenants import keys as api_keys
 from lengthwise_queue.tenants.tenant import read_tenants
 
-app = typer.Typer(help="API keys, and the file that says whose they are.", no_args_is_help=True)
+app = typer.Typer(help="Make API keys and check a file of tenants.", no_args_is_help=True)
 
 
 @app.command("new-key")
 def new_key() -> None:
-    """Make a key. It is printed once, to be given to the tenant; the file holds its hash."""
+    """Make an API key. It is printed once; the tenants file holds its hash."""
     key = api_keys.new_key()
     Console(stderr=True, highlight=False, soft_wrap=True).print(
-        "Give the first line to the tenant: it is kept nowhere. Put the second into the tenants "
+        "Give the first line to the tenant: it is not stored. Put the second line into the tenants "
         "file, under `keys` of the tenant.",
         style="dim",
     )
@@ -32,7 +32,7 @@ def new_key() -> None:
 
 @app.command("hash-key")
 def hash_key() -> None:
-    """Hash a key that there is already, read from standard input: arguments are seen by others."""
+    """Hash an existing key from standard input; other users can read arguments."""
     if sys.stdin.isatty():
         key = str(typer.prompt("Key", hide_input=True, err=True))
     else:
@@ -47,13 +47,13 @@ def hash_key() -> None:
 def check(
     file: Annotated[Path, typer.Argument(help="The tenants file, YAML or JSON.")],
 ) -> None:
-    """Say what a tenants file means, or what is wrong with it."""
+    """Print the tenants of a file, or what is wrong with it."""
     try:
         tenants = read_tenants(file.read_bytes())
     except OSError as exc:
         raise BadUsage(f"{file} cannot be read: {exc.strerror}") from None
     except ValueError as exc:
-        raise BadUsage(f"{file} would not be taken: {exc}") from None
+        raise BadUsage(f"{file} is not valid: {exc}") from None
     table = Table("tenant", "keys", "weight", "requests/min", "tokens/min", "depth", "services")
     for t in tenants:
         table.add_row(

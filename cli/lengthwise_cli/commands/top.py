@@ -1,4 +1,4 @@
-"""`lengthwise top`: the line as it stands, live."""
+"""`lengthwise top`: the queue, live."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from lengthwise_contract.queue_views import QueueView, SnapshotEntry, SnapshotVi
 from lengthwise_lab.errors import ServiceError
 from lengthwise_lab.loadtest.client import Service
 
-#: How many jobs of each kind are asked for.
+#: Jobs of each kind in one request.
 FETCHED = 100
-#: Throughput is that of the jobs that ended within this, ms.
+#: Throughput counts the jobs that ended within this time, ms.
 WINDOW_MS = 30_000.0
-#: Above the tables; a title and headings are two lines of each.
+#: Lines above the tables. Each table has two more: a title and headings.
 HEAD_LINES = 5
-#: Of a job's id, a UUID; cut ids would all look alike, since they begin with the time.
+#: Width of a job's id, a UUID. Shortened ids look alike, because they begin with the time.
 ID_WIDTH = 36
 
 
@@ -33,10 +33,8 @@ def top(
     api_key: ApiKey = None,
     model: Model = None,
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between frames.")] = 1.0,
-    rows: Annotated[
-        int, typer.Option(min=1, max=FETCHED, help="Jobs shown of each kind, at most.")
-    ] = 8,
-    once: Annotated[bool, typer.Option(help="Print one frame and end; for scripts.")] = False,
+    rows: Annotated[int, typer.Option(min=1, max=FETCHED, help="Rows of each table, at most.")] = 8,
+    once: Annotated[bool, typer.Option(help="Print one frame and exit, for scripts.")] = False,
 ) -> None:
     """Show the queue live: waiting, running and finished jobs."""
     asyncio.run(_top(Service(url, api_key=api_key, timeout_s=5), model, interval, rows, once))
@@ -68,15 +66,15 @@ async def _top(there: Service, model: str | None, interval_s: float, rows: int, 
 
 
 def _fitting(rows: int, height: int) -> int:
-    """As many rows of three tables as a terminal of `height` lines holds, at most `rows`."""
+    """Rows of each of three tables that fit a terminal of `height` lines, at most `rows`."""
     return max(1, min(rows, (height - HEAD_LINES - 3 * 2) // 3))
 
 
 def throughput(line: SnapshotView) -> tuple[float, float]:
     """Tokens and jobs per second, over the jobs that ended within `WINDOW_MS`.
 
-    The span reaches back to the start of the earliest of them if that is later than the window's
-    start, so that a burst that has just begun is not watered down.
+    The span starts at the window's start, or at the start of the earliest of these jobs if that is
+    later: a burst that has just started is not averaged over empty seconds.
     """
     since_ms = line.now_ms - WINDOW_MS
     ended = [e for e in line.finished if e.finished_ms is not None and e.finished_ms > since_ms]
@@ -90,7 +88,7 @@ def throughput(line: SnapshotView) -> tuple[float, float]:
 
 
 def frame(view: QueueView, line: SnapshotView, *, rows: int) -> RenderableType:
-    """One picture of the queue; as wide as a terminal of 80 columns, whole job ids included."""
+    """Draw the queue once. It fits a terminal of 80 columns, with whole job ids."""
     now_ms = line.now_ms
     return Group(
         _head(view, line),
@@ -147,27 +145,27 @@ def _head(view: QueueView, line: SnapshotView) -> Text:
         ("running ", "dim"),
         f"{view.in_flight}\n",
         f"{tokens_per_s:.1f} tokens/s  {jobs_per_s:.2f} jobs/s   ",
-        # What never happened is left out, so that the line fits.
+        # Counts of zero are left out, so that the line fits.
         ("  ".join(f"{k} {n}" for k, n in ends.items() if n or k == "done"), "dim"),
         "\n",
     )
 
 
-#: What is said of a queue that is not open, and what opens it again.
+#: The state of a queue that is not open, and the request that opens it.
 _MODES: dict[QueueMode, str] = {
     "open": "",
-    "paused": "paused: takes jobs, serves none; POST /v1/queues/{name}/resume\n",
-    "draining": "draining: serves what there is, takes nothing; POST /v1/queues/{name}/resume\n",
+    "paused": "paused: starts no jobs; POST /v1/queues/{name}/resume\n",
+    "draining": "draining: accepts no jobs; POST /v1/queues/{name}/resume\n",
 }
 
 
 def _order(view: QueueView) -> str:
-    """The order in force, with what bounds how far a job may be overtaken."""
+    """The order in force, and the factors that bound overtaking."""
     settings = view.settings
     if settings.policy != "sjf":
         return settings.policy
     if view.fallback:
-        return f"sjf suspended (its predictions misled), serves {view.active_policy}"
+        return f"sjf suspended (predictions degraded), serves {view.active_policy}"
     factor, wait_factor = settings.overtake_factor, settings.overtake_wait_factor
     return f"sjf, k {factor:g}, wait factor {wait_factor:g}"
 

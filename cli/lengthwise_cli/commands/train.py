@@ -1,4 +1,4 @@
-"""`lengthwise train` and `lengthwise export`: a predictor of your own, learned in any known way."""
+"""`lengthwise train` and `lengthwise export`: train your own predictor and export it."""
 
 from __future__ import annotations
 
@@ -17,64 +17,65 @@ from lengthwise_cli.extras import extra, one_of
 
 def train(
     data: Annotated[
-        Path | None, typer.Option(help="JSONL (.gz) of rows, or a folder of such files; needed.")
+        Path | None, typer.Option(help="JSONL (.gz) of rows, or a folder of them. Required.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; a killed one is gone on with; needed.")
+        Path | None, typer.Option(help="Folder of the run; resumes a stopped run. Required.")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="What to learn; `list` prints them.")] = None,
+    task: Annotated[str | None, typer.Option(help="The task; `list` prints all.")] = None,
     all_tasks: Annotated[
-        bool, typer.Option("--all-tasks", help="Every task on the same rows, and their table.")
+        bool,
+        typer.Option("--all-tasks", help="Train every task on the same rows."),
     ] = False,
     backbone: Annotated[
         str, typer.Option(help="tiny, minilm, hidden, or a Hugging Face folder or hub id.")
     ] = "tiny",
-    layers: Annotated[int | None, typer.Option(min=1, help="Layers of it to keep.")] = None,
-    window: Annotated[int, typer.Option(min=8, help="Tokens read; of more, both ends.")] = 128,
+    layers: Annotated[int | None, typer.Option(min=1, help="Layers to keep.")] = None,
+    window: Annotated[int, typer.Option(min=8, help="Tokens read; both ends of more.")] = 128,
     pooling: Annotated[str, typer.Option(help="auto, mean, first or last.")] = "auto",
     tune_epochs: Annotated[
         int | None,
-        typer.Option(min=0, help="First epochs in which a pretrained backbone learns too."),
+        typer.Option(min=0, help="First epochs, which train a pretrained backbone too."),
     ] = None,
     hidden: Annotated[
-        Path | None, typer.Option(help="NPZ of the served LLM's vectors, for `hidden`.")
+        Path | None, typer.Option(help="NPZ of the LLM's hidden states, for `hidden`.")
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the rows.")] = 12,
-    batch: Annotated[int, typer.Option(min=2, help="Rows in a step; the list of ListMLE.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="Its peak, of what starts anew.")] = 2e-3,
-    encoder_rate: Annotated[float, typer.Option(help="Its peak, of a pretrained backbone.")] = 5e-5,
-    sample: Annotated[int | None, typer.Option(min=20, help="Rows to learn from.")] = None,
+    batch: Annotated[int, typer.Option(min=2, help="Rows per step; the list of ListMLE.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="Peak rate of new layers.")] = 2e-3,
+    encoder_rate: Annotated[float, typer.Option(help="Peak rate of a pretrained backbone.")] = 5e-5,
+    sample: Annotated[int | None, typer.Option(min=20, help="Rows to train on.")] = None,
     test_rows: Annotated[int, typer.Option(min=1, help="Test rows at most.")] = 2000,
-    rounds: Annotated[str, typer.Option(help="multi: whole dialogues; single: no later round.")] = (
+    rounds: Annotated[str, typer.Option(help="multi: whole dialogues; single: first rounds.")] = (
         "multi"
     ),
     llm: Annotated[
-        list[str] | None, typer.Option(help="LLM to learn; again for more; all without it.")
+        list[str] | None, typer.Option(help="LLM to train on; repeat for more. Default: all.")
     ] = None,
     cap_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Answers this long were cut there.")
+        int | None, typer.Option(min=1, help="Answers of this length are censored.")
     ] = None,
-    classes: Annotated[int, typer.Option(min=2, help="Of classes-equal-width.")] = 10,
+    classes: Annotated[int, typer.Option(min=2, help="Classes of classes-equal-width.")] = 10,
     label_max_tokens: Annotated[
-        int, typer.Option(min=16, help="Longest label of equal-width classes, bins, scalars.")
+        int, typer.Option(min=16, help="Longest label of equal-width classes, bins and scalars.")
     ] = 8192,
     bucket_tokens: Annotated[
-        int, typer.Option(min=1, help="Lengths so close tie in ListMLE.")
+        int, typer.Option(min=1, help="Lengths this close tie in ListMLE, tokens.")
     ] = 10,
     scalar_quantile: Annotated[
-        float, typer.Option(min=0.01, max=0.99, help="Of scalar-quantile.")
+        float, typer.Option(min=0.01, max=0.99, help="Quantile of scalar-quantile.")
     ] = 0.8,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
-    device: Annotated[str, typer.Option(help="auto (CUDA if it is there), cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto (CUDA if available), cpu or cuda.")] = "auto",
     restart: Annotated[
-        bool, typer.Option("--restart", help="Forget an earlier run there.")
+        bool, typer.Option("--restart", help="Discard an earlier run in OUT.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Train a length predictor on rows of prompts and lengths, measure it and export it.
+    """Train, measure and export a length predictor.
 
-    The folder OUT/fp32 can be served at once: LENGTHWISE_PREDICTOR_MODEL_DIR=OUT/fp32.
+    To serve the result, set LENGTHWISE_PREDICTOR_MODEL_DIR=OUT/fp32.
     """
     with extra("train"):
         from lengthwise_training.backbones.devices import DEVICES, torch_device
@@ -131,7 +132,7 @@ def train(
     )
     _log_to_stderr()
     try:
-        with extra("train"):  # what only some backbones need is imported late
+        with extra("train"):  # some backbones import more packages
             if all_tasks:
                 report = task_runs.train_all(config, data, out, hidden=hidden, restart=restart)
             else:
@@ -150,10 +151,10 @@ def train(
 def export(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished run of `train`.")],
     precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
-    out: Annotated[Path | None, typer.Option(help="Where to; FOLDER/PRECISION without it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: FOLDER/PRECISION.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Export a trained predictor to ONNX, and say how far it is from PyTorch."""
+    """Export a trained predictor to ONNX."""
     with extra("train"):
         from lengthwise_training.export.onnx import ParityError, Precision
         from lengthwise_training.fitting.runs import export_run
@@ -178,8 +179,8 @@ def _one(report: dict[str, float], out: Path, *, served: bool) -> str:
     use = (
         f"Serve it: LENGTHWISE_PREDICTOR_MODEL_DIR={out}/fp32"
         if served
-        else f"lengthwise_training.backbones.hidden_states.HiddenModel('{out}/fp32') predicts with it; the "
-        "predictor service has no vectors, and refuses it."
+        else "The predictor service has no hidden states and refuses this model. Predict with "
+        f"lengthwise_training.backbones.hidden_states.HiddenModel('{out}/fp32')."
     )
     return (
         f"{report['task']}: tau-b {report['tau_b']:.3f}, pairs {report['pair_accuracy']:.3f}, MAE "
@@ -189,7 +190,7 @@ def _one(report: dict[str, float], out: Path, *, served: bool) -> str:
 
 
 def _log_to_stderr() -> None:
-    """Progress goes where it is not mixed with --json."""
+    """Log progress to stderr, apart from --json."""
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_level=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     for noisy in ("httpx", "transformers", "onnxruntime"):

@@ -11,19 +11,20 @@ import typer
 from rich.console import Console
 
 from lengthwise_cli.errors import BadUsage
-from lengthwise_cli.local.stack import Batching, Engine, Stack, StackSettings
+from lengthwise_cli.local.settings import Batching, Engine, StackSettings
+from lengthwise_cli.local.stack import Stack
 
 
 def up(
-    engine: Annotated[Engine, typer.Option(help="Who answers.")] = Engine.LLAMA_CPP,
+    engine: Annotated[Engine, typer.Option(help="The engine that answers.")] = Engine.LLAMA_CPP,
     engine_url: Annotated[
-        str | None, typer.Option(help="Of a running engine, e.g. http://host:8000.")
+        str | None, typer.Option(help="URL of a running engine, e.g. http://host:8000.")
     ] = None,
     engine_api_key: Annotated[
-        str | None, typer.Option(help="For the engine; better given by environment.")
+        str | None, typer.Option(help="The engine's API key; set it by environment.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Served name. Default: smollm2, or what the engine serves.")
+        str | None, typer.Option(help="Name of the model. Default: smollm2, or the engine's.")
     ] = None,
     model_path: Annotated[
         Path | None, typer.Option(help="A GGUF file for llama.cpp. Default: SmolLM2 135M.")
@@ -31,14 +32,14 @@ def up(
     tokenizer: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, help="tokenizer.json of the model, to measure prompts."
+            exists=True, dir_okay=False, help="The model's tokenizer.json, to count prompt tokens."
         ),
     ] = None,
     context_tokens: Annotated[
         int, typer.Option(min=64, help="llama.cpp: context of each slot, tokens.")
     ] = 2048,
     slots: Annotated[
-        int, typer.Option(min=1, max=4096, help="How many requests the engine gets at once.")
+        int, typer.Option(min=1, max=4096, help="Requests that the engine runs at once.")
     ] = 8,
     batching: Annotated[
         Batching, typer.Option(help="How the worker fills the engine.")
@@ -52,37 +53,37 @@ def up(
         str | None,
         typer.Option(
             envvar="LENGTHWISE_API_KEY",
-            help="An admin's, if the queue service is to ask for keys; better by environment.",
+            help="An admin's key, if the queue service requires keys; set it by environment.",
         ),
     ] = None,
     data_dir: Annotated[
-        Path, typer.Option(help="Where the embedded Valkey keeps its data, and logs go.")
+        Path, typer.Option(help="Folder for the embedded Valkey's data and the logs.")
     ] = Path(".lengthwise"),
     policy: Annotated[
         Literal["sjf", "fcfs", "shadow"] | None,
-        typer.Option(help="Order of service. Default: the queue's; sjf for a new one."),
+        typer.Option(help="Order of service. Default: the queue's setting."),
     ] = None,
     overtake_factor: Annotated[
         float | None,
-        typer.Option(min=0, max=1000, help="k. Default: the queue's; 3 for a new one."),
+        typer.Option(min=0, max=1000, help="Overtake factor k. Default: the queue's setting."),
     ] = None,
     overtake_wait_factor: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=100,
-            help="Of the wait that a long answer found: for so many times that it may be "
-            "overtaken; 0: k alone. Default: the queue's; 2 for a new one.",
+            help="A job may also be overtaken for this many times the wait that it found; 0: k "
+            "alone. Default: the queue's setting.",
         ),
     ] = None,
     predictor_timeout_ms: Annotated[
         float, typer.Option(min=1, max=10_000, help="Longest wait for a prediction, ms.")
     ] = 250,
     log_level: Annotated[
-        Literal["DEBUG", "INFO", "WARNING", "ERROR"], typer.Option(help="Of the log files.")
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"], typer.Option(help="Level of the log files.")
     ] = "INFO",
 ) -> None:
-    """Start Valkey, the predictor, the queue service and a worker; Ctrl-C stops them all."""
+    """Start the whole of Lengthwise on this machine."""
     settings = StackSettings(
         data_dir=data_dir,
         engine=engine,
@@ -110,14 +111,14 @@ def up(
 async def _serve(settings: StackSettings) -> None:
     console = Console(highlight=False, soft_wrap=True)
     loop = asyncio.get_running_loop()
-    told_to_stop = asyncio.Event()
-    serving = asyncio.create_task(_until(told_to_stop, settings, console))
+    stop_requested = asyncio.Event()
+    serving = asyncio.create_task(_until(stop_requested, settings, console))
 
     def on_signal() -> None:
-        if told_to_stop.is_set():
-            console.print("still stopping; what does not stop in time is killed")
+        if stop_requested.is_set():
+            console.print("still stopping; processes that do not stop in time are killed")
             return
-        told_to_stop.set()
+        stop_requested.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
@@ -132,7 +133,7 @@ async def _until(stop: asyncio.Event, settings: StackSettings, console: Console)
     try:
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
-            await starting  # raises what went wrong
+            await starting  # raises the error, if there is one
             console.print(welcome(stack), markup=False)
             await stop.wait()
         console.print("stopping: the worker first, so that running answers can end ...")
@@ -145,19 +146,19 @@ async def _until(stop: asyncio.Event, settings: StackSettings, console: Console)
 
 
 def _engine_line(stack: Stack) -> str:
-    """How to measure against the engine alone, where somebody else may call it."""
+    """The command that measures what the queue adds, if other programs may call the engine."""
     if stack.settings.engine is Engine.LLAMA_CPP and stack.settings.engine_api_key is None:
         return ""
     return (
         f"  lengthwise bench serve --url {stack.url} --engine-url {stack.engine_url}"
-        "     what the path adds\n"
+        "     what the queue adds\n"
     )
 
 
 def welcome(stack: Stack) -> str:
-    """What a user does next: a curl, the openai client, the other commands."""
+    """What a user does next: curl, the openai client, other commands."""
     if not stack.model:
-        raise BadUsage("the stack has not been started")
+        raise BadUsage("the stack is not started")
     return f"""
 Lengthwise serves {stack.model} at {stack.url}
 
@@ -170,7 +171,7 @@ Lengthwise serves {stack.model} at {stack.url}
       model="{stack.model}", messages=[{{"role": "user", "content": "Say hello."}}])
   print(answer.choices[0].message.content)
 
-  lengthwise top --url {stack.url}          the line, live
+  lengthwise top --url {stack.url}          the queue, live
   lengthwise submit "..." --url {stack.url}
 {_engine_line(stack)}
 Logs and data: {stack.settings.data_dir.resolve()}. Ctrl-C stops everything.

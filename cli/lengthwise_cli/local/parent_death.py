@@ -1,9 +1,9 @@
-"""Ties a process to the life of its parent, then becomes another program.
+"""Run a program that the kernel kills when its parent dies.
 
-`python -m lengthwise_cli.local.parent_death PARENT_PID NICENESS PROGRAM ARG...`. The kernel kills the program
-when the parent dies, however it dies, so `kill -9` of `lengthwise up` leaves nothing behind. A
-program of its own, because the same call in a `preexec_fn` may deadlock a threaded parent. Linux
-only; elsewhere it just becomes the program.
+`python -m lengthwise_cli.local.parent_death PARENT_PID NICENESS PROGRAM ARG...`. The kernel kills
+the program however the parent dies, so `kill -9` of `lengthwise up` leaves no process behind. This
+is a separate program, because the same call in a `preexec_fn` can deadlock a threaded parent. On
+other systems than Linux it only runs the program.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(argv: list[str]) -> None:
-    """Replace this process by `argv[2:]`, to die with the process `argv[0]`."""
+    """Replace this process by the program `argv[2:]`, which dies with the process `argv[0]`."""
     parent, niceness, program = int(argv[0]), int(argv[1]), argv[2:]
     os.nice(niceness)
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died before we asked
+        if os.getppid() != parent:  # the parent died before the call
             sys.exit(1)
-    os.execv(program[0], program)  # noqa: S606 - no shell is the point
+    os.execv(program[0], program)  # noqa: S606 - without a shell
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Which TCP ports of this machine are free."""
+"""Find free TCP ports of this machine."""
 
 from __future__ import annotations
 
 import random
 import socket
 
-#: Where we look: below the range that Linux gives to outgoing connections (32768 and up), so that
-#: a port is still free when a child that died comes back to it.
+#: Ports to choose from: below the range that Linux uses for outgoing connections (32768 and up), so
+#: that a port is still free when a child restarts on it.
 _RANGE = (18_000, 32_000)
 
 
@@ -22,7 +22,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def find_free(taken: set[int] | None = None) -> int:
-    """A port that is free now, and not among `taken`.
+    """Return a port that is free now and not in `taken`.
 
     Raises:
         OSError: None was found.

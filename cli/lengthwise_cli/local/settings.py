@@ -1,4 +1,4 @@
-"""The settings of a local stack: the flags of `lengthwise up` and `lengthwise demo`. Values only."""
+"""The settings of a local stack: the flags of `lengthwise up` and `lengthwise demo`."""
 
 from __future__ import annotations
 

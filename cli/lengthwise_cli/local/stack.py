@@ -24,7 +24,7 @@ from lengthwise_lab.loadtest.client import Service, choose_model, root_of
 
 
 class Stack:
-    """A local stack. Use it as an async context manager: leaving it stops everything, worker first."""
+    """A local stack. As an async context manager it stops everything on leaving, worker first."""
 
     def __init__(self, settings: StackSettings, say: Callable[[str], None]) -> None:
         """Build a stack; nothing runs yet.

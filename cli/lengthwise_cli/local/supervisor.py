@@ -1,7 +1,7 @@
-"""Starts the processes of a local stack, keeps them alive, and stops them in order.
+"""Start the processes of a local stack, keep them alive, and stop them in order.
 
-Knows processes and nothing of what they do; stack.py describes them. A child that dies is started
-again, with a growing pause, for as long as the supervisor runs.
+processes.py describes them. A child that dies is started again, after a growing pause, as long as
+the supervisor runs.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from lengthwise_cli.errors import ChildFailed
 
 #: First and longest pause before a dead child is started again, seconds.
 BACKOFF_S = (0.2, 5.0)
-#: A child that lived this long starts over with the first pause, seconds.
+#: After this lifetime of a child the pause is the first one again, seconds.
 HEALTHY_S = 20.0
-#: How often a starting child is asked whether it is ready, seconds.
+#: Interval between readiness checks of a starting child, seconds.
 POLL_S = 0.05
 #: How much of a log is shown when a child fails, lines.
 TAIL_LINES = 15
@@ -32,9 +32,9 @@ TAIL_LINES = 15
 class Child:
     """One process: how to start it, when it is ready, and how long it may take to stop.
 
-    `env` is added to this process's own. `ready` is asked again and again; it answers False, or
-    raises OSError, while the child is not there yet. Its argument is when this process of the
-    child was started, seconds since the epoch. `niceness` lowers its priority, as nice(1) does.
+    `env` is added to this process's environment. `ready` is called repeatedly; it returns False or
+    raises OSError while the child is not ready. Its argument is the start time of the child's
+    process, seconds since the epoch. `niceness` lowers the priority, as nice(1) does.
     """
 
     name: str
@@ -48,15 +48,15 @@ class Child:
 
 
 class Supervisor:
-    """The children of one stack. Use as an async context manager: leaving it stops them all."""
+    """The children of one stack. Use it as an async context manager: leaving it stops them all."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        """`say` gets one line whenever a child dies, comes back, or has to be killed."""
+        """Build a supervisor; `say` is called when a child dies, is back, or must be killed."""
         self._say = say
         self._children: list[_Running] = []
 
     async def __aenter__(self) -> Supervisor:
-        """Nothing runs yet."""
+        """Return the supervisor; nothing runs yet."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -64,7 +64,7 @@ class Supervisor:
         await self.stop()
 
     async def start(self, child: Child) -> None:
-        """Start a child, wait until it is ready, and keep it alive from then on.
+        """Start a child, wait until it is ready, and keep it alive afterwards.
 
         Raises:
             ChildFailed: It exited, or was not ready in time.
@@ -74,11 +74,11 @@ class Supervisor:
         await running.start()
 
     def pids(self) -> dict[str, int]:
-        """Name -> process id of the children that live."""
+        """Process id of each living child, by name."""
         return {r.child.name: r.process.pid for r in self._children if r.process is not None}
 
     async def stop(self) -> None:
-        """Stop all, the last started first: each gets SIGTERM, its time, and then SIGKILL."""
+        """Stop all, the last started first: SIGTERM, then SIGKILL after the child's time."""
         while self._children:
             await self._children.pop().stop()
 
@@ -119,7 +119,7 @@ class _Running:
             self.process = None
 
     async def _spawn(self) -> asyncio.subprocess.Process:
-        """Start the process, in a session of its own: Ctrl-C is for the supervisor to hear."""
+        """Start the process in its own session, so that Ctrl-C reaches only the supervisor."""
         self.child.log.parent.mkdir(parents=True, exist_ok=True)
         with self.child.log.open("ab") as log:
             self._log_start = log.tell()
@@ -151,7 +151,7 @@ class _Running:
             await asyncio.sleep(POLL_S)
 
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
-        """Start the child again whenever it ends, until cancelled."""
+        """Restart the child whenever it ends, until cancelled."""
         pause_s = BACKOFF_S[0]
         while True:
             born = time.monotonic()
@@ -160,7 +160,7 @@ class _Running:
             if time.monotonic() - born > HEALTHY_S:
                 pause_s = BACKOFF_S[0]
             self._say(
-                f"{self.child.name} ended ({_cause(status)}): starting it again "
+                f"{self.child.name} ended ({_cause(status)}): restarting it "
                 f"in {pause_s:.1f} s; its log is {self.child.log}"
             )
             await asyncio.sleep(pause_s)
@@ -175,7 +175,7 @@ class _Running:
                 self._say(f"{self.child.name} is back")
 
     def _kill_group(self, process: asyncio.subprocess.Process) -> None:
-        """Kill what is left of the child's session: its own children, and itself if it hangs."""
+        """Kill the rest of the child's session: its children, and the child if it hangs."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -183,7 +183,7 @@ class _Running:
         return ChildFailed(self.child.name, reason, self._tail())
 
     def _tail(self) -> str:
-        """The last lines that this start of the child wrote."""
+        """The last log lines since this start of the child."""
         with self.child.log.open("rb") as log:
             log.seek(self._log_start)
             text = log.read().decode(errors="replace")
@@ -191,7 +191,7 @@ class _Running:
 
 
 def _cause(status: int) -> str:
-    """How a process ended, in words."""
+    """Describe how a process ended."""
     if status >= 0:
         return f"status {status}"
     return f"killed by {signal.Signals(-status).name}"

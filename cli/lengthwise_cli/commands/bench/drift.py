@@ -1,4 +1,4 @@
-"""`lengthwise bench drift`: a predictor that turns bad, and what the queue makes of it."""
+"""`lengthwise bench drift`: how the queue reacts to a predictor that turns bad."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lengthwise_lab.drift.streams import STREAMS, Request
 
 ALL = "all"
 
-#: The three ways that each stream is served.
+#: Each stream is served in these three ways.
 WAYS = {
     "fcfs": QueueSettings(policy="fcfs"),
     "ours": QueueSettings(),
@@ -33,30 +33,30 @@ WAYS = {
 
 def drift(
     stream: Annotated[
-        str, typer.Option(help=f"Which kind of predictor: {', '.join(STREAMS)}; or all.")
+        str, typer.Option(help=f"Kind of predictor: {', '.join(STREAMS)}; or all.")
     ] = ALL,
-    requests: Annotated[int, typer.Option(min=300, help="Of each stream.")] = 2400,
-    slots: Annotated[int, typer.Option(min=1, help="Answers at once.")] = 4,
+    requests: Annotated[int, typer.Option(min=300, help="Requests of each stream.")] = 2400,
+    slots: Annotated[int, typer.Option(min=1, help="Concurrent answers.")] = 4,
     load: Annotated[
-        float, typer.Option(min=0.1, max=2, help="Offered work, of what the slots can do.")
+        float, typer.Option(min=0.1, max=2, help="Offered work over the slots' capacity.")
     ] = 1.0,
-    ms_per_token: Annotated[float, typer.Option(min=0.1, help="Of one answer, ms.")] = 5.0,
-    seed: Annotated[int, typer.Option(help="Of arrivals, lengths and predictions.")] = 1,
+    ms_per_token: Annotated[float, typer.Option(min=0.1, help="Time per token, ms.")] = 5.0,
+    seed: Annotated[int, typer.Option(help="Seed of arrivals, lengths and predictions.")] = 1,
     within: Annotated[
-        float, typer.Option(help="Ratio to fcfs after detection that still passes.")
+        float, typer.Option(help="Highest ratio to fcfs after detection that passes.")
     ] = 1.05,
     out: Annotated[Path | None, typer.Option(help="Folder for drift.json and drift.png.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """Serve streams whose predictor turns bad.
 
-    The queue is the real one, on a Valkey of its own; time is made up. Ends with status 1 when a
-    bad predictor is not found out, or answers after that take longer than `--within` fcfs's.
+    The queue is the real one, on its own Valkey; time is simulated. Exits with status 1 when a bad
+    predictor is not detected, or when answers take longer than `--within` times fcfs after that.
     """
     if stream not in (*STREAMS, ALL):
         raise BadUsage(f"--stream is one of {', '.join(STREAMS)} and all, not {stream!r}")
     names = list(STREAMS) if stream == ALL else [stream]
-    # The verdicts stand in the report.
+    # The report has the changes of prediction quality; without a handler they are logged to stderr.
     logging.getLogger("lengthwise_queue").addHandler(logging.NullHandler())
     rate = load * slots / (streams.mean_tokens() * ms_per_token / 1000)
     asked = {
@@ -99,7 +99,7 @@ def drift(
     failed = [r.stream for r in reports if not _passes(r, within)]
     if failed:
         raise CliError(
-            f"not found out, or slower than {within:g} times fcfs after that: {', '.join(failed)}"
+            f"not detected, or slower than {within:g} times fcfs after that: {', '.join(failed)}"
         )
 
 
@@ -150,10 +150,10 @@ def _print(reports: list[StreamReport]) -> None:
     for r in reports:
         wrong = sum(p.wrong_looks for p in r.phases)
         looks = sum(p.looks for p in r.phases)
-        raw, said = (f"{c:.0%}" if c is not None else "-" for c in (r.raw_coverage, r.coverage))
+        raw, covered = (f"{c:.0%}" if c is not None else "-" for c in (r.raw_coverage, r.coverage))
         console.print(
-            f"{r.stream}: {r.why}. Wrong verdicts in {wrong} of {looks} looks; at the end p10 to "
-            f"p90 hold {said} (as predicted {raw}), factor {r.calibration_factor:.2f}."
+            f"{r.stream}: {r.why}. Quality judged wrongly in {wrong} of {looks} checks; at the end "
+            f"p10 to p90 cover {covered} (uncalibrated {raw}), factor {r.calibration_factor:.2f}."
         )
         for way in WAYS:
             cells = " ".join(f"{window[way]:7.1f}" for window in r.windows)

@@ -1,4 +1,4 @@
-"""`lengthwise bench predictor`: what a prediction costs on one core, beside BERT-base."""
+"""`lengthwise bench predictor`: the cost of a prediction on one core, beside BERT-base."""
 
 from __future__ import annotations
 
@@ -17,22 +17,20 @@ from lengthwise_cli.extras import extra, one_of
 
 def predictor(
     model: Annotated[
-        list[Path] | None, typer.Option(help="Folder of another model; again for more.")
+        list[Path] | None, typer.Option(help="Folder of another model; repeat for more.")
     ] = None,
     tokens: Annotated[str, typer.Option(help="Prompt lengths, with commas.")] = "16,64,256,1024",
     batches: Annotated[str, typer.Option(help="Batch sizes, with commas.")] = "1,8,32",
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 3,
-    calls: Annotated[int, typer.Option(min=1, help="Calls of a cell in a round, at most.")] = 40,
-    bert: Annotated[bool, typer.Option(help="Measure BERT-base beside it.")] = True,
+    calls: Annotated[int, typer.Option(min=1, help="Most calls of a cell per round.")] = 40,
+    bert: Annotated[bool, typer.Option(help="Measure BERT-base too.")] = True,
     data: Annotated[
-        Path | None, typer.Option(help="JSONL of measured lengths: adds the rank quality.")
+        Path | None, typer.Option(help="JSONL of measured lengths: adds rank quality.")
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="Of all of them: cpu, cuda, or auto (CUDA if it is there).")
-    ] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto (CUDA if available).")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Measure latency and throughput of the bundled predictor on one core, beside BERT-base."""
+    """Measure the predictor on one core, beside BERT-base."""
     with extra("predictor"):
         from lengthwise_predictor.errors import ModelUnusable
         from lengthwise_predictor.settings import BUNDLED
@@ -90,9 +88,9 @@ def _numbers(flag: str, text: str) -> list[int]:
     try:
         numbers = [int(part) for part in text.split(",") if part.strip()]
     except ValueError as exc:
-        raise BadUsage(f"{flag} wants whole numbers with commas; got {text!r}") from exc
+        raise BadUsage(f"{flag} takes whole numbers with commas; got {text!r}") from exc
     if not numbers or any(n < 1 for n in numbers):
-        raise BadUsage(f"{flag} wants numbers from 1 up; got {text!r}")
+        raise BadUsage(f"{flag} takes numbers from 1 up; got {text!r}")
     return numbers
 
 
@@ -111,14 +109,14 @@ def _print(found: dict[str, Any]) -> None:
             f"{r['per_s']:,.0f}",
         )
     console.print(table)
-    for model, rivals in found["ratios"].items():
-        for rival, times in rivals.items():
+    for model, ratios in found["ratios"].items():
+        for other, times in ratios.items():
             console.print(
-                f"{model} is {times:.1f} times as fast as {rival} (256 tokens, batch 1)",
+                f"{model} is {times:.1f} times as fast as {other} (256 tokens, batch 1)",
                 markup=False,
             )
     for row in found.get("quality", []):
         tau = "" if row["tau_b"] is None else f"{row['tau_b']:.3f}"
         console.print(f"tau-b of {row['predictor']}: {tau} ({row['n']:,} rows)", markup=False)
     for note in found["setting"]["notes"]:
-        console.print(f"Note: {note}", soft_wrap=True, markup=False)  # or [train] is a style
+        console.print(f"Note: {note}", soft_wrap=True, markup=False)  # [train] is no style

@@ -1,4 +1,4 @@
-"""`lengthwise bench queue`: this queue beside other task queues for Python, on one server."""
+"""`lengthwise bench queue`: this queue and other Python task queues on one Redis server."""
 
 from __future__ import annotations
 
@@ -22,32 +22,33 @@ from lengthwise_lab.queue_bench.server import Persistence, Server, started
 
 def queue(
     libraries: Annotated[
-        str, typer.Option(help="Which to measure, with commas. Default: all that are installed.")
+        str, typer.Option(help="Libraries to measure, with commas. Default: all installed.")
     ] = ",".join(LIBRARIES),
-    jobs: Annotated[int, typer.Option(min=1, help="Jobs of each burn-down.")] = 3000,
+    jobs: Annotated[int, typer.Option(min=1, help="Jobs per burn-down.")] = 3000,
     concurrency: Annotated[
-        int, typer.Option(min=1, help="Jobs that every worker has at once; RQ has one.")
+        int, typer.Option(min=1, help="Concurrent jobs of a worker; RQ has one.")
     ] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 3,
-    payload: Annotated[int, typer.Option(min=0, help="Bytes that each job carries.")] = 512,
+    payload: Annotated[int, typer.Option(min=0, help="Payload of a job, bytes.")] = 512,
     rate: Annotated[
-        float, typer.Option(min=0, help="Open loop: arrivals a second; 0 leaves it out.")
+        float, typer.Option(min=0, help="Open loop: arrivals per second; 0 skips it.")
     ] = 100.0,
-    paced: Annotated[int, typer.Option(min=1, help="Open loop: jobs a round.")] = 500,
+    paced: Annotated[int, typer.Option(min=1, help="Open loop: jobs per round.")] = 500,
     depths: Annotated[
-        str, typer.Option(help="Jobs waiting while our claim is timed, with commas; '' for none.")
+        str,
+        typer.Option(help="Depths at which our claim is timed, with commas; '' for none."),
     ] = "1000,100000,1000000",
     redis_url: Annotated[
-        str | None, typer.Option(help="An EMPTY database to use. Default: a Valkey of its own.")
+        str | None, typer.Option(help="An EMPTY database to use. Default: its own Valkey.")
     ] = None,
     persistence: Annotated[
-        Persistence, typer.Option(help="Of the server that the bench starts.")
+        Persistence, typer.Option(help="Persistence of the Valkey that the command starts.")
     ] = Persistence.NONE,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Measure no-op jobs through this queue and through others, each in processes of its own."""
+    """Compare this queue with other Python task queues."""
     if redis_url is not None and persistence is not Persistence.NONE:
-        raise BadUsage("--persistence is for the server that the bench starts, not for --redis-url")
+        raise BadUsage("--persistence applies to the command's own Valkey, not to --redis-url")
     options = Options(
         libraries=_names(libraries),
         jobs=jobs,
@@ -68,7 +69,7 @@ def queue(
             rows = measure_depths(
                 server,
                 waiting,
-                lambda done: progress.update(task, description=f"filling the line: {done:,}"),
+                lambda done: progress.update(task, description=f"filling the queue: {done:,}"),
             )
         setting = {
             "server": server.version,
@@ -87,7 +88,7 @@ def queue(
     else:
         Console(highlight=False).print(*render(result), sep="\n\n")
     if any(row.get("failures") for row in result["results"] if row["library"] == "lengthwise"):
-        raise CliError("a measurement of lengthwise itself failed; see above")
+        raise CliError("a measurement of lengthwise failed; see above")
 
 
 @contextmanager
@@ -117,7 +118,7 @@ def _progress(quiet: bool) -> Progress:
 def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names or len(set(names)) != len(names) or not set(names) <= set(LIBRARIES):
-        raise BadUsage(f"--libraries wants some of {', '.join(LIBRARIES)}, each once; got {text!r}")
+        raise BadUsage(f"--libraries takes some of {', '.join(LIBRARIES)}, each once; got {text!r}")
     return names
 
 
@@ -125,7 +126,7 @@ def _depths(text: str) -> list[int]:
     try:
         waiting = [int(part) for part in text.split(",") if part.strip()]
     except ValueError as exc:
-        raise BadUsage(f"--depths wants whole numbers with commas; got {text!r}") from exc
+        raise BadUsage(f"--depths takes whole numbers with commas; got {text!r}") from exc
     if any(depth < 1 for depth in waiting):
-        raise BadUsage(f"--depths wants numbers from 1 up; got {text!r}")
+        raise BadUsage(f"--depths takes numbers from 1 up; got {text!r}")
     return waiting

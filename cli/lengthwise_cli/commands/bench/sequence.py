@@ -1,4 +1,4 @@
-"""`lengthwise bench sequence`: static batches of a real model, as they come and by length."""
+"""`lengthwise bench sequence`: static batches of a real model, in arrival order and by length."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from lengthwise_lab.static_batches.run import load, measure
 
 def sequence(
     model: Annotated[Path, typer.Option(help="Folder of a Hugging Face causal LM.")],
-    requests: Annotated[int, typer.Option(min=2, help="How many prompts.")] = 64,
-    batch: Annotated[int, typer.Option(min=1, help="Answers of a static batch.")] = 16,
+    requests: Annotated[int, typer.Option(min=2, help="Number of prompts.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Answers per static batch.")] = 16,
     max_tokens: Annotated[int, typer.Option(min=1, help="Cap on every answer, tokens.")] = 256,
     quantile: Annotated[
-        float, typer.Option(min=0.01, max=0.99, help="Of the lengths, for sequence batches.")
+        float,
+        typer.Option(min=0.01, max=0.99, help="Length quantile for sequence batches."),
     ] = 0.7,
     data: Annotated[
         Path | None, typer.Option(help="JSONL with `prompt` or `messages`. Default: bundled.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the prompts' order and the noise.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the prompts' order and the noise.")] = 1,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: PyTorch's choice.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Measure sequence scheduling on this machine: throughput, effective tokens, failures.
+    """Measure sequence scheduling with a real model.
 
-    Every way serves the same prompts with the same memory in this one process; compare the ratios.
+    Every method serves the same prompts with the same memory in one process; compare the ratios.
     """
     bodies = (
         bundled_bodies(max_tokens=max_tokens)
@@ -55,7 +56,14 @@ def sequence(
         typer.echo(json.dumps(to_json(measured, quantile=quantile, **settings), indent=2))
         return
     table = Table(
-        "way", "answers/s", "to static", "by CPU time", "effective", "failures", "batches", "steps"
+        "method",
+        "answers/s",
+        "to static",
+        "by CPU time",
+        "effective",
+        "failures",
+        "batches",
+        "steps",
     )
     for one in measured:
         table.add_row(

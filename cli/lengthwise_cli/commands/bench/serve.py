@@ -1,4 +1,4 @@
-"""`lengthwise bench serve`: the same workload under each policy, against a running service."""
+"""`lengthwise bench serve`: run the same workload under each policy on a running service."""
 
 from __future__ import annotations
 
@@ -34,55 +34,55 @@ def serve(
     model: Model = None,
     engine_url: Annotated[
         str | None,
-        typer.Option(help="The engine itself: measures what the path adds to the first token."),
+        typer.Option(help="URL of the engine: measures what the queue adds to the first token."),
     ] = None,
-    engine_api_key: Annotated[str | None, typer.Option(help="For the engine.")] = None,
+    engine_api_key: Annotated[str | None, typer.Option(help="API key of the engine.")] = None,
     policies: Annotated[
         str,
         typer.Option(
-            help="What to compare, with commas: fcfs, sjf, sjf-k (k alone, not the wait), shadow, "
-            "and oracle (needs fcfs), which knows the lengths."
+            help="Policies, with commas: fcfs, sjf, sjf-k (no wait factor), shadow, oracle (knows "
+            "the lengths; needs fcfs)."
         ),
     ] = "fcfs,sjf",
-    requests: Annotated[int, typer.Option(min=1, help="How many requests a run.")] = 72,
+    requests: Annotated[int, typer.Option(min=1, help="Requests per run.")] = 72,
     arrivals: Annotated[
         Kind | None,
-        typer.Option(help="When they come. Default: burst; poisson with --rate or --loads."),
+        typer.Option(help="Arrival process. Default: burst; poisson with --rate or --loads."),
     ] = None,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="Mean arrivals a second.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Mean arrivals per second.")] = None,
     loads: Annotated[
         str | None,
         typer.Option(
-            help="Offered loads to sweep, with commas (1 is what the engine can just do), instead "
-            "of --rate; measures the engine's capacity first."
+            help="Offered loads to sweep instead of --rate, with commas; 1 is the engine's "
+            "capacity, which is measured first."
         ),
     ] = None,
-    burst: Annotated[bool, typer.Option("--burst", help="As --arrivals burst.")] = False,
+    burst: Annotated[bool, typer.Option("--burst", help="Same as --arrivals burst.")] = False,
     variation: Annotated[
-        float, typer.Option(min=0.01, help="Of gamma: the gaps' deviation over their mean.")
+        float, typer.Option(min=0.01, help="gamma: coefficient of variation of the gaps.")
     ] = 4.0,
-    on_s: Annotated[float, typer.Option(min=0.01, help="Of onoff: seconds on.")] = 5.0,
-    off_s: Annotated[float, typer.Option(min=0.0, help="Of onoff: seconds of silence.")] = 10.0,
+    on_s: Annotated[float, typer.Option(min=0.01, help="onoff: seconds on.")] = 5.0,
+    off_s: Annotated[float, typer.Option(min=0.0, help="onoff: seconds off.")] = 10.0,
     trace: Annotated[
-        Path | None, typer.Option(help="Of trace: a CSV, .gz or not, with a column `arrival_s`.")
+        Path | None, typer.Option(help="trace: CSV or .csv.gz with a column `arrival_s`.")
     ] = None,
     slots: Annotated[
-        int | None, typer.Option(min=1, help="Of the engine. Default: what the workers have.")
+        int | None, typer.Option(min=1, help="Slots of the engine. Default: the workers' sum.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the order and the arrivals; the first.")] = 1,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from --seed on.")] = 1,
+    seed: Annotated[int, typer.Option(help="First seed of the order and the arrivals.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from --seed on.")] = 1,
     max_tokens: Annotated[int, typer.Option(min=1, help="Cap on every answer, tokens.")] = 400,
     data: Annotated[
         Path | None, typer.Option(help="JSONL with `prompt` or `messages`. Default: bundled.")
     ] = None,
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs for the overhead.")] = 30,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of requests for the overhead.")] = 30,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for result.json, chart.png and samples.jsonl, one a request."),
+        typer.Option(help="Folder for result.json, chart.png and samples.jsonl."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Compare policies on a running service, which should have nothing else to do meanwhile."""
+    """Compare policies on a running service."""
     process = _arrivals(arrivals, rate, burst, loads, variation, on_s, off_s, trace)
     chosen, wanted = _policies(policies), _loads(loads)
     bodies: Bodies = (
@@ -103,7 +103,7 @@ def serve(
             view = await service.queue(name)
             engine_slots = slots or sum(w.slots for w in view.workers)
             if engine_slots < 1:
-                raise CliError(f"no worker serves {name}: nothing would be answered")
+                raise CliError(f"no worker serves {name}; start one")
             capacity, steps = None, [process]
             if wanted:
                 capacity = await measure_capacity(
@@ -152,7 +152,7 @@ def _arrivals(
     off_s: float,
     trace: Path | None,
 ) -> Arrivals:
-    """The arrival process that the flags name; with --loads its rate is still to be set.
+    """Build the arrival process from the flags; with --loads its rate is set later.
 
     Raises:
         BadUsage: The flags contradict one another, or something is missing.
@@ -187,19 +187,19 @@ def _loads(text: str | None) -> list[float]:
     except ValueError:
         loads = [0.0]
     if any(not 0 < load < 100 for load in loads) or (text is not None and not loads):
-        raise BadUsage(f"--loads wants numbers above 0, with commas; got {text!r}")
+        raise BadUsage(f"--loads takes numbers above 0, with commas; got {text!r}")
     return loads
 
 
 def _title(arm: Arm, arrivals: Arrivals, seed: int, plan: Plan) -> str:
-    """What a progress bar is called."""
+    """Title of a progress bar."""
     rate = arrivals.rate_per_s
     at = f", {rate:.2f}/s" if rate is not None and len(plan.arrivals) > 1 else ""
     return f"{arm}{at}" + (f", seed {seed}" if len(plan.seeds) > 1 else "")
 
 
 def _keep(result: Sweep, folder: Path) -> None:
-    """Write result.json, chart.png and samples.jsonl; each sample says of which run it is."""
+    """Write result.json, chart.png and samples.jsonl; each sample names its run."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
@@ -227,7 +227,7 @@ def _keep(result: Sweep, folder: Path) -> None:
 def _bars(
     count: int, *, quiet: bool
 ) -> Iterator[tuple[Callable[[str], None], Callable[[Sample], None]]]:
-    """A progress bar for each run: what to call when one begins, and at each answer."""
+    """Show a progress bar per run. Yields what to call at a run's start and at each answer."""
     with _progress(quiet) as progress:
         current = None
 
@@ -260,7 +260,7 @@ async def compared(
 async def measured_overhead(
     path: Target, engine: Target, bodies: Bodies, pairs: int, *, quiet: bool
 ) -> Overhead:
-    """Measure what the path adds, with a progress bar."""
+    """Measure what the queue adds to the first token, with a progress bar."""
     with _progress(quiet) as progress:
         bar = progress.add_task("first token, idle", total=WARM_UP_PAIRS + pairs)
         return await measure_overhead(
@@ -283,14 +283,14 @@ def _policies(text: str) -> list[Arm]:
     known = get_args(Arm)
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names or len(set(names)) != len(names) or not set(names) <= set(known):
-        raise BadUsage(f"--policies wants some of {', '.join(known)}, each once; got {text!r}")
+        raise BadUsage(f"--policies takes some of {', '.join(known)}, each once; got {text!r}")
     if "oracle" in names and "fcfs" not in names:
-        raise BadUsage("--policies oracle needs fcfs as well: its run tells the lengths")
+        raise BadUsage("--policies oracle needs fcfs as well: its run measures the lengths")
     return cast(list[Arm], names)
 
 
 async def _engine(url: str, api_key: str | None, model: str | None) -> Target:
-    """The engine, and the model to ask it for: the queue's name if it knows it, else its only one.
+    """Find the engine's model: the queue's name if it serves that, otherwise its only model.
 
     Raises:
         BadUsage: It does not list its models.
@@ -303,8 +303,8 @@ async def _engine(url: str, api_key: str | None, model: str | None) -> Target:
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as exc:
         reason = exc if str(exc) else type(exc).__name__
         raise BadUsage(
-            f"the engine at {url} does not list its models: {reason}. Is it running? --engine-url "
-            "must name it, and --engine-api-key its key, if it asks for one."
+            f"the engine at {url} does not list its models: {reason}. Check that it runs, "
+            "--engine-url, and --engine-api-key if it requires a key."
         ) from exc
     name = model if model in served else choose_model(served, None, where=url)
     return Target(url=url, model=name, api_key=api_key)

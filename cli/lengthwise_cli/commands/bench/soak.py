@@ -1,4 +1,4 @@
-"""`lengthwise bench soak`: load of every kind, and what Redis still holds after it."""
+"""`lengthwise bench soak`: load of every kind, and a check of what Redis keeps afterwards."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lengthwise_lab.soak.run import soak as run
 
 
 def soak(
-    minutes: Annotated[float, typer.Option(min=0.05, help="How long jobs are handed in.")] = 10,
-    rate: Annotated[float, typer.Option(min=0.1, help="Jobs handed in each second.")] = 50,
-    seed: Annotated[int, typer.Option(help="Of what becomes of each job.")] = 1,
+    minutes: Annotated[float, typer.Option(min=0.05, help="Minutes of load.")] = 10,
+    rate: Annotated[float, typer.Option(min=0.1, help="Jobs per second.")] = 50,
+    seed: Annotated[int, typer.Option(help="Seed of each job's outcome.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Load a Valkey of its own with every kind of job, and look for what stays behind.
+    """Load a Valkey and check what stays behind.
 
-    Ends with status 1 when a key has neither a time to live nor a bound.
+    Exits with status 1 when a key has neither a time to live nor a bound.
     """
     report = asyncio.run(run(seconds=minutes * 60, rate=rate, seed=seed))
     if as_json:
@@ -31,4 +31,4 @@ def soak(
         for name, value in report.as_json().items():
             console.print(f"{name}: {value}")
     if not report.ok:
-        raise CliError("something stays in Redis that nothing bounds")
+        raise CliError("a key stays in Redis without a time to live or a bound")

@@ -1,11 +1,10 @@
-"""Reads lengths off a queue: what was asked, and how long the answer was.
+"""Read requests and the lengths of their answers from a queue. Called by commands/collect.py.
 
-The queue deletes a request as soon as it is answered, so that prompts do not lie about, unless it
-is set to keep a record (`record_rows`). Where there is one, it is read from its beginning and then
-followed. Where there is none, whoever wants the prompts must watch: this looks at the jobs that
-wait or run, keeps their requests, and writes a row when one ends well. It needs Redis itself, which
-only the operator of the system has; no API of the queue service shows one tenant's prompt to
-another. Called by collect.py.
+The queue deletes a request as soon as it is answered, so that no prompts are left in Redis, unless
+its training log is on (`record_rows`). With a training log, this reads the log from the start and
+follows it. Without one, it polls the waiting and running jobs, keeps their requests, and writes a
+row when a job succeeds. It connects to Redis directly, which only the operator of the system can
+do: no API of the queue service returns one tenant's prompts to another.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ from lengthwise_store.redis.errors import read
 from lengthwise_store.store import JobStore
 from lengthwise_store.training_rows import length_row, read_request
 
-#: Waiting jobs looked at a time, those to be served next: what starts soon is seen before it ends.
+#: Waiting jobs per poll, first in order first: a job that starts soon is seen before it ends.
 _LOOKED_AHEAD = 500
 
-#: Requests kept of jobs that have not ended; the oldest are forgotten.
+#: Requests kept for jobs that have not ended; the oldest are dropped.
 _KEPT = 20_000
 
 
 @dataclass
 class Watched:
-    """What was seen so far.
+    """What the polls found so far.
 
     Attributes:
-        rows: Jobs that ended well, and whose request was known.
-        censored: Of these, how many ran to their cap.
-        missed: Jobs that ended well between two looks, so that their request was gone.
+        rows: Jobs that succeeded and whose request was kept.
+        censored: Of these, the jobs that ran to their cap.
+        missed: Jobs that succeeded between two polls, so that their request was deleted.
     """
 
     rows: int = 0
@@ -47,8 +46,8 @@ class Watched:
     missed: int = 0
 
 
-class QueueRecord:
-    """One queue, looked at again and again."""
+class QueueLengths:
+    """Polls one queue."""
 
     def __init__(self, redis_url: str, queue: str) -> None:
         """Connects on first use."""
@@ -63,19 +62,19 @@ class QueueRecord:
         self._queue = queue
         self._keys = QueueKeys(queue)
         self._requests: OrderedDict[str, dict[str, Any]] = OrderedDict()
-        self._ended: set[str] | None = None  #: Finished jobs of the look before.
-        self._cursor = "0-0"  #: Of the record: what was read of it so far.
-        self.keeps_record = False  #: At the last look.
+        self._ended: set[str] | None = None  #: Finished jobs at the previous poll.
+        self._cursor = "0-0"  #: Position in the training log.
+        self.keeps_record = False  #: Whether the training log was on at the last poll.
         self.watched = Watched()
 
     async def exists(self) -> bool:
-        """Whether there is a queue of that name."""
+        """Whether the queue exists."""
         return await self._store.queue(self._queue) is not None
 
-    async def look(self) -> list[dict[str, Any]]:
-        """Rows of the jobs that ended since the last look; call it about twice a second.
+    async def poll(self) -> list[dict[str, Any]]:
+        """Return rows of the jobs that ended since the last poll; call it about twice a second.
 
-        The first look at a queue that keeps a record returns all that is in it.
+        The first poll of a queue with a training log returns the whole log.
         """
         queue = await self._store.queue(self._queue)
         self.keeps_record = queue is not None and queue.settings.record_rows > 0
@@ -102,7 +101,7 @@ class QueueRecord:
         for job_id in gone:
             job = await self._store.get(self._queue, job_id)
             if job is not None and job.state in (JobState.QUEUED, JobState.SCHEDULED):
-                continue  # it went back into the line, behind those looked at
+                continue  # it went back to the queue, behind the jobs of this poll
             if job is not None and job.state is JobState.RUNNING:
                 continue
             request = self._requests.pop(job_id)
@@ -137,7 +136,7 @@ class QueueRecord:
 
 
 def row_of(job: Job, request: dict[str, Any]) -> dict[str, Any] | None:
-    """A length record; None of a job without an answer, a length or a text."""
+    """Return a job's row; None for a job without an answer, a length or a text."""
     if job.state is not JobState.SUCCEEDED:
         return None
     return length_row(
