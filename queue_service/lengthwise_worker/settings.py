@@ -6,15 +6,19 @@ import os
 import socket
 import uuid
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, WithJsonSchema
 from pydantic_settings import SettingsConfigDict
 
 from lengthwise_store.redis.settings import RedisSettings
 from lengthwise_worker.batching import BatchingMode
+from lengthwise_worker.engines import ENGINES, known_engine
 
-EngineKind = Literal["vllm", "openai", "llama.cpp", "simulated", "transformers"]
+#: A name in the registry of engines.
+EngineName = Annotated[
+    str, AfterValidator(known_engine), WithJsonSchema({"type": "string", "enum": list(ENGINES)})
+]
 
 
 def _new_id() -> str:
@@ -35,7 +39,7 @@ class Settings(RedisSettings):
     queue: str = Field(min_length=1, description="The queue to serve: the served model's name")
     worker_id: str = Field(default_factory=_new_id, min_length=1, description="Who this worker is")
 
-    engine: EngineKind = Field(default="vllm", description="What answers")
+    engine: EngineName = Field(default="vllm", description="What answers")
     engine_url: str | None = Field(
         default=None, description="Base URL of the engine, with or without /v1; embedded: null"
     )

@@ -249,7 +249,7 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
 
     try:
         python(
-            *("engine", "lengthwise_worker.engines.simulated.server", "--port", str(engine_port)),
+            *("engine", "lengthwise_worker.engines.simulated", "--port", str(engine_port)),
             *("--slots", "4", "--tokens-per-s", "150", "--scheduling-policy", "priority"),
         )
         eventually(lambda: answers(f"http://127.0.0.1:{engine_port}/health"), "the engine")

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from lengthwise_worker.sequence import LengthRatios, StepCost
+from lengthwise_worker.engines.transformers.sequence_scheduling import LengthRatios, StepCost
 
 
 def test_a_cap_holds_the_asked_share_of_answers_once_some_have_ended() -> None:

@@ -20,7 +20,7 @@ from lengthwise_worker.settings import Settings
 torch = pytest.importorskip("torch", reason="needs the extra transformers")
 pytest.importorskip("transformers", reason="needs the extra transformers")
 
-from lengthwise_worker.engines.transformers.static_batch import Generation, StaticDecoder  # noqa: E402
+from lengthwise_worker.engines.transformers.decoder import Generation, StaticDecoder  # noqa: E402
 
 if TYPE_CHECKING:
     from tests.worker.conftest import Rig
@@ -192,7 +192,7 @@ def test_answers_that_meet_a_cap_go_on_in_a_later_batch(rig: Rig, model_path: Pa
                 assert (await rig.job(f"j{at}")).output_tokens == 300
             engine = worker._engine
             assert isinstance(engine, TransformersEngine)
-            assert engine.failed > 0
+            assert engine.capped > 0
 
     rig.run(body)
 
@@ -269,7 +269,7 @@ def test_leases_are_kept_while_a_batch_is_decoded(rig: Rig, model_path: Path) ->
         ({"n": 2}, "n must be 1"),
         ({"tools": [{}]}, "cannot do 'tools'"),
         ({"messages": []}, "at least one message"),
-        ({"max_tokens": 5000}, "more than the 4096 that the model takes"),
+        ({"max_tokens": 5000}, "more than the 4096 that the model accepts"),
         ({"temperature": "hot"}, "temperature must be a number"),
     ],
     ids=["n", "tools", "no messages", "too long", "temperature"],
@@ -310,7 +310,7 @@ def test_without_pytorch_the_extra_is_named(
     rig: Rig, model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "lengthwise_worker.engines.transformers.static_batch")
+    monkeypatch.delitem(sys.modules, "lengthwise_worker.engines.transformers.decoder")
 
     async def body() -> None:
         engine = open_engine(settings(**sequence(model_path)))

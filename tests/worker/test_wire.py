@@ -19,25 +19,25 @@ from lengthwise_worker.errors import (
 
 def test_a_body_to_which_nothing_is_added_keeps_its_bytes() -> None:
     body = b'{ "model":"m", "temperature":1.00, "seed":12345678901234567890 }'
-    assert wire.shape(body).body == body
+    assert wire.engine_request(body).body == body
 
 
 def test_what_is_added_leaves_the_clients_own_bytes_alone() -> None:
     body = b'{"stream":true,"x":"\\ud83d","t":1.00} '
-    got = wire.shape(body, {"priority": 3}).body
+    got = wire.engine_request(body, {"priority": 3}).body
     assert got.startswith(b'{"stream":true,"x":"\\ud83d","t":1.00,')
     want = json.loads(body) | {"priority": 3, "stream_options": {"include_usage": True}}
     assert json.loads(got) == want
 
 
 def test_a_priority_of_the_clients_own_is_replaced() -> None:
-    got = wire.shape(b'{"priority": -9, "a": 1}', {"priority": 3}).body
+    got = wire.engine_request(b'{"priority": -9, "a": 1}', {"priority": 3}).body
     assert got.count(b"priority") == 1
     assert json.loads(got) == {"priority": 3, "a": 1}
 
 
 def test_something_can_be_added_to_an_empty_object() -> None:
-    assert json.loads(wire.shape(b"{}", {"priority": 3}).body) == {"priority": 3}
+    assert json.loads(wire.engine_request(b"{}", {"priority": 3}).body) == {"priority": 3}
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_usage_is_asked_for_when_the_client_did_not(
     options: Any, want: dict[str, Any], added: bool
 ) -> None:
     body = json.dumps({"stream": True, "stream_options": options}).encode()
-    got = wire.shape(body)
+    got = wire.engine_request(body)
     assert json.loads(got.body)["stream_options"] == want
     assert (got.stream, got.added_usage) == (True, added)
 

@@ -24,7 +24,7 @@ from lengthwise_lab.reproductions.seqsch.replay import (
     step_s,
 )
 from lengthwise_lab.reproductions.table.details import BUCKETS
-from lengthwise_worker.sequence import Batch, by_memory
+from lengthwise_worker.engines.transformers.sequence_scheduling import Batch, by_memory
 
 #: What the chat template adds to each prompt, tokens.
 _TEMPLATE = 40

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from lengthwise_lab.errors import LabError
 from lengthwise_store.jobs import Claim, Lease
 from lengthwise_worker.batching import BatchingMode
-from lengthwise_worker.engines.base import Answer
+from lengthwise_worker.engines.base import EngineResponse
+from lengthwise_worker.engines.transformers.batch_planner import BatchPlanner
 from lengthwise_worker.engines.transformers.engine import TransformersEngine
-from lengthwise_worker.engines.transformers.plan import Plan
 
 if TYPE_CHECKING:
-    from lengthwise_worker.engines.transformers.static_batch import StaticDecoder
+    from lengthwise_worker.engines.transformers.decoder import StaticDecoder
 
 
 class NoModel(LabError):
@@ -91,7 +91,7 @@ def load(model: Path, *, threads: int) -> StaticDecoder:
         NoModel: It cannot be loaded, or PyTorch is missing.
     """
     try:
-        from lengthwise_worker.engines.transformers.static_batch import StaticDecoder
+        from lengthwise_worker.engines.transformers.decoder import StaticDecoder
     except ImportError as exc:
         raise NoModel(
             "this needs PyTorch and transformers: pip install 'lengthwise[transformers]'"
@@ -170,8 +170,8 @@ def as_json(measured: Sequence[Measured], **settings: Any) -> dict[str, Any]:
     return {"settings": settings, "ways": [asdict(one) for one in measured]}
 
 
-def _plan(mode: BatchingMode, largest: int, memory_tokens: int, quantile: float) -> Plan:
-    return Plan(
+def _plan(mode: BatchingMode, largest: int, memory_tokens: int, quantile: float) -> BatchPlanner:
+    return BatchPlanner(
         mode=mode, largest=largest, memory_tokens=memory_tokens, quantile=quantile, wait_s=0.5
     )
 
@@ -197,19 +197,19 @@ def _serve(
     decoder: StaticDecoder,
     bodies: Sequence[Mapping[str, Any]],
     predictions: Sequence[float],
-    plan: Plan,
-) -> tuple[list[Answer], int]:
+    plan: BatchPlanner,
+) -> tuple[list[EngineResponse], int]:
     """The answers, and how often one met a cap."""
 
-    async def serve() -> tuple[list[Answer], int]:
-        engine = TransformersEngine(model_path=None, alias="bench", plan=plan, decoder=decoder)
+    async def serve() -> tuple[list[EngineResponse], int]:
+        engine = TransformersEngine(model_path=None, alias="bench", planner=plan, decoder=decoder)
         await engine.start()
         try:
             calls = [
                 engine.answer(_claim(at, body, predicted), lambda _: None)
                 for at, (body, predicted) in enumerate(zip(bodies, predictions, strict=True))
             ]
-            return list(await asyncio.gather(*calls)), engine.failed
+            return list(await asyncio.gather(*calls)), engine.capped
         finally:
             await engine.aclose()
 

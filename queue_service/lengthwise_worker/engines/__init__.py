@@ -1,90 +1,86 @@
-"""The engines a worker can drive, and the choice among them by the settings."""
+"""The engines that a worker can drive, and the registry that names them.
+
+To add an engine:
+
+1. Write its module, or a folder if it needs several: a class that implements `base.Engine`, and a
+   function `from_settings(settings)` that builds it. An engine with an OpenAI-compatible endpoint
+   subclasses `openai_http.OpenAIEngine`.
+2. Add one line to `ENGINES`. The setting `LENGTHWISE_WORKER_ENGINE` accepts its names and no
+   others, so no other list changes.
+3. If it needs settings of its own, add them to `lengthwise_worker.settings`.
+
+Engines are imported when they are opened, because some need packages that others do not.
+"""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 from lengthwise_worker.batching import BatchingMode
-from lengthwise_worker.engines.base import Engine
-from lengthwise_worker.engines.llama_cpp import LlamaCppEngine
-from lengthwise_worker.engines.openai_http import OpenAIEngine
-from lengthwise_worker.engines.transformers.engine import TransformersEngine
-from lengthwise_worker.engines.transformers.plan import Plan
-from lengthwise_worker.engines.vllm import VllmEngine
 from lengthwise_worker.errors import BadSettings
-from lengthwise_worker.settings import Settings
+
+if TYPE_CHECKING:
+    from lengthwise_worker.engines.base import Engine
+    from lengthwise_worker.settings import Settings
+
+#: Modes of an engine that batches continuously. `none` and `static` limit what it gets at once.
+_CONTINUOUS = (BatchingMode.CONTINUOUS, BatchingMode.STATIC, BatchingMode.NONE)
+
+#: Modes of an engine that runs the batches that this worker forms.
+_STATIC = (BatchingMode.SEQUENCE, BatchingMode.STATIC, BatchingMode.NONE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """An entry of the registry.
+
+    `module`: the module with `from_settings(settings)`. `batching`: the modes that the engine
+    supports, the recommended one first.
+    """
+
+    module: str
+    batching: tuple[BatchingMode, ...] = _CONTINUOUS
+
+
+#: `LENGTHWISE_WORKER_ENGINE` -> the engine.
+ENGINES: dict[str, EngineSpec] = {
+    "vllm": EngineSpec(module="lengthwise_worker.engines.vllm"),
+    "openai": EngineSpec(module="lengthwise_worker.engines.openai_http"),
+    "llama.cpp": EngineSpec(module="lengthwise_worker.engines.llama_cpp"),
+    "simulated": EngineSpec(module="lengthwise_worker.engines.simulated.engine"),
+    "transformers": EngineSpec(
+        module="lengthwise_worker.engines.transformers.engine", batching=_STATIC
+    ),
+}
+
+
+def known_engine(name: str) -> str:
+    """Return `name` if it names an engine. Validates `Settings.engine`.
+
+    Raises:
+        ValueError: It does not; the message lists the names.
+    """
+    if name not in ENGINES:
+        raise ValueError(f"must be one of {', '.join(ENGINES)}; it is {name!r}")
+    return name
 
 
 def open_engine(settings: Settings) -> Engine:
-    """The engine that the settings name; nothing is started or sent yet.
+    """Build the engine that the settings name. Nothing is started or sent yet.
 
     Raises:
-        BadSettings: It cannot be had with these settings.
+        BadSettings: The engine cannot be built with these settings.
     """
-    _refuse_unfit(settings)
-    key = settings.engine_api_key.get_secret_value() if settings.engine_api_key else None
-    if settings.engine == "llama.cpp":
-        return LlamaCppEngine(
-            model_path=settings.model_path,
-            alias=settings.queue,
-            slots=settings.slots,
-            context_tokens=settings.context_tokens,
-            threads=settings.threads,
-            port=settings.engine_port,
-            timeout_s=settings.engine_timeout_s,
-            api_key=key,
-        )
-    if settings.engine == "transformers":
-        return TransformersEngine(
-            model_path=settings.model_path,
-            alias=settings.queue,
-            plan=Plan(
-                mode=settings.batching,
-                largest=1 if settings.batching is BatchingMode.NONE else settings.slots,
-                memory_tokens=settings.batch_tokens,
-                quantile=settings.sequence_quantile,
-                wait_s=settings.static_wait_ms / 1000,
-            ),
-            threads=settings.threads,
-        )
-    if settings.engine == "simulated" and settings.engine_url is None:
-        # Imported here: it needs FastAPI, which a worker beside a real engine does not.
-        try:
-            from lengthwise_worker.engines.simulated.embedded import EmbeddedSimulation
-        except ImportError as exc:
-            raise BadSettings(
-                "The embedded simulation needs FastAPI: pip install 'lengthwise[local]', or point "
-                "LENGTHWISE_WORKER_ENGINE_URL at one."
-            ) from exc
-
-        return EmbeddedSimulation(
-            model=settings.queue,
-            slots=settings.slots,
-            tokens_per_s=settings.simulated_tokens_per_s,
-            port=settings.engine_port,
-            timeout_s=settings.engine_timeout_s,
-        )
-    kinds = {"openai": OpenAIEngine, "vllm": VllmEngine, "simulated": VllmEngine}
-    return kinds[settings.engine](
-        settings.engine_url,
-        api_key=key,
-        timeout_s=settings.engine_timeout_s,
-        connections=settings.slots,
-    )
-
-
-def _refuse_unfit(settings: Settings) -> None:
-    """An engine batches continuously, or this worker makes its batches.
-
-    Raises:
-        BadSettings: The batching mode is not one of the engine's.
-    """
-    static = settings.engine == "transformers"
-    if static and settings.batching is BatchingMode.CONTINUOUS:
+    spec = ENGINES[settings.engine]
+    if settings.batching not in spec.batching:
+        *others, last = spec.batching
         raise BadSettings(
-            "The transformers engine makes static batches: set LENGTHWISE_WORKER_BATCHING to "
-            "sequence, static or none."
+            f"LENGTHWISE_WORKER_BATCHING={settings.batching} does not fit "
+            f"LENGTHWISE_WORKER_ENGINE={settings.engine}: use "
+            f"{', '.join(others)} or {last}."
         )
-    if not static and settings.batching is BatchingMode.SEQUENCE:
-        raise BadSettings(
-            f"LENGTHWISE_WORKER_BATCHING=sequence is for LENGTHWISE_WORKER_ENGINE=transformers; "
-            f"{settings.engine} makes its batches itself: use continuous."
-        )
+    build: Callable[[Settings], Engine] = importlib.import_module(spec.module).from_settings
+    return build(settings)

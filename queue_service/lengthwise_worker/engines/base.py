@@ -1,6 +1,7 @@
-"""What a worker needs of an engine, whichever it is.
+"""The interface between a worker and an engine.
 
-The implementations stand beside this module; `open_engine` in the package chooses one.
+The implementations are the other modules of this folder. `open_engine` in the package builds the
+one that the settings name.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ Sink = Callable[[bytes], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """How an answer ended.
+class EngineResponse:
+    """A complete answer of an engine.
 
-    `body`: the whole body, when the answer was not streamed; None: it went to the sink.
-    `prompt_tokens`, `output_tokens`: the engine's own count; None: it gave none.
+    `body`: the response body of an answer that was not streamed; None: the answer went to the
+    sink. `prompt_tokens`, `output_tokens`: the engine's own counts; None: it reported none.
     """
 
     body: bytes | None = None
@@ -36,24 +37,24 @@ class Engine(Protocol):
         """Its name in `WorkerView.engine`."""
 
     async def start(self) -> None:
-        """Start what is embedded; returns when there is something to ask for its health.
+        """Start what is embedded. `healthy` may be called after this returns.
 
         Raises:
             BadSettings: It cannot start with these settings.
         """
 
     async def healthy(self) -> bool:
-        """Whether it would take a job now; never raises for an engine that is away."""
+        """Whether the engine can take a job now. An engine that is away is not an error."""
 
     async def max_model_len(self) -> int | None:
-        """Tokens of prompt and answer together that it takes; None: it does not say."""
+        """Tokens of prompt and answer together that it accepts; None: it does not report them."""
 
-    async def answer(self, claim: Claim, sink: Sink) -> Answer:
-        """Have one job answered. Cancelling this call aborts the engine's work on it.
+    async def answer(self, claim: Claim, sink: Sink) -> EngineResponse:
+        """Run one job. Cancelling this call aborts the engine's work on the job.
 
         Raises:
-            EngineError: It did not end with an answer; the subclass says what that means.
+            EngineError: The job got no answer. The subclass says what the worker does next.
         """
 
     async def aclose(self) -> None:
-        """Close connections, and stop what is embedded."""
+        """Close the connections and stop what is embedded."""

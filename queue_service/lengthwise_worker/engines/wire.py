@@ -1,7 +1,7 @@
-"""The OpenAI wire format, as far as a worker must understand it. Pure.
+"""Parse and rewrite the parts of the OpenAI wire format that a worker must understand. Pure.
 
-Bodies pass through as bytes: they are parsed to look at them, and rewritten only where a key that
-the worker sets is there already. Called by openai_http.py and vllm.py.
+Bodies pass through as bytes. A body is parsed to read it, and re-encoded only if the client already
+set a key that the worker sets. Called by openai_http.py and vllm.py.
 """
 
 from __future__ import annotations
@@ -21,32 +21,35 @@ from lengthwise_worker.errors import (
     EngineRefused,
 )
 
-#: `"usage": null` with the comma that belongs to it. Safe on raw bytes: inside a JSON string the
-#: quotes would be escaped.
+#: `"usage": null` with its comma. Matching raw bytes is safe: inside a JSON string the quotes would
+#: be escaped.
 _NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,\s*')
 
-#: Statuses that say "not now", and those that say "not you".
+#: Statuses of an engine that is overloaded, and of one that rejects our key.
 _BUSY, _AWAY = frozenset({429, 503}), frozenset({401, 403})
 
-#: Client errors that are nobody's fault and may pass: request timeout, conflict, too early.
-_PASSING = frozenset({408, 409, 425})
+#: Client errors that may succeed on another try: request timeout, conflict, too early.
+_TRANSIENT = frozenset({408, 409, 425})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """A request as it goes to the engine. `added_usage`: we asked for usage, the client did not."""
+class EngineRequest:
+    """A request as the engine gets it.
+
+    `added_usage`: the worker asks for the token counts, and the client did not.
+    """
 
     body: bytes
     stream: bool
     added_usage: bool
 
 
-def shape(body: bytes, extra: dict[str, Any] | None = None) -> Request:
-    """The engine's request for a job's body.
+def engine_request(body: bytes, extra: dict[str, Any] | None = None) -> EngineRequest:
+    """Make the engine's request from a job's body.
 
     Args:
         body: The job's body, a JSON object, as the client sent it.
-        extra: Keys that the worker sets, over what the client said.
+        extra: Keys that the worker sets. They replace the client's.
 
     Raises:
         EngineRefused: The body is not a JSON object.
@@ -64,14 +67,16 @@ def shape(body: bytes, extra: dict[str, Any] | None = None) -> Request:
     if stream and not asked:
         add["stream_options"] = {"include_usage": True}
         if isinstance(options, dict):
-            # vLLM sends usage with every piece if both are set; the client asked for neither.
+            # If both are set, vLLM sends usage with every piece.
             kept = {k: v for k, v in options.items() if k != "continuous_usage_stats"}
             add["stream_options"] = kept | {"include_usage": True}
-    return Request(body=_with(body, fields, add), stream=stream, added_usage=stream and not asked)
+    return EngineRequest(
+        body=_with(body, fields, add), stream=stream, added_usage=stream and not asked
+    )
 
 
 def _with(body: bytes, fields: dict[str, Any], add: dict[str, Any]) -> bytes:
-    """`body` with the keys of `add`; the client's bytes are kept unless a key must be replaced."""
+    """Add keys to a body. The client's bytes are kept unless a key must be replaced."""
     if not add:
         return body
     if not fields or not add.keys().isdisjoint(fields):
@@ -81,13 +86,17 @@ def _with(body: bytes, fields: dict[str, Any], add: dict[str, Any]) -> bytes:
 
 
 class EventSplitter:
-    """Cuts a stream of bytes into the data of its SSE events; comments are dropped."""
+    """Splits a stream of bytes into the data of its server-sent events. Comments are dropped.
+
+    It is the worker's hot path. A library was measured at half its speed and has no interface for
+    bytes: docs/decisions/0070-libraries-for-what-is-not-our-purpose.md.
+    """
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The events that `data` completes, in order."""
+        """Return the events that `data` completes, in order."""
         if self._rest:
             data = self._rest + data
         if b"\r" in data:
@@ -110,13 +119,13 @@ def _is_data(line: bytes) -> bool:
 
 @dataclass
 class Usage:
-    """The tokens that an engine counted; None: it has not said."""
+    """The token counts that an engine reported; None: not yet."""
 
     prompt_tokens: int | None = None
     output_tokens: int | None = None
 
     def read(self, body: Any) -> None:
-        """Take the numbers of a response or event that holds `usage`."""
+        """Store the counts of a response or event that has `usage`."""
         usage = body.get("usage") if isinstance(body, dict) else None
         if isinstance(usage, dict):
             self.prompt_tokens = _count(usage.get("prompt_tokens"), self.prompt_tokens)
@@ -128,15 +137,15 @@ def _count(value: Any, before: int | None) -> int | None:
 
 
 def read_event(data: bytes, usage: Usage, *, added_usage: bool) -> bytes | None:
-    """One event as the client is to see it, or None when it is ours alone.
+    """Return an event as the client gets it; None: the client does not get it.
 
     Args:
         data: The event's JSON.
-        usage: Takes the engine's counts, when the event has them.
-        added_usage: Whether it was the worker that asked for them.
+        usage: Stores the engine's counts, if the event has them.
+        added_usage: Whether the worker asked for the counts, and the client did not.
 
     Raises:
-        EngineError: The event is an error that the engine met in the middle of its answer.
+        EngineError: The event reports an error in the middle of the answer.
     """
     if b'"error"' in data:
         event = parse(data)
@@ -157,7 +166,7 @@ def read_event(data: bytes, usage: Usage, *, added_usage: bool) -> bytes | None:
 
 
 def parse(data: bytes) -> Any:
-    """The JSON value of `data`; None also when it is none."""
+    """Parse JSON; None if `data` is not JSON."""
     try:
         return json.loads(data)
     except ValueError:
@@ -165,14 +174,14 @@ def parse(data: bytes) -> Any:
 
 
 def _error_status(event: dict[str, Any]) -> int:
-    """The HTTP status that an error event stands for; 500 when it does not say."""
+    """Return the HTTP status of an error event; 500 if it has none."""
     error = event.get("error")
     code = error.get("code") if isinstance(error, dict) else event.get("code")
     return code if isinstance(code, int) and 400 <= code <= 599 else 500
 
 
 def error_of(status: int, body: bytes, retry_after: str | None = None) -> EngineError:
-    """What an HTTP error of the engine means.
+    """Translate an HTTP error of the engine.
 
     Args:
         status: Its status, anything but 2xx.
@@ -183,27 +192,27 @@ def error_of(status: int, body: bytes, retry_after: str | None = None) -> Engine
 
 
 def _error_of(status: int, body: Any, retry_after: str | None, *, midway: bool) -> EngineError:
-    said = _message(body)
+    reason = _message(body)
     message = f"The engine answered {status}{' midway' if midway else ''}"
-    message = f"{message}: {said}" if said else f"{message}."
+    message = f"{message}: {reason}" if reason else f"{message}."
     if status in _BUSY:
         wait_s = _seconds(retry_after)
         return EngineBusy(message, status=status, body=body, retry_after_s=wait_s)
     if status in _AWAY:
         return EngineAway(message, status=status, body=body)
-    if 400 <= status < 500 and status not in _PASSING:
-        return EngineRefused(said or message, status=status, body=body)
+    if 400 <= status < 500 and status not in _TRANSIENT:
+        return EngineRefused(reason or message, status=status, body=body)
     return EngineFailed(message, status=status, body=body)
 
 
 def _message(body: Any) -> str:
     error = body.get("error", body) if isinstance(body, dict) else None
-    said = error.get("message") if isinstance(error, dict) else error
-    return said if isinstance(said, str) else ""
+    message = error.get("message") if isinstance(error, dict) else error
+    return message if isinstance(message, str) else ""
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """A `Retry-After` header as seconds from now; None: absent or unreadable."""
+    """Convert a `Retry-After` header to seconds from now; None: absent or invalid."""
     if retry_after is None:
         return None
     try:

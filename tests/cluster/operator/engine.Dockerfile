@@ -4,4 +4,4 @@ FROM ${BASE}
 COPY contract /src/contract
 COPY queue_service /src/queue_service
 ENV PYTHONPATH=/src/contract:/src/queue_service
-ENTRYPOINT ["python", "-m", "lengthwise_worker.engines.simulated.server"]
+ENTRYPOINT ["python", "-m", "lengthwise_worker.engines.simulated"]

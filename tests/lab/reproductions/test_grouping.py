@@ -15,7 +15,7 @@ from lengthwise_lab.reproductions.seqsch.grouping import (
     by_table,
     in_order,
 )
-from lengthwise_worker.sequence import Batch, by_memory
+from lengthwise_worker.engines.transformers.sequence_scheduling import Batch, by_memory
 
 lengths = st.lists(st.integers(1, 512), min_size=1, max_size=300)
 

@@ -14,7 +14,7 @@ from lengthwise_lab.reproductions.problen.search import (
     quantiles,
     smoothed,
 )
-from lengthwise_worker.sequence import Batch
+from lengthwise_worker.engines.transformers.sequence_scheduling import Batch
 
 
 def at(*lengths: int, longest: int = 200) -> NDArray[np.float64]:

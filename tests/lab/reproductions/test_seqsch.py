@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lengthwise_lab.reproductions.seqsch.grouping import SEQSCH_TABLE, by_table, in_order
 from lengthwise_lab.reproductions.seqsch.replay import Failures, Tally, replay, step_s
 from lengthwise_lab.reproductions.seqsch.rows import rows
-from lengthwise_worker.sequence import Batch
+from lengthwise_worker.engines.transformers.sequence_scheduling import Batch
 
 
 def two(caps: tuple[int, int], failures: Failures) -> Tally:

@@ -16,7 +16,7 @@ from lengthwise_lab.queue_bench.load import Plan, Produced, produce_async
 from lengthwise_lab.queue_bench.probe import Probe
 from lengthwise_store.jobs import Accepted, Claim, NewJob
 from lengthwise_store.store import JobStore, StoreSettings
-from lengthwise_worker.engines.base import Answer, Sink
+from lengthwise_worker.engines.base import EngineResponse, Sink
 from lengthwise_worker.settings import Settings
 from lengthwise_worker.worker import Worker
 
@@ -53,11 +53,11 @@ class IdleEngine:
         """It has no model."""
         return None
 
-    async def answer(self, claim: Claim, sink: Sink) -> Answer:
+    async def answer(self, claim: Claim, sink: Sink) -> EngineResponse:
         """Read the body, as every engine must, and count one token each way."""
         del sink
         self._probe.job(json.loads(claim.body)["sent_s"])
-        return Answer(prompt_tokens=1, output_tokens=1)
+        return EngineResponse(prompt_tokens=1, output_tokens=1)
 
     async def aclose(self) -> None:
         """Nothing to close."""

@@ -29,7 +29,7 @@ from lengthwise_lab.reproductions.seqsch.replay import (
     replay,
     step_s,
 )
-from lengthwise_lab.reproductions.table.rows import (
+from lengthwise_lab.reproductions.table.row import (
     About,
     Absent,
     Row,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise_lab.reproductions.recorded_lengths import Ints
-from lengthwise_worker.sequence import Batch
+from lengthwise_worker.engines.transformers.sequence_scheduling import Batch
 
 #: Probabilities of total lengths, (rows, longest + 1); each row sums to 1.
 Distributions = NDArray[np.float64]

@@ -1,7 +1,7 @@
 """Static batches made by predicted length: who runs with whom, how many, and up to which cap. Pure.
 
 The publications' ways: sorting, and a table of batch sizes for each length. Ours, by memory, is the
-worker's own: `lengthwise_worker.sequence`. Called by the replays of this package.
+worker's own: `lengthwise_worker.engines.transformers.sequence_scheduling`. Called by the replays of this package.
 
 Sources: Zheng et al., "Response length perception and sequence scheduling", arXiv 2305.13144
 (variable batch size); Zhang et al., ICDE 2025 (the second table).
@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lengthwise_worker.sequence import Batch
+from lengthwise_worker.engines.transformers.sequence_scheduling import Batch
 
 
 @dataclass(frozen=True, kw_only=True)

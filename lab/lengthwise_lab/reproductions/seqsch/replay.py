@@ -16,7 +16,7 @@ import numpy as np
 from lengthwise_lab.reproductions.recorded_lengths import Ints
 from lengthwise_lab.reproductions.seqsch.grouping import in_order
 from lengthwise_lab.reproductions.table.details import Run, describe
-from lengthwise_worker.sequence import Batch
+from lengthwise_worker.engines.transformers.sequence_scheduling import Batch
 
 #: What the seconds of these replays are.
 SECONDS = "seconds by decoding steps; all prompts are there at 0, an answer when its batch ends"

@@ -10,7 +10,7 @@ from typing import Any
 from lengthwise_lab.reproductions.recorded_lengths import sampled
 from lengthwise_lab.reproductions.seqsch.replay import Tally, describe_replays
 from lengthwise_lab.reproductions.seqsch.strategies import ANSWERS, RUNS, Strategy, strategies
-from lengthwise_lab.reproductions.table.rows import Kind, Row, of_requests
+from lengthwise_lab.reproductions.table.row import Kind, Row, of_requests
 
 #: (strategy, average length, effective ratio %, failures %, answers/s) by the README.
 _README: tuple[tuple[str, float, float, float | None, float], ...] = (

@@ -11,7 +11,7 @@ import numpy as np
 from lengthwise_lab.reproductions.recorded_lengths import Ints, Sampled
 from lengthwise_lab.reproductions.seqsch.grouping import SEQSCH_TABLE, by_length, by_table, in_order
 from lengthwise_lab.reproductions.seqsch.replay import Failures, Plan, Tally, replay, step_s
-from lengthwise_worker.sequence import Batch, by_memory
+from lengthwise_worker.engines.transformers.sequence_scheduling import Batch, by_memory
 
 #: Answers of a run, as published, and runs, each of another draw: one run of 1,024 scatters by 9
 #: tokens of average length and 1 point of effective ratio.

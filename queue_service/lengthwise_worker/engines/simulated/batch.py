@@ -1,6 +1,6 @@
-"""The inside of the simulated engine: slots, a waiting line, and the faults it was told to have.
+"""The scheduler of the simulated engine: slots, a waiting queue, and the faults that are set.
 
-No HTTP here; simulated.py is its face.
+Called by response.py and server.py; it knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -16,54 +16,54 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field
 
-#: What is remembered for `GET /admin/seen`, requests.
-_REMEMBERED = 10_000
+#: How many requests `GET /admin/seen` lists.
+_KEPT = 10_000
 
 
 class Faults(BaseModel):
-    """`POST /admin/faults`: how to misbehave from now on. Every field unset is good conduct.
+    """Faults to simulate from now on: the body of `POST /admin/faults`. Default: none.
 
-    Counted faults (`times`) end by themselves; so does everything after `for_s`.
+    They end after `times` requests, and after `for_s` seconds.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     slow_factor: float = Field(default=1.0, gt=0, description="Every token takes this much longer")
     status: int | None = Field(
-        default=None, ge=400, le=599, description="Answer so instead of working, e.g. 429 or 503"
+        default=None, ge=400, le=599, description="Answer with this status, e.g. 429 or 503"
     )
     retry_after_s: float | None = Field(default=None, ge=0, description="Sent with `status`")
     cut_after_tokens: int | None = Field(
-        default=None, ge=0, description="Cut the connection behind so many tokens"
+        default=None, ge=0, description="Cut the connection after this many tokens"
     )
     error_after_tokens: int | None = Field(
-        default=None, ge=0, description="Send an SSE error event behind so many tokens"
+        default=None, ge=0, description="Send an SSE error event after this many tokens"
     )
     error_code: int = Field(default=500, ge=400, le=599, description="The code in that event")
     exit_after_tokens: int | None = Field(
-        default=None, ge=0, description="End the process behind so many tokens, exit code 1"
+        default=None, ge=0, description="End the process after this many tokens, exit code 1"
     )
-    hang: bool = Field(default=False, description="Take requests and say nothing")
+    hang: bool = Field(default=False, description="Accept requests and send nothing")
     unhealthy: bool = Field(default=False, description="/health answers 503")
-    times: int | None = Field(default=None, ge=1, description="For so many requests; null: all")
-    for_s: float | None = Field(default=None, gt=0, description="For so long, s; null: for ever")
+    times: int | None = Field(default=None, ge=1, description="For this many requests; null: all")
+    for_s: float | None = Field(default=None, gt=0, description="For this long, s; null: no limit")
 
 
 class CutError(Exception):
-    """The connection is to be cut here."""
+    """A fault asks to cut the connection here."""
 
 
 @dataclass
 class Seen:
-    """What the engine observed; `GET /admin/seen`."""
+    """Counters of the engine: the response of `GET /admin/seen`."""
 
     probes: int = 0  #: Of /health.
     requests: int = 0
     answered: int = 0
-    aborted: int = 0  #: The client hung up before the end.
+    aborted: int = 0  #: The client disconnected before the end.
     refused: int = 0  #: Answered with the status of a fault.
     peak_running: int = 0
-    started: deque[dict[str, object]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    started: deque[dict[str, object]] = field(default_factory=lambda: deque(maxlen=_KEPT))
 
 
 @dataclass(order=True)
@@ -74,44 +74,45 @@ class _Waiter:
 
 
 class SimulatedBatch:
-    """A continuous batch: `slots` answers at once, each at `tokens_per_s`; the rest wait in line.
+    """A continuous batch: `slots` answers at once, each at `tokens_per_s`; other requests wait.
 
-    With `by_priority` the line is ordered as vLLM's: lowest priority first, ties by arrival.
+    With `by_priority` the waiting queue is ordered like vLLM's: lowest priority first, ties by
+    arrival.
     """
 
     def __init__(
         self, *, slots: int, tokens_per_s: float, prefill_s: float = 0.0, by_priority: bool = False
     ) -> None:
-        """`prefill_s`: from a free slot to the first token, s."""
+        """Create an empty batch. `prefill_s`: from a free slot to the first token, s."""
         self.slots, self.tokens_per_s, self.prefill_s = slots, tokens_per_s, prefill_s
         self.by_priority = by_priority
         self.running = 0
         self.seen = Seen()
-        self._line: list[_Waiter] = []
+        self._queue: list[_Waiter] = []
         self._arrivals = itertools.count()
         self._faults, self._left, self._ends_s = Faults(), 0, 0.0
 
     @property
     def waiting(self) -> int:
-        """Requests in the line."""
-        return sum(not w.admitted.done() for w in self._line)
+        """The number of requests that wait for a slot."""
+        return sum(not w.admitted.done() for w in self._queue)
 
     # ------------------------------------------------------------------ faults
 
     def misbehave(self, faults: Faults) -> None:
-        """From now on."""
+        """Set the faults."""
         self._faults = faults
         self._left = faults.times or 0
         self._ends_s = time.monotonic() + (faults.for_s or 0)
 
     def faults(self) -> Faults:
-        """Those in force now; does not count as a request."""
+        """Return the faults in force. The call does not count as a request."""
         over = self._faults.for_s is not None and time.monotonic() >= self._ends_s
         spent = self._faults.times is not None and self._left <= 0
         return Faults() if over or spent else self._faults
 
     def faults_of_request(self) -> Faults:
-        """Those that the next request meets."""
+        """Return the faults for the next request, and count it."""
         faults = self.faults()
         self._left -= 1
         return faults
@@ -119,12 +120,12 @@ class SimulatedBatch:
     # ------------------------------------------------------------------ the batch
 
     @asynccontextmanager
-    async def slot(self, priority: int, note: dict[str, object]) -> AsyncIterator[None]:
-        """Wait in line for a slot, and hold it; `note` is remembered as started then."""
+    async def slot(self, priority: int, summary: dict[str, object]) -> AsyncIterator[None]:
+        """Wait for a slot and hold it. `summary` is added to `Seen.started` when it starts."""
         if self.running >= self.slots or self.waiting:
             rank = priority if self.by_priority else 0
             waiter = _Waiter(rank, next(self._arrivals), asyncio.get_running_loop().create_future())
-            heapq.heappush(self._line, waiter)
+            heapq.heappush(self._queue, waiter)
             try:
                 await waiter.admitted
             except asyncio.CancelledError:
@@ -134,28 +135,28 @@ class SimulatedBatch:
         else:
             self.running += 1
         self.seen.peak_running = max(self.seen.peak_running, self.running)
-        self.seen.started.append(note)
+        self.seen.started.append(summary)
         try:
             yield
         finally:
             self._leave()
 
     def _leave(self) -> None:
-        """Give the slot to the first in line who still waits."""
-        while self._line:
-            waiter = heapq.heappop(self._line)
+        """Give the slot to the first waiting request that was not cancelled."""
+        while self._queue:
+            waiter = heapq.heappop(self._queue)
             if not waiter.admitted.done():
                 waiter.admitted.set_result(None)
                 return
         self.running -= 1
 
     async def tokens(self, count: int, faults: Faults) -> AsyncIterator[int]:
-        """The tokens 0, 1, ... of one answer, each when it is due.
+        """Yield the tokens 0, 1, ... of one answer, each at its time.
 
-        Due times are absolute, so a late wake-up does not slow the rest down.
+        The times are absolute, so that a late wake-up does not delay the tokens that follow.
 
         Raises:
-            CutError: A fault says that the connection breaks here.
+            CutError: A fault asks to cut the connection here.
         """
         step_s = faults.slow_factor / self.tokens_per_s
         due = time.monotonic() + self.prefill_s * faults.slow_factor

@@ -1,6 +1,6 @@
-"""The simulated engine inside the worker's process, on a thread of its own; spoken to by HTTP.
+"""The simulated engine inside the worker's process, on a thread of its own, called over HTTP.
 
-Chosen by ENGINE=simulated without an ENGINE_URL; tests use it too.
+Called by engine.py and by tests. It needs FastAPI.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class SimulatedServer:
     """A simulated engine that listens from `start` to `stop`."""
 
     def __init__(self, batch: SimulatedBatch, *, model: str, port: int = 0) -> None:
-        """Binds the port (0: any free one) and does not serve yet.
+        """Bind the port (0: any free one). Requests are served after `start`.
 
         Raises:
             OSError: The port is taken.
@@ -47,32 +47,32 @@ class SimulatedServer:
         )
 
     def start(self) -> None:
-        """Serve; the socket is open already, so a request sent now waits for its answer."""
+        """Serve, on a thread. The socket is open, so requests may be sent at once."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Cut what is left and end."""
+        """Cut the open connections and stop."""
         self._server.should_exit = True
         self._thread.join()
         self._socket.close()
 
 
 class EmbeddedSimulation(VllmEngine):
-    """See `Engine`; in all but its start and end it is called as a vLLM is."""
+    """A vLLM engine that starts and stops its own simulated server. See `Engine`."""
 
     kind = "simulated"
 
     def __init__(
         self, *, model: str, slots: int, tokens_per_s: float, port: int, timeout_s: float
     ) -> None:
-        """Nothing listens yet; the arguments are those of the settings."""
+        """Store the settings. Nothing listens yet."""
         super().__init__(None, timeout_s=timeout_s, connections=slots)
         self._batch = SimulatedBatch(slots=slots, tokens_per_s=tokens_per_s, by_priority=True)
         self._model, self._port = model, port
         self._server: SimulatedServer | None = None
 
     async def start(self) -> None:
-        """Listen."""
+        """Start the server."""
         try:
             self._server = SimulatedServer(self._batch, model=self._model, port=self._port)
         except OSError as exc:
@@ -83,7 +83,7 @@ class EmbeddedSimulation(VllmEngine):
         self.set_url(self._server.url)
 
     async def aclose(self) -> None:
-        """Close the connections, then the server."""
+        """Close the connections, then stop the server."""
         await super().aclose()
         if self._server is not None:
             await asyncio.to_thread(self._server.stop)

@@ -1,7 +1,7 @@
-"""A Hugging Face model in this process, answering in static batches: for batch work.
+"""The engine for LENGTHWISE_WORKER_ENGINE=transformers: a Hugging Face model in this process.
 
-One thread decodes; `answer` hands it requests and hears its tokens. Chosen by ENGINE=transformers;
-what runs together is decided by the batching mode, in `sequence` mode by ../sequence.py.
+`answer` gives a request to the one thread that decodes, and receives its tokens. The batching mode
+decides what runs together: batch_planner.py.
 """
 
 from __future__ import annotations
@@ -16,23 +16,28 @@ from typing import TYPE_CHECKING, Any
 
 from lengthwise_store.jobs import Claim
 from lengthwise_worker.batching import BatchingMode
-from lengthwise_worker.engines.base import Answer, Sink
-from lengthwise_worker.engines.transformers.call import Call
-from lengthwise_worker.engines.transformers.plan import Plan
-from lengthwise_worker.engines.transformers.wire import Ask, Voice, read
+from lengthwise_worker.engines.base import EngineResponse, Sink
+from lengthwise_worker.engines.transformers.batch_planner import BatchPlanner
+from lengthwise_worker.engines.transformers.openai_format import (
+    GenerationRequest,
+    ResponseFormatter,
+    parse_request,
+)
+from lengthwise_worker.engines.transformers.pending_request import PendingRequest
 from lengthwise_worker.errors import BadSettings, EngineAway, EngineFailed, EngineRefused
 
 if TYPE_CHECKING:
-    from lengthwise_worker.engines.transformers.static_batch import Generation, StaticDecoder
+    from lengthwise_worker.engines.transformers.decoder import Generation, StaticDecoder
+    from lengthwise_worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
-#: Requests that were claimed together arrive within this of each other, s.
+#: Requests that were claimed together arrive within this time, s.
 _TOGETHER_S = 0.01
 
 
 class TransformersEngine:
-    """See `Engine`."""
+    """A model that decodes static batches. See `Engine`."""
 
     kind = "transformers"
 
@@ -41,31 +46,32 @@ class TransformersEngine:
         *,
         model_path: Path | None,
         alias: str,
-        plan: Plan,
+        planner: BatchPlanner,
         threads: int = 0,
         decoder: StaticDecoder | None = None,
     ) -> None:
-        """Nothing is loaded yet.
+        """Store the settings. Nothing is loaded yet.
 
         Args:
             model_path: A folder with a causal LM and its tokenizer; None: `alias` names one.
             alias: The name under which it serves the model.
-            plan: How requests become batches.
+            planner: Cuts requests into batches.
             threads: CPU threads; 0: PyTorch's own choice.
-            decoder: A model that is loaded already; None: `start` loads it.
+            decoder: A loaded model; None: `start` loads one.
         """
-        self._path, self._alias, self._plan, self._threads = model_path, alias, plan, threads
+        self._path, self._alias, self._threads = model_path, alias, threads
+        self._planner = planner
         self._decoder = decoder
-        self._pending: list[Call] = []
+        self._pending: list[PendingRequest] = []
         self._arrived = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
-        self.failed = 0  #: Answers that met the cap of a batch, each time.
+        self.capped = 0  #: How often an answer reached the cap of its batch.
 
     # ------------------------------------------------------------------ life
 
     async def start(self) -> None:
-        """Load the model, on a thread: the worker's loop goes on turning."""
+        """Load the model in a thread, so that the event loop is not blocked."""
         if self._decoder is None:
             self._decoder = await asyncio.to_thread(self._load)
         self._thread = threading.Thread(
@@ -75,7 +81,7 @@ class TransformersEngine:
 
     def _load(self) -> StaticDecoder:
         try:
-            from lengthwise_worker.engines.transformers.static_batch import StaticDecoder
+            from lengthwise_worker.engines.transformers.decoder import StaticDecoder
         except ImportError as exc:
             raise BadSettings(
                 "The transformers engine needs PyTorch and transformers: "
@@ -86,98 +92,105 @@ class TransformersEngine:
             return StaticDecoder(path, threads=self._threads)
         except (OSError, ValueError) as exc:
             raise BadSettings(
-                f"There is no causal LM at {path}: set LENGTHWISE_WORKER_MODEL_PATH to a folder "
+                f"No causal LM at {path}: set LENGTHWISE_WORKER_MODEL_PATH to a folder "
                 f"with one and its tokenizer. {exc}"
             ) from exc
 
     @property
     def decoder(self) -> StaticDecoder | None:
-        """What decodes, and what it has done; None before `start`."""
+        """The loaded model and its counters; None before `start`."""
         return self._decoder
 
     async def healthy(self) -> bool:
-        """Whether its thread lives."""
+        """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
     async def max_model_len(self) -> int | None:
-        """What the model takes, or what fits into the memory of a batch if that is less."""
+        """Return the model's context, or the memory of a batch if that is smaller."""
         if self._decoder is None:
             return None
-        return min(self._decoder.context, self._plan.memory_tokens)
+        return min(self._decoder.context, self._planner.memory_tokens)
 
     async def aclose(self) -> None:
-        """End the thread; what it still decodes is given up."""
+        """Stop the thread. Unfinished answers are dropped."""
         with self._arrived:
             self._closing = True
-            for call in self._pending:
-                call.generation.cancelled = True
+            for pending in self._pending:
+                pending.generation.cancelled = True
             self._arrived.notify()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
 
     # ------------------------------------------------------------------ one request
 
-    async def answer(self, claim: Claim, sink: Sink) -> Answer:
-        """Have one job answered; see `Engine`."""
+    async def answer(self, claim: Claim, sink: Sink) -> EngineResponse:
+        """Run one job. See `Engine`."""
         decoder = self._decoder
         if decoder is None or not await self.healthy():
             raise EngineAway("The model is not loaded.")
-        ask = read(claim)
+        request = parse_request(claim)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         bodies: list[bytes] = []
-        call = Call(
-            ask=ask,
-            voice=Voice(ask=ask, answer_id=claim.lease.job_id, model=self._alias),
-            generation=self._generation(decoder, ask),
+        pending = PendingRequest(
+            request=request,
+            formatter=ResponseFormatter(
+                request=request, answer_id=claim.lease.job_id, model=self._alias
+            ),
+            generation=self._generation(decoder, request),
             predicted=max(1.0, claim.predicted_tokens),
-            deliver=_safely(loop, sink if ask.stream else bodies.append),
-            ended=_safely(loop, lambda error: _settle(done, error)),
+            deliver=_threadsafe(loop, sink if request.stream else bodies.append),
+            finished=_threadsafe(loop, lambda error: _resolve(done, error)),
         )
         with self._arrived:
-            self._pending.append(call)
+            self._pending.append(pending)
             self._arrived.notify()
         try:
             await done
         finally:
-            call.generation.cancelled = True  # a harmless word when it has ended
-        generation = call.generation
-        return Answer(
-            body=None if ask.stream else bodies[0],
+            pending.generation.cancelled = True  # no effect if it has ended
+        generation = pending.generation
+        return EngineResponse(
+            body=None if request.stream else bodies[0],
             prompt_tokens=len(generation.prompt),
             output_tokens=len(generation.tokens),
         )
 
-    def _generation(self, decoder: StaticDecoder, ask: Ask) -> Generation:
-        from lengthwise_worker.engines.transformers.static_batch import Generation
+    def _generation(self, decoder: StaticDecoder, request: GenerationRequest) -> Generation:
+        from lengthwise_worker.engines.transformers.decoder import Generation
 
         tokenizer = decoder.tokenizer
-        if not ask.chat:
-            prompt = ask.prompt if isinstance(ask.prompt, list) else tokenizer(ask.prompt).input_ids
+        if not request.chat:
+            prompt = (
+                request.prompt
+                if isinstance(request.prompt, list)
+                else tokenizer(request.prompt).input_ids
+            )
         elif tokenizer.chat_template:
             text = tokenizer.apply_chat_template(
-                ask.messages, tokenize=False, add_generation_prompt=True
+                request.messages, tokenize=False, add_generation_prompt=True
             )
             prompt = tokenizer(text, add_special_tokens=False).input_ids
         else:
             raise EngineRefused("This model has no chat template: use /v1/completions.", status=400)
         if not prompt or max(prompt) >= decoder.model.config.vocab_size:
             raise EngineRefused("The prompt is empty, or has an unknown token.", status=400)
-        room = min(decoder.context, self._plan.memory_tokens) - len(prompt)
-        if room < 1 or (ask.max_tokens or 1) > room:
+        room = min(decoder.context, self._planner.memory_tokens) - len(prompt)
+        if room < 1 or (request.max_tokens or 1) > room:
             raise EngineRefused(
-                f"The prompt has {len(prompt)} tokens, the answer may have {ask.max_tokens or 1}: "
-                f"more than the {room + len(prompt)} that the model takes.",
+                f"The prompt has {len(prompt)} tokens, the answer may have "
+                f"{request.max_tokens or 1}: "
+                f"more than the {room + len(prompt)} that the model accepts.",
                 status=400,
             )
         return Generation(
             prompt=list(prompt),
-            limit=ask.max_tokens or room,
-            ends=frozenset() if ask.ignore_eos else decoder.ends,
-            min_tokens=ask.min_tokens,
-            temperature=ask.temperature,
-            top_p=ask.top_p,
-            seed=ask.seed,
+            limit=request.max_tokens or room,
+            ends=frozenset() if request.ignore_eos else decoder.ends,
+            min_tokens=request.min_tokens,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=request.seed,
         )
 
     # ------------------------------------------------------------------ the decoder's thread
@@ -187,67 +200,88 @@ class TransformersEngine:
             try:
                 unfinished = self._run_group(decoder, group)
             except Exception as exc:
-                # The outermost frame of the thread: these jobs are tried again, the next may work.
-                log.exception("batch broke", extra={"jobs": len(group)})
-                for call in group:  # those that have ended do not hear it
-                    call.ended(EngineFailed(f"The model broke: {exc!r}."))
+                # The outermost frame of the thread. These jobs are retried.
+                log.exception("batch failed", extra={"jobs": len(group)})
+                for pending in group:  # it has no effect on those that have ended
+                    pending.finished(EngineFailed(f"The model failed: {exc!r}."))
                 unfinished = []
             with self._arrived:
                 self._pending[:0] = unfinished
 
-    def _gather(self) -> list[Call] | None:
-        """The next group: who is there, and who comes while it waits; None: the end."""
-        plan = self._plan
+    def _gather(self) -> list[PendingRequest] | None:
+        """Return the next group: requests that wait, and that arrive in time; None: closing."""
+        planner = self._planner
         with self._arrived:
             while not self._pending and not self._closing:
                 self._arrived.wait()
-            wait_s = plan.wait_s if plan.mode is BatchingMode.SEQUENCE else _TOGETHER_S
+            wait_s = planner.wait_s if planner.mode is BatchingMode.SEQUENCE else _TOGETHER_S
             ends = time.monotonic() + wait_s
-            while len(self._pending) < plan.largest and not self._closing:
+            while len(self._pending) < planner.largest and not self._closing:
                 left = ends - time.monotonic()
                 if left <= 0:
                     break
                 self._arrived.wait(left)
             if self._closing:
                 return None
-            group = self._pending[: plan.largest]
-            del self._pending[: plan.largest]
+            group = self._pending[: planner.largest]
+            del self._pending[: planner.largest]
             return group
 
-    def _run_group(self, decoder: StaticDecoder, group: list[Call]) -> list[Call]:
-        """Decode a group; those that met a cap."""
-        calls = [call for call in group if not call.generation.cancelled]
-        for batch in self._plan.batches(calls):
-            members = [calls[at] for at in batch.members if not calls[at].generation.cancelled]
+    def _run_group(
+        self, decoder: StaticDecoder, group: list[PendingRequest]
+    ) -> list[PendingRequest]:
+        """Decode a group. Return the requests that reached a cap."""
+        requests = [pending for pending in group if not pending.generation.cancelled]
+        for batch in self._planner.batches(requests):
+            members = [
+                requests[at] for at in batch.members if not requests[at].generation.cancelled
+            ]
             if members and not self._closing:
                 self._run_batch(decoder, members, batch.cap)
-        unfinished = [call for call in calls if not call.generation.over]
-        self.failed += len(unfinished)
+        unfinished = [pending for pending in requests if not pending.generation.over]
+        self.capped += len(unfinished)
         return unfinished
 
-    def _run_batch(self, decoder: StaticDecoder, calls: list[Call], steps: int) -> None:
-        words = decoder.tokenizer.backend_tokenizer
-        by_generation = {id(call.generation): call for call in calls}
+    def _run_batch(
+        self, decoder: StaticDecoder, requests: list[PendingRequest], steps: int
+    ) -> None:
+        tokenizer = decoder.tokenizer.backend_tokenizer
+        by_generation = {id(pending.generation): pending for pending in requests}
 
         def on_token(generation: Generation, token: int) -> None:
-            call = by_generation[id(generation)]
-            call.hear(words, token)
+            by_generation[id(generation)].add_token(tokenizer, token)
 
         decoder.decode(
-            [call.generation for call in calls],
+            [pending.generation for pending in requests],
             steps=steps,
             on_token=on_token,
-            on_step=self._plan.step_cost.learn,
+            on_step=self._planner.step_cost.learn,
         )
-        for call in calls:
-            if call.generation.finished is not None:
-                if call.generation.finished == "stop":
-                    self._plan.learn(call)
-                call.end()
+        for pending in requests:
+            if pending.generation.finished is not None:
+                if pending.generation.finished == "stop":
+                    self._planner.learn(pending)
+                pending.end()
 
 
-def _safely(loop: asyncio.AbstractEventLoop, call: Callable[..., None]) -> Callable[..., None]:
-    """Have the loop make a call, from another thread; a loop that has closed needs it no more."""
+def from_settings(settings: Settings) -> TransformersEngine:
+    """Build the engine from a worker's settings."""
+    return TransformersEngine(
+        model_path=settings.model_path,
+        alias=settings.queue,
+        planner=BatchPlanner(
+            mode=settings.batching,
+            largest=1 if settings.batching is BatchingMode.NONE else settings.slots,
+            memory_tokens=settings.batch_tokens,
+            quantile=settings.sequence_quantile,
+            wait_s=settings.static_wait_ms / 1000,
+        ),
+        threads=settings.threads,
+    )
+
+
+def _threadsafe(loop: asyncio.AbstractEventLoop, call: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a call so that the loop makes it, from any thread. A closed loop ignores it."""
 
     def later(*args: Any) -> None:
         if not loop.is_closed():
@@ -256,7 +290,7 @@ def _safely(loop: asyncio.AbstractEventLoop, call: Callable[..., None]) -> Calla
     return later
 
 
-def _settle(done: asyncio.Future[None], error: Exception | None) -> None:
+def _resolve(done: asyncio.Future[None], error: Exception | None) -> None:
     if done.done():
         return
     if error is None:

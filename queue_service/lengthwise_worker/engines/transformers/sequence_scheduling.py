@@ -1,11 +1,11 @@
-"""Sequence scheduling: which answers run together in a static batch, how many, up to what length.
+"""Sequence scheduling: cut answers into static batches by predicted length. Pure.
 
-Pure. Called by the `transformers` engine, and by the lab, which runs this very code.
+Called by batch_planner.py, and by the lab, so that it measures the same code.
 
 Source: Zheng et al., "Response length perception and sequence scheduling", arXiv 2305.13144, and
 Zhang et al., "Optimizing LLM throughput with probabilistic length modeling", ICDE 2025. Unlike
 them: the sizes follow from memory, prompts and the measured cost of a step instead of a table, and
-an answer that meets its cap goes on later from what it has.
+an answer that reaches its cap continues in a later batch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 class Batch:
     """Answers that run together.
 
-    `members`: their indices. `cap`: the most tokens that any of them may have by its end.
+    `members`: their indices. `cap`: the maximum number of tokens of each.
     """
 
     members: tuple[int, ...]
@@ -37,24 +37,24 @@ def by_memory(
     batch_cost: float = 0.0,
     largest: int | None = None,
 ) -> list[Batch]:
-    """The cheapest cut of the answers, sorted by length, into batches that fit into memory.
+    """Find the cheapest cut of the answers, sorted by length, into batches that fit into memory.
 
-    By dynamic programming over the places where a batch may end: a batch costs its cap times the
-    cost of one step at its size. No constants of one LLM or one GPU.
+    Dynamic programming over the places where a batch may end: a batch costs its cap times the cost
+    of one step at its size. There are no constants of one LLM or one GPU.
 
     Args:
-        lengths: How long each may become, tokens, > 0.
-        prompt_tokens: What stands before each, tokens.
+        lengths: Maximum length of each answer, tokens, > 0.
+        prompt_tokens: Length of each prompt, tokens.
         memory_tokens: Tokens of prompts and answers, padding included, that fit at once.
-        step_cost: Of one step, by batch size, in any unit.
-        batch_cost: Of beginning one more batch, in the same unit.
-        largest: The most answers of a batch; None: as memory has it.
+        step_cost: Cost of one step, by batch size, in any unit.
+        batch_cost: Cost of starting one more batch, in the same unit.
+        largest: Maximum number of answers of a batch; None: memory alone limits it.
 
     Returns:
         The batches, shortest first.
 
     Raises:
-        ValueError: One answer alone does not fit.
+        ValueError: A single answer does not fit.
     """
     count = len(lengths)
     order = sorted(range(count), key=lambda at: lengths[at])
@@ -86,13 +86,13 @@ def by_memory(
 
 
 class LengthRatios:
-    """What answers turn out to be, as a multiple of their prediction: the caps follow from it.
+    """The distribution of actual over predicted length, from which the caps follow.
 
-    A predictor that is a third too low for this LLM, or more certain than it should be, gets the
-    caps that it needs, once some answers have ended.
+    It corrects a predictor that is too low for this LLM, or too certain, once some answers have
+    ended.
 
     Args:
-        window: How many answers are remembered.
+        window: How many answers are kept.
     """
 
     #: Before answers have ended: log-normal around the prediction, this wide, worth this many.
@@ -108,7 +108,7 @@ class LengthRatios:
         self._prior = list(self._sorted)
 
     def learn(self, *, predicted: float, actual: int) -> None:
-        """An answer has ended by itself, not at a cap; tokens, `predicted` > 0."""
+        """Add an answer that ended before its cap. Tokens; `predicted` > 0."""
         ratio = actual / predicted
         self._recent.append(ratio)
         bisect.insort(self._sorted, ratio)
@@ -118,12 +118,12 @@ class LengthRatios:
             self._forget(self._recent.popleft())
 
     def cap(self, predicted: float, *, has: int, quantile: float) -> int:
-        """How long an answer may become, tokens, > `has`.
+        """Return the cap of an answer's next batch, tokens, > `has`.
 
         Args:
-            predicted: Its prediction, tokens, > 0.
-            has: Tokens that it has already and did not end with.
-            quantile: So many of the answers that get so far are to end by then, in (0, 1).
+            predicted: Its predicted length, tokens, > 0.
+            has: Tokens that it has from earlier batches.
+            quantile: Share of the answers of this length that should end by the cap, in (0, 1).
         """
         begin = bisect.bisect_right(self._sorted, has / predicted)
         beyond = len(self._sorted) - begin
@@ -137,18 +137,18 @@ class LengthRatios:
 
 
 class StepCost:
-    """Seconds of one decoding step by batch size: a line through what was measured, old forgotten.
+    """Seconds of one decoding step by batch size: a line fitted to the recent measurements.
 
-    Until two sizes were seen, a step of 16 answers is taken to cost twice a step of none.
+    Before two sizes are measured, a step of 16 answers counts as twice a step of none.
     """
 
-    _KEEP = 0.999  #: What a measurement is worth after one more.
+    _KEEP = 0.999  #: Each measurement multiplies the weight of the earlier ones by this.
 
     def __init__(self) -> None:
         self._weight = self._n = self._nn = self._t = self._nt = 0.0
 
     def learn(self, size: int, seconds: float) -> None:
-        """One step of so many answers took so long, s."""
+        """Add a measured step: `size` answers, seconds."""
         self._weight = self._KEEP * self._weight + 1
         self._n = self._KEEP * self._n + size
         self._nn = self._KEEP * self._nn + size * size
@@ -156,7 +156,7 @@ class StepCost:
         self._nt = self._KEEP * self._nt + size * seconds
 
     def __call__(self, size: int) -> float:
-        """What a step of so many answers costs, s; grows with the size."""
+        """Estimate the cost of a step of `size` answers, s. It never falls with the size."""
         determinant = self._weight * self._nn - self._n**2
         if self._weight < 2 or determinant < 1e-9 * self._nn * self._weight:
             return 1.0 + size / 16

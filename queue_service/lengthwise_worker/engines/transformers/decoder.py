@@ -1,11 +1,12 @@
-"""Decodes static batches with a Hugging Face causal LM. The only module here that needs PyTorch.
+"""Decode static batches with a Hugging Face causal LM. The only module here that needs PyTorch.
 
-Called by transformers_engine.py, on one thread. A batch is prefilled once, left-padded, and then
-makes one token a step for each of its answers.
+Called by engine.py, on one thread. A batch is prefilled once, left-padded. Each step then adds one
+token to each of its answers.
 """
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -17,17 +18,17 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.utils import logging as transformers_logging
 
-#: Rows that are finished or cancelled leave the batch's tensors when they are so large a part of
-#: it: each time costs about a step.
+#: Finished and cancelled rows are removed from the tensors when they reach this share of the batch.
+#: A removal costs about a step.
 _LEAVE = 0.25
 
 
 @dataclass(kw_only=True, eq=False)
 class Generation:
-    """One answer in the making; goes on in another batch if it meets a cap.
+    """One answer in progress. If it reaches the cap of its batch, it continues in another batch.
 
-    `prompt`, `tokens`: token ids. `limit`: the most tokens it may have. `ends`: ids that end it.
-    `cancelled` may be set from another thread, and is obeyed at the next step.
+    `prompt`, `tokens`: token ids. `limit`: its maximum number of tokens. `ends`: ids that end it.
+    `cancelled` may be set from another thread, and takes effect at the next step.
     """
 
     prompt: list[int]
@@ -50,7 +51,7 @@ class Generation:
 
 @dataclass(kw_only=True)
 class Work:
-    """What a decoder has done: `computed` are token slots of all steps, padding included."""
+    """Counters of a decoder. `computed`: token slots of all steps, padding included."""
 
     batches: int = 0
     steps: int = 0
@@ -60,12 +61,12 @@ class Work:
     seconds: float = 0.0
 
 
-#: Hears of each token, in order; may set `finished` (a stop text).
+#: Called with each token, in order. It may set `finished` (a stop text).
 OnToken = Callable[[Generation, int], None]
 
 
 class StaticDecoder:
-    """A model, and what it has done so far."""
+    """A loaded model and its counters."""
 
     def __init__(self, path: str | Path, *, threads: int = 0, leave: bool = True) -> None:
         """Load the model.
@@ -73,18 +74,21 @@ class StaticDecoder:
         Args:
             path: A folder of a Hugging Face causal LM, or the name of one.
             threads: CPU threads of PyTorch, of this process; 0: its own choice.
-            leave: Whether finished rows leave a batch; False: as plain static batching has it.
+            leave: Whether finished rows leave a batch; False: plain static batching.
 
         Raises:
-            OSError, ValueError: There is no such model.
+            OSError, ValueError: The model cannot be loaded.
         """
         if threads:
             torch.set_num_threads(threads)
-        transformers_logging.disable_progress_bar()  # it writes to stderr, where our log is
+        transformers_logging.disable_progress_bar()  # it writes to stderr, like our log
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
         self.model = model.to(self.device).eval()
+        # `past_key_values` was renamed in transformers 5; versions from 4.57 on are supported.
+        parameters = inspect.signature(type(model).forward).parameters
+        self._cache_argument = "cache" if "cache" in parameters else "past_key_values"
         self.leave = leave
         self.work = Work()
         ends = self.model.generation_config.eos_token_id
@@ -92,7 +96,7 @@ class StaticDecoder:
 
     @property
     def context(self) -> int:
-        """Tokens of prompt and answer together that the model takes."""
+        """Tokens of prompt and answer together that the model accepts."""
         return int(self.model.config.max_position_embeddings)
 
     def decode(
@@ -103,13 +107,13 @@ class StaticDecoder:
         on_token: OnToken | None = None,
         on_step: Callable[[int, float], None] | None = None,
     ) -> None:
-        """Run a batch until all of it is over, or for `steps` tokens more.
+        """Run a batch until all its answers end, or for `steps` more tokens.
 
         Args:
-            batch: >= 1; what they have already is taken up again.
-            steps: Tokens for each answer, behind those that it has; None: to the end.
-            on_token: See there.
-            on_step: Hears the batch's size and the seconds of each decoding step.
+            batch: At least one answer. Answers continue from the tokens that they have.
+            steps: Tokens to add to each answer; None: to the end.
+            on_token: See `OnToken`.
+            on_step: Called with the batch's size and the seconds of each decoding step.
         """
         with torch.inference_mode():
             self._decode(batch, steps, on_token, on_step)
@@ -121,7 +125,7 @@ class StaticDecoder:
         on_token: OnToken | None,
         on_step: Callable[[int, float], None] | None,
     ) -> None:
-        begun = time.monotonic()
+        began_s = time.monotonic()
         rows: list[Generation | None] = list(batch)
         logits, cache, mask = self._prefill([row.prompt + row.tokens for row in batch])
         self.work.batches += 1
@@ -150,17 +154,17 @@ class StaticDecoder:
             logits = self.model(
                 input_ids=chosen[:, None],
                 attention_mask=mask,
-                # The place of a token is that among the real ones: padding does not count.
+                # The position of a token does not count padding.
                 position_ids=mask.sum(dim=1, keepdim=True) - 1,
-                past_key_values=cache,
                 use_cache=True,
+                **{self._cache_argument: cache},
             ).logits[:, -1]
             if on_step is not None:
                 on_step(len(rows), time.monotonic() - started)
-        self.work.seconds += time.monotonic() - begun
+        self.work.seconds += time.monotonic() - began_s
 
     def _prefill(self, contents: Sequence[list[int]]) -> tuple[Any, Any, Any]:
-        """Logits behind each content, (batch, words); the cache; the mask, (batch, longest)."""
+        """Return the last logits, (batch, vocabulary); the cache; the mask, (batch, longest)."""
         longest = max(len(content) for content in contents)
         ids = torch.zeros(len(contents), longest, dtype=torch.long)
         mask = torch.zeros(len(contents), longest, dtype=torch.long)
@@ -173,15 +177,15 @@ class StaticDecoder:
             input_ids=ids,
             attention_mask=mask,
             position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self._cache_argument: cache},
         ).logits[:, -1]
         self.work.prefilled += ids.numel()
         return logits, cache, mask
 
     def _choose(self, rows: Sequence[Generation | None], logits: Any) -> Any:
-        """The next token of each row, (batch,)."""
+        """Choose the next token of each row, (batch,)."""
         for place, row in enumerate(rows):
             if row is not None and len(row.tokens) < row.min_tokens and row.ends:
                 logits[place, list(row.ends)] = float("-inf")
@@ -198,12 +202,12 @@ class StaticDecoder:
                 row.generator.seed()
             else:
                 row.generator.manual_seed(row.seed)
-        chances, words = (logits.float() / row.temperature).softmax(dim=-1).sort(descending=True)
-        # The nucleus: words until their chances sum to top_p, the one that does so included.
+        chances, tokens = (logits.float() / row.temperature).softmax(dim=-1).sort(descending=True)
+        # The nucleus: tokens until their probabilities sum to top_p, including the last one.
         chances[chances.cumsum(dim=-1) - chances >= row.top_p] = 0
         if row.top_p <= 0:
-            return int(words[0])
-        return int(words[torch.multinomial(chances, 1, generator=row.generator)])
+            return int(tokens[0])
+        return int(tokens[torch.multinomial(chances, 1, generator=row.generator)])
 
     def _take(self, row: Generation, token: int, on_token: OnToken | None) -> None:
         if token in row.ends and len(row.tokens) >= row.min_tokens:

@@ -1,6 +1,6 @@
-"""OpenAI bodies as the `transformers` engine reads and writes them. Pure.
+"""Read OpenAI requests and write OpenAI answers for the `transformers` engine. Pure.
 
-Other engines speak this by themselves; here it is ours to do. Called by transformers_engine.py.
+Other engines have an OpenAI endpoint; this one has none. Called by engine.py.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 from lengthwise_store.jobs import Claim
 from lengthwise_worker.errors import EngineRefused
 
-#: What this engine cannot do: a request that asks for it is refused rather than half answered.
-_UNKNOWN = ("tools", "functions", "logprobs", "response_format", "logit_bias", "suffix", "echo")
+#: Fields that this engine does not support. A request that uses one is refused.
+_UNSUPPORTED = ("tools", "functions", "logprobs", "response_format", "logit_bias", "suffix", "echo")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
-    """A request, read.
+class GenerationRequest:
+    """A parsed request.
 
-    `messages` or `prompt` (text, or tokens) is what to answer. `max_tokens`: None: as the context
-    has it. `temperature`: 0 is greedy. `seed`: None: any.
+    `messages` or `prompt` (text, or tokens) is what to answer. `max_tokens`: None: up to the end of
+    the context. `temperature`: 0 is greedy. `seed`: None: any.
     """
 
     chat: bool
@@ -40,11 +40,11 @@ class Ask:
     include_usage: bool
 
 
-def read(claim: Claim) -> Ask:
-    """The request of a job.
+def parse_request(claim: Claim) -> GenerationRequest:
+    """Parse the request of a job.
 
     Raises:
-        EngineRefused: It is not one, or wants what this engine cannot do.
+        EngineRefused: The request is invalid, or uses a field that this engine does not support.
     """
     try:
         body = json.loads(claim.body)
@@ -52,7 +52,7 @@ def read(claim: Claim) -> Ask:
         raise EngineRefused(f"The body is not JSON: {exc}", status=400) from exc
     if not isinstance(body, dict):
         raise EngineRefused("The body must be a JSON object.", status=400)
-    for name in _UNKNOWN:
+    for name in _UNSUPPORTED:
         if body.get(name):
             raise EngineRefused(f"The transformers engine cannot do {name!r}.", status=400)
     if _number(body, "n", 1) != 1:
@@ -64,7 +64,7 @@ def read(claim: Claim) -> Ask:
     if most is not None and (not isinstance(most, int) or most < 1):
         raise EngineRefused(f"max_tokens must be a whole number >= 1, not {most!r}.", status=400)
     seed = body.get("seed")
-    return Ask(
+    return GenerationRequest(
         chat=chat,
         messages=_messages(body.get("messages")) if chat else [],
         prompt="" if chat else _prompt(body.get("prompt")),
@@ -98,8 +98,8 @@ def _messages(value: Any) -> list[dict[str, str]]:
         content = message.get("content") if isinstance(message, dict) else None
         if isinstance(content, list):
             texts = [part.get("text") if isinstance(part, dict) else None for part in content]
-            said = [text for text in texts if isinstance(text, str)]
-            content = "".join(said) if len(said) == len(texts) else None
+            found_texts = [text for text in texts if isinstance(text, str)]
+            content = "".join(found_texts) if len(found_texts) == len(texts) else None
         if not isinstance(role, str) or not isinstance(content, str):
             raise EngineRefused("Each message needs a role and a text as its content.", status=400)
         found.append({"role": role, "content": content})
@@ -117,29 +117,29 @@ def _prompt(value: Any) -> str | list[int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Voice:
-    """Writes one answer: its events, or its body."""
+class ResponseFormatter:
+    """Writes one answer in OpenAI's format: its events, or its body."""
 
-    ask: Ask
+    request: GenerationRequest
     answer_id: str
     model: str
 
     def piece(self, text: str, *, first: bool = False) -> bytes:
-        """A piece of a streamed answer."""
+        """Return the event of a piece of text."""
         return self._event(text, None, first=first)
 
     def last(self, reason: str) -> bytes:
-        """The event that ends a streamed answer: why it ended."""
+        """Return the event with the reason for the end."""
         return self._event("", reason)
 
     def usage(self, prompt_tokens: int, output_tokens: int) -> bytes:
-        """The event with the counts, for who asked for it."""
+        """Return the event with the token counts."""
         return _json(self._head(chunk=True) | _choices([]) | _usage(prompt_tokens, output_tokens))
 
     def whole(self, text: str, reason: str, prompt_tokens: int, output_tokens: int) -> bytes:
-        """The body of an answer that is not streamed."""
+        """Return the body of an answer that is not streamed."""
         choice: dict[str, Any] = {"index": 0, "finish_reason": reason}
-        if self.ask.chat:
+        if self.request.chat:
             choice["message"] = {"role": "assistant", "content": text}
         else:
             choice["text"] = text
@@ -148,17 +148,17 @@ class Voice:
 
     def _event(self, text: str, reason: str | None, *, first: bool = False) -> bytes:
         choice: dict[str, Any] = {"index": 0, "finish_reason": reason}
-        if self.ask.chat:
+        if self.request.chat:
             delta = {"content": text} if text else {}
             choice["delta"] = {"role": "assistant"} | delta if first else delta
         else:
             choice["text"] = text
-        nothing = {"usage": None} if self.ask.include_usage else {}
+        nothing = {"usage": None} if self.request.include_usage else {}
         return _json(self._head(chunk=True) | _choices([choice]) | nothing)
 
     def _head(self, *, chunk: bool) -> dict[str, Any]:
         kind = "text_completion"
-        if self.ask.chat:
+        if self.request.chat:
             kind = "chat.completion.chunk" if chunk else "chat.completion"
         return {
             "id": self.answer_id,
