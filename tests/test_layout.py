@@ -31,6 +31,20 @@ def test_every_package_is_shipped_typed_and_held_by_the_layers() -> None:
     assert all((p / "py.typed").exists() for p in packages)
 
 
+#: What a newcomer can still survey: modules of a folder, and lines of a module.
+MOST_MODULES, MOST_LINES = 20, 330
+FOLDERS = sorted({p.parent for p in ROOT.glob("*/lengthwise_*/**/*.py")})
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=[str(p.relative_to(ROOT)) for p in FOLDERS])
+def test_a_folder_has_few_modules_and_a_module_few_lines(folder: Path) -> None:
+    # If this breaks: a folder or a module has become more than one idea; split it by subject.
+    modules = sorted(folder.glob("*.py"))
+    lines = {p.name: len(p.read_text(encoding="utf-8").splitlines()) for p in modules}
+    assert len(modules) <= MOST_MODULES
+    assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
+
+
 def test_no_test_folder_is_a_package() -> None:
     assert not list((ROOT / "tests").rglob("__init__.py"))
 

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lengthwise_cli.commands.bench.serve import compared, measured_overhead
+from lengthwise_cli.commands.bench.measured import compared, measured_overhead
 from lengthwise_cli.errors import CliError
 from lengthwise_cli.local import ports
 from lengthwise_cli.local.settings import StackSettings

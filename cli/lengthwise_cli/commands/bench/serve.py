@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, cast, get_args
@@ -13,19 +11,17 @@ from typing import Annotated, cast, get_args
 import httpx
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from lengthwise_cli.commands.bench.measured import bars, measured_overhead
 from lengthwise_cli.commands.submit import ApiKey, Model, Url
 from lengthwise_cli.errors import BadUsage, CliError
 from lengthwise_lab.loadtest.arrivals import Arrivals, Kind, read_trace
 from lengthwise_lab.loadtest.client import Service, choose_model
-from lengthwise_lab.loadtest.compare import Arm, Run, compare, until_idle
+from lengthwise_lab.loadtest.compare import Arm, until_idle
 from lengthwise_lab.loadtest.driver import Target
-from lengthwise_lab.loadtest.measures import Sample
-from lengthwise_lab.loadtest.overhead import WARM_UP_PAIRS, Overhead, measure_overhead
 from lengthwise_lab.loadtest.sweep import Plan, Sweep, at_loads, measure_capacity, sweep
 from lengthwise_lab.loadtest.terminal_tables import render, render_sweep
-from lengthwise_lab.loadtest.workload import Bodies, Request, bundled_bodies, read_bodies
+from lengthwise_lab.loadtest.workload import Bodies, bundled_bodies, read_bodies
 
 
 def serve(
@@ -116,7 +112,7 @@ def serve(
                 seeds=range(seed, seed + seeds),
                 policies=chosen,
             )
-            with _bars(plan.count, quiet=as_json) as (on_run, on_done):
+            with bars(plan.count, quiet=as_json) as (on_run, on_done):
                 return await sweep(
                     service,
                     target,
@@ -221,62 +217,6 @@ def _keep(result: Sweep, folder: Path) -> None:
                 for sample in run.samples:
                     row = {"step": number, "arm": run.policy, **asdict(sample)}
                     file.write(json.dumps(row) + "\n")
-
-
-@contextmanager
-def _bars(
-    count: int, *, quiet: bool
-) -> Iterator[tuple[Callable[[str], None], Callable[[Sample], None]]]:
-    """Show a progress bar per run. Yields what to call at a run's start and at each answer."""
-    with _progress(quiet) as progress:
-        current = None
-
-        def on_run(title: str) -> None:
-            nonlocal current
-            current = progress.add_task(title, total=count)
-
-        def on_done(_: Sample) -> None:
-            if current is not None:
-                progress.advance(current)
-
-        yield on_run, on_done
-
-
-async def compared(
-    service: Service,
-    target: Target,
-    workload: Sequence[Request],
-    policies: Sequence[Arm],
-    *,
-    quiet: bool,
-) -> list[Run]:
-    """Run one comparison with a progress bar for each policy."""
-    with _bars(len(workload), quiet=quiet) as (on_run, on_done):
-        return await compare(
-            service, target, workload, policies=policies, on_run=on_run, on_done=on_done
-        )
-
-
-async def measured_overhead(
-    path: Target, engine: Target, bodies: Bodies, pairs: int, *, quiet: bool
-) -> Overhead:
-    """Measure what the queue adds to the first token, with a progress bar."""
-    with _progress(quiet) as progress:
-        bar = progress.add_task("first token, idle", total=WARM_UP_PAIRS + pairs)
-        return await measure_overhead(
-            path, engine, bodies, pairs=pairs, on_pair=lambda: progress.advance(bar)
-        )
-
-
-def _progress(quiet: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=quiet,
-    )
 
 
 def _policies(text: str) -> list[Arm]:
