@@ -17,7 +17,7 @@ import pytest
 
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.states import JobState
-from lengthwise_lab.chaos.proxy import Proxy
+from lengthwise_lab.chaos.system.proxy import Proxy
 from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.jobs import Accepted, LeaseState
 from lengthwise_store.keys import QUEUES, QueueKeys

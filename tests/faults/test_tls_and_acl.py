@@ -14,7 +14,7 @@ import redis
 import trustme
 
 from lengthwise_contract.queue_settings import QueueSettings
-from lengthwise_lab.chaos.proxy import Proxy
+from lengthwise_lab.chaos.system.proxy import Proxy
 from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.redis.access import Access, Secret, Tls, TlsVerify
 from lengthwise_store.store import JobStore

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from lengthwise_contract.states import JobState
-from lengthwise_lab.chaos.proxy import Proxy
+from lengthwise_lab.chaos.system.proxy import Proxy
 from lengthwise_store.jobs import EntryKind
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import asyncio
 from typing import Any
 
 from lengthwise_lab.chaos.history import History
-from lengthwise_lab.chaos.outputs import Entry, said
-from lengthwise_lab.chaos.system import QUEUE
+from lengthwise_lab.chaos.checks.outputs import Entry, said
+from lengthwise_lab.chaos.system.processes import QUEUE
 from lengthwise_store.jobs import EntryKind, Job, OutputEntry
 from lengthwise_store.keys import QueueKeys
 from lengthwise_store.store import JobStore

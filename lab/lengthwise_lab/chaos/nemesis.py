@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from lengthwise_lab.chaos.faults import Fault, Kind
 from lengthwise_lab.chaos.history import History
-from lengthwise_lab.chaos.system import QUEUE, Process, System
+from lengthwise_lab.chaos.system.processes import QUEUE, Process, System
 from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.jobs import Mode
 from lengthwise_store.store import JobStore

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from lengthwise_contract.queue_settings import QueueClass, QueueSettings
-from lengthwise_lab.chaos import asks, auditor, checker, faults
-from lengthwise_lab.chaos.caller import Caller
-from lengthwise_lab.chaos.clients import Clients
+from lengthwise_lab.chaos import auditor, faults
+from lengthwise_lab.chaos.checks import checker
+from lengthwise_lab.chaos.clients import workload as asks
+from lengthwise_lab.chaos.clients.service_client import Caller
+from lengthwise_lab.chaos.clients.job_clients import Clients
 from lengthwise_lab.chaos.faults import Kind
 from lengthwise_lab.chaos.history import History, read
-from lengthwise_lab.chaos.model_server import ModelServer
+from lengthwise_lab.chaos.system.model_server import ModelServer
 from lengthwise_lab.chaos.nemesis import Nemesis
-from lengthwise_lab.chaos.system import QUEUE, Sizes, System
-from lengthwise_lab.chaos.verdict import Report
+from lengthwise_lab.chaos.system.processes import QUEUE, Sizes, System
+from lengthwise_lab.chaos.checks.report import Report
 from lengthwise_lab.errors import ChaosError
 
 #: At the end the service itself is asked about one job in so many.

@@ -10,13 +10,14 @@ import pytest
 import uvloop
 from typer.testing import CliRunner
 
-from lengthwise_cli.main import app
-from lengthwise_lab.chaos import asks, checker
+from lengthwise_cli.main import build
+from lengthwise_lab.chaos.checks import checker
+from lengthwise_lab.chaos.clients import workload as asks
 from lengthwise_lab.chaos.faults import Kind, plan
 from lengthwise_lab.chaos.history import read
 from lengthwise_lab.chaos.run import Plan, run
-from lengthwise_lab.chaos.system import Sizes
-from lengthwise_lab.chaos.verdict import Report
+from lengthwise_lab.chaos.system.processes import Sizes
+from lengthwise_lab.chaos.checks.report import Report
 
 #: As many faults of every kind as a short run has room for; the slow ones are in the long runs.
 QUICK = (
@@ -71,7 +72,7 @@ def test_the_command_checks_a_history_and_ends_with_1_when_it_is_bad(tmp_path: P
         {"op": "submit", "type": "ok", "ref": "a", "key": None, "id": "1", "due_ms": 0},
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    result = CliRunner().invoke(app, ["bench", "chaos", "--history", str(path), "--json"])
+    result = CliRunner().invoke(build(), ["bench", "chaos", "--history", str(path), "--json"])
     assert result.exit_code == 1
     assert json.loads(result.stdout)["lost"] == 1
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from lengthwise_lab.chaos import checker, history
-from lengthwise_lab.chaos.verdict import CHECKS
+from lengthwise_lab.chaos import history
+from lengthwise_lab.chaos.checks import checker
+from lengthwise_lab.chaos.checks.report import CHECKS
 
 Event = dict[str, Any]
 

@@ -7,7 +7,7 @@ import asyncio
 import httpx
 import pytest
 
-from lengthwise_lab.chaos.cut_connections import SaysCut
+from lengthwise_lab.chaos.clients.transport import SaysCut
 
 
 async def ask(monkeypatch: pytest.MonkeyPatch, message: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from lengthwise_lab.chaos.overtaking import Overtaking, Stay, judge
+from lengthwise_lab.chaos.checks.overtaking import Overtaking, Stay, judge
 
 
 def stay(

@@ -20,7 +20,7 @@ from typing import Any
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
-from lengthwise_lab.chaos.proxy import Proxy
+from lengthwise_lab.chaos.system.proxy import Proxy
 from lengthwise_lab.errors import ChaosError
 
 #: How long a server may take to answer after its start, or a replica to be in step, s.
@@ -65,7 +65,7 @@ class Valkey:
             args[args.index("--save") + 1] = ""
         with (self.folder / "valkey.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "lengthwise_lab.chaos.child", str(os.getpid())),
+                *(sys.executable, "-m", "lengthwise_lab.chaos.system.launcher", str(os.getpid())),
                 *(_binary(), *args),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,

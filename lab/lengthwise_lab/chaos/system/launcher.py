@@ -1,4 +1,4 @@
-"""Starts one process of the system under test: `python -m lengthwise_lab.chaos.child PARENT ...`.
+"""Starts one process of the system under test: `python -m lengthwise_lab.chaos.system.launcher PARENT ...`.
 
 It is killed by the kernel when PARENT dies (Linux), so that no run leaves anything behind. With
 `-m MODULE` it runs a Python module under a clock of its own, which a SIGUSR1 puts an hour forward

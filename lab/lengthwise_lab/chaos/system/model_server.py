@@ -17,7 +17,7 @@ from typing import Any
 
 import uvicorn
 
-from lengthwise_lab.chaos.asks import Script, read_prompt
+from lengthwise_lab.chaos.clients.workload import Script, read_prompt
 from lengthwise_lab.chaos.history import History
 
 

@@ -14,12 +14,12 @@ from typing import Any
 import httpx
 
 from lengthwise_contract.queue_settings import QueueSettings
-from lengthwise_lab.chaos.asks import TENANTS, Ask, ask
-from lengthwise_lab.chaos.caller import INSIST_S, Caller
-from lengthwise_lab.chaos.chats import talk
+from lengthwise_lab.chaos.clients.workload import TENANTS, Ask, ask
+from lengthwise_lab.chaos.clients.service_client import INSIST_S, Caller
+from lengthwise_lab.chaos.clients.chat_client import talk
 from lengthwise_lab.chaos.history import History
-from lengthwise_lab.chaos.outputs import Entry, said
-from lengthwise_lab.chaos.system import ADMIN, QUEUE
+from lengthwise_lab.chaos.checks.outputs import Entry, said
+from lengthwise_lab.chaos.system.processes import ADMIN, QUEUE
 from lengthwise_lab.errors import ChaosError
 
 #: How many hand jobs in at once.

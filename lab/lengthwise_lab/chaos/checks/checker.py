@@ -1,6 +1,6 @@
 """Reads a history and says whether the system kept its promises. Pure; it knows nothing else.
 
-`python -m lengthwise_lab.chaos.checker HISTORY` checks one anew. Called by run.py at the end of
+`python -m lengthwise_lab.chaos.checks.checker HISTORY` checks one anew. Called by run.py at the end of
 a run. What each check means is told in docs/research/chaos.md.
 """
 
@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lengthwise_lab.chaos import outputs, overtaking
-from lengthwise_lab.chaos.ends import ENDS, wrong_end
+from lengthwise_lab.chaos.checks import overtaking
+from lengthwise_lab.chaos.checks import outputs
+from lengthwise_lab.chaos.checks.terminal_states import ENDS, wrong_end
 from lengthwise_lab.chaos.history import Event, read
-from lengthwise_lab.chaos.verdict import Report
+from lengthwise_lab.chaos.checks.report import Report
 
 #: Exit statuses of a process that ended because it was told to: 0 after SIGTERM, or one of the
 #: nemesis's signals itself, which may come before a process is ready to handle it.

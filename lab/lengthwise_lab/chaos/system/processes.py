@@ -18,8 +18,8 @@ from typing import Literal
 
 import httpx
 
-from lengthwise_lab.chaos.asks import TENANTS
-from lengthwise_lab.chaos.broker import Broker
+from lengthwise_lab.chaos.clients.workload import TENANTS
+from lengthwise_lab.chaos.system.broker import Broker
 from lengthwise_lab.errors import ChaosError
 from lengthwise_queue.tenants.keys import hash_key, new_key
 
@@ -79,7 +79,7 @@ class Process:
     async def _spawn(self) -> None:
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "lengthwise_lab.chaos.child", str(os.getpid())),
+                *(sys.executable, "-m", "lengthwise_lab.chaos.system.launcher", str(os.getpid())),
                 *("-m", self.module),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,

@@ -13,10 +13,10 @@ from typing import Any
 
 import httpx
 
-from lengthwise_lab.chaos.asks import Ask
-from lengthwise_lab.chaos.caller import INSIST_S, Caller
+from lengthwise_lab.chaos.clients.workload import Ask
+from lengthwise_lab.chaos.clients.service_client import INSIST_S, Caller
 from lengthwise_lab.chaos.history import History
-from lengthwise_lab.chaos.system import QUEUE
+from lengthwise_lab.chaos.system.processes import QUEUE
 
 #: Tells which job a request became.
 _JOB_ID_HEADER = "x-lengthwise-job-id"

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from lengthwise_lab.chaos.cut_connections import SaysCut
+from lengthwise_lab.chaos.clients.transport import SaysCut
 from lengthwise_lab.chaos.history import History
 
 #: How long a client insists, s: far longer than any fault lasts.
