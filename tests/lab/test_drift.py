@@ -17,8 +17,8 @@ from lengthwise_lab.drift import streams
 from lengthwise_lab.drift.chart import draw
 from lengthwise_lab.drift.report import StreamReport, report
 from lengthwise_lab.drift.run import Outcomes, serve
-from lengthwise_lab.drift.streams import STREAMS, Request
-from lengthwise_lab.drift.unseen import Asked, measure, read
+from lengthwise_lab.drift.streams import STREAMS, StreamRequest
+from lengthwise_lab.drift.unknown_llm import MeasuredPrompt, measure, read
 from lengthwise_lab.errors import BadWorkload
 from lengthwise_lab.loadtest.measures import tau_b
 
@@ -31,7 +31,7 @@ WAYS = {
 
 def served(
     redis_url: str, name: str, count: int
-) -> tuple[StreamReport, list[Request], dict[str, Outcomes]]:
+) -> tuple[StreamReport, list[StreamRequest], dict[str, Outcomes]]:
     asked = streams.draw(STREAMS[name], count, rate_per_s=1.2, seed=3)
 
     async def all_ways() -> dict[str, Outcomes]:
@@ -114,7 +114,7 @@ def test_an_unknown_llm_is_calibrated_from_its_own_answers(tmp_path: Path) -> No
         said = 12.0 * int(prompt.split()[1])  # four times too long, and far too sure
         return said / 1.01, said, said * 1.01
 
-    def of_all(known: Sequence[Asked], unknown: Sequence[Asked]) -> list[float]:
+    def of_all(known: Sequence[MeasuredPrompt], unknown: Sequence[MeasuredPrompt]) -> list[float]:
         return [sum(one.tokens for one in known) / len(known)] * len(unknown)
 
     windows = measure(asked, predict, of_all)

@@ -13,19 +13,19 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
-from lengthwise_cli.main import app
-from lengthwise_lab.errors import BadChoice, ChildSilent
-from lengthwise_lab.queue_bench.children import answer_of
+from lengthwise_cli.main import build
+from lengthwise_lab.errors import BadChoice, BenchProcessError
 from lengthwise_lab.queue_bench.library import INSTALL, LIBRARIES, installed_version
-from lengthwise_lab.queue_bench.load import Plan, produce_async, produce_in_threads
 from lengthwise_lab.queue_bench.probe import Probe
+from lengthwise_lab.queue_bench.process_handle import answer_of
+from lengthwise_lab.queue_bench.producer import LoadPlan, produce_async, produce_in_threads
 from lengthwise_lab.queue_bench.server import Usage
 
 INSTALLED = [name for name in LIBRARIES if installed_version(name) is not None]
 
 
 def bench(*flags: str) -> dict[str, Any]:
-    result = CliRunner().invoke(app, ["bench", "queue", "--json", *flags])
+    result = CliRunner().invoke(build(), ["bench", "queue", "--json", *flags])
     assert result.exit_code == 0, (result.output, result.exception)
     read = json.loads(result.stdout)
     assert isinstance(read, dict)
@@ -62,13 +62,13 @@ def test_our_claim_is_timed_behind_lines_of_several_lengths() -> None:
 def test_a_database_that_holds_something_is_refused_and_left_alone(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         client.set("precious", "1")
-        result = CliRunner().invoke(app, ["bench", "queue", "--redis-url", redis_url])
+        result = CliRunner().invoke(build(), ["bench", "queue", "--redis-url", redis_url])
         assert isinstance(result.exception, BadChoice)
         assert client.get("precious") == b"1"
 
 
 def test_a_worker_that_does_not_come_up_is_told_with_its_last_words() -> None:
-    with pytest.raises(ChildSilent, match="no library 'nonesuch'"):
+    with pytest.raises(BenchProcessError, match="no library 'nonesuch'"):
         answer_of("produce", {"url": "redis://127.0.0.1:1", "library": "nonesuch", "load": {
             "warm_up": 0, "jobs": 1, "payload_bytes": 1}}, timeout_s=30)  # fmt: skip
 
@@ -82,7 +82,7 @@ def test_the_open_loop_counts_from_when_a_job_was_to_be_sent() -> None:
         if len(sent) == 1:
             time.sleep(0.05)  # noqa: ASYNC251 - the loop is held up, as by a slow library
 
-    plan = Plan(warm_up=0, jobs=10, payload_bytes=1, rate_per_s=1000.0)
+    plan = LoadPlan(warm_up=0, jobs=10, payload_bytes=1, rate_per_s=1000.0)
     produced = asyncio.run(produce_async(plan, submit))
     gaps = [later - earlier for earlier, later in pairwise(sent)]
     assert gaps == pytest.approx([0.001] * 9, abs=1e-6)
@@ -91,7 +91,7 @@ def test_the_open_loop_counts_from_when_a_job_was_to_be_sent() -> None:
 
 def test_a_burst_in_threads_sends_every_job_once() -> None:
     sent: list[str] = []
-    plan = Plan(warm_up=5, jobs=21, payload_bytes=3)
+    plan = LoadPlan(warm_up=5, jobs=21, payload_bytes=3)
     produce_in_threads(plan, lambda _, payload: sent.append(payload))
     assert sent == ["xxx"] * 26
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lengthwise_lab.loadtest.workload import chat_body
-from lengthwise_lab.static_batches.run import NoModel, load, measure
+from lengthwise_lab.static_batches import NoModel, load, measure
 
 
 def test_every_way_gives_the_same_tokens_and_sequence_batches_waste_fewer(tiny_llama: Path) -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from lengthwise_lab.drift.report import StreamReport
 from lengthwise_lab.drift.run import Outcomes
-from lengthwise_lab.drift.streams import Request
+from lengthwise_lab.drift.streams import StreamRequest
 
 _COLORS = {"fcfs": "#8a8f98", "ours": "#1f6feb", "unwatched": "#d1495b"}
 _LABELS = {
@@ -26,7 +26,7 @@ _SMOOTH = 25
 
 def draw(
     reports: Sequence[StreamReport],
-    requests: Sequence[Sequence[Request]],
+    requests: Sequence[Sequence[StreamRequest]],
     runs: Sequence[dict[str, Outcomes]],
     *,
     limit: float,
@@ -62,7 +62,7 @@ def draw(
 def _completions(
     axes: Axes,
     report: StreamReport,
-    requests: Sequence[Request],
+    requests: Sequence[StreamRequest],
     runs: dict[str, Outcomes],
     *,
     legend: bool,
@@ -89,7 +89,7 @@ def _completions(
 def _watch(
     axes: Axes,
     report: StreamReport,
-    requests: Sequence[Request],
+    requests: Sequence[StreamRequest],
     ours: Outcomes,
     limit: float,
     *,

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lengthwise_lab.drift.run import Look, Outcomes
-from lengthwise_lab.drift.streams import Request, Stream
+from lengthwise_lab.drift.run import Observation, Outcomes
+from lengthwise_lab.drift.streams import Stream, StreamRequest
 
 #: Parts of equal size whose means are printed.
 WINDOWS = 12
@@ -61,7 +61,9 @@ class StreamReport:
         return asdict(self)
 
 
-def report(stream: Stream, requests: Sequence[Request], runs: dict[str, Outcomes]) -> StreamReport:
+def report(
+    stream: Stream, requests: Sequence[StreamRequest], runs: dict[str, Outcomes]
+) -> StreamReport:
     """The figures of one stream.
 
     Args:
@@ -86,7 +88,7 @@ def report(stream: Stream, requests: Sequence[Request], runs: dict[str, Outcomes
 
 
 def _phase(
-    stream: Stream, requests: Sequence[Request], runs: dict[str, Outcomes], number: int
+    stream: Stream, requests: Sequence[StreamRequest], runs: dict[str, Outcomes], number: int
 ) -> PhaseReport:
     good = stream.phases[number].is_good
     part = [i for i, r in enumerate(requests) if r.phase == number]
@@ -109,7 +111,9 @@ def _phase(
         since = right[0].accepted
     settled = bool(right) or already
     rest = range(since, after) if settled else range(0)
-    verdicts: list[Look] = [look for look in looks if look.accepted >= since] if settled else []
+    verdicts: list[Observation] = (
+        [look for look in looks if look.accepted >= since] if settled else []
+    )
     return PhaseReport(
         good=good,
         first=first,

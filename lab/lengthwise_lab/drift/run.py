@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from lengthwise_contract.prediction import Prediction
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.queue_views import WorkerView
-from lengthwise_lab.drift.streams import Request
+from lengthwise_lab.drift.streams import StreamRequest
 from lengthwise_lab.errors import LabError
 from lengthwise_queue.prediction import fallback as rank_watch
 from lengthwise_queue.prediction import quality
@@ -32,7 +32,7 @@ _TIMES = StoreSettings(lease_ms=10**9, worker_ttl_ms=10**9)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Observation:
     """What the watch saw, and what it left behind."""
 
     at_s: float
@@ -50,12 +50,12 @@ class Outcomes:
     """A stream, served one way."""
 
     completion_s: list[float]  #: By request: from its arrival to its end.
-    looks: list[Look] = field(default_factory=list)
+    looks: list[Observation] = field(default_factory=list)
 
 
 async def serve(
     redis_url: str,
-    requests: Sequence[Request],
+    requests: Sequence[StreamRequest],
     settings: QueueSettings,
     *,
     queue: str,
@@ -87,7 +87,7 @@ class _Run:
     def __init__(
         self,
         store: JobStore,
-        requests: Sequence[Request],
+        requests: Sequence[StreamRequest],
         settings: QueueSettings,
         *,
         queue: str,
@@ -212,7 +212,7 @@ class _Run:
         self._snapshot_s = now_s
         answers = snapshot.stats.answers
         self._out.looks.append(
-            Look(
+            Observation(
                 at_s=now_s,
                 accepted=accepted,
                 answered=self._answered,

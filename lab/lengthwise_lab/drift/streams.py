@@ -35,7 +35,7 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class StreamRequest:
     """One request: when it comes, what is predicted, how long it is."""
 
     at_s: float
@@ -99,7 +99,7 @@ def mean_tokens() -> float:
     return _MEDIAN_TOKENS * math.exp(_SPREAD**2 / 2)
 
 
-def draw(stream: Stream, count: int, *, rate_per_s: float, seed: int) -> list[Request]:
+def draw(stream: Stream, count: int, *, rate_per_s: float, seed: int) -> list[StreamRequest]:
     """The requests of a stream, by time of arrival.
 
     Args:
@@ -110,7 +110,7 @@ def draw(stream: Stream, count: int, *, rate_per_s: float, seed: int) -> list[Re
     """
     rng = random.Random(seed)  # noqa: S311 - a reproducible stream, no secret
     ends = [sum(p.share for p in stream.phases[: i + 1]) for i in range(len(stream.phases))]
-    requests: list[Request] = []
+    requests: list[StreamRequest] = []
     at_s = 0.0
     for i in range(count):
         if not stream.burst:
@@ -123,7 +123,7 @@ def draw(stream: Stream, count: int, *, rate_per_s: float, seed: int) -> list[Re
         centre = _MEDIAN_TOKENS * math.exp(_SPREAD * GOOD * seen) * phase.scale
         half = math.exp(_Z90 * _SPREAD * math.sqrt(1 - GOOD**2))
         requests.append(
-            Request(
+            StreamRequest(
                 at_s=at_s,
                 phase=number,
                 p10_tokens=centre / half,

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from lengthwise_lab.loadtest.compare import Run
+from lengthwise_lab.loadtest.compare import PolicyRun
 from lengthwise_lab.loadtest.report import Figures, Report
 from lengthwise_lab.loadtest.sweep import Sweep
 
@@ -31,7 +31,7 @@ _LABELS = {
 }
 
 
-def draw(report: Report, runs: Sequence[Run], path: Path) -> None:
+def draw(report: Report, runs: Sequence[PolicyRun], path: Path) -> None:
     """Write a PNG: who is done when, and what that means for short and for long answers.
 
     Args:
@@ -55,7 +55,7 @@ def draw(report: Report, runs: Sequence[Run], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def _distribution(axes: Axes, report: Report, runs: Sequence[Run]) -> None:
+def _distribution(axes: Axes, report: Report, runs: Sequence[PolicyRun]) -> None:
     """The share of requests that are done after so many seconds, a step for each."""
     longest = 0.0
     for run in runs:

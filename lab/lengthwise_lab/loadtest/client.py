@@ -16,7 +16,7 @@ from lengthwise_contract.queue_views import QueueView, SnapshotView
 from lengthwise_lab.errors import BadChoice, ServiceError
 
 
-class Service:
+class ServiceClient:
     """A queue service at a URL. Use as an async context manager.
 
     Every method raises `ServiceError` when it cannot be reached or answers with an error.
@@ -31,7 +31,7 @@ class Service:
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
         )
 
-    async def __aenter__(self) -> Service:
+    async def __aenter__(self) -> ServiceClient:
         """Nothing is sent yet."""
         return self
 

@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from lengthwise_contract.queue_settings import PolicyName, QueueSettings
 from lengthwise_lab.errors import BadChoice, ServiceError
-from lengthwise_lab.loadtest.client import Service
+from lengthwise_lab.loadtest.client import ServiceClient
 from lengthwise_lab.loadtest.driver import Target, drive, look_up
 from lengthwise_lab.loadtest.measures import ORACLE_OVERTAKE_FACTOR, Sample
 from lengthwise_lab.loadtest.oracle_predictor import OraclePredictor
-from lengthwise_lab.loadtest.workload import Request
+from lengthwise_lab.loadtest.workload import TimedRequest
 
 #: What a workload is served under: a queue's policy; `sjf-k`, which is `sjf` that does not follow
 #: the wait; or `oracle`, which is `sjf` with the largest k and a predictor that knows the lengths
@@ -33,7 +33,7 @@ IDLE_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class PolicyRun:
     """What one policy did with the workload."""
 
     policy: Arm
@@ -44,14 +44,14 @@ class Run:
 
 
 async def compare(
-    service: Service,
+    service: ServiceClient,
     target: Target,
-    requests: Sequence[Request],
+    requests: Sequence[TimedRequest],
     *,
     policies: Sequence[Arm],
     on_run: Callable[[Arm], None],
     on_done: Callable[[Sample], None],
-) -> list[Run]:
+) -> list[PolicyRun]:
     """Send the workload once under each policy.
 
     Args:
@@ -69,7 +69,7 @@ async def compare(
     if "oracle" in policies and "fcfs" not in policies[: policies.index("oracle")]:
         raise BadChoice("the oracle needs a run under fcfs before it, to know the lengths from")
     before = (await service.queue(target.model)).settings
-    runs: list[Run] = []
+    runs: list[PolicyRun] = []
     try:
         for policy in policies:
             await until_idle(service, target.model)
@@ -91,7 +91,7 @@ async def compare(
                 samples = await look_up(service, samples)
             _check_policy(settings.policy, samples)
             runs.append(
-                Run(
+                PolicyRun(
                     policy=policy,
                     overtake_factor=settings.overtake_factor,
                     samples=samples,
@@ -117,7 +117,9 @@ def _knowing(before: QueueSettings, oracle_url: str) -> QueueSettings:
     return before.model_copy(update=oracle)
 
 
-def _known(runs: Sequence[Run], requests: Sequence[Request]) -> list[tuple[Request, int]]:
+def _known(
+    runs: Sequence[PolicyRun], requests: Sequence[TimedRequest]
+) -> list[tuple[TimedRequest, int]]:
     """Each request and the length of its answer under `fcfs`, output tokens."""
     base = next((run for run in runs if run.policy == "fcfs"), None)
     if base is None:
@@ -126,7 +128,7 @@ def _known(runs: Sequence[Run], requests: Sequence[Request]) -> list[tuple[Reque
     return [(r, lengths[r.index]) for r in requests if r.index in lengths]
 
 
-async def until_idle(service: Service, model: str) -> None:
+async def until_idle(service: ServiceClient, model: str) -> None:
     """Wait until nothing waits and nothing runs.
 
     Raises:

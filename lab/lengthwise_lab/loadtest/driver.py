@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 
 from lengthwise_lab.errors import ServiceError
-from lengthwise_lab.loadtest.client import Service, error_message, root_of
+from lengthwise_lab.loadtest.client import ServiceClient, error_message, root_of
 from lengthwise_lab.loadtest.measures import Sample
-from lengthwise_lab.loadtest.workload import Request
+from lengthwise_lab.loadtest.workload import TimedRequest
 
 #: The queue service names the job of an OpenAI request in this header of its answer.
 JOB_ID_HEADER = "x-lengthwise-job-id"
@@ -46,7 +46,7 @@ class Target:
 
 
 async def drive(
-    target: Target, requests: Sequence[Request], *, on_done: Callable[[Sample], None]
+    target: Target, requests: Sequence[TimedRequest], *, on_done: Callable[[Sample], None]
 ) -> list[Sample]:
     """Send all requests at their times; their samples in the order of the requests.
 
@@ -60,7 +60,7 @@ async def drive(
     async with target.client() as http:
         start_s = time.monotonic()
 
-        async def send(request: Request) -> Sample:
+        async def send(request: TimedRequest) -> Sample:
             await asyncio.sleep(start_s + request.due_to_send_s - time.monotonic())
             sample = await ask(http, target.model, request, due_s=start_s + request.due_to_send_s)
             on_done(sample)
@@ -71,7 +71,9 @@ async def drive(
     return [task.result() for task in tasks]
 
 
-async def ask(http: httpx.AsyncClient, model: str, request: Request, *, due_s: float) -> Sample:
+async def ask(
+    http: httpx.AsyncClient, model: str, request: TimedRequest, *, due_s: float
+) -> Sample:
     """Send one request as a stream and read it to its end.
 
     Args:
@@ -126,7 +128,7 @@ def has_token(event: Mapping[str, Any]) -> bool:
     return False
 
 
-async def look_up(service: Service, samples: Sequence[Sample]) -> list[Sample]:
+async def look_up(service: ServiceClient, samples: Sequence[Sample]) -> list[Sample]:
     """The samples, with what the queue knows of their jobs: prediction, tokens, service time.
 
     Raises:

@@ -24,7 +24,7 @@ from lengthwise_contract.prediction import (
     PredictRequest,
 )
 from lengthwise_contract.prompts import clip, render_prompt
-from lengthwise_lab.loadtest.workload import Request
+from lengthwise_lab.loadtest.workload import TimedRequest
 
 _VERSION = "oracle"
 
@@ -37,7 +37,7 @@ class OraclePredictor:
             times, their mean is what is known of it.
     """
 
-    def __init__(self, known: Sequence[tuple[Request, int]]) -> None:
+    def __init__(self, known: Sequence[tuple[TimedRequest, int]]) -> None:
         """Nothing listens yet."""
         lengths: defaultdict[str, list[int]] = defaultdict(list)
         for request, tokens in known:
@@ -102,6 +102,6 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _text(request: Request) -> str:
+def _text(request: TimedRequest) -> str:
     """What the queue service will ask about this request."""
     return clip(render_prompt(request.body["messages"]))

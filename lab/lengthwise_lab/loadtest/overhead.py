@@ -13,7 +13,7 @@ from typing import Any
 from lengthwise_lab.errors import ServiceError
 from lengthwise_lab.loadtest.driver import Target, ask
 from lengthwise_lab.loadtest.measures import Sample, quantile
-from lengthwise_lab.loadtest.workload import Request
+from lengthwise_lab.loadtest.workload import TimedRequest
 
 #: Pairs that are sent first and not counted: connections, caches.
 WARM_UP_PAIRS = 3
@@ -72,12 +72,14 @@ async def measure_overhead(
     )
 
 
-def _request(bodies: Sequence[tuple[str, dict[str, Any]]], pair: int, *, number: int) -> Request:
+def _request(
+    bodies: Sequence[tuple[str, dict[str, Any]]], pair: int, *, number: int
+) -> TimedRequest:
     kind, body = bodies[pair % len(bodies)]
     *before, last = body["messages"]
     numbered = {**last, "content": f"{100_000 + number}: {last['content']}"}
     short = {**body, "messages": [*before, numbered], "max_tokens": 4}
-    return replace(Request(index=pair, body=short), kind=kind)
+    return replace(TimedRequest(index=pair, body=short), kind=kind)
 
 
 def _ttft_ms(way: str, sample: Sample) -> float:

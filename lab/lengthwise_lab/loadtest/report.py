@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lengthwise_lab.loadtest.arrivals import Arrivals, Kind
-from lengthwise_lab.loadtest.compare import Run
+from lengthwise_lab.loadtest.compare import PolicyRun
 from lengthwise_lab.loadtest.measures import (
     Sample,
     Summary,
@@ -106,7 +106,7 @@ class Report:
 
 
 def build(
-    runs: Sequence[Run],
+    runs: Sequence[PolicyRun],
     *,
     model: str,
     slots: int,
@@ -163,7 +163,7 @@ def build(
     )
 
 
-def _predictions(runs: Sequence[Run]) -> dict[int, float]:
+def _predictions(runs: Sequence[PolicyRun]) -> dict[int, float]:
     """Request -> predicted tokens, from the first run that has it, sjf before the others."""
     found: dict[int, float] = {}
     for run in sorted(runs, key=lambda r: r.policy != "sjf"):
@@ -173,7 +173,7 @@ def _predictions(runs: Sequence[Run]) -> dict[int, float]:
     return found
 
 
-def _figures(run: Run, predicted: dict[int, float], edges: Sequence[float]) -> Figures:
+def _figures(run: PolicyRun, predicted: dict[int, float], edges: Sequence[float]) -> Figures:
     good = [s for s in run.samples if s.ok]
     ttfts = [s.ttft_s for s in good if s.ttft_s is not None]
     both = [

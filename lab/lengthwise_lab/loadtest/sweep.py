@@ -12,8 +12,8 @@ from typing import Any
 
 from lengthwise_lab.errors import ServiceError
 from lengthwise_lab.loadtest.arrivals import Arrivals, Kind
-from lengthwise_lab.loadtest.client import Service
-from lengthwise_lab.loadtest.compare import Arm, Run, compare, until_idle
+from lengthwise_lab.loadtest.client import ServiceClient
+from lengthwise_lab.loadtest.compare import Arm, PolicyRun, compare, until_idle
 from lengthwise_lab.loadtest.driver import Target, drive
 from lengthwise_lab.loadtest.measures import Sample
 from lengthwise_lab.loadtest.overhead import Overhead
@@ -25,7 +25,7 @@ APART_S = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SweepPlan:
     """What is sent.
 
     Attributes:
@@ -47,7 +47,7 @@ class Step:
 
     arrivals: Arrivals
     seeds: list[Report] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)  #: The seeds' runs joined, one a policy.
+    runs: list[PolicyRun] = field(default_factory=list)  #: The seeds' runs joined, one a policy.
     pooled: Report | None = None
 
 
@@ -91,7 +91,7 @@ class Sweep:
 
 
 async def measure_capacity(
-    service: Service, target: Target, bodies: Bodies, *, slots: int, seed: int
+    service: ServiceClient, target: Target, bodies: Bodies, *, slots: int, seed: int
 ) -> float:
     """What the engine answers a second while every slot is busy; a warm-up at the same time.
 
@@ -112,10 +112,10 @@ async def measure_capacity(
 
 
 async def sweep(
-    service: Service,
+    service: ServiceClient,
     target: Target,
     bodies: Bodies,
-    plan: Plan,
+    plan: SweepPlan,
     *,
     slots: int,
     capacity_per_s: float | None,
@@ -141,7 +141,7 @@ async def sweep(
         ServiceError: The queue service refused something.
     """
     steps = [Step(arrivals=arrivals) for arrivals in plan.arrivals]
-    joined: list[dict[Arm, list[Run]]] = [{} for _ in steps]
+    joined: list[dict[Arm, list[PolicyRun]]] = [{} for _ in steps]
     for turn, seed in enumerate(plan.seeds):
         for step, of_step in zip(steps, joined, strict=True):
             runs = await compare(
@@ -194,7 +194,7 @@ def in_turn(policies: Sequence[Arm], turn: int) -> list[Arm]:
     return first + rest[at:] + rest[:at]
 
 
-def join(runs: Sequence[Run]) -> Run:
+def join(runs: Sequence[PolicyRun]) -> PolicyRun:
     """One policy's runs of several seeds as one; request i of the n-th has the index n * count + i.
 
     The times at which they were sent are set apart as well, so that no request of one seed waits

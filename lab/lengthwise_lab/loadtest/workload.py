@@ -26,7 +26,7 @@ Bodies = Sequence[tuple[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class TimedRequest:
     """One request of a workload.
 
     `body` is an OpenAI chat body without `model` and `stream`; `due_to_send_s` counts from the
@@ -94,7 +94,7 @@ def mix(
     count: int,
     seed: int,
     arrivals: Arrivals | None = None,
-) -> list[Request]:
+) -> list[TimedRequest]:
     """`count` requests in an order, and at times, that depend on the seed alone.
 
     Bodies are drawn without replacement until all are used up, then all over again.
@@ -117,6 +117,6 @@ def mix(
     # From a seed of its own: another arrival process must not shuffle the requests anew.
     times = (arrivals or Arrivals()).times(count, seed=chance.getrandbits(32))
     return [
-        Request(index=index, kind=kind, body=body, due_to_send_s=at_s)
+        TimedRequest(index=index, kind=kind, body=body, due_to_send_s=at_s)
         for index, ((kind, body), at_s) in enumerate(zip(order, times, strict=False))
     ]

@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol, cast
 
 from lengthwise_lab.errors import BadChoice
-from lengthwise_lab.queue_bench.load import Plan, Produced
 from lengthwise_lab.queue_bench.probe import Probe
+from lengthwise_lab.queue_bench.producer import LoadPlan, Produced
 
 #: What installs all the others.
 INSTALL = "pip install 'lengthwise[bench]'"
@@ -50,7 +50,7 @@ class Library(Protocol):
 
     SEMANTICS: Semantics
     #: Hand jobs in as the plan says.
-    produce: Callable[[str, Plan], Produced]
+    produce: Callable[[str, LoadPlan], Produced]
     #: Be one worker process that does nothing with each job but tell the probe; until SIGTERM.
     work: Callable[[str, Probe], None]
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lengthwise_lab.errors import BadChoice, ChildSilent
-from lengthwise_lab.queue_bench.children import Child, answer_of, child
+from lengthwise_lab.errors import BadChoice, BenchProcessError
 from lengthwise_lab.queue_bench.library import LIBRARIES, installed_version
+from lengthwise_lab.queue_bench.process_handle import Child, answer_of, child
 from lengthwise_lab.queue_bench.server import Server
 
 #: Longest that one phase of one library may take, s.
@@ -122,7 +122,7 @@ class Bench:
                 self._server.empty()
                 try:
                     self._measure(measured)
-                except ChildSilent as exc:
+                except BenchProcessError as exc:
                     measured.failures.append(str(exc))
         self._server.empty()
 

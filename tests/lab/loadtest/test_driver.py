@@ -17,23 +17,23 @@ from lengthwise_contract.jobs import JobRequest
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_lab.errors import BadChoice, ServiceError
 from lengthwise_lab.loadtest.arrivals import Arrivals
-from lengthwise_lab.loadtest.client import Service, choose_model, root_of
+from lengthwise_lab.loadtest.client import ServiceClient, choose_model, root_of
 from lengthwise_lab.loadtest.compare import compare
 from lengthwise_lab.loadtest.driver import Target, ask, drive, has_token, look_up
 from lengthwise_lab.loadtest.measures import Sample
 from lengthwise_lab.loadtest.overhead import measure_overhead
 from lengthwise_lab.loadtest.report import build
-from lengthwise_lab.loadtest.workload import Request, chat_body
+from lengthwise_lab.loadtest.workload import TimedRequest, chat_body
 
 
-def requests_of(lengths: Sequence[int], *, every_s: float = 0.0) -> list[Request]:
+def requests_of(lengths: Sequence[int], *, every_s: float = 0.0) -> list[TimedRequest]:
     """Requests whose answers the simulated engine makes so many tokens long."""
     return [
-        Request(
+        TimedRequest(
             index=i,
             due_to_send_s=i * every_s,
             body={
-                **chat_body(f"Request {i}", max_tokens=1000),
+                **chat_body(f"TimedRequest {i}", max_tokens=1000),
                 "vllm_xargs": {"output_tokens": tokens},
             },
         )
@@ -55,7 +55,7 @@ def test_a_comparison_measures_what_the_engine_did_and_restores_the_queue(
     put: list[tuple[str, float]] = []
 
     async def scenario() -> None:
-        async with Stack(settings(tmp_path), print) as stack, Service(stack.url) as service:
+        async with Stack(settings(tmp_path), print) as stack, ServiceClient(stack.url) as service:
             target = Target(url=stack.url, model=stack.model)
             before = (await service.queue(stack.model)).settings
             really_put = service.put_queue
@@ -104,7 +104,7 @@ def test_a_queue_in_use_is_not_compared_on_and_its_settings_stay(
     monkeypatch.setattr("lengthwise_lab.loadtest.compare.IDLE_WITHIN_S", 0.2)
 
     async def scenario() -> None:
-        async with Stack(settings(tmp_path), print) as stack, Service(stack.url) as service:
+        async with Stack(settings(tmp_path), print) as stack, ServiceClient(stack.url) as service:
             before = (await service.queue(stack.model)).settings
             body = {**requests_of([2000])[0].body, "model": stack.model, "max_tokens": 4000}
             running = await service.submit(JobRequest.model_validate({"body": body}))
@@ -126,7 +126,7 @@ def test_a_queue_in_use_is_not_compared_on_and_its_settings_stay(
 @pytest.mark.slow
 def test_the_overhead_is_measured_both_ways_and_errors_are_samples(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with Stack(settings(tmp_path), print) as stack, Service(stack.url) as service:
+        async with Stack(settings(tmp_path), print) as stack, ServiceClient(stack.url) as service:
             assert stack.engine_url is not None
             path = Target(url=stack.url, model=stack.model)
             engine = Target(url=stack.engine_url, model=stack.model)

@@ -13,7 +13,7 @@ from rich.console import Console
 from lengthwise_contract.queue_settings import PolicyName
 from lengthwise_lab.loadtest.arrivals import Arrivals, Kind
 from lengthwise_lab.loadtest.chart import draw
-from lengthwise_lab.loadtest.compare import Run
+from lengthwise_lab.loadtest.compare import PolicyRun
 from lengthwise_lab.loadtest.measures import Sample
 from lengthwise_lab.loadtest.overhead import Overhead
 from lengthwise_lab.loadtest.report import Report, build
@@ -23,7 +23,7 @@ from lengthwise_lab.loadtest.terminal_tables import render
 LENGTHS = {0: (90.0, 100), 1: (12.0, 10), 2: (30.0, 20)}
 
 
-def run(policy: PolicyName, done_s: dict[int, float], *, predicted: bool = True) -> Run:
+def run(policy: PolicyName, done_s: dict[int, float], *, predicted: bool = True) -> PolicyRun:
     samples = [
         Sample(
             index=i,
@@ -38,14 +38,14 @@ def run(policy: PolicyName, done_s: dict[int, float], *, predicted: bool = True)
         )
         for i in LENGTHS
     ]
-    return Run(policy=policy, overtake_factor=3, samples=samples, duration_s=13, fallbacks=0)
+    return PolicyRun(policy=policy, overtake_factor=3, samples=samples, duration_s=13, fallbacks=0)
 
 
 FCFS = run("fcfs", {0: 10.0, 1: 11.0, 2: 13.0})
 SJF = run("sjf", {0: 13.0, 1: 1.0, 2: 3.0})
 
 
-def report(*runs: Run, arrivals: Arrivals | None = None) -> Report:
+def report(*runs: PolicyRun, arrivals: Arrivals | None = None) -> Report:
     return build(runs, model="tiny", slots=1, seed=1, arrivals=arrivals or Arrivals())
 
 
@@ -95,7 +95,7 @@ def test_the_offered_load_is_arriving_work_over_what_the_slots_can_do() -> None:
 
 def test_failed_requests_are_counted_quoted_and_left_out_of_the_times() -> None:
     broken = Sample(index=3, due_to_send_s=0, error="no (HTTP 500)")
-    failing = Run(
+    failing = PolicyRun(
         policy="sjf",
         overtake_factor=3,
         samples=[*SJF.samples, broken],
@@ -109,7 +109,7 @@ def test_failed_requests_are_counted_quoted_and_left_out_of_the_times() -> None:
 
 
 def test_a_run_in_which_everything_failed_has_no_times() -> None:
-    failing = Run(
+    failing = PolicyRun(
         policy="sjf",
         overtake_factor=3,
         samples=[Sample(index=i, due_to_send_s=0, error="no") for i in LENGTHS],

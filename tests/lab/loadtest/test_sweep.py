@@ -13,18 +13,19 @@ import pytest
 from rich.console import Console
 
 from lengthwise_cli.local import ports
-from lengthwise_cli.local.stack import Engine, Stack, StackSettings
+from lengthwise_cli.local.settings import Engine, StackSettings
+from lengthwise_cli.local.stack import Stack
 from lengthwise_lab.errors import BadChoice
 from lengthwise_lab.loadtest.arrivals import Arrivals, Kind
 from lengthwise_lab.loadtest.chart import draw_sweep
-from lengthwise_lab.loadtest.client import Service
-from lengthwise_lab.loadtest.compare import Arm, Run, compare
+from lengthwise_lab.loadtest.client import ServiceClient
+from lengthwise_lab.loadtest.compare import Arm, PolicyRun, compare
 from lengthwise_lab.loadtest.driver import Target
 from lengthwise_lab.loadtest.measures import Sample
 from lengthwise_lab.loadtest.oracle_predictor import OraclePredictor
 from lengthwise_lab.loadtest.sweep import (
-    Plan,
     Sweep,
+    SweepPlan,
     at_loads,
     in_turn,
     join,
@@ -32,7 +33,7 @@ from lengthwise_lab.loadtest.sweep import (
     sweep,
 )
 from lengthwise_lab.loadtest.terminal_tables import render_sweep
-from lengthwise_lab.loadtest.workload import Bodies, Request, chat_body
+from lengthwise_lab.loadtest.workload import Bodies, TimedRequest, chat_body
 
 
 def bodies(lengths: Sequence[int]) -> Bodies:
@@ -59,7 +60,7 @@ def test_a_sweep_measures_every_policy_at_every_load_and_the_oracle_knows_the_le
         settings = StackSettings(
             data_dir=tmp_path, engine=Engine.SIMULATED, slots=2, port=ports.find_free()
         )
-        async with Stack(settings, print) as stack, Service(stack.url) as service:
+        async with Stack(settings, print) as stack, ServiceClient(stack.url) as service:
             target = Target(url=stack.url, model=stack.model)
             before = (await service.queue(stack.model)).settings
             asked = bodies(lengths)
@@ -71,7 +72,7 @@ def test_a_sweep_measures_every_policy_at_every_load_and_the_oracle_knows_the_le
                 service,
                 target,
                 asked,
-                Plan(
+                SweepPlan(
                     arrivals=at_loads(Arrivals(), [2.0, 4.0], capacity),
                     count=6,
                     seeds=[1, 2],
@@ -113,9 +114,9 @@ def test_a_sweep_measures_every_policy_at_every_load_and_the_oracle_knows_the_le
 def test_the_oracle_predicts_what_was_measured_and_the_usual_for_what_was_not() -> None:
     [(_, long), (_, short)] = bodies([100, 7])
     known = [
-        (Request(index=0, body=long), 100),
-        (Request(index=1, body=short), 6),
-        (Request(index=2, body=short), 8),
+        (TimedRequest(index=0, body=long), 100),
+        (TimedRequest(index=1, body=short), 6),
+        (TimedRequest(index=2, body=short), 8),
     ]
 
     async def scenario() -> list[float]:
@@ -132,7 +133,7 @@ def test_the_oracle_predicts_what_was_measured_and_the_usual_for_what_was_not() 
 
 def test_an_oracle_without_a_run_to_know_from_is_refused() -> None:
     async def scenario() -> None:
-        async with Service("http://127.0.0.1:9") as service:
+        async with ServiceClient("http://127.0.0.1:9") as service:
             await compare(
                 service,
                 Target(url="http://127.0.0.1:9", model="m"),
@@ -157,7 +158,7 @@ def test_policies_take_turns_behind_fcfs() -> None:
 
 
 def test_joined_runs_keep_every_sample_and_stand_apart_in_time() -> None:
-    run = Run(
+    run = PolicyRun(
         policy="sjf",
         overtake_factor=3,
         samples=[Sample(index=i, due_to_send_s=float(i), completion_s=1.0) for i in range(3)],

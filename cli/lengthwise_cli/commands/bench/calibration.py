@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lengthwise_cli.extras import extra
-from lengthwise_lab.drift.unseen import Asked, Window, measure, read
+from lengthwise_lab.drift.unknown_llm import MeasuredPrompt, Window, measure, read
 from lengthwise_store.jobs import Quantiles
 
 
@@ -43,7 +43,9 @@ def calibration(
         predicted = model.predict(prompt, name)
         return predicted.p10_tokens, predicted.p50_tokens, predicted.p90_tokens
 
-    def bag_of_words(known: Sequence[Asked], unknown: Sequence[Asked]) -> list[float]:
+    def bag_of_words(
+        known: Sequence[MeasuredPrompt], unknown: Sequence[MeasuredPrompt]
+    ) -> list[float]:
         words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
         ridge = Ridge(alpha=2.0).fit(
             words.fit_transform([one.prompt for one in known]),

@@ -14,11 +14,11 @@ from rich.table import Table
 
 from lengthwise_cli.errors import BadUsage, CliError
 from lengthwise_lab.chaos.checks import checker
+from lengthwise_lab.chaos.checks.report import Report
 from lengthwise_lab.chaos.faults import LONG_RUN, OF_EVERY_KIND
 from lengthwise_lab.chaos.history import read
 from lengthwise_lab.chaos.run import Plan, run
 from lengthwise_lab.chaos.system.processes import Durability, Sizes
-from lengthwise_lab.chaos.checks.report import Report
 
 
 def chaos(

@@ -19,7 +19,7 @@ from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_lab.drift import streams
 from lengthwise_lab.drift.report import StreamReport, report
 from lengthwise_lab.drift.run import Outcomes, serve
-from lengthwise_lab.drift.streams import STREAMS, Request
+from lengthwise_lab.drift.streams import STREAMS, StreamRequest
 
 ALL = "all"
 
@@ -104,7 +104,7 @@ def drift(
 
 
 async def _serve_all(
-    url: str, asked: dict[str, list[Request]], *, slots: int, ms_per_token: float
+    url: str, asked: dict[str, list[StreamRequest]], *, slots: int, ms_per_token: float
 ) -> dict[str, dict[str, Outcomes]]:
     return {
         name: {

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lengthwise_lab.loadtest.client import Service
-from lengthwise_lab.loadtest.compare import Arm, Run, compare
+from lengthwise_lab.loadtest.client import ServiceClient
+from lengthwise_lab.loadtest.compare import Arm, PolicyRun, compare
 from lengthwise_lab.loadtest.driver import Target
 from lengthwise_lab.loadtest.measures import Sample
 from lengthwise_lab.loadtest.overhead import WARM_UP_PAIRS, Overhead, measure_overhead
-from lengthwise_lab.loadtest.workload import Bodies, Request
+from lengthwise_lab.loadtest.workload import Bodies, TimedRequest
 
 
 @contextmanager
@@ -36,13 +36,13 @@ def bars(
 
 
 async def compared(
-    service: Service,
+    service: ServiceClient,
     target: Target,
-    workload: Sequence[Request],
+    workload: Sequence[TimedRequest],
     policies: Sequence[Arm],
     *,
     quiet: bool,
-) -> list[Run]:
+) -> list[PolicyRun]:
     """Run one comparison with a progress bar for each policy."""
     with bars(len(workload), quiet=quiet) as (on_run, on_done):
         return await compare(

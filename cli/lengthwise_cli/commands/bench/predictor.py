@@ -64,7 +64,7 @@ def predictor(
 
 def _quality(data: Path, models: list[Path]) -> list[dict[str, Any]]:
     with extra("train"):
-        from lengthwise_training.compare.evaluate import compare
+        from lengthwise_training.compare.comparison import compare
         from lengthwise_training.data.rows import BadLines, LengthTable, read
     try:
         table = LengthTable(read(data).rows)

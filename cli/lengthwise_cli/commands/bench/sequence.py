@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lengthwise_lab.loadtest.workload import bundled_bodies, mix, read_bodies
-from lengthwise_lab.static_batches.run import as_json as to_json
-from lengthwise_lab.static_batches.run import load, measure
+from lengthwise_lab.static_batches import as_json as to_json
+from lengthwise_lab.static_batches import load, measure
 
 
 def sequence(

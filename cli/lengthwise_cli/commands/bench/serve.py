@@ -16,10 +16,10 @@ from lengthwise_cli.commands.bench.measured import bars, measured_overhead
 from lengthwise_cli.commands.submit import ApiKey, Model, Url
 from lengthwise_cli.errors import BadUsage, CliError
 from lengthwise_lab.loadtest.arrivals import Arrivals, Kind, read_trace
-from lengthwise_lab.loadtest.client import Service, choose_model
+from lengthwise_lab.loadtest.client import ServiceClient, choose_model
 from lengthwise_lab.loadtest.compare import Arm, until_idle
 from lengthwise_lab.loadtest.driver import Target
-from lengthwise_lab.loadtest.sweep import Plan, Sweep, at_loads, measure_capacity, sweep
+from lengthwise_lab.loadtest.sweep import Sweep, SweepPlan, at_loads, measure_capacity, sweep
 from lengthwise_lab.loadtest.terminal_tables import render, render_sweep
 from lengthwise_lab.loadtest.workload import Bodies, bundled_bodies, read_bodies
 
@@ -88,7 +88,7 @@ def serve(
     )
 
     async def measure() -> Sweep:
-        async with Service(url, api_key=api_key) as service:
+        async with ServiceClient(url, api_key=api_key) as service:
             name = await service.only_model(model)
             target = Target(url=url, model=name, api_key=api_key)
             overhead = None
@@ -106,7 +106,7 @@ def serve(
                     service, target, bodies, slots=engine_slots, seed=seed
                 )
                 steps = at_loads(process, wanted, capacity)
-            plan = Plan(
+            plan = SweepPlan(
                 arrivals=steps,
                 count=requests,
                 seeds=range(seed, seed + seeds),
@@ -187,7 +187,7 @@ def _loads(text: str | None) -> list[float]:
     return loads
 
 
-def _title(arm: Arm, arrivals: Arrivals, seed: int, plan: Plan) -> str:
+def _title(arm: Arm, arrivals: Arrivals, seed: int, plan: SweepPlan) -> str:
     """Title of a progress bar."""
     rate = arrivals.rate_per_s
     at = f", {rate:.2f}/s" if rate is not None and len(plan.arrivals) > 1 else ""

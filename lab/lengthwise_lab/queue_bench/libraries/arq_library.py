@@ -11,8 +11,8 @@ from arq import Worker, create_pool, func
 from arq.connections import RedisSettings
 
 from lengthwise_lab.queue_bench.library import Semantics
-from lengthwise_lab.queue_bench.load import Plan, Produced, produce_async
 from lengthwise_lab.queue_bench.probe import Probe
+from lengthwise_lab.queue_bench.producer import LoadPlan, Produced, produce_async
 
 SEMANTICS = Semantics(
     settings="max_jobs, poll_delay 20 ms (its default is 500 ms), results not kept, uvloop",
@@ -25,7 +25,7 @@ SEMANTICS = Semantics(
 )
 
 
-def produce(url: str, plan: Plan) -> Produced:
+def produce(url: str, plan: LoadPlan) -> Produced:
     """Hand jobs in through its pool."""
 
     async def run() -> Produced:

@@ -10,8 +10,8 @@ import uvloop
 from bullmq import Queue, Worker
 
 from lengthwise_lab.queue_bench.library import Semantics
-from lengthwise_lab.queue_bench.load import Plan, Produced, produce_async
 from lengthwise_lab.queue_bench.probe import Probe
+from lengthwise_lab.queue_bench.producer import LoadPlan, Produced, produce_async
 
 SEMANTICS = Semantics(
     settings="concurrency, finished jobs removed, uvloop",
@@ -24,7 +24,7 @@ SEMANTICS = Semantics(
 )
 
 
-def produce(url: str, plan: Plan) -> Produced:
+def produce(url: str, plan: LoadPlan) -> Produced:
     """Hand jobs in through its queue."""
 
     async def run() -> Produced:

@@ -8,8 +8,8 @@ from typing import Any
 from celery import Celery
 
 from lengthwise_lab.queue_bench.library import Semantics
-from lengthwise_lab.queue_bench.load import Plan, Produced, produce_in_threads
 from lengthwise_lab.queue_bench.probe import Probe
+from lengthwise_lab.queue_bench.producer import LoadPlan, Produced, produce_in_threads
 
 SEMANTICS = Semantics(
     settings="threads, acks_late, prefetch x 4 (its default), no gossip or mingle",
@@ -38,7 +38,7 @@ def _task(url: str, job: Callable[[float], None]) -> tuple[Celery, Any]:
     return app, app.task(noop, name="noop")
 
 
-def produce(url: str, plan: Plan) -> Produced:
+def produce(url: str, plan: LoadPlan) -> Produced:
     """Hand jobs in through its task."""
     app, task = _task(url, lambda _: None)
     try:

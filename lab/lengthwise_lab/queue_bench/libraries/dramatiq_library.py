@@ -10,8 +10,8 @@ import dramatiq
 from dramatiq.brokers.redis import RedisBroker
 
 from lengthwise_lab.queue_bench.library import Semantics
-from lengthwise_lab.queue_bench.load import Plan, Produced, produce_in_threads
 from lengthwise_lab.queue_bench.probe import Probe
+from lengthwise_lab.queue_bench.producer import LoadPlan, Produced, produce_in_threads
 
 #: Half as fast again as with its default, twice the threads, at 32 threads.
 _PREFETCH = 100
@@ -38,7 +38,7 @@ def _actor(url: str, job: Callable[[float], None]) -> tuple[RedisBroker, dramati
     return broker, dramatiq.actor(noop, broker=broker)
 
 
-def produce(url: str, plan: Plan) -> Produced:
+def produce(url: str, plan: LoadPlan) -> Produced:
     """Hand jobs in through its actor."""
     broker, actor = _actor(url, lambda _: None)
     try:

@@ -12,8 +12,8 @@ import uvloop
 
 from lengthwise_contract.logs import set_up
 from lengthwise_lab.queue_bench.library import Semantics
-from lengthwise_lab.queue_bench.load import Plan, Produced, produce_async
 from lengthwise_lab.queue_bench.probe import Probe
+from lengthwise_lab.queue_bench.producer import LoadPlan, Produced, produce_async
 from lengthwise_store.jobs import Accepted, Claim, NewJob
 from lengthwise_store.store import JobStore, StoreSettings
 from lengthwise_worker.engines.base import EngineResponse, Sink
@@ -81,7 +81,7 @@ def new_job(sent_s: float, payload: str, *, slack_ms: float = 3000.0) -> NewJob:
     )
 
 
-def produce(url: str, plan: Plan) -> Produced:
+def produce(url: str, plan: LoadPlan) -> Produced:
     """Hand jobs in through the store."""
 
     async def run() -> Produced:

@@ -8,8 +8,8 @@ from redis import Redis
 from rq import Queue, SimpleWorker
 
 from lengthwise_lab.queue_bench.library import Semantics
-from lengthwise_lab.queue_bench.load import Plan, Produced, produce_in_threads
 from lengthwise_lab.queue_bench.probe import Probe
+from lengthwise_lab.queue_bench.producer import LoadPlan, Produced, produce_in_threads
 
 SEMANTICS = Semantics(
     settings="SimpleWorker (no fork for each job), one job at a time, results not kept",
@@ -31,7 +31,7 @@ def noop(sent_s: float, payload: str) -> None:
         _probe.job(sent_s)
 
 
-def produce(url: str, plan: Plan) -> Produced:
+def produce(url: str, plan: LoadPlan) -> Produced:
     """Hand jobs in through its queue."""
     with Redis.from_url(url) as client:
         queue = Queue(connection=client)

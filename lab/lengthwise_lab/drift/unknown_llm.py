@@ -19,7 +19,8 @@ from lengthwise_contract.prompts import render_prompt
 from lengthwise_lab.errors import BadWorkload
 from lengthwise_lab.loadtest.measures import tau_b
 from lengthwise_queue.prediction.accuracy import coverage
-from lengthwise_queue.prediction.calibration import fit, shape_of
+from lengthwise_queue.prediction.calibration import shape_of
+from lengthwise_queue.prediction.calibration_fit import fit
 from lengthwise_store.jobs import Answer, Quantiles
 
 #: Ends of the windows that are reported, answers.
@@ -33,7 +34,7 @@ _UNKNOWN_LLM = "an-llm-that-nobody-has-seen"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class MeasuredPrompt:
     """One prompt, and how long its answer was."""
 
     prompt: str
@@ -61,14 +62,14 @@ class Window:
         return asdict(self)
 
 
-def read(path: Path, *, llm: str | None, limit: int, seed: int) -> list[Asked]:
+def read(path: Path, *, llm: str | None, limit: int, seed: int) -> list[MeasuredPrompt]:
     """Prompts and lengths of one LLM, in random order; of several samples of an answer the last.
 
     Raises:
         BadWorkload: The file has no such rows.
     """
     open_text: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
-    found: list[Asked] = []
+    found: list[MeasuredPrompt] = []
     try:
         with open_text(path, "rt", encoding="utf-8") as lines:
             for line in lines:
@@ -78,7 +79,7 @@ def read(path: Path, *, llm: str | None, limit: int, seed: int) -> list[Asked]:
                 tokens = row["output_tokens"]
                 text = row["prompt"] if "prompt" in row else render_prompt(row["messages"])
                 real = int(tokens[-1] if isinstance(tokens, list) else tokens)
-                found.append(Asked(prompt=text, tokens=max(real, 1), cap=row.get("cap")))
+                found.append(MeasuredPrompt(prompt=text, tokens=max(real, 1), cap=row.get("cap")))
     except (OSError, ValueError, KeyError, IndexError, TypeError) as exc:
         raise BadWorkload(f"{path}: {exc!r}; each line needs `prompt` and `output_tokens`") from exc
     if len(found) < STEPS[0]:
@@ -89,9 +90,9 @@ def read(path: Path, *, llm: str | None, limit: int, seed: int) -> list[Asked]:
 
 
 def measure(
-    asked: Sequence[Asked],
+    asked: Sequence[MeasuredPrompt],
     predict: Callable[[str, str], Quantiles],
-    bag_of_words: Callable[[Sequence[Asked], Sequence[Asked]], list[float]],
+    bag_of_words: Callable[[Sequence[MeasuredPrompt], Sequence[MeasuredPrompt]], list[float]],
 ) -> list[Window]:
     """Go through a stream.
 

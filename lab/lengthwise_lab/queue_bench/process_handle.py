@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lengthwise_lab.errors import ChildSilent
+from lengthwise_lab.errors import BenchProcessError
 
 #: How long a worker may take to end when it is told to, s.
 _END_S = 5.0
@@ -28,7 +28,14 @@ class Child:
         # A file, because a pipe that nobody reads would stop a library that logs.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `end`
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", f"{__package__}.child", role, "--plan", json.dumps(plan)],
+            [
+                sys.executable,
+                "-m",
+                f"{__package__}.benchmark_process",
+                role,
+                "--plan",
+                json.dumps(plan),
+            ],
             stdout=subprocess.PIPE,
             stderr=self._log,
         )
@@ -38,11 +45,11 @@ class Child:
         """The line of JSON with this `event`.
 
         Raises:
-            ChildSilent: It did not come within `timeout_s`; the message has the end of the log.
+            BenchProcessError: It did not come within `timeout_s`; the message has the end of the log.
         """
         pipe = self._process.stdout
         if pipe is None:
-            raise ChildSilent(f"{self._what}: no pipe")
+            raise BenchProcessError(f"{self._what}: no pipe")
         ends = time.monotonic() + timeout_s
         with selectors.DefaultSelector() as selector:
             selector.register(pipe, selectors.EVENT_READ)
@@ -54,10 +61,10 @@ class Child:
                         return dict(said)
                 if not selector.select(max(0.0, ends - time.monotonic())):
                     why = f"no {event!r} within {timeout_s:g} s"
-                    raise ChildSilent(f"{self._what}: {why}{self._tail()}")
+                    raise BenchProcessError(f"{self._what}: {why}{self._tail()}")
                 piece = os.read(pipe.fileno(), 65536)
                 if not piece:
-                    raise ChildSilent(f"{self._what}: ended before {event!r}{self._tail()}")
+                    raise BenchProcessError(f"{self._what}: ended before {event!r}{self._tail()}")
                 self._buffer += piece
 
     def _tail(self) -> str:
@@ -93,7 +100,7 @@ def answer_of(role: str, plan: dict[str, Any], timeout_s: float) -> dict[str, An
     """Start a child that answers once, and return its answer.
 
     Raises:
-        ChildSilent: It gave none.
+        BenchProcessError: It gave none.
     """
     with child(role, plan) as running:
         return running.wait_for("answer", timeout_s)

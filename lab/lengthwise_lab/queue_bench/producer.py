@@ -13,7 +13,7 @@ TASKS, THREADS = 32, 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class LoadPlan:
     """What to hand in.
 
     `warm_up`: so many first, not timed. `jobs`: then so many. `payload_bytes`: of each, about.
@@ -40,7 +40,9 @@ class Produced:
     late_s: float = 0.0
 
 
-async def produce_async(plan: Plan, submit: Callable[[float, str], Awaitable[object]]) -> Produced:
+async def produce_async(
+    plan: LoadPlan, submit: Callable[[float, str], Awaitable[object]]
+) -> Produced:
     """With a library that has asyncio: `submit(sent_s, payload)`, `TASKS` of them at once."""
     payload = plan.payload
     await _burst(plan.warm_up, lambda: submit(0.0, payload))
@@ -57,7 +59,7 @@ async def produce_async(plan: Plan, submit: Callable[[float, str], Awaitable[obj
     return _produced(began_s, cpu_s, late_s)
 
 
-def produce_in_threads(plan: Plan, submit: Callable[[float, str], object]) -> Produced:
+def produce_in_threads(plan: LoadPlan, submit: Callable[[float, str], object]) -> Produced:
     """With a library that blocks: `THREADS` of them at once."""
     payload = plan.payload
     with ThreadPoolExecutor(THREADS) as pool:
@@ -79,7 +81,7 @@ def produce_in_threads(plan: Plan, submit: Callable[[float, str], object]) -> Pr
         return _produced(began_s, cpu_s, late_s)
 
 
-def _arrivals(plan: Plan, began_s: float) -> Iterator[float]:
+def _arrivals(plan: LoadPlan, began_s: float) -> Iterator[float]:
     gap_s = 1 / plan.rate_per_s if plan.rate_per_s else 0.0
     return (began_s + number * gap_s for number in range(1, plan.jobs + 1))
 

@@ -1,4 +1,4 @@
-"""`python -m lengthwise_lab.queue_bench.child`: one process of a measurement.
+"""`python -m lengthwise_lab.queue_bench.benchmark_process`: one process of a measurement.
 
 It hands jobs in (`produce`), works them off (`work`), or measures the server itself (`yardstick`).
 Started by children.py; speaks in lines of JSON on standard output, logs go to standard error.
@@ -17,8 +17,8 @@ import redis.asyncio as redis
 import uvloop
 
 from lengthwise_lab.queue_bench.library import load
-from lengthwise_lab.queue_bench.load import Plan
 from lengthwise_lab.queue_bench.probe import Probe
+from lengthwise_lab.queue_bench.producer import LoadPlan
 
 #: Commands of one pipeline of the yardstick.
 _PIPELINE = 200
@@ -40,7 +40,7 @@ def main() -> None:
     if args.role == "yardstick":
         answer: dict[str, Any] = {"zadd_per_s": uvloop.run(_yardstick(url, plan["jobs"]))}
     elif args.role == "produce":
-        answer = asdict(load(plan["library"]).produce(url, Plan(**plan["load"])))
+        answer = asdict(load(plan["library"]).produce(url, LoadPlan(**plan["load"])))
     else:
         probe = Probe(
             **{name: plan[name] for name in ("warm_up", "jobs", "paced", "concurrency")}, out=out

@@ -1,1 +1,0 @@
-"""Static batches of a real model: arrival order against length order."""
