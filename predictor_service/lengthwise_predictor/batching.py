@@ -27,7 +27,7 @@ Row = NDArray[np.float32]
 
 
 @dataclass
-class _Waiting:
+class _WaitingRequest:
     texts: Sequence[Text]
     future: asyncio.Future[list[Row]]
     since_s: float  #: Monotonic.
@@ -67,7 +67,7 @@ class Batcher:
         self._on_wait = on_wait
         self._quiet = asyncio.Event()  #: Nothing waits, and no pass is under way.
         self._quiet.set()
-        self._line: deque[_Waiting] = deque()
+        self._queue: deque[_WaitingRequest] = deque()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="predict")
         self._task: asyncio.Task[None] | None = None
@@ -97,18 +97,18 @@ class Batcher:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
-        while self._line:
-            future = self._line.popleft().future
+        while self._queue:
+            future = self._queue.popleft().future
             if not future.done():
                 future.set_exception(NotReady("the predictor is going down; ask another replica"))
         self.waiting = 0
         self._thread.shutdown(wait=True)
 
     async def predict(self, texts: Sequence[Text]) -> list[Row]:
-        """`begin`, and wait for the rows."""
-        return [row for rows in await self.begin(texts) for row in rows]
+        """`submit`, and wait for the rows."""
+        return [row for rows in await self.submit(texts) for row in rows]
 
-    def begin(self, texts: Sequence[Text]) -> asyncio.Future[list[list[Row]]]:
+    def submit(self, texts: Sequence[Text]) -> asyncio.Future[list[list[Row]]]:
         """Ask for the model's rows for some (text, LLM name) pairs; they are in the line at once.
 
         Args:
@@ -132,10 +132,10 @@ class Batcher:
             )
         loop = asyncio.get_running_loop()
         parts = [
-            _Waiting(texts[i : i + self._max_batch], loop.create_future(), time.monotonic())
+            _WaitingRequest(texts[i : i + self._max_batch], loop.create_future(), time.monotonic())
             for i in range(0, len(texts), self._max_batch)
         ]
-        self._line.extend(parts)
+        self._queue.extend(parts)
         self._quiet.clear()
         self.waiting += len(texts)
         self._arrived.set()
@@ -146,7 +146,7 @@ class Batcher:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            while self._line:
+            while self._queue:
                 batch = self._take()
                 if not batch:
                     continue
@@ -169,12 +169,12 @@ class Batcher:
                     start += len(w.texts)
             self._quiet.set()
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[_WaitingRequest]:
         """The head of the line, as much as fits; what nobody waits for any more is dropped."""
         room, now_s = self.limit, time.monotonic()
-        batch: list[_Waiting] = []
-        while self._line and (not batch or len(self._line[0].texts) <= room):
-            w = self._line.popleft()
+        batch: list[_WaitingRequest] = []
+        while self._queue and (not batch or len(self._queue[0].texts) <= room):
+            w = self._queue.popleft()
             self.waiting -= len(w.texts)
             if w.future.done():
                 continue
@@ -183,7 +183,7 @@ class Batcher:
             room -= len(w.texts)
         return batch
 
-    def _pass(self, batch: list[_Waiting]) -> tuple[list[Row], float]:
+    def _pass(self, batch: list[_WaitingRequest]) -> tuple[list[Row], float]:
         began = time.perf_counter()
         encoded: list[Encoded] = [self._model.encode(*t) for w in batch for t in w.texts]
         rows = list(self._model.run(encoded))

@@ -57,7 +57,7 @@ class LengthModel:
         """Load model.json, tokenizer.json and model.onnx from a folder.
 
         Args:
-            directory: Written by `lengthwise_training.bundled.export`.
+            directory: Written by `lengthwise_training.bundled.int8_export`.
             provider: `auto`, `cpu` or `cuda`.
             intra_op_threads: Threads of one forward pass.
 

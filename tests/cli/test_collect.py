@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lengthwise_worker.engines.simulated.embedded import SimulatedServer
 from typer.testing import CliRunner
 
 from lengthwise_cli.errors import BadUsage, CliError
@@ -25,6 +24,7 @@ from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_store.jobs import NewJob, Outcome, OutcomeKind
 from lengthwise_store.store import JobStore
 from lengthwise_worker.engines.simulated.batch import Faults, SimulatedBatch
+from lengthwise_worker.engines.simulated.embedded import SimulatedServer
 
 pytest.importorskip("httpx")
 
@@ -266,7 +266,7 @@ def save_llm(folder: Path) -> Path:
 
 def test_the_llms_own_states_are_collected_beside_the_lengths_and_once(tmp_path: Path) -> None:
     llm = save_llm(tmp_path / "llm")
-    from lengthwise_training.backbones.hidden_states import lookup
+    from lengthwise_training.backbones.hidden_states import lookup_vectors
 
     out = tmp_path / "out.jsonl"
     states = ["--hidden-states", llm, "--device", "cpu", "--out", out]
@@ -278,7 +278,7 @@ def test_the_llms_own_states_are_collected_beside_the_lengths_and_once(tmp_path:
         assert "3 vectors computed, in " in said
         assert "1 vectors computed" in run(*sampled, "--prompts", prompts(tmp_path, 4), *states)
     assert "0 vectors computed" in run(*states)  # of the rows that are there, without an endpoint
-    assert lookup(tmp_path / "out.npz", [f"prompt {i}" for i in range(4)]).shape == (4, 16)
+    assert lookup_vectors(tmp_path / "out.npz", [f"prompt {i}" for i in range(4)]).shape == (4, 16)
     with pytest.raises(BadUsage, match="name another file"):
         run(*states, "--layer", "1")
     with pytest.raises(BadUsage, match="last, mean"):

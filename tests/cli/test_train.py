@@ -121,7 +121,10 @@ def test_at_its_end_training_says_how_the_model_is_used(
 
     from lengthwise_training.backbones import hidden_states
 
-    keys = [hidden_states.key(json.loads(line)["prompt"]) for line in rows.read_text().splitlines()]
+    keys = [
+        hidden_states.vector_key(json.loads(line)["prompt"])
+        for line in rows.read_text().splitlines()
+    ]
     vectors = np.random.default_rng(7).normal(size=(len(keys), 4))
     np.savez(tmp_path / "v.npz", keys=np.array(keys), vectors=vectors)
     about = ["--hidden", str(tmp_path / "v.npz")] if backbone == "hidden" else []

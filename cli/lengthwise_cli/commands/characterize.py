@@ -26,12 +26,11 @@ def characterize(
 ) -> None:
     """Describe collected lengths: quantiles, tails, noise."""
     with extra("train"):
-        from lengthwise_training.data.characterize import characterize as write
-        from lengthwise_training.data.characterize import markdown
+        from lengthwise_training.data.characterize import markdown, write_profiles
         from lengthwise_training.data.rows import LengthTable
     found = _read(data, keep_degenerate)
     with extra("local"):
-        profiles = write(LengthTable(found.rows), out)
+        profiles = write_profiles(LengthTable(found.rows), out)
     if as_json:
         typer.echo(json.dumps(profiles))
     else:
@@ -62,11 +61,11 @@ def export_chat(
 ) -> None:
     """Write lengths as chats, to tune an LLM to predict them."""
     with extra("train"):
-        from lengthwise_training.data.chat_export import ChatFormat, Label, Target, chats
+        from lengthwise_training.data.chat_export import ChatFormat, ChatLabel, ChatTarget, chats
     rows = [r for r in _read(data, False).rows if model in (None, r.llm)]
     if not rows:
         raise BadUsage(f"{data} has no row of {model}")
-    target = Target(Label(label), percentile, bin_tokens)
+    target = ChatTarget(ChatLabel(label), percentile, bin_tokens)
     part = out.with_name(out.name + ".part")
     written = 0
     with part.open("w", encoding="utf-8", errors="replace") as file:

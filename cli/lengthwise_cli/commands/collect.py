@@ -103,14 +103,14 @@ def _beside(rows: Path) -> Path:
 
 def _states(llm: str, rows: Path, vectors: Path, layer: int, pooling: str, device: str) -> None:
     with extra("train"):
-        from lengthwise_training.backbones import hidden_states as states
+        from lengthwise_training.backbones.hidden_states import collect_vectors
         from lengthwise_training.data.examples import read_rows
         from lengthwise_training.data.rows import BadLines
     try:
         found, _ = read_rows(rows)
         with _progress() as progress:
             bar = progress.add_task("hidden states", total=None)
-            count = states.collect(
+            count = collect_vectors(
                 llm,
                 [row.prompt for row in found],
                 vectors,
@@ -148,35 +148,36 @@ def _lengths(
     if url is None or model is None or prompts is None:
         raise BadUsage("give --url, --model and --prompts; or --from-queue and --model")
     with extra("train"):
+        from lengthwise_training.data.chat_client import ChatClient
         from lengthwise_training.data.collect import (
-            CollectFailed,
-            RowFile,
+            CollectProgress,
             Sampling,
-            read_questions,
+            collect_lengths,
+            read_sampling_prompts,
         )
-        from lengthwise_training.data.collect import Progress as Done
-        from lengthwise_training.data.collect import collect as run
-        from lengthwise_training.data.openai_asker import Asker
+        from lengthwise_training.data.row_file import CollectFailed, RowFile
     drawn = Sampling(*sampling)
 
-    async def sample() -> Done:
-        async with Asker(
+    async def sample() -> CollectProgress:
+        async with ChatClient(
             url, model, api_key=api_key, concurrency=concurrency, tries=tries
         ) as asker:
             with RowFile(out) as file, _progress() as progress:
                 bar = progress.add_task("collect", total=len(questions))
 
-                def on_row(done: Done) -> None:
+                def on_row(done: CollectProgress) -> None:
                     progress.update(
                         bar,
                         completed=done.already + done.done + len(done.failed),
                         description=f"collect, {len(done.failed)} failed, {asker.retries} retries",
                     )
 
-                return await run(asker, questions, file, drawn, workers=concurrency, on_row=on_row)
+                return await collect_lengths(
+                    asker, questions, file, drawn, workers=concurrency, on_row=on_row
+                )
 
     try:
-        questions = read_questions(prompts)
+        questions = read_sampling_prompts(prompts)
         done = asyncio.run(sample())
     except CollectFailed as exc:
         raise BadUsage(str(exc)) from exc
@@ -195,7 +196,7 @@ async def _watch(
     redis_url: str, queue: str, out: Path, rows: int | None, for_s: float | None
 ) -> None:
     with extra("train"):
-        from lengthwise_training.data.collect import CollectFailed, RowFile
+        from lengthwise_training.data.row_file import CollectFailed, RowFile
     with extra("local"):
         from lengthwise_cli.queue_lengths import QueueLengths
         from lengthwise_store.errors import LengthwiseError

@@ -14,8 +14,8 @@ from lengthwise_cli.errors import BadUsage
 from lengthwise_cli.extras import extra, one_of
 
 if TYPE_CHECKING:
-    from lengthwise_training.compare.evaluate import Predictor
-    from lengthwise_training.compare.report import Report
+    from lengthwise_training.compare.report import ComparisonReport
+    from lengthwise_training.compare.served_model import ComparedPredictor
     from lengthwise_training.data.rows import LengthTable
 
 #: Fewest prompts that `adapt` accepts.
@@ -81,7 +81,7 @@ def evaluate(
     with extra("train"):
         from lengthwise_predictor.errors import ModelUnusable
         from lengthwise_predictor.settings import BUNDLED
-        from lengthwise_training.compare.evaluate import compare
+        from lengthwise_training.compare.comparison import compare
         from lengthwise_training.data.rows import BadLines, LengthTable, without_prompts_of
     one_of("--device", device, ("auto", "cpu", "cuda"))
     if train is not None and cross_validate:
@@ -139,8 +139,8 @@ def adapt(
     with extra("train"):
         from lengthwise_predictor.errors import ModelUnusable
         from lengthwise_predictor.settings import BUNDLED
-        from lengthwise_training.adapt.adapt import adapt as write
-        from lengthwise_training.adapt.adapted import NoView
+        from lengthwise_training.adapt.adapted_model import write_adapted_model
+        from lengthwise_training.adapt.view_extractor import NoKernelView
         from lengthwise_training.data.rows import BadLines, LengthTable
     if out.resolve() in (BUNDLED.resolve(), (model or BUNDLED).resolve()):
         raise BadUsage("--out must not be the folder of the model to adapt")
@@ -151,8 +151,8 @@ def adapt(
                 f"{data} has {len(table.prompts)} prompts; at least {_LEAST_PROMPTS} are needed, "
                 "and a few hundred for a gain"
             )
-        card = write(table, model or BUNDLED, out)
-    except (BadLines, ModelUnusable, NoView) as exc:
+        card = write_adapted_model(table, model or BUNDLED, out)
+    except (BadLines, ModelUnusable, NoKernelView) as exc:
         raise BadUsage(str(exc)) from exc
     tau = card["metrics"].get("tau_b")
     typer.echo(
@@ -185,9 +185,11 @@ def _read(
 def _perceivers(url: str | None, model: str | None, api_key: str | None) -> tuple[Any, Any]:
     if url is None or model is None:
         return {}, dict
-    from lengthwise_training.data.perception import Wording, perceivers
+    from lengthwise_training.compare.self_perception import Wording, self_perceptions
 
-    found: dict[str, Predictor] = dict(perceivers(url, model, list(Wording), api_key=api_key))
+    found: dict[str, ComparedPredictor] = dict(
+        self_perceptions(url, model, list(Wording), api_key=api_key)
+    )
 
     def cost() -> dict[str, Any]:
         return {"perception_cost": {name: p.cost.as_json() for name, p in found.items()}}  # type: ignore[attr-defined]
@@ -195,7 +197,7 @@ def _perceivers(url: str | None, model: str | None, api_key: str | None) -> tupl
     return found, cost
 
 
-def _print(report: Report, table: LengthTable) -> None:
+def _print(report: ComparisonReport, table: LengthTable) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=200)  # a file is as wide as the table

@@ -78,12 +78,14 @@ def train(
     To serve the result, set LENGTHWISE_PREDICTOR_MODEL_DIR=OUT/fp32.
     """
     with extra("train"):
+        from lengthwise_training.backbones.config import BackboneConfig
         from lengthwise_training.backbones.devices import DEVICES, torch_device
-        from lengthwise_training.backbones.encoders import BackboneConfig
         from lengthwise_training.data.rows import BadLines
-        from lengthwise_training.fitting import runs as task_runs
         from lengthwise_training.fitting.config import FitConfig
-        from lengthwise_training.objectives.tasks import Task, TaskConfig
+        from lengthwise_training.objectives.config import TaskConfig
+        from lengthwise_training.objectives.tasks import Task
+        from lengthwise_training.runs.all_tasks import tasks_table, train_all
+        from lengthwise_training.runs.run import train_task
 
     names = [str(t) for t in Task]
     if task == "list":
@@ -134,16 +136,16 @@ def train(
     try:
         with extra("train"):  # some backbones import more packages
             if all_tasks:
-                report = task_runs.train_all(config, data, out, hidden=hidden, restart=restart)
+                report = train_all(config, data, out, hidden=hidden, restart=restart)
             else:
-                report = task_runs.train(config, data, out, hidden=hidden, restart=restart)
+                report = train_task(config, data, out, hidden=hidden, restart=restart)
                 report.pop("card")
     except (FileNotFoundError, BadLines, ValueError) as exc:
         raise BadUsage(str(exc)) from exc
     if as_json:
         typer.echo(json.dumps(report, indent=2))
     elif all_tasks:
-        typer.echo(task_runs.table(report))
+        typer.echo(tasks_table(report))
     else:
         typer.echo(_one(report, out, served=hidden is None))
 
@@ -156,8 +158,8 @@ def export(
 ) -> None:
     """Export a trained predictor to ONNX."""
     with extra("train"):
-        from lengthwise_training.export.onnx import ParityError, Precision
-        from lengthwise_training.fitting.runs import export_run
+        from lengthwise_training.export.onnx_export import ParityError, Precision
+        from lengthwise_training.runs.run import export_run
 
     if precision not in list(Precision):
         raise BadUsage(f"--precision is {precision!r}; it must be fp32, fp16 or int8")

@@ -26,7 +26,7 @@ from lengthwise_contract.prompts import clip
 from lengthwise_predictor.features import canonical_llm, normalise, text_features, window
 from lengthwise_predictor.model import ANY_LLM
 from lengthwise_training.backbones.devices import Device, torch_device
-from lengthwise_training.backbones.encoders import special_tokens, tokenizer_of
+from lengthwise_training.backbones.text_tokenizers import special_tokens, tokenizer_of
 
 Array = NDArray[np.float32]
 
@@ -35,12 +35,12 @@ class VectorsMismatch(ValueError):
     """A file of vectors is of another model, or layer; the caller names another file."""
 
 
-def key(prompt: str) -> str:
+def vector_key(prompt: str) -> str:
     """The name of a prompt's vector in the file: 32 hex digits of its SHA-256."""
     return hashlib.sha256(prompt.encode("utf-8", "replace")).hexdigest()[:32]
 
 
-def collect(
+def collect_vectors(
     model: str,
     prompts: Sequence[str],
     out: Path,
@@ -84,7 +84,7 @@ def collect(
     how = json.dumps({"model": model, "layer": layer, "pooling": pooling, "max_tokens": max_tokens})
     if found and _how(out) not in (how, None):
         raise VectorsMismatch(f"{out} was collected with {_how(out)}, not {how}: name another file")
-    missing = [p for p in dict.fromkeys(prompts) if key(p) not in found]
+    missing = [p for p in dict.fromkeys(prompts) if vector_key(p) not in found]
     with torch.inference_mode():
         for done, prompt in enumerate(missing, 1):
             ids = tokenizer.encode(normalise(prompt), add_special_tokens=False).ids
@@ -92,27 +92,27 @@ def collect(
             states = llm(input_ids=torch.tensor([ids], device=where), output_hidden_states=True)
             state = states.hidden_states[layer][0]  # (tokens, width)
             vector = state[-1] if pooling == "last" else state.mean(0)
-            found[key(prompt)] = vector.cpu().numpy()
+            found[vector_key(prompt)] = vector.cpu().numpy()
             on_vector(done, len(missing))
             if done % save_every == 0 or done == len(missing):
                 _write(out, found, how)
     return len(missing)
 
 
-def lookup(path: Path, prompts: Sequence[str]) -> Array:
+def lookup_vectors(path: Path, prompts: Sequence[str]) -> Array:
     """The vectors of some prompts, in their order: float32, (prompts, width).
 
     Raises:
         ValueError: The file lacks some of them.
     """
     found = _read(path)
-    missing = sum(key(p) not in found for p in prompts)
+    missing = sum(vector_key(p) not in found for p in prompts)
     if missing:
         raise ValueError(
             f"{path} lacks the vectors of {missing} of {len(prompts)} prompts; collect them with "
             "`lengthwise collect --hidden-states MODEL --out ROWS`"
         )
-    return np.stack([found[key(p)] for p in prompts]).astype(np.float32)
+    return np.stack([found[vector_key(p)] for p in prompts]).astype(np.float32)
 
 
 def _read(path: Path) -> dict[str, Array]:

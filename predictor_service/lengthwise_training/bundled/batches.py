@@ -12,14 +12,14 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from lengthwise_predictor.features import normalise, text_features, window
-from lengthwise_training.data.dataset import Dataset
+from lengthwise_training.bundled.dataset import Dataset
 
 #: Prompts that are padded to one length; a batch holds several such groups.
 GROUP = 16
 
 
 @dataclass(frozen=True)
-class Texts:
+class EncodedTexts:
     """Prompts as the network reads them.
 
     Attributes:
@@ -32,7 +32,7 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Targets:
+class LengthTargets:
     """Lengths by prompt and LLM.
 
     Attributes:
@@ -44,29 +44,29 @@ class Targets:
     known: Tensor
 
 
-def encode(prompts: list[str], tokenizer: Tokenizer, max_tokens: int) -> Texts:
+def encode(prompts: list[str], tokenizer: Tokenizer, max_tokens: int) -> EncodedTexts:
     """Tokenise and count; the tokenizer must neither pad nor cut."""
     clean = [normalise(p) for p in prompts]
     encodings = tokenizer.encode_batch_fast(clean, add_special_tokens=False)
     features = [text_features(p, len(e.ids)) for p, e in zip(clean, encodings, strict=True)]
-    return Texts(
+    return EncodedTexts(
         ids=[window(e.ids, max_tokens) or [1] for e in encodings],
         features=torch.from_numpy(np.stack(features)),
     )
 
 
-def targets(dataset: Dataset) -> Targets:
+def targets(dataset: Dataset) -> LengthTargets:
     """Spread the rows over a dense (prompt, LLM) table."""
     shape = (len(dataset.prompts), len(dataset.llms))
     log_samples = np.zeros((*shape, dataset.samples.shape[1]), dtype=np.float32)
     known = np.zeros(shape, dtype=bool)
     log_samples[dataset.prompt_index, dataset.llm_index] = np.log(dataset.samples)
     known[dataset.prompt_index, dataset.llm_index] = True
-    return Targets(torch.from_numpy(log_samples), torch.from_numpy(known))
+    return LengthTargets(torch.from_numpy(log_samples), torch.from_numpy(known))
 
 
 def batches(
-    texts: Texts, prompts: NDArray[np.int64], size: int, rng: np.random.Generator | None
+    texts: EncodedTexts, prompts: NDArray[np.int64], size: int, rng: np.random.Generator | None
 ) -> Iterator[tuple[NDArray[np.int64], list[Tensor]]]:
     """Batches of prompts: their numbers, and their ids in groups of like length.
 

@@ -20,8 +20,8 @@ from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 from torch import Tensor, nn
 
+from lengthwise_training.backbones.counts import standardise
 from lengthwise_training.backbones.tables import SparseTable
-from lengthwise_training.bundled.network import standardise
 
 Array = NDArray[np.float64]
 
@@ -134,7 +134,7 @@ def fit_topics(ids: list[list[int]], vocabulary: int, count: int) -> Topics:
     return Topics(vocabulary, torch.from_numpy(table.astype(np.float32)))
 
 
-class View(nn.Module):
+class KernelView(nn.Module):
     """A text as the kernel sees it: one vector whose distances mean unlikeness."""
 
     def __init__(self, topics: Topics, config: KernelConfig) -> None:
@@ -183,7 +183,7 @@ def _decay(count: int, decay: float) -> Tensor:
 
 
 class KernelRegression(nn.Module):
-    """Mean log length per LLM from a text's likeness to the texts of the training set."""
+    """Mean log length per LLM from a text's similarity to the texts of the training set."""
 
     def __init__(self, points: Tensor, weights: Tensor, base: Tensor) -> None:
         """`points`: (support, columns); `weights`: (support, llms); `base`: (llms,)."""
@@ -195,10 +195,10 @@ class KernelRegression(nn.Module):
 
     def forward(self, view: Tensor) -> Tensor:
         """Log tokens for each LLM, float32, (batch, llms); `view`: (batch, columns)."""
-        return self.base + likeness(view, self.points, self.squares) @ self.weights
+        return self.base + similarity(view, self.points, self.squares) @ self.weights
 
 
-def likeness(a: Tensor, b: Tensor, b_squares: Tensor) -> Tensor:
+def similarity(a: Tensor, b: Tensor, b_squares: Tensor) -> Tensor:
     """The Matern 3/2 kernel of the distance d: (1 + d') exp(-d'), d' = sqrt(3) d.
 
     Gaussian and Laplace kernels were tried: tau-b was 0.005 to 0.01 lower.
@@ -225,7 +225,7 @@ def fit_regression(
         config: The ridges.
     """
     points = view.double()
-    kernel = likeness(points, points, points.square().sum(1)).numpy()
+    kernel = similarity(points, points, points.square().sum(1)).numpy()
     count = np.maximum(known.sum(axis=0), 1)
     base = np.where(known, log_mean, 0.0).sum(axis=0) / count
     off = np.where(known, log_mean - base, 0.0)

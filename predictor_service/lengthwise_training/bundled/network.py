@@ -1,7 +1,7 @@
-"""The part of the model that reads: the tuned encoder, and quantiles for every writer at once.
+"""The bundled model's network: the tuned encoder, and quantiles for every author at once.
 
-Called by train and predictor. One pass over a text answers for all LLMs, so that what one LLM's
-lengths teach about prompts serves the others too.
+Called by `train` and `blended_predictor`. One pass over a text predicts for all LLMs, so what one
+LLM's lengths teach about prompts helps the others too.
 """
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lengthwise_training.backbones.counts import standardise
 from lengthwise_training.backbones.pretrained import Encoder
 
 #: Width of what the counts become before they join the encoder's state.
@@ -105,8 +106,3 @@ class LengthNetwork(nn.Module):
             features: float32, (batch, feature_count), as `text_features` gives them.
         """
         return self.answer(self.encoder(ids), features)
-
-
-def standardise(features: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
-    """Counts in units of their spread, cut at 4: an odd text must not throw the model off."""
-    return ((features - centre) / spread).clamp(-4.0, 4.0)

@@ -1,8 +1,9 @@
-"""`python -m lengthwise_training.bundled.probe --model DIR`: forty everyday prompts, shortest first.
+"""Ranks forty everyday prompts by predicted length, for a person to look at.
 
-None of them is in any training set, nothing is tuned on them, and nobody measured their answers:
-they are here to be looked at. What is printed as a number is how many pairs of a prompt that people
-would call short and one that they would call long are in that order.
+`python -m lengthwise_training.bundled.probe --model DIR` prints them, shortest first. No prompt is
+in a training set, nothing is tuned on them, and their answers were not measured. The printed share
+is that of pairs in the right order: a prompt that people would call short, and one that they would
+call long.
 """
 
 from __future__ import annotations

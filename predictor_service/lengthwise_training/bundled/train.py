@@ -1,8 +1,8 @@
-"""`python -m lengthwise_training.bundled.train --data DIR --out DIR`: from length records to a model.
+"""Trains, measures and writes the bundled model from length records.
 
-Twice: first without the validation prompts, to measure; then with them, to ship. The folder it
-writes holds the second model and the numbers of the first, which is also how to check them:
-`--hold-out` stops after the first and writes that one.
+`python -m lengthwise_training.bundled.train --data DIR --out DIR` trains twice: first without the
+validation prompts, to measure; then with them, to ship. The folder holds the second model and the
+numbers of the first. To check these, `--hold-out` stops after the first and writes that one.
 """
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False
@@ -27,30 +27,30 @@ from torch import Tensor
 
 from lengthwise_predictor.features import FEATURE_NAMES
 from lengthwise_predictor.model import LengthModel
-from lengthwise_training.backbones import pretrained as backbones
+from lengthwise_training.backbones import pretrained
 from lengthwise_training.backbones.pretrained import Backbone
-from lengthwise_training.bundled.batches import Texts, batches, encode, pad
-from lengthwise_training.bundled.evaluate import compare, many_sampled, predict, score, table
-from lengthwise_training.bundled.export import export
-from lengthwise_training.bundled.kernel import View, fit_regression, fit_topics
-from lengthwise_training.bundled.predictor import LengthPredictor
-from lengthwise_training.bundled.train_config import TrainConfig, served_llms
-from lengthwise_training.bundled.tuning import fit_network
-from lengthwise_training.data.dataset import (
-    LICENCES,
-    REDISTRIBUTABLE_SOURCES,
+from lengthwise_training.bundled.batches import EncodedTexts, batches, encode, pad
+from lengthwise_training.bundled.blended_predictor import BlendedPredictor
+from lengthwise_training.bundled.dataset import (
     Dataset,
-    build,
-    fold_of,
+    build_dataset,
     read_records,
-    split,
+    validation_rows,
 )
+from lengthwise_training.bundled.dataset_scores import many_sampled, score_dataset
+from lengthwise_training.bundled.evaluate import compare_with_baselines, predict, scores_table
+from lengthwise_training.bundled.int8_export import export_int8
+from lengthwise_training.bundled.kernel import KernelView, fit_regression, fit_topics
+from lengthwise_training.bundled.network_training import fit_network
+from lengthwise_training.bundled.train_config import TrainConfig, served_llms
+from lengthwise_training.data.sources import LICENCES, REDISTRIBUTABLE_SOURCES
+from lengthwise_training.data.splits import fold_of
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Prepared:
+class EncodedDataset:
     """What both passes share.
 
     Attributes:
@@ -60,11 +60,11 @@ class Prepared:
     """
 
     dataset: Dataset
-    texts: Texts
+    texts: EncodedTexts
     backbone: Backbone
 
 
-def fit(prepared: Prepared, rows: NDArray[np.bool_], config: TrainConfig) -> LengthPredictor:
+def fit(prepared: EncodedDataset, rows: NDArray[np.bool_], config: TrainConfig) -> BlendedPredictor:
     """Train the model on some rows; `rows`: bool, (rows of the dataset,)."""
     torch.manual_seed(config.seed)
     dataset = prepared.dataset.rows_where(rows)
@@ -80,7 +80,7 @@ def fit(prepared: Prepared, rows: NDArray[np.bool_], config: TrainConfig) -> Len
     texts = np.unique(dataset.prompt_index[mine])
     ids = [prepared.texts.ids[i] for i in texts]
     topics = fit_topics(ids, prepared.backbone.tokenizer.get_vocab_size(), config.kernel.topics)
-    view = View(topics, config.kernel)
+    view = KernelView(topics, config.kernel)
     with torch.inference_mode():
         features = prepared.texts.features[texts]
         seen = torch.cat([topics(pad([i])) for i in ids])
@@ -99,7 +99,7 @@ def fit(prepared: Prepared, rows: NDArray[np.bool_], config: TrainConfig) -> Len
     target[at], known[at] = log_mean[mine], True
     log.info("kernel on %d texts", len(texts))
     regression = fit_regression(points, target, known, config.kernel)
-    return LengthPredictor(
+    return BlendedPredictor(
         network,
         view,
         regression,
@@ -109,7 +109,7 @@ def fit(prepared: Prepared, rows: NDArray[np.bool_], config: TrainConfig) -> Len
     ).eval()
 
 
-def calibrate(predictor: LengthPredictor, prepared: Prepared, rows: Dataset) -> None:
+def calibrate(predictor: BlendedPredictor, prepared: EncodedDataset, rows: Dataset) -> None:
     """Widen (or narrow) p10 and p90, in place, until each holds its share of the samples given.
 
     Args:
@@ -158,7 +158,7 @@ def train(
     config: TrainConfig,
     *,
     hold_out: bool = False,
-    rivals: bool = True,
+    baselines: bool = True,
 ) -> dict[str, Any]:
     """Measure a model, then write the one to ship; returns its card.
 
@@ -168,12 +168,12 @@ def train(
         out: Folder to write.
         config: How.
         hold_out: Write the measured model, trained without the validation prompts.
-        rivals: Whether the baselines are measured beside it, which takes minutes.
+        baselines: Whether the baselines are measured beside it, which takes minutes.
     """
     torch.set_num_threads(config.threads)
     texts = encode(dataset.prompts, backbone.tokenizer, config.max_tokens)
-    prepared = Prepared(dataset, texts, backbone)
-    held = split(dataset)
+    prepared = EncodedDataset(dataset, texts, backbone)
+    held = validation_rows(dataset)
     halves = np.array([fold_of(g + "#", 2) for g in dataset.groups])[dataset.prompt_index]
     predictor = fit(prepared, ~held, config)
     calibrate(predictor, prepared, dataset.rows_where(held & (halves == 0)))
@@ -183,20 +183,20 @@ def train(
     with tempfile.TemporaryDirectory() as scratch:
         target = out if hold_out else Path(scratch)
         card["held_out_validation"] = True
-        card["parity"] = export(predictor, backbone.tokenizer, card, target)
+        card["parity"] = export_int8(predictor, backbone.tokenizer, card, target)
         names = {dataset.llms[i] for i in served_llms(dataset)}
         mine = np.array([dataset.llms[i] in names for i in dataset.llm_index])
         model = LengthModel(target, provider="cpu")
-        scores = compare(
+        scores = compare_with_baselines(
             dataset.rows_where(~held & mine),
             many_sampled(dataset.rows_where(held & mine)),
             model,
-            rivals=rivals,
+            baselines=baselines,
         )
         fresh = many_sampled(dataset.rows_where(held & mine & (halves == 1)))
         p10, p50, p90 = predict(model, fresh)
-        covered = score(fresh, p50, (p10, p90)).coverage
-    log.info("validation\n%s", table(scores))
+        covered = score_dataset(fresh, p50, (p10, p90)).coverage
+    log.info("validation\n%s", scores_table(scores))
     # The quantiles were widened on one half of the validation prompts: the other half tells.
     card["metrics"] = {**asdict(scores["this model"]), "coverage": covered}
     card["compared"] = {name: asdict(s) for name, s in scores.items()}
@@ -205,7 +205,7 @@ def train(
         predictor.widen.copy_(widen[0])
         predictor.widen_any.copy_(widen[1])
         card["held_out_validation"] = False
-    card["parity"] = export(predictor, backbone.tokenizer, card, out)
+    card["parity"] = export_int8(predictor, backbone.tokenizer, card, out)
     return card
 
 
@@ -250,8 +250,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if options.version:
         config = dataclasses.replace(config, version=options.version)
-    dataset = build(read_records(options.data, sources=config.sources))
-    train(dataset, backbones.load(options.backbone), options.out, config, hold_out=options.hold_out)
+    dataset = build_dataset(read_records(options.data, sources=config.sources))
+    train(
+        dataset,
+        pretrained.load_pretrained(options.backbone),
+        options.out,
+        config,
+        hold_out=options.hold_out,
+    )
     log.info("wrote %s", options.out)
     return 0
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lengthwise_training.bundled.dataset import Dataset
 from lengthwise_training.bundled.kernel import KernelConfig
-from lengthwise_training.data.dataset import REDISTRIBUTABLE_SOURCES, Dataset
+from lengthwise_training.data.sources import REDISTRIBUTABLE_SOURCES
 
 #: Beginnings of names in `model` that are no LLM, or LLMs of another age. The network learns from
 #: their answers what prompts are like, but nobody asks how long they will be.

@@ -1,8 +1,8 @@
-"""`python -m lengthwise_training.bundled.unseen --data DIR`: how good for what it was not trained on?
+"""Measures the bundled model on LLMs and sources that it was not trained on.
 
-`--llm NAME` trains without that LLM and without the validation prompts, then asks the model, which
-knows neither, for that LLM on those prompts. `--source NAME` trains without that source, and asks
-for its prompts. The bag of words is fitted on the same rows.
+`python -m lengthwise_training.bundled.unseen --data DIR --llm NAME` trains without that LLM and
+without the validation prompts, then predicts for that LLM on those prompts. `--source NAME` trains
+without that source, and predicts for its prompts. The bag of words is fitted on the same rows.
 """
 
 from __future__ import annotations
@@ -18,26 +18,32 @@ from pathlib import Path
 import numpy as np
 
 from lengthwise_predictor.model import LengthModel
-from lengthwise_training.backbones import pretrained as backbones
+from lengthwise_training.backbones import pretrained
 from lengthwise_training.backbones.pretrained import Backbone
-from lengthwise_training.bundled.evaluate import Scores, compare, table
+from lengthwise_training.bundled.dataset import (
+    Dataset,
+    build_dataset,
+    read_records,
+    validation_rows,
+)
+from lengthwise_training.bundled.dataset_scores import DatasetScores
+from lengthwise_training.bundled.evaluate import compare_with_baselines, scores_table
 from lengthwise_training.bundled.train import train
 from lengthwise_training.bundled.train_config import TrainConfig
-from lengthwise_training.data.dataset import Dataset, build, read_records, split
 
 #: One talkative and one terse LLM of the bundled model's data, of different makers.
 DEFAULT_LLMS = ("google/gemma-3-4b-it", "mistralai/Mistral-7B-Instruct-v0.3")
 
 
-def measure(
+def measure_unseen(
     dataset: Dataset,
     backbone: Backbone,
     config: TrainConfig,
     *,
     llms: Sequence[str] = (),
     sources: Sequence[str] = (),
-) -> dict[str, Scores]:
-    """Scores on what was hidden, of what was trained without it.
+) -> dict[str, DatasetScores]:
+    """DatasetScores on what was hidden, of what was trained without it.
 
     Of a hidden LLM the validation prompts are asked, of a hidden source all prompts that no other
     source has.
@@ -51,7 +57,7 @@ def measure(
     of_llm = np.isin(dataset.llm_index, [dataset.llms.index(name) for name in llms])
     of_source = np.isin(dataset.row_sources, sources)
     left = ~of_llm & ~of_source
-    held = split(dataset)
+    held = validation_rows(dataset)
     known = np.unique(dataset.llm_index[left])
     seen = dataset.rows_where(left)
     seen = dataclasses.replace(
@@ -62,8 +68,8 @@ def measure(
     new = ~np.isin(dataset.prompt_index, dataset.prompt_index[left])
     asked = (of_source & new) | (of_llm & ~of_source & held)
     with tempfile.TemporaryDirectory() as scratch:
-        train(seen, backbone, Path(scratch), config, hold_out=True, rivals=False)
-        return compare(
+        train(seen, backbone, Path(scratch), config, hold_out=True, baselines=False)
+        return compare_with_baselines(
             dataset.rows_where(left & ~held),
             dataset.rows_where(asked),
             LengthModel(Path(scratch), provider="cpu"),
@@ -84,10 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = TrainConfig()
     sources = options.source or ()
-    dataset = build(read_records(options.data, sources=[*(config.sources or ()), *sources]))
+    dataset = build_dataset(read_records(options.data, sources=[*(config.sources or ()), *sources]))
     llms = options.llm or (() if sources else DEFAULT_LLMS)
-    scores = measure(dataset, backbones.load(options.backbone), config, llms=llms, sources=sources)
-    print(table(scores))  # noqa: T201
+    scores = measure_unseen(
+        dataset, pretrained.load_pretrained(options.backbone), config, llms=llms, sources=sources
+    )
+    print(scores_table(scores))  # noqa: T201
     return 0
 
 

@@ -1,9 +1,8 @@
-"""What a prediction costs on one core, beside BERT-base through PyTorch and through ONNX Runtime.
+"""Measures what a prediction costs on one core, beside BERT-base.
 
-From the string to the answer, without HTTP. All contestants take turns, a round each, in one
-process that is pinned to one core, so that what the machine does meanwhile meets them alike; the
-medians of the rounds are quoted. BERT has random weights, which compute as long as trained ones.
-Called by the command line.
+A prediction is timed from the string to the answer, without HTTP. All predictors take turns, one
+round each, in one process pinned to one core, so that other load on the machine affects them alike.
+The reported numbers are medians over the rounds. Called by `lengthwise bench predictor`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import os
 import statistics
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,19 +20,20 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from lengthwise_predictor.model import LengthModel, choose_providers
-from lengthwise_training.backbones.devices import Device, torch_device
+from lengthwise_predictor.model import LengthModel
+from lengthwise_training.backbones.devices import Device
+from lengthwise_training.compare.bert_baseline import BERT_MOST_TOKENS, Bert, Call
 from lengthwise_training.compare.model_names import names_of
 
 #: Prompt lengths and batch sizes of the table.
 TOKENS = (16, 64, 256, 1024)
-BATCHES = (1, 8, 32)
 
-#: BERT reads no more positions than this; longer prompts are cut to it, as its users do.
-BERT_MOST_TOKENS = 512
+
+BATCHES = (1, 8, 32)
 
 #: A cell is not measured again in a round that has taken this long with it, s.
 _PATIENCE_S = 0.6
+
 
 _WORDS = (
     "Explain to a new colleague how our billing system works and which reports they should read "
@@ -43,9 +42,6 @@ _WORDS = (
 
 #: One call that takes this long tells enough, once: BERT on 32 long prompts takes half a minute, s.
 _SLOW_S = 1.0
-
-#: Answers `count` texts of about `tokens` tokens; what it returns is not looked at.
-Call = Callable[[], object]
 
 
 @dataclass
@@ -97,7 +93,7 @@ def text_of(model: LengthModel, tokens: int) -> str:
     return " ".join(words[:low])
 
 
-def ours(model: LengthModel, texts: Sequence[str]) -> Call:
+def served_call(model: LengthModel, texts: Sequence[str]) -> Call:
     """The model as serving runs a batch: from strings to predictions."""
 
     def call() -> object:
@@ -105,93 +101,6 @@ def ours(model: LengthModel, texts: Sequence[str]) -> Call:
         return [model.prediction(row) for row in rows]
 
     return call
-
-
-class Bert:
-    """BERT-base with random weights and a fast tokenizer's work left out, to its favour."""
-
-    def __init__(self, scratch: Path, device: Device) -> None:
-        """Build it, and its ONNX file.
-
-        Raises:
-            ImportError: torch or transformers is not installed.
-            DeviceAbsent: PyTorch does not see that device.
-        """
-        import torch
-        from transformers import BertConfig, BertModel
-
-        self._device = torch_device(device)
-
-        torch.manual_seed(0)
-        torch.set_num_threads(1)
-        self._torch = torch
-        # A graph is traced through the plain attention more easily; it is timed with the fast one.
-        self._model = BertModel(BertConfig(), add_pooling_layer=False).eval()
-        path = scratch / "bert.onnx"
-        plain = BertModel(BertConfig(attn_implementation="eager"), add_pooling_layer=False).eval()
-        plain.load_state_dict(self._model.state_dict())
-        example = torch.randint(1000, 20_000, (2, 16))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the TorchScript exporter is deprecated
-            torch.onnx.export(
-                _LastState(plain),
-                (example, torch.ones_like(example)),
-                str(path),
-                dynamo=False,
-                opset_version=17,
-                input_names=["ids", "mask"],
-                output_names=["state"],
-                dynamic_axes={
-                    "ids": {0: "batch", 1: "seq"},
-                    "mask": {0: "batch", 1: "seq"},
-                    "state": {0: "batch", 1: "seq"},
-                },
-            )
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        providers = choose_providers(device, ort.get_available_providers())
-        self._session = ort.InferenceSession(str(path), options, providers=providers)
-        ids = example.numpy()
-        with torch.inference_mode():
-            want = self._model(input_ids=example).last_hidden_state.numpy()
-        [got] = self._session.run(None, {"ids": ids, "mask": np.ones_like(ids)})
-        self.difference = float(np.abs(want - got).max())  #: Between the two ways.
-        self._model.to(self._device)
-
-    def through_torch(self, tokens: int, batch: int) -> Call:
-        """One forward pass."""
-        torch, model = self._torch, self._model
-        ids = torch.randint(1000, 20_000, (batch, min(tokens, BERT_MOST_TOKENS)))
-        ids = ids.to(self._device)
-
-        def call() -> object:
-            with torch.inference_mode():
-                # A GPU answers later than its call returns: the copy back waits for it.
-                return model(input_ids=ids).last_hidden_state.cpu()
-
-        return call
-
-    def through_onnx(self, tokens: int, batch: int) -> Call:
-        """The same by ONNX Runtime."""
-        session, rng = self._session, np.random.default_rng(0)
-        ids = rng.integers(1000, 20_000, (batch, min(tokens, BERT_MOST_TOKENS)))
-        mask = np.ones_like(ids)
-        return lambda: session.run(None, {"ids": ids, "mask": mask})
-
-
-def _LastState(model: Any) -> Any:
-    import torch
-
-    class LastState(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, ids: Any, mask: Any) -> Any:
-            return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-
-    return LastState().eval()
 
 
 @contextmanager
@@ -250,22 +159,24 @@ def bench(
             model.warm_up(1)
             for count in tokens:
                 text = text_of(model, count)
-                cells += [(Cell(name, count, size), ours(model, [text] * size)) for size in batches]
+                cells += [
+                    (Cell(name, count, size), served_call(model, [text] * size)) for size in batches
+                ]
         notes = ["strings to predictions, without HTTP; BERT is timed without its tokenizer"]
         if bert:
             try:
-                rival = Bert(Path(scratch), device)
+                baseline = Bert(Path(scratch), device)
             except ImportError as exc:
                 notes.append(f"BERT-base left out: {exc}; pip install 'lengthwise[train]'")
             else:
                 notes.append(
                     "BERT-base has random weights, which compute as long as trained ones, and "
                     f"reads {BERT_MOST_TOKENS} tokens at most; its two ways differ by "
-                    f"{rival.difference:.1e}"
+                    f"{baseline.difference:.1e}"
                 )
                 ways = {
-                    "BERT-base, PyTorch": rival.through_torch,
-                    "BERT-base, ONNX Runtime": rival.through_onnx,
+                    "BERT-base, PyTorch": baseline.through_torch,
+                    "BERT-base, ONNX Runtime": baseline.through_onnx,
                 }
                 cells += [
                     (Cell(way, count, size), make(count, size))
@@ -312,7 +223,9 @@ def _timed(call: Call, most: int) -> list[float]:
 
 
 def _ratios(rows: Sequence[dict[str, Any]], models: Sequence[str]) -> dict[str, dict[str, float]]:
-    """How many times faster each model is than each rival, at 256 tokens and batch 1."""
+    """How many times faster each model is than each baseline, at 256 tokens and batch 1."""
     at = {r["predictor"]: r["p50_ms"] for r in rows if (r["tokens"], r["batch"]) == (256, 1)}
-    rivals = [name for name in at if name not in models]
-    return {m: {rival: at[rival] / at[m] for rival in rivals} for m in models if m in at}
+    baselines = [name for name in at if name not in models]
+    return {
+        m: {baseline: at[baseline] / at[m] for baseline in baselines} for m in models if m in at
+    }

@@ -1,6 +1,6 @@
-"""What a comparison of predictors found: rows of scores, and the summary of them.
+"""The report of a comparison: rows of scores, and a summary of them.
 
-Called by comparison, which asks the predictors.
+Called by `comparison`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise_training.compare.scores import Said, score
 from lengthwise_training.data.rows import LengthTable
+from lengthwise_training.scoring.baselines import BAG_OF_WORDS, BAG_OF_WORDS_TOGETHER, CEILING
+from lengthwise_training.scoring.scores import PredictedLengths, score
 
 #: Stands in a row for "all of them"; rank is then the mean over LLMs.
 ALL = "all"
 
-CEILING = "ceiling: mean of the other samples"
-BAG_OF_WORDS = "bag of words"
-BAG_OF_WORDS_TOGETHER = "bag of words, one for all LLMs"
+
 ADAPTED = "+adapted"
 
 
@@ -36,7 +35,7 @@ class Speed:
 
 
 @dataclass
-class Report:
+class ComparisonReport:
     """What was found.
 
     Attributes:
@@ -74,22 +73,14 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
-def ceiling(table: LengthTable) -> Said:
-    """The mean of the samples other than the one scored against: no prompt says more."""
-    column = table.one_sample()
-    others = [
-        (s.sum() - s[c]) / (len(s) - 1) if len(s) > 1 else math.nan
-        for s, c in zip(table.samples, column, strict=True)
-    ]
-    return Said(np.array(others))
-
-
-def cells(table: LengthTable, name: str, said: Said, speed: Speed) -> list[dict[str, Any]]:
+def cells(
+    table: LengthTable, name: str, predicted: PredictedLengths, speed: Speed
+) -> list[dict[str, Any]]:
     """The rows of the report about one predictor."""
     out = []
 
     def add(llm: str, source: str, keep: NDArray[np.bool_]) -> None:
-        scores = score(table.where(keep), said.where(keep))
+        scores = score(table.where(keep), predicted.where(keep))
         if scores is not None:
             out.append(
                 {"predictor": name, "llm": llm, "source": source}
@@ -109,7 +100,9 @@ def cells(table: LengthTable, name: str, said: Said, speed: Speed) -> list[dict[
     return out
 
 
-def held_out_cells(table: LengthTable, name: str, said: Said, kind: str) -> list[dict[str, Any]]:
+def held_out_cells(
+    table: LengthTable, name: str, predicted: PredictedLengths, kind: str
+) -> list[dict[str, Any]]:
     """The held-out rows about one predictor: one for each LLM or source, and their mean.
 
     Rank is among the rows of one LLM or source only. Different ones were answered by different
@@ -119,10 +112,10 @@ def held_out_cells(table: LengthTable, name: str, said: Said, kind: str) -> list
     Args:
         table: The rows asked about.
         name: Of the predictor.
-        said: What it said of each, by fits that had not seen the row's LLM or source.
+        predicted: What it predicted of each, by fits that had not seen the row's LLM or source.
         kind: `llm` or `source`.
     """
-    every = cells(table, name, said, Speed())
+    every = cells(table, name, predicted, Speed())
     other = "source" if kind == "llm" else "llm"
     parts = [r for r in every if r[kind] != ALL and r[other] == ALL]
     whole = next((r for r in every if r[kind] == r[other] == ALL), None)
@@ -139,7 +132,7 @@ def summarise(
     rows: Iterable[Mapping[str, Any]],
     models: Sequence[str],
     table: LengthTable,
-    said: Mapping[str, Said],
+    predicted: Mapping[str, PredictedLengths],
 ) -> dict[str, Any]:
     """Mean over LLMs of tau-b, what the models have above the bag of words, and below the ceiling.
 
@@ -147,7 +140,7 @@ def summarise(
         rows: Of the report.
         models: Names of the models that are compared with the bag of words and the ceiling.
         table: The rows asked about.
-        said: What everybody said of them.
+        predicted: What everybody predicted of them.
     """
     by_llm: dict[str, dict[str, float]] = {}
     for row in rows:
@@ -157,20 +150,20 @@ def summarise(
         "llms": max((len(v) for v in by_llm.values()), default=0),
         "tau_b_mean_over_llms": {p: statistics.fmean(v.values()) for p, v in by_llm.items()},
     }
-    mine = [n + suffix for n in models for suffix in ("", ADAPTED) if n + suffix in said]
-    for rival, key in (
+    mine = [n + suffix for n in models for suffix in ("", ADAPTED) if n + suffix in predicted]
+    for baseline, key in (
         (BAG_OF_WORDS, "above_bag_of_words"),
         (BAG_OF_WORDS_TOGETHER, "above_bag_of_words_for_all_llms"),
     ):
         for name in mine:
-            gain = _mean_gain(by_llm.get(name, {}), by_llm.get(rival, {}))
+            gain = _mean_gain(by_llm.get(name, {}), by_llm.get(baseline, {}))
             if gain is not None:
                 summary.setdefault(key, {})[name] = gain
-    sampled = np.isfinite(said[CEILING].p50)
+    sampled = np.isfinite(predicted[CEILING].p50)
     among = table.where(sampled)
-    top = _tau_by_llm(among, said[CEILING].where(sampled))
+    top = _tau_by_llm(among, predicted[CEILING].where(sampled))
     for name in mine if top else []:
-        gain = _mean_gain(top, _tau_by_llm(among, said[name].where(sampled)))
+        gain = _mean_gain(top, _tau_by_llm(among, predicted[name].where(sampled)))
         if gain is not None:
             summary.setdefault("below_ceiling", {})[name] = gain
             summary["below_ceiling_llms"] = len(top)
@@ -182,11 +175,11 @@ def _mean_gain(mine: Mapping[str, float], theirs: Mapping[str, float]) -> float 
     return statistics.fmean(mine[m] - theirs[m] for m in both) if both else None
 
 
-def _tau_by_llm(table: LengthTable, said: Said) -> dict[str, float]:
+def _tau_by_llm(table: LengthTable, predicted: PredictedLengths) -> dict[str, float]:
     out = {}
     for llm in np.unique(table.llms):
         mine = table.llms == llm
-        scores = score(table.where(mine), said.where(mine))
+        scores = score(table.where(mine), predicted.where(mine))
         if scores is not None and scores.tau_b is not None:
             out[str(llm)] = scores.tau_b
     return out

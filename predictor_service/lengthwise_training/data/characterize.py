@@ -28,7 +28,7 @@ _PANELS = 12
 
 
 @dataclass(frozen=True)
-class Profile:
+class LengthProfile:
     """Lengths of one group of rows, tokens; None where there is too little to say.
 
     Attributes:
@@ -70,7 +70,7 @@ class Profile:
     edges: list[float]
 
 
-def profile(table: LengthTable) -> Profile:
+def profile(table: LengthTable) -> LengthProfile:
     """Describe all rows of a table, which must not be empty."""
     every = np.concatenate(table.samples)
     cut = np.concatenate(table.censored)
@@ -82,7 +82,7 @@ def profile(table: LengthTable) -> Profile:
     answer = np.array([s.mean() for s in table.samples])
     related = len(answer) > 2 and np.ptp(chars) > 0 and np.ptp(answer) > 0
     edges = np.unique(np.round(np.geomspace(1, max(2.0, every.max()), 41), 2))
-    return Profile(
+    return LengthProfile(
         rows=len(table),
         prompts=len(table.prompts),
         samples=len(every),
@@ -151,7 +151,7 @@ def hill(lengths: Array) -> float | None:
     return 1.0 / mean if mean > 0 else None
 
 
-def characterize(table: LengthTable, out: Path) -> dict[str, Any]:
+def write_profiles(table: LengthTable, out: Path) -> dict[str, Any]:
     """Write `lengths.json`, `lengths.md` and the pictures into a folder.
 
     Args:

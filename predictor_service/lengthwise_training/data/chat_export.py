@@ -30,7 +30,7 @@ class ChatFormat(StrEnum):
     SHAREGPT = "sharegpt"  #: `{"conversations": [{"from", "value"}, ...]}`
 
 
-class Label(StrEnum):
+class ChatLabel(StrEnum):
     """Which of the samples is taught."""
 
     MAX = "max"
@@ -39,25 +39,25 @@ class Label(StrEnum):
 
 
 @dataclass(frozen=True)
-class Target:
+class ChatTarget:
     """What is taught.
 
     Attributes:
         label: Of a row's samples.
-        percentile: 0 to 100, with `Label.PERCENTILE`.
+        percentile: 0 to 100, with `ChatLabel.PERCENTILE`.
         bin_tokens: Rounded up to a multiple of this; 1 leaves it as it is.
     """
 
-    label: Label = Label.MAX
+    label: ChatLabel = ChatLabel.MAX
     percentile: float = 80.0
     bin_tokens: int = 50
 
     def tokens(self, row: LengthRow) -> int:
         """The number for one row."""
         samples = np.array(row.samples, dtype=np.float64)
-        if self.label is Label.MAX:
+        if self.label is ChatLabel.MAX:
             value = samples.max()
-        elif self.label is Label.MEAN:
+        elif self.label is ChatLabel.MEAN:
             value = samples.mean()
         else:
             value = np.percentile(samples, self.percentile)
@@ -65,7 +65,7 @@ class Target:
 
 
 def chats(
-    rows: Iterable[LengthRow], target: Target, form: ChatFormat, *, keep_censored: bool = False
+    rows: Iterable[LengthRow], target: ChatTarget, form: ChatFormat, *, keep_censored: bool = False
 ) -> Iterator[dict[str, Any]]:
     """One chat for each row: its prompt with the instruction, and the length as the answer.
 

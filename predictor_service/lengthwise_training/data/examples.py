@@ -17,8 +17,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise_training.data.dataset import NEAR_DUPLICATE_SOURCES, fold_of, near_duplicates
 from lengthwise_training.data.rows import BadLines, LengthRow, LengthTable, read
+from lengthwise_training.data.splits import NEAR_DUPLICATE_SOURCES, fold_of, near_duplicates
 
 Rounds = Literal["single", "multi"]
 

@@ -8,27 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from lengthwise_training.data.dataset import LICENCES
 from lengthwise_training.data.examples import Examples
+from lengthwise_training.data.sources import LICENCES
 from lengthwise_training.fitting.config import FitConfig
-from lengthwise_training.objectives.tasks import Task
-
-#: How each kind of task gets from what it learns to tokens, one sentence each.
-_ANSWERS = {
-    "regression": "It predicts the length itself.",
-    "classes": "It predicts shares of classes of length; the middle is their mean log median.",
-    "ordinal": "It predicts a place between classes of length, read between the classes' medians.",
-    "pair": "It predicts which of two prompts read together has the longer answer; a "
-    "prompt's score is the share of a few fixed prompts that it is longer than, and tokens come "
-    "from isotonic regression of length on that score on the validation rows.",
-    "pairwise": "It predicts which of two answers is longer, so all it knows is an order; tokens "
-    "come from isotonic regression of length on its score on the validation rows.",
-    "listmle": "It predicts the order of a list of answers; tokens come from isotonic regression "
-    "of length on its score on the validation rows.",
-    "distribution": "It predicts a histogram of lengths and answers with its quantiles.",
-    "quantiles": "It predicts p10, p50, p90 and the mean.",
-    "scalar": "It predicts one number for several samples of an answer.",
-}
 
 
 def data_facts(examples: Examples) -> list[dict[str, Any]]:
@@ -46,7 +28,7 @@ def markdown(card: dict[str, Any], config: FitConfig) -> str:
         card: What model.json holds.
         config: Of the run.
     """
-    metrics, kind = card["metrics"], config.task.split("-")[0]
+    metrics, objective = card["metrics"], config.objective
     data = [f"| {d['source']} | {d['rows']:,} | {d['licence']} |" for d in card["training_data"]]
     left_out = ", ".join(f"{n:,} {why}" for why, n in card["left_out"].items()) or "none"
     llms = ", ".join(card["llms"][1:])
@@ -62,7 +44,7 @@ def markdown(card: dict[str, Any], config: FitConfig) -> str:
             f"# {card['version']}",
             "",
             f"Predicts how many tokens an LLM will answer. Learned as `{config.task}` by "
-            f"`lengthwise train`. {_ANSWERS[kind]} Half of the validation answers are longer than "
+            f"`lengthwise train`. {objective.answers} Half of the validation answers are longer than "
             "its p50, and a tenth lies beyond each of p10 and p90.",
             "",
             f"- backbone: `{config.backbone.name}`, "
@@ -98,11 +80,7 @@ def markdown(card: dict[str, Any], config: FitConfig) -> str:
             "agree.",
             "- A licence of the data may forbid to pass the model on; the table above is all that "
             "is known of it.",
-            *(
-                ["- Its tokens are those of the validation rows' LLMs; only its order was learned."]
-                if config.task in (Task.PAIRWISE, Task.LISTMLE)
-                else []
-            ),
+            *(f"- {limit}" for limit in objective.limits),
             "",
         ]
     )

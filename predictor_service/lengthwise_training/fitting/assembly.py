@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from lengthwise_predictor.features import FEATURE_NAMES
-from lengthwise_training.backbones import encoders
-from lengthwise_training.backbones.encoders import HIDDEN, TINY
+from lengthwise_training.backbones.config import HIDDEN, TINY
+from lengthwise_training.backbones.loading import rebuild_backbone
 from lengthwise_training.data.examples import VALIDATION_FOLD
 from lengthwise_training.fitting.config import FitConfig
 from lengthwise_training.fitting.cross_predictor import (
@@ -28,14 +28,13 @@ from lengthwise_training.fitting.cross_predictor import (
     blank_trunk,
     choose_anchors,
 )
-from lengthwise_training.fitting.predictor import TaskPredictor, Trunk
-from lengthwise_training.fitting.prepared import Prepared, pad
-from lengthwise_training.objectives import heads
-from lengthwise_training.objectives.heads import Head
-from lengthwise_training.objectives.tasks import Task
+from lengthwise_training.fitting.prepared import PreparedRows, pad
+from lengthwise_training.fitting.task_predictor import TaskPredictor, Trunk
+from lengthwise_training.objectives.head import Head
+from lengthwise_training.objectives.tasks import build_head
 
 
-def untrained(prepared: Prepared, config: FitConfig) -> TaskPredictor:
+def untrained(prepared: PreparedRows, config: FitConfig) -> TaskPredictor:
     """The model of a run before its first step."""
     torch.manual_seed(config.seed)
     examples = prepared.examples
@@ -54,15 +53,15 @@ def untrained(prepared: Prepared, config: FitConfig) -> TaskPredictor:
     seen = prepared.features[np.unique(examples.prompt_index[examples.folds > VALIDATION_FOLD])]
     if not config.counts:
         seen = seen[:, :0]
-    head = heads.build(config.task, learn.lengths(), config.numbers)
+    head = build_head(config.task, learn.lengths(), config.numbers)
     centre, spread = seen.mean(0), seen.std(0).clamp(min=0.01)
     anchors = None
-    if config.task is Task.PAIR_CROSS_ENCODER:
+    if config.objective.reads_pairs:
         anchors = _anchors(prepared, config, centre, spread)
     return assemble(encoder, head, config, centre, spread, examples.llms, anchors)
 
 
-def _anchors(prepared: Prepared, config: FitConfig, centre: Tensor, spread: Tensor) -> Anchors:
+def _anchors(prepared: PreparedRows, config: FitConfig, centre: Tensor, spread: Tensor) -> Anchors:
     if not prepared.ids:
         raise ValueError(
             "pair-cross-encoder reads two texts at once, and --backbone hidden has none"
@@ -111,12 +110,12 @@ def assemble(
 
 def skeleton(config: FitConfig, folder: Path, width: int, llms: list[str]) -> tuple[Any, Tokenizer]:
     """A model of the right shape for weights that a run saved, and its tokenizer."""
-    encoder, tokenizer = encoders.rebuild(config.backbone, folder, width)
+    encoder, tokenizer = rebuild_backbone(config.backbone, folder, width)
     # Any lengths do: all that depends on them is among the weights.
-    head = heads.build(config.task, np.arange(1, 100, dtype=np.float32), config.numbers)
+    head = build_head(config.task, np.arange(1, 100, dtype=np.float32), config.numbers)
     blank = torch.zeros(len(FEATURE_NAMES) if config.counts else 0)
     anchors = None
-    if config.task is Task.PAIR_CROSS_ENCODER:
+    if config.objective.reads_pairs:
         k = config.numbers.anchors  # as many or fewer; the saved weights say what they are
         empty = torch.zeros(k, 1, dtype=torch.int64), torch.zeros(k, len(FEATURE_NAMES))
         anchors = Anchors(*empty, blank, blank + 1)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.isotonic import isotonic_regression
 from torch import Tensor
 
-from lengthwise_training.fitting.predictor import KNOTS, TaskPredictor
+from lengthwise_training.fitting.task_predictor import KNOTS, TaskPredictor
 
 Array = NDArray[np.float64]
 
@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 LEAST_SLOPE = 0.05
 
 
-def fit(
+def fit_calibration(
     predictor: TaskPredictor,
     raw: tuple[Tensor, Tensor],
     tokens: NDArray[np.float32],

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lengthwise_training.backbones.encoders import HIDDEN, TINY, BackboneConfig
-from lengthwise_training.objectives.tasks import Task, TaskConfig
+from lengthwise_training.backbones.config import HIDDEN, TINY, BackboneConfig
+from lengthwise_training.objectives.config import TaskConfig
+from lengthwise_training.objectives.objective import Objective
+from lengthwise_training.objectives.tasks import OBJECTIVES, Task
 
 #: Epochs of a pretrained cross-encoder unless it is told otherwise; an epoch takes it a minute
 #: where others take a second.
@@ -69,12 +71,17 @@ class FitConfig:
     device: Literal["cpu", "cuda"] = "cpu"
 
     @property
+    def objective(self) -> Objective:
+        """What its task learns."""
+        return OBJECTIVES[self.task]
+
+    @property
     def tuned(self) -> int:
         """Epochs in which the backbone learns."""
         if self.backbone.name == HIDDEN:
             return 0
         if self.tune_epochs is None:
-            learns = self.backbone.name == TINY or self.task is Task.PAIR_CROSS_ENCODER
+            learns = self.backbone.name == TINY or self.objective.reads_pairs
             return self.passes if learns else 0
         return min(self.tune_epochs, self.passes)
 
@@ -84,7 +91,7 @@ class FitConfig:
 
         Every pair is another text, so that a frozen one would have to read them all anew.
         """
-        if self.task is not Task.PAIR_CROSS_ENCODER or self.backbone.name == TINY:
+        if not self.objective.reads_pairs or self.backbone.name == TINY:
             return self.epochs
         wanted = CROSS_EPOCHS if self.tune_epochs is None else self.tune_epochs
         return min(wanted or self.epochs, self.epochs)
@@ -95,7 +102,7 @@ class FitConfig:
         (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
-def load(folder: Path) -> tuple[FitConfig, dict[str, Any]]:
+def load_config(folder: Path) -> tuple[FitConfig, dict[str, Any]]:
     """What `save` wrote: the configuration, and what else stands in the file.
 
     Raises:

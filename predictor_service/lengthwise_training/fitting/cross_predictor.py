@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from lengthwise_training.bundled.network import standardise
-from lengthwise_training.fitting.predictor import TaskPredictor, Trunk
-from lengthwise_training.objectives.heads import Head
+from lengthwise_training.backbones.counts import standardise
+from lengthwise_training.fitting.task_predictor import TaskPredictor, Trunk
+from lengthwise_training.objectives.head import Head
 
 #: Prompts near an anchor's rank of which the one with the fewest tokens is taken: it is read with
 #: every request.

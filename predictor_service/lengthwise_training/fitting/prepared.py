@@ -20,8 +20,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lengthwise_predictor.features import normalise, text_features, window
-from lengthwise_training.backbones import encoders
-from lengthwise_training.backbones.encoders import HIDDEN, VectorEncoder
+from lengthwise_training.backbones.config import HIDDEN
+from lengthwise_training.backbones.loading import load_backbone
+from lengthwise_training.backbones.vectors import VectorEncoder
 from lengthwise_training.data.examples import VALIDATION_FOLD, Examples
 from lengthwise_training.fitting.config import FitConfig
 
@@ -30,7 +31,7 @@ READ_AT_ONCE = 32
 
 
 @dataclass
-class Prepared:
+class PreparedRows:
     """The rows as the model reads them; several tasks may share one, and so read the texts once.
 
     Attributes:
@@ -58,7 +59,7 @@ class Prepared:
 
 def prepare(
     examples: Examples, config: FitConfig, hidden: NDArray[np.float32] | None = None
-) -> Prepared:
+) -> PreparedRows:
     """Load the backbone and tokenise every prompt.
 
     Args:
@@ -72,7 +73,7 @@ def prepare(
     if (config.backbone.name == HIDDEN) != (hidden is not None):
         raise ValueError("--backbone hidden needs --hidden FILE.npz, and no other backbone has it")
     torch.manual_seed(config.seed)
-    encoder, tokenizer = encoders.load(config.backbone)
+    encoder, tokenizer = load_backbone(config.backbone)
     if hidden is not None:
         encoder = VectorEncoder(hidden.shape[1])
         learned = np.unique(examples.prompt_index[examples.folds > VALIDATION_FOLD])
@@ -80,7 +81,7 @@ def prepare(
     clean = [normalise(p) for p in examples.prompts]
     found = tokenizer.encode_batch_fast(clean, add_special_tokens=False)
     features = [text_features(p, len(e.ids)) for p, e in zip(clean, found, strict=True)]
-    prepared = Prepared(
+    prepared = PreparedRows(
         examples=examples,
         tokenizer=tokenizer,
         encoder=encoder.eval().to(config.device) if hidden is None else encoder.eval(),
@@ -94,7 +95,7 @@ def prepare(
     return prepared
 
 
-def pad(prepared: Prepared, prompts: NDArray[np.int64]) -> Tensor:
+def pad(prepared: PreparedRows, prompts: NDArray[np.int64]) -> Tensor:
     """The prompts' ids, right-padded: int64, (prompts, longest)."""
     ids = [prepared.ids[i] for i in prompts]
     out = torch.full((len(ids), max(map(len, ids))), prepared.encoder.pad_id)
@@ -103,7 +104,7 @@ def pad(prepared: Prepared, prompts: NDArray[np.int64]) -> Tensor:
     return out
 
 
-def unchanged_vectors(prepared: Prepared) -> Tensor:
+def unchanged_vectors(prepared: PreparedRows) -> Tensor:
     """What the encoder as loaded makes of each prompt, computed once for all runs."""
     if prepared.vectors is None:
         began = time.process_time()
@@ -112,7 +113,9 @@ def unchanged_vectors(prepared: Prepared) -> Tensor:
     return prepared.vectors
 
 
-def read_all(encoder: Any, prepared: Prepared, prompts: NDArray[np.int64] | None = None) -> Tensor:
+def read_all(
+    encoder: Any, prepared: PreparedRows, prompts: NDArray[np.int64] | None = None
+) -> Tensor:
     """The vectors of all prompts, or of some and 0 for the others: float32, (prompts, width)."""
     needed = np.arange(len(prepared.ids)) if prompts is None else prompts
     needed = needed[np.argsort([len(prepared.ids[i]) for i in needed], kind="stable")]

@@ -1,1 +1,5 @@
-"""What a predictor learns: tasks, heads and losses."""
+"""What a predictor learns: tasks, heads and losses.
+
+Begin with `tasks`, the registry: a name and an `Objective` for each task. A module of `heads/`
+holds the heads of one kind and their objectives; `losses` are plain functions of tensors.
+"""

@@ -1,17 +1,32 @@
-"""What `lengthwise train --task` can be told to learn, and with which numbers; values only.
+"""The registry of what `lengthwise train --task` can learn.
 
-Called by the command line, heads and fit. Each task is one of the ways in which length has been
-learned elsewhere, or ours; docs/guides/predictors.md says which is whose.
+To add a task: write its head and its `Objective` in a module of `heads/`, then add a name to `Task`
+and a line to `OBJECTIVES`. No other module of training depends on which task it is.
+docs/guides/predictors.md says which published system uses which task.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise_training.objectives.config import TaskConfig
+from lengthwise_training.objectives.head import Head
+from lengthwise_training.objectives.heads import (
+    classes,
+    distribution,
+    quantiles,
+    ranking,
+    regression,
+    scalar,
+)
+from lengthwise_training.objectives.objective import Objective
 
 
 class Task(StrEnum):
-    """The ways to learn length; every one ends in a predictor that serving can load."""
+    """The ways to learn length; each one ends in a predictor that serving can load."""
 
     #: Tokens, absolute error.
     REGRESSION_L1 = "regression-l1"
@@ -23,7 +38,7 @@ class Task(StrEnum):
     CLASSES_3 = "classes-3"
     #: Five classes cut at the 25 %, 50 %, 75 % and 99 % quantiles.
     CLASSES_5 = "classes-5"
-    #: Classes of one width in tokens, ten unless told otherwise.
+    #: Classes of one width in tokens, ten by default.
     CLASSES_EQUAL_WIDTH = "classes-equal-width"
     #: The number of the five-class label, absolute error.
     ORDINAL_L1 = "ordinal-l1"
@@ -51,41 +66,35 @@ class Task(StrEnum):
     SCALAR_QUANTILE = "scalar-quantile"
 
 
-#: Quantiles that cut the percentile classes, by task.
-PERCENTILES: dict[Task, tuple[float, ...]] = {
-    Task.CLASSES_3: (0.5, 0.99),
-    Task.CLASSES_5: (0.25, 0.5, 0.75, 0.99),
-    Task.ORDINAL_L1: (0.25, 0.5, 0.75, 0.99),
-    Task.ORDINAL_MSE: (0.25, 0.5, 0.75, 0.99),
-    Task.ORDINAL_CUMULATIVE: (0.25, 0.5, 0.75, 0.99),
+#: The objective of each task.
+OBJECTIVES: dict[Task, Objective] = {
+    Task.REGRESSION_L1: regression.L1,
+    Task.REGRESSION_MSE: regression.MSE,
+    Task.REGRESSION_LOG: regression.LOG,
+    Task.CLASSES_3: classes.CLASSES_3,
+    Task.CLASSES_5: classes.CLASSES_5,
+    Task.CLASSES_EQUAL_WIDTH: classes.EQUAL_WIDTH,
+    Task.ORDINAL_L1: classes.ORDINAL_L1,
+    Task.ORDINAL_MSE: classes.ORDINAL_MSE,
+    Task.ORDINAL_CUMULATIVE: classes.ORDINAL_CUMULATIVE,
+    Task.PAIRWISE: ranking.PAIRWISE,
+    Task.PAIR_CROSS_ENCODER: ranking.PAIR_CROSS_ENCODER,
+    Task.LISTMLE: ranking.LISTMLE,
+    Task.DISTRIBUTION: distribution.LOG_BINS,
+    Task.DISTRIBUTION_LINEAR: distribution.LINEAR_BINS,
+    Task.QUANTILES: quantiles.QUANTILES_AND_MEAN,
+    Task.SCALAR_MAX: scalar.MAX,
+    Task.SCALAR_MEAN: scalar.MEAN,
+    Task.SCALAR_QUANTILE: scalar.QUANTILE,
 }
 
 
-@dataclass(frozen=True)
-class TaskConfig:
-    """The numbers of the tasks; each is used by those it names.
+def build_head(task: Task, lengths: NDArray[np.float32], config: TaskConfig) -> Head:
+    """Build the head of a task.
 
-    Attributes:
-        label_max_tokens: Longest label of the equal-width classes, linear bins and scalars, tokens;
-            longer answers are in the last class or bin.
-        classes: Classes of one width.
-        class_weights: Whether percentile classes are weighted by their inverse counts.
-        bucket_tokens: Lengths within one bucket are tied for ListMLE, tokens.
-        bins: Bins of the histogram that is even in log tokens.
-        sigma_bins: Its smoothing, bins.
-        linear_bins: Bins of the histogram that is even in tokens.
-        sigma_tokens: Its smoothing, tokens.
-        scalar_quantile: Which quantile the scalar of that name is, 0 to 1.
-        anchors: Prompts that the cross-encoder compares a prompt with.
+    Args:
+        task: Which.
+        lengths: float32, the training samples, tokens; cut ones at their cap.
+        config: The tasks' numbers.
     """
-
-    label_max_tokens: int = 8192
-    classes: int = 10
-    class_weights: bool = True
-    bucket_tokens: int = 10
-    bins: int = 96
-    sigma_bins: float = 2.0
-    linear_bins: int = 1024
-    sigma_tokens: float = 32.0
-    scalar_quantile: float = 0.8
-    anchors: int = 8
+    return OBJECTIVES[task].head(lengths, config)

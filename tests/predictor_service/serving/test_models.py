@@ -67,7 +67,7 @@ async def ask(client: httpx.AsyncClient, path: str = "/v1/predict", **fields: An
 
 
 def serves(app: Any, version: str) -> bool:
-    return bool(app.state.models.of("any").model.version == version)
+    return bool(app.state.models.for_llm("any").model.version == version)
 
 
 async def eventually(met: Callable[[], Any]) -> None:
@@ -123,11 +123,11 @@ def test_a_request_in_the_line_of_the_old_model_is_answered_by_it(tmp_path: Path
 
     async def scenario() -> None:
         async with running(model_dir=tmp_path / "m", reload_every_s=0) as (app, client):
-            old = app.state.models.of("x")
-            waiting = old.batcher.begin([("word " * i, "x") for i in range(1, 100)])
+            old = app.state.models.for_llm("x")
+            waiting = old.batcher.submit([("word " * i, "x") for i in range(1, 100)])
             card = json.loads((tmp_path / "m" / "model.json").read_text())
             (tmp_path / "m" / "model.json").write_text(json.dumps(card | {"version": "two"}))
-            await app.state.models.look()
+            await app.state.models.check_folders()
             assert sum(len(part) for part in waiting.result()) == 99
             assert (await ask(client))["model_version"] == "two"
 
@@ -142,12 +142,12 @@ def test_a_folder_that_cannot_be_loaded_changes_nothing_until_it_is_mended(tmp_p
             card = (tmp_path / "m" / "model.json").read_text()
             (tmp_path / "m" / "model.json").write_text("{ half of it")
             for _ in range(3):  # a folder that was refused is not tried again and again
-                await app.state.models.look()
+                await app.state.models.check_folders()
             refused = 'lengthwise_predictor_reloads_total{model="default",outcome="refused"}'
             assert await counted(client, refused) == 1
             assert (await ask(client))["model_version"] == "one"
             (tmp_path / "m" / "model.json").write_text(card.replace('"one"', '"mended"'))
-            await app.state.models.look()
+            await app.state.models.check_folders()
             assert (await ask(client))["model_version"] == "mended"
 
     asyncio.run(scenario())
@@ -201,7 +201,7 @@ def test_a_wrong_folder_of_one_llm_leaves_it_to_the_default_until_it_is_mended(
             assert said["models"]["two"]["model_version"] == bundled
             assert "missing" in said["models"]["two"]["problem"]
             make_model(tmp_path / "missing", "mended")
-            await app.state.models.look()
+            await app.state.models.check_folders()
             assert (await ask(client, model="two"))["model_version"] == "mended"
             said = (await client.get("/readyz")).json()
             assert said["models"]["two"] == {"model_version": "mended", "problem": ""}
@@ -239,7 +239,7 @@ def test_a_change_that_is_taken_back_is_a_problem_no_longer(tmp_path: Path) -> N
         async with running(model_dir=tmp_path / "current", reload_every_s=0) as (app, client):
             for folder, known in (("bad", True), ("good", False)):
                 turn(tmp_path / "current", tmp_path / folder)
-                await app.state.models.look()
+                await app.state.models.check_folders()
                 said = (await client.get("/readyz")).json()
                 assert said["model_version"] == "good"
                 assert bool(said["models"]["default"]["problem"]) is known

@@ -13,12 +13,13 @@ pytest.importorskip("onnx")
 
 from lengthwise_predictor.model import LengthModel
 from lengthwise_predictor.settings import BUNDLED
-from lengthwise_training.adapt.adapt import adapt
-from lengthwise_training.adapt.adapted import Adapted, NoView, Viewer
-from lengthwise_training.adapt.words import buckets, fit_words
-from lengthwise_training.compare.evaluate import ServedModel
-from lengthwise_training.compare.scores import score
+from lengthwise_training.adapt.adapted_model import write_adapted_model
+from lengthwise_training.adapt.adapted_predictor import AdaptedPredictor
+from lengthwise_training.adapt.view_extractor import NoKernelView, ViewExtractor
+from lengthwise_training.adapt.word_table import buckets, fit_words
+from lengthwise_training.compare.served_model import ServedModel
 from lengthwise_training.data.rows import LengthRow, LengthTable
+from lengthwise_training.scoring.scores import score
 
 #: What no model would guess: length by colour; the second LLM answers at thrice the length.
 COLOURS = {"red": 20, "green": 60, "blue": 200, "yellow": 600}
@@ -39,7 +40,7 @@ def rows(count: int, first: int = 0) -> LengthTable:
 @pytest.fixture(scope="module")
 def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("adapted")
-    card = adapt(rows(160), BUNDLED, folder)
+    card = write_adapted_model(rows(160), BUNDLED, folder)
     assert card["metrics"]["tau_b"] > 0.3
     return folder
 
@@ -69,7 +70,7 @@ def test_it_ranks_prompts_that_it_has_not_seen_for_each_llm(adapted: Path) -> No
 def test_the_file_says_what_was_fitted(adapted: Path) -> None:
     """`adapt` itself refuses to write another; here on prompts that it did not check."""
     test = rows(8, first=300)
-    fit = Adapted(Viewer(BUNDLED, LengthModel(BUNDLED, provider="cpu")), rows(160))
+    fit = AdaptedPredictor(ViewExtractor(BUNDLED, LengthModel(BUNDLED, provider="cpu")), rows(160))
     fitted = fit.predict(test).p50
     served = ServedModel(adapted).predict(test).p50
     assert np.corrcoef(np.log(fitted), np.log(served))[0, 1] > 0.99
@@ -87,8 +88,8 @@ def test_any_text_is_answered(adapted: Path, text: str) -> None:
 
 def test_an_adapted_model_has_no_more_view_to_lose(adapted: Path, tmp_path: Path) -> None:
     """It keeps the view, but not the part that names it: adapting starts from the original."""
-    with pytest.raises(NoView):
-        adapt(rows(40), adapted, tmp_path / "again")
+    with pytest.raises(NoKernelView):
+        write_adapted_model(rows(40), adapted, tmp_path / "again")
 
 
 def test_words_add_up_over_tokens_and_pairs() -> None:

@@ -10,8 +10,14 @@ import pytest
 
 pytest.importorskip("scipy")
 
-from lengthwise_training.data.characterize import characterize, hill, profile, variance_parts
-from lengthwise_training.data.chat_export import INSTRUCTION, ChatFormat, Label, Target, chats
+from lengthwise_training.data.characterize import hill, profile, variance_parts, write_profiles
+from lengthwise_training.data.chat_export import (
+    INSTRUCTION,
+    ChatFormat,
+    ChatLabel,
+    ChatTarget,
+    chats,
+)
 from lengthwise_training.data.rows import LengthRow, LengthTable
 
 
@@ -48,7 +54,7 @@ def test_a_profile_counts_what_is_there() -> None:
 def test_tables_and_pictures_are_written(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     rows = [row(f"p{i}", i + 1, i + 2, llm=llm) for i in range(30) for llm in "xy"]
-    found = characterize(LengthTable(rows), tmp_path)
+    found = write_profiles(LengthTable(rows), tmp_path)
     assert set(found["llm"]) == {"x", "y"}
     assert json.loads((tmp_path / "lengths.json").read_text()) == found
     assert "| x | 30 |" in (tmp_path / "lengths.md").read_text()
@@ -59,14 +65,14 @@ def test_tables_and_pictures_are_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "want"),
     [
-        (Target(Label.MAX, bin_tokens=50), 100),
-        (Target(Label.MAX, bin_tokens=1), 60),
-        (Target(Label.MEAN, bin_tokens=10), 40),
-        (Target(Label.PERCENTILE, percentile=50.0, bin_tokens=1), 40),
+        (ChatTarget(ChatLabel.MAX, bin_tokens=50), 100),
+        (ChatTarget(ChatLabel.MAX, bin_tokens=1), 60),
+        (ChatTarget(ChatLabel.MEAN, bin_tokens=10), 40),
+        (ChatTarget(ChatLabel.PERCENTILE, percentile=50.0, bin_tokens=1), 40),
     ],
     ids=str,
 )
-def test_the_label_of_the_samples_is_rounded_up_to_its_bin(target: Target, want: int) -> None:
+def test_the_label_of_the_samples_is_rounded_up_to_its_bin(target: ChatTarget, want: int) -> None:
     assert target.tokens(row("p", 20, 40, 60)) == want
 
 
@@ -74,12 +80,12 @@ def test_a_chat_asks_for_the_length_and_answers_it() -> None:
     turns = ({"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"})
     chat = LengthRow("system: be brief\n\nuser: hi", "m", "s", (7,), (False,), turns)
     rows = [chat, row("long", 512, cut=True)]
-    [openai] = chats(rows, Target(), ChatFormat.OPENAI)
+    [openai] = chats(rows, ChatTarget(), ChatFormat.OPENAI)
     assert openai["messages"] == [
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": "hi" + INSTRUCTION},
         {"role": "assistant", "content": "50"},
     ]
-    [sharegpt] = chats(rows, Target(), ChatFormat.SHAREGPT)
+    [sharegpt] = chats(rows, ChatTarget(), ChatFormat.SHAREGPT)
     assert [t["from"] for t in sharegpt["conversations"]] == ["system", "human", "gpt"]
-    assert len(list(chats(rows, Target(), ChatFormat.OPENAI, keep_censored=True))) == 2
+    assert len(list(chats(rows, ChatTarget(), ChatFormat.OPENAI, keep_censored=True))) == 2

@@ -14,17 +14,17 @@ pytest.importorskip("sklearn")
 pytest.importorskip("onnx")
 
 from lengthwise_predictor.settings import BUNDLED
-from lengthwise_training.compare.evaluate import compare
+from lengthwise_training.compare.comparison import compare
 from lengthwise_training.compare.model_names import names_of
-from lengthwise_training.compare.report import (
+from lengthwise_training.data.rows import LengthRow, LengthTable
+from lengthwise_training.data.splits import fold_of
+from lengthwise_training.scoring.baselines import (
     BAG_OF_WORDS,
     BAG_OF_WORDS_TOGETHER,
     CEILING,
     ceiling,
 )
-from lengthwise_training.compare.scores import Said, pair_accuracy, score
-from lengthwise_training.data.dataset import fold_of
-from lengthwise_training.data.rows import LengthRow, LengthTable
+from lengthwise_training.scoring.scores import PredictedLengths, pair_accuracy, score
 
 WORDS = {"alpha": 20, "beta": 60, "gamma": 200, "delta": 600}
 
@@ -48,12 +48,12 @@ def some_rows(count: int, first: int = 0, llms: tuple[str, ...] = ("a", "b")) ->
 def test_the_truth_scores_full_marks_and_its_reverse_none() -> None:
     table = LengthTable([row(f"p{i}", "m", 10 + i) for i in range(30)])
     truth = np.arange(10.0, 40.0)
-    got = score(table, Said(truth, truth - 1, truth + 1))
+    got = score(table, PredictedLengths(truth, truth - 1, truth + 1))
     assert got is not None
     assert (got.tau_b, got.pair_accuracy, got.spearman) == pytest.approx((1, 1, 1))
     assert (got.mae_tokens, got.within_50, got.coverage) == (0, 1, 1)
     assert got.pinball == pytest.approx(0.2 / 3)
-    back = score(table, Said(-truth))
+    back = score(table, PredictedLengths(-truth))
     assert back is not None
     assert (back.tau_b, back.pair_accuracy) == pytest.approx((-1, 0))
 
@@ -66,7 +66,7 @@ def test_pairs_that_tie_in_truth_are_left_out_and_ties_said_are_half_right() -> 
 
 def test_rank_is_within_each_llm() -> None:
     table = some_rows(40)
-    got = score(table, Said(np.where(table.llms == "a", 1.0, 2.0)))
+    got = score(table, PredictedLengths(np.where(table.llms == "a", 1.0, 2.0)))
     assert got is not None
     assert got.tau_b == 0
     assert got.tau_b_pooled is not None
@@ -75,19 +75,22 @@ def test_rank_is_within_each_llm() -> None:
 
 def test_an_answer_cut_at_the_cap_is_an_error_only_for_what_falls_short_of_it() -> None:
     table = LengthTable([row("p", "m", 100, cut=True), row("q", "m", 50)])
-    got = score(table, Said(np.array([400.0, 50.0]), np.array([1.0, 40.0]), np.array([2.0, 60.0])))
+    got = score(
+        table,
+        PredictedLengths(np.array([400.0, 50.0]), np.array([1.0, 40.0]), np.array([2.0, 60.0])),
+    )
     assert got is not None
     assert (got.mae_tokens, got.coverage, got.censored) == (0, 1, 0.5)
-    short = score(table, Said(np.array([70.0, 50.0])))
+    short = score(table, PredictedLengths(np.array([70.0, 50.0])))
     assert short is not None
     assert short.mae_tokens == 15
 
 
 def test_rows_of_one_sample_have_no_ceiling() -> None:
     table = LengthTable([row("p", "m", 5), row("q", "m", 5, 9)])
-    said = ceiling(table)
-    assert np.isnan(said.p50[0])
-    assert said.p50[1] in (5, 9)
+    predicted = ceiling(table)
+    assert np.isnan(predicted.p50[0])
+    assert predicted.p50[1] in (5, 9)
 
 
 def test_every_predictor_is_scored_on_the_same_rows_and_the_words_are_learned() -> None:

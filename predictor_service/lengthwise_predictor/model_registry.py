@@ -1,0 +1,258 @@
+"""The models of one process: which one predicts for whom, and how a new one takes over.
+
+Made by `app.create_app`. A model is its session and its own micro-batcher. When its folder
+changes (files replaced, or a link in the path turned to another folder), or on SIGHUP, the new one
+is loaded and warmed up beside the old one; then new requests go to it, and the old one answers what
+it has and is let go. A folder that cannot be loaded changes nothing but a counter and the log, and
+`/readyz` says why. Only the default model must be there at the start: a wrong folder of one LLM
+leaves that LLM to the default, and all others alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.concurrency import run_in_threadpool
+
+from lengthwise_predictor.batching import Batcher
+from lengthwise_predictor.errors import ModelUnusable, NoSuchModel, NotReady
+from lengthwise_predictor.features import canonical_llm
+from lengthwise_predictor.metrics import Metrics
+from lengthwise_predictor.model import LengthModel
+from lengthwise_predictor.settings import PredictorSettings
+
+log = logging.getLogger(__name__)
+
+#: Name of the model that `model_dir` holds.
+DEFAULT = "default"
+
+_FILES = ("model.json", "tokenizer.json", "model.onnx")
+
+#: Where a folder really is, and size and time of each file: what a change changes.
+Fingerprint = tuple[str, tuple[tuple[int, int] | None, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model that answers, and what its folder was like when it was loaded."""
+
+    name: str
+    model: LengthModel
+    batcher: Batcher
+    fingerprint: Fingerprint
+
+
+class ModelRegistry:
+    """All models of one process; used from its event loop."""
+
+    def __init__(self, settings: PredictorSettings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._folders = {DEFAULT: settings.model_dir, **settings.models}
+        self._by_llm = {canonical_llm(name): name for name in settings.models}
+        self._served: dict[str, LoadedModel] = {}
+        self._refused: dict[str, Fingerprint] = {}
+        self._problems: dict[str, str] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._reload_requested = asyncio.Event()
+        self._changing = asyncio.Lock()  #: One change at a time: at most one model too many.
+        self._watch: asyncio.Task[None] | None = None
+        metrics.latency_target.set(settings.latency_target_ms / 1000)
+        metrics.waiting.set_function(
+            lambda: sum(served.batcher.waiting for served in self._served.values())
+        )
+
+    async def start(self) -> None:
+        """Load them all, then look for changes.
+
+        Raises:
+            ModelUnusable: The default one cannot be loaded.
+        """
+        self._take_over(await self._load(DEFAULT))
+        for name, folder in self._folders.items():
+            if name == DEFAULT:
+                continue
+            seen = await run_in_threadpool(_fingerprint, folder)
+            try:
+                self._take_over(await self._load(name))
+            except ModelUnusable as exc:
+                self._refuse(name, seen, exc)
+        self._watch = asyncio.create_task(self._watch_folders(), name="models")
+
+    async def stop(self) -> None:
+        """Refuse what waits, and end every thread."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        served, self._served = list(self._served.values()), {}
+        await asyncio.gather(*(one.batcher.stop() for one in served))
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a model to ask."""
+        return bool(self._served)
+
+    def all(self) -> list[LoadedModel]:
+        """Every one, the default first."""
+        return list(self._served.values())
+
+    def problem(self, name: str) -> str:
+        """Why the folder of a model is not what is served; "": it is."""
+        return self._problems.get(name, "")
+
+    def names(self) -> list[str]:
+        """Every model that there is to be, served or not, the default first."""
+        return list(self._folders)
+
+    def version(self, name: str) -> str:
+        """Of the model that predicts for an LLM of this name; "": nothing is loaded."""
+        served = self._served.get(name) or self._served.get(DEFAULT)
+        return served.model.version if served else ""
+
+    def for_llm(self, llm: str, predictor: str | None = None) -> LoadedModel:
+        """The one that predicts for an LLM, or the one that the request names.
+
+        Ask it at once, before anything is awaited: it may be on its way out by then.
+
+        Raises:
+            NoSuchModel: The request names one that is not served.
+            NotReady: Nothing is loaded.
+        """
+        if not self._served:
+            raise NotReady("the model is still being loaded; try again", retry_after_s=1)
+        name = predictor or self._by_llm.get(canonical_llm(llm), DEFAULT)
+        if predictor is None and name not in self._served:
+            name = DEFAULT
+        if name not in self._served:
+            raise NoSuchModel(
+                f"no model {name!r} is served here; GET /v1/models lists them", param="predictor"
+            )
+        return self._served[name]
+
+    def reload_soon(self) -> None:
+        """Load every model anew, changed or not; what SIGHUP does."""
+        self._refused.clear()
+        self._reload_requested.set()
+
+    async def _watch_folders(self) -> None:
+        pause_s = self._settings.reload_every_s or None
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._reload_requested.wait(), pause_s)
+            forced = self._reload_requested.is_set()
+            self._reload_requested.clear()
+            try:
+                await self.check_folders(forced=forced)
+            except Exception:
+                log.exception("looking for changed models failed")
+
+    async def check_folders(self, *, forced: bool = False) -> None:
+        """Load what changed since it was loaded; with `forced`, all."""
+        async with self._changing:
+            for name, folder in self._folders.items():
+                now = await run_in_threadpool(_fingerprint, folder)
+                served = self._served.get(name)
+                if served is not None and now == served.fingerprint and not forced:
+                    self._clear_problem(name)  # what was refused was taken back
+                elif now != self._refused.get(name) or forced:
+                    await self._replace(name, now)
+
+    async def _replace(self, name: str, seen: Fingerprint) -> None:
+        try:
+            new = await self._load(name)
+        except ModelUnusable as exc:
+            self._refuse(name, seen, exc)
+            return
+        old = self._served.get(name)
+        self._take_over(new)
+        self._clear_problem(name)
+        self._metrics.reloads.labels(name, "taken").inc()
+        if old is None:  # its folder was refused until now
+            return
+        retiring = asyncio.create_task(old.batcher.drain())
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+        await retiring
+
+    def _refuse(self, name: str, seen: Fingerprint, exc: ModelUnusable) -> None:
+        """Go on without it. Perhaps half of it is written: the next change is another try."""
+        self._refused[name], self._problems[name] = seen, exc.message
+        self._metrics.reloads.labels(name, "refused").inc()
+        goes_on = name if name in self._served else DEFAULT
+        log.warning(
+            "model not taken, another goes on: %s",
+            exc.message,
+            extra={"model": name, "goes_on": goes_on},
+        )
+
+    def _clear_problem(self, name: str) -> None:
+        """What is served is what is in the folder."""
+        self._refused.pop(name, None)
+        self._problems.pop(name, None)
+
+    def _take_over(self, new: LoadedModel) -> None:
+        old = self._served.get(new.name)
+        new.batcher.start()
+        self._served[new.name] = new
+        if old is not None:
+            self._metrics.info.remove(new.name, old.model.version, old.model.provider)
+        self._metrics.info.labels(new.name, new.model.version, new.model.provider).set(1)
+        self._metrics.batch_limit.labels(new.name).set_function(lambda: new.batcher.limit)
+        for outcome in ("taken", "refused"):  # a counter that is absent cannot be alerted on
+            self._metrics.reloads.labels(new.name, outcome)
+        log.info(
+            "model loaded",
+            extra={
+                "model": new.name,
+                "version": new.model.version,
+                "provider": new.model.provider,
+            },
+        )
+
+    async def _load(self, name: str) -> LoadedModel:
+        folder = self._folders[name]
+        before = await run_in_threadpool(_fingerprint, folder)
+        model = await run_in_threadpool(self._load_model, folder)
+        if await run_in_threadpool(_fingerprint, folder) != before:
+            raise ModelUnusable(f"{folder} changed while it was read; it is read again")
+        batcher = Batcher(
+            model,
+            max_batch=self._settings.max_batch,
+            latency_target_ms=self._settings.latency_target_ms,
+            max_waiting=self._settings.max_waiting,
+            on_batch=self._record_batch,
+            on_wait=self._metrics.wait_seconds.observe,
+        )
+        return LoadedModel(name=name, model=model, batcher=batcher, fingerprint=before)
+
+    def _load_model(self, folder: Path) -> LengthModel:
+        # The folder itself, so that a link that is turned meanwhile does not mix two models.
+        model = LengthModel(
+            folder.resolve(),
+            provider=self._settings.provider,
+            intra_op_threads=self._settings.intra_op_threads,
+        )
+        model.warm_up(self._settings.max_batch)
+        return model
+
+    def _record_batch(self, size: int, seconds: float) -> None:
+        self._metrics.batch_size.observe(size)
+        self._metrics.batch_seconds.observe(seconds)
+        if seconds * 1000 > self._settings.latency_target_ms:
+            self._metrics.over_target.inc()
+
+
+def _fingerprint(folder: Path) -> Fingerprint:
+    real = folder.resolve()
+    found: list[tuple[int, int] | None] = []
+    for file in _FILES:
+        try:
+            seen = (real / file).stat()
+            found.append((seen.st_mtime_ns, seen.st_size))
+        except OSError:
+            found.append(None)
+    return str(real), tuple(found)

@@ -1,0 +1,13 @@
+"""Standardises the counts of a text (`lengthwise_predictor.features`) for a network."""
+
+# mypy: disallow-subclassing-any=False, warn-return-any=False
+# (torch is not followed by mypy, so all that comes from it is Any)
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def standardise(features: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
+    """Counts in units of their spread, cut at 4: an odd text must not throw the model off."""
+    return ((features - centre) / spread).clamp(-4.0, 4.0)

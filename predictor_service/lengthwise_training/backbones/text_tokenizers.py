@@ -1,0 +1,39 @@
+"""Tokenizers of backbones, without padding and truncation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from lengthwise_predictor.settings import BUNDLED
+
+
+def special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """The ids that the tokenizer puts before a text, and after it."""
+    word = tokenizer.encode("a", add_special_tokens=False).ids
+    full = tokenizer.encode("a", add_special_tokens=True).ids
+    start = next(i for i in range(len(full)) if full[i : i + len(word)] == word)
+    return full[:start], full[start + len(word) :]
+
+
+def bundled_tokenizer() -> Tokenizer:
+    """The tokenizer of the bundled model, which the tiny network borrows."""
+    return without_padding(Tokenizer.from_file(str(BUNDLED / "tokenizer.json")))
+
+
+def tokenizer_of(where: str) -> Tokenizer:
+    """The fast tokenizer of a folder or hub id; neither pads nor cuts."""
+    path = Path(where) / "tokenizer.json"
+    if path.is_file():
+        return without_padding(Tokenizer.from_file(str(path)))
+    from transformers import AutoTokenizer
+
+    return without_padding(AutoTokenizer.from_pretrained(where).backend_tokenizer)
+
+
+def without_padding(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer, told neither to pad nor to cut."""
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer

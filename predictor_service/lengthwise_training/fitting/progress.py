@@ -1,0 +1,24 @@
+"""How far a run has come; its checkpoint holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class FitProgress:
+    """What a checkpoint holds beside weights.
+
+    Attributes:
+        epoch: Epochs done.
+        seconds: Time of training so far.
+        cpu_seconds: The same on the processors' clocks, which a busy machine does not lengthen.
+        best_tau: Best tau-b on the validation rows so far.
+        history: That of every epoch.
+    """
+
+    epoch: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    best_tau: float = -2.0
+    history: list[float] = field(default_factory=list)

@@ -1,0 +1,139 @@
+"""The whole model of a task: encoder, trunk, head, and what makes its answer the product's.
+
+Whatever was learned, the graph ends in the four numbers that serving expects. Called by fit, which
+trains the parts, and by onnx_export.
+"""
+
+# mypy: disallow-subclassing-any=False, warn-return-any=False
+# (torch is not followed by mypy, so all that comes from it is Any)
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lengthwise_training.backbones.counts import standardise
+from lengthwise_training.objectives.head import Head
+
+#: Knots of the monotone map from a rank score to log tokens.
+KNOTS = 24
+
+
+class Trunk(nn.Module):
+    """Text vector, counts and LLM to the head's raw numbers; row 0 is an LLM not seen."""
+
+    def __init__(
+        self,
+        width: int,
+        centre: Tensor,
+        spread: Tensor,
+        llm_count: int,
+        hidden: int,
+        dropout: float,
+        start: Tensor,
+    ) -> None:
+        """Build it.
+
+        Args:
+            width: Of the text vector.
+            centre: float32, (feature_count,), mean of the counts; empty uses no counts.
+            spread: float32, (feature_count,), their standard deviation.
+            llm_count: LLMs with an embedding of their own.
+            hidden: Width of the one hidden layer.
+            dropout: Share dropped of the inputs and of the hidden layer.
+            start: float32, (outputs,), what it says before it has learned.
+        """
+        super().__init__()
+        self.register_buffer("centre", centre)
+        self.register_buffer("spread", spread)
+        self.text = nn.Linear(width + len(centre), hidden)
+        self.norm = nn.LayerNorm(hidden)
+        self.llms = nn.Parameter(0.02 * torch.randn(llm_count, hidden))
+        self.llm_bias = nn.Parameter(torch.zeros(llm_count, len(start)))
+        self.out = nn.Linear(hidden, len(start))
+        self.dropout = nn.Dropout(dropout)
+        nn.init.normal_(self.out.weight, std=0.02)
+        with torch.no_grad():
+            self.out.bias.copy_(start)
+
+    def forward(self, vector: Tensor, features: Tensor, llm: Tensor) -> Tensor:
+        """Raw numbers, float32, (batch, outputs).
+
+        Args:
+            vector: float32, (batch, width).
+            features: float32, (batch, feature_count), as `text_features` gives them.
+            llm: int64, (batch,); 0 stands for the mean of all LLMs.
+        """
+        counts = standardise(features[:, : len(self.centre)], self.centre, self.spread)
+        base = self.norm(self.text(self.dropout(torch.cat([vector, counts], dim=1))))
+        shift = torch.cat([self.llms.mean(0, keepdim=True), self.llms])[llm]
+        bias = torch.cat([self.llm_bias.mean(0, keepdim=True), self.llm_bias])[llm]
+        return self.out(self.dropout(functional.gelu(base + shift))) + bias
+
+
+class Calibration(nn.Module):
+    """Numbers found on validation rows: tokens for a score, a middle in the middle, honest gaps.
+
+    All of it keeps the order of the answers.
+    """
+
+    def __init__(self) -> None:
+        """As good as absent, until calibration.fit fills it in."""
+        super().__init__()
+        line = torch.linspace(-1.0, 1.0, KNOTS)
+        self.register_buffer("scores", line)
+        self.register_buffer("tokens", line.clone())
+        self.register_buffer("shift", torch.zeros(1))
+        self.register_buffer("mean_shift", torch.zeros(1))
+        # Row 0 for an LLM that was not seen, row 1 for one that was: below, above.
+        self.register_buffer("gaps", torch.ones(2, 2))
+
+    def place(self, score: Tensor) -> Tensor:
+        """Log tokens of a rank score, piecewise linear and rising: float32, (batch,)."""
+        at = (score.unsqueeze(1) >= self.scores).sum(1).sub(1).clamp(0, KNOTS - 2)
+        low, high = self.scores[at], self.scores[at + 1]
+        part = (score - low) / (high - low)
+        return self.tokens[at] + part * (self.tokens[at + 1] - self.tokens[at])
+
+    def forward(self, decoded: Tensor, llm: Tensor) -> Tensor:
+        """Log p10, p50, p90 and mean, float32, (batch, 4); `decoded`: as `Head.decode`."""
+        p50, below, above, mean = decoded.unbind(1)
+        p50, mean = p50 + self.shift, mean + self.mean_shift
+        gaps = self.gaps[llm.clamp(max=1)]
+        return torch.stack([p50 - below * gaps[:, 0], p50, p50 + above * gaps[:, 1], mean], dim=1)
+
+
+class TaskPredictor(nn.Module):
+    """Ids (or vectors), counts and LLM to log p10, p50, p90 and mean."""
+
+    def __init__(self, encoder: Any, trunk: Trunk, head: Head) -> None:
+        super().__init__()
+        self.encoder, self.trunk, self.head = encoder, trunk, head
+        self.calibration = Calibration()
+
+    def decoded(self, raw: Tensor) -> Tensor:
+        """What the head says, with tokens for what is only a score: float32, (batch, 4)."""
+        out = self.head.decode(raw)
+        if not self.head.ranks_only:
+            return out
+        p50 = self.calibration.place(out[:, 0])
+        return torch.stack([p50, out[:, 1], out[:, 2], p50], dim=1)
+
+    def answer(self, vector: Tensor, features: Tensor, llm: Tensor) -> Tensor:
+        """As `forward`, from the text's vector, for a text that was read already."""
+        raw = self.trunk(vector, features, llm)
+        return self.calibration(self.decoded(raw), llm)
+
+    def forward(self, inputs: Tensor, features: Tensor, llm: Tensor) -> Tensor:
+        """Log tokens, float32, (batch, 4): p10, p50, p90, mean.
+
+        Args:
+            inputs: int64, (batch, seq), right-padded; or float32, (batch, width), if the encoder
+                takes vectors.
+            features: float32, (batch, feature_count).
+            llm: int64, (batch,); 0 is any other LLM.
+        """
+        return self.answer(self.encoder(inputs), features, llm)
