@@ -98,7 +98,7 @@ class Metrics:
         )
         self.unconfirmed = Counter(
             f"{prefix}_unconfirmed_finishes",
-            "CompletionBatcher without the confirmation that the durability asks for",
+            "Ended jobs without the confirmation that the durability asks for",
             registry=self.registry,
         )
         self.turned_s = time.monotonic()  #: When the event loop last turned, by its own word.
