@@ -1,7 +1,8 @@
-"""Whose request, and whose job. Every route about a job passes through here, and no other way.
+"""Authenticate requests, and check which tenant a job belongs to.
 
-A job of another tenant is answered exactly as one that never existed: same status, same body, and
-the same reads from Redis, so that the time tells nothing either.
+Every route about a job calls this module. A job of another tenant gets the same answer as a job
+that never existed: the same status, the same body and the same reads from Redis, so that the
+response time reveals nothing either. `QueueCache.get` does the same for queues.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import Request
 
 from lengthwise_queue.errors import AdminOnly, JobNotFound, WrongKey
-from lengthwise_queue.scheduling.snapshot import QueueSnapshot, no_such_model
 from lengthwise_queue.service import Service, of
 from lengthwise_queue.tenants.tenant import Tenant
 from lengthwise_store.jobs import Job
@@ -21,7 +21,7 @@ from lengthwise_store.jobs import Job
 _bearer = HTTPBearer(
     auto_error=False,
     scheme_name="ApiKey",
-    description="An API key. In the open mode none is needed, and any is taken.",
+    description="An API key. In the open mode no key is needed, and any key is accepted.",
 )
 
 
@@ -29,10 +29,10 @@ async def authenticate(
     request: Request,
     given: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> None:
-    """Find out whose request it is, before anything of it is read; `tenant_of` tells.
+    """Find the tenant of a request before its body is read; `tenant_of` returns it.
 
     Raises:
-        WrongKey: It has no key, or a wrong one.
+        WrongKey: The request has no key, or a wrong one.
     """
     service = of(request)
     try:
@@ -44,20 +44,20 @@ async def authenticate(
         raise
 
 
-#: What every router but that of health and metrics has as its `dependencies`.
+#: The `dependencies` of every router except that of health and metrics.
 SECURED = [Depends(authenticate)]
 
 
 def tenant_of(request: Request) -> Tenant:
-    """The tenant that a request comes from. Its router must be `SECURED`."""
+    """Return the tenant that sent a request. Its router must be `SECURED`."""
     return cast(Tenant, request.state.tenant)
 
 
 def admin_of(request: Request) -> Tenant:
-    """The same, where it must be an admin; asked before anything is looked up.
+    """Return the tenant of a request that only an admin may send; called before any look-up.
 
     Raises:
-        AdminOnly: It is none.
+        AdminOnly: The tenant is not an admin.
     """
     tenant = tenant_of(request)
     if not tenant.admin:
@@ -69,10 +69,10 @@ def admin_of(request: Request) -> Tenant:
 
 
 def named_by(request: Request, name: str | None) -> str:
-    """Whose jobs are to be listed: one's own, or those of the tenant that an admin names.
+    """Return the tenant whose jobs are listed: the caller, or the tenant that an admin names.
 
     Raises:
-        AdminOnly: Another's are asked for, by one who is no admin.
+        AdminOnly: The caller names another tenant, and is not an admin.
     """
     tenant = tenant_of(request)
     if name is None or name == tenant.name:
@@ -82,15 +82,16 @@ def named_by(request: Request, name: str | None) -> str:
 
 
 def owns(tenant: Tenant, owner: str) -> bool:
-    """Whether a tenant may see and withdraw what belongs to `owner`, the name of a tenant."""
+    """Return whether a tenant may see and withdraw what belongs to `owner`, a tenant's name."""
     return tenant.admin or tenant.name == owner
 
 
 def require(tenant: Tenant, job: Job | None) -> Job:
-    """A job that was looked for, if there is one and it is this tenant's.
+    """Return a job that was found, if it is this tenant's.
 
     Raises:
-        JobNotFound: There is none, or it is another's; nobody can tell which.
+        JobNotFound: There is no such job, or it is another tenant's. The two cases cannot be told
+            apart.
     """
     if job is None or not owns(tenant, job.tenant):
         raise JobNotFound(
@@ -100,25 +101,12 @@ def require(tenant: Tenant, job: Job | None) -> Job:
 
 
 async def find_job(service: Service, tenant: Tenant, job_id: str) -> Job:
-    """A tenant's job by its id.
+    """Find a tenant's job by its id.
 
     Raises:
-        JobNotFound: There is none, or it is another's.
+        JobNotFound: There is no such job, or it is another tenant's.
         StoreUnavailable: Redis does not answer.
     """
     return require(
         tenant, await service.store.find(job_id, tenant=None if tenant.admin else tenant.name)
     )
-
-
-async def snapshot_of(service: Service, tenant: Tenant, name: str) -> QueueSnapshot:
-    """A queue that a tenant may use, at most a second old.
-
-    Raises:
-        ModelNotFound: There is none of that name, or it may not; nobody can tell which.
-        StoreUnavailable: Redis does not answer.
-    """
-    # The pattern first: a name outside it is answered alike whether it exists or not.
-    if not tenant.may_use(name):
-        raise no_such_model(name)
-    return await service.queue_cache.get(name)

@@ -1,42 +1,30 @@
-"""What every route of one app shares: the store, the predictor, the metrics; and its background.
+"""The parts of one app that all its routes share: stores, queue cache, predictors, admission.
 
-Made by `app.create_app`, reached by the routes through `of(request)`.
+Made by `app.create_app`; a route gets it with `of(request)`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Coroutine
 from typing import cast
 
 from starlette.requests import Request
 
 from lengthwise_queue.admission.prompt_length import PromptLength
-from lengthwise_queue.admission.retry_after import RetryAfter
+from lengthwise_queue.admission.submit import Admission
+from lengthwise_queue.admission.withdraw import withdraw
+from lengthwise_queue.background.fallback_controller import FallbackController
 from lengthwise_queue.background.idle_queue_ticker import IdleQueueTicker
+from lengthwise_queue.background.tasks import BackgroundTasks
 from lengthwise_queue.metrics import Metrics
 from lengthwise_queue.prediction.client import PredictorClient, Predictors
-from lengthwise_queue.prediction.fallback import FallbackController
 from lengthwise_queue.scheduling.snapshot import QueueCache
 from lengthwise_queue.settings import Settings
 from lengthwise_queue.tenants.registry import TenantRegistry
 from lengthwise_store.batches.store import BatchStore
-from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.files.store import FileLimits, FileStore
 from lengthwise_store.responses.store import ResponseStore
 from lengthwise_store.store import JobStore
-
-log = logging.getLogger(__name__)
-
-#: How long the cancellation of a hung-up client's job is tried while Redis is away, s.
-CANCEL_FOR_S = 30.0
-
-#: Pause between the tries, s.
-CANCEL_EVERY_S = 0.5
-
-#: How long the background may take to end when the app stops, s.
-BACKGROUND_END_S = 2.0
 
 
 class Service:
@@ -76,15 +64,23 @@ class Service:
                 on_fallback=self.metrics.fell_back,
             ),
         )
-        self.retry_after = RetryAfter()
-        self.draining = asyncio.Event()  #: The process is to stop: long readers go elsewhere.
-        self._background: set[asyncio.Task[None]] = set()
+        self.tasks = BackgroundTasks()
+        self.admission = Admission(
+            store=store,
+            queue_cache=self.queue_cache,
+            predictors=self.predictors,
+            prompt_length=self.prompt_length,
+            weight_of=tenants.weight,
+            metrics=self.metrics,
+            tasks=self.tasks,
+        )
+        self.draining = asyncio.Event()  #: The process stops soon: streams reconnect elsewhere.
         self._fallback_controller = FallbackController(store, self.queue_cache)
         self._idle_queue_ticker = IdleQueueTicker(store)
         self._loops: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin with what runs as long as the app."""
+        """Start the periodic jobs, which run as long as the app."""
         for work in (
             self._fallback_controller.run(),
             self._idle_queue_ticker.run(),
@@ -92,45 +88,20 @@ class Service:
         ):
             self._loops.append(asyncio.create_task(work))
 
-    def in_background(self, work: Coroutine[object, object, None]) -> None:
-        """Run something that no client waits for."""
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
     async def withdraw(self, queue: str, job_id: str, reason: str) -> None:
-        """Cancel a job that nobody wants any more, also over a short absence of Redis."""
-        tries = int(CANCEL_FOR_S / CANCEL_EVERY_S)
-        for _ in range(tries):
-            try:
-                state = await self.store.cancel(queue, job_id)
-            except StoreUnavailable:
-                await asyncio.sleep(CANCEL_EVERY_S)
-                continue
-            log.info(
-                "job withdrawn",
-                extra={"job_id": job_id, "queue": queue, "reason": reason, "state": state},
-            )
-            return
-        log.warning(
-            "job not withdrawn, Redis is away; it ends by itself",
-            extra={"job_id": job_id, "queue": queue, "reason": reason},
-        )
+        """Cancel a job that no client waits for; try again while Redis does not answer."""
+        await withdraw(self.store, queue, job_id, reason)
 
     async def aclose(self) -> None:
-        """End the background and close every connection."""
+        """End the background work and close every connection."""
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
-        if self._background:
-            _, late = await asyncio.wait(self._background, timeout=BACKGROUND_END_S)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        await self.tasks.aclose()
         await self.predictors.aclose()
         await self.store.aclose()
 
 
 def of(request: Request) -> Service:
-    """The service that a request came to."""
+    """Return the service of the app that received a request."""
     return cast(Service, request.app.state.service)

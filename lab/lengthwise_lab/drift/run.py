@@ -16,7 +16,7 @@ from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.queue_views import WorkerView
 from lengthwise_lab.drift.streams import StreamRequest
 from lengthwise_lab.errors import LabError
-from lengthwise_queue.prediction import fallback as rank_watch
+from lengthwise_queue.background import fallback_controller
 from lengthwise_queue.prediction import quality
 from lengthwise_queue.prediction.accuracy import coverage
 from lengthwise_queue.scheduling import pricing
@@ -97,7 +97,7 @@ class _Run:
         self._watched = settings.policy == "sjf" and settings.min_rank_accuracy is not None
         self._store, self._requests, self._queue = store, requests, queue
         self._book = QueueCache(store)
-        self._watch = rank_watch.FallbackController(store, self._book)
+        self._watch = fallback_controller.FallbackController(store, self._book)
         self._free, self._ms_per_token = slots, ms_per_token
         self._running: list[tuple[float, int, Claim]] = []
         self._order = itertools.count()
@@ -108,7 +108,7 @@ class _Run:
 
     async def through(self) -> Outcomes:
         """From the first arrival to the last end, event by event."""
-        look_s, next_in = rank_watch.EVERY_S if self._watched else float("inf"), 0
+        look_s, next_in = fallback_controller.EVERY_S if self._watched else float("inf"), 0
         while next_in < len(self._requests) or self._running:
             arrival_s = (
                 self._requests[next_in].at_s if next_in < len(self._requests) else float("inf")
@@ -118,7 +118,7 @@ class _Run:
             self._store.now_ms = _EPOCH_MS + 1000 * now_s
             if now_s == look_s:
                 await self._look(look_s, next_in)
-                look_s += rank_watch.EVERY_S
+                look_s += fallback_controller.EVERY_S
             elif now_s == end_s:
                 await self._end(now_s)
             else:

@@ -1,6 +1,6 @@
-"""How long a new job would wait, and when a refused one should come back. Pure.
+"""Predict how long a new job waits, and decide when a refused client should try again. Pure.
 
-Called by `intake`, with figures of a queue that are at most a second old.
+Called by `limits` and by the views of a queue, with figures that are at most a second old.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.scheduling import pricing
 from lengthwise_store.jobs import QueueStats
 
-#: Shortest and longest time that a client is told to stay away, s. OpenAI's client does not come
-#: back at all when it is told more than two minutes.
+#: The shortest and the longest `Retry-After`, s. OpenAI's client does not retry at all after more
+#: than two minutes.
 SOONEST_S, LATEST_S = 1.0, 120.0
 
-#: What is said where nothing can be known, because no worker serves the queue, s.
+#: The `Retry-After` of a queue without workers, where nothing can be predicted, s.
 UNKNOWN_S = 30.0
 
 
@@ -28,17 +28,18 @@ def predicted_wait_ms(
     weight_of: Callable[[str], float],
     more_tokens: float = 0.0,
 ) -> float | None:
-    """How long the last of a tenant's jobs waits, were it sent now.
+    """Predict how long a job that a tenant submits now would wait, if it became its last, ms.
 
-    A tenant with few jobs does not wait for the whole line: between tenants the tokens are shared
-    by weight. So it is the whole line's time, or its own jobs' at its own share, whichever is less.
+    A tenant with few jobs does not wait for the whole backlog: tenants share the tokens by weight.
+    So the wait is the smaller of two: the time of the whole backlog, and the time of the tenant's
+    own jobs at its own share.
 
     Args:
         settings: The queue's.
         stats: The queue's.
-        tenant: Whose job it would be.
-        weight_of: Each tenant's weight, > 0.
-        more_tokens: Predicted tokens that came into the line since `stats` were read.
+        tenant: The tenant that would submit the job.
+        weight_of: Returns the weight of a tenant, > 0.
+        more_tokens: Predicted tokens that were added to the queue since `stats` were read.
 
     Returns:
         ms; None: no worker serves the queue.
@@ -46,29 +47,30 @@ def predicted_wait_ms(
     whole_ms = pricing.drain_ms(settings, stats, stats.backlog_tokens + more_tokens)
     if whole_ms is None or stats.depth == 0:
         return whole_ms
-    busy = {line.tenant: line.depth for line in stats.tenants if line.depth > 0}
+    busy = {entry.tenant: entry.depth for entry in stats.tenants if entry.depth > 0}
     own = busy.pop(tenant, 0)
     if not busy:
         return whole_ms
     weight = weight_of(tenant)
     share = weight / (weight + sum(map(weight_of, busy)))
-    # The tokens of one tenant are not counted apart; its jobs are taken to be of the usual length.
+    # The tokens of one tenant are not counted separately: its jobs are assumed to have the mean
+    # length of the backlog.
     own_ms = whole_ms * (own + 1) / (stats.depth + 1)
     return min(whole_ms, own_ms / share)
 
 
 def start_every_s(settings: QueueSettings, stats: QueueStats) -> float | None:
-    """The time between two starts, while the line lasts, s; None: no worker serves the queue."""
+    """Compute the time between two starts while jobs wait, s; None: no worker."""
     one_job = stats.backlog_tokens / stats.depth if stats.depth else 0.0
     ms = pricing.drain_ms(settings, stats, one_job or pricing.median_tokens(settings, stats))
     return None if ms is None else ms / 1000
 
 
 class RetryAfter:
-    """Tells the refused when to come back: one after the other, as there will be room for them.
+    """Gives refused clients different times to retry, as room for each becomes free.
 
-    To tell them all when there is room for one would make all but one come in vain. Each replica
-    keeps its own order, so with n of them a time can be up to n times too soon.
+    With one time for all, all but one client would retry in vain. Each replica keeps its own
+    order, so with n replicas a time can be up to n times too early.
     """
 
     def __init__(self) -> None:
@@ -77,13 +79,13 @@ class RetryAfter:
     def after_s(
         self, queue: str, tenant: str, *, room_in_s: float, step_s: float | None, now_s: float
     ) -> float:
-        """When the one who is refused now should come back.
+        """Compute when the client that is refused now should retry.
 
         Args:
-            queue: Which is full.
-            tenant: Whose share of it; "": all of it.
-            room_in_s: When there will be room for one, s from now.
-            step_s: How long until there is room for one more, s; None: nothing moves.
+            queue: The queue that is full.
+            tenant: The tenant whose share of it is full; "": the whole queue.
+            room_in_s: When there will be room for one job, s from now.
+            step_s: The time until there is room for one more, s; None: no worker.
             now_s: Any monotonic clock, s.
 
         Returns:
@@ -98,5 +100,5 @@ class RetryAfter:
 
 
 def clamp_s(wait_s: float) -> float:
-    """A time to stay away, within what clients obey, s."""
+    """Limit a time to what clients respect, s."""
     return min(max(wait_s, SOONEST_S), LATEST_S)

@@ -1,199 +1,249 @@
-"""From a checked request to a job in the line. Called by the OpenAI routes and `POST /v1/jobs`."""
+"""Submit a checked request as a job: price it, and put it into the queue.
+
+Called by the OpenAI routes, by `POST /v1/jobs` and by the work on batches.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import uuid_utils
 
 from lengthwise_contract.jobs import EndpointPath
+from lengthwise_contract.prediction import Prediction
 from lengthwise_contract.queue_settings import QueueSettings
-from lengthwise_queue.admission import late_predictions, limits
+from lengthwise_queue.admission.job_options import JobOptions
+from lengthwise_queue.admission.limits import Limits
 from lengthwise_queue.admission.parsed_request import ParsedRequest
-from lengthwise_queue.auth import snapshot_of
+from lengthwise_queue.admission.prompt_length import PromptLength
+from lengthwise_queue.admission.withdraw import withdraw
+from lengthwise_queue.background.tasks import BackgroundTasks
 from lengthwise_queue.errors import BadRequest, ModelNotFound, QueueDraining, QueueOverloaded
-from lengthwise_queue.metrics import refusal
+from lengthwise_queue.metrics import Metrics, refusal
 from lengthwise_queue.prediction.calibration import shape_of
+from lengthwise_queue.prediction.client import Fallback, Predictors
 from lengthwise_queue.scheduling import pricing
-from lengthwise_queue.scheduling.snapshot import QueueSnapshot
-from lengthwise_queue.service import Service
+from lengthwise_queue.scheduling.pricing import Price
+from lengthwise_queue.scheduling.snapshot import QueueCache, QueueSnapshot
 from lengthwise_queue.tenants.tenant import Tenant
 from lengthwise_store.errors import LengthwiseError, StoreUnavailable
 from lengthwise_store.jobs import Accepted, NewJob
+from lengthwise_store.store import JobStore
 
-#: Longest `Idempotency-Key`, characters.
-MAX_KEY = 255
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobOptions:
-    """What a client may say about a job beside its body; None: what its queue says."""
-
-    job_class: str | None = None
-    max_attempts: int = 3
-    delay_ms: int = 0
-    ttl_ms: int | None = None
-    idempotency_key: str | None = None
-    job_id: str | None = None  #: Not a client's wish: a batch knows its jobs' ids beforehand.
+#: The longest wait for a late prediction, s. A job that waits less in the queue has no use for it.
+LATE_PREDICTION_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmittedJob:
-    """A job that is in the line: `accepted.id` is its id, `new` what was handed in."""
+    """A job that is in the queue. Its id is `accepted.id`; `new` is what was submitted."""
 
     queue: str
     new: NewJob
     accepted: Accepted
 
 
-def key_from(header: str | None) -> str | None:
-    """An `Idempotency-Key` header's value.
-
-    Raises:
-        BadRequest: It is empty or too long.
-    """
-    if header is not None and not 0 < len(header) <= MAX_KEY:
-        raise BadRequest(
-            f"`Idempotency-Key` must have 1 to {MAX_KEY} characters, and has {len(header)}.",
-            param="Idempotency-Key",
-        )
-    return header
-
-
-async def submit(
-    service: Service,
-    tenant: Tenant,
-    endpoint: EndpointPath,
-    body: bytes,
-    checked: ParsedRequest,
-    wishes: JobOptions,
-) -> SubmittedJob:
-    """Price a job and put it into the line.
+class Admission:
+    """Turns requests into jobs. One object per app.
 
     Args:
-        service: This app's.
-        tenant: Whose job it is.
-        endpoint: The engine path it asks for.
-        body: The engine's request body; stored as it is.
-        checked: What `validation.check` found in it.
-        wishes: What the client said beside it.
-
-    Raises:
-        BadRequest: The queue has no such class, or the request is too long for the model.
-        ModelNotFound: No queue serves the model, or the tenant may not use it.
-        KeyConflict: The idempotency key names another request.
-        QueueOverloaded: The queue, or the tenant's share of it, is full; the tenant spent its
-            minute; or the job would wait longer than the queue allows.
-        QueueDraining: The queue takes nothing new.
-        StoreUnavailable: Redis does not answer.
+        store: Where the jobs go.
+        queue_cache: The settings and figures of the queues.
+        predictors: Predict the length of an answer.
+        prompt_length: Refuses prompts that are too long for the model.
+        weight_of: Returns the weight of a tenant, > 0.
+        metrics: Count the accepted and the refused.
+        tasks: Run what the client does not wait for.
     """
-    service_name = checked.model
-    try:
-        snapshot = await snapshot_of(service, tenant, checked.model)
-        return await _submit(service, tenant, snapshot, endpoint, body, checked, wishes)
-    except LengthwiseError as exc:
-        if isinstance(exc, (ModelNotFound, StoreUnavailable)):
-            service_name = ""  # it may not exist, and labels are bounded
-        service.metrics.requests.labels(service_name, refusal(exc)).inc()
-        if isinstance(exc, QueueOverloaded | QueueDraining):
-            service.metrics.tenants.count(tenant.name, "refused")
-        raise
 
+    def __init__(
+        self,
+        *,
+        store: JobStore,
+        queue_cache: QueueCache,
+        predictors: Predictors,
+        prompt_length: PromptLength,
+        weight_of: Callable[[str], float],
+        metrics: Metrics,
+        tasks: BackgroundTasks,
+    ) -> None:
+        self._store = store
+        self._queue_cache = queue_cache
+        self._predictors = predictors
+        self._prompt_length = prompt_length
+        self._limits = Limits(queue_cache, weight_of)
+        self._metrics = metrics
+        self._tasks = tasks
 
-async def _submit(
-    service: Service,
-    tenant: Tenant,
-    snapshot: QueueSnapshot,
-    endpoint: EndpointPath,
-    body: bytes,
-    checked: ParsedRequest,
-    wishes: JobOptions,
-) -> SubmittedJob:
-    settings, queue = snapshot.settings, snapshot.queue.name
-    job_class = _job_class(settings, wishes.job_class)
-    _check_cap(settings, checked)
-    await service.prompt_length.check(settings, checked)
-    too_long_s = limits.too_long_s(service, tenant, snapshot)
-    may_be_in = wishes.idempotency_key is not None or wishes.job_id is not None
-    if too_long_s is not None and not may_be_in:
-        raise limits.would_wait(service, tenant, snapshot, too_long_s)
-    asked = await service.predictors.of(settings).ask(queue, checked.text)
-    price = partial(
-        pricing.price,
-        settings,
-        snapshot.stats,
-        job_class=job_class,
-        max_tokens=checked.max_tokens,
-        answers=checked.answers,
-        calibrations=snapshot.calibrations,
-        shape=shape_of(checked.text or ""),
-        # A late prediction is priced by the line that its job found, not by the one it stands in.
-        wait_ms=_found_ms(service, tenant, snapshot),
-        usual_tokens=snapshot.evidence.usual_tokens,
-        rank_accuracy=snapshot.evidence.rank_accuracy,
-    )
-    cost = price(prediction=asked.prediction)
-    job = NewJob(
-        id=wishes.job_id or str(uuid_utils.uuid7()),
-        endpoint=endpoint,
-        body=body,
-        job_class=job_class,
-        slack_ms=cost.slack_ms,
-        offset_ms=cost.offset_ms,
-        predicted_tokens=cost.tokens,
-        predicted_ms=cost.ms,
-        prediction=asked.prediction,
-        basis=cost.basis,
-        max_attempts=wishes.max_attempts,
-        delay_ms=wishes.delay_ms,
-        ttl_ms=settings.request_ttl_ms if wishes.ttl_ms is None else wishes.ttl_ms,
-        # Over the cap nothing new is let in, but what is in already is found by its key.
-        max_depth=settings.max_depth if too_long_s is None else 0,
-        idempotency_key=wishes.idempotency_key,
-        fingerprint=_fingerprint(endpoint, body, wishes) if wishes.idempotency_key else "",
-        tenant=tenant.name,
-        tenant_weight=tenant.weight,
-        tenant_max_depth=tenant.max_depth(settings.max_depth),
-        requests_per_minute=tenant.requests_per_minute,
-        tokens_per_minute=tenant.tokens_per_minute,
-    )
-    try:
-        answer = await service.store.submit(queue, job)
-    except StoreUnavailable:
-        if wishes.idempotency_key is None and wishes.job_id is None:
-            # The reply may have been lost after the job was written, and its client is told that
-            # it was not accepted. (With a key, or an id, the next try finds it.)
-            service.in_background(service.withdraw(queue, job.id, "submit was not confirmed"))
-        raise
-    is_new = isinstance(answer, Accepted) and not answer.duplicate
-    if asked.late is not None and is_new:
-        service.in_background(
-            late_predictions.reprice(
-                service, queue, job.id, asked.late, lambda late: price(prediction=late)
-            )
+    async def submit(
+        self,
+        tenant: Tenant,
+        endpoint: EndpointPath,
+        body: bytes,
+        parsed: ParsedRequest,
+        options: JobOptions,
+    ) -> SubmittedJob:
+        """Price a job and put it into the queue.
+
+        Args:
+            tenant: The tenant that submits it.
+            endpoint: The path of the engine that it requests.
+            body: The engine's request body; stored unchanged.
+            parsed: The facts about the body.
+            options: What the client requested beside it.
+
+        Raises:
+            BadRequest: The queue has no such class, or the request is too long for the model.
+            ModelNotFound: No queue serves the model, or the tenant may not use it.
+            KeyConflict: The idempotency key belongs to another request.
+            QueueOverloaded: The queue, or the tenant's share of it, is full; the tenant has spent
+                its rate; or the job would wait longer than the queue allows.
+            QueueDraining: The queue accepts no new jobs.
+            StoreUnavailable: Redis does not answer.
+        """
+        try:
+            snapshot = await self._queue_cache.get(tenant, parsed.model)
+            return await self._submit(tenant, snapshot, endpoint, body, parsed, options)
+        except LengthwiseError as exc:
+            # The model may not exist, and the values of a label must be bounded.
+            unknown = isinstance(exc, (ModelNotFound, StoreUnavailable))
+            label = "" if unknown else parsed.model
+            self._metrics.requests.labels(label, refusal(exc)).inc()
+            if isinstance(exc, QueueOverloaded | QueueDraining):
+                self._metrics.tenants.count(tenant.name, "refused")
+            raise
+
+    async def _submit(
+        self,
+        tenant: Tenant,
+        snapshot: QueueSnapshot,
+        endpoint: EndpointPath,
+        body: bytes,
+        parsed: ParsedRequest,
+        options: JobOptions,
+    ) -> SubmittedJob:
+        settings, queue = snapshot.settings, snapshot.queue.name
+        job_class = _job_class(settings, options.job_class)
+        _check_cap(settings, parsed)
+        await self._prompt_length.check(settings, parsed)
+        too_long_s = self._limits.too_long_s(tenant, snapshot)
+        repeatable = options.idempotency_key is not None or options.job_id is not None
+        if too_long_s is not None and not repeatable:
+            raise self._limits.wait_too_long(tenant, snapshot, too_long_s)
+        asked = await self._predictors.of(settings).ask(queue, parsed.text)
+        price = partial(
+            pricing.price,
+            settings,
+            snapshot.stats,
+            job_class=job_class,
+            max_tokens=parsed.max_tokens,
+            answers=parsed.answers,
+            calibrations=snapshot.calibrations,
+            shape=shape_of(parsed.text or ""),
+            # A late prediction is priced with the queue that its job found at submission.
+            wait_ms=self._found_ms(tenant, snapshot),
+            usual_tokens=snapshot.evidence.usual_tokens,
+            rank_accuracy=snapshot.evidence.rank_accuracy,
         )
-    elif asked.late is not None:
-        asked.late.cancel()
-    if not isinstance(answer, Accepted):
-        raise limits.refused(service, tenant, snapshot, job, answer, too_long_s)
-    if is_new:
-        service.queue_cache.note(queue, cost.tokens)
-        service.metrics.tenants.count(tenant.name, "accepted")
-        service.metrics.predicted.labels(queue).observe(cost.tokens)
-        if snapshot.stats.active_policy == "sjf":
-            service.metrics.overtake_bound.labels(queue).observe(
-                (cost.slack_ms - cost.offset_ms) / 1000
+        cost = price(prediction=asked.prediction)
+        job = NewJob(
+            id=options.job_id or str(uuid_utils.uuid7()),
+            endpoint=endpoint,
+            body=body,
+            job_class=job_class,
+            slack_ms=cost.slack_ms,
+            offset_ms=cost.offset_ms,
+            predicted_tokens=cost.tokens,
+            predicted_ms=cost.ms,
+            prediction=asked.prediction,
+            basis=cost.basis,
+            max_attempts=options.max_attempts,
+            delay_ms=options.delay_ms,
+            ttl_ms=settings.request_ttl_ms if options.ttl_ms is None else options.ttl_ms,
+            # Over the limit no new job is accepted, but an existing one is found by its key.
+            max_depth=settings.max_depth if too_long_s is None else 0,
+            idempotency_key=options.idempotency_key,
+            fingerprint=options.fingerprint(endpoint, body) if options.idempotency_key else "",
+            tenant=tenant.name,
+            tenant_weight=tenant.weight,
+            tenant_max_depth=tenant.max_depth(settings.max_depth),
+            requests_per_minute=tenant.requests_per_minute,
+            tokens_per_minute=tenant.tokens_per_minute,
+        )
+        try:
+            result = await self._store.submit(queue, job)
+        except StoreUnavailable:
+            if not repeatable:
+                # The job may have been written before the reply was lost, and the client gets an
+                # error. (With a key, or an id, the next try finds the job.)
+                self._tasks.start(
+                    withdraw(self._store, queue, job.id, "submit was not confirmed")
+                )
+            raise
+        is_new = isinstance(result, Accepted) and not result.duplicate
+        if asked.late is not None and is_new:
+            self._tasks.start(
+                self._reprice(queue, job.id, asked.late, lambda late: price(prediction=late))
             )
-    return SubmittedJob(queue=queue, new=job, accepted=answer)
+        elif asked.late is not None:
+            asked.late.cancel()
+        if not isinstance(result, Accepted):
+            raise self._limits.refused(tenant, snapshot, job, result, too_long_s)
+        if is_new:
+            self._queue_cache.note(queue, cost.tokens)
+            self._metrics.tenants.count(tenant.name, "accepted")
+            self._metrics.predicted.labels(queue).observe(cost.tokens)
+            if snapshot.stats.active_policy == "sjf":
+                self._metrics.overtake_bound.labels(queue).observe(
+                    (cost.slack_ms - cost.offset_ms) / 1000
+                )
+        return SubmittedJob(queue=queue, new=job, accepted=result)
 
+    def _found_ms(self, tenant: Tenant, snapshot: QueueSnapshot) -> float:
+        """Predict the wait that the queue means for a new job, ms; 0 where it does not count."""
+        if snapshot.settings.overtake_wait_factor == 0 or not snapshot.evidence.rank_accuracies:
+            return 0.0
+        return self._limits.wait_ms(tenant, snapshot) or 0.0
 
-def _found_ms(service: Service, tenant: Tenant, snapshot: QueueSnapshot) -> float:
-    """How long the line is that a new job finds, ms; 0 where that does not count."""
-    if snapshot.settings.overtake_wait_factor == 0 or not snapshot.evidence.rank_accuracies:
-        return 0.0
-    return limits.predicted_wait_ms(service, tenant, snapshot) or 0.0
+    async def _reprice(
+        self,
+        queue: str,
+        job_id: str,
+        late: asyncio.Future[Prediction | Fallback],
+        price: Callable[[Prediction], Price],
+    ) -> None:
+        """Wait for a late prediction, and move the job to the place that it would have had.
+
+        Args:
+            queue: The job's.
+            job_id: The job's; it was accepted without a prediction.
+            late: The predictor's answer, if one comes.
+            price: Prices the job, given the prediction.
+        """
+        try:
+            answer = await asyncio.wait_for(late, LATE_PREDICTION_S)
+            if isinstance(answer, Fallback):
+                outcome = "never_came"
+            else:
+                cost = price(answer)
+                due_ms = await self._store.reprice(
+                    queue,
+                    job_id,
+                    slack_ms=cost.slack_ms,
+                    predicted_tokens=cost.tokens,
+                    predicted_ms=cost.ms,
+                    prediction=answer,
+                    basis=cost.basis,
+                )
+                outcome = "too_late" if due_ms is None else "repriced"
+        except TimeoutError:
+            outcome = "never_came"
+        except StoreUnavailable:
+            outcome = "store_away"  # the job keeps its place
+        self._metrics.late_predictions.labels(outcome).inc()
 
 
 def _job_class(settings: QueueSettings, wanted: str | None) -> str:
@@ -209,20 +259,12 @@ def _job_class(settings: QueueSettings, wanted: str | None) -> str:
     return wanted
 
 
-def _check_cap(settings: QueueSettings, checked: ParsedRequest) -> None:
-    limit, wanted = settings.max_model_len, checked.max_tokens
+def _check_cap(settings: QueueSettings, parsed: ParsedRequest) -> None:
+    limit, wanted = settings.max_model_len, parsed.max_tokens
     if limit is not None and wanted is not None and wanted > limit:
         raise BadRequest(
-            f"`{checked.max_tokens_param}` must be at most {limit}, the context of "
-            f"{checked.model}, and is {wanted}.",
-            param=checked.max_tokens_param,
+            f"`{parsed.max_tokens_param}` must be at most {limit}, the context of "
+            f"{parsed.model}, and is {wanted}.",
+            param=parsed.max_tokens_param,
             code="invalid_value",
         )
-
-
-def _fingerprint(endpoint: EndpointPath, body: bytes, wishes: JobOptions) -> str:
-    """Tells a repeated request from another one under the same key."""
-    asked = (wishes.job_class, wishes.max_attempts, wishes.delay_ms, wishes.ttl_ms)
-    digest = hashlib.sha256(f"{endpoint} {asked}\n".encode())
-    digest.update(body)
-    return digest.hexdigest()

@@ -15,14 +15,13 @@ from starlette.types import Receive, Scope, Send
 from lengthwise_contract.explanation import Explanation
 from lengthwise_contract.jobs import JobList, JobRequest, JobView
 from lengthwise_contract.states import TERMINAL, JobState
-from lengthwise_queue.admission import submit as intake
+from lengthwise_queue.admission.job_options import JobOptions, key_from
 from lengthwise_queue.api import pagination, views
 from lengthwise_queue.auth import (
     SECURED,
     admin_of,
     find_job,
     named_by,
-    snapshot_of,
     tenant_of,
 )
 from lengthwise_queue.errors import BadRequest, NotRedrivable
@@ -74,12 +73,12 @@ async def submit_job(request: Request) -> Response:
         raw = await read_body(request, service.settings.max_body_bytes)
         asked = _job_request(raw)
         checked = _check_body(asked)
-        key = intake.key_from(request.headers.get("idempotency-key"))
+        key = key_from(request.headers.get("idempotency-key"))
     except LengthwiseError as exc:
         service.metrics.requests.labels("", refusal(exc)).inc()
         raise
     body = asked.body if asked.body.get("stream") is not None else asked.body | {"stream": True}
-    wishes = intake.JobOptions(
+    wishes = JobOptions(
         job_class=asked.job_class if "job_class" in asked.model_fields_set else None,
         max_attempts=asked.max_attempts,
         delay_ms=asked.delay_ms,
@@ -88,7 +87,7 @@ async def submit_job(request: Request) -> Response:
     )
     payload = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
     tenant = tenant_of(request)
-    ticket = await intake.submit(service, tenant, asked.endpoint, payload, checked, wishes)
+    ticket = await service.admission.submit(tenant, asked.endpoint, payload, checked, wishes)
     service.metrics.requests.labels(ticket.queue, "accepted").inc()
     status, view = 202, views.new_job_view(ticket.queue, ticket.new, ticket.accepted)
     if ticket.accepted.duplicate:
@@ -112,7 +111,7 @@ async def list_jobs(
     service = of(request)
     whose = named_by(request, tenant)
     if queue is not None:
-        await snapshot_of(service, tenant_of(request), queue)
+        await service.queue_cache.get(tenant_of(request), queue)
     names = [queue] if queue else [q.name for q in await service.store.queues()]
     page = await pagination.list_jobs(
         service.store, names, whose, state=state, after=after, limit=limit

@@ -13,7 +13,7 @@ from lengthwise_contract.queue_views import QueueList, QueueView, SnapshotView, 
 from lengthwise_contract.states import JobState
 from lengthwise_queue.api import views
 from lengthwise_queue.api.pagination import wrong_cursor
-from lengthwise_queue.auth import SECURED, admin_of, named_by, snapshot_of, tenant_of
+from lengthwise_queue.auth import SECURED, admin_of, named_by, tenant_of
 from lengthwise_queue.errors import BadRequest, WrongMethod
 from lengthwise_queue.scheduling.snapshot import QueueSnapshot
 from lengthwise_queue.service import Service, of
@@ -59,7 +59,7 @@ async def get_snapshot(request: Request, name: str, limit: openapi.PageSize = 50
     An admin sees everybody's, a tenant its own.
     """
     service, tenant = of(request), tenant_of(request)
-    await snapshot_of(service, tenant, name)
+    await service.queue_cache.get(tenant, name)
     only = None if tenant.admin else tenant.name
     return views.snapshot_view(await service.store.line(name, limit, tenant=only))
 
@@ -124,9 +124,9 @@ async def get_queue(request: Request, name: str) -> QueueView | TenantQueueView:
     """One queue: for an admin the whole line, for a tenant its own part."""
     service, tenant = of(request), tenant_of(request)
     if tenant.admin:
-        await snapshot_of(service, tenant, name)
+        await service.queue_cache.get(tenant, name)
         return views.queue_view(await service.queue_cache.read(name))
-    return _tenants_view(service, tenant, await snapshot_of(service, tenant, name))
+    return _tenants_view(service, tenant, await service.queue_cache.get(tenant, name))
 
 
 @router.put(
@@ -166,7 +166,7 @@ async def put_queue(request: Request, name: str) -> QueueView:
 
 async def _set_mode(request: Request, name: str, mode: Mode) -> QueueView:
     service, tenant = of(request), admin_of(request)
-    await snapshot_of(service, tenant, name)
+    await service.queue_cache.get(tenant, name)
     await service.store.set_mode(name, mode)
     return views.queue_view(await service.queue_cache.read(name))
 
@@ -176,7 +176,7 @@ async def _dead(
 ) -> JobPage:
     service, tenant = of(request), tenant_of(request)
     whose = [named_by(request, named)]
-    await snapshot_of(service, tenant, name)
+    await service.queue_cache.get(tenant, name)
     if tenant.admin and named is None:
         fresh = await service.queue_cache.read(name)  # whose first job died just now is among them
         whose = [line.tenant for line in fresh.stats.tenants]

@@ -17,9 +17,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from lengthwise_contract.states import TERMINAL
-from lengthwise_queue.admission import submit as intake
-from lengthwise_queue.admission.submit import JobOptions
-from lengthwise_queue.auth import snapshot_of
+from lengthwise_queue.admission.job_options import JobOptions
 from lengthwise_queue.batches import lines as batch_lines
 from lengthwise_queue.batches import results as batch_results
 from lengthwise_queue.batches.input import GROUP_LINES, BatchInput, InputGone
@@ -144,7 +142,7 @@ class BatchWork:
             return
         if checker.model is not None and not checker.errors:
             try:
-                await snapshot_of(self._service, self._tenant(), checker.model)
+                await self._service.queue_cache.get(self._tenant(), checker.model)
             except BadRequest as exc:
                 checker.note(exc.code, exc.message, "body.model", 1)
         if checker.errors:
@@ -186,7 +184,7 @@ class BatchWork:
         """How many lines may be begun: never so many that the queue is full of them."""
         window = self._service.settings.batch_window
         try:
-            snapshot = await snapshot_of(self._service, self._tenant(), self._batch.model or "")
+            snapshot = await self._service.queue_cache.get(self._tenant(), self._batch.model or "")
         except BadRequest:
             return window  # it may use the model no longer: each line's result says so
         return min(window, max(snapshot.settings.max_depth // 2, 1))
@@ -234,15 +232,14 @@ class BatchWork:
         try:
             request = batch_lines.parse(line, batch.endpoint, self._max_line)
             checked = validate.check(batch.endpoint, request.body)
-            snapshot = await snapshot_of(self._service, self._tenant(), checked.model)
+            snapshot = await self._service.queue_cache.get(self._tenant(), checked.model)
             names = [c.name for c in snapshot.settings.classes]
             wishes = JobOptions(
                 job_class="batch" if "batch" in names else names[-1],
                 ttl_ms=max(round(batch.expires_ms - self._now_ms()), 1000),
                 job_id=job,
             )
-            await intake.submit(
-                self._service,
+            await self._service.admission.submit(
                 self._tenant(),
                 batch.endpoint,
                 to_json(request.body),

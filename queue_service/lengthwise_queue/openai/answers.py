@@ -97,7 +97,7 @@ class RequestTracker:
         self._count("client_disconnected")
         # A client that gave an idempotency key means to repeat the request, and to find the job.
         if self.ticket.new.idempotency_key is None:
-            self.service.in_background(
+            self.service.tasks.start(
                 self.service.withdraw(self.ticket.queue, self.job_id, "client hung up")
             )
 
@@ -121,7 +121,7 @@ class RequestTracker:
             },
         )
         if state is JobState.SUCCEEDED:
-            self.service.in_background(self._measure())
+            self.service.tasks.start(self._measure())
 
     def _count(self, outcome: str) -> None:
         self.service.metrics.requests.labels(self.ticket.queue, outcome).inc()

@@ -85,7 +85,7 @@ async def create_batch(request: Request) -> dict[str, Any]:
         )
     except StoreUnavailable:
         # It may have been written, and its client was told that it was not.
-        service.in_background(_withdraw(service, batch_id))
+        service.tasks.start(_withdraw(service, batch_id))
         raise
     if not made:
         raise StorageFull(

@@ -77,7 +77,7 @@ async def upload_file(request: Request) -> dict[str, Any]:
     except BaseException:
         if upload.writer is not None:
             # In the background: the client may be gone, and this task with it.
-            service.in_background(_abandoned(upload.writer))
+            service.tasks.start(_abandoned(upload.writer))
         raise
 
 

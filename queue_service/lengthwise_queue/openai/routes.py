@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from lengthwise_contract.jobs import EndpointPath
-from lengthwise_queue.admission import submit as intake
-from lengthwise_queue.auth import SECURED, snapshot_of, tenant_of
+from lengthwise_queue.admission.job_options import JobOptions, key_from
+from lengthwise_queue.auth import SECURED, tenant_of
 from lengthwise_queue.metrics import refusal
 from lengthwise_queue.openai import answers, validate
 from lengthwise_queue.scheduling.snapshot import QueueSnapshot
@@ -56,12 +56,12 @@ async def _serve(request: Request, endpoint: EndpointPath) -> Response:
     try:
         body = await read_body(request, service.settings.max_body_bytes)
         checked = validate.check(endpoint, parse_object(body))
-        key = intake.key_from(request.headers.get("idempotency-key"))
+        key = key_from(request.headers.get("idempotency-key"))
     except LengthwiseError as exc:
         service.metrics.requests.labels("", refusal(exc)).inc()
         raise
-    wishes = intake.JobOptions(idempotency_key=key)
-    ticket = await intake.submit(service, tenant_of(request), endpoint, body, checked, wishes)
+    wishes = JobOptions(idempotency_key=key)
+    ticket = await service.admission.submit(tenant_of(request), endpoint, body, checked, wishes)
     visit = answers.RequestTracker(service, ticket, started_s)
     answer = answers.streaming if checked.stream else answers.plain
     return await answer(visit, request.receive)
@@ -79,7 +79,7 @@ async def models(request: Request) -> dict[str, Any]:
 @router.get("/v1/models/{model:path}", responses=openapi.errors(404))
 async def model(request: Request, model: str) -> dict[str, Any]:
     """One model."""
-    return _model(await snapshot_of(of(request), tenant_of(request), model))
+    return _model(await of(request).queue_cache.get(tenant_of(request), model))
 
 
 def _model(snapshot: QueueSnapshot) -> dict[str, Any]:

@@ -1,69 +1,83 @@
-"""Is the predictor worth following? Pure; `rank_watch` acts on it, metrics and views show it.
+"""Judge the predictor by the last answers. Pure.
 
-Judged are the predictions as they came, before calibration, cut at the request's cap: the order
-that they alone would make. Three things make this harder than comparing one number with a limit:
+Called by `background.fallback_controller`, which acts on the judgement, by the queue cache and
+pricing, which use the accuracy, and by the metrics and views, which show it.
 
-- Under short-first the last answers are alike: those at the front of a long line were predicted
-  about equal. Nobody can order equals, so only pairs count that the predictor tells apart, and
-  there is no verdict where these are few (docs/research/experiments.md, "the watch's false
-  alarms").
-- A predictor that turned bad should be found out before 256 answers. So the last 32, 64 and 128
-  are judged too, each with a margin for its noise.
-- Answers from before the last verdict say nothing about whether it is still right; nor do those
-  that are older than `drift_window_ms`, of a predictor or a traffic that may be gone.
+The predictions are judged as the predictor returned them: before calibration, cut at the request's
+cap. That is the order that they alone would make. Three things make this harder than the comparison
+of one number with a limit:
+
+- Under `sjf` the last answers are alike: the jobs at the front of a long queue have about equal
+  predictions. No predictor can order equals, so only pairs count that the predictor tells apart,
+  and there is no judgement where such pairs are few (docs/research/experiments.md, "the watch's
+  false alarms").
+- A predictor that turned bad should be detected before 256 answers. So the last 32, 64 and 128 are
+  judged too, each with a margin for its noise.
+- Answers that the last judgement used are not evidence of whether it is still right. Answers older
+  than `drift_window_ms` belong to a predictor or a traffic that may be gone. Neither is used.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from lengthwise_contract.defaults import ANSWERS_KEPT
 from lengthwise_contract.prediction import PredictionQuality
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.prediction.accuracy import Ranking
-from lengthwise_queue.scheduling import policy
+from lengthwise_queue.prediction.expected_length import mean_of_cut
 from lengthwise_store.jobs import Answer, QueueStats
 
-#: Two predictions are told apart when one is so many times the other. With 1.2 a good predictor was
-#: still condemned in 12 of 1,027 looks at a burst, with 1.5 in none (experiments, as above).
+#: A predictor tells two answers apart when one prediction is this many times the other. With 1.2 a
+#: good predictor was still judged bad in 12 of 1,027 looks at a burst, with 1.5 in none
+#: (experiments, as above).
 APART = 1.5
 
-#: Least share of all pairs that must be told apart for a verdict.
+#: The least share of all pairs that must be told apart for a judgement.
 _SHARE = 0.25
 
-#: Answers that are judged: the last so many.
-WINDOWS = (32, 64, 128, 256)
+#: How many of the last answers are judged, one after the other.
+WINDOWS = (32, 64, 128, ANSWERS_KEPT)
 
-#: Standard deviations below the limit at which a window smaller than the last one condemns.
-_CONDEMNS = 3.0
+#: Standard deviations below the limit at which a window smaller than the last suspends `sjf`.
+_SUSPENDS = 3.0
 
-#: How far above the limit the accuracy must be before short-first is trusted again: twice the
-#: standard deviation of 256 answers (0.02), so that the verdict does not flap.
+#: How far above the limit the accuracy must be before `sjf` resumes: twice the standard deviation
+#: of 256 answers (0.02), so that the judgement does not flap.
 RECOVERY = 0.04
 
-#: Standard deviations above that at which a smaller window acquits; of 64 answers at least.
-_ACQUITS = 1.0
-_FEWEST_TO_ACQUIT = 64
+#: Standard deviations above that at which a smaller window, of 64 answers or more, resumes `sjf`.
+_RESUMES = 1.0
+_FEWEST_TO_RESUME = 64
 
 
 def expectations(answers: Iterable[Answer]) -> list[tuple[float | None, int]]:
-    """Of each answer what the raw prediction expected, tokens (None: nothing), and what came."""
+    """Pair the length that the raw prediction expected with the real one, for each answer, tokens.
+
+    The expected length is None where the answer had no prediction.
+    """
     return [(_expected(answer), answer.tokens) for answer in answers]
 
 
 def _expected(answer: Answer) -> float | None:
     if answer.raw is None:
         return answer.priced
-    return answer.count * policy.mean_of_cut(answer.raw, answer.max_tokens)
+    return answer.count * mean_of_cut(answer.raw, answer.max_tokens)
 
 
 def rank_accuracy(answers: Iterable[Answer]) -> float | None:
-    """The share of pairs, of those told apart, whose predictions name the longer one."""
+    """Compute the share of pairs that were predicted in the right order, of those told apart.
+
+    Returns:
+        0 to 1; None: too few pairs.
+    """
     return Ranking.of(expectations(answers), apart=APART).accuracy
 
 
 def spread(n: int) -> float:
-    """The standard deviation of a coin's pair accuracy over n answers, n >= 2.
+    """Compute the standard deviation of a coin's pair accuracy over n answers, n >= 2.
 
     Source: that of Kendall's tau under independence, 2(2n + 5) / 9n(n - 1), halved.
     """
@@ -71,21 +85,22 @@ def spread(n: int) -> float:
 
 
 def fallback_wanted(answers: Sequence[Answer], *, fallback: bool, settings: QueueSettings) -> bool:
-    """Whether a queue should be served in order of acceptance for want of good predictions.
+    """Decide whether a queue is served in the order of acceptance, because predictions are bad.
 
     Args:
-        answers: Those since the last verdict, newest first.
-        fallback: Whether it is so served now.
+        answers: The answers since the last judgement, the newest first.
+        fallback: Whether the queue is served so now.
         settings: The queue's; `min_rank_accuracy` is the limit.
 
     Returns:
-        As it is now, while too few answers had a prediction to tell.
+        `fallback`, while too few answers had a prediction.
     """
     limit = settings.min_rank_accuracy
     if limit is None:
         return False
     known = [pair for pair in expectations(answers) if pair[0]]
-    # The newest evidence that decides, decides: what is older is of a predictor that may be gone.
+    # The smallest window that allows a judgement decides: older answers may be of a predictor that
+    # is gone.
     for n in WINDOWS:
         if len(known) < n:
             break
@@ -94,15 +109,15 @@ def fallback_wanted(answers: Sequence[Answer], *, fallback: bool, settings: Queu
         if accuracy is None or ranking.pairs < _SHARE * ranking.possible:
             continue
         noise = 0.0 if n == WINDOWS[-1] else spread(n)
-        if accuracy < limit - _CONDEMNS * noise:
+        if accuracy < limit - _SUSPENDS * noise:
             return True
-        if n >= _FEWEST_TO_ACQUIT and accuracy >= limit + RECOVERY + _ACQUITS * noise:
+        if n >= _FEWEST_TO_RESUME and accuracy >= limit + RECOVERY + _RESUMES * noise:
             return False
     return fallback
 
 
 def recent(stats: QueueStats, settings: QueueSettings) -> list[Answer]:
-    """The last answers, without those older than the drift window."""
+    """Select the last answers that are not older than the drift window."""
     if settings.drift_window_ms is None:
         return stats.answers
     oldest_s = (stats.now_ms - settings.drift_window_ms) / 1000
@@ -110,7 +125,7 @@ def recent(stats: QueueStats, settings: QueueSettings) -> list[Answer]:
 
 
 def unjudged(stats: QueueStats, settings: QueueSettings) -> list[Answer]:
-    """The recent answers, without those that the last verdict rested on."""
+    """Select the recent answers that the last judgement did not use."""
     done = stats.counters.get("succeeded", 0)
     answers = recent(stats, settings)
     if done < stats.judged_at:  # the store was emptied
@@ -119,8 +134,50 @@ def unjudged(stats: QueueStats, settings: QueueSettings) -> list[Answer]:
 
 
 def prediction_quality(stats: QueueStats, settings: QueueSettings) -> PredictionQuality:
-    """What is held of the predictor now, in a word."""
+    """Summarize the judgement in force, for a user."""
     if settings.min_rank_accuracy is not None and stats.fallback:
         return "degraded"
     known = sum(answer.priced is not None for answer in recent(stats, settings))
     return "healthy" if known >= WINDOWS[0] else "insufficient_data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the last answers of a queue show: the usual length, and how right each predictor is.
+
+    Attributes:
+        usual_tokens: The mean predicted length of the answers, tokens; 0: too few answers.
+        rank_accuracies: The `rank_accuracy` of each predictor, by `predictor_tag`.
+    """
+
+    usual_tokens: float = 0.0
+    rank_accuracies: Mapping[str, float] = field(default_factory=dict)
+
+    def rank_accuracy(self, predictor: str) -> float | None:
+        """Return the accuracy of one predictor; None: it has too few answers."""
+        return self.rank_accuracies.get(predictor)
+
+
+#: The evidence of a queue without answers.
+NO_EVIDENCE = Evidence()
+
+
+def evidence_of(answers: Sequence[Answer]) -> Evidence:
+    """Compute the evidence of these answers.
+
+    Args:
+        answers: The last ones, in any order; those without a prediction are ignored.
+    """
+    priced = [answer for answer in answers if answer.priced]
+    if len(priced) < WINDOWS[0]:
+        return NO_EVIDENCE
+    accuracies = {}
+    for predictor in {answer.predictor for answer in priced}:
+        own = [answer for answer in priced if answer.predictor == predictor]
+        accuracy = rank_accuracy(own)
+        if accuracy is not None and len(own) >= WINDOWS[0]:
+            accuracies[predictor] = accuracy
+    return Evidence(
+        usual_tokens=sum(answer.priced or 0.0 for answer in priced) / len(priced),
+        rank_accuracies=accuracies,
+    )

@@ -1,4 +1,7 @@
-"""What a job is expected to cost, and when it falls due. Pure; the rule itself is in `policy`."""
+"""Compute what a job is expected to cost, and its due time. Pure; `policy` has the rule itself.
+
+Called by `admission.submit` for each job, and by the metrics and views for the backlog of a queue.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,31 @@ from dataclasses import dataclass
 from lengthwise_contract.prediction import Prediction
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.prediction.calibration import Calibrations
+from lengthwise_queue.prediction.expected_length import expected_tokens
 from lengthwise_queue.scheduling import policy
 from lengthwise_store.jobs import UNKNOWN_BASIS, Basis, QueueStats, Shape, predictor_tag
 
-#: Of a queue whose answers nobody has looked at.
+#: The calibrations of a queue without answers.
 UNCALIBRATED = Calibrations()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Price:
-    """The expected cost of a job: output tokens, ms on the engine; and when it falls due.
+    """The expected cost of a job, and its time to the due time.
 
-    `slack_ms` is from acceptance to due under `sjf`, `offset_ms` the same under the other policies.
+    Attributes:
+        tokens: Output tokens.
+        ms: Time on the engine, ms.
+        slack_ms: From acceptance to the due time under `sjf`, ms.
+        offset_ms: From acceptance to the due time under the other policies, ms.
+        basis: What the price rests on; stored with the job, and the calibration learns from it.
     """
 
     tokens: float
     ms: float
     slack_ms: float
     offset_ms: float
-    basis: Basis = UNKNOWN_BASIS  #: What it rests on, to be learned from.
+    basis: Basis = UNKNOWN_BASIS
 
 
 def price(
@@ -46,18 +55,19 @@ def price(
     """Price one job.
 
     Args:
-        settings: Those of its queue.
-        stats: Of its queue; what was measured there is used, else what the settings assume.
-        prediction: Of one answer, or None for the fallback.
+        settings: The queue's.
+        stats: The queue's; the measured figures are used, or else those that the settings assume.
+        prediction: Of one answer; None: the queue's median length is used.
         job_class: One of the queue's classes.
-        max_tokens: The request's cap on one answer, tokens, or None.
-        answers: How many answers it asks for (prompts x n). Each takes room in the engine's
-            batch for its own length, so the cost is the sum, though they are made side by side.
-        calibrations: What the last answers say about such predictions.
+        max_tokens: The request's cap on one answer, tokens; None: no cap.
+        answers: How many answers the job requests (prompts x n). Each takes room in the engine's
+            batch for its own length, so the cost is the sum, though they are generated side by
+            side.
+        calibrations: Those of the queue.
         shape: The prompt's.
-        wait_ms: How long it would wait first come, first served, ms; 0: nobody knows.
-        usual_tokens: The mean predicted length here, tokens; 0: nobody knows.
-        rank_accuracy: How right a predictor's order is, by its tag; None: nobody knows.
+        wait_ms: How long the job would wait first come, first served, ms; 0: unknown.
+        usual_tokens: The mean predicted length in this queue, tokens; 0: unknown.
+        rank_accuracy: Maps a predictor, by its tag, to the accuracy of its order; None: unknown.
 
     Raises:
         KeyError: The queue has no such class.
@@ -75,13 +85,14 @@ def price(
         if corrected is not prediction:
             prediction = corrected
             calibrated = (corrected.p10_tokens, corrected.p50_tokens, corrected.p90_tokens)
-    tokens = answers * policy.expected_tokens(
+    tokens = answers * expected_tokens(
         prediction, median_tokens=median_tokens(settings, stats), max_tokens=max_tokens
     )
     pace_ms = ms_per_token(settings, stats)
     ms = tokens * pace_ms
     offset_ms = policy.class_offset_ms(settings, job_class)
-    # Both, because the store decides which one counts: the policy may change while a job waits.
+    # Both times, because the store decides which one counts: the policy may change while a job
+    # waits.
     slack_ms = policy.slack_ms(
         ms,
         policy="sjf",
@@ -95,18 +106,18 @@ def price(
 
 
 def ms_per_token(settings: QueueSettings, stats: QueueStats) -> float:
-    """What one output token of one job takes here, ms."""
+    """Return the cost of one output token of one job in this queue, ms; measured, or assumed."""
     measured = stats.ms_per_token
     return settings.default_ms_per_token if measured is None else measured
 
 
 def median_tokens(settings: QueueSettings, stats: QueueStats) -> float:
-    """The usual length of an answer here, tokens."""
+    """Return the median length of an answer in this queue, tokens; measured, or assumed."""
     measured = stats.median_tokens
     return settings.default_tokens if measured is None else measured
 
 
 def drain_ms(settings: QueueSettings, stats: QueueStats, tokens: float) -> float | None:
-    """How long the workers take for `tokens` of waiting work, ms; None: there is no worker."""
+    """Compute how long the workers take for `tokens` of waiting work, ms; None: no worker."""
     slots = sum(worker.slots for worker in stats.workers)
     return tokens * ms_per_token(settings, stats) / slots if slots else None

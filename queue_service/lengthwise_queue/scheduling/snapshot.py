@@ -1,4 +1,4 @@
-"""Each queue's settings and figures, read from the store once a second at most.
+"""Cache the settings and figures of each queue, read from the store once a second at most.
 
 So pricing a job costs no round trip: a submit is one call to Redis, not three.
 """
@@ -11,22 +11,24 @@ from dataclasses import dataclass, field
 
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.errors import ModelNotFound
-from lengthwise_queue.prediction.calibration import Calibration, Calibrations, fit_all
-from lengthwise_queue.prediction.evidence import NO_EVIDENCE, Evidence, evidence_of
+from lengthwise_queue.prediction.calibration import Calibration, Calibrations
+from lengthwise_queue.prediction.calibration_fit import fit_all
+from lengthwise_queue.prediction.quality import NO_EVIDENCE, Evidence, evidence_of
+from lengthwise_queue.tenants.tenant import Tenant
 from lengthwise_store.jobs import Queue, QueueStats
 from lengthwise_store.store import JobStore
 
-#: How old settings and figures may be, s. A change of policy is in force after this everywhere.
+#: The largest age of a cached snapshot, s. A change of policy is in force everywhere after this.
 MAX_AGE_S = 1.0
 
-#: Jobs that must have succeeded before the last answers are looked at anew: of 256, 3 %. Fitting
-#: the calibration takes 3 ms at most, the evidence 0.5 ms.
+#: How many more jobs must have succeeded before the calibration and the evidence are computed
+#: again: 3 % of the 256 answers. A fit takes 3 ms at most, the evidence 0.5 ms.
 REFIT_AFTER = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueueSnapshot:
-    """One queue, as it was at `read_s` (monotonic)."""
+    """One queue, as it was at `read_s` (monotonic clock, s)."""
 
     queue: Queue
     stats: QueueStats
@@ -41,100 +43,108 @@ class QueueSnapshot:
 
     @property
     def newest_calibration(self) -> Calibration:
-        """That of the predictor that the last answer was predicted by."""
+        """The calibration of the predictor that predicted the last answer."""
         tags = (answer.predictor for answer in self.stats.answers if answer.predictor)
         return self.calibrations.of(next(tags, ""))
 
 
-def no_such_model(name: str) -> ModelNotFound:
-    """There is no such model, or none for the tenant that asks."""
-    return ModelNotFound(
-        f"The model {name!r} does not exist. GET /v1/models lists those that do; "
-        "PUT /v1/queues/{name} creates one.",
-        param="model",
-    )
-
-
 class QueueCache:
-    """The snapshots that were read lately. Only queues that exist have one, so it is bounded."""
+    """The last snapshot of each queue. Only existing queues have one, so the cache is bounded."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
         self._snapshots: dict[str, QueueSnapshot] = {}
         self._since: dict[str, float] = {}
         self._reads: dict[str, asyncio.Task[QueueSnapshot]] = {}
-        #: Of each queue: jobs that had succeeded at its last look, and what was seen.
-        self._looks: dict[str, tuple[int, Calibrations, Evidence]] = {}
+        #: Of each queue: jobs that had succeeded at the last fit, and what was fitted.
+        self._fits: dict[str, tuple[int, Calibrations, Evidence]] = {}
 
-    async def get(self, name: str) -> QueueSnapshot:
-        """The queue of that name, at most `MAX_AGE_S` old.
+    async def get(self, tenant: Tenant, name: str) -> QueueSnapshot:
+        """Return a queue that the tenant may use, at most `MAX_AGE_S` old.
 
         Raises:
-            ModelNotFound: There is none.
+            ModelNotFound: No queue has that name, or the tenant may not use it. The two cases
+                cannot be told apart.
             StoreUnavailable: Redis does not answer.
         """
+        # The pattern first: a name outside it gets the same answer whether the queue exists or not.
+        if not tenant.may_use(name):
+            raise _no_such_model(name)
         snapshot = self._snapshots.get(name)
         if snapshot is not None and time.monotonic() - snapshot.read_s < MAX_AGE_S:
             return snapshot
         read = self._reads.get(name)
-        if read is None:  # one read serves all who come meanwhile
+        if read is None:  # one read serves all requests that arrive meanwhile
             read = asyncio.create_task(self.read(name))
             self._reads[name] = read
             read.add_done_callback(lambda task: self._read_done(name, task))
         return await asyncio.shield(read)
 
     def note(self, name: str, tokens: float) -> None:
-        """A job of so many predicted tokens came into the line here."""
+        """Record that this replica put a job of so many predicted tokens into the queue."""
         self._since[name] = self._since.get(name, 0.0) + tokens
 
     def since_read(self, name: str) -> float:
-        """Predicted tokens that came into the line here since its snapshot was read."""
+        """Return the predicted tokens that this replica added since its last snapshot."""
         return self._since.get(name, 0.0)
 
     async def read(self, name: str) -> QueueSnapshot:
-        """The queue of that name as it is now.
+        """Read the queue of that name now, whoever may use it.
 
         Raises:
-            ModelNotFound: There is none.
+            ModelNotFound: No queue has that name.
             StoreUnavailable: Redis does not answer.
         """
         queue = await self._store.queue(name)
         if queue is None:
             self._snapshots.pop(name, None)
             self._since.pop(name, None)
-            self._looks.pop(name, None)
-            raise no_such_model(name)
+            self._fits.pop(name, None)
+            raise _no_such_model(name)
         snapshot = self._snapshot_of(queue, await self._store.stats(name))
         self._snapshots[name] = snapshot
         self._since.pop(name, None)
         return snapshot
 
     async def read_all(self) -> list[QueueSnapshot]:
-        """Every queue as it is now, by name."""
+        """Read every queue now, ordered by name.
+
+        Raises:
+            StoreUnavailable: Redis does not answer.
+        """
         queues = await self._store.queues()
         snapshots = [self._snapshot_of(q, await self._store.stats(q.name)) for q in queues]
-        self._looks = {q.name: self._looks[q.name] for q in queues}
+        self._fits = {q.name: self._fits[q.name] for q in queues}
         self._snapshots = {snapshot.queue.name: snapshot for snapshot in snapshots}
         self._since.clear()
         return snapshots
 
     def _snapshot_of(self, queue: Queue, stats: QueueStats) -> QueueSnapshot:
         done = stats.counters.get("succeeded", 0)
-        look = self._looks.get(queue.name)
+        fit = self._fits.get(queue.name)
         # Fewer than before: the store was emptied.
-        if look is None or not look[0] <= done < look[0] + REFIT_AFTER:
-            look = done, fit_all(stats.answers), evidence_of(stats.answers)
-            self._looks[queue.name] = look
-        _, fitted, evidence = look
+        if fit is None or not fit[0] <= done < fit[0] + REFIT_AFTER:
+            fit = done, fit_all(stats.answers), evidence_of(stats.answers)
+            self._fits[queue.name] = fit
+        _, calibrations, evidence = fit
         return QueueSnapshot(
             queue=queue,
             stats=stats,
             read_s=time.monotonic(),
-            calibrations=fitted,
+            calibrations=calibrations,
             evidence=evidence,
         )
 
     def _read_done(self, name: str, task: asyncio.Task[QueueSnapshot]) -> None:
         self._reads.pop(name, None)
         if not task.cancelled():
-            task.exception()  # its waiters have it; nobody waiting is no reason to warn
+            # The requests that wait get the error. Without a reader asyncio would log a warning.
+            task.exception()
+
+
+def _no_such_model(name: str) -> ModelNotFound:
+    return ModelNotFound(
+        f"The model {name!r} does not exist. GET /v1/models lists the models that do; "
+        "PUT /v1/queues/{name} creates one.",
+        param="model",
+    )

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from lengthwise_contract.prediction import Prediction
 from lengthwise_queue.prediction.accuracy import coverage, tau_b
-from lengthwise_queue.prediction.calibration import IDENTITY, MIN_SAMPLES, fit, fit_all, shape_of
+from lengthwise_queue.prediction.calibration import IDENTITY, MIN_SAMPLES, shape_of
+from lengthwise_queue.prediction.calibration_fit import fit, fit_all
 from lengthwise_store.jobs import Answer, Quantiles, Shape, predictor_tag
 
 TOKENS = st.floats(1.0, 1e5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lengthwise_queue.prediction.evidence import NO_EVIDENCE, evidence_of
+from lengthwise_queue.prediction.quality import NO_EVIDENCE, evidence_of
 from lengthwise_store.jobs import Answer
 
 

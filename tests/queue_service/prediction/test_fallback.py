@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from lengthwise_contract.prediction import Prediction
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.api.views import queue_view
+from lengthwise_queue.background.fallback_controller import FallbackController
 from lengthwise_queue.prediction.accuracy import coverage
-from lengthwise_queue.prediction.fallback import FallbackController
 from lengthwise_queue.prediction.quality import fallback_wanted, rank_accuracy, recent
 from lengthwise_queue.scheduling.snapshot import QueueCache
 from lengthwise_store.codec import read_stats

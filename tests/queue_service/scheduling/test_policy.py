@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lengthwise_contract.prediction import Prediction
 from lengthwise_contract.queue_settings import PolicyName, QueueSettings
+from lengthwise_queue.prediction.expected_length import expected_tokens
 from lengthwise_queue.scheduling import policy
 
 lengths = st.floats(min_value=0, max_value=1e7)
@@ -134,8 +135,8 @@ def said(p50: float, *, spread: float = 3.0) -> Prediction:
 
 def test_a_sure_prediction_is_expected_as_it_is_and_cut_at_the_cap() -> None:
     sure = said(100, spread=1.0)
-    assert policy.expected_tokens(sure, median_tokens=5, max_tokens=None) == pytest.approx(100)
-    assert policy.expected_tokens(sure, median_tokens=5, max_tokens=16) == pytest.approx(16)
+    assert expected_tokens(sure, median_tokens=5, max_tokens=None) == pytest.approx(100)
+    assert expected_tokens(sure, median_tokens=5, max_tokens=16) == pytest.approx(16)
 
 
 @pytest.mark.parametrize("cap", [None, 50, 200])
@@ -144,7 +145,7 @@ def test_the_expected_length_is_the_mean_of_the_cut_answer(cap: int | None) -> N
     sigma = math.log(3) / NormalDist().inv_cdf(0.9)
     draws = [math.exp(rng.gauss(math.log(120), sigma)) for _ in range(200_000)]
     want = sum(min(x, cap or math.inf) for x in draws) / len(draws)
-    got = policy.expected_tokens(said(120), median_tokens=5, max_tokens=cap)
+    got = expected_tokens(said(120), median_tokens=5, max_tokens=cap)
     assert got == pytest.approx(want, rel=0.02)
 
 
@@ -153,15 +154,15 @@ def test_a_cap_never_makes_a_heap_of_what_is_predicted_above_it(
     short: float, ratio: float, cap: int
 ) -> None:
     # It once did: min(p50, cap) served forty of sixty-four prompts in order of arrival.
-    a = policy.expected_tokens(said(short), median_tokens=5, max_tokens=cap)
-    b = policy.expected_tokens(said(short * ratio), median_tokens=5, max_tokens=cap)
+    a = expected_tokens(said(short), median_tokens=5, max_tokens=cap)
+    b = expected_tokens(said(short * ratio), median_tokens=5, max_tokens=cap)
     assert a < b or b > 0.999 * cap
     assert b <= cap * (1 + 1e-9)
 
 
 def test_without_a_prediction_the_median_of_the_service_is_expected() -> None:
-    assert policy.expected_tokens(None, median_tokens=50, max_tokens=None) == 50
-    assert policy.expected_tokens(None, median_tokens=50, max_tokens=16) == 16
+    assert expected_tokens(None, median_tokens=50, max_tokens=None) == 50
+    assert expected_tokens(None, median_tokens=50, max_tokens=16) == 16
 
 
 def test_a_class_that_the_queue_does_not_have_is_named() -> None:

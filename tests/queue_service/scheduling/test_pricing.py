@@ -9,7 +9,7 @@ import pytest
 from lengthwise_contract.prediction import Prediction
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.metrics import length_bucket
-from lengthwise_queue.prediction.calibration import fit_all
+from lengthwise_queue.prediction.calibration_fit import fit_all
 from lengthwise_queue.scheduling import pricing
 from lengthwise_store.jobs import Answer, QueueStats, predictor_tag
 

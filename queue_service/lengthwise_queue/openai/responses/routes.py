@@ -13,8 +13,8 @@ from starlette.responses import Response
 
 from lengthwise_contract.jobs import EndpointPath
 from lengthwise_contract.states import TERMINAL, JobState
-from lengthwise_queue.admission import submit as intake
-from lengthwise_queue.auth import SECURED, snapshot_of, tenant_of
+from lengthwise_queue.admission.job_options import JobOptions, key_from
+from lengthwise_queue.auth import SECURED, tenant_of
 from lengthwise_queue.errors import BadRequest, ObjectNotFound
 from lengthwise_queue.metrics import refusal
 from lengthwise_queue.openai import answers, validate
@@ -96,8 +96,8 @@ async def create_response(request: Request) -> Response:
         messages = response_request.messages(asked, earlier)
         chat = asked.chat | {"messages": messages, "stream": True}
         checked = validate.check(CHAT, chat)
-        key = intake.key_from(request.headers.get("idempotency-key"))
-        page = await snapshot_of(service, tenant, checked.model)
+        key = key_from(request.headers.get("idempotency-key"))
+        page = await service.queue_cache.get(tenant, checked.model)
     except BadRequest as exc:
         # What it was in the client's request; the places of messages are not those of items.
         exc.param = _PARAMS.get((exc.param or "").partition("[")[0], exc.param)
@@ -118,15 +118,15 @@ async def create_response(request: Request) -> Response:
     )
     if asked.store:
         await service.responses.put(record, page.settings.request_ttl_ms + KEEP_MS)
-    wishes = intake.JobOptions(idempotency_key=key, job_id=job_id)
+    wishes = JobOptions(idempotency_key=key, job_id=job_id)
     try:
-        ticket = await intake.submit(service, tenant, CHAT, to_json(chat), checked, wishes)
+        ticket = await service.admission.submit(tenant, CHAT, to_json(chat), checked, wishes)
     except LengthwiseError as exc:
-        service.in_background(_take_back(service, record, exc))
+        service.tasks.start(_take_back(service, record, exc))
         raise
     if ticket.accepted.duplicate:
         # The idempotency key knew it: the first request's response is this one's.
-        service.in_background(_take_back(service, record, None))
+        service.tasks.start(_take_back(service, record, None))
         record = await _record(request, response_object.response_id(ticket.accepted.id))
     if asked.background:
         service.metrics.requests.labels(ticket.queue, "accepted").inc()

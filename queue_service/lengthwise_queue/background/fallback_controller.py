@@ -1,7 +1,7 @@
-"""Suspends short-first while the predictions are useless, and takes it up again when they are not.
+"""Suspend `sjf` while the predictions are degraded, and resume it when they have recovered.
 
-`quality.next_fallback` is the pure rule; `FallbackController` is the loop, which every replica runs.
-They all come to the same verdict, because what they judge lies in Redis.
+`prediction.quality.fallback_wanted` is the rule; this is the loop, which every replica of the queue
+service runs. All replicas judge alike, because they judge what Redis holds.
 """
 
 from __future__ import annotations
@@ -15,29 +15,30 @@ from lengthwise_store.store import JobStore
 
 log = logging.getLogger(__name__)
 
-#: Between two looks, s: as long as 32 answers, the fewest that condemn, take a small GPU.
+#: The pause between two checks, s: a small GPU takes this long for 32 answers, the fewest that can
+#: suspend `sjf`.
 EVERY_S = 5.0
 
 
 class FallbackController:
-    """Looks at every queue, for ever; its errors are logged, and end nothing."""
+    """Checks every queue periodically. Errors are logged and do not end the loop."""
 
-    def __init__(self, store: JobStore, book: QueueCache) -> None:
+    def __init__(self, store: JobStore, queue_cache: QueueCache) -> None:
         self._store = store
-        self._book = book
+        self._queue_cache = queue_cache
         self._seen: dict[str, tuple[int, bool]] = {}
 
     async def run(self) -> None:
-        """Look every `EVERY_S`, until cancelled."""
-        await repeat(self.look, every_s=EVERY_S, what="rank watch")
+        """Check every `EVERY_S`, until cancelled."""
+        await repeat(self.look, every_s=EVERY_S, what="prediction quality")
 
     async def look(self) -> None:
-        """One look at every queue.
+        """Check every queue once.
 
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        snapshots = await self._book.read_all()
+        snapshots = await self._queue_cache.read_all()
         for snapshot in snapshots:
             await self._judge(snapshot)
         self._seen = {
@@ -49,7 +50,7 @@ class FallbackController:
         done = stats.counters.get("succeeded", 0)
         news = (done, snapshot.settings.min_rank_accuracy is None)
         if self._seen.get(name) == news:
-            return  # no answer has come since the last look
+            return  # no answer has come since the last check
         self._seen[name] = news
         wanted = quality.fallback_wanted(
             quality.unjudged(stats, snapshot.settings),
@@ -60,9 +61,9 @@ class FallbackController:
             return
         await self._store.set_fallback(name, on=wanted, judged_at=done)
         log.warning(
-            "predictions are useless, serving first come first served"
+            "predictions are degraded, the queue is served first come, first served"
             if wanted
-            else "predictions are good again, serving short first",
+            else "predictions have recovered, the queue is served short answers first",
             extra={
                 "queue": name,
                 "rank_accuracy": quality.rank_accuracy(quality.recent(stats, snapshot.settings)),
