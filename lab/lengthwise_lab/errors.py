@@ -1,12 +1,12 @@
-"""What can go wrong in the lab, and what its user does about it.
+"""The errors of the lab, and what a user does about each.
 
 ```
 LabError
-├── BadWorkload       a workload file cannot be used; the message names the file and the line
-├── BadChoice         a model or a policy is not one that there is; the message lists them
-├── ServiceError      a running service, or an engine, refused or cannot be reached
-├── ChildSilent       a process of `bench queue` ended, or did not say what it should in time
-└── ChaosError        the harness of a chaos run broke, not the system that it tests
+├── BadWorkload         a workload file cannot be used; the message names the file and the line
+├── BadChoice           an unknown model, policy or predictor; the message lists the known ones
+├── ServiceError        a running service, or an engine, refused or cannot be reached
+├── BenchProcessError   a process of a measurement ended, or did not report in time
+└── ChaosError          the harness of a chaos run failed, not the system that it tests
 ```
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 
 class LabError(Exception):
-    """Base of all; the message is for the user, and says what to do."""
+    """Base of all errors of the lab; the message is for the user and names the remedy."""
 
 
 class BadWorkload(LabError):
@@ -22,25 +22,25 @@ class BadWorkload(LabError):
 
 
 class BadChoice(LabError):
-    """What was asked for is not among what there is."""
+    """A name is not one of the known ones."""
 
 
 class ServiceError(LabError):
-    """The queue service, or an engine, did not do what it was asked.
+    """The queue service, or an engine, refused a request or did not answer.
 
     Attributes:
-        status: HTTP status; None: no answer at all.
+        status: The HTTP status; None: no answer at all.
     """
 
     def __init__(self, message: str, *, status: int | None = None) -> None:
-        """`message` says what was refused and what to do."""
+        """`message` names what was refused and the remedy."""
         self.status = status
         super().__init__(message)
 
 
-class ChildSilent(LabError):
-    """A process of a measurement ended, or did not say in time what was waited for."""
+class BenchProcessError(LabError):
+    """A process of a measurement ended, or did not report in time."""
 
 
 class ChaosError(LabError):
-    """A chaos run could not be carried out: nothing is said about the system that it tests."""
+    """The harness of a chaos run failed, so there is no result about the system that it tests."""

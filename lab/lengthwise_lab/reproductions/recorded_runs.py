@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from lengthwise_lab.reproductions.table.details import Run
-from lengthwise_lab.simulator.core.cost_model import Batching, Independent
-from lengthwise_lab.simulator.experiment import Limits, Outcome, simulate
+from lengthwise_lab.simulator.engines import BatchingEngine, IndependentSlots
 from lengthwise_lab.simulator.policies import policy_named
+from lengthwise_lab.simulator.simulation import RunLimits, SimulationResult, simulate
 from lengthwise_lab.simulator.workloads.jobs import Jobs
 from lengthwise_lab.simulator.workloads.lengths import Lengths
 from lengthwise_lab.simulator.workloads.predictions import Predictor
@@ -22,7 +22,7 @@ from lengthwise_lab.simulator.workloads.workload import Workload
 class Recorded:
     """What came of a simulation, in sum and one by one."""
 
-    outcome: Outcome
+    result: SimulationResult
     run: Run
 
 
@@ -42,10 +42,10 @@ def predicting(workload: Workload, name: str, tau: float | None) -> tuple[Worklo
 def record(
     workload: Workload,
     predictor: Predictor,
-    engine: Batching | Independent,
+    engine: BatchingEngine | IndependentSlots,
     policy: str,
     *,
-    limits: Limits | None = None,
+    limits: RunLimits | None = None,
     **options: Any,
 ) -> Recorded:
     """Serve a workload that fits into memory, and keep the times of every request.
@@ -65,7 +65,7 @@ def record(
             seen.append(jobs)
             yield jobs
 
-    outcome = simulate(
+    result = simulate(
         watched(),
         engine,
         policy_named(policy),
@@ -78,9 +78,9 @@ def record(
         np.concatenate([getattr(jobs, name) for jobs in seen]).astype(float)
         for name in ("prompt", "output", "arrival_s")
     )
-    record = outcome.tally.record[: len(tokens)]
+    record = result.histograms.record[: len(tokens)]
     return Recorded(
-        outcome=outcome,
+        result=result,
         run=Run(
             arrival_s=arrival_s,
             start_s=record[:, 0],
@@ -91,9 +91,11 @@ def record(
     )
 
 
-def _alone_s(engine: Batching | Independent, prompt: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+def _alone_s(
+    engine: BatchingEngine | IndependentSlots, prompt: np.ndarray, tokens: np.ndarray
+) -> np.ndarray:
     """What requests take on an idle engine, s."""
-    if isinstance(engine, Independent):
+    if isinstance(engine, IndependentSlots):
         return engine.work(tokens)
     decoding = tokens * (engine.step_ms + engine.decode_ms)
     return np.asarray((decoding + prompt * engine.prefill_ms) / 1000)

@@ -1,4 +1,4 @@
-"""A question answered: every policy over the same requests. Called by `lengthwise lab run`."""
+"""Compare the policies of a question on the same requests. Called by `lengthwise lab run`."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from typing import Any
 
 import numpy as np
 
-from lengthwise_lab.simulator.config import Question
-from lengthwise_lab.simulator.experiment import simulate
-from lengthwise_lab.simulator.figures import figures
 from lengthwise_lab.simulator.policies import policy_named
+from lengthwise_lab.simulator.question import Question
+from lengthwise_lab.simulator.simulation import simulate
+from lengthwise_lab.simulator.summary import summarize
 
 
-def answer(
+def compare_policies(
     question: Question,
     data: Path | None,
     *,
     progress: Callable[[str, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """The figures of every policy.
+    """Simulate every policy of a question.
 
     Args:
         question: The workload, the engine, the policies.
-        data: A folder of recorded lengths and traces, where the question names a file.
-        progress: Called with the policy and how many requests have come, now and then.
+        data: The folder of recorded lengths and traces, for a question that names a file.
+        progress: Called from time to time with the policy and its number of requests so far.
 
     Returns:
-        `question` as it was read, and `policies`: for each its `figures`, the mean over the seeds.
+        `question` as it was read, and `policies`: for each its summary (`summarize`), the mean over
+        the random seeds.
     """
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in question.policies}
     for seed in question.seeds:
         workload = question.workload(seed, data)
         predictor = workload.fitted_predictor()
         for name in question.policies:
-            outcome = simulate(
+            result = simulate(
                 workload.pieces(predictor),
                 question.engine,
                 policy_named(name),
@@ -46,7 +47,7 @@ def answer(
                 pair_accuracy=question.pair_accuracy,
                 progress=partial(progress, name),
             )
-            found[name].append(figures(outcome))
+            found[name].append(summarize(result))
     return {
         "question": question.model_dump(),
         "policies": {name: _mean(values) for name, values in found.items()},
@@ -54,7 +55,7 @@ def answer(
 
 
 def _mean(values: list[Any]) -> Any:
-    """Of several runs' figures, number by number."""
+    """Return the mean of several runs, number by number."""
     first = values[0]
     if len(values) == 1 or isinstance(first, str):
         return first
@@ -66,7 +67,7 @@ def _mean(values: list[Any]) -> Any:
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """The answer as Markdown tables."""
+    """Return the comparison as Markdown tables."""
     policies = result["policies"]
     fcfs = policies.get("fcfs")
     lines = [f"# {result['question']['title']}", "", "Completion time, s", ""]
@@ -75,7 +76,7 @@ def as_markdown(result: dict[str, Any]) -> str:
         times = found["completion_s"]
         ratios = [_ratio(times, fcfs, point) for point in ("mean", "p99")]
         points = [f"{times.get(point, 0):.4g}" for point in ("mean", "p50", "p99", "max")]
-        lines.append(_line(name, *points, *ratios, f"{found['tau_b']:.2f}"))
+        lines.append(_row(name, *points, *ratios, f"{found['tau_b']:.2f}"))
     buckets = list(next(iter(policies.values()))["buckets"])
     lines += ["", "Completion time by output tokens, s: mean / p99", "", *_head("policy", *buckets)]
     for name, found in policies.items():
@@ -85,14 +86,14 @@ def as_markdown(result: dict[str, Any]) -> str:
             else "-"
             for b in buckets
         ]
-        lines.append(_line(name, *cells))
+        lines.append(_row(name, *cells))
     lines += ["", "Fairness between requests, by completion time over what each takes alone", ""]
     lines += _head("policy", "Jain", "slowdown p50", "p99", "max", "worst / best tenant")
     for name, found in policies.items():
         fair = found["fairness"]
         slow = [fair["slowdown"].get(point, 0.0) for point in ("p50", "p99", "max")]
         numbers = (fair["jain_of_slowdowns"], *slow, fair.get("max_over_min", 1.0))
-        lines.append(_line(name, *(f"{number:.4g}" for number in numbers)))
+        lines.append(_row(name, *(f"{number:.4g}" for number in numbers)))
     lines += ["", "Starvation, and the engine", ""]
     lines += _head(
         "policy", "longest wait, s", "waited over 10 x its length, %", "over 100 s, %",
@@ -105,15 +106,15 @@ def as_markdown(result: dict[str, Any]) -> str:
             100 * starved["share_waiting_over_100_s"], starved["max_lag_s"],
             starved["max_excess_s"], engine["preemptions"], engine["tokens_per_s"],
         )  # fmt: skip
-        lines.append(_line(name, *(f"{number:.4g}" for number in numbers)))
+        lines.append(_row(name, *(f"{number:.4g}" for number in numbers)))
     return "\n".join(lines) + "\n"
 
 
 def _head(*names: str) -> list[str]:
-    return [_line(*names), "| --- |" + " ---: |" * (len(names) - 1)]
+    return [_row(*names), "| --- |" + " ---: |" * (len(names) - 1)]
 
 
-def _line(*cells: str) -> str:
+def _row(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
@@ -124,7 +125,7 @@ def _ratio(times: dict[str, float], fcfs: dict[str, Any] | None, point: str) -> 
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Mean and p99 of every policy, and its mean by output tokens, as a PNG."""
+    """Draw mean and p99 of every policy, and its mean by output tokens, as a PNG."""
     from matplotlib.figure import Figure
 
     policies = result["policies"]

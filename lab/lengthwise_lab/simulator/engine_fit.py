@@ -1,8 +1,8 @@
-"""Fits the simulator's engine to a real one, and says how far the simulator can be believed.
+"""Fit the simulator's engine to a real one, and measure how far the simulator is off.
 
-Reads the `samples.jsonl` that `lengthwise bench serve --out` writes: every request with when it was
-sent, its prompt and output tokens, and when it was done. Called by `lengthwise lab fit` and
-`lengthwise lab check`.
+Both read the `samples.jsonl` that `lengthwise bench serve --out` writes: for every request the time
+of sending, its prompt and output tokens, and the time of completion. Called by `lengthwise lab fit`
+and `lengthwise lab check`.
 """
 
 from __future__ import annotations
@@ -17,35 +17,33 @@ import numpy as np
 from pydantic import ValidationError
 from scipy.optimize import least_squares
 
-from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_lab.errors import BadWorkload
 from lengthwise_lab.loadtest.sweep import APART_S
-from lengthwise_lab.simulator.engines import Batching
-from lengthwise_lab.simulator.core.state import Floats
 from lengthwise_lab.simulator.core.histograms import RECORDED
+from lengthwise_lab.simulator.core.state import Floats
+from lengthwise_lab.simulator.engines import BatchingEngine
+from lengthwise_lab.simulator.policies import K_ALONE, OURS, policy_named
 from lengthwise_lab.simulator.simulation import simulate
-from lengthwise_lab.simulator.policies import policy_named
 from lengthwise_lab.simulator.workloads.jobs import Jobs, jobs_of
 
-#: The order of a queue that nobody configured.
-SJF = f"due-{QueueSettings().overtake_factor:g}-wait-{QueueSettings().overtake_wait_factor:g}"
-#: What the simulator calls the order in which `bench serve` served an arm.
-_POLICY = {"fcfs": "fcfs", "shadow": "fcfs", "sjf-k": "due-3", "oracle": "sjf-oracle"}
+#: The simulator's policy for the order of each arm of `bench serve`; of `sjf` it is `OURS`, unless
+#: the queue was configured.
+_POLICY = {"fcfs": "fcfs", "shadow": "fcfs", "sjf-k": K_ALONE, "oracle": "sjf-oracle"}
 _END = RECORDED.index("end_s")
-#: Where the search begins, ms: a small model's step and tokens on a CPU. The search covers
-#: factors of a thousand, so a GPU's are not far.
-_BEGIN = {"step_ms": 10.0, "decode_ms": 1.0, "prefill_ms": 0.3, "context_ms": 1e-3}
+#: The start of the search, ms: a small model's step and tokens on a CPU. The search covers factors
+#: of a thousand, so the values of a GPU are within reach.
+_START = {"step_ms": 10.0, "decode_ms": 1.0, "prefill_ms": 0.3, "context_ms": 1e-3}
 _LEAST, _MOST = 1e-6, 1e4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """One run against a real engine: one step, arm and seed; arrays are (n,), in order of arrival.
+class MeasuredRun:
+    """One run on a real engine: one step, arm and seed; arrays are (n,), in order of arrival.
 
     Attributes:
-        step, arm, seed: Which run of the sweep.
-        jobs: The requests as the simulator wants them.
-        completion_s: From when each was to be sent to its last byte, s.
+        step, arm, seed: The run's place in the sweep.
+        jobs: The requests in the simulator's form.
+        completion_s: From the planned sending of each to its last byte, s.
     """
 
     step: int
@@ -56,8 +54,8 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Error:
-    """One figure of one run, measured and simulated, s."""
+class FigureError:
+    """One figure of one step and arm, measured and simulated, s."""
 
     step: int
     arm: str
@@ -67,15 +65,16 @@ class Error:
 
     @property
     def relative(self) -> float:
-        """Simulated over measured, less 1."""
+        """The simulated figure over the measured one, less 1."""
         return self.simulated_s / self.measured_s - 1
 
 
-def read_samples(path: Path) -> list[Measured]:
-    """The runs of a `samples.jsonl`; requests that failed are left out.
+def read_samples(path: Path) -> list[MeasuredRun]:
+    """Read the runs of a `samples.jsonl`, without the requests that failed.
 
     Raises:
-        BadWorkload: The file cannot be read, a line is no sample, or none has what is needed.
+        BadWorkload: The file cannot be read, a line is not a sample or has no token counts, or no
+            request succeeded.
     """
     found: dict[tuple[int, str, int], list[dict[str, Any]]] = {}
     try:
@@ -84,20 +83,18 @@ def read_samples(path: Path) -> list[Measured]:
             if row["error"] is not None or row["completion_s"] is None:
                 continue
             if not row["output_tokens"] or not row["prompt_tokens"]:
-                raise BadWorkload(
-                    f"{path}, line {number}: the engine did not say how many tokens there were"
-                )
+                raise BadWorkload(f"{path}, line {number}: the engine reported no token counts")
             seed = int(row["due_to_send_s"] // APART_S)
             found.setdefault((row["step"], row["arm"], seed), []).append(row)
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        why = exc if isinstance(exc, OSError) else f"not of `bench serve --out` ({exc!r})"
+        why = exc if isinstance(exc, OSError) else f"not from `bench serve --out` ({exc!r})"
         raise BadWorkload(f"cannot read {path}: {why}") from exc
     if not found:
-        raise BadWorkload(f"{path} holds no request that was answered")
+        raise BadWorkload(f"{path} holds no successful request")
     return [_measured(*key, rows) for key, rows in sorted(found.items())]
 
 
-def _measured(step: int, arm: str, seed: int, rows: list[dict[str, Any]]) -> Measured:
+def _measured(step: int, arm: str, seed: int, rows: list[dict[str, Any]]) -> MeasuredRun:
     rows.sort(key=lambda row: (row["due_to_send_s"], row["index"]))
     arrival = np.array([row["due_to_send_s"] for row in rows])
     jobs = jobs_of(
@@ -106,7 +103,7 @@ def _measured(step: int, arm: str, seed: int, rows: list[dict[str, Any]]) -> Mea
         prompt=np.array([row["prompt_tokens"] for row in rows]),
     )
     predicted = np.array([row["predicted_tokens"] or row["output_tokens"] for row in rows], float)
-    return Measured(
+    return MeasuredRun(
         step=step,
         arm=arm,
         seed=seed,
@@ -115,48 +112,48 @@ def _measured(step: int, arm: str, seed: int, rows: list[dict[str, Any]]) -> Mea
     )
 
 
-def simulated(run: Measured, engine: Batching, *, sjf: str = SJF) -> Floats:
-    """Completion times of a measured run's requests, as the simulator has them, (n,), s."""
+def simulated(run: MeasuredRun, engine: BatchingEngine, *, sjf: str = OURS) -> Floats:
+    """Return the simulated completion times of a measured run's requests, (n,), s."""
     policy = policy_named(_POLICY.get(run.arm, sjf))
-    outcome = simulate([run.jobs], engine, policy, recorded=len(run.jobs))
-    return np.asarray(outcome.tally.record[:, _END] - run.jobs.arrival_s)
+    result = simulate([run.jobs], engine, policy, recorded=len(run.jobs))
+    return np.asarray(result.histograms.record[:, _END] - run.jobs.arrival_s)
 
 
 def fit(
-    runs: Sequence[Measured],
+    runs: Sequence[MeasuredRun],
     *,
     slots: int,
     token_budget: int = 2048,
-    sjf: str = SJF,
-) -> Batching:
-    """The engine whose simulated completion times are nearest to the measured ones.
+    sjf: str = OURS,
+) -> BatchingEngine:
+    """Return the engine whose simulated completion times are nearest to the measured ones.
 
-    The four times of `Batching` are sought in log space by least squares on the logarithm of
-    simulated over measured, with a soft loss, so that a request that was unlucky does not decide.
+    Least squares on the logarithm of simulated over measured times, over the logarithms of the four
+    times of `BatchingEngine`. The loss is soft, so that a few outliers do not decide.
 
     Args:
-        runs: Measured runs; different loads tell the batch's cost from the step's.
+        runs: Measured runs; different loads separate the cost of a batch from that of a step.
         slots: `max_num_seqs` of the engine.
         token_budget: `max_num_batched_tokens` of the engine.
-        sjf: What the lab calls the order of the `sjf` runs.
+        sjf: The lab's policy for the order of the `sjf` runs.
 
     Returns:
         The engine.
     """
-    names = list(_BEGIN)
+    names = list(_START)
 
-    def engine(logs: Floats) -> Batching:
+    def engine(logs: Floats) -> BatchingEngine:
         values = dict(zip(names, np.exp(logs).tolist(), strict=True))
-        return Batching(slots=slots, token_budget=token_budget, **values)
+        return BatchingEngine(slots=slots, token_budget=token_budget, **values)
 
     def residuals(logs: Floats) -> Floats:
         model = engine(logs)
         parts = [np.log(simulated(run, model, sjf=sjf) / run.completion_s) for run in runs]
         return np.concatenate(parts)
 
-    at = np.log(list(_BEGIN.values()))
-    # The order in which requests are served changes by jumps: a wide step sees past them, a narrow
-    # one then finds the bottom.
+    at = np.log(list(_START.values()))
+    # The order of service changes in jumps. A wide step looks past them, then a narrow one finds
+    # the minimum.
     for slope_over in (0.1, 0.01, 0.001):
         at = least_squares(
             residuals,
@@ -170,26 +167,28 @@ def fit(
     return engine(at)
 
 
-def errors(runs: Sequence[Measured], engine: Batching, *, sjf: str = SJF) -> list[Error]:
-    """How far off the simulator is, for each step and arm, all seeds together.
+def errors(
+    runs: Sequence[MeasuredRun], engine: BatchingEngine, *, sjf: str = OURS
+) -> list[FigureError]:
+    """Compare simulated and measured completion times, for each step and arm over all seeds.
 
     Returns:
-        Of mean, p50, p90 and p99 of the completion times each.
+        The errors of their mean, p50, p90 and p99.
     """
     kinds = sorted({(run.step, run.arm) for run in runs})
     out = []
     for step, arm in kinds:
         same = [run for run in runs if (run.step, run.arm) == (step, arm)]
         measured = np.concatenate([run.completion_s for run in same])
-        ours = np.concatenate([simulated(run, engine, sjf=sjf) for run in same])
+        modelled = np.concatenate([simulated(run, engine, sjf=sjf) for run in same])
         points = {"mean": np.mean, **{f"p{q}": _quantile(q) for q in (50, 90, 99)}}
         out += [
-            Error(
+            FigureError(
                 step=step,
                 arm=arm,
                 figure=name,
                 measured_s=float(point(measured)),
-                simulated_s=float(point(ours)),
+                simulated_s=float(point(modelled)),
             )
             for name, point in points.items()
         ]
@@ -200,13 +199,13 @@ def _quantile(percent: int) -> Any:
     return lambda values: np.quantile(values, percent / 100)
 
 
-def read_engine(path: Path) -> Batching:
-    """An engine that `lengthwise lab fit` wrote.
+def read_engine(path: Path) -> BatchingEngine:
+    """Read an engine that `lengthwise lab fit` wrote.
 
     Raises:
-        BadWorkload: It cannot be read.
+        BadWorkload: The file cannot be read.
     """
     try:
-        return Batching.model_validate_json(path.read_text(encoding="utf-8"))
+        return BatchingEngine.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError) as exc:
         raise BadWorkload(f"cannot read the engine {path}: {exc}") from exc

@@ -1,7 +1,16 @@
-"""Every policy of the lab, by name. Ours is priced by the product's own code.
+"""Every policy of the lab, by name. Lengthwise's own is priced by the product's code.
 
-A policy is a kind of order (rules.py), what it knows of a length, and the slack of each request:
-the part of its key that is settled when it arrives. Called by experiment.py.
+A policy is the kind of an order (core/orders.py), what it knows of a length, and the slack of each
+request: the part of its key that is fixed when it arrives. Called by simulation.py.
+
+To add a policy:
+
+- Always: an entry in `_ALL` below. That is all if the key is fixed on arrival (write a `Slack`) or
+  is a function of the work done and the predicted length (write a `table`, as `gittins` is).
+- Only if the order changes in another way while requests wait or run: a kind, its numbers and its
+  branches in core/orders.py, or in core/tenants.py for an order between tenants. No other module of
+  the compiled loop knows the kinds, but for the three that keep no heap (core/waiting_queue.py).
+- Its tests: tests/lab/simulator/test_policies.py runs every entry of `POLICIES`.
 """
 
 from __future__ import annotations
@@ -16,16 +25,22 @@ from scipy.stats import norm
 
 from lengthwise_contract.queue_settings import PolicyName, QueueSettings
 from lengthwise_lab.errors import BadChoice
-from lengthwise_lab.simulator.core import parameters as order
+from lengthwise_lab.simulator.core import orders
+from lengthwise_lab.simulator.core.report_bounds import STARVED_S, STARVED_TIMES
 from lengthwise_lab.simulator.core.state import Floats
 from lengthwise_queue.scheduling.policy import slack_ms
 
-#: Predicted tokens and predicted milliseconds of some requests, (n,) each, to their slack.
+#: The defaults of a queue: k, and up to how many times the wait that it finds a long request may be
+#: overtaken.
+DEFAULT_K = QueueSettings().overtake_factor
+DEFAULT_WAIT_FACTOR = QueueSettings().overtake_wait_factor
+
+#: Computes the slack from predicted tokens and predicted milliseconds, (n,) each.
 Slack = Callable[[Floats, Floats], Floats]
 
 
 def due_times(policy: PolicyName, k: float) -> Slack:
-    """The slack of the product's own policy, s: `queue_service/lengthwise_queue/policy.py`.
+    """Return the slack of the product's policy, s: `lengthwise_queue.scheduling.policy.slack_ms`.
 
     That function prices one job; it is called once for each different prediction.
     """
@@ -39,54 +54,56 @@ def due_times(policy: PolicyName, k: float) -> Slack:
 
 
 def by_length(predicted: Floats, _: Floats) -> Floats:
-    """Shortest first, whenever it came."""
+    """Serve the shortest request first, whenever it arrived."""
     return predicted
 
 
 def by_class(width: float) -> Slack:
-    """Shortest class first, classes of so many tokens; LTR's classifiers have equal widths."""
+    """Serve the shortest class first, in classes of `width` tokens, as LTR's classifiers do."""
     return lambda predicted, _: np.asarray(np.floor(predicted / width))
 
 
 def none(predicted: Floats, _: Floats) -> Floats:
-    """Nothing: in order of arrival where waiting counts."""
+    """Give no slack: requests are served in order of arrival where waiting counts."""
     return np.zeros_like(predicted)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """One way to serve a line.
+    """One way to order a queue.
 
     Attributes:
-        name: As it is chosen.
-        about: For a reader, one line.
-        knows: What it is told of a length.
-        kind: The order, of rules.py.
-        slack: The settled part of the key.
-        rules: What else it sets in `Rules`.
-        chunk: Hands back after this quantile of the predicted length; None: never.
-        extra_tokens: What asking costs, output tokens of the LLM itself for each request.
-        table: Its function of age / predicted length, for a spread of the prediction.
+        name: The name in a question and in a report.
+        about: One line for a reader.
+        knows: What it knows of a length.
+        kind: The order, of core/orders.py.
+        slack: The part of the key that is fixed on arrival.
+        order: More fields of `OrderParameters`.
+        quota_quantile: A request is requeued after this quantile of its predicted length; None:
+            never.
+        extra_tokens: The cost of a prediction, output tokens of the LLM itself for each request.
+        table: A function of age / predicted length, for a spread of the prediction.
         wait_factor: The product's `overtake_wait_factor`.
     """
 
     name: str
     about: str
     knows: Literal["nothing", "prediction", "truth"]
-    kind: int = order.STATIC
+    kind: int = orders.STATIC
     slack: Slack = none
-    rules: Mapping[str, Any] = field(default_factory=dict)
-    chunk: float | None = None
+    order: Mapping[str, Any] = field(default_factory=dict)
+    quota_quantile: float | None = None
     extra_tokens: int = 0
     table: Callable[[Floats, float], Floats] | None = None
     wait_factor: float = 0.0
 
 
 def gittins(ages: Floats, spread: float) -> Floats:
-    """1 / Gittins index of a log-normal length with median 1, at these ages; smallest first.
+    """Return 1 / Gittins index of a log-normal length with median 1, at these ages.
 
     The index at age a is the best ratio, over how long one would serve it further, of the chance
-    that it ends to the time spent: `max_d P(X < a + d | X > a) / E[min(X - a, d) | X > a]`.
+    that it ends to the time spent: `max_d P(X < a + d | X > a) / E[min(X - a, d) | X > a]`. The
+    smallest inverse is served first.
 
     Source: Gittins, "Bandit processes and dynamic allocation indices", 1979.
     """
@@ -97,17 +114,17 @@ def gittins(ages: Floats, spread: float) -> Floats:
     for at in range(len(grid) - 1):
         spent = np.maximum(time[at + 1 :] - time[at], 1e-12)
         index[at] = ((survival[at] - survival[at + 1 :]) / spent).max()
-    # Beyond the grid, and where nothing is left of the distribution, the index stays as it is.
+    # Beyond the grid, and where almost no probability is left, the index is constant.
     alive = survival[:-1] > 1e-9
     return np.asarray(np.interp(ages, grid[:-1][alive], 1 / np.maximum(index[alive], 1e-9)))
 
 
 def mean_remaining(ages: Floats, spread: float) -> Floats:
-    """What a log-normal length with median 1 has left on average at these ages."""
+    """Return the mean remainder, at these ages, of a log-normal length with median 1."""
     logs = np.log(np.maximum(ages, 1e-12)) / spread
     survival = np.maximum(norm.sf(logs), 1e-12)
     beyond = np.exp(spread**2 / 2) * norm.sf(logs - spread)
-    # Where nothing is left of the distribution the ratio is noise; the last good value stays.
+    # Where almost no probability is left the ratio is noise; the last good value stays.
     left = np.where(survival > 1e-9, beyond / survival - ages, np.nan)
     good = ~np.isnan(left)
     return np.asarray(np.interp(ages, ages[good], np.maximum(left[good], 1e-6)))
@@ -135,37 +152,41 @@ def _ltr(name: str, about: str, slack: Slack, starvation: Mapping[str, Any]) -> 
         name=name,
         about=about,
         knows="prediction",
-        kind=order.LTR,
+        kind=orders.LTR,
         slack=slack,
-        rules={**_PREEMPTS, **_NO_AGE, **starvation},
+        order={**_PREEMPTS, **_NO_AGE, **starvation},
     )
 
 
 def _mlfq(name: str, about: str, aging_s: float) -> Policy:
-    rules = {**_PREEMPTS, "quantum_s": 0.03, "quantum_factor": 2.0, "aging_s": aging_s}
-    return Policy(name=name, about=about, knows="nothing", kind=order.MLFQ, rules=rules)
+    order = {**_PREEMPTS, "quantum_s": 0.03, "quantum_factor": 2.0, "aging_s": aging_s}
+    return Policy(name=name, about=about, knows="nothing", kind=orders.MLFQ, order=order)
 
 
 def _ssjf_aging(name: str, about: str, true_length: int) -> Policy:
-    rules = {"aging_s": 100.0, "aging_times": 10.0, "aging_true": true_length}
-    return Policy(name=name, about=about, knows="prediction", kind=order.SSJF_AGING, rules=rules)
+    order = {"aging_s": STARVED_S, "aging_times": STARVED_TIMES, "aging_true": true_length}
+    return Policy(name=name, about=about, knows="prediction", kind=orders.SSJF_AGING, order=order)
 
+
+#: Lengthwise by k alone, and as the product does it by default.
+K_ALONE = _due(DEFAULT_K).name
+OURS = _due(DEFAULT_K, DEFAULT_WAIT_FACTOR).name
 
 _ALL = (
     Policy(name="fcfs", about="first come, first served", knows="nothing",
            slack=due_times("fcfs", 0)),
     *(_due(k) for k in (0, 0.3, 1, 3, 10, 30)),
-    _due(3, 2),
+    _due(DEFAULT_K, DEFAULT_WAIT_FACTOR),
     Policy(name="sjf", about="shortest predicted first", knows="prediction", slack=by_length,
-           rules=_NO_AGE),
+           order=_NO_AGE),
     Policy(name="sjf-oracle", about="shortest first, true lengths", knows="truth",
-           slack=by_length, rules=_NO_AGE),
+           slack=by_length, order=_NO_AGE),
     Policy(name="srpt-oracle", about="shortest remaining first, true lengths, preemptive",
-           knows="truth", kind=order.SRPT, rules=_PREEMPTS),
+           knows="truth", kind=orders.SRPT, order=_PREEMPTS),
     Policy(name="srpt", about="shortest predicted remainder first, preemptive",
-           knows="prediction", kind=order.PREDICTED_SRPT, rules=_PREEMPTS),
+           knows="prediction", kind=orders.PREDICTED_SRPT, order=_PREEMPTS),
     Policy(name="hrrn", about="highest response ratio next, predicted lengths",
-           knows="prediction", kind=order.HRRN),
+           knows="prediction", kind=orders.HRRN),
     _ltr("ltr", "LTR: shortest ranked first, preemptive", by_length, _NO_STARVATION),
     _ltr("ltr-starvation", "LTR with its starvation rule, 200 / 10 steps", by_length,
          _STARVATION),
@@ -175,39 +196,39 @@ _ALL = (
          _NO_STARVATION),
     _ltr("ltr-classes-820", "LTR's classifier, 820 classes of 10 tokens", by_class(10),
          _NO_STARVATION),
-    Policy(name="ltr-perception", about="LTR's PO: the LLM says its length in its first 15 tokens",
-           knows="prediction", kind=order.PERCEPTION, slack=by_length, rules=_PREEMPTS,
+    Policy(name="ltr-perception",
+           about="LTR's PO: the LLM predicts its length in its first 15 tokens",
+           knows="prediction", kind=orders.PERCEPTION, slack=by_length, order=_PREEMPTS,
            extra_tokens=15),
     _ssjf_aging("ssjf", "SSJF with its aging, 100 s or 10 times the true length", 1),
     _ssjf_aging("ssjf-fair-aging", "SSJF's aging by the predicted length", 0),
     Policy(name="ssjf-pairwise", about="SSJF's insertion by pairwise comparisons",
-           knows="prediction", kind=order.INSERTION),
+           knows="prediction", kind=orders.INSERTION),
     _mlfq("mlfq", "MLFQ as LTR measured it: its aging never runs", 0.0),
     _mlfq("mlfq-aging", "MLFQ with the aging that was meant, 3 s", 3.0),
     Policy(name="vtc", about="VTC: least served tenant first, by arrival inside", knows="nothing",
-           kind=order.VTC),
-    Policy(name="fair", about="Lengthwise between tenants: virtual time, due time inside, k = 3",
-           knows="prediction", kind=order.FAIR, slack=due_times("sjf", 3)),
+           kind=orders.VTC),
+    Policy(name="fair",
+           about=f"Lengthwise between tenants: virtual time, due time inside, k = {DEFAULT_K:g}",
+           knows="prediction", kind=orders.FAIR, slack=due_times("sjf", DEFAULT_K)),
     Policy(name="gittins", about="Gittins index of the predicted distribution, preemptive",
-           knows="prediction", kind=order.GITTINS, rules=_PREEMPTS, table=gittins),
-    Policy(name="remaining", about="predicted remainder, anew each 16 steps; none preempted "
-           "after 80 % of its predicted length", knows="prediction", kind=order.REMAINING,
-           rules=_PREEMPTS, table=mean_remaining),
-    Policy(name="chunks", about="Lengthwise by chunks: handed back at the predicted p80, k = 3",
-           knows="prediction", slack=due_times("sjf", 3), chunk=0.8),
+           knows="prediction", kind=orders.GITTINS, order=_PREEMPTS, table=gittins),
+    Policy(name="remaining", about="predicted remainder, recomputed each 16 steps; no request is "
+           "preempted after 80 % of its predicted length", knows="prediction",
+           kind=orders.REMAINING, order=_PREEMPTS, table=mean_remaining),
+    Policy(name="chunks",
+           about=f"Lengthwise by chunks: requeued at the predicted p80, k = {DEFAULT_K:g}",
+           knows="prediction", slack=due_times("sjf", DEFAULT_K), quota_quantile=0.8),
 )  # fmt: skip
-
-#: What the product does by default, by name.
-OURS = _due(QueueSettings().overtake_factor, QueueSettings().overtake_wait_factor).name
 
 POLICIES: Mapping[str, Policy] = {policy.name: policy for policy in _ALL}
 
 
 def policy_named(name: str) -> Policy:
-    """The policy of that name; any `due-K` is one, and `due-K-wait-C`.
+    """Return the policy of that name; every `due-K` and `due-K-wait-C` is one.
 
     Raises:
-        BadChoice: There is none; the message lists them.
+        BadChoice: There is no such policy; the message lists those that there are.
     """
     if name in POLICIES:
         return POLICIES[name]
@@ -220,6 +241,6 @@ def policy_named(name: str) -> Policy:
         if 0 <= k < float("inf") and 0 <= wait < float("inf"):
             return _due(k, wait)
     raise BadChoice(
-        f"no policy {name!r}; there are {', '.join(POLICIES)}, and due-K and due-K-wait-C for any "
-        "K and C"
+        f"no policy {name!r}; the policies are {', '.join(POLICIES)}, and due-K and due-K-wait-C "
+        "for any K and C"
     )

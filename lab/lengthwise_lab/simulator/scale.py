@@ -1,6 +1,6 @@
-"""What a simulated request costs: time and memory for ever more of them.
+"""Measure what a simulated request costs in time and memory, for growing numbers of requests.
 
-Each size runs in a process of its own, so that its peak memory is its own.
+Each size runs in its own process, so that its peak memory is its own.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ import sys
 import time
 from typing import Any
 
-from lengthwise_lab.errors import ChildSilent
+from lengthwise_lab.errors import BenchProcessError
 
-#: Of the process that measures one size.
+#: The program of the process that measures one size.
 _PROGRAM = "lengthwise_lab.simulator.scale"
 
 
 def measure_scale(requests: int, policy: str, load: float) -> dict[str, Any]:
-    """So many requests through one policy, in a process of their own.
+    """Simulate so many requests under one policy, in a new process.
 
     Returns:
-        `requests`, `seconds` (all of it but compiling), `us_per_request`, of which `pricing_s` the
-        policy's keys, `running_s` the compiled loop and the rest drawing the workload;
-        `peak_mib`, and `peak_mib_before` the requests, with everything loaded and compiled.
+        `requests`; `seconds` without compiling, of which `pricing_s` computes the policy's keys,
+        `running_s` is the compiled loop, and the rest draws the workload; `us_per_request`;
+        `peak_mib`, and `peak_mib_before` the requests, when all code was loaded and compiled.
 
     Raises:
-        ChildSilent: The process failed; the message ends with what it said.
+        BenchProcessError: The process failed; the message ends with its error output.
     """
-    done = subprocess.run(  # noqa: S603 - this very program
+    done = subprocess.run(  # noqa: S603 - this same program
         [sys.executable, "-m", _PROGRAM, str(requests), policy, str(load)],
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode != 0:
-        raise ChildSilent(f"measuring {requests} requests failed: {done.stderr[-2000:]}")
+        raise BenchProcessError(f"measuring {requests} requests failed: {done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -43,10 +43,10 @@ def measure_scale(requests: int, policy: str, load: float) -> dict[str, Any]:
 def _main(requests: int, policy: str, load: float) -> dict[str, Any]:
     import resource
 
-    from lengthwise_lab.simulator.config import Question
-    from lengthwise_lab.simulator.experiment import simulate
-    from lengthwise_lab.simulator.figures import figures
     from lengthwise_lab.simulator.policies import policy_named
+    from lengthwise_lab.simulator.question import Question
+    from lengthwise_lab.simulator.simulation import simulate
+    from lengthwise_lab.simulator.summary import summarize
 
     def peak_mib() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -60,10 +60,10 @@ def _main(requests: int, policy: str, load: float) -> dict[str, Any]:
     simulate(workload.pieces(predictor), question.engine, policy_named(policy))
     before = peak_mib()
     workload = question.model_copy(update={"requests": requests}).workload(1, None)
-    begun = time.perf_counter()
-    outcome = simulate(workload.pieces(predictor), question.engine, policy_named(policy))
-    seconds = time.perf_counter() - begun
-    found = figures(outcome)
+    began = time.perf_counter()
+    result = simulate(workload.pieces(predictor), question.engine, policy_named(policy))
+    seconds = time.perf_counter() - began
+    found = summarize(result)
     return {
         "policy": policy,
         "requests": requests,
@@ -72,7 +72,7 @@ def _main(requests: int, policy: str, load: float) -> dict[str, Any]:
         **found["cost"],
         "peak_mib": round(peak_mib(), 1),
         "peak_mib_before": round(before, 1),
-        "longest_line": found["engine"]["longest_line"],
+        "longest_queue": found["engine"]["longest_queue"],
         "mean_completion_s": found["completion_s"]["mean"],
     }
 

@@ -22,7 +22,7 @@ from lengthwise_lab.reproductions.ssjf.corrected import (
     served,
 )
 from lengthwise_lab.reproductions.ssjf.legacy import Batches
-from lengthwise_lab.reproductions.ssjf.slots import run
+from lengthwise_lab.reproductions.ssjf.steady_load import run
 from lengthwise_lab.reproductions.ssjf.sweeps import corrected, legacy
 
 ARRIVALS, DURATIONS = [0, 0, 1, 1, 2, 30], [5, 1, 2, 8, 1, 4]

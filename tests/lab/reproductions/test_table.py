@@ -11,19 +11,21 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from lengthwise_cli.main import app
+from lengthwise_cli.main import build
 from lengthwise_lab.errors import BadChoice
-from lengthwise_lab.reproductions import predictors
+from lengthwise_lab.reproductions import predictor_rows as predictors
 from lengthwise_lab.reproductions.ltr import rows as ltr_rows
 from lengthwise_lab.reproductions.problen import rows as problen_rows
 from lengthwise_lab.reproductions.seqsch import rows as seqsch_rows
-from lengthwise_lab.reproductions.ssjf import check, slots, sweeps
+from lengthwise_lab.reproductions.ssjf import cross_check as check
 from lengthwise_lab.reproductions.ssjf import rows as ssjf_rows
-from lengthwise_lab.reproductions.table import rows as table
+from lengthwise_lab.reproductions.ssjf import steady_load as slots
+from lengthwise_lab.reproductions.ssjf import sweeps
+from lengthwise_lab.reproductions.table import row as table
 from lengthwise_lab.reproductions.table.chart import draw
 from lengthwise_lab.reproductions.table.details import Run, describe
 from lengthwise_lab.reproductions.table.markdown import as_markdown
-from lengthwise_lab.reproductions.table.rows import (
+from lengthwise_lab.reproductions.table.row import (
     About,
     Absent,
     Row,
@@ -218,7 +220,7 @@ def test_what_several_rows_note_stands_once_below_them() -> None:
 
 def test_the_command_gives_markdown_to_a_file_and_all_of_it_to_json() -> None:
     plain, as_json = (
-        CliRunner().invoke(app, ["lab", "table", "--only", "seqsch", *flags])
+        CliRunner().invoke(build(), ["lab", "table", "--only", "seqsch", *flags])
         for flags in ([], ["--json"])
     )
     assert plain.exit_code == as_json.exit_code == 0, plain.output

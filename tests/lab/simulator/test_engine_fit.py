@@ -9,30 +9,30 @@ import numpy as np
 import pytest
 
 from lengthwise_lab.errors import BadWorkload
-from lengthwise_lab.simulator.core.cost_model import Batching
 from lengthwise_lab.simulator.engine_fit import (
-    Measured,
+    MeasuredRun,
     errors,
     fit,
     read_engine,
     read_samples,
     simulated,
 )
+from lengthwise_lab.simulator.engines import BatchingEngine
 from lengthwise_lab.simulator.workloads.jobs import jobs_of
 
-TRUE = Batching(slots=8, step_ms=30.0, decode_ms=4.0, prefill_ms=0.8, context_ms=1e-3)
+TRUE = BatchingEngine(slots=8, step_ms=30.0, decode_ms=4.0, prefill_ms=0.8, context_ms=1e-3)
 
 
-def workload(seed: int, *, rate_per_s: float, arm: str = "fcfs") -> Measured:
+def workload(seed: int, *, rate_per_s: float, arm: str = "fcfs") -> MeasuredRun:
     """What a `bench serve` against the true engine would have measured."""
     rng = np.random.default_rng(seed)
     output = rng.integers(5, 200, 150)
     jobs = jobs_of(
         np.cumsum(rng.exponential(1 / rate_per_s, 150)), output, prompt=rng.integers(10, 300, 150)
     ).with_predictions(output * rng.lognormal(0, 0.5, 150))
-    run = Measured(step=0, arm=arm, seed=seed, jobs=jobs, completion_s=np.ones(150))
+    run = MeasuredRun(step=0, arm=arm, seed=seed, jobs=jobs, completion_s=np.ones(150))
     exact = simulated(run, TRUE, sjf="due-3")
-    return Measured(step=0, arm=arm, seed=seed, jobs=jobs, completion_s=exact)
+    return MeasuredRun(step=0, arm=arm, seed=seed, jobs=jobs, completion_s=exact)
 
 
 def test_a_known_engine_is_found_again_and_foretells_another_load_and_order() -> None:

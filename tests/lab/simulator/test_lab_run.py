@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lengthwise_cli.main import app
+from lengthwise_cli.main import build
 from lengthwise_lab.errors import BadChoice, BadWorkload
 from lengthwise_lab.reproductions.batch_question import BatchQuestion
 from lengthwise_lab.reproductions.recorded_runs import record
-from lengthwise_lab.reproductions.ssjf.check import rows
+from lengthwise_lab.reproductions.ssjf.cross_check import rows
 from lengthwise_lab.reproductions.table.details import KEYS, describe
-from lengthwise_lab.simulator.comparison import answer, as_markdown
-from lengthwise_lab.simulator.config import Question, read_question, read_values, validated
-from lengthwise_lab.simulator.figures import figures
+from lengthwise_lab.simulator.comparison import as_markdown, compare_policies
+from lengthwise_lab.simulator.question import Question, read_question, read_values, validated
+from lengthwise_lab.simulator.summary import summarize
 
 CONFIGS = sorted((Path(__file__).parents[3] / "lab" / "configs").glob("*.*"))
 SMALL = """
@@ -68,7 +68,7 @@ def test_a_policy_that_is_not_there_is_refused_when_the_question_is_read(tmp_pat
 def test_the_same_question_gets_the_same_answer(tmp_path: Path) -> None:
     path = tmp_path / "question.toml"
     path.write_text(SMALL)
-    first, second = (answer(read_question(path), None) for _ in range(2))
+    first, second = (compare_policies(read_question(path), None) for _ in range(2))
     for result in (first, second):
         for found in result["policies"].values():
             del found["cost"]
@@ -83,7 +83,7 @@ def test_a_run_says_the_same_of_its_requests_as_the_table_does(tmp_path: Path) -
     question = read_question(path)
     workload = question.workload(1, None)
     found = record(workload, workload.fitted_predictor(), question.engine, "due-3")
-    short, whole = figures(found.outcome), describe([found.run], policy="due-3")
+    short, whole = summarize(found.result), describe([found.run], policy="due-3")
     for figure in ("mean", "p50", "p99", "max"):
         for got, want in (
             (short["completion_s"], whole["completion_s"]),
@@ -104,7 +104,7 @@ def test_the_command_writes_json_markdown_and_a_picture(tmp_path: Path) -> None:
     question, markdown, png = (tmp_path / name for name in ("q.toml", "a.md", "a.png"))
     question.write_text(SMALL)
     flags = ["--json", "--markdown", str(markdown), "--png", str(png)]
-    done = CliRunner().invoke(app, ["lab", "run", str(question), *flags])
+    done = CliRunner().invoke(build(), ["lab", "run", str(question), *flags])
     assert done.exit_code == 0, done.output
     means = {
         name: found["completion_s"]["mean"]
@@ -127,7 +127,7 @@ def test_a_question_about_batches_sets_ways_to_make_them_beside_each_other(tmp_p
     question, markdown, png = (tmp_path / name for name in ("q.toml", "a.md", "a.png"))
     question.write_text(BATCHES)
     flags = ["--json", "--markdown", str(markdown), "--png", str(png)]
-    done = CliRunner().invoke(app, ["lab", "run", str(question), *flags])
+    done = CliRunner().invoke(build(), ["lab", "run", str(question), *flags])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)["policies"]
     assert all(set(KEYS) <= set(one) for one in found.values())
@@ -141,7 +141,7 @@ def test_a_question_about_batches_sets_ways_to_make_them_beside_each_other(tmp_p
 def test_a_bad_question_about_batches_is_refused_and_the_field_is_named(tmp_path: Path) -> None:
     question = tmp_path / "q.toml"
     question.write_text(BATCHES + "slots = 3\n")
-    done = CliRunner().invoke(app, ["lab", "run", str(question)])
+    done = CliRunner().invoke(build(), ["lab", "run", str(question)])
     assert done.exit_code != 0
     assert "slots" in str(done.exception) + done.output
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from lengthwise_lab.errors import BadChoice, BadWorkload
-from lengthwise_lab.simulator.core.cost_model import Batching, Independent
 from lengthwise_lab.simulator.core.state import CONTEXT, FREE_BLOCKS, N_DECODE, N_RUN, N_WAIT
-from lengthwise_lab.simulator.experiment import Limits, Outcome, simulate
-from lengthwise_lab.simulator.figures import figures
+from lengthwise_lab.simulator.engines import BatchingEngine, IndependentSlots
 from lengthwise_lab.simulator.policies import POLICIES, due_times, policy_named
+from lengthwise_lab.simulator.simulation import RunLimits, SimulationResult, simulate
+from lengthwise_lab.simulator.summary import summarize
 from lengthwise_lab.simulator.workloads.arrivals import Burst, Closed, Gamma, OnOff
 from lengthwise_lab.simulator.workloads.jobs import jobs_of
 from lengthwise_lab.simulator.workloads.lengths import published
@@ -22,13 +22,13 @@ from lengthwise_queue.scheduling.policy import overtake_bound_ms, slack_ms
 from lengthwise_store.fair_order import merge
 
 #: Little memory, so that requests are preempted for want of it as well.
-TIGHT = Batching(
+TIGHT = BatchingEngine(
     slots=8, step_ms=20, decode_ms=0.5, prefill_ms=0.1, token_budget=256, kv_blocks=200
 )
-ONE = Independent(slots=1, request_ms=0, token_ms=1000)
+ONE = IndependentSlots(slots=1, request_ms=0, token_ms=1000)
 
 
-def workload(requests: int = 600, load: float = 1.1, engine: Batching = TIGHT) -> Workload:
+def workload(requests: int = 600, load: float = 1.1, engine: BatchingEngine = TIGHT) -> Workload:
     lengths = published("ssjf")
     work = engine.seconds_of_work(lengths.prompt.astype(float), lengths.output.astype(float))
     return Workload(
@@ -41,7 +41,9 @@ def workload(requests: int = 600, load: float = 1.1, engine: Batching = TIGHT) -
     )
 
 
-def served(name: str, load: Workload, engine: Batching = TIGHT, **more: int) -> Outcome:
+def served(
+    name: str, load: Workload, engine: BatchingEngine = TIGHT, **more: int
+) -> SimulationResult:
     predictor = load.fitted_predictor()
     return simulate(
         load.pieces(predictor),
@@ -61,7 +63,7 @@ def test_every_policy_ends_every_request_and_leaves_the_engine_empty(
     engine = TIGHT.model_copy(update={"preemption": memory, "swap_ms": 0.1})
     outcome = served(name, workload(200), engine)
     state = outcome.state
-    assert figures(outcome)["ended"] == 200
+    assert summarize(outcome)["ended"] == 200
     assert [state.i[N_RUN], state.i[N_DECODE], state.i[N_WAIT]] == [0, 0, 0]
     assert state.i[FREE_BLOCKS] == 200
     assert state.s[CONTEXT] == 0
@@ -74,7 +76,7 @@ def test_every_policy_ends_every_request_and_leaves_the_engine_empty(
 )
 def test_no_job_is_overtaken_by_one_that_came_later_than_its_slack(name: str) -> None:
     outcome = served(name, replace(workload(3000), shares=(1.0,)))
-    found = figures(outcome)["starvation"]
+    found = summarize(outcome)["starvation"]
     # A tie of due times goes to whoever came first, so never more than its slack.
     assert found["max_excess_s"] <= 1e-9
     assert (found["max_lag_s"] > 0) == (name not in ("fcfs", "due-0"))
@@ -83,7 +85,7 @@ def test_no_job_is_overtaken_by_one_that_came_later_than_its_slack(name: str) ->
 def test_k_0_is_first_come_first_served_and_a_large_k_is_shortest_first() -> None:
     load = replace(workload(2000), shares=(1.0,), predictor="oracle")
     ends = {
-        name: served(name, load, recorded=2000).tally.record[:, 2]
+        name: served(name, load, recorded=2000).histograms.record[:, 2]
         for name in ("fcfs", "due-0", "sjf", "due-1e9")
     }
     assert (ends["due-0"] == ends["fcfs"]).all()
@@ -99,7 +101,7 @@ def test_the_due_times_are_those_of_the_product() -> None:
 def test_following_the_wait_gains_what_k_loses_in_an_overload_that_lasts() -> None:
     load = replace(workload(3000, load=1.2), shares=(1.0,))
     means = {
-        name: figures(served(name, load))["completion_s"]["mean"]
+        name: summarize(served(name, load))["completion_s"]["mean"]
         for name in ("fcfs", "sjf-oracle", "due-3", "due-3-wait-2")
     }
     gained = {name: means["fcfs"] - means[name] for name in means}
@@ -110,7 +112,8 @@ def test_following_the_wait_gains_what_k_loses_in_an_overload_that_lasts() -> No
 def test_the_line_of_a_reversed_predictor_is_not_followed() -> None:
     load = replace(workload(1000, load=1.2), shares=(1.0,), predictor="reversed", tau=None)
     ends = [
-        served(name, load, recorded=1000).tally.record[:, 2] for name in ("due-3", "due-3-wait-9")
+        served(name, load, recorded=1000).histograms.record[:, 2]
+        for name in ("due-3", "due-3-wait-9")
     ]
     assert (ends[0] == ends[1]).all()
 
@@ -125,7 +128,7 @@ def test_a_request_may_be_overtaken_for_as_long_as_the_product_says(past_the_bou
     short_s = 2 + bound_s + (0.1 if past_the_bound else -0.1)
     jobs = jobs_of(np.array([0, 1, 2, short_s] + [1e4 + 100 * n for n in range(41)]), output)
     outcome = simulate([jobs], ONE, policy_named("due-0-wait-2"), recorded=45)
-    starts = outcome.tally.record[:, 0]
+    starts = outcome.histograms.record[:, 0]
     assert (starts[3] > starts[2]) == past_the_bound
 
 
@@ -142,7 +145,7 @@ def test_tenants_are_served_in_the_order_of_the_product() -> None:
         for who in range(3)
     }
     # The predictions are exact, so the correction at the end changes nothing.
-    assert np.argsort(outcome.tally.record[:, 0]).tolist() == merge(lines, {}, 60)
+    assert np.argsort(outcome.histograms.record[:, 0]).tolist() == merge(lines, {}, 60)
 
 
 def test_a_tenant_that_floods_the_line_does_not_hold_up_the_other() -> None:
@@ -152,7 +155,7 @@ def test_a_tenant_that_floods_the_line_does_not_hold_up_the_other() -> None:
     jobs = jobs_of(arrivals, output, tenant=tenant)
     last = {
         name: simulate([jobs], ONE, policy_named(name), weights=(1.0, 1.0), recorded=300)
-        .tally.record[280:, 2]
+        .histograms.record[280:, 2]
         .max()
         for name in ("fcfs", "due-3", "fair", "vtc")
     }
@@ -165,25 +168,25 @@ def test_highest_response_ratio_serves_whoever_waited_longest_for_its_length() -
     # At 100 s: (100 - 1 + 50) / 50 = 2.98 against (100 - 90 + 6) / 6 = 2.67.
     jobs = jobs_of(np.array([0.0, 1.0, 90.0]), np.array([100, 50, 6]))
     outcome = simulate([jobs], ONE, policy_named("hrrn"), recorded=3)
-    assert outcome.tally.record[:, 0].tolist() == [0, 100, 150]
+    assert outcome.histograms.record[:, 0].tolist() == [0, 100, 150]
 
 
 def test_the_published_aging_of_ssjf_serves_the_oldest_after_100_seconds() -> None:
     jobs = jobs_of(np.array([0.0, 1.0, 2.0]), np.array([102, 50, 6]))
     outcome = simulate([jobs], ONE, policy_named("ssjf"), recorded=3)
-    assert outcome.tally.record[:, 0].tolist() == [0, 102, 152]
+    assert outcome.histograms.record[:, 0].tolist() == [0, 102, 152]
     early = jobs_of(np.array([0.0, 1.0, 2.0]), np.array([90, 50, 20]))
     outcome = simulate([early], ONE, policy_named("ssjf"), recorded=3)
-    assert outcome.tally.record[:, 0].tolist() == [0, 110, 90]
+    assert outcome.histograms.record[:, 0].tolist() == [0, 110, 90]
 
 
 def test_the_starvation_rule_of_ltr_runs_an_idle_request_after_200_steps_for_10() -> None:
     """A stream of short ones would keep the long one out for ever."""
-    engine = Batching(slots=1, step_ms=1000)
+    engine = BatchingEngine(slots=1, step_ms=1000)
     output = np.concatenate([[30], np.full(60, 10)])
     jobs = jobs_of(np.concatenate([[0.0], np.arange(60) * 10 + 0.5]), output)
     ends = {
-        name: simulate([jobs], engine, policy_named(name), recorded=61).tally.record
+        name: simulate([jobs], engine, policy_named(name), recorded=61).histograms.record
         for name in ("ltr", "ltr-starvation")
     }
     assert ends["ltr"][0, 2] == ends["ltr"][:, 2].max()
@@ -192,27 +195,29 @@ def test_the_starvation_rule_of_ltr_runs_an_idle_request_after_200_steps_for_10(
 
 
 def test_a_newcomer_does_not_preempt_one_that_has_nearly_ended() -> None:
-    engine = Batching(slots=1, step_ms=1000)
+    engine = BatchingEngine(slots=1, step_ms=1000)
     jobs = jobs_of(np.array([0.0, 90.0]), np.array([100, 50]))
     limited = simulate([jobs], engine, policy_named("remaining"), spread=0.3, recorded=2)
     static = simulate([jobs], engine, policy_named("ltr"), recorded=2)
-    assert limited.tally.record[0, 2] == 100
-    assert static.tally.record[0, 2] > 140
+    assert limited.histograms.record[0, 2] == 100
+    assert static.histograms.record[0, 2] > 140
 
 
 def test_pairwise_insertion_by_a_perfect_judge_is_shortest_first() -> None:
     load = replace(workload(300), arrivals=Burst(), shares=(1.0,))
-    pair = served("ssjf-pairwise", load, recorded=300).tally.record[:, 2]
+    pair = served("ssjf-pairwise", load, recorded=300).histograms.record[:, 2]
     assert pair.mean() == pytest.approx(
-        served("sjf-oracle", load, recorded=300).tally.record[:, 2].mean(), rel=0.02
+        served("sjf-oracle", load, recorded=300).histograms.record[:, 2].mean(), rel=0.02
     )
 
 
 def test_chunks_hand_back_what_is_longer_than_predicted() -> None:
-    engine = Batching(slots=1, step_ms=1000)
+    engine = BatchingEngine(slots=1, step_ms=1000)
     jobs = jobs_of(np.array([0.0, 1.0]), np.array([400, 20]))
     wrong = jobs.with_predictions(np.array([50.0, 20.0]))
-    ends = simulate([wrong], engine, policy_named("chunks"), spread=0.1, recorded=2).tally.record
+    ends = simulate(
+        [wrong], engine, policy_named("chunks"), spread=0.1, recorded=2
+    ).histograms.record
     assert ends[1, 2] < 100
     assert ends[0, 2] == pytest.approx(420, abs=2)
 
@@ -245,11 +250,11 @@ def test_a_closed_loop_never_has_more_requests_than_clients() -> None:
     load = replace(workload(500), arrivals=Closed(clients=12), shares=(1.0,))
     predictor = load.fitted_predictor()
     outcome = simulate(
-        load.pieces(predictor), TIGHT, policy_named("due-3"), limits=Limits(clients=12)
+        load.pieces(predictor), TIGHT, policy_named("due-3"), limits=RunLimits(clients=12)
     )
-    found = figures(outcome)
+    found = summarize(outcome)
     assert found["ended"] == 500
-    assert found["engine"]["longest_line"] <= 12
+    assert found["engine"]["longest_queue"] <= 12
 
 
 def test_a_request_that_can_never_fit_is_refused() -> None:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lengthwise_lab.simulator.core.cost_model import Batching, Independent
-from lengthwise_lab.simulator.experiment import Outcome, simulate
-from lengthwise_lab.simulator.figures import figures
+from lengthwise_lab.simulator.engines import BatchingEngine, IndependentSlots
 from lengthwise_lab.simulator.policies import policy_named
+from lengthwise_lab.simulator.simulation import SimulationResult, simulate
+from lengthwise_lab.simulator.summary import summarize
 from lengthwise_lab.simulator.workloads.jobs import Jobs, jobs_of
 
 COUNT = 400_000
@@ -22,9 +22,9 @@ def jobs_at(rate_per_s: float, tokens: np.ndarray, seed: int = 4) -> Jobs:
     return jobs_of(np.cumsum(gaps), tokens)
 
 
-def served(policy: str, jobs: Jobs, slots: int = 1) -> Outcome:
+def served(policy: str, jobs: Jobs, slots: int = 1) -> SimulationResult:
     """One token is one millisecond, so lengths are as good as continuous."""
-    engine = Independent(kind="independent", slots=slots, request_ms=0, token_ms=1)
+    engine = IndependentSlots(kind="independent", slots=slots, request_ms=0, token_ms=1)
     return simulate([jobs], engine, policy_named(policy))
 
 
@@ -45,12 +45,12 @@ def test_first_come_first_served_waits_as_pollaczek_and_khinchine_say(
     size = tokens() / 1000
     rate = load / size.mean()
     want = rate * (size**2).mean() / (2 * (1 - load))
-    got = figures(served("fcfs", jobs_at(rate, tokens())))["wait_s"]["mean"]
+    got = summarize(served("fcfs", jobs_at(rate, tokens())))["wait_s"]["mean"]
     assert got == pytest.approx(want, rel=0.05)
 
 
 def test_the_exponential_line_has_the_quantiles_of_theory() -> None:
-    got = figures(served("fcfs", jobs_at(0.8, exponential_tokens())))["completion_s"]
+    got = summarize(served("fcfs", jobs_at(0.8, exponential_tokens())))["completion_s"]
     # Time in an M/M/1 is exponential with mean 1 / (mu - lambda).
     assert got["mean"] == pytest.approx(5.0, rel=0.05)
     assert got["p50"] == pytest.approx(5 * math.log(2), rel=0.05)
@@ -66,7 +66,7 @@ def test_shortest_first_waits_as_cobham_and_phipps_say() -> None:
     want_short = residual / (1 - short_load)
     want_long = residual / ((1 - short_load) * (1 - load))
     outcome = served("sjf-oracle", jobs_at(rate, tokens))
-    waits = outcome.tally.sums[1]
+    waits = outcome.histograms.sums[1]
     assert waits[2, 1] / waits[2, 0] == pytest.approx(want_short, rel=0.05)
     assert waits[4, 1] / waits[4, 0] == pytest.approx(want_long, rel=0.07)
 
@@ -82,7 +82,7 @@ def test_shortest_remaining_first_takes_as_long_as_schrage_and_miller_say() -> N
     waiting = load * (second_to + x**2 * np.exp(-x)) / (2 * (1 - load_to) ** 2)
     residence = np.cumsum(step / (1 - load_to))
     want = float(np.sum((waiting + residence) * density) * step)
-    got = figures(served("srpt-oracle", jobs_at(load, exponential_tokens())))
+    got = summarize(served("srpt-oracle", jobs_at(load, exponential_tokens())))
     assert got["completion_s"]["mean"] == pytest.approx(want, rel=0.03)
 
 
@@ -93,18 +93,18 @@ def test_many_slots_wait_as_erlang_c_says(slots: int) -> None:
     tail = offered**slots / math.factorial(slots) / (1 - load)
     waits = tail / (sum(offered**n / math.factorial(n) for n in range(slots)) + tail)
     want = waits / (slots - offered)
-    got = figures(served("fcfs", jobs_at(offered, exponential_tokens()), slots))
+    got = summarize(served("fcfs", jobs_at(offered, exponential_tokens()), slots))
     assert got["wait_s"]["mean"] == pytest.approx(want, rel=0.06)
 
 
 def test_a_batch_that_is_never_full_takes_each_request_its_own_steps() -> None:
-    engine = Batching(slots=4, step_ms=10, prefill_ms=1, token_budget=512)
+    engine = BatchingEngine(slots=4, step_ms=10, prefill_ms=1, token_budget=512)
     jobs = jobs_of(np.array([0.0, 100.0]), np.array([50, 1]), prompt=np.array([100, 700]))
     outcome = simulate([jobs], engine, policy_named("fcfs"), recorded=2)
     first, ttft, end = (
-        outcome.tally.record[:, 0],
-        outcome.tally.record[:, 1],
-        outcome.tally.record[:, 2],
+        outcome.histograms.record[:, 0],
+        outcome.histograms.record[:, 1],
+        outcome.histograms.record[:, 2],
     )
     assert first == pytest.approx([0.0, 100.0])
     # The first step computes the prompt and gives a token; 49 steps more.
@@ -114,7 +114,7 @@ def test_a_batch_that_is_never_full_takes_each_request_its_own_steps() -> None:
 
 def test_jumping_over_many_steps_ends_when_single_steps_would() -> None:
     """Attention makes each step longer than the one before; the sum has a closed form."""
-    engine = Batching(slots=3, step_ms=10, decode_ms=2, context_ms=0.01)
+    engine = BatchingEngine(slots=3, step_ms=10, decode_ms=2, context_ms=0.01)
     jobs = jobs_of(np.zeros(2), np.array([40, 90]), prompt=np.array([10, 20]))
     outcome = simulate([jobs], engine, policy_named("fcfs"), recorded=2)
     now, contexts, left = 0.010, [11, 21], [39, 89]  # after the step that computes the prompts
@@ -127,4 +127,4 @@ def test_jumping_over_many_steps_ends_when_single_steps_would() -> None:
             left[n] -= 1
             if left[n] == 0:
                 ends.append(now)
-    assert outcome.tally.record[:, 2] == pytest.approx(ends)
+    assert outcome.histograms.record[:, 2] == pytest.approx(ends)

@@ -15,7 +15,7 @@ from lengthwise_cli.commands.lab import fit as lab_fit
 from lengthwise_cli.errors import BadUsage
 from lengthwise_cli.extras import extra
 from lengthwise_lab.reproductions.table import markdown as table_markdown
-from lengthwise_lab.reproductions.table import rows as seeds_table
+from lengthwise_lab.reproductions.table import row as seeds_table
 
 if TYPE_CHECKING:
     from lengthwise_lab.reproductions.batch_question import BatchQuestion
@@ -79,8 +79,8 @@ def run(
     """Serve one workload under several policies, and set them beside each other."""
     with extra("lab"):
         from lengthwise_lab.reproductions.batch_question import BatchQuestion
-        from lengthwise_lab.simulator.comparison import answer, as_markdown
-        from lengthwise_lab.simulator.config import read_question, read_values, validated
+        from lengthwise_lab.simulator.comparison import as_markdown, compare_policies
+        from lengthwise_lab.simulator.question import read_question, read_values, validated
     values = read_values(config)
     if isinstance(values, dict) and values.get("kind") == "batches":
         _run_batches(validated(config, values, BatchQuestion), data, as_json, markdown, png)
@@ -97,7 +97,7 @@ def run(
             served += came - (came - 1) // 100_000 * 100_000
             bar.update(task, description=name, completed=served)
 
-        result = answer(question, data, progress=moved)
+        result = compare_policies(question, data, progress=moved)
     _hand_out(result, as_markdown(result), as_json, markdown, png)
 
 
@@ -172,10 +172,10 @@ def scale(
 def choose(as_json: AsJson = False) -> None:
     """Which k: what of the oracle's gain each has on lines of many kinds, and the tail it costs."""
     with extra("lab"):
-        from lengthwise_lab.simulator.choice import as_markdown, choices
+        from lengthwise_lab.simulator.tuning import as_markdown, compare_candidates
     with _progress(quiet=as_json) as progress:
         task = progress.add_task("starting", total=None)
-        rows = list(choices(lambda line: progress.update(task, description=line)))
+        rows = list(compare_candidates(lambda line: progress.update(task, description=line)))
     if as_json:
         typer.echo(json.dumps({"rows": rows}, indent=2))
     else:

@@ -42,7 +42,9 @@ def fit(
     runs = [run for path in samples for run in engine_fit.read_samples(path) if run.arm in wanted]
     if not runs:
         raise BadChoice(f"there is no run of {arms} in {', '.join(map(str, samples))}")
-    engine = engine_fit.fit(runs, slots=slots, token_budget=token_budget, sjf=sjf or engine_fit.SJF)
+    engine = engine_fit.fit(
+        runs, slots=slots, token_budget=token_budget, sjf=sjf or engine_fit.OURS
+    )
     out.write_text(engine.model_dump_json(indent=2) + "\n", encoding="utf-8")
     Console().print(
         f"A step takes {engine.step_ms:.3g} ms, {engine.decode_ms:.3g} ms more for each sequence, "
@@ -62,7 +64,7 @@ def check(
 
     model = engine_fit.read_engine(engine)
     runs = [run for path in samples for run in engine_fit.read_samples(path)]
-    rows = engine_fit.errors(runs, model, sjf=sjf or engine_fit.SJF)
+    rows = engine_fit.errors(runs, model, sjf=sjf or engine_fit.OURS)
     if as_json:
         found = [{**asdict(row), "relative_error": row.relative} for row in rows]
         typer.echo(json.dumps({"rows": found}, indent=2))

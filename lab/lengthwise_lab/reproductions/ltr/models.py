@@ -16,16 +16,16 @@ from typing import Any
 
 from lengthwise_lab.reproductions.recorded_runs import predicting, record
 from lengthwise_lab.reproductions.table.details import describe
-from lengthwise_lab.simulator.core.cost_model import Batching
-from lengthwise_lab.simulator.experiment import Limits, Outcome
-from lengthwise_lab.simulator.figures import figures
+from lengthwise_lab.simulator.engines import BatchingEngine
 from lengthwise_lab.simulator.policies import OURS, policy_named
+from lengthwise_lab.simulator.simulation import RunLimits, SimulationResult
+from lengthwise_lab.simulator.summary import summarize
 from lengthwise_lab.simulator.workloads.lengths import Lengths, published, read_lengths
 from lengthwise_lab.simulator.workloads.workload import Workload
 
 #: Assumed: weights are read once a step (16 GB at 1.5 TB/s, and as much again for eager launches),
 #: 8,000 prompt tokens a second, 128 KiB of KV a token, 18 GB of them, 20 GB/s to the host.
-ENGINE_8B = Batching(
+ENGINE_8B = BatchingEngine(
     slots=256,
     step_ms=22,
     decode_ms=0.03,
@@ -42,7 +42,7 @@ ENGINE_8B = Batching(
 #: prompt token is 140 GFLOP, at 45 % of 2.5 PFLOP/s 8,000 a second. 320 KiB of KV a token, 40 KiB
 #: on each GPU; what 8 x 36 GB have left beside 141 GB of weights is 25,700 blocks. Every GPU swaps
 #: its own part of a block at 20 GB/s.
-ENGINE_70B = Batching(
+ENGINE_70B = BatchingEngine(
     slots=256,
     step_ms=44,
     decode_ms=0.03,
@@ -83,7 +83,7 @@ class Model:
     """
 
     label: str
-    engine: Batching
+    engine: BatchingEngine
     lengths: Lengths
     tau: float
 
@@ -116,7 +116,7 @@ def lengths_of(data: Path | None, model: str) -> Lengths:
 class Served:
     """One workload under one policy: how the simulation stood at its end, and all that is said."""
 
-    outcome: Outcome
+    result: SimulationResult
     details: Mapping[str, Any]
 
     def mean(self, metric: str) -> float:
@@ -133,9 +133,9 @@ class Runs:
         limits: When a run ends early.
     """
 
-    def __init__(self, model: Model, workload: Workload, limits: Limits | None = None) -> None:
+    def __init__(self, model: Model, workload: Workload, limits: RunLimits | None = None) -> None:
         self._model, self._workload = model, workload
-        self._limits = limits or Limits()
+        self._limits = limits or RunLimits()
         self.serve = cache(self._serve)
 
     def _serve(self, name: str) -> Served:
@@ -145,7 +145,7 @@ class Runs:
             self._workload, "noisy" if told else "oracle", taus.get(told)
         )
         recorded = record(workload, predictor, self._model.engine, policy, limits=self._limits)
-        said = figures(recorded.outcome)
+        said = summarize(recorded.result)
         more = {key: said[key] for key in ("ttft_s", "s_per_token", "worst_gap_s", "engine")}
         about = policy_named(policy).about
-        return Served(recorded.outcome, describe([recorded.run], policy=about, more=more))
+        return Served(recorded.result, describe([recorded.run], policy=about, more=more))

@@ -16,11 +16,11 @@ from lengthwise_lab.reproductions.ltr.models import Model, Runs, Served, models
 from lengthwise_lab.reproductions.ltr.tau import tau_rows
 from lengthwise_lab.reproductions.recorded_runs import record
 from lengthwise_lab.reproductions.table.details import describe
-from lengthwise_lab.reproductions.table.rows import Absent, Kind, Row, of_requests
-from lengthwise_lab.simulator.core.cost_model import Independent
+from lengthwise_lab.reproductions.table.row import Absent, Kind, Row, of_requests
 from lengthwise_lab.simulator.core.state import FINISHED
-from lengthwise_lab.simulator.experiment import Limits, now_s
+from lengthwise_lab.simulator.engines import IndependentSlots
 from lengthwise_lab.simulator.policies import OURS, policy_named
+from lengthwise_lab.simulator.simulation import RunLimits, now_s
 from lengthwise_lab.simulator.workloads.arrivals import Burst, Poisson
 from lengthwise_lab.simulator.workloads.lengths import Lengths
 from lengthwise_lab.simulator.workloads.workload import Workload
@@ -58,7 +58,7 @@ def _toy() -> list[Row]:
     lengths = Lengths(
         prompt=np.ones(3, np.int64), output=np.array([10, 2, 1]), recorded=np.full(3, -1)
     )
-    engine = Independent(kind="independent", slots=1, request_ms=0, token_ms=1000)
+    engine = IndependentSlots(kind="independent", slots=1, request_ms=0, token_ms=1000)
     workload = Workload(lengths=lengths, requests=3, arrivals=Burst(), in_order=True)
     per_token, said = {}, {}
     for name, policy in (("baseline", "fcfs"), ("ltr", "sjf"), ("ours", OURS)):
@@ -224,12 +224,12 @@ def _gain(fcfs: Served, other: Served) -> float:
 
 def _synthetic(model: Model) -> list[Row]:
     workload = Workload(lengths=model.lengths, requests=SYNTHETIC, arrivals=Burst())
-    first = Runs(model, workload, Limits(stop_after=SYNTHETIC // 10))
-    timed = Runs(model, workload, Limits(stop_at_s=300))
+    first = Runs(model, workload, RunLimits(stop_after=SYNTHETIC // 10))
+    timed = Runs(model, workload, RunLimits(stop_at_s=300))
     whole = Runs(model, workload)
     names = ("fcfs", "ltr", "ours", "sjf", "srpt-oracle")
-    seconds = {name: now_s(first.serve(name).outcome) for name in names}
-    ended = {name: int(timed.serve(name).outcome.state.i[FINISHED]) for name in names}
+    seconds = {name: now_s(first.serve(name).result) for name in names}
+    ended = {name: int(timed.serve(name).result.state.i[FINISHED]) for name in names}
     speed = {
         name: float(whole.serve(name).details["engine"]["tokens_per_s"])
         for name in ("fcfs", "ltr", "ours")

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from lengthwise_lab.reproductions.recorded_runs import predicting
-from lengthwise_lab.reproductions.table.rows import About, Absent, Kind, Row, without_requests
+from lengthwise_lab.reproductions.table.row import About, Absent, Kind, Row, without_requests
 from lengthwise_lab.simulator.workloads.lengths import Lengths
 from lengthwise_lab.simulator.workloads.predictions import tau_b
 from lengthwise_lab.simulator.workloads.workload import Workload

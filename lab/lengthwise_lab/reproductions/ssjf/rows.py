@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lengthwise_lab.reproductions.recorded_lengths import azure_ms, classified
-from lengthwise_lab.reproductions.ssjf import slots as ssjf_slots
+from lengthwise_lab.reproductions.ssjf import steady_load as ssjf_slots
 from lengthwise_lab.reproductions.ssjf import sweeps
 from lengthwise_lab.reproductions.ssjf.corrected import Served
 from lengthwise_lab.reproductions.ssjf.legacy import Batches
 from lengthwise_lab.reproductions.ssjf.sweeps import Sweep
-from lengthwise_lab.reproductions.table.rows import Absent, Row, of_requests
+from lengthwise_lab.reproductions.table.row import Absent, Row, of_requests
 
 _KINDS = ("poisson", "gamma", "trace")
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lengthwise_lab.reproductions.table.rows import About
+from lengthwise_lab.reproductions.table.row import About
 
 _INK = "#1f2328"
 _COLORS = {"reproduced": "#8a8f98", "corrected": "#c9a227", "ours": "#1f6feb"}

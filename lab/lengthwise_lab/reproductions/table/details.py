@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from lengthwise_lab.simulator.core.report_bounds import (
+    BUCKET_EDGES,
+    STARVED_S,
+    STARVED_TIMES,
+    bucket_names,
+)
+from lengthwise_lab.simulator.core.state import Floats
 
-#: Upper bounds of the length buckets, output tokens, inclusive; one bucket more. The simulator's.
-EDGES = (64, 256, 1024)
-BUCKETS = ("1-64", "65-256", "257-1024", "1025+")
-
-#: What a wait is long against: SSJF's own two bounds, so that its promise can be read off.
-STARVED_TIMES, STARVED_S = 10.0, 100.0
+#: The names of the length buckets.
+BUCKETS = bucket_names(BUCKET_EDGES)
 
 #: What every run of requests is described by. table.py holds the rows to it.
 KEYS = ("policy", "time", "runs", "requests", "completion_s", "buckets", "fairness", "starvation")
@@ -77,7 +79,7 @@ def describe(
     alone = [run.alone_s[there] for run, there in zip(runs, ended, strict=True)]
     slowdowns = [times / least for times, least in zip(took, alone, strict=True)]
     place = [
-        np.searchsorted(EDGES, run.tokens[there], side="left")
+        np.searchsorted(BUCKET_EDGES, run.tokens[there], side="left")
         for run, there in zip(runs, ended, strict=True)
     ]
     return {

@@ -10,7 +10,7 @@ from itertools import groupby, pairwise
 from typing import Any
 
 from lengthwise_lab.reproductions.table.details import BUCKETS
-from lengthwise_lab.reproductions.table.rows import COLUMNS, About, Absent
+from lengthwise_lab.reproductions.table.row import COLUMNS, About, Absent
 
 #: The letter that stands in an empty cell.
 _LETTERS = dict(zip(Absent, "abcdefgh", strict=False))

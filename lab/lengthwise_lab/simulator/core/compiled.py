@@ -1,8 +1,8 @@
-"""Functions compiled to machine code on their first call, and kept on disk for the next process.
+"""Compile functions to machine code on their first call, and cache them on disk.
 
-numba looks at the changes of one file only when it decides whether a kept function is still good,
-but our kernel is many files: a kept loop would go on with old engine code. So what is kept lies in
-a folder named after all of them.
+numba checks only the file of the cached function for changes, but the event loop is many files. So
+the cache folder is named after a hash of all sources that are compiled: the modules of this folder,
+and the product's formula that the loop calls.
 """
 
 from __future__ import annotations
@@ -16,16 +16,21 @@ from typing import Any, TypeVar, cast
 
 import numba
 
-from lengthwise_queue.scheduling import policy
+from lengthwise_queue.scheduling.policy import overtake_bound_ms
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: Every file whose code or constants are compiled.
+SOURCES = (
+    *sorted(Path(__file__).parent.glob("*.py")),
+    Path(overtake_bound_ms.__code__.co_filename),
+)
+
 
 def _folder() -> str:
-    """Where compiled code of exactly these sources is kept."""
+    """The cache folder of exactly these sources."""
     digest = hashlib.blake2b(digest_size=8)
-    product = Path(policy.__file__)  # the loop compiles its formula too
-    for source in [*sorted(Path(__file__).parent.glob("*.py")), product]:
+    for source in SOURCES:
         digest.update(source.read_bytes())
     home = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
     base = Path(home) if home else Path.home() / ".cache"
@@ -38,11 +43,17 @@ numba.config.CACHE_DIR = _folder()
 
 
 def compiled(function: F) -> F:
-    """Compile a function of arrays and numbers; it keeps its type for mypy.
+    """Compile a function of arrays and numbers; mypy sees its original type.
 
-    Compiled functions allocate nothing, and so need no reference counts; with them, a million
-    requests took 3 s instead of 0.13 s (M/M/1 at load 0.8), for each call counted every array of
-    the state up and down. So `a[j] = b[i]` of whole rows, which may copy, does not compile.
+    Compiled functions allocate nothing, and so need no reference counts. With reference counts, a
+    million requests took 3 s instead of 0.13 s (M/M/1 at load 0.8), because every call counted
+    every array of the state up and down. So `a[j] = b[i]` of whole rows, which may copy, does not
+    compile.
+
+    Raises:
+        ValueError: The function's file is not in `SOURCES`, so a change of it would not be noticed.
     """
+    if Path(function.__code__.co_filename) not in SOURCES:
+        raise ValueError(f"{function.__code__.co_filename} is not among the hashed sources")
     options = {"cache": True, "error_model": "numpy", "forceinline": True, "_nrt": False}
     return cast(F, numba.njit(**options)(function))

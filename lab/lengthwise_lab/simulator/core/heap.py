@@ -1,7 +1,8 @@
-"""A pairing heap in the pool's own columns, so that every tenant's line is one number: its first.
+"""A pairing heap in the columns of the pool, so that each tenant's heap is one number: its root.
 
 Source: Fredman, Sedgewick, Sleator, Tarjan, "The pairing heap", 1986. A binary heap would need an
-array for each tenant; pop is O(log n) amortised in both. Smallest key first, then who came first.
+array for each tenant; pop is O(log n) amortised in both. The smallest key is first; equal keys are
+in order of arrival.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from lengthwise_lab.simulator.core.state import CHILD, KEY, NUMBER, SIBLING, Flo
 
 @compiled
 def before(f: Floats, n: Ints, a: int, b: int) -> bool:
-    """Whether request `a` is served before `b`."""
+    """Return whether request `a` is served before `b`."""
     if f[a, KEY] != f[b, KEY]:
         return bool(f[a, KEY] < f[b, KEY])
     return bool(n[a, NUMBER] < n[b, NUMBER])
@@ -20,7 +21,7 @@ def before(f: Floats, n: Ints, a: int, b: int) -> bool:
 
 @compiled
 def meld(f: Floats, n: Ints, a: int, b: int) -> int:
-    """One heap of two; neither root has a sibling."""
+    """Join two heaps into one and return its root; neither root has a sibling."""
     if before(f, n, b, a):
         a, b = b, a
     n[b, SIBLING] = n[a, CHILD]
@@ -30,7 +31,7 @@ def meld(f: Floats, n: Ints, a: int, b: int) -> int:
 
 @compiled
 def push(f: Floats, n: Ints, root: int, a: int) -> int:
-    """The root after request `a` came in with the key that it has in the pool."""
+    """Insert request `a` with its key in the pool; return the new root."""
     n[a, CHILD] = -1
     n[a, SIBLING] = -1
     return a if root == -1 else meld(f, n, root, a)
@@ -38,7 +39,7 @@ def push(f: Floats, n: Ints, root: int, a: int) -> int:
 
 @compiled
 def pop(f: Floats, n: Ints, root: int) -> int:
-    """The root after the first has left; -1: the heap is empty."""
+    """Remove the root; return the new root, -1 if the heap is empty."""
     rest = n[root, CHILD]
     pairs = -1
     while rest != -1:

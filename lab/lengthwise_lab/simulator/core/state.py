@@ -1,10 +1,10 @@
-"""What the simulator holds: a pool of requests in the system, the line, and the engine's slots.
+"""The state of a simulation: the pool of requests in the system, the queue and the slots.
 
-Everything is in NumPy arrays, because compiled code reads nothing else, and nothing grows with the
-number of requests that went through: a request gives its place in the pool back when it ends.
+Everything is in NumPy arrays, because compiled code reads nothing else. Nothing grows with the
+number of requests that were served: a request frees its place in the pool when it ends.
 
 "Work" is counted in steps of the engine, one token each, or in seconds where the engine is a
-plain set of independent slots; `x` is how much of it every running request has been given so far.
+plain set of independent slots. `X` is how much work an always running request would have received.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Columns of `State.f`, one row a request in the system.
-ARRIVAL, SIZE, DONE, PRED, SLACK, CHUNK, FIRST, TTFT, LAST_X, LAST_T, GAP = range(11)
+# Columns of `State.f`, one row for each request in the system: times in s, work in steps or s.
+# QUOTA is the work after which the request is requeued, PROC what the policy has counted for it.
+ARRIVAL, SIZE, DONE, PRED, SLACK, QUOTA, FIRST, TTFT, LAST_X, LAST_T, GAP = range(11)
 PROC, ORDER, KEY, OVERTAKEN = range(11, 15)
 N_FLOATS = 15
-# Columns of `State.n`. CHILD and SIBLING hold the heap, WAIT_AT the place in `waiting`.
+# Columns of `State.n`. PREFILL: prompt tokens still to compute; CHILD and SIBLING: the heap;
+# WAIT_AT: the place in `waiting`.
 PROMPT, OUT, TENANT, NUMBER, LEVEL, RUNS, PROMOTED, PREFILL, CHILD, SIBLING, WAIT_AT = range(11)
 N_INTS = 11
 
@@ -29,28 +31,32 @@ N_INTS = 11
 NOW, X, NEXT_END, CONTEXT, STALL, NEXT_PROMOTION, NEWEST_STARTED, VIRTUAL, BUSY, BACKLOG = range(10)
 N_S = 10
 # ... and `State.i` (int).
-N_RUN, N_DECODE, N_WAIT, FREE_BLOCKS, NEXT_IN_CHUNK, N_FREE, FINISHED, N_PREFILL, COUNTER = range(9)
+N_RUN, N_DECODE, N_WAIT, FREE_BLOCKS, NEXT_INCOMING, N_FREE, FINISHED, N_PREFILL, COUNTER = range(9)
 PREEMPTIONS, REDONE, RING_HEAD, RING_TAIL, MAX_WAITING, FIRST_NUMBER, EVENTS = range(9, 16)
 N_I = 16
 
-# Columns of `State.run_f` and the only one of `State.run_n`: one row a running request.
+# Columns of `State.run_f`, one row for each running request.
 END, START_X, START_T = range(3)
+
+# Columns of `State.tenant_f` and of `State.tenant_n`.
+VTIME, WEIGHT, SLOWDOWNS, ENDED, TOKENS = range(5)
+OF_WAITING, OF_DECODING = range(2)
 
 
 class State(NamedTuple):
-    """All that changes while a simulation runs.
+    """Everything that changes while a simulation runs.
 
     Attributes:
         f, n: (pool, columns above): the requests in the system.
-        free: (pool,): places in the pool that nobody has; the first `N_FREE` count.
-        waiting: (pool,): who waits, in no order (by order of service for `INSERTION`).
-        roots: (tenants,): the first of each tenant's heap; -1: nobody.
-        run_f, run_n: (slots, 3), (slots,): who runs, in no order.
-        prefill: (slots,): running requests whose prompt is not done, in order.
-        phases: (block size,): how many running requests need a new KV block in step x mod size.
-        tenant_f: (tenants, 5): virtual time, weight, sum of slowdowns, ended, tokens.
-        tenant_n: (tenants, 2): waiting, decoding.
-        ring: (clients,): when clients of a closed loop send again, s.
+        free: (pool,): free places in the pool; the first `N_FREE` count.
+        waiting: (pool,): waiting requests, in no order (sorted for `INSERTION`, the next one last).
+        roots: (tenants,): the root of each tenant's heap; -1: empty.
+        run_f, run_n: (slots, 3), (slots,): running requests, in no order.
+        prefill: (slots,): running requests whose prompt is not computed yet, in order.
+        phases: (block size,): how many running requests need a new KV block in step X mod size.
+        tenant_f: (tenants, 5): virtual time, weight, sum of slowdowns, ended requests, tokens.
+        tenant_n: (tenants, 2): waiting and decoding requests.
+        ring: (clients,): when clients of a closed loop send their next request, s.
         s, i: scalars.
     """
 
@@ -70,18 +76,18 @@ class State(NamedTuple):
     i: Ints
 
 
-class Chunk(NamedTuple):
-    """Requests that come next, in order of arrival; all (n,).
+class Incoming(NamedTuple):
+    """The next requests, in order of arrival; all (n,).
 
     Attributes:
-        arrival_s: When each comes, s; of no meaning in a closed loop.
+        arrival_s: When each arrives, s; not used in a closed loop.
         prompt: Tokens.
         output: Tokens.
         work: Total work, steps or seconds.
         predicted: Predicted work, in the same unit.
-        slack: What the policy orders by, apart from the arrival (policies.py).
-        chunk: After how much work it is handed back; infinite: never.
-        tenant: Whose it is.
+        slack: The part of the key that is fixed on arrival (policies.py).
+        quota: After how much work it is requeued; infinite: never.
+        tenant: The tenant that sent it, from 0 up.
     """
 
     arrival_s: Floats
@@ -90,25 +96,25 @@ class Chunk(NamedTuple):
     work: Floats
     predicted: Floats
     slack: Floats
-    chunk: Floats
+    quota: Floats
     tenant: Ints
 
 
 def new_state(
     *, slots: int, blocks: int, block_size: int, weights: Floats, clients: int, pool: int = 1024
 ) -> State:
-    """An idle engine and an empty line.
+    """Return the state of an idle engine with an empty queue.
 
     Args:
-        slots: How many requests run at once.
-        blocks: KV blocks; 0: as many as are wanted.
+        slots: Requests that run at once.
+        blocks: KV blocks; 0: unlimited.
         block_size: Tokens in a block.
-        weights: (tenants,): what each tenant is due.
-        clients: Of a closed loop; 0: arrivals come at their own times.
-        pool: Places for requests in the system, to begin with.
+        weights: (tenants,): the share of the engine that each tenant should get.
+        clients: Clients of a closed loop; 0: requests arrive at their own times.
+        pool: Places for requests in the system at the start.
     """
     tenants = np.zeros((len(weights), 5))
-    tenants[:, 1] = weights
+    tenants[:, WEIGHT] = weights
     state = State(
         f=np.zeros((pool, N_FLOATS)),
         n=np.zeros((pool, N_INTS), np.int64),
@@ -135,7 +141,7 @@ def new_state(
 
 
 def grown(state: State) -> State:
-    """The same state with twice the room for requests in the system."""
+    """Return the same state with twice as many places for requests in the system."""
     old = len(state.free)
     free = np.zeros(2 * old, np.int64)
     spare = state.i[N_FREE]

@@ -1,8 +1,9 @@
-"""How the engine's time passes: many decode steps at once, up to the next thing that can happen.
+"""The passing of time: many decode steps at once, up to the next event.
 
 A step of continuous batching takes `step_s + decode_s * n + prefill_s * p + context_s * c` for n
-sequences that decode, p prompt tokens and c tokens of context. Between two events n stays and c
-grows by n a step, so m steps have a closed form, and a request costs a few events, not its length.
+sequences that decode, p prompt tokens and c tokens of context. Between two events n is constant
+and c grows by n a step, so m steps have a closed form. A request costs a few events, whatever its
+length.
 """
 
 from __future__ import annotations
@@ -10,61 +11,46 @@ from __future__ import annotations
 import math
 
 from lengthwise_lab.simulator.core.compiled import compiled
-from lengthwise_lab.simulator.core.priorities import PERCEIVED, work_done
-from lengthwise_lab.simulator.core.rules import (
-    GITTINS,
-    LTR,
-    MLFQ,
-    PERCEPTION,
-    REMAINING,
-    VTC,
-    Rules,
-)
+from lengthwise_lab.simulator.core.orders import after_work, until_order_changes
+from lengthwise_lab.simulator.core.parameters import Parameters
 from lengthwise_lab.simulator.core.slots import decode, preempt, worst_slot
 from lengthwise_lab.simulator.core.state import (
     BUSY,
     CONTEXT,
-    COUNTER,
     DONE,
     FREE_BLOCKS,
     GAP,
     LAST_T,
-    LEVEL,
     N_DECODE,
     N_PREFILL,
     N_RUN,
     NEXT_END,
-    NEXT_PROMOTION,
     NOW,
-    ORDER,
     PREFILL,
-    PROC,
-    PROMOTED,
-    RUNS,
     STALL,
-    START_T,
     TTFT,
     State,
     X,
 )
+from lengthwise_lab.simulator.core.tenants import charge_work
 
 
 @compiled
-def seconds_of(state: State, rules: Rules, steps: float) -> float:
-    """What so many decode steps take from here."""
+def seconds_of(state: State, params: Parameters, steps: float) -> float:
+    """Return how long the next `steps` decode steps take, s."""
     n = state.i[N_DECODE]
-    per_step = rules.step_s + rules.decode_s * n
+    per_step = params.step_s + params.decode_s * n
     context = steps * state.s[CONTEXT] + n * steps * (steps - 1) / 2
-    return float(steps * per_step + rules.context_s * context)
+    return float(steps * per_step + params.context_s * context)
 
 
 @compiled
-def steps_within(state: State, rules: Rules, seconds: float) -> float:
-    """The fewest decode steps that take at least so long, >= 1."""
+def steps_within(state: State, params: Parameters, seconds: float) -> float:
+    """Return the fewest decode steps that take at least so many seconds, >= 1."""
     n = state.i[N_DECODE]
-    per_step = rules.step_s + rules.decode_s * n
-    square = rules.context_s * n / 2
-    linear = per_step + rules.context_s * state.s[CONTEXT] - square
+    per_step = params.step_s + params.decode_s * n
+    square = params.context_s * n / 2
+    linear = per_step + params.context_s * state.s[CONTEXT] - square
     if square < 1e-18:
         steps = seconds / linear
     else:
@@ -73,10 +59,10 @@ def steps_within(state: State, rules: Rules, seconds: float) -> float:
 
 
 @compiled
-def _steps_with_blocks(state: State, rules: Rules, steps: float) -> float:
-    """How many of so many steps there are KV blocks for, and take those blocks."""
-    size, n = rules.block_size, state.i[N_DECODE]
-    if not rules.limited or n == 0:
+def _steps_with_blocks(state: State, params: Parameters, steps: float) -> float:
+    """Take the KV blocks for up to `steps` steps; return how many steps there were blocks for."""
+    size, n = params.block_size, state.i[N_DECODE]
+    if not params.limited or n == 0:
         return steps
     full = min(int(steps) // size, state.i[FREE_BLOCKS] // n)
     state.i[FREE_BLOCKS] -= full * n
@@ -93,111 +79,73 @@ def _steps_with_blocks(state: State, rules: Rules, steps: float) -> float:
 
 
 @compiled
-def _until_order_changes(state: State, rules: Rules) -> float:
-    """After how much more work the policy wants to look again at those who run."""
-    kind = rules.kind
-    if kind in (GITTINS, REMAINING):
-        return rules.review
-    soon = math.inf
-    if kind == LTR:
-        soon = max(1.0, state.s[NEXT_PROMOTION] - state.s[X])
-    for j in range(state.i[N_RUN]):
-        a = state.run_n[j]
-        if kind == LTR and state.n[a, PROMOTED] > 0:
-            soon = min(soon, float(max(1, state.n[a, RUNS])))
-        elif kind == PERCEPTION:
-            done = work_done(state, j)
-            if done < PERCEIVED:
-                soon = min(soon, PERCEIVED - done)
-        elif kind == MLFQ:
-            quantum = rules.quantum_s * rules.quantum_factor ** state.n[a, LEVEL]
-            served = state.f[a, PROC] + state.s[NOW] - state.run_f[j, START_T]
-            left = max(quantum - served, 0.0)
-            soon = min(soon, left if rules.independent else steps_within(state, rules, left))
-    if kind == MLFQ and rules.aging_s > 0:
-        soon = min(soon, max(1.0, state.s[NEXT_PROMOTION] - state.s[X]))
-    return soon
+def _until_review(state: State, params: Parameters) -> float:
+    """Return after how much more work the policy must look at the running requests again."""
+    work, seconds = until_order_changes(state, params.order)
+    if seconds < math.inf:
+        work = min(work, seconds if params.independent else steps_within(state, params, seconds))
+    return work
 
 
 @compiled
-def _after(state: State, rules: Rules, work: float) -> None:
-    """Keep the books of policies that count what was served."""
-    kind = rules.kind
-    if kind == VTC:
-        for tenant in range(len(state.roots)):
-            served = rules.output_weight * work * state.tenant_n[tenant, 1]
-            state.tenant_f[tenant, 0] += served / state.tenant_f[tenant, 1]
-    elif kind == LTR:
-        for j in range(state.i[N_RUN]):
-            a = state.run_n[j]
-            if state.n[a, PROMOTED] > 0:
-                state.n[a, RUNS] -= int(work)
-                if state.n[a, RUNS] <= 0:
-                    state.n[a, PROMOTED] = 0
-    elif kind == MLFQ:
-        for j in range(state.i[N_RUN]):
-            a = state.run_n[j]
-            quantum = rules.quantum_s * rules.quantum_factor ** state.n[a, LEVEL]
-            if state.f[a, PROC] + state.s[NOW] - state.run_f[j, START_T] >= quantum * (1 - 1e-9):
-                state.n[a, LEVEL] += 1
-                state.f[a, PROC] = 0.0
-                state.run_f[j, START_T] = state.s[NOW]
-                state.i[COUNTER] += 1
-                state.f[a, ORDER] = -state.i[COUNTER]  # to the front of its queue, as published
+def _count_work(state: State, params: Parameters, work: float) -> None:
+    """Count the work that was done, for the policies whose order depends on it."""
+    charge_work(state, params.order, work)
+    after_work(state, params.order, work)
 
 
 @compiled
-def _pass_time(state: State, rules: Rules, work: float, seconds: float) -> None:
-    """All that decode are given `work`, which takes so long."""
+def _pass_time(state: State, params: Parameters, work: float, seconds: float) -> None:
+    """Give every decoding request `work`, which takes so many seconds."""
     state.s[X] += work
     state.s[NOW] += seconds + state.s[STALL]
     state.s[BUSY] += seconds + state.s[STALL]
     state.s[STALL] = 0.0
-    if not rules.independent:
+    if not params.independent:
         state.s[CONTEXT] += work * state.i[N_DECODE]
 
 
 @compiled
-def pass_work(state: State, rules: Rules, until_s: float) -> None:
-    """Let those who run work until the next event, at `until_s` at the latest (a step more).
+def pass_work(state: State, params: Parameters, until_s: float) -> None:
+    """Let the running requests work until the next event, or until the first step after `until_s`.
 
     Args:
-        state: Somebody runs, and nobody is done.
-        rules: The engine and the policy.
-        until_s: When something happens from outside, s; infinite: nothing will.
+        state: At least one request runs, and none has ended.
+        params: The engine and the policy.
+        until_s: When the next event comes from outside, s; infinite: none will.
     """
-    if rules.independent:
-        work = min(state.s[NEXT_END] - state.s[X], _until_order_changes(state, rules))
+    if params.independent:
+        work = min(state.s[NEXT_END] - state.s[X], _until_review(state, params))
         work = min(work, until_s - state.s[NOW])
-        _pass_time(state, rules, work, work)
-        _after(state, rules, work)
+        _pass_time(state, params, work, work)
+        _count_work(state, params, work)
         return
     prefilling = state.i[N_PREFILL] > 0
     while True:
         wanted = 1.0
         if not prefilling:
-            wanted = min(state.s[NEXT_END] - state.s[X], _until_order_changes(state, rules))
+            wanted = min(state.s[NEXT_END] - state.s[X], _until_review(state, params))
             if until_s < math.inf:
-                wanted = min(wanted, steps_within(state, rules, until_s - state.s[NOW]))
-        steps = _steps_with_blocks(state, rules, max(1.0, math.floor(wanted)))
+                wanted = min(wanted, steps_within(state, params, until_s - state.s[NOW]))
+        steps = _steps_with_blocks(state, params, max(1.0, math.floor(wanted)))
         if steps > 0:
             break
-        preempt(state, rules, worst_slot(state, rules))
+        preempt(state, params, worst_slot(state, params))
         prefilling = state.i[N_PREFILL] > 0
         if state.i[N_RUN] == 0:
             return
-    seconds = seconds_of(state, rules, steps)
+    seconds = seconds_of(state, params, steps)
     if prefilling:
-        _prefill(state, rules, seconds)
+        _prefill(state, params, seconds)
     else:
-        _pass_time(state, rules, steps, seconds)
-    _after(state, rules, steps)
+        _pass_time(state, params, steps, seconds)
+    _count_work(state, params, steps)
 
 
 @compiled
-def _prefill(state: State, rules: Rules, seconds: float) -> None:
-    """One step that computes prompts, in their order, as far as the budget goes."""
-    room = max(1, rules.budget - state.i[N_DECODE])
+def _prefill(state: State, params: Parameters, seconds: float) -> None:
+    """Pass one step that computes prompts, in their order, up to the token budget."""
+    room = max(1, params.budget - state.i[N_DECODE])
     computed = 0
     for at in range(state.i[N_PREFILL]):
         a = state.prefill[at]
@@ -207,14 +155,14 @@ def _prefill(state: State, rules: Rules, seconds: float) -> None:
         if computed >= room:
             break
     if state.i[N_DECODE] == 0:
-        seconds = rules.step_s
-    _pass_time(state, rules, 1.0, seconds + rules.prefill_s * computed)
+        seconds = params.step_s
+    _pass_time(state, params, 1.0, seconds + params.prefill_s * computed)
     ready = 0
     while ready < state.i[N_PREFILL] and state.n[state.prefill[ready], PREFILL] == 0:
         ready += 1
     if ready == 0:
         return
-    # The last part of a prompt gives its first token.
+    # The step that completes a prompt makes its first token.
     f = state.f
     for at in range(ready):
         a = state.prefill[at]
@@ -225,7 +173,7 @@ def _prefill(state: State, rules: Rules, seconds: float) -> None:
         f[a, DONE] += 1
         for j in range(state.i[N_RUN]):
             if state.run_n[j] == a:
-                decode(state, rules, j)
+                decode(state, params, j)
                 break
     state.i[N_PREFILL] -= ready
     for at in range(state.i[N_PREFILL]):

@@ -1,1 +1,1 @@
-"""Requests for the simulator: arrivals, lengths, predictions."""
+"""The workloads: lengths, arrivals, tenants and predictions of a chosen quality."""

@@ -1,4 +1,4 @@
-"""When requests come: processes that go on for as long as one likes, in pieces."""
+"""Arrival processes, drawn in pieces of any number."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _Arrivals(BaseModel):
 
 
 class Poisson(_Arrivals):
-    """Exponential gaps."""
+    """Exponential gaps between arrivals."""
 
     kind: Literal["poisson"] = "poisson"
 
@@ -37,20 +37,20 @@ class OnOff(_Arrivals):
 
 
 class Burst(_Arrivals):
-    """All at once."""
+    """All requests at once."""
 
     kind: Literal["burst"] = "burst"
 
 
 class Trace(_Arrivals):
-    """The recorded times of the file that the lengths come from, and its rows in their order."""
+    """The recorded times and the rows of the file of the lengths, in their order."""
 
     kind: Literal["trace"] = "trace"
-    speed: float = Field(default=1.0, gt=0, description="2: twice as fast as it was")
+    speed: float = Field(default=1.0, gt=0, description="2: twice as fast as recorded")
 
 
 class Closed(_Arrivals):
-    """So many clients, each of which sends again `think_s` after its answer."""
+    """A closed loop: each client sends its next request `think_s` after its answer."""
 
     kind: Literal["closed"] = "closed"
     clients: int = Field(default=64, ge=1)
@@ -66,12 +66,12 @@ def arrival_times(
     sizes: Iterator[int],
     rng: np.random.Generator,
 ) -> Iterator[Floats]:
-    """Arrival times in pieces of the wanted sizes, rising, s.
+    """Draw ascending arrival times in pieces of the given sizes, s.
 
-    A trace has its own times, and is not for this function.
+    A trace has its own times and does not use this function.
     """
     now = 0.0
-    phase_left = 0.0  # OnOff: how much of the present "on" is left
+    phase_left = 0.0  # OnOff: what is left of the present "on" time
     for size in sizes:
         if isinstance(arrivals, Burst | Closed):
             yield np.zeros(size)
@@ -98,7 +98,7 @@ def _on_off(
     phase_left: float,
     rng: np.random.Generator,
 ) -> tuple[Floats, float, float]:
-    """Arrivals on a clock that runs only while on, then the pauses put in between."""
+    """Draw arrivals on a clock that runs only while on, then insert the pauses."""
     share = arrivals.on_s / (arrivals.on_s + arrivals.off_s)
     clock = np.cumsum(rng.exponential(share / rate_per_s, size))
     ends = [phase_left]

@@ -1,4 +1,4 @@
-"""Requests as they come, many at a time."""
+"""Requests in arrays, many at a time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Jobs:
     """Requests in order of arrival; every array is (n,).
 
     Attributes:
-        arrival_s: When each comes, s from the start; zeros in a closed loop.
+        arrival_s: When each arrives, s from the start; zeros in a closed loop.
         prompt: Tokens.
         output: Tokens, >= 1.
-        predicted: What is predicted of `output`, tokens, > 0.
-        recorded: What a real predictor said of each, a class; -1: nothing was recorded.
-        tenant: Whose it is, 0 and up.
+        predicted: The prediction of `output`, tokens, > 0.
+        recorded: The class that a real predictor chose; -1: none was recorded.
+        tenant: The tenant that sent it, from 0 up.
     """
 
     arrival_s: Floats
@@ -30,11 +30,11 @@ class Jobs:
     tenant: Ints
 
     def __len__(self) -> int:
-        """How many."""
+        """Return the number of requests."""
         return len(self.arrival_s)
 
     def part(self, start: int, stop: int) -> Jobs:
-        """Some of them, in their order."""
+        """Return the requests from `start` to `stop`."""
         cut = slice(start, stop)
         return Jobs(
             arrival_s=self.arrival_s[cut],
@@ -46,7 +46,7 @@ class Jobs:
         )
 
     def with_predictions(self, predicted: Floats) -> Jobs:
-        """The same requests, with these predictions."""
+        """Return the same requests with these predictions."""
         return replace(self, predicted=np.maximum(predicted, 1e-6))
 
 
@@ -58,7 +58,7 @@ def jobs_of(
     recorded: Ints | None = None,
     tenant: Ints | None = None,
 ) -> Jobs:
-    """Requests whose length is known, predicted without an error."""
+    """Make requests of known lengths, with exact predictions."""
     count = len(output)
     return Jobs(
         arrival_s=np.asarray(arrival_s, np.float64),

@@ -1,7 +1,7 @@
-"""Where lengths come from: recorded files, published quantiles, or a distribution's name.
+"""The sources of lengths: recorded files, published quantiles and named distributions.
 
 A source is a table of (prompt, output, recorded class) that is drawn from with replacement, so ten
-million requests need no more memory than the table. Called by workloads.py.
+million requests need no more memory than the table. Called by question.py and reproductions.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from scipy.stats import norm
 from lengthwise_lab.errors import BadWorkload
 from lengthwise_lab.simulator.core.state import Floats, Ints
 
-#: Rows of a table that stands for a distribution: its quantiles at so many even steps.
+#: Rows of a table for a distribution: its quantiles at so many even steps.
 EVEN = 20_000
-#: Output tokens at (share of requests, tokens), as published or measured; references/seeds.md.
+#: Output tokens at (share of requests, tokens), as published or measured.
 #: `ssjf` is LMSYS-chat-1M answered by Vicuna-13B, cut at 511, the rows that SSJF predicted.
 PUBLISHED: dict[str, list[tuple[float, int]]] = {
     "ssjf": [(0, 2), (0.1, 13), (0.25, 41), (0.5, 140), (0.75, 294), (0.9, 397), (0.95, 447),
@@ -34,7 +34,7 @@ PUBLISHED: dict[str, list[tuple[float, int]]] = {
     # 13 LLMs of 2024-25 on ShareGPT prompts; the lowest decile is a guess, the rest measured.
     "sharegpt": [(0, 4), (0.1, 120), (0.5, 515), (0.9, 1131), (0.99, 2115), (1, 4000)],
 }  # fmt: skip
-#: Prompt tokens that go with them: mean and coefficient of variation.
+#: Their prompt tokens: mean and coefficient of variation.
 PUBLISHED_PROMPTS = {
     "ssjf": (70.0, 1.5),
     "azure-conv": (1155.0, 0.9),
@@ -45,7 +45,7 @@ PUBLISHED_PROMPTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """A table to draw from; all (rows,). `arrival_s` is there when it was recorded as a trace."""
+    """A table to draw from; all (rows,). `arrival_s` is set if it was recorded as a trace."""
 
     prompt: Ints
     output: Ints
@@ -53,12 +53,12 @@ class Lengths:
     arrival_s: Floats | None = None
 
     def __len__(self) -> int:
-        """How many rows."""
+        """Return the number of rows."""
         return len(self.output)
 
 
 def published(name: str) -> Lengths:
-    """Lengths with the quantiles that are known of a data set; straight lines between them."""
+    """Return lengths with the known quantiles of a data set, linear between them."""
     points = PUBLISHED[name]
     shares = (np.arange(EVEN) + 0.5) / EVEN
     output = np.interp(shares, [share for share, _ in points], [tokens for _, tokens in points])
@@ -67,18 +67,18 @@ def published(name: str) -> Lengths:
 
 
 def log_normal(mean: float, cv: float, *, prompt_mean: float, prompt_cv: float) -> Lengths:
-    """A long tail, as of a chat without a cap."""
+    """Return log-normal lengths: a long tail, as in a chat without a cap."""
     return _table(_log_normal(mean, cv), prompt_mean=prompt_mean, prompt_cv=prompt_cv)
 
 
 def exponential(mean: float, *, prompt_mean: float, prompt_cv: float) -> Lengths:
-    """What queueing theory knows most about."""
+    """Return exponential lengths, the best known case of queueing theory."""
     shares = (np.arange(EVEN) + 0.5) / EVEN
     return _table(-mean * np.log1p(-shares), prompt_mean=prompt_mean, prompt_cv=prompt_cv)
 
 
 def fixed(tokens: int, *, prompt_mean: float, prompt_cv: float) -> Lengths:
-    """All answers equally long: there is nothing to choose between."""
+    """Return answers of one length, which no order can improve."""
     return _table(np.full(EVEN, float(tokens)), prompt_mean=prompt_mean, prompt_cv=prompt_cv)
 
 
@@ -91,7 +91,7 @@ def _log_normal(mean: float, cv: float) -> Floats:
 
 
 def _table(output: Floats, *, prompt_mean: float, prompt_cv: float) -> Lengths:
-    """Prompts have no rank in common with outputs, as in both Azure traces."""
+    """Combine outputs with prompts of independent rank, as in both Azure traces."""
     prompt = np.random.default_rng(5).permutation(_log_normal(prompt_mean, prompt_cv))
     return Lengths(
         prompt=np.maximum(1, np.rint(prompt)).astype(np.int64),
@@ -103,10 +103,11 @@ def _table(output: Floats, *, prompt_mean: float, prompt_cv: float) -> Lengths:
 def read_lengths(
     path: Path, *, model: str = "", source: str = "", classes: str = "pred_class5"
 ) -> Lengths:
-    """The rows of a CSV or JSONL file, gzipped or not.
+    """Read the rows of a CSV or JSONL file, gzipped or not.
 
-    A CSV has `output_tokens` and maybe `prompt_tokens`, `arrival_s`, recorded classes; a line of
-    JSONL has `output_tokens` (an integer, or a list: each is a row) and maybe `prompt_tokens`.
+    A CSV has the column `output_tokens` and may have `prompt_tokens`, `arrival_s` and recorded
+    classes. A line of JSONL has `output_tokens` (an integer, or a list: each is a row) and may have
+    `prompt_tokens`.
 
     Args:
         path: The file.
@@ -120,7 +121,9 @@ def read_lengths(
     try:
         rows = list(_jsonl(path, model, source) if ".jsonl" in path.name else _csv(path, classes))
     except FileNotFoundError as exc:
-        raise BadWorkload(f"there is no {path}: name the folder that it is in with --data") from exc
+        raise BadWorkload(
+            f"{path} does not exist; give the folder that holds it with --data"
+        ) from exc
     except (OSError, UnicodeDecodeError, KeyError, ValueError, TypeError) as exc:
         raise BadWorkload(f"cannot read lengths from {path}: {exc!r}") from exc
     if not rows:
@@ -159,7 +162,7 @@ def _jsonl(path: Path, model: str, source: str) -> Iterator[tuple[int, int, int,
             if (model and row.get("model") != model) or (source and row.get("source") != source):
                 continue
             if row.get("degenerate"):
-                continue  # an answer that ran away, by the rule of those who recorded it
+                continue  # an endless answer, by the rule of the data set
             many = row["output_tokens"]
             for tokens in many if isinstance(many, list) else [many]:
                 yield int(row.get("prompt_tokens") or 70), int(tokens), -1, None

@@ -1,4 +1,4 @@
-"""A workload: lengths, arrivals, tenants and a predictor, as pieces of requests in order."""
+"""A workload: lengths, arrivals, tenants and a predictor make requests, piece by piece."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from lengthwise_lab.simulator.workloads.jobs import Jobs
 from lengthwise_lab.simulator.workloads.lengths import Lengths
 from lengthwise_lab.simulator.workloads.predictions import SAMPLE, Predictor, make_predictor
 
-#: Requests in a piece: large enough for NumPy, small enough to lie in the cache.
+#: Requests in a piece: large enough for NumPy, small enough for the CPU's cache.
 PIECE = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What comes.
+    """The description of a stream of requests.
 
     Attributes:
-        lengths: To draw from.
-        requests: How many; a trace has at most its own rows.
-        rate_per_s: Mean arrivals a second; of no meaning for a burst, a trace or a closed loop.
-        arrivals: The process.
-        predictor: Its name (predictions.py), and the tau of a noisy one.
-        tau: Of a noisy predictor.
-        shares: Of each tenant, adding up to 1.
-        seed: Of everything random.
+        lengths: The table that lengths are drawn from.
+        requests: The number of requests; a trace has at most its own rows.
+        rate_per_s: Mean arrivals a second; not used for a burst, a trace or a closed loop.
+        arrivals: The arrival process.
+        predictor: The name of the predictor (predictions.py).
+        tau: Kendall's tau-b of a noisy predictor.
+        shares: The share of the requests of each tenant, adding up to 1.
+        seed: The seed of everything random.
         in_order: Take the table's rows one after the other instead of drawing.
     """
 
@@ -52,19 +52,19 @@ class Workload:
     in_order: bool = False
 
     def fitted_predictor(self) -> Predictor:
-        """The predictor, fitted to a sample of these lengths."""
+        """Return the predictor, fitted to a sample of these lengths."""
         rng = np.random.default_rng([self.seed, 3])
         rows = rng.integers(0, len(self.lengths), SAMPLE)
         sample = self._jobs(np.zeros(SAMPLE), rows, np.zeros(SAMPLE, np.int64))
         return make_predictor(self.predictor, sample, tau=self.tau, seed=self.seed)
 
     def pieces(self, predictor: Predictor) -> Iterator[Jobs]:
-        """The requests, `PIECE` at a time; the same for the same seed, whatever the policy."""
+        """Yield the requests, `PIECE` at a time; the same for the same seed under every policy."""
         draws, noise, times = (np.random.default_rng([self.seed, part]) for part in range(3))
         count = self.requests
         if isinstance(self.arrivals, Trace):
             if self.lengths.arrival_s is None:
-                raise BadWorkload("arrivals of kind trace want lengths from a file with arrival_s")
+                raise BadWorkload("arrivals of kind trace need lengths from a file with arrival_s")
             count = min(count, len(self.lengths))
         sizes = [min(PIECE, count - start) for start in range(0, count, PIECE)]
         arriving = (
@@ -85,7 +85,7 @@ class Workload:
             start += size
 
     def _recorded_times(self, sizes: list[int], speed: float) -> Iterator[np.ndarray]:
-        assert self.lengths.arrival_s is not None  # noqa: S101 - pieces() has looked
+        assert self.lengths.arrival_s is not None  # noqa: S101 - pieces() has checked it
         start = 0
         for size in sizes:
             yield self.lengths.arrival_s[start : start + size] / speed

@@ -16,8 +16,8 @@ import numpy as np
 
 from lengthwise_lab.reproductions.recorded_runs import predicting, record
 from lengthwise_lab.reproductions.table.details import describe, rounded
-from lengthwise_lab.reproductions.table.rows import Absent, Row, of_requests
-from lengthwise_lab.simulator.core.cost_model import Independent
+from lengthwise_lab.reproductions.table.row import Absent, Row, of_requests
+from lengthwise_lab.simulator.engines import IndependentSlots
 from lengthwise_lab.simulator.policies import OURS, policy_named
 from lengthwise_lab.simulator.workloads.lengths import Lengths, published, read_lengths
 from lengthwise_lab.simulator.workloads.workload import Workload
@@ -187,7 +187,7 @@ def _measure(
     """All that is said of the requests, and by how much runs of another seed differ."""
     policy, told = _RUNS.get(name) or ("ssjf-pairwise", "five")
     lengths = tables["three" if told == "three" else "five"]
-    engine = Independent(kind="independent", slots=setting.slots, request_ms=100, token_ms=20)
+    engine = IndependentSlots(kind="independent", slots=setting.slots, request_ms=100, token_ms=20)
     work = engine.seconds_of_work(lengths.prompt.astype(float), lengths.output.astype(float))
     workload = Workload(
         lengths=lengths,

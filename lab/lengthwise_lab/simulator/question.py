@@ -1,4 +1,4 @@
-"""What `lengthwise lab run` reads: a question about schedules, in TOML or JSON."""
+"""The question that `lengthwise lab run` reads from TOML or JSON: workload, engine, policies."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lengthwise_lab.errors import BadWorkload
-from lengthwise_lab.simulator.core.cost_model import Batching, Engine
-from lengthwise_lab.simulator.experiment import Limits
+from lengthwise_lab.simulator.engines import BatchingEngine, Engine
 from lengthwise_lab.simulator.policies import policy_named
+from lengthwise_lab.simulator.simulation import RunLimits
 from lengthwise_lab.simulator.workloads.arrivals import Arrivals, Burst, Closed, Poisson, Trace
 from lengthwise_lab.simulator.workloads.lengths import (
     PUBLISHED,
@@ -31,11 +31,13 @@ class _Part(BaseModel):
 
 
 class LengthsConfig(_Part):
-    """Where lengths come from."""
+    """The source of the lengths."""
 
     kind: Literal["published", "log-normal", "exponential", "fixed", "file"] = "published"
-    name: str = Field(default="ssjf", description="Of published quantiles")
-    file: str = Field(default="", description="CSV or JSONL; with --data: a name in that folder")
+    name: str = Field(default="ssjf", description="The data set of published quantiles")
+    file: str = Field(
+        default="", description="CSV or JSONL; a path, or a name in the folder of --data"
+    )
     model: str = Field(default="", description="Only this LLM's rows of the file")
     source: str = Field(default="", description="Only this data set's rows of the file")
     mean: float = Field(default=200.0, gt=0, description="Output tokens")
@@ -47,14 +49,14 @@ class LengthsConfig(_Part):
     def _is_known(self) -> Self:
         if self.kind == "published" and self.name not in PUBLISHED:
             raise ValueError(
-                f"no published lengths {self.name!r}; there are {', '.join(PUBLISHED)}"
+                f"no published lengths {self.name!r}; it must be one of {', '.join(PUBLISHED)}"
             )
         if self.kind == "file" and not self.file:
-            raise ValueError("lengths of kind file want a file")
+            raise ValueError("lengths of kind file need a file")
         return self
 
     def table(self, data: Path | None) -> Lengths:
-        """The lengths to draw from."""
+        """Return the lengths to draw from."""
         prompts = {"prompt_mean": self.prompt_mean, "prompt_cv": self.prompt_cv}
         if self.kind == "published":
             return published(self.name)
@@ -71,17 +73,23 @@ class LengthsConfig(_Part):
 
 
 class PredictorConfig(_Part):
-    """What is known of a length before it is generated."""
+    """The predictions of the lengths."""
 
     name: Literal["oracle", "noisy", "reversed", "constant", "random", "recorded"] = "noisy"
-    tau: float | None = Field(default=0.6, gt=0, lt=1, description="Of a noisy one")
+    tau: float | None = Field(
+        default=0.6, gt=0, lt=1, description="Kendall's tau-b of a noisy predictor"
+    )
 
 
-class Tenant(_Part):
-    """One of those who share the engine."""
+class TenantShare(_Part):
+    """One of the tenants that share the engine."""
 
-    share: float = Field(gt=0, description="Of the requests; shares add up to 1")
-    weight: float = Field(default=1.0, gt=0, description="Of the engine that it is due")
+    share: float = Field(gt=0, description="Share of the requests; shares add up to 1")
+    weight: float = Field(
+        default=1.0,
+        gt=0,
+        description="Share of the engine that it should get, relative to the other tenants",
+    )
 
 
 class Question(_Part):
@@ -90,19 +98,25 @@ class Question(_Part):
     title: str = "a question"
     policies: list[str] = Field(min_length=1)
     requests: int = Field(default=20_000, ge=1)
-    load: float | None = Field(default=None, gt=0, description="Arrivals over what is possible")
+    load: float | None = Field(
+        default=None, gt=0, description="Arrivals over the engine's capacity"
+    )
     rate_per_s: float | None = Field(default=None, gt=0, description="Arrivals a second")
     seeds: list[int] = Field(default=[1], min_length=1)
-    warm_up: int = Field(default=0, ge=0, description="First requests that do not count")
-    stop_after: int | None = Field(default=None, ge=1, description="Ended requests")
-    stop_at_s: float | None = Field(default=None, gt=0, description="Simulated time")
-    pair_accuracy: float = Field(default=0.8, ge=0, le=1, description="Of ssjf-pairwise")
+    warm_up: int = Field(default=0, ge=0, description="The first so many requests do not count")
+    stop_after: int | None = Field(
+        default=None, ge=1, description="End after so many finished requests"
+    )
+    stop_at_s: float | None = Field(default=None, gt=0, description="End at this simulated time, s")
+    pair_accuracy: float = Field(
+        default=0.8, ge=0, le=1, description="Accuracy of the comparisons of ssjf-pairwise"
+    )
     in_order: bool = Field(default=False, description="Take the file's rows in their order")
-    engine: Engine = Field(default_factory=Batching)
+    engine: Engine = Field(default_factory=BatchingEngine)
     arrivals: Arrivals = Field(default_factory=Poisson)
     lengths: LengthsConfig = Field(default_factory=LengthsConfig)
     predictor: PredictorConfig = Field(default_factory=PredictorConfig)
-    tenants: list[Tenant] = Field(default=[Tenant(share=1.0)], min_length=1)
+    tenants: list[TenantShare] = Field(default=[TenantShare(share=1.0)], min_length=1)
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -116,7 +130,7 @@ class Question(_Part):
         return self
 
     def workload(self, seed: int, data: Path | None) -> Workload:
-        """What comes, for one seed."""
+        """Return the workload of one seed."""
         lengths = self.lengths.table(data)
         rate = self.rate_per_s or 1.0
         if self.load is not None:
@@ -136,10 +150,10 @@ class Question(_Part):
             in_order=self.in_order,
         )
 
-    def limits(self) -> Limits:
-        """When a run ends early, and what of it counts."""
+    def limits(self) -> RunLimits:
+        """Return when a run ends early, and which of its requests count."""
         closed = self.arrivals if isinstance(self.arrivals, Closed) else None
-        return Limits(
+        return RunLimits(
             stop_after=self.stop_after,
             stop_at_s=self.stop_at_s or float("inf"),
             warm_up=self.warm_up,
@@ -152,21 +166,21 @@ _Question = TypeVar("_Question", bound=BaseModel)
 
 
 def read_question(path: Path) -> Question:
-    """A question from a TOML or JSON file.
+    """Read a question from a TOML or JSON file.
 
     Raises:
-        BadWorkload: The file cannot be read, or says something that is not possible; the message
-            has one line for each field.
-        BadChoice: A policy is not one that there is.
+        BadWorkload: The file cannot be read, or a value is not valid; the message has one line for
+            each field.
+        BadChoice: There is no such policy.
     """
     return validated(path, read_values(path), Question)
 
 
 def read_values(path: Path) -> Any:
-    """What a TOML or JSON file holds.
+    """Return the values of a TOML or JSON file.
 
     Raises:
-        BadWorkload: It cannot be read.
+        BadWorkload: The file cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -176,12 +190,14 @@ def read_values(path: Path) -> Any:
 
 
 def validated(path: Path, values: Any, form: type[_Question]) -> _Question:
-    """The values of a file as a question of that form; raises as `read_question` does."""
+    """Return the values of a file as a question of that form; raises as `read_question` does."""
     try:
         return form.model_validate(values)
     except ValidationError as exc:
         faults = [
-            f"  {'.'.join(str(part) for part in fault['loc']) or 'all of it'}: {fault['msg']}"
+            f"  {'.'.join(str(part) for part in fault['loc']) or 'whole file'}: {fault['msg']}"
             for fault in exc.errors()
         ]
-        raise BadWorkload("\n".join([f"{path} is not a question for the lab:", *faults])) from exc
+        raise BadWorkload(
+            "\n".join([f"{path} is not a valid question for the lab:", *faults])
+        ) from exc

@@ -150,9 +150,9 @@ SOURCES: dict[str, str] = {
     "ssjf": "lengthwise_lab.reproductions.ssjf.rows:rows",
     "seqsch": "lengthwise_lab.reproductions.seqsch.rows:rows",
     "problen": "lengthwise_lab.reproductions.problen.rows:rows",
-    "ssjf-check": "lengthwise_lab.reproductions.ssjf.check:rows",
+    "ssjf-check": "lengthwise_lab.reproductions.ssjf.cross_check:rows",
     "ltr": "lengthwise_lab.reproductions.ltr.rows:rows",
-    "predictors": "lengthwise_lab.reproductions.predictors:rows",
+    "predictors": "lengthwise_lab.reproductions.predictor_rows:rows",
 }
 
 

@@ -14,7 +14,7 @@ from scipy.stats import kendalltau
 
 from lengthwise_lab.reproductions.recorded_lengths import Ints, classified, sampled
 from lengthwise_lab.reproductions.seqsch.strategies import ERROR_SD
-from lengthwise_lab.reproductions.table.rows import About, Absent, Kind, Row, Seed, without_requests
+from lengthwise_lab.reproductions.table.row import About, Absent, Kind, Row, Seed, without_requests
 
 #: Where SSJF cuts lengths into classes, tokens.
 _FIVE, _THREE = (42, 141, 294, 503), (141, 503)
