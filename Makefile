@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install check fmt lint types layers docs-check test demo images cluster-images cluster-test
+.PHONY: help install check fmt generate lint types layers generated-check test demo images cluster-images cluster-test
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,12 +18,19 @@ $(VENV)/.installed: pyproject.toml
 
 install: $(VENV)/.installed ## A .venv with everything a developer needs
 
-check: lint types layers docs-check test ## All that CI runs; .ci/run calls this
+check: lint types layers generated-check test ## All that CI runs; .ci/run calls this
 
-fmt: install ## Rewrite the code and the generated parts of the docs
+fmt: install ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/cog -r $$(git ls-files "docs/*.md")
+
+# What derives from the code: the CRD and the chart's copy of it, and the tables of the docs.
+CRDS := crds/llmservices.lengthwise.dev.yaml charts/lengthwise/files/crds/llmservices.lengthwise.dev.yaml
+PAGES = $(shell git ls-files --cached --others --exclude-standard '*.md')
+
+generate: install ## Write the files and tables that derive from the code
+	$(BIN)/python -m lengthwise_operator.llmservice.crd $(CRDS)
+	$(BIN)/cog -r $(PAGES)
 
 lint: install ## Style and common mistakes
 	$(BIN)/ruff check
@@ -35,8 +42,9 @@ types: install ## mypy, strict
 layers: install ## Who may import whom
 	$(BIN)/lint-imports
 
-docs-check: install ## The generated parts of the docs are fresh
-	$(BIN)/cog --check $$(git ls-files "docs/*.md")
+generated-check: install ## They are up to date; nothing is changed
+	$(BIN)/python -m lengthwise_operator.llmservice.crd --check $(CRDS)
+	$(BIN)/cog --check $(PAGES)
 
 test: install ## The whole suite
 	$(BIN)/python -m pytest

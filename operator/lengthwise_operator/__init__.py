@@ -1,1 +1,1 @@
-"""The operator: turns an LLMService into a queue-fronted, scaled and repaired vLLM."""
+"""The operator: runs each LLMService as vLLM pods with a queue, scales them and repairs them."""

@@ -1,10 +1,11 @@
-"""How many replicas: from the predicted work that waits, without flapping. Pure.
+"""How many replicas: from the predicted backlog, without flapping. Pure.
 
-The work is measured in replica-seconds, what one replica would need for everything in line, so the
-answer does not depend on how many replicas there happen to be: one that is still loading its model
-is not asked for twice. Up goes at once, when the work is more than 10 % over the target; down
-goes only to the largest number that was needed at any time within the delay, as Kubernetes' own
-autoscaler does with its stabilization window. A gap in what is known counts as "all were needed".
+The backlog is measured in replica-seconds: the time that one replica would need for all waiting
+jobs. It does not depend on how many replicas there are, so a replica that still loads its model is
+not requested twice. Scaling up is immediate, when the backlog is more than 10 % over the target.
+Scaling down goes only to the largest number that was needed at any time within the delay, as
+Kubernetes' own autoscaler does with its stabilization window. While the demand is unknown, all
+present replicas count as needed.
 """
 
 from __future__ import annotations
@@ -14,41 +15,42 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-#: Work over the target by less than this changes nothing: measurements of speed tremble.
+#: A backlog that exceeds the target by less than this share changes nothing, because the measured
+#: speed fluctuates.
 TOLERANCE = 0.1
 
 
 class ScalingReason(StrEnum):
-    """Why this number."""
+    """Why the number of replicas is what it is."""
 
-    STEADY = "Steady"  #: It is what is needed.
-    WOKEN = "WokenByJob"  #: A job came while there was no replica.
-    BACKLOG = "BacklogAboveTarget"  #: The waiting work would take longer than the target.
-    BOUNDS = "BoundsChanged"  #: minReplicas or maxReplicas leave no other number.
-    LESS_WORK = "LessWork"  #: Fewer sufficed for the whole delay.
-    IDLE = "Idle"  #: No work for the whole delay.
-    STABILIZING = "Stabilizing"  #: Fewer would do, but not for long enough yet.
-    NO_SIGNAL = "NoSignal"  #: The queue service does not say; the number stays.
+    STEADY = "Steady"  #: The number is what is needed.
+    WOKEN = "WokenByJob"  #: A job arrived while there was no replica.
+    BACKLOG = "BacklogAboveTarget"  #: The backlog would take longer than the target.
+    BOUNDS = "BoundsChanged"  #: minReplicas or maxReplicas changed.
+    LESS_WORK = "LessWork"  #: Fewer were enough for the whole delay.
+    IDLE = "Idle"  #: There was no work for the whole delay.
+    STABILIZING = "Stabilizing"  #: Fewer are enough now, but not for the whole delay.
+    NO_SIGNAL = "NoSignal"  #: The queue service reports no numbers.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What the queue says.
+    """The work in one queue.
 
     Attributes:
-        depth: Jobs waiting.
-        in_flight: Jobs being answered.
-        work_s: What one replica would need for the waiting jobs, s.
+        depth: Jobs that wait.
+        in_flight: Jobs that are being answered.
+        backlog_s: Time that one replica would need for the waiting jobs, s.
     """
 
     depth: int
     in_flight: int
-    work_s: float
+    backlog_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """From `spec.autoscaling`, and the jobs that one replica holds at once."""
+    """Limits from `spec.autoscaling`, and the jobs that one replica holds at once (`slots`)."""
 
     min_replicas: int
     max_replicas: int
@@ -58,7 +60,7 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ReplicaSample:
     """At `at_s` (any monotonic clock, s), `needed` replicas were needed."""
 
     at_s: float
@@ -66,30 +68,30 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decision:
+class ScalingDecision:
     """How many replicas, and why.
 
     Attributes:
-        replicas: Wanted from now on.
-        reason: In one word.
-        message: For people, with the numbers.
-        history: What the next decision is to be given.
+        replicas: Desired number from now on.
+        reason: Reason in one word.
+        message: Reason with the numbers, for people.
+        history: Input of the next decision.
     """
 
     replicas: int
     reason: ScalingReason
     message: str
-    history: tuple[Sample, ...]
+    history: tuple[ReplicaSample, ...]
 
 
 def needed_replicas(current: int, demand: Demand, bounds: Bounds) -> int:
-    """What the work alone asks for, within the bounds and a dead band around `current`."""
-    by_work = demand.work_s / bounds.target_backlog_s
-    # The running jobs must fit into what is left, or scaling down would throw them back.
+    """How many the demand needs, within the bounds; close to the target, `current` is kept."""
+    by_backlog = demand.backlog_s / bounds.target_backlog_s
+    # The running jobs must fit into the remaining replicas, or scaling down would interrupt them.
     floor = max(
         math.ceil(demand.in_flight / bounds.slots), 1 if demand.depth or demand.in_flight else 0
     )
-    least, full = math.ceil(by_work / (1 + TOLERANCE)), math.ceil(by_work)
+    least, full = math.ceil(by_backlog / (1 + TOLERANCE)), math.ceil(by_backlog)
     needed = max(current if least <= current < full else full, floor)
     return min(max(needed, bounds.min_replicas), bounds.max_replicas)
 
@@ -97,22 +99,22 @@ def needed_replicas(current: int, demand: Demand, bounds: Bounds) -> int:
 def decide_replicas(
     now_s: float,
     current: int,
-    history: Sequence[Sample],
+    history: Sequence[ReplicaSample],
     demand: Demand | None,
     bounds: Bounds,
-) -> Decision:
-    """The number of replicas from now on.
+) -> ScalingDecision:
+    """Decide the number of replicas.
 
     Args:
-        now_s: Same clock as the history's, s; never goes back.
-        current: Replicas wanted until now.
-        history: That of the last decision; empty after a restart, which starts the delay anew.
-        demand: What the queue says now; None: nobody knows.
-        bounds: See there.
+        now_s: Time on the clock of the history, s; monotonic.
+        current: Replicas desired until now.
+        history: History of the last decision; empty after a restart, which restarts the delay.
+        demand: The work in the queue now; None: unknown.
+        bounds: Limits and slots.
     """
     held = min(max(current, bounds.min_replicas), bounds.max_replicas)
     needed = held if demand is None else needed_replicas(held, demand, bounds)
-    samples = _within([*history, Sample(now_s, needed)], now_s - bounds.scale_down_delay_s)
+    samples = _within([*history, ReplicaSample(now_s, needed)], now_s - bounds.scale_down_delay_s)
     covered = now_s - samples[0].at_s >= bounds.scale_down_delay_s
     most = max(sample.needed for sample in samples)
     if held != current:
@@ -129,7 +131,7 @@ def decide_replicas(
     else:
         target = most
         reason = ScalingReason.LESS_WORK if most else ScalingReason.IDLE
-    return Decision(
+    return ScalingDecision(
         replicas=target,
         reason=reason,
         message=_explain(reason, current, target, needed, demand, bounds),
@@ -137,8 +139,8 @@ def decide_replicas(
     )
 
 
-def _within(history: Sequence[Sample], since_s: float) -> tuple[Sample, ...]:
-    """The samples since then, and the last one before, which was in force at that time."""
+def _within(history: Sequence[ReplicaSample], since_s: float) -> tuple[ReplicaSample, ...]:
+    """Keep the samples since then, and the last one before, which was in force at that time."""
     before = [sample for sample in history if sample.at_s <= since_s]
     return (*before[-1:], *(sample for sample in history if sample.at_s > since_s))
 
@@ -153,17 +155,18 @@ def _explain(
 ) -> str:
     change = f"{current} -> {target} replicas" if target != current else f"{current} replicas"
     if demand is None:
-        return f"{change}: the queue service gives no numbers, so nothing changes"
+        return f"{change}: the queue service reports no numbers, so the number stays"
     state = (
-        f"{demand.depth} jobs wait, {demand.work_s:.1f} s of predicted work for one replica; "
+        f"{demand.depth} jobs wait, {demand.backlog_s:.1f} s of predicted work for one replica; "
         f"target {bounds.target_backlog_s:g} s; {demand.in_flight} running, {bounds.slots} slots "
-        "each"
+        "per replica"
     )
+    delay_s = bounds.scale_down_delay_s
     more = {
         ScalingReason.BOUNDS: f"within {bounds.min_replicas} to {bounds.max_replicas}. ",
-        ScalingReason.STABILIZING: f"{needed} would do, for {bounds.scale_down_delay_s:g} s. ",
-        ScalingReason.LESS_WORK: f"enough for {bounds.scale_down_delay_s:g} s. ",
-        ScalingReason.IDLE: f"no work for {bounds.scale_down_delay_s:g} s. ",
+        ScalingReason.STABILIZING: f"{needed} must be enough for {delay_s:g} s first. ",
+        ScalingReason.LESS_WORK: f"enough for the last {delay_s:g} s. ",
+        ScalingReason.IDLE: f"no work for the last {delay_s:g} s. ",
     }.get(reason, "")
-    capped = " (the most allowed)" if target == bounds.max_replicas and target > current else ""
+    capped = " (the maximum)" if target == bounds.max_replicas and target > current else ""
     return f"{change}{capped}: {more}{state}"

@@ -1,20 +1,20 @@
-"""What can go wrong between the operator and what it talks to.
+"""Errors of the operator.
 
 ```
 OperatorError
-├── Refused        the other side understood and says no: the message goes into a condition
-├── Unreachable    it does not answer, or not now: tried again, with pauses that grow
+├── Refused        the other side understood and refused: the message goes into a condition
+├── Unreachable    no answer, or a temporary failure: tried again after growing pauses
 └── BadSpec        an LLMService that cannot be read: the message goes into a condition
 ```
 
-Expected outcomes (there is no such object) are return values.
+Expected outcomes (an object does not exist) are return values.
 """
 
 from __future__ import annotations
 
 
 class OperatorError(Exception):
-    """Base of all; `message` is for people."""
+    """Base class; `message` is written for people."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -22,12 +22,12 @@ class OperatorError(Exception):
 
 
 class Refused(OperatorError):
-    """The API server or the queue service refuses what was sent; again would not help."""
+    """The API server or the queue service refused what was sent; a retry would not help."""
 
 
 class Unreachable(OperatorError):
-    """No answer, or one that means "later"."""
+    """There is no answer, or one that asks to try again later."""
 
 
 class BadSpec(OperatorError):
-    """The object does not have the form that its CRD demands."""
+    """The object does not have the form that its CRD requires."""

@@ -1,34 +1,45 @@
-"""What was seen of one service at one moment: the input of every decision. Pure."""
+"""What was observed of one service at one moment: the input of every decision. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+#: An object of the Kubernetes API, as parsed JSON.
 Body = Mapping[str, Any]
 
 #: (kind, name) of a child.
 ChildKey = tuple[str, str]
 
 
+class WatchedObjects(Protocol):
+    """The objects that the watches deliver."""
+
+    def of_service(self, namespace: str, service: str) -> Iterable[Body]:
+        """The children and pods of one service."""
+
+    def with_queue(self, queue: str) -> Iterable[tuple[str, str, str]]:
+        """(creation time, "namespace/name", uid) of every LLMService with this queue."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class QueueFacts:
-    """One queue, as the queue service shows it.
+    """One queue, as the queue service reports it.
 
     Attributes:
-        depth: Jobs waiting.
-        in_flight: Jobs being answered.
+        depth: Jobs that wait.
+        in_flight: Jobs that are being answered.
         backlog_tokens: Predicted tokens of the waiting jobs.
-        ms_per_token: What one token of one job takes, ms.
-        backlog_s: Time to serve what waits with the present workers, s; None: no worker.
-        oldest_wait_s: How long the oldest has waited, s.
-        workers: Workers that beat lately.
+        ms_per_token: Time of one token of one job, ms.
+        backlog_s: Time to serve the waiting jobs with the present workers, s; None: no worker.
+        oldest_wait_s: How long the oldest job has waited, s.
+        workers: Workers that sent a heartbeat recently.
         mode: open, paused or draining.
-        active_policy: What is really served.
+        active_policy: The policy in force.
         rank_accuracy: Share of pairs predicted in the right order; None: not measured.
-        fallback_active: Whether the predictor is not trusted at present.
-        settings: All that the queue can be told, by its name there.
+        fallback_active: Whether the queue serves fcfs because that share is too low.
+        settings: All settings of the queue, by their names in the queue service's API.
     """
 
     depth: int
@@ -47,13 +58,13 @@ class QueueFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorFacts:
-    """One predictor, asked for its readiness, as it is for one queue.
+    """The readiness of one predictor, for one queue.
 
     Attributes:
-        version: Of the model that predicts for the queue; "": it did not say.
-        problem: Why it predicts nothing; "": it is well.
-        refused: Why the files that are there for the queue's model are not what predicts; "": they
-            are.
+        version: Version of the model that predicts for the queue; "": not reported.
+        problem: Why it predicts nothing; "": it is ready.
+        refused: Why it cannot load the files of the queue's model, so that another model predicts;
+            "": no problem.
     """
 
     version: str
@@ -63,22 +74,23 @@ class PredictorFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """Everything.
+    """Everything that the planner needs to know about one service.
 
     Attributes:
-        deployments, claims: Children and named claims by name.
-        others: Names of further children by kind, to find those that are no longer wanted.
-        pods: Of this service.
-        events: Warnings about those pods; asked for only when a pod hangs without a reason.
+        deployments, claims: Children and named claims, by name.
+        others: Children of every kind, to find those that are no longer wanted.
+        pods: The pods of this service.
+        events: Warnings about those pods; read only when a pod is stuck for an unknown reason.
         missing_claims: Claims that the spec names and that do not exist.
-        queue: Its queue; None: it has none yet.
-        queue_problem: Why nothing is known of the queue; "": it is known.
-        predictor: None: nobody was asked (yet).
-        refused: What the API server or the queue service said to our last words, by child.
-        rival: "namespace/name" of an older service with the same queue.
-        served: The queue that the running engine serves; None: there is no engine.
-        queue_rolling: Whether the workers are to be replaced and must wait, because the queue
-            service itself is being replaced just now.
+        queue: The service's queue; None: it does not exist yet.
+        queue_problem: Why the queue is unknown; "": it is known.
+        predictor: None: it was not asked (yet).
+        refused: Messages of the API server or the queue service that refused the last manifest or
+            settings, by child.
+        name_owner: "namespace/name" of an older service with the same queue; "": there is none.
+        served_queue: The queue that the running engine serves; None: there is no engine.
+        queue_rolling: Whether the workers must be replaced but wait, because the queue service is
+            being rolled out.
     """
 
     deployments: Mapping[str, Body] = field(default_factory=dict)
@@ -91,6 +103,6 @@ class Observed:
     queue_problem: str = ""
     predictor: PredictorFacts | None = None
     refused: Mapping[ChildKey, str] = field(default_factory=dict)
-    rival: str = ""
-    served: str | None = None
+    name_owner: str = ""
+    served_queue: str | None = None
     queue_rolling: bool = False

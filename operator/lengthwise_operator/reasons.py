@@ -1,6 +1,6 @@
-"""Types and reasons of the conditions of an LLMService, each with what it means.
+"""Types and reasons of the conditions of an LLMService, each with its meaning.
 
-`conditions.py` says when which holds; docs/reference/operator.md prints these tables.
+`conditions.py` computes which holds; docs/reference/operator.md prints these tables.
 """
 
 from __future__ import annotations
@@ -14,93 +14,117 @@ class ConditionType(StrEnum):
     """What a condition is about."""
 
     READY = "Ready"  #: All of the others are true.
-    ENGINE = "EngineReady"  #: vLLM answers, or sleeps because there is no work.
-    QUEUE = "QueueReady"  #: The queue takes jobs, with the settings of the spec.
-    PREDICTOR = "PredictorReady"  #: Lengths are predicted. Without it traffic goes on.
-    SCALING = "ScalingReady"  #: The number of replicas is what it should be.
-    CACHE = "CacheReady"  #: The claim for downloads is there.
+    ENGINE = "EngineReady"  #: A replica of vLLM is ready, or none is wanted.
+    QUEUE = "QueueReady"  #: The queue accepts jobs, with the settings of the spec.
+    PREDICTOR = "PredictorReady"  #: Lengths are predicted. Requests are served without it, too.
+    SCALING = "ScalingReady"  #: The desired number of replicas is known.
+    CACHE = "CacheReady"  #: The claim for downloads exists and has a volume.
 
 
 #: Condition -> reason -> (status, what it means and what to do).
 REASONS: dict[ConditionType, dict[str, tuple[str, str]]] = {
     ConditionType.READY: {
         "Ready": ("True", "Requests are served."),
-        "ScaledToZero": ("True", "No replica runs because there is no work; a job wakes one."),
-        "InvalidSpec": ("False", "The spec breaks a rule; nothing is changed until it is mended."),
-        "Deleting": ("False", "Being deleted: no new jobs, those in line are served first."),
+        "ScaledToZero": ("True", "No replica runs because there is no work; a job starts one."),
+        "InvalidSpec": ("False", "The spec breaks a rule; nothing is changed until it is fixed."),
+        "Deleting": ("False", "Being deleted: new jobs are refused, queued jobs are served first."),
         "(another's)": ("False", "The reason of the first condition that is not true."),
     },
     ConditionType.ENGINE: {
-        "Available": ("True", "Every replica answers."),
+        "Available": ("True", "Every replica is ready."),
         "ScaledToZero": ("True", "No replica is wanted."),
-        "RollingOut": ("True", "Some replicas answer; others start or are replaced."),
-        "Degraded": ("True", "Some replicas answer; another has the fault in the message."),
+        "RollingOut": ("True", "Some replicas are ready; others start or are replaced."),
+        "Degraded": ("True", "Some replicas are ready; another has the fault in the message."),
         "Starting": ("False", "The first replica downloads or loads its model."),
         "ModelNotFound": ("False", "There is no model at model.uri; the message lists the folder."),
         "ImagePullFailed": ("False", "An image cannot be pulled: name, tag or pull secret."),
-        "ContainerConfigError": ("False", "A container cannot be made, e.g. a Secret is missing."),
+        "ContainerConfigError": (
+            "False",
+            "A container cannot start, e.g. a Secret is missing.",
+        ),
         "VolumeNotMounted": ("False", "A volume cannot be mounted."),
-        "OutOfMemory": ("False", "Killed for its memory limit."),
-        "CrashLooping": ("False", "vLLM ends by itself; the message has its last error."),
-        "WorkerFailing": ("False", "The worker beside vLLM ends; the message has its last error."),
+        "OutOfMemory": ("False", "A container was killed because it reached its memory limit."),
+        "CrashLooping": ("False", "vLLM exits; the message has its last error."),
+        "WorkerFailing": ("False", "The worker beside vLLM exits; the message has its last error."),
         "Unschedulable": ("False", "No node fits: GPUs, memory, labels, taints, or a claim."),
-        "Evicted": ("False", "The node put the pod out."),
+        "Evicted": ("False", "The node evicted the pod."),
         "PodsRefused": ("False", "The API server refuses the pods: a quota or an admission rule."),
-        "ManifestRefused": ("False", "The API server refuses what the spec leads to."),
+        "ManifestRefused": (
+            "False",
+            "The API server refuses the Deployment of this spec.",
+        ),
         "NotCreated": (
             "Unknown",
-            "The Deployment is about to be made, unless another condition bars it.",
+            "The Deployment will be created, unless another condition prevents it.",
         ),
     },
     ConditionType.QUEUE: {
-        "Accepting": ("True", "The queue takes jobs."),
-        "Paused": ("False", "Somebody paused the queue; jobs wait."),
-        "Draining": ("False", "New jobs are refused; those in line are served."),
+        "Accepting": ("True", "The queue accepts jobs."),
+        "Paused": ("False", "The queue was paused through its API; jobs wait."),
+        "Draining": ("False", "New jobs are refused; queued jobs are served."),
         "NameTaken": ("False", "An older LLMService has the same model name: choose another."),
-        "ModelNameChanged": ("False", "model.name was changed; jobs are under the old name."),
+        "ModelNameChanged": (
+            "False",
+            "model.name changed; queued jobs are under the old name.",
+        ),
         "SettingsRefused": ("False", "The queue service refuses the settings."),
-        "QueueServiceUnreachable": ("Unknown", "The operator cannot ask the queue service."),
-        "NotCreated": ("Unknown", "The queue is about to be made."),
+        "QueueServiceUnreachable": ("Unknown", "The operator cannot reach the queue service."),
+        "NotCreated": ("Unknown", "The queue will be created."),
     },
     ConditionType.PREDICTOR: {
-        "Available": ("True", "The predictor of this service answers."),
-        "Shared": ("True", "The installation's predictor answers."),
-        "External": ("True", "The predictor at predictor.url answers."),
-        "Off": ("True", "None is wanted; jobs are ordered by the median length."),
-        "ModelRefused": ("False", "The model in its folder cannot be loaded; another predicts."),
-        "RankAccuracyLow": ("False", "Its order is not trusted; fcfs is served until it recovers."),
+        "Available": ("True", "The predictor of this service is ready."),
+        "Shared": ("True", "The installation's predictor is ready."),
+        "External": ("True", "The predictor at predictor.url is ready."),
+        "Off": ("True", "None is wanted; every job counts as of median length."),
+        "ModelRefused": (
+            "False",
+            "The model in its folder cannot be loaded; another predicts.",
+        ),
+        "RankAccuracyLow": (
+            "False",
+            "The predictions are degraded; fcfs until they recover.",
+        ),
         "Starting": ("False", "Its first pod starts."),
-        "Unreachable": ("False", "It does not answer; jobs get the median length."),
-        "Failing": ("False", "Its pod does not run; the message says why."),
+        "Unreachable": (
+            "False",
+            "It does not answer; every job counts as of median length.",
+        ),
+        "Failing": ("False", "Its pod does not run; the message has the cause."),
         "NotAsked": ("Unknown", "It was not asked yet."),
     },
     ConditionType.SCALING: {
-        "Fixed": ("True", "spec.replicas says how many."),
+        "Fixed": ("True", "spec.replicas sets the number."),
         **{
             str(reason): ("True", text)
             for reason, text in {
-                ScalingReason.STEADY: "As many as are needed.",
-                ScalingReason.WOKEN: "A job came while there was no replica.",
-                ScalingReason.BACKLOG: "More, because the waiting work is over the target.",
+                ScalingReason.STEADY: "The number is what is needed.",
+                ScalingReason.WOKEN: "A job arrived while there was no replica.",
+                ScalingReason.BACKLOG: "Scaled up, because the backlog is above the target.",
                 ScalingReason.BOUNDS: "minReplicas or maxReplicas changed.",
-                ScalingReason.LESS_WORK: "Fewer sufficed for the whole delay.",
-                ScalingReason.IDLE: "None, because there was no work for the whole delay.",
-                ScalingReason.STABILIZING: "Fewer would do, but not for long enough yet.",
+                ScalingReason.LESS_WORK: "Scaled down: fewer were enough for the whole delay.",
+                ScalingReason.IDLE: "Scaled to zero: there was no work for the whole delay.",
+                ScalingReason.STABILIZING: "Fewer are enough now, but not for the whole delay yet.",
             }.items()
         },
-        str(ScalingReason.NO_SIGNAL): ("Unknown", "No numbers from the queue; nothing changes."),
+        str(ScalingReason.NO_SIGNAL): (
+            "Unknown",
+            "The queue service reports no numbers; no change.",
+        ),
     },
     ConditionType.CACHE: {
-        "NotRequested": ("True", "No cache; weights are downloaded by each pod or read in place."),
+        "NotRequested": (
+            "True",
+            "No cache: each pod downloads the weights or reads them in place.",
+        ),
         "Bound": ("True", "The claim has its volume."),
         "WaitingForFirstPod": ("True", "The claim gets its volume with the first pod."),
         "Pending": ("False", "The claim has no volume yet."),
         "ClaimNotFound": ("False", "modelCache.existingClaim does not exist."),
         "Lost": ("False", "The claim has lost its volume."),
         "ManifestRefused": ("False", "The API server refuses the claim."),
-        "NotCreated": ("Unknown", "The claim is about to be made."),
+        "NotCreated": ("Unknown", "The claim will be created."),
     },
 }
 
-#: Reasons of a condition that is not true for a good cause: no event of type Warning.
+#: Reasons for which a condition is expected not to be true: their events are Normal, not Warning.
 EXPECTED = frozenset({"Starting", "NotCreated", "NotAsked", "Draining", "Deleting", "Pending"})

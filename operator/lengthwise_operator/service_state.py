@@ -1,6 +1,6 @@
-"""What the operator remembers of one service between two looks, and how it tells drift.
+"""What the operator remembers of one service between two reconciliations, and how it detects drift.
 
-Called by `rounds.py`.
+The state is lost in a restart, which only costs one apply of each child.
 """
 
 from __future__ import annotations
@@ -11,56 +11,96 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lengthwise_operator.observed import Body, ChildKey
-from lengthwise_operator.planner import Memory
+from lengthwise_operator.planner import PlannerState
+
+#: A watch delivers what was just sent after a moment. Until then the old object is no drift, s.
+ECHO_S = 3.0
+
+#: On the monotonic clock, s: before every other time.
+_NEVER_S = -1e9
 
 
 @dataclass
-class Sent:
-    """A child as we last sent it, and as it was then."""
+class SentChild:
+    """A child as the operator last sent it, and as the API server stored it.
+
+    Attributes:
+        manifest: Digest of the manifest.
+        stored: Fingerprint of the stored object; "" if it was refused.
+        at_s: When it was sent, on the monotonic clock, s.
+        refused: Message of the API server; "": it was accepted.
+        body: The stored object.
+    """
 
     manifest: str
-    seen: str
+    stored: str
     at_s: float
     refused: str = ""
-    done: Body | None = None
+    body: Body | None = None
 
 
 @dataclass
-class Recall:
-    """What is remembered of one service. Lost in a restart, which only costs one apply of each."""
+class RefusedSettings:
+    """Queue settings that the queue service refused.
 
-    memory: Memory = field(default_factory=Memory)
-    sent: dict[ChildKey, Sent] = field(default_factory=dict)
+    Attributes:
+        settings: Digest of the settings; "": none were refused.
+        message: Message of the queue service.
+        at_s: When they were refused, on the monotonic clock, s.
+    """
+
+    settings: str = ""
+    message: str = ""
+    at_s: float = _NEVER_S
+
+
+@dataclass
+class ServiceState:
+    """The state of one service.
+
+    Attributes:
+        planner: State of the planner.
+        sent: The children as they were last sent.
+        claims: Claims that the spec names; None: the claim does not exist.
+        events: Warnings about pods that are stuck.
+        claims_and_events_s: When claims and events were last read, on the monotonic clock, s.
+        refused_settings: Queue settings that the queue service refused.
+        refused_command: Message of the queue service to a refused command; "": none.
+    """
+
+    planner: PlannerState = field(default_factory=PlannerState)
+    sent: dict[ChildKey, SentChild] = field(default_factory=dict)
     claims: dict[str, Body | None] = field(default_factory=dict)
     events: list[Body] = field(default_factory=list)
-    asked_s: float = -1e9
-    queue_refused: tuple[str, str] = ("", "")
-    queue_refused_s: float = -1e9
-    command_refused: str = ""
+    claims_and_events_s: float = _NEVER_S
+    refused_settings: RefusedSettings = field(default_factory=RefusedSettings)
+    refused_command: str = ""
 
 
 def fingerprint(child: Body) -> str:
-    """What of a child would be drift if it changed: all but its status and the bookkeeping."""
+    """Digest of the fields whose change is drift: all except status and bookkeeping."""
     meta = child["metadata"]
-    notes = {
+    annotations = {
         k: v
         for k, v in (meta.get("annotations") or {}).items()
         if not k.startswith(("deployment.kubernetes.io/", "pv.kubernetes.io/", "volume."))
     }
     spec = dict(child.get("spec") or {})
-    return digest_of([spec, meta.get("labels"), notes, meta.get("ownerReferences")])
+    return digest_of([spec, meta.get("labels"), annotations, meta.get("ownerReferences")])
 
 
-def newer(child: Body, sent: Sent | None) -> Body:
-    """A Deployment as the watch has it, or as our last apply left it if the watch is behind."""
-    if sent is None or sent.done is None:
-        return child
-    ours, theirs = (body["metadata"].get("generation", 0) for body in (sent.done, child))
-    same = sent.done["metadata"].get("uid") == child["metadata"].get("uid")
-    return sent.done if same and ours > theirs else child
+def newer(watched: Body, sent: SentChild | None) -> Body:
+    """Return a Deployment as the watch has it, or as it was stored if the watch is behind."""
+    if sent is None or sent.body is None:
+        return watched
+    stored_generation, watched_generation = (
+        body["metadata"].get("generation", 0) for body in (sent.body, watched)
+    )
+    same = sent.body["metadata"].get("uid") == watched["metadata"].get("uid")
+    return sent.body if same and stored_generation > watched_generation else watched
 
 
 def digest_of(value: Any) -> str:
-    """One text for one value, whatever the order of its fields."""
+    """Digest of a value, independent of the order of its fields."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -7,12 +7,17 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from lengthwise_operator.children.worker_redis import Durability, TlsVerify, WorkerRedis
-from lengthwise_operator.service import Installation
+from lengthwise_contract.defaults import DURABILITY_REPLICAS, DURABILITY_TIMEOUT_MS
+from lengthwise_operator.installation import (
+    DurabilityMode,
+    Installation,
+    TlsVerifyMode,
+    WorkerRedis,
+)
 
 
-class Settings(BaseSettings):
-    """One field, one environment variable: `queue_url` is `LENGTHWISE_OPERATOR_QUEUE_URL`."""
+class OperatorSettings(BaseSettings):
+    """Each field is one environment variable: `queue_url` is `LENGTHWISE_OPERATOR_QUEUE_URL`."""
 
     model_config = SettingsConfigDict(
         env_prefix="LENGTHWISE_OPERATOR_", frozen=True, extra="ignore", hide_input_in_errors=True
@@ -22,17 +27,18 @@ class Settings(BaseSettings):
         min_length=1, description="Base URL of the queue service, as pods reach it"
     )
     queue_api_key: SecretStr | None = Field(
-        default=None, description="Admin key of the queue service; none: it asks for none"
+        default=None, description="Admin key of the queue service; none: it requires none"
     )
     queue_deployment: str = Field(
         default="",
         pattern=r"^([^/]+/[^/]+)?$",
-        description="NAMESPACE/NAME of the queue service's Deployment: while it is being rolled "
-        "out, no worker is replaced; empty: nothing is waited for",
+        description="NAMESPACE/NAME of the queue service's Deployment: no worker is replaced "
+        "during its rollout; empty: workers do not wait",
     )
     public_url: str = Field(
         default="",
-        description="What status.url says, for OpenAI clients; empty: the queue service's /v1",
+        description="Value of status.url, the base URL for OpenAI clients; empty: the queue "
+        "service's /v1",
     )
     predictor_url: str = Field(
         default="", description="Base URL of the shared predictor; empty: there is none"
@@ -41,23 +47,25 @@ class Settings(BaseSettings):
         default="lengthwise/worker:0.1.0", description="Image of the worker beside each engine"
     )
     predictor_image: str = Field(
-        default="lengthwise/predictor:0.1.0", description="Image of predictors of their own"
+        default="lengthwise/predictor:0.1.0",
+        description="Image of a predictor that serves one LLMService alone",
     )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
-        default="IfNotPresent", description="Of both"
+        default="IfNotPresent", description="Pull policy of both images"
     )
     image_pull_secrets: str = Field(
-        default="", description="Names of Secrets for the pods' images, divided by commas"
+        default="", description="Names of the pods' image pull Secrets, separated by commas"
     )
     redis_secret_name: str = Field(
         default="lengthwise-redis",
         description="Secret with the Redis URL, in each namespace that has an LLMService; only "
-        "the pods read it",
+        "the pods read it, not the operator",
     )
-    redis_secret_key: str = Field(default="url", description="Key of the URL within it")
-    redis_username: str = Field(default="", description="ACL user; empty: the URL's")
+    redis_secret_key: str = Field(default="url", description="Key of the URL in that Secret")
+    redis_username: str = Field(default="", description="ACL user; empty: the user in the URL")
     redis_password_key: str = Field(
-        default="", description="Key of its password in the same Secret; empty: the URL's"
+        default="",
+        description="Key of its password in the same Secret; empty: the password in the URL",
     )
     redis_sentinel_username: str = Field(
         default="", description="ACL user at the Sentinels; empty: default"
@@ -72,41 +80,48 @@ class Settings(BaseSettings):
     )
     redis_tls_ca_key: str = Field(default="ca.crt", description="Key of the CAs to trust")
     redis_tls_cert_key: str = Field(
-        default="", description="Key of our own certificate; empty: none"
+        default="", description="Key of the client certificate; empty: none"
     )
     redis_tls_key_key: str = Field(default="", description="Key of its private key")
-    redis_tls_verify: TlsVerify = Field(
-        default="full", description="full, ca (do not compare the host's name) or none"
+    redis_tls_verify: TlsVerifyMode = Field(
+        default="full", description="full, ca (the host name is not compared) or none"
     )
-    durability: Durability = Field(
-        default="async", description="async, replica or always, as the queue service has it"
+    durability: DurabilityMode = Field(
+        default="async", description="async, replica or always, as in the queue service"
     )
     durability_replicas: int = Field(
-        default=1, ge=1, le=16, description="replica: so many replicas must confirm"
+        default=DURABILITY_REPLICAS,
+        ge=1,
+        le=16,
+        description="With replica: how many replicas must confirm",
     )
     durability_timeout_ms: int = Field(
-        default=1000, ge=1, le=4000, description="Longest wait for that, ms"
+        default=DURABILITY_TIMEOUT_MS,
+        ge=1,
+        le=4000,
+        description="Longest wait for that confirmation, ms",
     )
     metrics_namespace: str = Field(
         default="", description="Namespace whose pods may scrape the engines; empty: none"
     )
     namespaces: str = Field(
         default="",
-        description="a,b: those of --namespace, if no right reaches beyond them; empty: all",
+        description="The namespaces of --namespace, separated by commas, if the operator has no "
+        "rights in others; empty: all namespaces",
     )
-    metrics_port: int = Field(default=8084, ge=0, le=65535, description="Of /metrics; 0: off")
+    metrics_port: int = Field(default=8084, ge=0, le=65535, description="Port of /metrics; 0: off")
     poll_seconds: float = Field(
-        default=5, gt=0, description="Between two looks at the queues, s; one call for all"
+        default=5, gt=0, description="Pause between two polls of all queues, s; a poll is one call"
     )
     resync_seconds: float = Field(
-        default=30, gt=0, description="A service is looked at at least so often, s"
+        default=30, gt=0, description="Longest pause between two reconciliations of a service, s"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="Least severe line that is logged"
+        default="INFO", description="Lowest level that is logged"
     )
 
     def installation(self) -> Installation:
-        """What the decisions need of this."""
+        """Build the part that the decisions need."""
         return Installation(
             queue_url=self.queue_url.rstrip("/"),
             queue_deployment=self.queue_deployment,

@@ -10,11 +10,12 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from lengthwise_operator.children.manifests import children
+from lengthwise_operator.children.all import all_children
+from lengthwise_operator.installation import Apis
 from lengthwise_operator.llmservice.rules import broken_rules
+from lengthwise_operator.llmservice.service import llmservice_of
 from lengthwise_operator.llmservice.spec import LLMServiceSpec
-from lengthwise_operator.service import Apis, service_of
-from lengthwise_operator.settings import Settings
+from lengthwise_operator.settings import OperatorSettings
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
@@ -83,10 +84,12 @@ def test_what_the_operator_makes_of_an_example_fits_the_schema_of_kubernetes(
     stamps = {"namespace": "llm", "uid": "u", "generation": 1}
     stamps["creationTimestamp"] = "2026-01-01T00:00:00Z"
     spec = LLMServiceSpec.model_validate(example["spec"])
-    service = service_of({"metadata": {**example["metadata"], **stamps}}, spec)
-    settings = Settings.model_validate({"queue_url": "http://q", "metrics_namespace": "monitoring"})
+    service = llmservice_of({"metadata": {**example["metadata"], **stamps}}, spec)
+    settings = OperatorSettings.model_validate(
+        {"queue_url": "http://q", "metrics_namespace": "monitoring"}
+    )
     apis = Apis(pdb_version="policy/v1", pod_monitors=False)
-    made = children(service, settings.installation(), apis, 1)
+    made = all_children(service, settings.installation(), apis, 1)
     assert len(made) >= 3
     for child in made:
         kubernetes_validate.validate(child, version, strict=True)

@@ -26,7 +26,7 @@ from lengthwise_cli.local import ports
 from lengthwise_lab.dashboards import pictures as dashboard_pictures
 from lengthwise_lab.dashboards import queries as dashboards
 from lengthwise_lab.loadtest import workload
-from lengthwise_operator.metrics import Metrics as OperatorMetrics
+from lengthwise_operator.metrics import OperatorMetrics
 
 CHART = Path(__file__).parents[2] / "charts" / "lengthwise"
 ALERTS = CHART / "files" / "alerts.yaml"

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from lengthwise_operator.children.manifests import children
+from lengthwise_operator.children.all import all_children
+from lengthwise_operator.installation import Apis
+from lengthwise_operator.llmservice.service import LLMService
 from lengthwise_operator.llmservice.spec import LLMServiceSpec
-from lengthwise_operator.service import Apis, Service
-from lengthwise_operator.settings import Settings
+from lengthwise_operator.settings import OperatorSettings
 
 Object = dict[str, Any]
 
@@ -89,7 +90,7 @@ class Installed:
             e["name"].removeprefix("LENGTHWISE_OPERATOR_").lower(): e.get("value", "")
             for e in workloads["operator"]["spec"]["template"]["spec"]["containers"][0]["env"]
         }
-        service = Service(
+        service = LLMService(
             name="chat",
             namespace=TEAM,
             uid="u",
@@ -99,7 +100,7 @@ class Installed:
             spec=LLMServiceSpec.model_validate({"model": {"uri": "hf://org/model"}}),
         )
         apis = Apis(pdb_version="policy/v1", pod_monitors=False)
-        made = children(service, Settings.model_validate(told).installation(), apis, 1)
+        made = all_children(service, OperatorSettings.model_validate(told).installation(), apis, 1)
         self.policies = [
             {**o, "metadata": {**o["metadata"], "namespace": RELEASE}}
             for o in rendered

@@ -13,7 +13,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from lengthwise_operator.settings import Settings as OperatorSettings
+from lengthwise_operator.children.worker_redis import redis_env, redis_mounts, redis_volumes
+from lengthwise_operator.settings import OperatorSettings
 from lengthwise_predictor.settings import PredictorSettings
 from lengthwise_queue.settings import Settings as QueueServiceSettings
 
@@ -272,7 +273,7 @@ def test_queue_service_and_workers_reach_a_secured_redis_in_the_same_way(render:
         for e in operator["containers"][0]["env"]
     }
     redis = OperatorSettings.model_validate(told).installation().redis
-    worker = {e["name"].removeprefix("LENGTHWISE_WORKER_"): e for e in redis.env()}
+    worker = {e["name"].removeprefix("LENGTHWISE_WORKER_"): e for e in redis_env(redis)}
     wanted = {
         e["name"].removeprefix("LENGTHWISE_QUEUE_"): e
         for e in queue["containers"][0]["env"]
@@ -282,7 +283,7 @@ def test_queue_service_and_workers_reach_a_secured_redis_in_the_same_way(render:
         n: (e.get("value"), e.get("valueFrom")) for n, e in wanted.items()
     }
     assert len(wanted) == 12
-    assert {m["mountPath"] for m in redis.mounts()} < {
+    assert {m["mountPath"] for m in redis_mounts(redis)} < {
         m["mountPath"] for m in queue["containers"][0]["volumeMounts"]
     }
 
@@ -293,7 +294,7 @@ def test_queue_service_and_workers_reach_a_secured_redis_in_the_same_way(render:
             if v["name"].startswith("redis")
         }
 
-    assert items(redis.volumes()) == items(queue["volumes"])
+    assert items(redis_volumes(redis)) == items(queue["volumes"])
     assert items(queue["volumes"]) == {
         "redis": ("my-redis", ["password", "sentinel-password"]),
         "redis-tls": ("my-certificates", ["ca.crt", "tls.crt", "tls.key"]),

@@ -21,7 +21,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from lengthwise_cli.main import app
+from lengthwise_cli.main import build
 from lengthwise_store.keys import QueueKeys
 
 ROOT = Path(__file__).parents[2]
@@ -178,7 +178,7 @@ class Installation:
             url = f"redis://:{password}@{address}"
             words = ["collect", "--from-queue", url, "--model", "chat", "--out", str(out)]
             limits = ["--rows", str(rows), "--for-s", "20"]
-            return CliRunner().invoke(app, [*words, *limits]).exit_code == 0
+            return CliRunner().invoke(build(), [*words, *limits]).exit_code == 0
 
         with self.kubectl.forward(self.namespace, VALKEY, 6379, reached=collect):
             return [json.loads(line) for line in out.read_text().splitlines()]

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from lengthwise_operator.children.worker_redis import WorkerRedis
+from lengthwise_operator.installation import Apis, Installation, WorkerRedis
+from lengthwise_operator.llmservice.service import LLMService, llmservice_of
 from lengthwise_operator.llmservice.spec import LLMServiceSpec
 from lengthwise_operator.observed import QueueFacts
-from lengthwise_operator.service import Apis, Installation, Service, service_of
 
-MakeService = Callable[..., Service]
+MakeService = Callable[..., LLMService]
 MakeFacts = Callable[..., QueueFacts]
 
 
@@ -45,7 +45,7 @@ def apis() -> Apis:
 
 @pytest.fixture
 def service() -> MakeService:
-    """make(status=..., deleted=..., **spec) -> Service."""
+    """make(status=..., deleted=..., **spec) -> LLMService."""
 
     def make(
         *,
@@ -54,7 +54,7 @@ def service() -> MakeService:
         deleted: str | None = None,
         created: str = "2026-03-01T11:00:00Z",
         **spec: Any,
-    ) -> Service:
+    ) -> LLMService:
         body: dict[str, Any] = {
             "metadata": {
                 "name": name,
@@ -67,7 +67,7 @@ def service() -> MakeService:
             "status": status or {},
         }
         whole = {"model": {"uri": "hf://org/model"}} | spec
-        return service_of(body, LLMServiceSpec.model_validate(whole))
+        return llmservice_of(body, LLMServiceSpec.model_validate(whole))
 
     return make
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from lengthwise_operator.autoscaling import (
     TOLERANCE,
     Bounds,
-    Decision,
     Demand,
-    Sample,
+    ReplicaSample,
+    ScalingDecision,
     ScalingReason,
     decide_replicas,
     needed_replicas,
@@ -22,18 +22,18 @@ from lengthwise_operator.autoscaling import (
 BOUNDS = Bounds(
     min_replicas=0, max_replicas=4, target_backlog_s=30, scale_down_delay_s=300, slots=8
 )
-IDLE = Demand(depth=0, in_flight=0, work_s=0)
+IDLE = Demand(depth=0, in_flight=0, backlog_s=0)
 
 
 def work(seconds: float, *, depth: int = 10, in_flight: int = 0) -> Demand:
-    return Demand(depth=depth, in_flight=in_flight, work_s=seconds)
+    return Demand(depth=depth, in_flight=in_flight, backlog_s=seconds)
 
 
 def run(
     demands: list[Demand | None], *, current: int = 1, bounds: Bounds = BOUNDS, every_s: float = 5
-) -> list[Decision]:
+) -> list[ScalingDecision]:
     """Decisions in a row, each given the history of the last."""
-    history: tuple[Sample, ...] = ()
+    history: tuple[ReplicaSample, ...] = ()
     out = []
     for i, demand in enumerate(demands):
         decision = decide_replicas(i * every_s, current, history, demand, bounds)
@@ -64,10 +64,10 @@ def test_ten_long_jobs_scale_further_than_ten_short_ones() -> None:
     assert short.replicas < long.replicas
 
 
-def test_the_most_allowed_is_never_passed_and_is_named() -> None:
+def test_the_maximum_is_never_exceeded_and_is_named() -> None:
     decision = run([work(10_000)])[0]
     assert decision.replicas == 4
-    assert "the most allowed" in decision.message
+    assert "the maximum" in decision.message
 
 
 def test_a_replica_goes_only_after_the_whole_delay() -> None:
@@ -85,7 +85,7 @@ def test_scaling_down_stops_at_the_most_that_was_needed_within_the_delay() -> No
 
 
 def test_running_jobs_keep_the_replicas_that_hold_them() -> None:
-    decisions = run([work(115), *[Demand(depth=0, in_flight=17, work_s=0)] * 100])
+    decisions = run([work(115), *[Demand(depth=0, in_flight=17, backlog_s=0)] * 100])
     assert decisions[-1].replicas == 3  # 17 jobs, 8 slots each
 
 
@@ -126,7 +126,7 @@ demands = st.one_of(
         Demand,
         depth=st.integers(0, 500),
         in_flight=st.integers(0, 64),
-        work_s=st.floats(0, 1000),
+        backlog_s=st.floats(0, 1000),
     ),
 )
 bounds = st.builds(

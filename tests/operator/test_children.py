@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lengthwise_operator.children.engine import _CHECK_MODEL, vllm_args
-from lengthwise_operator.children.manifests import Manifest, children
-from lengthwise_operator.children.worker_redis import WorkerRedis
+from lengthwise_operator.children.all import all_children
+from lengthwise_operator.children.engine import CHECK_MODEL
+from lengthwise_operator.children.manifest import Manifest
+from lengthwise_operator.children.vllm import vllm_args
+from lengthwise_operator.installation import Apis, Installation, WorkerRedis
 from lengthwise_operator.llmservice.rules import MAX_NAME
-from lengthwise_operator.service import Apis, Installation, Service
+from lengthwise_operator.llmservice.service import LLMService
 
 if TYPE_CHECKING:
     from tests.operator.conftest import MakeService
@@ -30,7 +32,7 @@ def make(installation: Installation, apis: Apis, service: MakeService) -> Any:
     """make(**spec) -> children by kind and name."""
 
     def make(*, with_apis: Apis = apis, **spec: Any) -> Any:
-        return by_kind(children(service(**spec), installation, with_apis, 1))
+        return by_kind(all_children(service(**spec), installation, with_apis, 1))
 
     return make
 
@@ -274,14 +276,14 @@ def test_nobody_reaches_the_engine_but_who_may_scrape_it(
 ) -> None:
     assert make()["NetworkPolicy", "chat-engine"]["spec"]["ingress"] == []
     open_to = replace(installation, metrics_namespace="monitoring")
-    found = by_kind(children(service(), open_to, apis, 1))
+    found = by_kind(all_children(service(), open_to, apis, 1))
     rule = found["NetworkPolicy", "chat-engine"]["spec"]["ingress"][0]
     assert rule["from"][0]["namespaceSelector"]["matchLabels"] == {
         "kubernetes.io/metadata.name": "monitoring"
     }
 
 
-def predictor_of(made: Service, installation: Installation) -> tuple[int, str | None]:
+def predictor_of(made: LLMService, installation: Installation) -> tuple[int, str | None]:
     return made.own_predictor_replicas(installation), made.predictor_url(installation)
 
 
@@ -351,7 +353,7 @@ def test_the_model_check_tells_what_is_there_instead(
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
     done = subprocess.run(
-        ["/bin/sh", "-c", _CHECK_MODEL, "check-model", str(tmp_path / "m"), "pvc://c/m"],
+        ["/bin/sh", "-c", CHECK_MODEL, "check-model", str(tmp_path / "m"), "pvc://c/m"],
         capture_output=True,
         text=True,
         check=False,
@@ -367,7 +369,7 @@ def test_the_secrets_of_redis_are_mounted_in_the_worker_and_not_in_the_engine(
         secret_name="lw-redis", url_key="url", password_key="password", tls_secret_name="certs"
     )
     secured = replace(installation, redis=replace(redis, tls_ca_key="ca.crt"))
-    found = by_kind(children(service(), secured, apis, 1))
+    found = by_kind(all_children(service(), secured, apis, 1))
     mounted = {m["name"] for m in container(found, "worker")["volumeMounts"]}
     assert {"redis", "redis-tls"} <= mounted
     assert (

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lengthwise_operator.autoscaling import Decision, ScalingReason
+from lengthwise_operator.autoscaling import ScalingDecision, ScalingReason
 from lengthwise_operator.conditions import Condition, conditions, merged
-from lengthwise_operator.diagnosis import diagnose, hanging
+from lengthwise_operator.diagnosis import diagnose, stuck_pods
+from lengthwise_operator.installation import Installation
 from lengthwise_operator.observed import Observed, PredictorFacts
 from lengthwise_operator.reasons import REASONS, ConditionType
-from lengthwise_operator.service import Installation
 
 if TYPE_CHECKING:
     from tests.operator.conftest import MakeFacts, MakeService
@@ -84,7 +84,7 @@ def judge(service: MakeService, installation: Installation, facts: MakeFacts) ->
     def judge(
         *,
         spec: dict[str, Any] | None = None,
-        scaling: Decision | None = None,
+        scaling: ScalingDecision | None = None,
         broken: list[str] | None = None,
         deleted: str | None = None,
         **seen: Any,
@@ -93,7 +93,7 @@ def judge(service: MakeService, installation: Installation, facts: MakeFacts) ->
             "deployments": {"chat-engine": deployment(available=1)},
             "queue": facts(),
             "predictor": WELL,
-            "served": "chat",
+            "served_queue": "chat",
         }
         found = conditions(
             service(deleted=deleted, **(spec or {})),
@@ -122,7 +122,7 @@ def test_ready_takes_the_reason_of_what_is_not(judge: Any) -> None:
 
 
 def test_what_is_false_counts_for_more_than_what_is_unknown(judge: Any) -> None:
-    found = judge(rival="other/chat", deployments={})
+    found = judge(name_owner="other/chat", deployments={})
     assert found[ConditionType.ENGINE].status == "Unknown"
     assert found[ConditionType.READY].reason == "NameTaken"
     assert found[ConditionType.READY].status == "False"
@@ -300,7 +300,7 @@ def test_only_pods_that_hang_without_a_reason_are_asked_about(now: datetime) -> 
     silent = pod(name="a", phase="Pending", containers=[waiting("main", "ContainerCreating")])
     fresh = pod(name="b", phase="Pending", created="2026-03-01T11:59:55Z")
     explained = FAULTS[1][0]
-    assert hanging([silent, fresh, explained, pod(name="c")], now) == ["uid-a"]
+    assert stuck_pods([silent, fresh, explained, pod(name="c")], now) == ["uid-a"]
 
 
 def test_what_the_api_server_refuses_is_a_condition(judge: Any) -> None:
@@ -310,15 +310,15 @@ def test_what_the_api_server_refuses_is_a_condition(judge: Any) -> None:
 
 
 def test_two_services_with_one_model_name_tell_the_younger(judge: Any) -> None:
-    queue = judge(rival="other/chat")[ConditionType.QUEUE]
+    queue = judge(name_owner="other/chat")[ConditionType.QUEUE]
     assert (queue.status, queue.reason) == ("False", "NameTaken")
     assert "other/chat" in queue.message
 
 
 def test_a_changed_model_name_is_refused_with_the_way_out(judge: Any) -> None:
-    queue = judge(served="old-name")[ConditionType.QUEUE]
+    queue = judge(served_queue="old-name")[ConditionType.QUEUE]
     assert queue.reason == "ModelNameChanged"
-    assert "make a second LLMService" in queue.message
+    assert "create a second LLMService" in queue.message
 
 
 @pytest.mark.parametrize(
@@ -347,14 +347,14 @@ def test_a_predictor_that_is_away_is_told_with_what_happens_meanwhile(judge: Any
     away = PredictorFacts(version="", problem="http://p does not answer")
     predictor = judge(predictor=away)[ConditionType.PREDICTOR]
     assert predictor.reason == "Unreachable"
-    assert "jobs get the median length meanwhile" in predictor.message
+    assert "every job is assumed to have the median length" in predictor.message
 
 
 def test_a_model_that_the_predictor_refused_is_told_with_what_predicts_instead(judge: Any) -> None:
     refused = PredictorFacts(version="v1", problem="", refused="cannot read /model/m/model.json")
     predictor = judge(predictor=refused)[ConditionType.PREDICTOR]
     assert (predictor.status, predictor.reason) == ("False", "ModelRefused")
-    assert predictor.message == "cannot read /model/m/model.json; v1 predicts meanwhile"
+    assert predictor.message == "cannot read /model/m/model.json; v1 predicts instead"
 
 
 def test_a_predictor_of_ones_own_that_crashes_is_explained(judge: Any) -> None:
@@ -386,7 +386,7 @@ def test_the_cache_is_judged_by_its_claim(
 
 
 def test_the_autoscalers_reason_and_numbers_are_the_scaling_condition(judge: Any) -> None:
-    decision = Decision(
+    decision = ScalingDecision(
         replicas=2, reason=ScalingReason.BACKLOG, message="1 -> 2 replicas: ...", history=()
     )
     scaling = judge(spec={"autoscaling": {}}, scaling=decision)[ConditionType.SCALING]

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from lengthwise_operator.installation import Apis, Installation
 from lengthwise_operator.observed import Observed
-from lengthwise_operator.planner import Memory, Plan, decide, queue_settings
-from lengthwise_operator.service import Apis, Installation
+from lengthwise_operator.planner import PlannerState, ServicePlan, make_plan
+from lengthwise_operator.queue_plan import queue_settings
 
 if TYPE_CHECKING:
     from tests.operator.conftest import MakeFacts, MakeService
@@ -32,28 +33,28 @@ def engine(replicas: int = 1, available: int = 1) -> dict[str, Any]:
 def plan(
     service: MakeService, installation: Installation, apis: Apis, facts: MakeFacts, now: datetime
 ) -> Any:
-    """plan(spec..., seen={...}, status={...}, memory=..., at_s=...) -> Plan."""
+    """plan(spec..., seen={...}, status={...}, state=..., at_s=...) -> ServicePlan."""
 
     def make(
         *,
         seen: dict[str, Any] | None = None,
-        memory: Memory | None = None,
+        state: PlannerState | None = None,
         at_s: float = 1000,
         **service_fields: Any,
-    ) -> Plan:
+    ) -> ServicePlan:
         made = service(**service_fields)
         there = facts(settings=queue_settings(made))
         whole: dict[str, Any] = {
             "deployments": {"chat-engine": engine()},
             "queue": there,
-            "served": made.queue,
+            "served_queue": made.queue,
         }
-        return decide(
+        return make_plan(
             made,
             Observed(**(whole | (seen or {}))),
             installation,
             apis,
-            memory or Memory(),
+            state or PlannerState(),
             now=now,
             now_s=at_s,
         )
@@ -61,7 +62,7 @@ def plan(
     return make
 
 
-def engine_replicas(found: Plan) -> int:
+def engine_replicas(found: ServicePlan) -> int:
     (deployment,) = (
         m for m in found.apply if m["kind"] == "Deployment" and "engine" in m["metadata"]["name"]
     )
@@ -70,7 +71,7 @@ def engine_replicas(found: Plan) -> int:
 
 def test_deciding_twice_changes_nothing(plan: Any) -> None:
     first = plan()
-    second = plan(status=first.status, memory=first.memory)
+    second = plan(status=first.status, state=first.state)
     assert second.status is None
     assert second.events == []
     assert second.queue_settings is None
@@ -147,7 +148,7 @@ def test_a_broken_rule_changes_nothing_but_the_status(plan: Any) -> None:
 
 
 def test_a_service_whose_queue_is_another_ones_touches_nothing(plan: Any) -> None:
-    found = plan(seen={"rival": "other/chat"})
+    found = plan(seen={"name_owner": "other/chat"})
     assert (list(found.apply), found.queue_settings) == ([], None)
     assert "queue" not in found.status  # those are the other's numbers
 
@@ -219,9 +220,9 @@ def test_a_paused_queue_wakes_nobody(plan: Any, facts: MakeFacts) -> None:
 def test_numbers_are_written_at_most_every_ten_seconds(plan: Any, facts: MakeFacts) -> None:
     first = plan(at_s=1000)
     busy = facts(depth=5, settings=facts().settings)
-    soon = plan(seen={"queue": busy}, status=first.status, memory=first.memory, at_s=1004)
+    soon = plan(seen={"queue": busy}, status=first.status, state=first.state, at_s=1004)
     assert soon.status is None
-    late = plan(seen={"queue": busy}, status=first.status, memory=soon.memory, at_s=1011)
+    late = plan(seen={"queue": busy}, status=first.status, state=soon.state, at_s=1011)
     assert late.status["queue"]["depth"] == 5
 
 
@@ -230,7 +231,7 @@ def test_a_changed_reason_is_written_at_once(plan: Any) -> None:
     gone = plan(
         seen={"deployments": {"chat-engine": engine(1, 0)}},
         status=first.status,
-        memory=first.memory,
+        state=first.state,
         at_s=1001,
     )
     assert gone.status["conditions"][0]["status"] == "False"
@@ -239,9 +240,9 @@ def test_a_changed_reason_is_written_at_once(plan: Any) -> None:
 def test_an_event_is_posted_when_a_reason_changes_and_only_then(plan: Any) -> None:
     first = plan()
     down = {"deployments": {"chat-engine": engine(1, 0)}}
-    second = plan(seen=down, status=first.status, memory=first.memory)
+    second = plan(seen=down, status=first.status, state=first.state)
     assert [e.reason for e in second.events] == ["Starting"]
-    third = plan(seen=down, status=second.status, memory=second.memory)
+    third = plan(seen=down, status=second.status, state=second.state)
     assert third.events == []
 
 
@@ -298,13 +299,13 @@ def test_a_queue_service_that_is_away_holds_a_deletion_up_for_a_minute_only(
 
 
 def test_a_service_that_never_had_the_queue_goes_at_once(plan: Any) -> None:
-    found = plan(deleted="2026-03-01T11:59:59Z", seen={"rival": "other/chat"})
+    found = plan(deleted="2026-03-01T11:59:59Z", seen={"name_owner": "other/chat"})
     assert (found.gone, found.queue_command) == (True, "")
 
 
 def test_a_service_made_anew_opens_its_old_queue_again(plan: Any, facts: MakeFacts) -> None:
     left = facts(mode="draining", settings={})
-    found = plan(seen={"deployments": {}, "queue": left, "served": None})
+    found = plan(seen={"deployments": {}, "queue": left, "served_queue": None})
     assert found.queue_command == "resume"
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lengthwise_operator import queue_rollout
+from lengthwise_operator.clients import queue_rollout
+from lengthwise_operator.clients.queue_rollout import QueueRollout, rolled_out
 from lengthwise_operator.errors import Refused
-from lengthwise_operator.queue_rollout import QueueRollout, rolled_out
 
 
 def deployment(
@@ -59,7 +59,7 @@ class Cluster:
 
 def under_way(rollout: QueueRollout, times: int = 1) -> list[bool]:
     async def ask() -> list[bool]:
-        return [await rollout.under_way() for _ in range(times)]
+        return [await rollout.in_progress() for _ in range(times)]
 
     return asyncio.run(ask())
 
@@ -91,6 +91,6 @@ def test_without_the_deployments_name_nobody_is_asked() -> None:
 def test_a_rollout_that_does_not_end_is_not_waited_for_without_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(queue_rollout, "GIVES_UP_S", 0.0)
+    monkeypatch.setattr(queue_rollout, "GIVE_UP_S", 0.0)
     rollout = QueueRollout("lw/queue", Cluster(deployment(updatedReplicas=1)))
     assert under_way(rollout) == [False]

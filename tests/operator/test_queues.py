@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
+from lengthwise_operator.clients.predictors import PredictorClient, predictor_facts
+from lengthwise_operator.clients.queue_service import QueueServiceClient
 from lengthwise_operator.errors import Refused, Unreachable
-from lengthwise_operator.metrics import Metrics
+from lengthwise_operator.metrics import OperatorMetrics
 from lengthwise_operator.observed import PredictorFacts
-from lengthwise_operator.planner import queue_settings
-from lengthwise_operator.queues import Predictors, QueueService, predictor_facts
+from lengthwise_operator.queue_plan import queue_settings
 from lengthwise_queue.__main__ import make_server
 from lengthwise_queue.settings import Settings
 
@@ -40,11 +41,11 @@ def url(redis_url: str) -> Iterator[str]:
     thread.join(20)
 
 
-def talk(url: str, words: Callable[[QueueService], Awaitable[Any]]) -> Any:
+def talk(url: str, words: Callable[[QueueServiceClient], Awaitable[Any]]) -> Any:
     """Run a conversation with the queue service."""
 
     async def run() -> Any:
-        service = QueueService(url, None, Metrics())
+        service = QueueServiceClient(url, None, OperatorMetrics())
         try:
             return await words(service)
         finally:
@@ -66,7 +67,7 @@ def test_what_a_spec_says_is_what_the_queue_service_takes(url: str, service: Mak
         },
     )
 
-    async def words(queues: QueueService) -> Any:
+    async def words(queues: QueueServiceClient) -> Any:
         await queues.put(made.queue, queue_settings(made))
         return await queues.read_all()
 
@@ -81,7 +82,7 @@ def test_what_a_spec_says_is_what_the_queue_service_takes(url: str, service: Mak
 def test_settings_that_are_not_spoken_of_stay_as_they_are_at_that_moment(url: str) -> None:
     # The operator used to put back what it had seen up to 5 s before: `calibrate`, turned off by
     # hand just before a change of the manifest, was on again.
-    async def words(queues: QueueService) -> Any:
+    async def words(queues: QueueServiceClient) -> Any:
         await queues.put("m", {"max_depth": 7, "calibrate": False})
         await queues.put("m", {"max_depth": 8})
         return (await queues.read_all())["m"].settings
@@ -91,7 +92,7 @@ def test_settings_that_are_not_spoken_of_stay_as_they_are_at_that_moment(url: st
 
 
 def test_a_queue_is_drained_and_resumed(url: str) -> None:
-    async def words(queues: QueueService) -> list[str]:
+    async def words(queues: QueueServiceClient) -> list[str]:
         await queues.put("m", {})
         modes = []
         for word in ("drain", "resume"):
@@ -141,7 +142,7 @@ class _Ready(BaseHTTPRequestHandler):
 
 def test_a_predictor_is_asked_once_within_a_while_and_tells_of_the_model_of_each_queue() -> None:
     async def run(url: str) -> Any:
-        predictors = Predictors()
+        predictors = PredictorClient()
         answers = [await predictors.ask(url, queue) for queue in ("any", "chat", "code")]
         await predictors.aclose()
         return answers
@@ -173,7 +174,7 @@ def test_a_predictor_need_not_tell_of_its_models(said: Any, version: str) -> Non
 
 def test_a_predictor_that_is_away_is_a_problem_with_its_address() -> None:
     async def run() -> Any:
-        predictors = Predictors()
+        predictors = PredictorClient()
         said = await predictors.ask("http://127.0.0.1:1", "chat")
         await predictors.aclose()
         return said

@@ -6,9 +6,10 @@ from typing import get_args
 
 import pytest
 
-from lengthwise_operator.children.worker_redis import Durability, TlsVerify, WorkerRedis
-from lengthwise_store.redis import access as redis_access
+from lengthwise_operator.children.worker_redis import redis_env, redis_mounts, redis_volumes
+from lengthwise_operator.installation import DurabilityMode, TlsVerifyMode, WorkerRedis
 from lengthwise_store.redis import durability
+from lengthwise_store.redis import settings as redis_settings
 from lengthwise_worker.settings import Settings as WorkerSettings
 
 SECURED = WorkerRedis(
@@ -30,23 +31,23 @@ SECURED = WorkerRedis(
 
 
 def values(redis: WorkerRedis) -> dict[str, str]:
-    return {e["name"]: e["value"] for e in redis.env() if "value" in e}
+    return {e["name"]: e["value"] for e in redis_env(redis) if "value" in e}
 
 
 def test_choices_are_those_of_the_worker() -> None:
-    assert set(get_args(Durability)) == {str(mode) for mode in durability.Durability}
-    assert set(get_args(TlsVerify)) == {str(mode) for mode in redis_access.TlsVerify}
+    assert set(get_args(DurabilityMode)) == {str(mode) for mode in durability.Durability}
+    assert set(get_args(TlsVerifyMode)) == {str(mode) for mode in redis_settings.TlsVerify}
 
 
 def test_a_plain_redis_needs_its_url_and_nothing_else() -> None:
     plain = WorkerRedis(secret_name="redis", url_key="url")
-    assert plain.env() == [
+    assert redis_env(plain) == [
         {
             "name": "LENGTHWISE_WORKER_REDIS_URL",
             "valueFrom": {"secretKeyRef": {"name": "redis", "key": "url"}},
         }
     ]
-    assert plain.volumes() == plain.mounts() == []
+    assert redis_volumes(plain) == redis_mounts(plain) == []
 
 
 def test_the_worker_reads_all_that_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,26 +57,26 @@ def test_the_worker_reads_all_that_it_is_told(monkeypatch: pytest.MonkeyPatch) -
     got = WorkerSettings(queue="q")
     assert got.durability is durability.Durability.REPLICA
     assert (got.durability_replicas, got.durability_timeout_ms) == (2, 700)
-    access = got.redis_access()
+    access = got.redis_address()
     assert (access.username, access.sentinel_username) == ("lengthwise", "watch")
     assert access.tls is not None
-    assert access.tls.verify is redis_access.TlsVerify.CA
+    assert access.tls.verify is redis_settings.TlsVerify.CA
     assert str(access.tls.cert_file) == "/etc/lengthwise/redis-tls/tls.crt"
     assert str(access.password.file) == "/etc/lengthwise/redis/password"
 
 
 def test_every_file_that_the_worker_is_told_of_is_mounted() -> None:
-    folders = {m["name"]: m["mountPath"] for m in SECURED.mounts()}
+    folders = {m["name"]: m["mountPath"] for m in redis_mounts(SECURED)}
     there = {
         f"{folders[v['name']]}/{item['path']}"
-        for v in SECURED.volumes()
+        for v in redis_volumes(SECURED)
         for item in v["secret"]["items"]
     }
     told = {value for name, value in values(SECURED).items() if name.endswith("_FILE")}
     assert told == there
-    assert all(m["readOnly"] for m in SECURED.mounts())
+    assert all(m["readOnly"] for m in redis_mounts(SECURED))
 
 
 def test_the_private_key_is_never_a_variable() -> None:
-    by_reference = [e["valueFrom"] for e in SECURED.env() if "valueFrom" in e]
+    by_reference = [e["valueFrom"] for e in redis_env(SECURED) if "valueFrom" in e]
     assert by_reference == [{"secretKeyRef": {"name": "redis", "key": "url"}}]

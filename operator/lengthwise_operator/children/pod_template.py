@@ -1,9 +1,9 @@
-"""Merges a user's pod template over ours, much as a strategic merge patch would. Pure.
+"""Merge a user's pod template over the operator's, much as a strategic merge patch does. Pure.
 
-Objects are merged field by field. Lists of things with a name are merged by that name: containers,
-volumes, variables and so on; tolerations and spread constraints are added; every other list
-(command, args, capabilities) is replaced as a whole. null takes a field away. Not supported:
-`$patch` and `$retainKeys` directives.
+Objects are merged field by field. Lists of named items (containers, volumes, variables, ...) are
+merged by name. Tolerations and spread constraints are added. Every other list (command, args,
+capabilities) is replaced as a whole. null removes a field. The directives `$patch` and
+`$retainKeys` are not supported.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-#: List field -> the field that names its items.
+#: List field -> the field that identifies its items.
 MERGE_KEYS = {
     "containers": "name",
     "initContainers": "name",
@@ -28,10 +28,10 @@ MERGE_KEYS = {
 ADDED = frozenset({"tolerations", "topologySpreadConstraints", "envFrom"})
 
 
-def merge(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """`theirs` over `ours`; neither is changed."""
-    out = dict(ours)
-    for name, value in theirs.items():
+def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge `override` over `base`; neither is changed."""
+    out = dict(base)
+    for name, value in override.items():
         if value is None:
             out.pop(name, None)
         elif isinstance(value, Mapping) and isinstance(out.get(name), Mapping):
@@ -43,27 +43,28 @@ def merge(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _merge_list(name: str, ours: list[Any], theirs: list[Any]) -> list[Any]:
+def _merge_list(name: str, base: list[Any], override: list[Any]) -> list[Any]:
     if name in ADDED:
-        return [*ours, *(item for item in theirs if item not in ours)]
+        return [*base, *(item for item in override if item not in base)]
     key = MERGE_KEYS.get(name)
-    if key is None or not all(isinstance(item, Mapping) and key in item for item in theirs):
-        return theirs
-    changes = {item[key]: item for item in theirs}
-    merged = [merge(item, changes.pop(item[key], {})) for item in ours]
+    if key is None or not all(isinstance(item, Mapping) and key in item for item in override):
+        return override
+    changes = {item[key]: item for item in override}
+    merged = [merge(item, changes.pop(item[key], {})) for item in base]
     return merged + list(changes.values())
 
 
-def merge_template(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """A user's template over ours; the labels by which pods are found stay ours."""
-    wanted = {k: v for k, v in theirs.items() if k in ("metadata", "spec")}
-    out = merge(ours, wanted)
+def merge_template(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge a user's template over the operator's, which keeps the labels that select its pods."""
+    allowed = {k: v for k, v in override.items() if k in ("metadata", "spec")}
+    out = merge(base, allowed)
     out["metadata"] = {
-        "labels": {**(out["metadata"].get("labels") or {}), **ours["metadata"]["labels"]},
+        "labels": {**(out["metadata"].get("labels") or {}), **base["metadata"]["labels"]},
         "annotations": dict(out["metadata"].get("annotations") or {}),
     }
     for container in [*out["spec"]["containers"], *out["spec"].get("initContainers", [])]:
         for port in container.get("ports", []):
-            # Server-side apply names a port by number and protocol; without it, 1.20 refuses.
+            # Server-side apply identifies a port by number and protocol. Kubernetes 1.20 refuses
+            # one without a protocol.
             port.setdefault("protocol", "TCP")
     return out

@@ -1,1 +1,1 @@
-"""The LLMService resource: typed models, rules, status, and the CRD made from them."""
+"""The LLMService resource: typed models of spec and status, rules, and the CRD."""

@@ -1,29 +1,27 @@
-"""The CustomResourceDefinition, written from the typed models.
+"""Build the CustomResourceDefinition from the typed models.
 
-`python -m lengthwise_operator.llmservice.crd > crds/llmservices.lengthwise.dev.yaml`; a test holds the file
-equal to this. The schema is structural: every field typed, nothing unknown kept, except below the
-few fields that are Kubernetes' own objects (affinity, podTemplate, valueFrom, envFrom).
+`make generate` writes it to crds/ and to the chart's copy; `make generated-check` fails if one of
+them is stale. The schema is structural: every field has a type, and unknown fields are dropped,
+except below the few fields that are Kubernetes' own objects (affinity, podTemplate, valueFrom,
+envFrom).
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel
 
+from lengthwise_operator.llmservice.names import GROUP, KIND, PLURAL, VERSION
 from lengthwise_operator.llmservice.rules import RULES, TRANSITION_RULES
 from lengthwise_operator.llmservice.spec import LLMServiceSpec
 from lengthwise_operator.llmservice.status import LLMServiceStatus
 
-GROUP = "lengthwise.dev"
-VERSION = "v1alpha1"
-PLURAL = "llmservices"
-KIND = "LLMService"
-
-#: JSON Schema's words that a structural schema has, too.
+#: Keywords of JSON Schema that a structural schema may have, too.
 _KEPT = (
     "description",
     "type",
@@ -48,19 +46,19 @@ _COLUMNS: tuple[dict[str, Any], ...] = (
         "name": "Replicas",
         "type": "integer",
         "jsonPath": ".status.readyReplicas",
-        "description": "Engine pods that answer.",
+        "description": "Engine pods that are ready.",
     },
     {
         "name": "Queued",
         "type": "integer",
         "jsonPath": ".status.queue.depth",
-        "description": "Jobs waiting, at most some seconds old.",
+        "description": "Jobs that wait; the number is at most some seconds old.",
     },
     {
         "name": "Backlog",
         "type": "number",
         "jsonPath": ".status.queue.backlogSeconds",
-        "description": "Predicted time to serve what waits, s.",
+        "description": "Predicted time to serve the waiting jobs, s.",
     },
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
     {"name": "URL", "type": "string", "jsonPath": ".status.url", "priority": 1},
@@ -74,13 +72,13 @@ _COLUMNS: tuple[dict[str, Any], ...] = (
 
 
 def structural(model: type[BaseModel]) -> dict[str, Any]:
-    """A model as a structural schema of Kubernetes."""
+    """Convert a model to a structural schema of Kubernetes."""
     schema = model.model_json_schema(by_alias=True)
     return _convert(schema, schema.get("$defs", {}))
 
 
 def _convert(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    # What stands beside a $ref (description, default) is about the field and wins.
+    # Keywords beside a $ref (description, default) are about the field and take precedence.
     if "$ref" in node:
         node = {**definitions[node["$ref"].rsplit("/", 1)[1]], **node}
     if node.pop("opaque", False):
@@ -95,10 +93,10 @@ def _convert(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any
         if node.get("opaque"):
             return _convert(node, definitions)
     out = {key: node[key] for key in _KEPT if key in node}
-    # null means "left out" here, and a structural schema without `nullable` says just that. So
-    # does "", which Kubernetes 1.20 moreover reads as the string "null" and refuses.
+    # null means "left out", which a structural schema without `nullable` already expresses. ""
+    # means the same, and Kubernetes 1.20 reads it as the string "null" and refuses it.
     if node.get("default") not in (None, ""):
-        out["default"] = node["default"]
+        out["default"] = _plain(node["default"])
     if node.get("x-kubernetes-int-or-string"):
         out["x-kubernetes-int-or-string"] = True
     if "items" in node:
@@ -116,7 +114,11 @@ def _convert(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any
 
 
 def _one_of(node: dict[str, Any]) -> dict[str, Any]:
-    """`X | None` is X, `int | str` is Kubernetes' IntOrString; nothing else is written here."""
+    """Resolve a union: `X | None` is X, and `int | str` is Kubernetes' IntOrString.
+
+    Raises:
+        ValueError: The union is neither.
+    """
     options = [option for option in node["anyOf"] if option.get("type") != "null"]
     rest = {key: value for key, value in node.items() if key != "anyOf"}
     if len(options) == 1:
@@ -127,7 +129,7 @@ def _one_of(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def _defaults_of_parts(schema: dict[str, Any], model: type[BaseModel]) -> None:
-    """Give each part that may be left out the default {}, so that its own defaults apply."""
+    """Give each optional part the default {}, so that the defaults of its own fields apply."""
     for name, field in model.model_fields.items():
         child = schema["properties"][field.alias or name]
         part = next((a for a in get_args(field.annotation) if a is not NoneType), field.annotation)
@@ -148,13 +150,16 @@ def _defaults_of_parts(schema: dict[str, Any], model: type[BaseModel]) -> None:
 
 
 def _plain(value: Any) -> Any:
+    """Convert a default to what YAML shows: objects as dicts, whole numbers without a fraction."""
     if isinstance(value, BaseModel):
         return value.model_dump(by_alias=True, exclude_none=True)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def build() -> dict[str, Any]:
-    """The whole CustomResourceDefinition."""
+    """Build the whole CustomResourceDefinition."""
     spec, status = structural(LLMServiceSpec), structural(LLMServiceStatus)
     _defaults_of_parts(spec, LLMServiceSpec)
     for child in ("replicas", "readyReplicas"):
@@ -165,7 +170,7 @@ def build() -> dict[str, Any]:
     root = {
         "type": "object",
         "description": "One LLM, served short answers first: a queue in front of vLLM replicas "
-        "that follow the predicted work.",
+        "whose number can follow the predicted backlog.",
         "required": ["spec"],
         "properties": {
             "apiVersion": {"type": "string", "description": f"{GROUP}/{VERSION}"},
@@ -217,21 +222,40 @@ def build() -> dict[str, Any]:
     }
 
 
-class _Block(yaml.SafeDumper):
-    """Long texts as blocks, no aliases."""
+class _NoAliases(yaml.SafeDumper):
+    """Writes a repeated value out each time."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
-def main() -> None:
-    """Print the CRD as YAML."""
-    sys.stdout.write(
-        "# Written by `python -m lengthwise_operator.llmservice.crd` from spec.py, status.py and rules.py of\n"
-        "# operator/lengthwise_operator. Do not edit: change those.\n"
+def text() -> str:
+    """Write the CRD as YAML, with a header that names its source."""
+    header = (
+        "# Written by `make generate` from operator/lengthwise_operator/llmservice. Do not edit:\n"
+        "# change the models there.\n"
     )
-    yaml.dump(build(), sys.stdout, Dumper=_Block, sort_keys=False, width=100)
+    return header + yaml.dump(build(), Dumper=_NoAliases, sort_keys=False, width=100)
+
+
+def main(arguments: list[str]) -> int:
+    """Write the CRD to each FILE; with --check, compare instead and change nothing.
+
+    Returns:
+        0; or 1 with --check if a file differs, after printing its path.
+    """
+    check = arguments[:1] == ["--check"]
+    current, stale = text(), []
+    for path in map(Path, arguments[1:] if check else arguments):
+        if check:
+            if not path.is_file() or path.read_text(encoding="utf-8") != current:
+                stale.append(path)
+        else:
+            path.write_text(current, encoding="utf-8")
+    for path in stale:
+        sys.stderr.write(f"{path} is stale: run `make generate`\n")
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

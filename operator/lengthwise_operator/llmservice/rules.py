@@ -1,8 +1,8 @@
-"""What must hold between the fields of an LLMService; each rule twice, in CEL and in Python.
+"""Rules between the fields of an LLMService; each rule is written twice, in CEL and in Python.
 
-The API server refuses at apply by the CEL text (Kubernetes 1.25 and later). Older servers drop
-CEL, so the operator judges by the Python text and reports a condition. A test holds the two equal
-on the same objects. The messages teach: what is wrong, and what to write instead.
+The API server (Kubernetes 1.25 and later) checks the CEL text and refuses the manifest at apply.
+Older servers drop CEL, so the operator checks the Python function and reports a condition. A test
+holds the two equal on the same objects. A message states what is wrong and what to write instead.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lengthwise_operator.llmservice.spec import LLMServiceSpec, seconds
+from lengthwise_operator.llmservice.fields import seconds
+from lengthwise_operator.llmservice.names import GPU
+from lengthwise_operator.llmservice.spec import LLMServiceSpec
 
-#: Longest name of an LLMService: with `-model-cache` behind it, and a hash behind that for its
-#: pods, it still is a name in DNS, of at most 63 characters.
+#: Longest name of an LLMService. With the suffix `-model-cache`, and a hash after that for its
+#: pods, it is still a DNS name of at most 63 characters.
 MAX_NAME = 40
 
-GPU = "nvidia.com/gpu"
-
-#: Arguments of vLLM that follow from the resource.
+#: Arguments of vLLM that the operator sets from the resource.
 OWNED_ARGS = (
     "model",
     "served-model-name",
@@ -33,7 +33,7 @@ OWNED_ARGS = (
     "api-key",
 )
 
-# vLLM takes dashes and underscores alike.
+# vLLM accepts dashes and underscores.
 _OWNED = "^--(" + "|".join(a.replace("-", "[-_]") for a in OWNED_ARGS) + ")(=.*)?$"
 _URI = (
     r"^(hf://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?"
@@ -48,10 +48,10 @@ class Rule:
     """One rule.
 
     Attributes:
-        reason: For the condition, in CamelCase.
-        cel: Over `self`, which is the spec (the whole object if `root`).
+        reason: Name of the rule, in CamelCase.
+        cel: CEL expression; `self` is the spec (the whole object if `root`).
         message: What is wrong and what to do.
-        holds: The same for the operator: (name, spec) -> whether it is fulfilled.
+        holds: The same rule in Python: (name, spec) -> whether it is met.
         root: Whether `cel` is about the whole object.
     """
 
@@ -87,8 +87,8 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "ReplicasAndAutoscaling",
         "!(has(self.replicas) && has(self.autoscaling))",
-        "give replicas or autoscaling, not both: with autoscaling the number of replicas follows "
-        "from the predicted work",
+        "set replicas or autoscaling, not both: with autoscaling the number of replicas follows "
+        "the predicted backlog",
         lambda name, spec: spec.replicas is None or spec.autoscaling is None,
     ),
     Rule(
@@ -116,31 +116,31 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "CacheWithoutHub",
         "!has(self.modelCache) || self.model.uri.startsWith('hf://')",
-        "modelCache keeps downloads from the hub; weights of pvc:// and path:// are read in "
-        "place, so leave modelCache out",
+        "modelCache stores downloads from the hub; weights of pvc:// and path:// are read in "
+        "place, so remove modelCache",
         lambda name, spec: spec.model_cache is None or spec.model.uri.startswith("hf://"),
     ),
     Rule(
         "TooFewGPUs",
         f"!('{GPU}' in self.resources.limits)"
         f" || int(self.resources.limits['{GPU}']) >= self.parallelism.tensor",
-        f"resources.limits['{GPU}'] must be at least parallelism.tensor; or leave it out, and it "
-        "is set from it",
+        f"resources.limits['{GPU}'] must be at least parallelism.tensor; or leave it out, and the "
+        "operator sets it to parallelism.tensor",
         lambda name, spec: _gpus_suffice(spec),
     ),
     Rule(
         "OwnedArgument",
         f"!self.engine.args.exists(a, a.matches(r'{_OWNED}'))",
-        "engine.args must not set what follows from other fields: model.* (--model, "
-        "--served-model-name, --revision, --max-model-len), engine.maxNumSeqs, "
-        "parallelism.tensor, and host, port, api-key and scheduling-policy, on which the worker "
-        "relies",
+        "engine.args must not repeat arguments that the operator sets from other fields: model.* "
+        "(--model, --served-model-name, --revision, --max-model-len), engine.maxNumSeqs and "
+        "parallelism.tensor; nor host, port, api-key and scheduling-policy, which the worker "
+        "depends on",
         lambda name, spec: not any(re.fullmatch(_OWNED, a) for a in spec.engine.args),
     ),
     Rule(
         "ValueAndValueFrom",
         "self.engine.env.all(e, !(has(e.value) && has(e.valueFrom)))",
-        "a variable in engine.env has a value or a valueFrom, not both",
+        "a variable in engine.env must have a value or a valueFrom, not both",
         lambda name, spec: all(e.value is None or e.value_from is None for e in spec.engine.env),
     ),
     Rule(
@@ -161,7 +161,7 @@ RULES: tuple[Rule, ...] = (
         "duration(self.queue.requestTTL) >= duration('1s')"
         " && duration(self.queue.requestTTL) <= duration('720h')"
         " && self.queue.classes.all(c, duration(c.offset) <= duration('720h'))",
-        "queue.requestTTL must lie between 1s and 720h, the offset of a class at most at 720h",
+        "queue.requestTTL must be between 1s and 720h, and the offset of a class at most 720h",
         lambda name, spec: (
             _in_bounds(spec.queue.request_ttl, 1)
             and all(_in_bounds(c.offset, 0) for c in spec.queue.classes)
@@ -173,8 +173,8 @@ RULES: tuple[Rule, ...] = (
         " || duration(self.predictor.driftWindow) >= duration('1m'))"
         " && duration(self.predictor.driftWindow) <= duration('720h')"
         " && duration(self.predictor.reloadEvery) <= duration('24h')",
-        "predictor.driftWindow must be 0s or lie between 1m and 720h, "
-        "predictor.reloadEvery at most at 24h",
+        "predictor.driftWindow must be 0s or between 1m and 720h, and predictor.reloadEvery at "
+        "most 24h",
         lambda name, spec: (
             (
                 seconds(spec.predictor.drift_window) == 0
@@ -187,8 +187,8 @@ RULES: tuple[Rule, ...] = (
         "PredictorTwice",
         "!has(self.predictor.url) || self.predictor.url == ''"
         " || (self.predictor.model == 'bundled' && !has(self.predictor.replicas))",
-        "predictor.url names a predictor that runs already; leave predictor.model and "
-        "predictor.replicas out",
+        "predictor.url names a predictor that already runs; remove predictor.model and "
+        "predictor.replicas",
         lambda name, spec: (
             spec.predictor.url == ""
             or (spec.predictor.model == "bundled" and spec.predictor.replicas is None)
@@ -196,25 +196,26 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 
-#: Over `self` and `oldSelf`, both specs. An older server cannot refuse these; see `reconcile.py`.
+#: CEL over `self` and `oldSelf`, both specs. A server older than 1.25 cannot refuse these changes;
+#: `conditions.py` reports a changed model.name.
 TRANSITION_RULES: tuple[tuple[str, str], ...] = (
     (
         "(has(self.model.name) ? self.model.name : '')"
         " == (has(oldSelf.model.name) ? oldSelf.model.name : '')",
-        "model.name cannot change, because the jobs in line are under the old name: make a second "
-        "LLMService, move the clients, delete this one",
+        "model.name cannot change, because the queued jobs are under the old name: create a second "
+        "LLMService, move the clients, then delete this one",
     ),
     (
         "!has(self.modelCache) || !has(oldSelf.modelCache)"
         " || ((has(self.modelCache.storageClassName) ? self.modelCache.storageClassName : '')"
         " == (has(oldSelf.modelCache.storageClassName) ? oldSelf.modelCache.storageClassName : '')"
         " && self.modelCache.accessModes == oldSelf.modelCache.accessModes)",
-        "modelCache.storageClassName and accessModes cannot change once the claim exists: take "
-        "modelCache out, delete the claim, and put it in again",
+        "modelCache.storageClassName and accessModes cannot change once the claim exists: remove "
+        "modelCache, delete the claim, and add modelCache again",
     ),
 )
 
 
 def broken_rules(name: str, spec: LLMServiceSpec) -> list[Rule]:
-    """The rules that an object named `name` with this spec breaks, in their order."""
+    """Return the rules that an object named `name` with this spec breaks, in their order."""
     return [rule for rule in RULES if not rule.holds(name, spec)]

@@ -1,4 +1,4 @@
-"""What the operator writes back: the status of an LLMService. See `spec.py`; `crd.py` uses both."""
+"""The status of an LLMService, as the operator writes it. Pure. `crd.py` puts it into the CRD."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from typing import Literal
 
 from pydantic import Field
 
-from lengthwise_operator.llmservice.spec import Part
+from lengthwise_operator.llmservice.fields import Part
 
 
-class ConditionView(Part):
-    """One fact about the service, as every Kubernetes condition."""
+class ConditionStatus(Part):
+    """One condition, in the form that every Kubernetes condition has."""
 
     type: str = Field(
-        max_length=316, description="What it is about; see docs/reference/operator.md."
+        max_length=316,
+        description="What the condition is about; see docs/reference/operator.md.",
     )
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
-    reason: str = Field(max_length=1024, description="Why, in one word that does not change.")
+    reason: str = Field(max_length=1024, description="Why, as one stable word.")
     message: str = Field(max_length=32768, description="Why, and what to do.")
     observed_generation: int | None = Field(
         default=None, description="metadata.generation that this was computed from."
@@ -27,26 +28,29 @@ class ConditionView(Part):
 
 
 class QueueStatus(Part):
-    """The line, as it was lately: for people. Live numbers are in the metrics."""
+    """Recent numbers of the queue, for people. The metrics have the live numbers."""
 
-    depth: int = Field(description="Jobs waiting.")
-    in_flight: int = Field(description="Jobs being answered.")
-    oldest_wait_seconds: float = Field(description="How long the oldest has waited, s.")
+    depth: int = Field(description="Jobs that wait.")
+    in_flight: int = Field(description="Jobs that are being answered.")
+    oldest_wait_seconds: float = Field(description="How long the oldest job has waited, s.")
     backlog_seconds: float | None = Field(
         default=None,
-        description="Predicted time to serve what waits with one replica, s.",
+        description="Predicted time to serve the waiting jobs, s: with the present workers, or "
+        "with one replica while there is none.",
     )
     active_policy: str = Field(
-        default="", description="What is really served; fcfs while the predictor is not trusted."
+        default="",
+        description="The policy in force; fcfs while the quality of the predictions is degraded.",
     )
 
 
 class PredictorStatus(Part):
-    """The predictor, as it was lately."""
+    """Recent facts about the predictor."""
 
-    version: str = Field(default="", description="Which model predicts.")
+    version: str = Field(default="", description="Version of the model that predicts.")
     rank_accuracy: float | None = Field(
-        default=None, description="Share of pairs in the right order; left out: not enough jobs."
+        default=None,
+        description="Share of pairs predicted in the right order. Left out: insufficient data.",
     )
     fallback_active: bool = Field(
         default=False, description="Whether the queue serves fcfs because that share is too low."
@@ -54,26 +58,26 @@ class PredictorStatus(Part):
 
 
 class LLMServiceStatus(Part):
-    """What is."""
+    """The observed state of the service."""
 
     observed_generation: int | None = Field(
         default=None, description="metadata.generation that this status was computed from."
     )
-    replicas: int = Field(default=0, description="Engine pods that there are.")
-    ready_replicas: int = Field(default=0, description="Engine pods that answer.")
+    replicas: int = Field(default=0, description="Engine pods that exist.")
+    ready_replicas: int = Field(default=0, description="Engine pods that are ready.")
     desired_replicas: int | None = Field(
-        default=None, description="Engine pods wanted: spec.replicas, or the autoscaler's."
+        default=None, description="Engine pods wanted, by spec.replicas or by the autoscaler."
     )
     selector: str = Field(
         default="", description="Label selector of the engine pods; the scale subresource uses it."
     )
     url: str = Field(default="", description="Base URL for OpenAI clients.")
-    conditions: list[ConditionView] = Field(
+    conditions: list[ConditionStatus] = Field(
         default_factory=list,
         json_schema_extra={"map_keys": ["type"]},
-        description="Ready, and what it is made of.",
+        description="Ready, and the conditions that it is computed from.",
     )
-    queue: QueueStatus | None = Field(default=None, description="The line, as it was lately.")
+    queue: QueueStatus | None = Field(default=None, description="Recent numbers of the queue.")
     predictor: PredictorStatus | None = Field(
-        default=None, description="The predictor, as it was lately."
+        default=None, description="Recent facts about the predictor."
     )

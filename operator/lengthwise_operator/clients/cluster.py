@@ -1,6 +1,6 @@
-"""All that the operator says to the Kubernetes API, watches apart (those are Kopf's).
+"""Calls of the Kubernetes API. Kopf makes the watches.
 
-Blocking, because the official client is; `rounds.py` calls it in threads.
+The calls block, because the official client does; callers run them in threads.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ from kubernetes import client, config, dynamic
 from kubernetes.client import ApiException
 
 from lengthwise_operator.errors import Refused, Unreachable
-from lengthwise_operator.metrics import Metrics
+from lengthwise_operator.installation import Apis
+from lengthwise_operator.llmservice.names import API_VERSION, FIELD_MANAGER, KIND, PLURAL
+from lengthwise_operator.metrics import OperatorMetrics
 from lengthwise_operator.observed import Body
-from lengthwise_operator.service import API_VERSION, FIELD_MANAGER, KIND, Apis
 
 log = logging.getLogger(__name__)
 
-#: Connecting, and the whole answer, s. A call without a limit would stop one service for ever.
+#: Time limits for the connection and for the whole answer, s. A call without a limit could block
+#: one service for ever.
 _TIMEOUT_S = (5, 20)
 
-#: Statuses that mean "later": too many requests, and everything on the server's side.
+#: Statuses after which a call is tried again: too many requests, and failures of the server.
 _LATER = frozenset({0, 429, 500, 502, 503, 504})
 
-#: kind -> apiVersion and plural. The client's own discovery is not used: it is not safe in threads
-#: (its cache vanishes under the feet of the second), and these names never change.
+#: kind -> apiVersion and plural. The client's own discovery is not used, because it is not safe in
+#: threads (one thread deletes the cache that another reads), and these names never change.
 _KINDS = {
     "Deployment": ("apps/v1", "deployments"),
     "Service": ("v1", "services"),
@@ -36,15 +38,15 @@ _KINDS = {
     "PodMonitor": ("monitoring.coreos.com/v1", "podmonitors"),
     "PodDisruptionBudget": ("policy/v1", "poddisruptionbudgets"),
     "Event": ("v1", "events"),
-    KIND: (API_VERSION, "llmservices"),
+    KIND: (API_VERSION, PLURAL),
 }
 
 
 class Cluster:
-    """One API server, with credentials from the pod or from KUBECONFIG."""
+    """Client of one API server, with credentials from the pod or from KUBECONFIG."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        """Connects to nothing yet.
+    def __init__(self, metrics: OperatorMetrics) -> None:
+        """Load the credentials; connect to nothing yet.
 
         Raises:
             Unreachable: There are no credentials.
@@ -63,10 +65,10 @@ class Cluster:
         self._pdb_version = ""
 
     def apis(self) -> Apis:
-        """What this API server offers.
+        """Find out which optional APIs the server offers.
 
         Raises:
-            Refused, Unreachable: See there.
+            Refused, Unreachable: As in `errors.py`.
         """
         self._pdb_version = next(
             (v for v in ("policy/v1", "policy/v1beta1") if self._offers(v, "PodDisruptionBudget")),
@@ -78,11 +80,14 @@ class Cluster:
         )
 
     def apply(self, manifest: dict[str, Any]) -> Body:
-        """Server-side apply, ours whoever wrote it last; the object as it is then.
+        """Send a manifest by server-side apply, overriding other writers of its fields.
+
+        Returns:
+            The object as the server stored it.
 
         Raises:
-            Refused: The API server says no; the message is its own.
-            Unreachable: See there.
+            Refused: The API server refuses it; the message is the server's.
+            Unreachable: As in `errors.py`.
         """
         kind, meta = manifest["kind"], manifest["metadata"]
         done: Body = self._call(
@@ -98,19 +103,19 @@ class Cluster:
         return done
 
     def delete(self, kind: str, namespace: str, name: str) -> None:
-        """Delete a child; that it is gone already is fine.
+        """Delete a child; a child that does not exist is no error.
 
         Raises:
-            Refused, Unreachable: See there.
+            Refused, Unreachable: As in `errors.py`.
         """
         version = self._pdb_version if kind == "PodDisruptionBudget" else None
         self._call("delete", "delete", kind, _path(kind, namespace, name, version=version))
 
     def write_status(self, namespace: str, name: str, status: dict[str, Any]) -> None:
-        """Merge into the status of an LLMService; that it is gone already is fine.
+        """Merge into the status of an LLMService; one that does not exist is no error.
 
         Raises:
-            Refused, Unreachable: See there.
+            Refused, Unreachable: As in `errors.py`.
         """
         self._call(
             "status",
@@ -123,22 +128,22 @@ class Cluster:
         )
 
     def claim(self, namespace: str, name: str) -> Body | None:
-        """A PersistentVolumeClaim that is not ours, or None.
+        """Get a PersistentVolumeClaim; None: it does not exist.
 
         Raises:
-            Refused, Unreachable: See there.
+            Refused, Unreachable: As in `errors.py`.
         """
         kind = "PersistentVolumeClaim"
         found: Body | None = self._call("get", "get", kind, _path(kind, namespace, name))
         return found
 
     def deployment(self, namespace: str, name: str) -> Body | None:
-        """A Deployment that is not ours, or None.
+        """Get a Deployment; None: it does not exist.
 
         Raises:
-            Refused, Unreachable: See there.
+            Refused, Unreachable: As in `errors.py`.
         """
-        # A list of one: the operator may list Deployments, and fetch none by its name.
+        # A list of one: the operator has the right to list Deployments, not to get one by name.
         found = self._call(
             "list",
             "get",
@@ -150,10 +155,10 @@ class Cluster:
         return items[0] if items else None
 
     def warnings(self, namespace: str, pod_uid: str) -> list[Body]:
-        """The events of type Warning about a pod, newest first.
+        """List the events of type Warning about a pod, newest first.
 
         Raises:
-            Refused, Unreachable: See there.
+            Refused, Unreachable: As in `errors.py`.
         """
         found = self._call(
             "list",
@@ -172,7 +177,7 @@ class Cluster:
         return found is not None and any(r["kind"] == kind for r in found["resources"])
 
     def _call(self, verb: str, method: str, kind: str, path: str, **how: Any) -> Any:
-        """The answer; None: there is no such thing."""
+        """Make one call; return the parsed answer, or None if there is no such object."""
         outcome = "ok"
         try:
             answer = self._client.request(
@@ -180,7 +185,7 @@ class Cluster:
             )
             return json.loads(answer.data)
         except ApiException as exc:
-            # An apply makes what is not there, so its 404 is about something else.
+            # An apply creates a missing object, so its 404 is about something else.
             if exc.status == 404 and verb != "apply":
                 return None
             outcome = "later" if exc.status in _LATER else "refused"
@@ -197,7 +202,7 @@ class Cluster:
 
 
 class _NoDiscovery:
-    """In the place of the client's discovery; see `_KINDS`."""
+    """Replaces the client's discovery; see `_KINDS`."""
 
     def __init__(self, *_: Any) -> None: ...
 
@@ -210,7 +215,7 @@ def _path(kind: str, namespace: str, name: str = "", *, version: str | None = No
 
 
 def _message(exc: ApiException) -> str:
-    """What the API server said, without the wrapping."""
+    """Extract the message of the API server from its answer."""
     try:
         body = json.loads(exc.body or "")
     except ValueError:

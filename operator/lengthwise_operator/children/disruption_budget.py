@@ -1,0 +1,25 @@
+"""The PodDisruptionBudget of the engine's pods. Pure."""
+
+from __future__ import annotations
+
+from lengthwise_operator.children.manifest import Manifest
+from lengthwise_operator.installation import Apis
+from lengthwise_operator.llmservice.names import ENGINE
+from lengthwise_operator.llmservice.service import LLMService
+
+
+def disruption_budget(service: LLMService, apis: Apis) -> Manifest | None:
+    """The budget, if there can be two replicas.
+
+    With one replica a budget would only block the draining of its node.
+    """
+    spec = service.spec
+    most = spec.autoscaling.max_replicas if spec.autoscaling else spec.replicas or 0
+    if most < 2 or not apis.pdb_version:
+        return None
+    return {
+        "apiVersion": apis.pdb_version,
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": service.child(ENGINE), "labels": service.labels(ENGINE)},
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": service.selector(ENGINE)}},
+    }

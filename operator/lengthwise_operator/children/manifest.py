@@ -1,0 +1,26 @@
+"""What the manifests of several children share. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Manifest = dict[str, Any]
+
+#: Where the weights of a pvc:// model are mounted.
+MODEL_MOUNT = "/mnt/model"
+
+#: Security context of the project's own containers: Kubernetes' restricted profile, with a
+#: read-only root file system.
+RESTRICTED: dict[str, Any] = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
+    "runAsUser": 10001,
+    "runAsGroup": 10001,
+}
+
+
+def service_port(name: str, port: int) -> dict[str, Any]:
+    """A port of a Service that leads to the container port of the same name."""
+    return {"name": name, "port": port, "targetPort": name, "protocol": "TCP"}

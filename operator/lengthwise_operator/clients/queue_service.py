@@ -1,0 +1,125 @@
+"""Client of the queue service's API.
+
+One call reads all queues, so that two hundred services need as many calls as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from lengthwise_operator.errors import Refused, Unreachable
+from lengthwise_operator.metrics import OperatorMetrics
+from lengthwise_operator.observed import QueueFacts
+
+#: Longest wait for an answer, s.
+_TIMEOUT_S = 10.0
+
+
+class QueueServiceClient:
+    """The part of the queue service's API that the operator uses.
+
+    Args:
+        base_url: Base URL of the queue service.
+        api_key: Key of an admin; None: the queue service requires none.
+        metrics: Counts the polls.
+    """
+
+    def __init__(self, base_url: str, api_key: str | None, metrics: OperatorMetrics) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._http = httpx.AsyncClient(
+            base_url=base_url, headers=headers, timeout=_TIMEOUT_S, trust_env=False
+        )
+        self._metrics = metrics
+
+    async def read_all(self) -> dict[str, QueueFacts]:
+        """Read every queue, by name.
+
+        Raises:
+            Refused: The key is wrong, or not an admin's.
+            Unreachable: No answer.
+        """
+        try:
+            answer = await self._call("GET", "/v1/queues")
+        except (Refused, Unreachable):
+            self._metrics.queue_polls.labels("failed").inc()
+            raise
+        self._metrics.queue_polls.labels("ok").inc()
+        if any("settings" not in view for view in answer.get("data", [])):
+            raise Refused(
+                "the queue service treats the operator as a tenant: set an admin's key in "
+                "LENGTHWISE_OPERATOR_QUEUE_API_KEY"
+            )
+        return {view["name"]: queue_facts(view) for view in answer.get("data", [])}
+
+    async def put(self, name: str, settings: Mapping[str, Any]) -> QueueFacts:
+        """Create a queue, or change these settings of it; its other settings stay as they are.
+
+        The queue is read again first, because the last poll may be some seconds old and an admin
+        may have changed a setting since.
+
+        Raises:
+            Refused: The settings are wrong; the message says which.
+            Unreachable: No answer.
+        """
+        now = (await self.read_all()).get(name)
+        whole = {**(now.settings if now else {}), **settings}
+        return queue_facts(await self._call("PUT", f"/v1/queues/{quote(name)}", json=whole))
+
+    async def command(self, name: str, command: str) -> None:
+        """Send `drain` or `resume` to a queue.
+
+        Raises:
+            Refused: The queue service cannot do it, for example because its version is too old.
+            Unreachable: No answer.
+        """
+        await self._call("POST", f"/v1/queues/{quote(name)}/{command}")
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def _call(self, method: str, path: str, **how: Any) -> Any:
+        try:
+            answer = await self._http.request(method, path, **how)
+        except httpx.HTTPError as exc:
+            raise Unreachable(
+                f"the queue service at {self._http.base_url} does not answer "
+                f"({type(exc).__name__}: {exc})"
+            ) from exc
+        if answer.status_code >= 500 or answer.status_code == 429:
+            raise Unreachable(
+                f"the queue service answered {answer.status_code}: {_message(answer)}"
+            )
+        if answer.is_error:
+            raise Refused(f"the queue service answered {answer.status_code}: {_message(answer)}")
+        return answer.json() if answer.content else {}
+
+
+def queue_facts(view: Mapping[str, Any]) -> QueueFacts:
+    """Parse a queue's view; a field that an older service lacks gets that service's behaviour."""
+    settings = view.get("settings", {})
+    return QueueFacts(
+        depth=int(view.get("depth", 0)),
+        in_flight=int(view.get("in_flight", 0)),
+        backlog_tokens=float(view.get("backlog_tokens", 0)),
+        ms_per_token=float(view.get("ms_per_token", 0)),
+        backlog_s=view.get("backlog_seconds"),
+        oldest_wait_s=float(view.get("oldest_wait_seconds", 0)),
+        workers=len(view.get("workers", ())),
+        mode=view.get("mode", "open"),
+        active_policy=view.get("active_policy") or settings.get("policy", ""),
+        rank_accuracy=view.get("rank_accuracy"),
+        fallback_active=bool(view.get("fallback", False)),
+        settings=settings,
+    )
+
+
+def _message(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:200]
