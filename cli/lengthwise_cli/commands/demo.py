@@ -21,8 +21,8 @@ from lengthwise_cli.local import ports
 from lengthwise_cli.local.settings import StackSettings
 from lengthwise_cli.local.stack import Stack
 from lengthwise_lab.loadtest.arrivals import Arrivals
-from lengthwise_lab.loadtest.client import Service
-from lengthwise_lab.loadtest.compare import Arm, Run
+from lengthwise_lab.loadtest.client import ServiceClient
+from lengthwise_lab.loadtest.compare import Arm, PolicyRun
 from lengthwise_lab.loadtest.driver import Target, drive
 from lengthwise_lab.loadtest.report import Report, build
 from lengthwise_lab.loadtest.terminal_tables import render
@@ -68,10 +68,10 @@ def demo(
 
 async def _measure(
     settings: StackSettings, bodies: Bodies, count: int, seed: int, console: Console
-) -> tuple[Report, list[Run]]:
+) -> tuple[Report, list[PolicyRun]]:
     async with (
         Stack(settings, say=lambda line: console.print(line, markup=False)) as stack,
-        Service(stack.url) as service,
+        ServiceClient(stack.url) as service,
     ):
         queue = (await service.queue(stack.model)).settings
         console.print(

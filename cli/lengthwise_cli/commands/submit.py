@@ -14,8 +14,9 @@ from rich.console import Console
 from lengthwise_cli.errors import BadUsage, CliError
 from lengthwise_contract.explanation import Explanation
 from lengthwise_contract.jobs import JobRequest
-from lengthwise_lab.loadtest.client import Service, error_message
+from lengthwise_lab.loadtest.client import ServiceClient, error_message
 from lengthwise_lab.loadtest.workload import FIXED_SAMPLING, read_bodies
+from lengthwise_lab.server_sent_events import read_events
 
 #: How often a broken stream is resumed, and the pause before it, seconds.
 RECONNECTS, RECONNECT_PAUSE_S = 60, 0.5
@@ -58,12 +59,17 @@ def submit(
         bodies = [{"messages": [{"role": "user", "content": text}]}]
         if max_tokens is not None:
             bodies[0]["max_tokens"] = max_tokens
-    service = Service(url, api_key=api_key)
+    service = ServiceClient(url, api_key=api_key)
     asyncio.run(_submit(service, model, bodies, job_class, wait=wait and file is None))
 
 
 async def _submit(
-    there: Service, model: str | None, bodies: list[dict[str, Any]], job_class: str, *, wait: bool
+    there: ServiceClient,
+    model: str | None,
+    bodies: list[dict[str, Any]],
+    job_class: str,
+    *,
+    wait: bool,
 ) -> None:
     note = Console(stderr=True, style="dim", highlight=False, soft_wrap=True)
     async with there as service:
@@ -103,7 +109,7 @@ def describe(why: Explanation) -> str:
 class _Reader:
     """Print a job's stream and resume it where it broke off, so that no token is lost."""
 
-    def __init__(self, service: Service, note: Console) -> None:
+    def __init__(self, service: ServiceClient, note: Console) -> None:
         self._service = service
         self._note = note
         self._last_id: str | None = None
@@ -132,20 +138,10 @@ class _Reader:
 
     async def _print_events(self, response: httpx.Response) -> bool:
         """Print events; return whether the stream ended."""
-        name, data = "", ""
-        async for line in response.aiter_lines():
-            field, _, value = line.partition(":")
-            value = value.removeprefix(" ")
-            if field == "id":
-                self._last_id = value
-            elif field == "event":
-                name = value
-            elif field == "data":
-                data = value
-            elif not line:
-                if data and self._print_event(name, data):
-                    return True
-                name, data = "", ""
+        async for event in read_events(response):
+            self._last_id = event.id or self._last_id
+            if self._print_event(event.event, event.data):
+                return True
         return False
 
     def _print_event(self, name: str, data: str) -> bool:

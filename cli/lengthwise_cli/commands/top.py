@@ -16,7 +16,7 @@ from lengthwise_cli.commands.submit import ApiKey, Model, Url
 from lengthwise_contract.queue_settings import QueueMode
 from lengthwise_contract.queue_views import QueueView, SnapshotEntry, SnapshotView
 from lengthwise_lab.errors import ServiceError
-from lengthwise_lab.loadtest.client import Service
+from lengthwise_lab.loadtest.client import ServiceClient
 
 #: Jobs of each kind in one request.
 FETCHED = 100
@@ -37,10 +37,12 @@ def top(
     once: Annotated[bool, typer.Option(help="Print one frame and exit, for scripts.")] = False,
 ) -> None:
     """Show the queue live: waiting, running and finished jobs."""
-    asyncio.run(_top(Service(url, api_key=api_key, timeout_s=5), model, interval, rows, once))
+    asyncio.run(_top(ServiceClient(url, api_key=api_key, timeout_s=5), model, interval, rows, once))
 
 
-async def _top(there: Service, model: str | None, interval_s: float, rows: int, once: bool) -> None:
+async def _top(
+    there: ServiceClient, model: str | None, interval_s: float, rows: int, once: bool
+) -> None:
     console = Console(highlight=False)
     async with there as service:
         chosen = await service.only_model(model)

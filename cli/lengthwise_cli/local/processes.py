@@ -11,9 +11,10 @@ from lengthwise_cli.local import ports
 from lengthwise_cli.local.settings import Engine, StackSettings
 from lengthwise_cli.local.supervisor import Child
 from lengthwise_lab.errors import ServiceError
-from lengthwise_lab.loadtest.client import Service
+from lengthwise_lab.loadtest.client import ServiceClient
 from lengthwise_store.errors import StoreUnavailable
-from lengthwise_store.store import JobStore, StoreSettings
+from lengthwise_store.settings import StoreSettings
+from lengthwise_store.store import JobStore
 
 #: How long running answers may continue after Ctrl-C, seconds; the rest stays in the queue.
 _DRAIN_S = 10
@@ -127,7 +128,7 @@ def worker(
     async def ready(born_s: float) -> bool:
         """Whether there is a heartbeat younger than this start."""
         try:
-            async with Service(url, api_key=settings.api_key, timeout_s=2) as service:
+            async with ServiceClient(url, api_key=settings.api_key, timeout_s=2) as service:
                 view = await service.queue(model)
         except ServiceError:  # the queue service may be down now
             return False
@@ -182,7 +183,7 @@ async def redis_answers(url: str) -> bool:
 
 def _http_ready(url: str) -> Callable[[float], Awaitable[bool]]:
     async def ready(_: float) -> bool:
-        async with Service(url, timeout_s=2) as service:
+        async with ServiceClient(url, timeout_s=2) as service:
             return await service.ready()
 
     return ready

@@ -20,7 +20,7 @@ from lengthwise_cli.local import ports, processes, weights
 from lengthwise_cli.local.settings import Engine, StackSettings
 from lengthwise_cli.local.supervisor import Child, Supervisor
 from lengthwise_contract.queue_settings import QueueSettings
-from lengthwise_lab.loadtest.client import Service, choose_model, root_of
+from lengthwise_lab.loadtest.client import ServiceClient, choose_model, root_of
 
 
 class Stack:
@@ -95,7 +95,7 @@ class Stack:
         await self._start_child(
             processes.queue_service(settings, self.url, self._redis_url, predictor_port)
         )
-        async with Service(self.url, api_key=settings.api_key) as service:
+        async with ServiceClient(self.url, api_key=settings.api_key) as service:
             await self._put_queue(service, queue)
         engine_port = ports.find_free(taken)
         if settings.engine_url is None:
@@ -169,7 +169,7 @@ class Stack:
             return model, QueueSettings(max_model_len=limit)
         return model, QueueSettings(max_model_len=limit, tokenizer=str(tokenizer.resolve()))
 
-    async def _put_queue(self, service: Service, fresh: QueueSettings) -> None:
+    async def _put_queue(self, service: ServiceClient, fresh: QueueSettings) -> None:
         """Create the queue, or apply the flags to the existing one."""
         existing = await service.find_queue(self.model)
         changes: dict[str, object] = {

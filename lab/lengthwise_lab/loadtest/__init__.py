@@ -1,1 +1,1 @@
-"""Load tests of a running service: workloads, driver, measures, reports."""
+"""Load tests of a running service: workloads, arrivals, a driver, measures and reports."""

@@ -1,6 +1,6 @@
-"""When requests arrive: all at once, at Poisson times, in bursts, or as a recorded trace has it.
+"""Arrival times of requests: all at once, Poisson, in bursts, or from a recorded trace.
 
-Called by workload.py for live load tests. Everything random comes from a seed.
+Called by workload.py for live load tests. All random numbers follow from a seed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Kind(StrEnum):
 
     BURST = "burst"  #: Everything at once.
     POISSON = "poisson"  #: Independent of one another.
-    GAMMA = "gamma"  #: Gamma-distributed gaps: above a variation of 1 they clump.
-    ONOFF = "onoff"  #: Poisson while on, silence while off, by turns.
-    TRACE = "trace"  #: A recorded hour, stretched to the mean rate that is asked for.
+    GAMMA = "gamma"  #: Gamma-distributed gaps: with a variation above 1 they come in bursts.
+    ONOFF = "onoff"  #: Alternates between Poisson arrivals and no arrivals.
+    TRACE = "trace"  #: A recorded hour, scaled to the mean rate that is asked for.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +31,13 @@ class Arrivals:
     """An arrival process; `rate_per_s` is its mean, also of `onoff` and `trace`.
 
     Attributes:
-        kind: Its shape.
+        kind: The shape.
         rate_per_s: Mean arrivals per second, > 0; None for a burst.
-        variation: Of `gamma`: standard deviation of the gaps over their mean, > 0. Of Azure's
+        variation: For `gamma`: standard deviation of the gaps over their mean, > 0. In Azure's
             published hours of 2023 it is 1.09 (chats) and 13 (code).
-        on_s: Of `onoff`: how long it is on, seconds.
-        off_s: Of `onoff`: how long it is silent, seconds.
-        trace_s: Of `trace`: recorded times, ascending, seconds.
+        on_s: For `onoff`: length of a phase with arrivals, seconds.
+        off_s: For `onoff`: length of a phase without arrivals, seconds.
+        trace_s: For `trace`: recorded times, ascending, seconds.
     """
 
     kind: Kind = Kind.BURST
@@ -48,10 +48,10 @@ class Arrivals:
     trace_s: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check what the types cannot.
+        """Check the values.
 
         Raises:
-            ValueError: A number is out of range, or the kind lacks what it needs.
+            ValueError: A number is out of range, or one that the kind needs is missing.
         """
         if self.kind is not Kind.BURST and not (self.rate_per_s and self.rate_per_s > 0):
             raise ValueError(f"{self.kind} arrivals need a rate > 0, got {self.rate_per_s}")
@@ -61,10 +61,10 @@ class Arrivals:
             raise ValueError("a trace needs at least two arrivals")
 
     def times(self, count: int, *, seed: int) -> list[float]:
-        """`count` arrival times, ascending, seconds; the first is 0.
+        """Return `count` arrival times, ascending, seconds; the first is 0.
 
-        A trace is cut to a window of `count` arrivals that begins at a place drawn from the seed,
-        and goes round at its end; its own gaps are kept, stretched by one factor.
+        A trace contributes `count` arrivals from a place drawn from the seed, and continues at its
+        start after its end. Its gaps are multiplied by one factor.
 
         Raises:
             ValueError: `count` < 1.
@@ -74,29 +74,29 @@ class Arrivals:
         rate = self.rate_per_s
         if self.kind is Kind.BURST or rate is None:
             return [0.0] * count
-        chance = random.Random(seed)  # noqa: S311 - not for secrets
+        rng = random.Random(seed)  # noqa: S311 - not for secrets
         if self.kind is Kind.TRACE:
-            return self._replayed(count, rate, chance)
+            return self._replayed(count, rate, rng)
         at_s, times = 0.0, []
         for _ in range(count):
             times.append(at_s)
-            at_s += self._gap(chance, rate)
+            at_s += self._gap(rng, rate)
         if self.kind is Kind.ONOFF:
-            # What was drawn is time spent "on"; each full turn of it is followed by a silence.
+            # The times drawn exclude the phases without arrivals: insert one after each full phase.
             return [t + self.off_s * int(t / self.on_s) for t in times]
         return times
 
-    def _gap(self, chance: random.Random, rate: float) -> float:
+    def _gap(self, rng: random.Random, rate: float) -> float:
         if self.kind is Kind.GAMMA:
             shape = 1 / self.variation**2
-            return chance.gammavariate(shape, 1 / (rate * shape))
+            return rng.gammavariate(shape, 1 / (rate * shape))
         if self.kind is Kind.ONOFF:
-            return chance.expovariate(rate * (self.on_s + self.off_s) / self.on_s)
-        return chance.expovariate(rate)
+            return rng.expovariate(rate * (self.on_s + self.off_s) / self.on_s)
+        return rng.expovariate(rate)
 
-    def _replayed(self, count: int, rate: float, chance: random.Random) -> list[float]:
+    def _replayed(self, count: int, rate: float, rng: random.Random) -> list[float]:
         gaps = [b - a for a, b in pairwise(self.trace_s)]
-        begin = chance.randrange(len(gaps))
+        begin = rng.randrange(len(gaps))
         stretch = (1 / rate) * len(gaps) / sum(gaps)
         at_s, times = 0.0, []
         for i in range(count):
@@ -105,15 +105,15 @@ class Arrivals:
         return times
 
 
-#: Names of a column of arrival times, in the order in which they are looked for.
+#: Accepted names of the column of arrival times, the first that exists is used.
 _TIME_COLUMNS = ("arrival_s", "timestamp_s", "arrival", "timestamp")
 
 
 def read_trace(path: Path) -> tuple[float, ...]:
-    """Arrival times from a CSV (or .csv.gz) with a column `arrival_s`, seconds.
+    """Read arrival times from a CSV (or .csv.gz) with a column `arrival_s`, seconds.
 
     Raises:
-        BadWorkload: It cannot be read, has no such column, or its times do not ascend.
+        BadWorkload: It cannot be read, has no such column, or its times are not ascending.
     """
     try:
         opened = gzip.open if path.suffix == ".gz" else open
@@ -128,5 +128,5 @@ def read_trace(path: Path) -> tuple[float, ...]:
     except (OSError, UnicodeDecodeError, ValueError, TypeError, EOFError, csv.Error) as exc:
         raise BadWorkload(f"cannot read {path}: {exc}") from exc
     if len(times) < 2 or times[-1] <= times[0] or any(b < a for a, b in pairwise(times)):
-        raise BadWorkload(f"{path}: needs two arrivals or more, in the order of time")
+        raise BadWorkload(f"{path}: needs two arrivals or more, in ascending order")
     return times

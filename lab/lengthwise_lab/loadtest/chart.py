@@ -1,4 +1,4 @@
-"""A comparison as one picture. Called by `lengthwise demo` and `lengthwise bench serve`."""
+"""Draw a comparison or a sweep. Called by `lengthwise demo` and `lengthwise bench serve`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lengthwise_lab.loadtest.compare import PolicyRun
 from lengthwise_lab.loadtest.report import Figures, Report
 from lengthwise_lab.loadtest.sweep import Sweep
 
-#: Grey for what we are compared with, blue for ours; told apart in print and by the colour-blind.
+#: Grey for the baseline, blue for ours. They differ in print and for colour-blind readers.
 _COLORS = {
     "fcfs": "#8a8f98",
     "sjf": "#1f6feb",
@@ -32,12 +32,12 @@ _LABELS = {
 
 
 def draw(report: Report, runs: Sequence[PolicyRun], path: Path) -> None:
-    """Write a PNG: who is done when, and what that means for short and for long answers.
+    """Write a PNG: the distribution of completion times, and their means by predicted length.
 
     Args:
         report: The figures.
-        runs: The samples behind them.
-        path: Of the PNG; its folder is there.
+        runs: The runs of the report.
+        path: The PNG. Its folder must exist.
     """
     figure = Figure(figsize=(12.4, 5.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -56,7 +56,7 @@ def draw(report: Report, runs: Sequence[PolicyRun], path: Path) -> None:
 
 
 def _distribution(axes: Axes, report: Report, runs: Sequence[PolicyRun]) -> None:
-    """The share of requests that are done after so many seconds, a step for each."""
+    """Plot the share of requests that are complete, by seconds after sending."""
     longest = 0.0
     for run in runs:
         done = sorted(s.completion_s for s in run.samples if s.completion_s is not None and s.ok)
@@ -83,7 +83,7 @@ def _distribution(axes: Axes, report: Report, runs: Sequence[PolicyRun]) -> None
 
 
 def _bars(axes: Axes, report: Report) -> None:
-    """Mean completion time by predicted length."""
+    """Plot mean completion times by predicted length."""
     names = list(report.policies)
     width = 0.8 / len(names)
     buckets = [b.predicted_tokens for b in report.policies[names[0]].buckets]
@@ -98,7 +98,7 @@ def _bars(axes: Axes, report: Report) -> None:
     axes.set_xticks(range(len(buckets)), [f"{b} tokens" for b in buckets])
     axes.set_xlabel("predicted length of the answer")
     axes.set_ylabel("mean seconds to the whole answer")
-    axes.set_title("Who gains, who pays", loc="left", fontsize=11)
+    axes.set_title("Mean by predicted length", loc="left", fontsize=11)
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.margins(y=0.12)
     _plain(axes)
@@ -109,7 +109,7 @@ def draw_sweep(sweep: Sweep, path: Path) -> None:
 
     Args:
         sweep: Two steps or more, each with a load.
-        path: Of the PNG; its folder is there.
+        path: The PNG. Its folder must exist.
     """
     figure = Figure(figsize=(12.4, 5.2), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -121,7 +121,7 @@ def draw_sweep(sweep: Sweep, path: Path) -> None:
             color = _COLORS[name]
             axes.plot(*zip(*known, strict=True), "o-", color=color, label=_LABELS[name])
         axes.set_ylim(0)
-        axes.set_xlabel("offered load (1 = what the engine can just do)")
+        axes.set_xlabel("offered load (1 = capacity of the engine)")
         axes.set_ylabel("seconds to the whole answer")
         axes.set_title(title, loc="left", fontsize=11)
         axes.legend(loc="upper left", frameon=True)

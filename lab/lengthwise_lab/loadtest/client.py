@@ -1,4 +1,4 @@
-"""Talks to a running queue service: HTTP in, plain errors out. For the lab and the command line."""
+"""A client of the queue service's HTTP API, with errors for people. For the lab and the CLI."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from lengthwise_lab.errors import BadChoice, ServiceError
 
 
 class ServiceClient:
-    """A queue service at a URL. Use as an async context manager.
+    """A client of one queue service. Use it as an async context manager.
 
-    Every method raises `ServiceError` when it cannot be reached or answers with an error.
+    Every method raises `ServiceError` if the service cannot be reached or returns an error.
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 30.0) -> None:
-        """`url` is the service's root, with or without `http://` and a trailing `/v1`."""
+        """Create a client. `url`: the root, with or without `http://` and a trailing `/v1`."""
         self.url = root_of(url)
         self._http = httpx.AsyncClient(
             base_url=self.url,
@@ -32,7 +32,7 @@ class ServiceClient:
         )
 
     async def __aenter__(self) -> ServiceClient:
-        """Nothing is sent yet."""
+        """Return the client. Nothing is sent yet."""
         return self
 
     async def __aexit__(
@@ -45,22 +45,22 @@ class ServiceClient:
         await self._http.aclose()
 
     async def ready(self) -> bool:
-        """Whether it answers `/readyz` with 200; False also when nothing listens."""
+        """Whether `/readyz` returns 200. False also if nothing listens."""
         try:
             return (await self._http.get("/readyz")).status_code == httpx.codes.OK
         except httpx.TransportError:
             return False
 
     async def models(self) -> list[dict[str, Any]]:
-        """What `/v1/models` lists."""
+        """Return the models of `/v1/models`."""
         return list((await self._call("GET", "/v1/models"))["data"])
 
     async def queue(self, name: str) -> QueueView:
-        """The line of a model."""
+        """Return the queue of a model."""
         return QueueView.model_validate(await self._call("GET", f"/v1/queues/{_path(name)}"))
 
     async def find_queue(self, name: str) -> QueueView | None:
-        """The line of a model; None: there is none."""
+        """Return the queue of a model; None: it does not exist."""
         try:
             return await self.queue(name)
         except ServiceError as exc:
@@ -73,44 +73,44 @@ class ServiceClient:
         await self._call("PUT", f"/v1/queues/{_path(name)}", settings.model_dump(mode="json"))
 
     async def snapshot(self, name: str, limit: int) -> SnapshotView:
-        """Who waits, who runs, who is done; at most `limit` of each."""
+        """Return the waiting, running and finished jobs, at most `limit` of each."""
         path = f"/v1/queues/{_path(name)}/snapshot?limit={limit}"
         return SnapshotView.model_validate(await self._call("GET", path))
 
     async def submit(self, job: JobRequest) -> JobView:
-        """Hand a job in."""
+        """Submit a job."""
         body = job.model_dump(mode="json", by_alias=True)
         return JobView.model_validate(await self._call("POST", "/v1/jobs", body))
 
     async def job(self, job_id: str) -> JobView:
-        """A job as it stands."""
+        """Return a job."""
         return JobView.model_validate(await self._call("GET", f"/v1/jobs/{_path(job_id)}"))
 
     async def explain(self, job_id: str) -> Explanation:
-        """Why a job stands where it stands."""
+        """Return the explanation of a job's place in the queue."""
         return Explanation.model_validate(
             await self._call("GET", f"/v1/jobs/{_path(job_id)}/explain")
         )
 
     async def cancel(self, job_id: str) -> None:
-        """Withdraw a job."""
+        """Cancel a job."""
         await self._call("DELETE", f"/v1/jobs/{_path(job_id)}")
 
     def stream(
         self, path: str, headers: dict[str, str]
     ) -> AbstractAsyncContextManager[httpx.Response]:
-        """Open a stream of events; silence is no error, since keep-alives come only so often."""
+        """Open a stream of events. Its read timeout is longer than the interval of keep-alives."""
         return self._http.stream("GET", path, headers=headers, timeout=httpx.Timeout(30, read=90))
 
     async def only_model(self, model: str | None) -> str:
-        """`model`, or the one model there is, or the only one that has workers.
+        """Return `model`, or the only model, or the only one that has workers.
 
         Raises:
-            BadChoice: There is none, there are several, or `model` is not among them.
+            BadChoice: There is none, there are several, or `model` is not one of them.
         """
         served = [str(m["id"]) for m in await self.models()]
         if model is None and len(served) > 1:
-            # Whose key is no admin's does not see workers, and has to choose.
+            # Only an admin's key shows workers; other users must choose.
             queues = (await self._call("GET", "/v1/queues"))["data"]
             working = [str(q["name"]) for q in queues if q.get("workers")]
             served = working if len(working) == 1 else served
@@ -125,24 +125,24 @@ class ServiceClient:
                 "Start it with `lengthwise up`, or point --url at it."
             ) from exc
         if response.is_error:
-            said = f"{method} {path}: {error_message(response)}"
+            message = f"{method} {path}: {error_message(response)}"
             if response.status_code == httpx.codes.UNAUTHORIZED:
-                said += ". The commands send the key in LENGTHWISE_API_KEY."
-            raise ServiceError(said, status=response.status_code)
+                message += ". The commands send the key in LENGTHWISE_API_KEY."
+            raise ServiceError(message, status=response.status_code)
         return response.json() if response.content else None
 
 
 def root_of(url: str) -> str:
-    """A server's root, from what users give for it: `host:8000`, `http://host:8000/v1/`, ..."""
+    """Return a server's root URL for `host:8000`, `http://host:8000/v1/` and so on."""
     root = url.rstrip("/").removesuffix("/v1")
     return root if "://" in root else f"http://{root}"
 
 
 def choose_model(served: list[str], wanted: str | None, *, where: str) -> str:
-    """The model to use: the wanted one if it is served, the only one if none is wanted.
+    """Return the wanted model if it is served, or the only one if none is wanted.
 
     Raises:
-        BadChoice: There is no such choice; the message lists what there is.
+        BadChoice: There is no such model; the message lists the models.
     """
     listed = ", ".join(served) or "none"
     if wanted is not None and wanted not in served:
@@ -153,7 +153,7 @@ def choose_model(served: list[str], wanted: str | None, *, where: str) -> str:
 
 
 def error_message(response: httpx.Response) -> str:
-    """What an OpenAI-shaped error says, or whatever the body is, with its status."""
+    """Return the message of an OpenAI error, or the body of another response, with its status."""
     try:
         message = response.json()["error"]["message"]
     except (ValueError, KeyError, TypeError):
@@ -162,5 +162,5 @@ def error_message(response: httpx.Response) -> str:
 
 
 def _path(name: str) -> str:
-    """A name as part of a path; a model's name may hold a slash, which stays one."""
+    """Quote a name for a path. Slashes in a model's name are kept."""
     return quote(name, safe="/")

@@ -1,6 +1,6 @@
-"""One workload under several policies, one after the other, on a live queue.
+"""Run one workload under several policies, one after the other, on a live queue.
 
-Called by sweep.py and by `lengthwise demo`. The queue's settings are put back afterwards, also
+Called by sweep.py and by `lengthwise demo`. The queue's settings are restored at the end, also
 after an error or Ctrl-C.
 """
 
@@ -17,29 +17,30 @@ from lengthwise_contract.queue_settings import PolicyName, QueueSettings
 from lengthwise_lab.errors import BadChoice, ServiceError
 from lengthwise_lab.loadtest.client import ServiceClient
 from lengthwise_lab.loadtest.driver import Target, drive, look_up
-from lengthwise_lab.loadtest.measures import ORACLE_OVERTAKE_FACTOR, Sample
+from lengthwise_lab.loadtest.measures import Sample
+from lengthwise_lab.loadtest.oracle_model import ORACLE_OVERTAKE_FACTOR
 from lengthwise_lab.loadtest.oracle_predictor import OraclePredictor
 from lengthwise_lab.loadtest.workload import TimedRequest
 
-#: What a workload is served under: a queue's policy; `sjf-k`, which is `sjf` that does not follow
-#: the wait; or `oracle`, which is `sjf` with the largest k and a predictor that knows the lengths
-#: that the `fcfs` run before it measured.
+#: An arm of a comparison: a queue's policy; `sjf-k`, which is `sjf` with a bound that does not
+#: follow the wait; or `oracle`, which is `sjf` with the largest k and a predictor that returns the
+#: lengths that the `fcfs` run before it measured.
 Arm = Literal["fcfs", "sjf", "sjf-k", "shadow", "oracle"]
 
-#: A queue service may use settings that are so old, seconds.
+#: A queue service may use cached settings for this time, seconds.
 SETTINGS_AGE_S = 1.2
-#: How long the queue may take to run dry before a run, seconds.
+#: How long the queue may take to become empty before a run, seconds.
 IDLE_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyRun:
-    """What one policy did with the workload."""
+    """The result of the workload under one policy."""
 
     policy: Arm
     overtake_factor: float
     samples: list[Sample]
-    duration_s: float  #: From the first request's time to the last answer.
+    duration_s: float  #: From the first request to the last answer.
     fallbacks: int  #: Requests that were ordered without a prediction.
 
 
@@ -56,32 +57,34 @@ async def compare(
 
     Args:
         service: The queue service.
-        target: Its OpenAI face, and the model.
+        target: Its OpenAI endpoint, and the model.
         requests: The workload.
-        policies: In this order; `oracle` after `fcfs`, whose lengths it knows.
+        policies: The arms in their order; `oracle` after `fcfs`, whose lengths it uses.
         on_run: Called before each run.
         on_done: Called after each request.
 
     Raises:
-        BadChoice: Somebody else is using the queue, or `oracle` is not behind `fcfs`.
-        ServiceError: The queue service refused something, or served by another policy than told.
+        BadChoice: The queue has other jobs, or `oracle` is not after `fcfs`.
+        ServiceError: The queue service returned an error, or served by another policy.
     """
     if "oracle" in policies and "fcfs" not in policies[: policies.index("oracle")]:
-        raise BadChoice("the oracle needs a run under fcfs before it, to know the lengths from")
+        raise BadChoice("the oracle needs a run under fcfs before it, which measures the lengths")
     before = (await service.queue(target.model)).settings
     runs: list[PolicyRun] = []
     try:
         for policy in policies:
             await until_idle(service, target.model)
             async with contextlib.AsyncExitStack() as stack:
-                # Not suspended half-way, whatever the predictor is worth: the figures show that.
+                # No fallback to fcfs during a run: the figures show how good the predictor is.
                 steady: dict[str, Any] = {"policy": policy, "min_rank_accuracy": None}
                 if policy == "sjf-k":
                     steady |= {"policy": "sjf", "overtake_wait_factor": 0}
                 settings = before.model_copy(update=steady)
                 if policy == "oracle":
-                    knowing = OraclePredictor(_known(runs, requests))
-                    settings = _knowing(before, (await stack.enter_async_context(knowing)).url)
+                    predictor = OraclePredictor(_known(runs, requests))
+                    settings = _oracle_settings(
+                        before, (await stack.enter_async_context(predictor)).url
+                    )
                 await service.put_queue(target.model, settings)
                 await asyncio.sleep(SETTINGS_AGE_S)
                 on_run(policy)
@@ -104,15 +107,15 @@ async def compare(
     return runs
 
 
-def _knowing(before: QueueSettings, oracle_url: str) -> QueueSettings:
-    """The queue's own settings, with the oracle for a predictor and hardly a credit for waiting."""
+def _oracle_settings(before: QueueSettings, oracle_url: str) -> QueueSettings:
+    """Return the settings with the oracle as the predictor and the largest bound."""
     oracle = {
         "policy": "sjf",
         "overtake_factor": ORACLE_OVERTAKE_FACTOR,
         "overtake_wait_factor": 0,
         "predictor_url": oracle_url,
         "min_rank_accuracy": None,
-        "calibrate": False,  # it needs no correction, least of all one learnt from others
+        "calibrate": False,  # exact predictions need no correction
     }
     return before.model_copy(update=oracle)
 
@@ -120,7 +123,7 @@ def _knowing(before: QueueSettings, oracle_url: str) -> QueueSettings:
 def _known(
     runs: Sequence[PolicyRun], requests: Sequence[TimedRequest]
 ) -> list[tuple[TimedRequest, int]]:
-    """Each request and the length of its answer under `fcfs`, output tokens."""
+    """Return each request with the length of its answer under `fcfs`, output tokens."""
     base = next((run for run in runs if run.policy == "fcfs"), None)
     if base is None:
         return []
@@ -129,10 +132,10 @@ def _known(
 
 
 async def until_idle(service: ServiceClient, model: str) -> None:
-    """Wait until nothing waits and nothing runs.
+    """Wait until the queue has no jobs.
 
     Raises:
-        BadChoice: There still is something after `IDLE_WITHIN_S`.
+        BadChoice: It still has jobs after `IDLE_WITHIN_S`.
     """
     deadline_s = time.monotonic() + IDLE_WITHIN_S
     while True:
@@ -142,16 +145,16 @@ async def until_idle(service: ServiceClient, model: str) -> None:
         if time.monotonic() > deadline_s:
             raise BadChoice(
                 f"the queue of {model} is in use ({view.depth} waiting, {view.in_flight} running): "
-                "a comparison needs it for itself"
+                "a comparison needs an idle queue"
             )
         await asyncio.sleep(0.1)
 
 
 def _check_policy(policy: PolicyName, samples: Sequence[Sample]) -> None:
-    """A comparison whose two sides were served alike would be worse than none."""
+    """Check that the queue used the policy of the run."""
     wrong = [s for s in samples if s.ok and s.policy != policy]
     if wrong:
         raise ServiceError(
             f"{len(wrong)} of {len(samples)} requests of the {policy} run were served by "
-            f"{wrong[0].policy}; did somebody change the queue's settings meanwhile?"
+            f"{wrong[0].policy}; were the queue's settings changed during the run?"
         )

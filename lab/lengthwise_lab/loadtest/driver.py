@@ -1,7 +1,7 @@
-"""Sends a workload to an OpenAI endpoint at its appointed times, and measures every answer.
+"""Send a workload to an OpenAI endpoint at its scheduled times, and measure every answer.
 
-An open loop: a request leaves at its time whether or not earlier ones are answered, and its clock
-starts at that time even if this process was late to send it. Called by compare.py.
+An open loop: a request is sent at its time whether or not earlier ones are answered. Its times
+count from then, even if this process sent it late. Called by compare.py, sweep.py and overhead.py.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from lengthwise_lab.errors import ServiceError
 from lengthwise_lab.loadtest.client import ServiceClient, error_message, root_of
 from lengthwise_lab.loadtest.measures import Sample
 from lengthwise_lab.loadtest.workload import TimedRequest
+from lengthwise_lab.server_sent_events import read_events
 
-#: The queue service names the job of an OpenAI request in this header of its answer.
+#: The queue service returns the job id of an OpenAI request in this header.
 JOB_ID_HEADER = "x-lengthwise-job-id"
-#: How many jobs are looked up at once afterwards.
+#: How many jobs `look_up` requests at once.
 _LOOKUPS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """An OpenAI endpoint: its root, the model to ask for, and how long to wait at most."""
+    """An OpenAI endpoint: its root URL, the model, and the timeout of a request, s."""
 
     url: str
     model: str
@@ -36,7 +37,7 @@ class Target:
     api_key: str | None = None
 
     def client(self) -> httpx.AsyncClient:
-        """A client without a cap on connections: a cap would make the loop a closed one."""
+        """Return a client without a limit of connections, which would close the loop."""
         return httpx.AsyncClient(
             base_url=root_of(self.url),
             timeout=self.timeout_s,
@@ -48,39 +49,39 @@ class Target:
 async def drive(
     target: Target, requests: Sequence[TimedRequest], *, on_done: Callable[[Sample], None]
 ) -> list[Sample]:
-    """Send all requests at their times; their samples in the order of the requests.
+    """Send all requests at their times. Return their samples in the order of the requests.
 
-    A request that fails has `error` set; nothing is raised for it and nothing is tried again.
+    The sample of a failed request has `error` set. Nothing is raised for it, and it is not retried.
 
     Args:
-        target: Where to.
+        target: The endpoint.
         requests: The workload.
-        on_done: Called with every sample as its request ends, for a progress bar.
+        on_done: Called with each sample when its request ends, for a progress bar.
     """
     async with target.client() as http:
         start_s = time.monotonic()
 
-        async def send(request: TimedRequest) -> Sample:
+        async def send_on_time(request: TimedRequest) -> Sample:
             await asyncio.sleep(start_s + request.due_to_send_s - time.monotonic())
-            sample = await ask(http, target.model, request, due_s=start_s + request.due_to_send_s)
+            sample = await send(http, target.model, request, due_s=start_s + request.due_to_send_s)
             on_done(sample)
             return sample
 
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(send(request)) for request in requests]
+            tasks = [group.create_task(send_on_time(request)) for request in requests]
     return [task.result() for task in tasks]
 
 
-async def ask(
+async def send(
     http: httpx.AsyncClient, model: str, request: TimedRequest, *, due_s: float
 ) -> Sample:
     """Send one request as a stream and read it to its end.
 
     Args:
-        http: Bound to the endpoint.
+        http: A client of the endpoint.
         model: Name of the model there.
-        request: What to send.
-        due_s: When it was to be sent, on the monotonic clock, seconds; the zero of its times.
+        request: The request.
+        due_s: When it is due to be sent, on the monotonic clock, s. Its times count from here.
     """
     blank = Sample(index=request.index, due_to_send_s=request.due_to_send_s)
     options = {"stream": True, "stream_options": {"include_usage": True}}
@@ -98,19 +99,16 @@ async def ask(
 
 async def _read(response: httpx.Response, sample: Sample, due_s: float) -> Sample:
     """Read a stream of server-sent events to its `[DONE]`."""
-    async for line in response.aiter_lines():
-        if not line.startswith("data:"):
-            continue
-        data = line.removeprefix("data:").strip()
-        if data == "[DONE]":
+    async for event in read_events(response):
+        if event.data == "[DONE]":
             return replace(sample, completion_s=time.monotonic() - due_s)
-        event = json.loads(data)
-        if "error" in event:
-            return replace(sample, error=json.dumps(event["error"]))
-        if sample.ttft_s is None and has_token(event):
+        chunk = json.loads(event.data)
+        if "error" in chunk:
+            return replace(sample, error=json.dumps(chunk["error"]))
+        if sample.ttft_s is None and has_token(chunk):
             sample = replace(sample, ttft_s=time.monotonic() - due_s)
-        if event.get("usage"):
-            usage = event["usage"]
+        if chunk.get("usage"):
+            usage = chunk["usage"]
             sample = replace(
                 sample,
                 prompt_tokens=usage.get("prompt_tokens"),
@@ -119,9 +117,9 @@ async def _read(response: httpx.Response, sample: Sample, due_s: float) -> Sampl
     return replace(sample, error="the stream ended before [DONE]")
 
 
-def has_token(event: Mapping[str, Any]) -> bool:
-    """Whether a chunk carries output: the first one often says no more than `role: assistant`."""
-    for choice in event.get("choices") or []:
+def has_token(chunk: Mapping[str, Any]) -> bool:
+    """Whether a chunk carries output. The first one often has only `role: assistant`."""
+    for choice in chunk.get("choices") or []:
         delta = choice.get("delta") or {}
         if choice.get("text") or any(v for key, v in delta.items() if key != "role"):
             return True
@@ -129,11 +127,11 @@ def has_token(event: Mapping[str, Any]) -> bool:
 
 
 async def look_up(service: ServiceClient, samples: Sequence[Sample]) -> list[Sample]:
-    """The samples, with what the queue knows of their jobs: prediction, tokens, service time.
+    """Add to the samples what the queue stores of their jobs: prediction, tokens, service time.
 
     Raises:
-        ServiceError: A sample has no job id, so its URL is not that of a queue service; or it is
-            down.
+        ServiceError: A sample has no job id, so that its URL is not of a queue service; or the
+            service is down.
     """
     turn = asyncio.Semaphore(_LOOKUPS)
 

@@ -1,8 +1,8 @@
-"""A predictor that knows the lengths, because they were measured before. For `bench serve`.
+"""A predictor that returns lengths that were measured before. For `bench serve`.
 
-It speaks the predictor's protocol on a free port of this machine, so a queue asks it like any
-other and the oracle's run goes through all of the product. The queue service must be able to reach
-this process: run the bench on the machine, or in the cluster, of the queue service.
+It serves the predictor's API on a free port of this machine, so that the oracle's run uses the
+whole product. The queue service must be able to reach this process: run the bench on the machine,
+or in the cluster, of the queue service.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ _VERSION = "oracle"
 
 
 class OraclePredictor:
-    """Answers with known lengths. An async context manager; its port is open inside.
+    """A server of known lengths. Use it as an async context manager; its port is open inside.
 
     Args:
-        known: Requests, and how many tokens their answers had. Where one text was asked several
-            times, their mean is what is known of it.
+        known: Requests and the tokens of their answers. For a text with several answers, the mean
+            is returned.
     """
 
     def __init__(self, known: Sequence[tuple[TimedRequest, int]]) -> None:
-        """Nothing listens yet."""
+        """Store the lengths. Nothing listens yet."""
         lengths: defaultdict[str, list[int]] = defaultdict(list)
         for request, tokens in known:
             lengths[_text(request)].append(tokens)
         self._tokens = {text: sum(seen) / len(seen) for text, seen in lengths.items()}
-        # What nobody knows is taken for the usual: of a request that failed before, say.
+        # The median, for a text without a length: a request that failed before, for example.
         every = sorted(self._tokens.values())
-        self._otherwise = every[len(every) // 2] if every else 1.0
+        self._default = every[len(every) // 2] if every else 1.0
         self.url = ""
 
     def predict(self, text: str) -> Prediction:
-        """A distribution as narrow as the type allows."""
-        tokens = max(1.0, self._tokens.get(clip(text), self._otherwise))
+        """Return the known length for all quantiles."""
+        tokens = max(1.0, self._tokens.get(clip(text), self._default))
         return Prediction(
             model_version=_VERSION,
             p10_tokens=tokens,
@@ -81,7 +81,7 @@ class OraclePredictor:
         config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
         self._server = _Server(config)
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
-        return self  # The port is open: who calls before uvicorn is ready waits in its backlog.
+        return self  # The port is open: a call before uvicorn is ready waits in the backlog.
 
     async def __aexit__(
         self,
@@ -89,13 +89,13 @@ class OraclePredictor:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the port; what is being answered may end."""
+        """Close the port. Requests in progress are finished."""
         self._server.should_exit = True
         await self._serving
 
 
 class _Server(uvicorn.Server):
-    """A guest in this process: Ctrl-C belongs to the host."""
+    """A server that does not handle signals, because Ctrl-C belongs to the command."""
 
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]
@@ -103,5 +103,5 @@ class _Server(uvicorn.Server):
 
 
 def _text(request: TimedRequest) -> str:
-    """What the queue service will ask about this request."""
+    """Return the text that the queue service sends to the predictor for this request."""
     return clip(render_prompt(request.body["messages"]))

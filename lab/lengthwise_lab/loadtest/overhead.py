@@ -1,4 +1,4 @@
-"""What the path through the queue adds to the first token of an idle system, beside the engine.
+"""Measure what the path through the queue adds to the time to the first token, on an idle system.
 
 Called by `lengthwise bench serve --engine-url` and by the demo.
 """
@@ -6,22 +6,21 @@ Called by `lengthwise bench serve --engine-url` and by the demo.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from lengthwise_lab.errors import ServiceError
-from lengthwise_lab.loadtest.driver import Target, ask
+from lengthwise_lab.loadtest.driver import Target, send
 from lengthwise_lab.loadtest.measures import Sample, quantile
-from lengthwise_lab.loadtest.workload import TimedRequest
+from lengthwise_lab.loadtest.workload import Bodies, TimedRequest
 
-#: Pairs that are sent first and not counted: connections, caches.
+#: Pairs that are sent first and not counted: they open connections and fill caches.
 WARM_UP_PAIRS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overhead:
-    """Times to the first token of the same requests both ways, ms; one at a time, idle system."""
+    """Times to the first token of the same requests on both paths, ms. One request at a time."""
 
     pairs: int
     engine_p50_ms: float
@@ -38,15 +37,15 @@ class Overhead:
 async def measure_overhead(
     path: Target,
     engine: Target,
-    bodies: Sequence[tuple[str, dict[str, Any]]],
+    bodies: Bodies,
     *,
     pairs: int,
     on_pair: Callable[[], None],
 ) -> Overhead:
-    """Send `pairs` requests both ways, in turn; which way goes first changes from pair to pair.
+    """Send `pairs` requests on both paths, alternating which path is first.
 
-    Every request gets a number of its own in front of its text, so that no engine answers the
-    second of a pair from the cache of the first; both ways get the same lengths.
+    Each request's text starts with a number of its own, so that no engine answers the second of a
+    pair from its prefix cache. Both paths get the same lengths.
 
     Raises:
         ServiceError: A request failed.
@@ -59,7 +58,7 @@ async def measure_overhead(
             for turn, name in enumerate(names):
                 request = _request(bodies, pair, number=2 * pair + turn)
                 http, model = ways[name]
-                sample = await ask(http, model, request, due_s=time.monotonic())
+                sample = await send(http, model, request, due_s=time.monotonic())
                 if pair >= WARM_UP_PAIRS:
                     ttft_ms[name].append(_ttft_ms(name, sample))
             on_pair()
@@ -72,9 +71,7 @@ async def measure_overhead(
     )
 
 
-def _request(
-    bodies: Sequence[tuple[str, dict[str, Any]]], pair: int, *, number: int
-) -> TimedRequest:
+def _request(bodies: Bodies, pair: int, *, number: int) -> TimedRequest:
     kind, body = bodies[pair % len(bodies)]
     *before, last = body["messages"]
     numbered = {**last, "content": f"{100_000 + number}: {last['content']}"}

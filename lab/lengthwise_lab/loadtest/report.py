@@ -1,4 +1,4 @@
-"""From the runs of a comparison to the figures that are printed and kept. Pure.
+"""Compute the figures of a comparison from its runs. Pure.
 
 Called by sweep.py and by `lengthwise demo`.
 """
@@ -17,10 +17,10 @@ from lengthwise_lab.loadtest.measures import (
     bucket_edges,
     bucket_names,
     by_bucket,
-    oracle,
     summarize,
     tau_b,
 )
+from lengthwise_lab.loadtest.oracle_model import oracle
 from lengthwise_lab.loadtest.overhead import Overhead
 
 
@@ -34,11 +34,11 @@ class Bucket:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What one policy did; times in seconds."""
+    """The figures of one policy. Times are seconds."""
 
     requests: int
     failed: int
-    errors: list[str]  #: What the failed ones said, each once.
+    errors: list[str]  #: The distinct messages of the failed requests.
     completion: Summary | None  #: None: no request succeeded.
     ttft: Summary | None
     duration_s: float
@@ -51,13 +51,13 @@ class Figures:
 
 @dataclass(frozen=True, kw_only=True)
 class Oracle:
-    """What knowing every length beforehand would give, by `measure.oracle`: computed.
+    """The completion times of an oracle, computed by `oracle_model.oracle`.
 
-    A run of the arm `oracle` is the same measured, and then what shares are shares of.
+    If there is a run of the arm `oracle`, gain shares refer to that run and not to this model.
     """
 
     completion: Summary
-    model_fcfs: Summary  #: The same model under FCFS: how far it can be believed.
+    model_fcfs: Summary  #: The same model under FCFS, to compare with the measurement.
     slots: int
 
 
@@ -70,7 +70,7 @@ class Report:
     seed: int
     arrivals: str  #: An `arrivals.Kind`.
     rate_per_s: float | None
-    offered_load: float | None  #: Arriving work over what the engine can do; None: a burst.
+    offered_load: float | None  #: Arriving work over the capacity of the engine; None: a burst.
     overtake_factor: float
     policies: dict[str, Figures]
     oracle: Oracle | None
@@ -80,11 +80,11 @@ class Report:
 
     @property
     def failed(self) -> int:
-        """Requests that failed, in all runs."""
+        """The number of failed requests of all runs."""
         return sum(figures.failed for figures in self.policies.values())
 
     def as_json(self) -> dict[str, Any]:
-        """The figures as one flat object: a policy's stand under its name."""
+        """Return one flat object. The figures of a policy are under its name."""
         rest = {
             key: value
             for key, value in asdict(self).items()
@@ -117,19 +117,19 @@ def build(
 ) -> Report:
     """Make the report of a comparison.
 
-    The buckets are cut by predicted length; a request is in the same bucket in every run, also in
-    one where the predictor was not asked. The oracle's service times are those of the fcfs run (of
-    the first run, if there is none), because they do not owe anything to our order.
+    The buckets are cut by predicted length. A request is in the same bucket in every run, also in a
+    run without predictions. The oracle's service times come from the fcfs run (from the first run,
+    if there is none), because our order does not influence them.
 
     Args:
         runs: At least one.
         model: The LLM.
-        slots: How many requests the engine serves at once.
-        seed: Of the workload.
-        arrivals: Of the workload.
-        capacity_per_s: What the engine answers a second when every slot is busy, if it was
-            measured; else the offered load goes by service times.
-        overhead: If it was measured.
+        slots: Requests that the engine serves at once.
+        seed: Seed of the workload.
+        arrivals: Arrivals of the workload.
+        capacity_per_s: Answers a second with all slots busy, if it was measured; None: the offered
+            load is computed from service times.
+        overhead: The measured overhead, if any.
     """
     predicted = _predictions(runs)
     edges = bucket_edges(list(predicted.values()))
@@ -164,7 +164,7 @@ def build(
 
 
 def _predictions(runs: Sequence[PolicyRun]) -> dict[int, float]:
-    """Request -> predicted tokens, from the first run that has it, sjf before the others."""
+    """Return index -> predicted tokens, from the first run that has it, sjf before the others."""
     found: dict[int, float] = {}
     for run in sorted(runs, key=lambda r: r.policy != "sjf"):
         for sample in run.samples:
@@ -199,7 +199,7 @@ def _figures(run: PolicyRun, predicted: dict[int, float], edges: Sequence[float]
 
 
 def _load(samples: Sequence[Sample], rate_per_s: float, slots: int) -> float | None:
-    """Arriving work over the capacity of the slots, by the service times that were measured."""
+    """Compute arriving work over the capacity of the slots, from the measured service times."""
     served = [s.service_s for s in samples if s.service_s is not None]
     return rate_per_s * sum(served) / len(served) / slots if served else None
 
@@ -226,10 +226,10 @@ def _ratios(policies: dict[Any, Figures]) -> dict[str, dict[str, float]]:
 
 
 def _gain_share(ratios: dict[str, dict[str, float]], ideal: Oracle | None) -> dict[str, float]:
-    """How much of what the oracle gains in the mean each policy gains.
+    """Compute the share of the oracle's gain in the mean that each policy reaches.
 
-    The oracle's is measured where there is such a run. Else both gains are ratios within one
-    source, measured by measured and modelled by modelled, so an offset of the model cancels out.
+    The oracle's gain is measured if it has a run. Otherwise it is the ratio of two modelled means,
+    so that an offset of the model cancels out.
     """
     if "oracle" in ratios:
         gain = 1 - ratios["oracle"]["mean"]
@@ -243,7 +243,7 @@ def _gain_share(ratios: dict[str, dict[str, float]], ideal: Oracle | None) -> di
 
 
 def _figures_json(figures: Figures) -> dict[str, Any]:
-    """One policy's figures, the points of its distributions on the top level."""
+    """Return one policy's figures, with the points of its distributions on the top level."""
     out = {k: v for k, v in asdict(figures).items() if k not in ("completion", "ttft", "buckets")}
     for prefix, summary in (("", figures.completion), ("ttft_", figures.ttft)):
         for point in ("mean_s", "p50_s", "p90_s", "p99_s", "max_s"):

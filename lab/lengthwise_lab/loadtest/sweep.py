@@ -1,7 +1,7 @@
-"""A live comparison at several loads and seeds, policies by turns, and what comes out of it.
+"""A live comparison of policies at several loads and seeds.
 
-Called by `lengthwise bench serve`. One seed's workload is served under every policy before the
-next seed begins, so a machine that slows down in the course of an hour slows all of them.
+Called by `lengthwise bench serve`. One seed's workload runs under every policy before the next seed
+begins, so that a machine that becomes slower within an hour slows all policies.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from lengthwise_lab.loadtest.overhead import Overhead
 from lengthwise_lab.loadtest.report import Report, build
 from lengthwise_lab.loadtest.workload import Bodies, mix
 
-#: Between the seeds of a pooled run, so that the model of the oracle lets the engine run dry, s.
+#: Gap between the seeds of a pooled run, s, so that the model's queue is empty between them.
 APART_S = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPlan:
-    """What is sent.
+    """The runs of a sweep.
 
     Attributes:
-        arrivals: One process for each step of the sweep.
+        arrivals: The arrival process of each step.
         count: Requests of one run.
-        seeds: A run of every policy for each.
-        policies: `fcfs` first where there is `oracle`; the others take turns at being next.
+        seeds: Each seed is one run of every policy.
+        policies: `fcfs` first if there is `oracle`. The order of the others rotates.
     """
 
     arrivals: Sequence[Arrivals]
@@ -43,17 +43,17 @@ class SweepPlan:
 
 @dataclass(kw_only=True)
 class Step:
-    """One arrival process: a report for each seed, and one of all their requests together."""
+    """One arrival process: a report for each seed, and one of all seeds together."""
 
     arrivals: Arrivals
     seeds: list[Report] = field(default_factory=list)
-    runs: list[PolicyRun] = field(default_factory=list)  #: The seeds' runs joined, one a policy.
+    runs: list[PolicyRun] = field(default_factory=list)  #: Joined runs of all seeds, one a policy.
     pooled: Report | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """All steps."""
+    """The results of all steps."""
 
     model: str
     slots: int
@@ -63,11 +63,11 @@ class Sweep:
 
     @property
     def failed(self) -> int:
-        """Requests that failed, in all runs."""
+        """The number of failed requests of all runs."""
         return sum(report.failed for step in self.steps for report in step.seeds)
 
     def as_json(self) -> dict[str, Any]:
-        """One run: its report. Several: a list of steps, each pooled and by seed."""
+        """Return the report of a single run, or a list of steps, each pooled and by seed."""
         [first, *others] = self.steps
         if not others and len(first.seeds) == 1:
             return {**first.seeds[0].as_json(), "capacity_per_s": self.capacity_per_s}
@@ -93,10 +93,10 @@ class Sweep:
 async def measure_capacity(
     service: ServiceClient, target: Target, bodies: Bodies, *, slots: int, seed: int
 ) -> float:
-    """What the engine answers a second while every slot is busy; a warm-up at the same time.
+    """Measure the engine's answers a second with all slots busy. It is a warm-up, too.
 
-    A burst of five requests for each slot, and the rate at which all but the last `slots` answers
-    come: while those come, nothing waits, so the engine is no longer full.
+    A burst of five requests for each slot is sent. The rate is that of all answers but the last
+    `slots`: while those are made, no request waits, and the engine is no longer full.
 
     Raises:
         ServiceError: A request failed.
@@ -126,19 +126,19 @@ async def sweep(
     """Serve every workload of the plan under every policy.
 
     Args:
-        service: The queue service, which nobody else uses meanwhile.
-        target: Its OpenAI face, and the model.
-        bodies: What to ask.
-        plan: How much, and when.
-        slots: How many requests the engine serves at once.
-        capacity_per_s: From `measure_capacity`; None: offered loads go by service times.
-        overhead: If it was measured.
+        service: The queue service. It must have no other clients.
+        target: Its OpenAI endpoint, and the model.
+        bodies: The request bodies.
+        plan: The runs.
+        slots: Requests that the engine serves at once.
+        capacity_per_s: From `measure_capacity`; None: loads are computed from service times.
+        overhead: The measured overhead, if any.
         on_run: Called before each run.
         on_done: Called after each request.
 
     Raises:
-        BadChoice: Somebody else uses the queue.
-        ServiceError: The queue service refused something.
+        BadChoice: The queue has other jobs.
+        ServiceError: The queue service returned an error.
     """
     steps = [Step(arrivals=arrivals) for arrivals in plan.arrivals]
     joined: list[dict[Arm, list[PolicyRun]]] = [{} for _ in steps]
@@ -148,7 +148,7 @@ async def sweep(
                 service,
                 target,
                 mix(bodies, count=plan.count, seed=seed, arrivals=step.arrivals),
-                policies=in_turn(plan.policies, turn),
+                policies=rotated(plan.policies, turn),
                 on_run=lambda arm, step=step, seed=seed: on_run(arm, step.arrivals, seed),  # type: ignore[misc]
                 on_done=on_done,
             )
@@ -186,8 +186,8 @@ async def sweep(
     )
 
 
-def in_turn(policies: Sequence[Arm], turn: int) -> list[Arm]:
-    """The order of a round: `fcfs` first, whose lengths the oracle needs; the rest by turns."""
+def rotated(policies: Sequence[Arm], turn: int) -> list[Arm]:
+    """Return the order of a round: `fcfs` first, because the oracle needs it; the rest rotates."""
     first: list[Arm] = ["fcfs"] if "fcfs" in policies else []
     rest = [p for p in policies if p != "fcfs"]
     at = turn % len(rest) if rest else 0
@@ -195,10 +195,10 @@ def in_turn(policies: Sequence[Arm], turn: int) -> list[Arm]:
 
 
 def join(runs: Sequence[PolicyRun]) -> PolicyRun:
-    """One policy's runs of several seeds as one; request i of the n-th has the index n * count + i.
+    """Join one policy's runs of several seeds.
 
-    The times at which they were sent are set apart as well, so that no request of one seed waits
-    for one of another in a model of the line.
+    Request i of the n-th run gets the index n * count + i. The send times get a gap between the
+    runs, so that the requests of two seeds do not meet in a model of the queue.
     """
     count = len(runs[0].samples)
     samples = [
@@ -219,6 +219,6 @@ def join(runs: Sequence[PolicyRun]) -> PolicyRun:
 
 
 def at_loads(arrivals: Arrivals, loads: Sequence[float], capacity_per_s: float) -> list[Arrivals]:
-    """The arrival process at several offered loads: 1 is what the engine can just do."""
+    """Return the arrival process at several offered loads; 1 is the capacity of the engine."""
     kind = Kind.POISSON if arrivals.kind is Kind.BURST else arrivals.kind
     return [replace(arrivals, kind=kind, rate_per_s=load * capacity_per_s) for load in loads]

@@ -13,13 +13,13 @@ from lengthwise_lab.loadtest.report import Figures, Report
 from lengthwise_lab.loadtest.sweep import Sweep
 
 _POINTS = ("mean_s", "p50_s", "p90_s", "p99_s", "max_s")
-#: The demo: its two bursts were within 3 % on a quiet machine, and 24 % apart on a busy one.
+#: Two bursts of the demo were within 3 % on an idle machine, and 24 % apart on a busy one.
 STEADY = 0.85
 _HEADS = ("mean", "p50", "p90", "p99", "max")
 
 
 def render(report: Report) -> Iterator[RenderableType]:
-    """The report, piece by piece."""
+    """Yield the tables and remarks of a report."""
     yield _times(
         "Completion time, s", {n: f.completion for n, f in report.policies.items()}, report
     )
@@ -30,7 +30,7 @@ def render(report: Report) -> Iterator[RenderableType]:
 
 
 def render_sweep(sweep: Sweep) -> Iterator[RenderableType]:
-    """A sweep: what each step comes to, seed by seed, then each step's pooled report."""
+    """Yield a table of all steps and seeds, then the pooled report of each step."""
     yield _steps(sweep)
     for step in sweep.steps:
         if step.pooled is not None:
@@ -41,7 +41,7 @@ def render_sweep(sweep: Sweep) -> Iterator[RenderableType]:
 
 
 def _steps(sweep: Sweep) -> Table:
-    """One row for each step, seed and policy: ratios to fcfs, share of the oracle's gain."""
+    """Make a row for each step, seed and policy: ratios to fcfs, share of the oracle's gain."""
     table = Table(title="Ratios to fcfs", title_justify="left", title_style="bold")
     for head in ("load", "seed", "policy"):
         table.add_column(head)
@@ -61,7 +61,7 @@ def _steps(sweep: Sweep) -> Table:
 
 
 def remarks(report: Report) -> Iterator[str]:
-    """What the tables do not say by themselves, one sentence each."""
+    """Yield remarks on the tables, one sentence each."""
     for name, ratios in report.ratios.items():
         share = report.oracle_gain_share.get(name)
         gained = "" if share is None else f"; that is {share:.0%} of what the oracle gains"
@@ -78,12 +78,12 @@ def remarks(report: Report) -> Iterator[str]:
             else ""
         )
         yield (
-            f"The oracle knows every length: {report.oracle.slots} slots, shortest first, with the "
-            "service times that were measured. A check of that model: for fcfs it gives a mean of "
-            f"{report.oracle.model_fcfs.mean_s:.1f} s{beside}."
+            f"The oracle is a model that knows every length: {report.oracle.slots} slots, shortest "
+            "first, with the measured service times. A check of the model: for fcfs it gives a "
+            f"mean of {report.oracle.model_fcfs.mean_s:.1f} s{beside}."
         )
     if report.offered_load is not None:
-        yield f"Offered load: {report.offered_load:.2f} of what {report.slots} slots can do."
+        yield f"Offered load: {report.offered_load:.2f} of the capacity of {report.slots} slots."
     if report.overhead is not None:
         o = report.overhead
         yield (
@@ -99,12 +99,12 @@ def remarks(report: Report) -> Iterator[str]:
                 "prediction under sjf: the predictor did not answer in time."
             )
         if figures.failed:
-            said = "; ".join(figures.errors)
-            yield f"{figures.failed} of {figures.requests} requests failed under {name}: {said}"
+            errors = "; ".join(figures.errors)
+            yield f"{figures.failed} of {figures.requests} requests failed under {name}: {errors}"
 
 
 def _disturbed(report: Report) -> Iterator[str]:
-    """A burst's work is the same under every policy, so that it should take about as long."""
+    """Yield a warning if the engine was slower under one policy: a burst is the same work."""
     if report.offered_load is not None:
         return
     speeds = {n: f.tokens_per_s for n, f in report.policies.items() if not f.failed}
@@ -115,8 +115,8 @@ def _disturbed(report: Report) -> Iterator[str]:
     if speeds[slow] < STEADY * speeds[fast]:
         yield (
             f"The engine did {speeds[fast]:.1f} tokens/s under {fast} and {speeds[slow]:.1f} under "
-            f"{slow}. If something else took of the machine, these ratios tell little: measure "
-            "again when it is quiet."
+            f"{slow}. If other programs used the machine, these ratios mean little: measure "
+            "again when it is idle."
         )
 
 
@@ -139,7 +139,7 @@ def _cells(summary: Summary | None) -> list[str]:
 
 
 def _buckets(report: Report) -> Table:
-    """One row a bucket, one pair of columns a policy."""
+    """Make a table with a row for each bucket and two columns for each policy."""
     table = Table(
         title="Completion time by predicted length, s", title_justify="left", title_style="bold"
     )

@@ -1,7 +1,7 @@
-"""What a load test sends, and when: prompts, their order, their arrival times.
+"""The workload of a load test: prompts, their order, their arrival times.
 
-Called by compare.py and by the command line. Everything random comes from a seed, so two policies
-get the same requests in the same order at the same moments.
+Called by compare.py and by the command line. All random numbers follow from a seed, so that two
+policies get the same requests in the same order at the same times.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 from lengthwise_lab.errors import BadWorkload
 from lengthwise_lab.loadtest.arrivals import Arrivals
 
-#: Of every request body unless the data says otherwise: two runs shall do the same work.
+#: Sampling parameters of every request, so that two runs do the same work.
 FIXED_SAMPLING: Mapping[str, Any] = {"temperature": 0, "seed": 1}
 
 
-#: What can be asked: (kind, OpenAI chat body) of each.
+#: Request bodies to draw from: (kind, OpenAI chat body) of each.
 Bodies = Sequence[tuple[str, dict[str, Any]]]
 
 
@@ -30,7 +30,7 @@ class TimedRequest:
     """One request of a workload.
 
     `body` is an OpenAI chat body without `model` and `stream`; `due_to_send_s` counts from the
-    start of the run, seconds; `kind` is what its author expected, for reading only.
+    start of the run, seconds; `kind` is the length that its author expected, for people only.
     """
 
     index: int
@@ -40,9 +40,9 @@ class TimedRequest:
 
 
 def bundled_bodies(*, max_tokens: int) -> list[tuple[str, dict[str, Any]]]:
-    """The prompts that ship with the lab, (kind, body), half short questions, half long tasks.
+    """Return the prompts that are part of the package: half short questions, half long tasks.
 
-    Every body has the same `max_tokens`, so that the cap does not give the length away.
+    Every body has the same `max_tokens`, so that the cap does not reveal the length.
     """
     text = files("lengthwise_lab.loadtest").joinpath("prompts.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()]
@@ -50,13 +50,13 @@ def bundled_bodies(*, max_tokens: int) -> list[tuple[str, dict[str, Any]]]:
 
 
 def read_bodies(path: Path, *, max_tokens: int | None) -> list[tuple[str, dict[str, Any]]]:
-    """The bodies of a JSONL file: a line has `prompt` (text) or `messages`, maybe `max_tokens`.
+    """Read the bodies of a JSONL file: a line has `prompt` (text) or `messages`, and `max_tokens`.
 
-    Any other field of a line is ignored, so a file of recorded lengths serves as it is. A line
-    without `max_tokens` gets the argument; None: no cap.
+    Other fields are ignored, so that a file of recorded lengths can be used. A line without
+    `max_tokens` gets the argument; None: no cap.
 
     Raises:
-        BadWorkload: The file cannot be read, a line is not such an object, or there is none.
+        BadWorkload: The file cannot be read, has an invalid line, or has no line.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -78,12 +78,12 @@ def read_bodies(path: Path, *, max_tokens: int | None) -> list[tuple[str, dict[s
             body["messages"] = row["messages"]
         bodies.append((str(row.get("kind", "")), body))
     if not bodies:
-        raise BadWorkload(f"{path} holds no request")
+        raise BadWorkload(f"{path} has no request")
     return bodies
 
 
 def chat_body(prompt: str, *, max_tokens: int | None) -> dict[str, Any]:
-    """An OpenAI chat body for one user message, with sampling fixed; None: no cap."""
+    """Make an OpenAI chat body of one user message. `max_tokens` None: no cap."""
     cap = {} if max_tokens is None else {"max_tokens": max_tokens}
     return {"messages": [{"role": "user", "content": prompt}], **cap, **FIXED_SAMPLING}
 
@@ -95,27 +95,27 @@ def mix(
     seed: int,
     arrivals: Arrivals | None = None,
 ) -> list[TimedRequest]:
-    """`count` requests in an order, and at times, that depend on the seed alone.
+    """Draw `count` requests. Their order and their times follow from the seed.
 
-    Bodies are drawn without replacement until all are used up, then all over again.
+    Bodies are drawn without replacement until all are used, then again.
 
     Args:
         bodies: (kind, body) of each.
-        count: How many requests, >= 1.
-        seed: Of the order and of the arrivals.
-        arrivals: When they are sent; None: all at once.
+        count: Number of requests, >= 1.
+        seed: Seed of the order and of the arrivals.
+        arrivals: The arrival process; None: all at once.
 
     Raises:
         ValueError: `count` < 1, or no bodies.
     """
     if count < 1 or not bodies:
         raise ValueError(f"need count >= 1 and bodies, got {count} and {len(bodies)}")
-    chance = random.Random(seed)  # noqa: S311 - not for secrets
+    rng = random.Random(seed)  # noqa: S311 - not for secrets
     order: list[tuple[str, dict[str, Any]]] = []
     while len(order) < count:
-        order += chance.sample(list(bodies), len(bodies))
-    # From a seed of its own: another arrival process must not shuffle the requests anew.
-    times = (arrivals or Arrivals()).times(count, seed=chance.getrandbits(32))
+        order += rng.sample(list(bodies), len(bodies))
+    # A seed of its own: the order must not depend on the arrival process.
+    times = (arrivals or Arrivals()).times(count, seed=rng.getrandbits(32))
     return [
         TimedRequest(index=index, kind=kind, body=body, due_to_send_s=at_s)
         for index, ((kind, body), at_s) in enumerate(zip(order, times, strict=False))

@@ -1,4 +1,4 @@
-"""Arrival processes: their means, their shapes, and what is refused."""
+"""Arrival processes: means, shapes, and invalid input."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def gaps(count: int = 20_000, **settings: Any) -> list[float]:
         pytest.param(Kind.TRACE, {"trace_s": TRACE}, id="trace"),
     ],
 )
-def test_times_ascend_from_0_keep_the_mean_rate_and_depend_on_the_seed_alone(
+def test_times_ascend_from_0_keep_the_mean_rate_and_depend_only_on_the_seed(
     kind: Kind, settings: dict[str, Any]
 ) -> None:
     arrivals = Arrivals(kind=kind, rate_per_s=5.0, **settings)
@@ -43,12 +43,12 @@ def test_times_ascend_from_0_keep_the_mean_rate_and_depend_on_the_seed_alone(
 
 
 @pytest.mark.parametrize("variation", [0.5, 1.0, 3.0])
-def test_gamma_gaps_have_the_variation_that_was_asked_for(variation: float) -> None:
+def test_gamma_gaps_have_the_variation_that_is_configured(variation: float) -> None:
     seen = gaps(kind=Kind.GAMMA, rate_per_s=5.0, variation=variation)
     assert statistics.stdev(seen) / statistics.mean(seen) == pytest.approx(variation, rel=0.06)
 
 
-def test_nothing_arrives_while_an_onoff_process_is_off() -> None:
+def test_no_request_arrives_while_an_onoff_process_is_off() -> None:
     times = Arrivals(kind=Kind.ONOFF, rate_per_s=5.0, on_s=2.0, off_s=3.0).times(5000, seed=1)
     assert all(t % 5.0 <= 2.0 for t in times)
     assert sum(gap > 3.0 for gap in pairwise_gaps(times)) == int(times[-1] / 5)
@@ -62,7 +62,7 @@ def test_a_trace_keeps_its_gaps_in_their_order_stretched_by_one_factor() -> None
     seen = gaps(6, kind=Kind.TRACE, rate_per_s=6 / 20, trace_s=TRACE)
     own = pairwise_gaps(list(TRACE))
     doubled = own + own
-    # The rate is the trace's own, so the factor is 1.
+    # The rate is that of the trace, so the factor is 1.
     assert any(seen == pytest.approx(doubled[i : i + 5]) for i in range(len(own)))
 
 
@@ -93,7 +93,7 @@ def test_a_trace_is_read_from_a_csv_plain_or_zipped(tmp_path: Path) -> None:
     [
         pytest.param("when\n1\n2\n", "needs a column `arrival_s`", id="no column"),
         pytest.param("arrival_s\n1\nsoon\n", "cannot read", id="no number"),
-        pytest.param("arrival_s\n2\n1\n", "in the order of time", id="backwards"),
+        pytest.param("arrival_s\n2\n1\n", "in ascending order", id="backwards"),
         pytest.param("arrival_s\n2\n", "two arrivals", id="one"),
     ],
 )

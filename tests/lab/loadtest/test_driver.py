@@ -19,7 +19,7 @@ from lengthwise_lab.errors import BadChoice, ServiceError
 from lengthwise_lab.loadtest.arrivals import Arrivals
 from lengthwise_lab.loadtest.client import ServiceClient, choose_model, root_of
 from lengthwise_lab.loadtest.compare import compare
-from lengthwise_lab.loadtest.driver import Target, ask, drive, has_token, look_up
+from lengthwise_lab.loadtest.driver import Target, drive, has_token, look_up, send
 from lengthwise_lab.loadtest.measures import Sample
 from lengthwise_lab.loadtest.overhead import measure_overhead
 from lengthwise_lab.loadtest.report import build
@@ -27,13 +27,13 @@ from lengthwise_lab.loadtest.workload import TimedRequest, chat_body
 
 
 def requests_of(lengths: Sequence[int], *, every_s: float = 0.0) -> list[TimedRequest]:
-    """Requests whose answers the simulated engine makes so many tokens long."""
+    """Make requests whose answers have these lengths, tokens, on the simulated engine."""
     return [
         TimedRequest(
             index=i,
             due_to_send_s=i * every_s,
             body={
-                **chat_body(f"TimedRequest {i}", max_tokens=1000),
+                **chat_body(f"Request {i}", max_tokens=1000),
                 "vllm_xargs": {"output_tokens": tokens},
             },
         )
@@ -98,7 +98,7 @@ def test_a_comparison_measures_what_the_engine_did_and_restores_the_queue(
 
 
 @pytest.mark.slow
-def test_a_queue_in_use_is_not_compared_on_and_its_settings_stay(
+def test_a_queue_in_use_is_not_used_for_a_comparison_and_keeps_its_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lengthwise_lab.loadtest.compare.IDLE_WITHIN_S", 0.2)
@@ -124,7 +124,7 @@ def test_a_queue_in_use_is_not_compared_on_and_its_settings_stay(
 
 
 @pytest.mark.slow
-def test_the_overhead_is_measured_both_ways_and_errors_are_samples(tmp_path: Path) -> None:
+def test_the_overhead_is_measured_on_both_paths_and_errors_are_samples(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with Stack(settings(tmp_path), print) as stack, ServiceClient(stack.url) as service:
             assert stack.engine_url is not None
@@ -140,17 +140,17 @@ def test_the_overhead_is_measured_both_ways_and_errors_are_samples(tmp_path: Pat
             assert min(got.engine_p50_ms, got.path_p50_ms) > 0
             assert got.added_p50_ms == got.path_p50_ms - got.engine_p50_ms
 
-            unknown = Target(url=stack.url, model="nobody")
+            unknown = Target(url=stack.url, model="unknown")
             [refused] = await drive(unknown, requests_of([1]), on_done=lambda _: None)
             assert not refused.ok
             assert refused.error is not None
             assert "HTTP 404" in refused.error
             assert await look_up(service, [refused]) == [refused]
 
-            # An engine is no queue service: its answers have no job to look up.
-            straight = await drive(engine, requests_of([2]), on_done=lambda _: None)
+            # An engine is not a queue service: its answers have no job to look up.
+            direct = await drive(engine, requests_of([2]), on_done=lambda _: None)
             with pytest.raises(ServiceError, match="is it an engine"):
-                await look_up(service, straight)
+                await look_up(service, direct)
 
     asyncio.run(scenario())
 
@@ -159,41 +159,42 @@ def test_the_overhead_is_measured_both_ways_and_errors_are_samples(tmp_path: Pat
 
 
 def stream(text: str) -> httpx.AsyncClient:
-    """A client whose every answer is this stream."""
+    """Make a client that gets this event stream for every request."""
 
     def answer(_: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, headers={"x-lengthwise-job-id": "j"}, text=text)
+        headers = {"x-lengthwise-job-id": "j", "content-type": "text/event-stream"}
+        return httpx.Response(200, headers=headers, content=text.encode())
 
     return httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://there")
 
 
-def asked(text: str, *, late_s: float = 0.0) -> Sample:
+def sample_of(text: str, *, late_s: float = 0.0) -> Sample:
     async def scenario() -> Sample:
         async with stream(text) as http:
             request = requests_of([1])[0]
-            return await ask(http, "m", request, due_s=time.monotonic() - late_s)
+            return await send(http, "m", request, due_s=time.monotonic() - late_s)
 
     return asyncio.run(scenario())
 
 
-def test_a_request_that_was_sent_late_counts_from_when_it_was_due() -> None:
-    # Coordinated omission: a driver that is held up must not make the server look fast.
+def test_the_times_of_a_request_that_was_sent_late_count_from_its_due_time() -> None:
+    # Coordinated omission: a slow driver must not make the server look fast.
     text = 'data: {"choices": [{"delta": {"content": "a"}}]}\n\ndata: [DONE]\n\n'
-    sample = asked(text, late_s=5.0)
+    sample = sample_of(text, late_s=5.0)
     assert sample.ttft_s is not None
     assert sample.completion_s is not None
     assert 5.0 <= sample.ttft_s <= sample.completion_s
 
 
-def test_a_stream_that_breaks_off_is_no_answer() -> None:
-    sample = asked('data: {"choices": [{"delta": {"content": "a"}}]}\n\n')
+def test_a_stream_that_is_cut_off_is_not_an_answer() -> None:
+    sample = sample_of('data: {"choices": [{"delta": {"content": "a"}}]}\n\n')
     assert not sample.ok
     assert sample.error is not None
     assert "before [DONE]" in sample.error
 
 
-def test_an_error_in_mid_stream_is_no_answer() -> None:
-    sample = asked('data: {"error": {"message": "out of memory"}}\n\ndata: [DONE]\n\n')
+def test_an_error_in_the_middle_of_a_stream_is_not_an_answer() -> None:
+    sample = sample_of('data: {"error": {"message": "out of memory"}}\n\ndata: [DONE]\n\n')
     assert not sample.ok
     assert sample.error is not None
     assert "out of memory" in sample.error
@@ -230,7 +231,7 @@ def test_a_model_is_chosen(served: list[str], wanted: str | None, want: str) -> 
 
 
 @pytest.mark.parametrize(("served", "wanted"), [([], None), (["a", "b"], None), (["a"], "b")])
-def test_a_model_that_cannot_be_chosen_is_refused_with_those_there_are(
+def test_a_model_that_cannot_be_chosen_is_refused_with_the_list_of_models(
     served: list[str], wanted: str | None
 ) -> None:
     with pytest.raises(BadChoice, match=", ".join(served) or "none"):

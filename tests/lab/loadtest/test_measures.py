@@ -1,4 +1,4 @@
-"""The statistics, against values worked out by hand and against scipy and numpy."""
+"""The statistics, against values computed by hand and against scipy and numpy."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from lengthwise_lab.loadtest.measures import (
     bucket_names,
     bucket_of,
     by_bucket,
-    list_schedule,
-    oracle,
     quantile,
     summarize,
     tau_b,
 )
+from lengthwise_lab.loadtest.oracle_model import list_schedule, oracle
 
 
 def sample(index: int, **values: float) -> Sample:
@@ -31,20 +30,20 @@ def sample(index: int, **values: float) -> Sample:
 
 
 @pytest.mark.parametrize("q", [0.0, 0.1, 0.5, 0.9, 0.99, 1.0])
-def test_a_quantile_is_numpys(q: float) -> None:
-    chance = random.Random(7)  # noqa: S311
-    values = [chance.expovariate(1) for _ in range(101)]
+def test_a_quantile_equals_that_of_numpy(q: float) -> None:
+    rng = random.Random(7)  # noqa: S311
+    values = [rng.expovariate(1) for _ in range(101)]
     assert quantile(values, q) == pytest.approx(float(np.quantile(values, q)))
 
 
-def test_a_quantile_of_nothing_or_outside_of_0_to_1_is_refused() -> None:
+def test_a_quantile_without_values_or_outside_0_to_1_is_refused() -> None:
     with pytest.raises(ValueError, match="0 values"):
         quantile([], 0.5)
     with pytest.raises(ValueError, match=r"q=1\.5"):
         quantile([1.0], 1.5)
 
 
-def test_a_summary_has_the_usual_points() -> None:
+def test_a_summary_has_the_mean_and_the_quantiles() -> None:
     got = summarize([float(i) for i in range(1, 102)])
     assert (got.count, got.mean_s, got.p50_s, got.p90_s, got.p99_s, got.max_s) == (
         101,
@@ -70,16 +69,16 @@ def test_a_summary_has_the_usual_points() -> None:
         pytest.param([1, 1, 2, 3], [1, 1, 4, 3], 3 / 5, id="a tie in both"),
     ],
 )
-def test_tau_b_is_what_one_counts_by_hand(xs: list[float], ys: list[float], want: float) -> None:
+def test_tau_b_equals_the_hand_counted_value(xs: list[float], ys: list[float], want: float) -> None:
     assert tau_b(xs, ys) == pytest.approx(want)
 
 
 @pytest.mark.parametrize("values", [3, 10, 1000], ids=["many ties", "some ties", "few ties"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_tau_b_is_scipys_also_with_ties(seed: int, values: int) -> None:
-    chance = random.Random(seed)  # noqa: S311
-    xs = [float(chance.randrange(values)) for _ in range(200)]
-    ys = [x + chance.randrange(values) for x in xs]
+def test_tau_b_equals_that_of_scipy_also_with_ties(seed: int, values: int) -> None:
+    rng = random.Random(seed)  # noqa: S311
+    xs = [float(rng.randrange(values)) for _ in range(200)]
+    ys = [x + rng.randrange(values) for x in xs]
     assert tau_b(xs, ys) == pytest.approx(float(kendalltau(xs, ys).statistic))
 
 
@@ -144,17 +143,17 @@ def test_one_slot_serves_a_burst_in_order_or_shortest_first() -> None:
     assert scheduled("sjf", [0, 0, 0], service, 1) == [13, 1, 3]
 
 
-def test_two_slots_take_the_next_as_they_fall_free() -> None:
+def test_two_slots_take_the_next_request_as_they_become_free() -> None:
     # fcfs: slot A 4 (0-4), slot B 3 (0-3), then B 2 (3-5), A 1 (4-5).
     assert scheduled("fcfs", [0, 0, 0, 0], [4, 3, 2, 1], 2) == [4, 3, 5, 5]
     # sjf: 1 (0-1) and 2 (0-2), then 3 (1-4) and 4 (2-6).
     assert scheduled("sjf", [0, 0, 0, 0], [4, 3, 2, 1], 2) == [6, 4, 2, 1]
 
 
-def test_nobody_is_served_before_it_arrives_and_a_running_one_is_not_interrupted() -> None:
-    # The long one is alone at 0, so it runs; at 10 the short one goes before the middle one.
+def test_no_request_is_served_before_it_arrives_and_a_running_one_is_not_interrupted() -> None:
+    # The long one is alone at 0, so it runs; at 10 the short one runs before the middle one.
     assert scheduled("sjf", [0, 1, 2], [10, 5, 1], 1) == [10, 15, 9]
-    # The slot stands idle from 1 to 7.
+    # The slot is idle from 1 to 7.
     assert scheduled("fcfs", [0, 7], [1, 1], 1) == [1, 1]
 
 
@@ -163,8 +162,8 @@ def test_no_slots_are_refused() -> None:
         scheduled("fcfs", [0], [1], 0)
 
 
-def test_the_oracle_orders_by_tokens_and_lasts_as_measured() -> None:
-    # By tokens the second goes first, although it held its slot for longer.
+def test_the_oracle_orders_by_tokens_and_uses_the_measured_service_times() -> None:
+    # By tokens the second runs first, although it held its slot for longer.
     samples = [
         sample(0, completion_s=9.0, output_tokens=100, service_s=2.0),
         sample(1, completion_s=9.0, output_tokens=10, service_s=3.0),

@@ -49,7 +49,7 @@ def report(*runs: PolicyRun, arrivals: Arrivals | None = None) -> Report:
     return build(runs, model="tiny", slots=1, seed=1, arrivals=arrivals or Arrivals())
 
 
-def test_the_figures_of_each_policy_stand_under_its_name() -> None:
+def test_the_figures_of_each_policy_are_under_its_name() -> None:
     got = report(FCFS, SJF).as_json()
     assert got["fcfs"]["mean_s"] == pytest.approx(34 / 3)
     assert got["sjf"]["mean_s"] == pytest.approx(17 / 3)
@@ -76,7 +76,7 @@ def test_a_worse_order_is_shown_as_worse() -> None:
     assert got.oracle_gain_share["sjf"] == pytest.approx(-2.0)
 
 
-def test_a_request_is_in_one_bucket_in_all_runs_also_without_a_prediction_there() -> None:
+def test_a_request_is_in_the_same_bucket_in_all_runs_also_without_a_prediction() -> None:
     got = report(run("fcfs", {0: 10.0, 1: 11.0, 2: 13.0}, predicted=False), SJF)
     means = {
         name: [b.completion.mean_s for b in figures.buckets if b.completion is not None]
@@ -86,7 +86,7 @@ def test_a_request_is_in_one_bucket_in_all_runs_also_without_a_prediction_there(
     assert got.policies["fcfs"].tau_b is None
 
 
-def test_the_offered_load_is_arriving_work_over_what_the_slots_can_do() -> None:
+def test_the_offered_load_is_arriving_work_over_the_capacity_of_the_slots() -> None:
     # 13 s of work in 3 requests, 0.3 of them a second, one slot.
     assert report(
         FCFS, arrivals=Arrivals(kind=Kind.POISSON, rate_per_s=0.3)
@@ -139,15 +139,15 @@ def test_the_tables_show_both_policies_the_oracle_and_the_ratios() -> None:
         assert want in text
 
 
-def test_requests_that_were_ordered_without_a_prediction_are_told() -> None:
+def test_requests_that_were_ordered_without_a_prediction_are_reported() -> None:
     blind = run("sjf", {0: 13.0, 1: 1.0, 2: 3.0}, predicted=False)
     got = report(FCFS, replace(blind, fallbacks=3))
     assert got.as_json()["sjf"]["fallbacks"] == 3
     assert "3 of 3 requests were ordered without a prediction" in " ".join(printed(got).split())
 
 
-def test_a_burst_that_was_served_slower_than_the_other_is_called_disturbed() -> None:
-    # The demo beside other work gave a mean of 0.96 and no hint that the machine was to blame.
+def test_a_burst_that_was_served_slower_than_the_other_gets_a_warning() -> None:
+    # The demo beside other programs gave a mean of 0.96 without a hint at the reason.
     got = " ".join(printed(report(FCFS, replace(SJF, duration_s=16))).split())
     assert "10.0 tokens/s under fcfs and 8.1 under sjf" in got
     assert "tokens/s under" not in printed(report(FCFS, replace(SJF, duration_s=14)))

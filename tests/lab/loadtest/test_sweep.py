@@ -1,4 +1,4 @@
-"""A sweep over loads and seeds on a small real stack, the oracle measured among the rest."""
+"""A sweep over loads and seeds on a small real stack, with a measured oracle."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from lengthwise_lab.loadtest.sweep import (
     Sweep,
     SweepPlan,
     at_loads,
-    in_turn,
     join,
     measure_capacity,
+    rotated,
     sweep,
 )
 from lengthwise_lab.loadtest.terminal_tables import render_sweep
@@ -37,7 +37,7 @@ from lengthwise_lab.loadtest.workload import Bodies, TimedRequest, chat_body
 
 
 def bodies(lengths: Sequence[int]) -> Bodies:
-    """Prompts whose answers the simulated engine makes so many tokens long."""
+    """Make prompts whose answers have these lengths, tokens, on the simulated engine."""
     return [
         (
             "",
@@ -95,9 +95,9 @@ def test_a_sweep_measures_every_policy_at_every_load_and_the_oracle_knows_the_le
         assert step.pooled.offered_load == pytest.approx(load)
         assert list(step.pooled.policies) == ["fcfs", "sjf", "oracle"]
         assert step.pooled.policies["oracle"].requests == 12
-        # It knows every length, so it ranks without a mistake.
+        # It knows every length, so its ranking is exact.
         assert step.pooled.policies["oracle"].tau_b == pytest.approx(1.0)
-        # How much it gains is the machine's affair; without a gain there is no share of it.
+        # Its gain depends on the machine; without a gain there is no share.
         share = {"sjf"} if step.pooled.ratios["oracle"]["mean"] < 1 else set()
         assert set(step.pooled.oracle_gain_share) == share
     got = json.loads(json.dumps(result.as_json()))
@@ -111,7 +111,7 @@ def test_a_sweep_measures_every_policy_at_every_load_and_the_oracle_knows_the_le
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_oracle_predicts_what_was_measured_and_the_usual_for_what_was_not() -> None:
+def test_the_oracle_predicts_measured_lengths_and_the_median_for_other_texts() -> None:
     [(_, long), (_, short)] = bodies([100, 7])
     known = [
         (TimedRequest(index=0, body=long), 100),
@@ -131,7 +131,7 @@ def test_the_oracle_predicts_what_was_measured_and_the_usual_for_what_was_not() 
     assert asyncio.run(scenario()) == [100.0, 7.0, 100.0]
 
 
-def test_an_oracle_without_a_run_to_know_from_is_refused() -> None:
+def test_an_oracle_without_a_run_that_measures_lengths_is_refused() -> None:
     async def scenario() -> None:
         async with ServiceClient("http://127.0.0.1:9") as service:
             await compare(
@@ -147,17 +147,17 @@ def test_an_oracle_without_a_run_to_know_from_is_refused() -> None:
         asyncio.run(scenario())
 
 
-def test_policies_take_turns_behind_fcfs() -> None:
+def test_policies_rotate_after_fcfs() -> None:
     policies: list[Arm] = ["sjf", "fcfs", "oracle", "shadow"]
-    assert [in_turn(policies, turn) for turn in range(3)] == [
+    assert [rotated(policies, turn) for turn in range(3)] == [
         ["fcfs", "sjf", "oracle", "shadow"],
         ["fcfs", "oracle", "shadow", "sjf"],
         ["fcfs", "shadow", "sjf", "oracle"],
     ]
-    assert in_turn(["fcfs"], 5) == ["fcfs"]
+    assert rotated(["fcfs"], 5) == ["fcfs"]
 
 
-def test_joined_runs_keep_every_sample_and_stand_apart_in_time() -> None:
+def test_joined_runs_keep_every_sample_and_do_not_overlap_in_time() -> None:
     run = PolicyRun(
         policy="sjf",
         overtake_factor=3,

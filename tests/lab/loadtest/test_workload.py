@@ -1,4 +1,4 @@
-"""What is sent depends on the seed alone, and bad files are refused by line."""
+"""A workload depends only on its seed, and invalid files are refused with the line."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def text(body: dict[str, object]) -> str:
     return str(body["messages"][0]["content"])  # type: ignore[index]
 
 
-def test_half_of_the_bundled_prompts_are_short_questions_and_none_is_there_twice() -> None:
+def test_half_of_the_bundled_prompts_are_short_questions_and_all_differ() -> None:
     bodies = bundled_bodies(max_tokens=400)
     kinds = [kind for kind, _ in bodies]
     assert kinds.count("short") == kinds.count("long") == 36
     assert len({text(body) for _, body in bodies}) == len(bodies)
 
 
-def test_the_length_of_a_bundled_prompt_does_not_give_the_answers_length_away() -> None:
-    # A predictor that only counts characters shall not shine here: some of the longest prompts
-    # are short questions, and some of the shortest are long tasks.
+def test_the_length_of_a_bundled_prompt_does_not_reveal_the_length_of_its_answer() -> None:
+    # A predictor that only counts characters must do badly: some of the longest prompts are short
+    # questions, and some of the shortest are long tasks.
     sizes = {
         kind: sorted(len(text(b)) for k, b in bundled_bodies(max_tokens=400) if k == kind)
         for kind in ("short", "long")
@@ -43,7 +43,7 @@ def test_all_bundled_requests_have_the_same_cap_and_fixed_sampling() -> None:
         assert (body["max_tokens"], body["temperature"], body["seed"]) == (123, 0, 1)
 
 
-def test_one_seed_is_one_workload_and_another_seed_another() -> None:
+def test_a_seed_always_gives_the_same_workload_and_another_seed_another_one() -> None:
     bodies = bundled_bodies(max_tokens=10)
     first = mix(bodies, count=100, seed=3, arrivals=poisson(5))
     assert first == mix(bodies, count=100, seed=3, arrivals=poisson(5))
@@ -95,7 +95,7 @@ def test_a_file_gives_prompts_and_messages_and_its_own_caps(tmp_path: Path) -> N
         pytest.param('{"prompt": "a"}\n{', "line 2: not JSON", id="broken JSON"),
         pytest.param('{"text": "a"}', "line 1: needs `prompt`", id="no prompt"),
         pytest.param("[]", "line 1: needs `prompt`", id="not an object"),
-        pytest.param("\n", "holds no request", id="empty"),
+        pytest.param("\n", "has no request", id="empty"),
     ],
 )
 def test_a_bad_file_is_refused_with_the_line(tmp_path: Path, content: str, want: str) -> None:
