@@ -55,7 +55,7 @@ async def _refuse_unfit(settings: Settings) -> None:
     Raises:
         StoreUnfit: Its settings contradict ours.
     """
-    store = JobStore(settings.redis_access(), store_settings(settings))
+    store = JobStore(settings.redis_address(), store_settings(settings))
     try:
         await store.check()
     except StoreUnfit:

@@ -21,17 +21,19 @@ from lengthwise_queue.api import health, queues
 from lengthwise_queue.api import jobs as routes_jobs
 from lengthwise_queue.batches.runner import BatchRunner
 from lengthwise_queue.errors import BadRequest, WrongMethod
-from lengthwise_queue.openai import batches, files
+from lengthwise_queue.openai import batches, files, models
 from lengthwise_queue.openai import routes as routes_openai
-from lengthwise_queue.openai.answers import CLIENT_CLOSED_REQUEST, JOB_ID_HEADER
+from lengthwise_queue.openai.delivery import JOB_ID_HEADER
 from lengthwise_queue.openai.responses import routes as routes_responses
 from lengthwise_queue.service import Service, of
 from lengthwise_queue.settings import Settings
 from lengthwise_queue.tenants.registry import TenantRegistry
-from lengthwise_queue.web import openapi as api_docs
+from lengthwise_queue.web import openapi
+from lengthwise_queue.web.disconnect import CLIENT_CLOSED_REQUEST
 from lengthwise_store import errors as store_errors
 from lengthwise_store.errors import JobEnded, LengthwiseError
-from lengthwise_store.store import JobStore, StoreSettings
+from lengthwise_store.settings import StoreSettings
+from lengthwise_store.store import JobStore
 
 #: How each error is answered; one that is not here, as its nearest base.
 STATUS: dict[type[LengthwiseError], int] = {
@@ -61,6 +63,7 @@ STATUS: dict[type[LengthwiseError], int] = {
 
 _ROUTERS = (
     routes_openai.router,
+    models.router,
     routes_responses.router,
     files.router,
     batches.router,
@@ -95,7 +98,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        store = JobStore(settings.redis_access(), store_settings(settings))
+        store = JobStore(settings.redis_address(), store_settings(settings))
         service = Service(settings, store, tenants)
         app.state.service = service
         service.start()
@@ -113,7 +116,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     for router in _ROUTERS:
         app.include_router(router)
-    app.openapi = lambda: api_docs.document(app)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     app.add_exception_handler(LengthwiseError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_bad_parameter)
     app.add_exception_handler(HTTPException, _on_no_route)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter as Counts
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 
 from prometheus_client import (
@@ -130,6 +131,15 @@ class Metrics:
             self.late_predictions.labels(outcome)
         for why in Fallback:  # a counter that is absent cannot be alerted on
             self.fallbacks.labels(why)
+
+    @contextmanager
+    def counting_refusals(self) -> Iterator[None]:
+        """Count a request that is refused before its queue is known."""
+        try:
+            yield
+        except LengthwiseError as exc:
+            self.requests.labels("", refusal(exc)).inc()
+            raise
 
     def fell_back(self, why: Fallback) -> None:
         """Count a job without a prediction."""

@@ -1,4 +1,4 @@
-"""Jobs: hand one in, look at it, withdraw it, read its output as it comes, ask why it waits."""
+"""Jobs: submit, list, view, cancel and redrive them; stream their output; explain their place."""
 
 from __future__ import annotations
 
@@ -8,41 +8,33 @@ import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from pydantic import ValidationError
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Send
 
 from lengthwise_contract.explanation import Explanation
 from lengthwise_contract.jobs import JobList, JobRequest, JobView
 from lengthwise_contract.states import TERMINAL, JobState
 from lengthwise_queue.admission.job_options import JobOptions, key_from
+from lengthwise_queue.admission.parsed_request import ParsedRequest
 from lengthwise_queue.api import pagination, views
-from lengthwise_queue.auth import (
-    SECURED,
-    admin_of,
-    find_job,
-    named_by,
-    tenant_of,
-)
+from lengthwise_queue.api.explanation import explanation
+from lengthwise_queue.auth import SECURED, admin_of, find_job, named_by, tenant_of
 from lengthwise_queue.errors import BadRequest, NotRedrivable
-from lengthwise_queue.metrics import refusal
-from lengthwise_queue.openai import validate
 from lengthwise_queue.openai.partial_response import partial_response
-from lengthwise_queue.openai.sse import KEEP_ALIVE, event
+from lengthwise_queue.openai.registry import endpoint_at
 from lengthwise_queue.service import Service, of
 from lengthwise_queue.web import openapi
-from lengthwise_queue.web.request_body import parse_object, read_body, wrong_field
-from lengthwise_store.errors import LengthwiseError, StoreUnavailable
+from lengthwise_queue.web.listing import After, PageSize, TenantName
+from lengthwise_queue.web.request_body import parse_model, read_body
+from lengthwise_queue.web.server_sent_events import KEEP_ALIVE, KEEP_ALIVE_S, EventStream, event
+from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.jobs import EntryKind, Job, OutputEntry
-from lengthwise_store.output_reader import ClientDisconnected, Drained, follow, while_connected
+from lengthwise_store.output_reader import stream_output
 
 router = APIRouter(tags=["jobs"], dependencies=SECURED, responses=openapi.ALWAYS)
 
-#: Ids of stream entries, as Redis makes them: ms and a sequence number, 64 bits each.
-_ENTRY_ID = re.compile(r"\d{1,19}-\d{1,19}")
-
-#: A comment is sent when nothing else was for so long, s.
-KEEP_ALIVE_S = 10.0
+#: An id of a stream entry, as Redis makes it: ms and a sequence number, 64 bits each.
+_ENTRY_ID = r"\d{1,19}-\d{1,19}"
 
 _RESUME: dict[str, Any] = {
     "parameters": [
@@ -50,8 +42,8 @@ _RESUME: dict[str, Any] = {
             "name": name,
             "in": where,
             "required": False,
-            "description": "The id of the event to resume behind",
-            "schema": {"type": "string", "pattern": r"^\d{1,19}-\d{1,19}$"},
+            "description": "Only events after the one with this id",
+            "schema": {"type": "string", "pattern": f"^{_ENTRY_ID}$"},
         }
         for name, where in (("Last-Event-ID", "header"), ("last_event_id", "query"))
     ]
@@ -62,79 +54,77 @@ _RESUME: dict[str, Any] = {
     "/v1/jobs",
     status_code=202,
     response_model=JobView,
-    responses=openapi.known(JobView, "The idempotency key knew it already")
+    responses=openapi.known(JobView, "The idempotency key names this job already")
     | openapi.errors(400, 404, 413, 415, 422, 429),
     openapi_extra=openapi.json_body(JobRequest) | openapi.IDEMPOTENCY_KEY,
 )
 async def submit_job(request: Request) -> Response:
-    """Hand in a job, to be answered later: 202, and 200 where the idempotency key knew it."""
-    service = of(request)
-    try:
+    """Submit a job, to be answered later. Returns 202, or 200 if its idempotency key is known."""
+    service, tenant = of(request), tenant_of(request)
+    with service.metrics.counting_refusals():
         raw = await read_body(request, service.settings.max_body_bytes)
-        asked = _job_request(raw)
-        checked = _check_body(asked)
+        submitted = parse_model(raw, JobRequest)
+        parsed = _parse_body(submitted)
         key = key_from(request.headers.get("idempotency-key"))
-    except LengthwiseError as exc:
-        service.metrics.requests.labels("", refusal(exc)).inc()
-        raise
-    body = asked.body if asked.body.get("stream") is not None else asked.body | {"stream": True}
-    wishes = JobOptions(
-        job_class=asked.job_class if "job_class" in asked.model_fields_set else None,
-        max_attempts=asked.max_attempts,
-        delay_ms=asked.delay_ms,
-        ttl_ms=asked.ttl_ms,
+    options = JobOptions(
+        job_class=submitted.job_class if "job_class" in submitted.model_fields_set else None,
+        max_attempts=submitted.max_attempts,
+        delay_ms=submitted.delay_ms,
+        ttl_ms=submitted.ttl_ms,
         idempotency_key=key,
     )
+    body = submitted.body
+    if body.get("stream") is None:
+        body = body | {"stream": True}
     payload = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-    tenant = tenant_of(request)
-    ticket = await service.admission.submit(tenant, asked.endpoint, payload, checked, wishes)
-    service.metrics.requests.labels(ticket.queue, "accepted").inc()
-    status, view = 202, views.new_job_view(ticket.queue, ticket.new, ticket.accepted)
-    if ticket.accepted.duplicate:
-        job = await find_job(service, tenant, ticket.accepted.id)
-        status, view = 200, await _view(service, job)
-    answer = _json(view, status)
-    answer.headers["Location"] = f"/v1/jobs/{ticket.accepted.id}"
+    job = await service.admission.submit(tenant, submitted.endpoint, payload, parsed, options)
+    service.metrics.requests.labels(job.queue, "accepted").inc()
+    if job.accepted.duplicate:
+        found = await find_job(service, tenant, job.accepted.id)
+        answer = _json(await _view(service, found))
+    else:
+        answer = _json(views.new_job_view(job.queue, job.new, job.accepted), status=202)
+    answer.headers["Location"] = f"/v1/jobs/{job.accepted.id}"
     return answer
 
 
 @router.get("/v1/jobs", responses=openapi.errors(400, 403, 404))
 async def list_jobs(
     request: Request,
-    queue: Annotated[str | None, Query(description="Of this queue only")] = None,
-    state: Annotated[JobState | None, Query(description="Of this state only")] = None,
-    after: openapi.After = None,
-    limit: openapi.PageSize = 50,
-    tenant: openapi.Whose = None,
+    queue: Annotated[str | None, Query(description="Only jobs of this queue")] = None,
+    state: Annotated[JobState | None, Query(description="Only jobs in this state")] = None,
+    after: After = None,
+    limit: PageSize = 50,
+    tenant: TenantName = None,
 ) -> JobList:
-    """Your jobs: running, waiting by due time, scheduled, then ended, the newest first."""
+    """List your jobs: running, waiting by due time, scheduled, then ended, the newest first."""
     service = of(request)
-    whose = named_by(request, tenant)
+    owner = named_by(request, tenant)
     if queue is not None:
         await service.queue_cache.get(tenant_of(request), queue)
     names = [queue] if queue else [q.name for q in await service.store.queues()]
     page = await pagination.list_jobs(
-        service.store, names, whose, state=state, after=after, limit=limit
+        service.store, names, owner, state=state, after=after, limit=limit
     )
     return views.job_list(page.jobs, page.after)
 
 
 @router.get("/v1/jobs/{job_id}", response_model=JobView, responses=openapi.errors(404))
 async def get_job(request: Request, job_id: str) -> Response:
-    """A job, with its answer so far."""
+    """Return a job with its answer so far."""
     service = of(request)
     return _json(await _view(service, await find_job(service, tenant_of(request), job_id)))
 
 
 @router.delete("/v1/jobs/{job_id}", response_model=JobView, responses=openapi.errors(404))
 async def delete_job(request: Request, job_id: str) -> Response:
-    """The same as cancel: what it did stays readable for an hour."""
+    """Cancel a job. Its record and its output can be read for another hour."""
     return await cancel_job(request, job_id)
 
 
 @router.post("/v1/jobs/{job_id}/cancel", response_model=JobView, responses=openapi.errors(404))
 async def cancel_job(request: Request, job_id: str) -> Response:
-    """Withdraw a job; doing it again changes nothing. A running one ends within a heartbeat."""
+    """Cancel a job. A running job ends within a heartbeat; an ended job does not change."""
     service, tenant = of(request), tenant_of(request)
     job = await find_job(service, tenant, job_id)
     await service.store.cancel(job.queue, job.id)
@@ -147,49 +137,49 @@ async def cancel_job(request: Request, job_id: str) -> Response:
     responses=openapi.errors(403, 404, 409),
 )
 async def redrive_job(request: Request, job_id: str) -> Response:
-    """Give a dead letter a new life, with all its attempts; for admins, it passes every limit.
+    """Queue a dead letter again, with all its attempts. For admins; no limit applies.
 
-    Again changes nothing: a job that is on its way, or was answered since, is shown as it is.
+    A job that waits, runs or has succeeded since does not change.
     """
     service, tenant = of(request), admin_of(request)
     job = await find_job(service, tenant, job_id)
     state = await service.store.redrive(job.queue, job.id)
     if state is JobState.FAILED:
         raise NotRedrivable(
-            "The job cannot be served again: its request is gone or unreadable. Hand in a new one."
+            "The job cannot be served again: its request is gone or unreadable. Submit a new one."
         )
     if state in (JobState.CANCELLED, JobState.EXPIRED):
         raise NotRedrivable(
-            f"The job is {state}, and only a failed one can be redriven. Hand in a new one."
+            f"The job is {state}, and only a failed job can be redriven. Submit a new one."
         )
     return _json(await _view(service, await find_job(service, tenant, job_id)))
 
 
 @router.get("/v1/jobs/{job_id}/explain", response_model=Explanation, responses=openapi.errors(404))
 async def explain_job(request: Request, job_id: str) -> Response:
-    """Why the job stands where it stands."""
+    """Explain the job's place in the queue."""
     service = of(request)
     job = await find_job(service, tenant_of(request), job_id)
-    page = await service.queue_cache.read(job.queue)
+    snapshot = await service.queue_cache.read(job.queue)
     waiting = job.state is JobState.QUEUED
     position = await service.store.position(job.queue, job.id) if waiting else None
-    return _json(views.explanation(job, page, position))
+    return _json(explanation(job, snapshot, position))
 
 
 @router.get(
     "/v1/jobs/{job_id}/stream",
     response_model=None,
     responses=openapi.events("`chunk`, `attempt` and `end` events")
-    | {204: {"description": "There is nothing behind that event, and never will be"}}
+    | {204: {"description": "There is no event after that one, and there will be none"}}
     | openapi.errors(400, 404),
     openapi_extra=_RESUME,
 )
 async def stream_job(request: Request, job_id: str) -> Response:
-    """The job's output as server-sent events, resumable at any replica.
+    """Stream the job's output as server-sent events. Any replica can resume the stream.
 
-    `chunk`: one event of the engine. `attempt`: a new attempt begins, forget the chunks so far.
-    `end`: the last. `Last-Event-ID` (or `?last_event_id=`) resumes behind that event; 204 means
-    that there is nothing behind it and never will be.
+    `chunk`: one event of the engine. `attempt`: a new attempt starts, so discard the chunks before
+    it. `end`: the last event. To resume after an event, send its id as `Last-Event-ID` (or
+    `?last_event_id=`). 204: no event follows that one, and none will.
     """
     service = of(request)
     after = _resume_after(request)
@@ -201,31 +191,18 @@ async def stream_job(request: Request, job_id: str) -> Response:
     return JobStream(service, job, after)
 
 
-class JobStream(Response):
-    """Sends a job's output as server-sent events, until its end or the client's."""
-
-    media_type = "text/event-stream"
+class JobStream(EventStream):
+    """Sends a job's output. A reader that disconnects can resume, so its job is not cancelled."""
 
     def __init__(self, service: Service, job: Job, after: str) -> None:
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-        self.raw_headers = [h for h in self.raw_headers if h[0] != b"content-length"]
+        super().__init__(unless=service.draining)
         self._service = service
         self._job = job
         self._after = after
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
-        with contextlib.suppress(
-            ClientDisconnected, Drained
-        ):  # either way the reader may resume elsewhere
-            await while_connected(receive, self._send_all(send), unless=self._service.draining)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _send_all(self, send: Send) -> None:
-        await _more(send, b"retry: 1000\n: job %s\n" % self._job.id.encode())
-        entries = follow(
+    async def _send_events(self, send: Send) -> None:
+        await self._send(send, b"retry: 1000\n: job %s\n" % self._job.id.encode())
+        entries = stream_output(
             self._service.store,
             self._job.queue,
             self._job.id,
@@ -236,33 +213,21 @@ class JobStream(Response):
         try:
             async with contextlib.aclosing(entries) as batches:
                 async for batch in batches:
-                    await _more(send, b"".join(map(_frame, batch)) or KEEP_ALIVE)
+                    await self._send(send, b"".join(map(_event, batch)) or KEEP_ALIVE)
         except StoreUnavailable:
-            return  # the reader's next try is told so by a 503
+            return  # the reader resumes, and then gets a 503
 
 
-async def _more(send: Send, body: bytes) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-def _frame(entry: OutputEntry) -> bytes:
+def _event(entry: OutputEntry) -> bytes:
     data = entry.data
     if entry.kind is EntryKind.ATTEMPT:
         data = json.dumps({"attempt": entry.attempt}).encode()
     return event(data, entry_id=entry.id, name=entry.kind)
 
 
-def _job_request(raw: bytes) -> JobRequest:
-    parse_object(raw)  # its messages about broken JSON are the better ones
+def _parse_body(submitted: JobRequest) -> ParsedRequest:
     try:
-        return JobRequest.model_validate_json(raw)
-    except ValidationError as exc:
-        raise wrong_field(exc) from None
-
-
-def _check_body(asked: JobRequest) -> validate.ParsedRequest:
-    try:
-        return validate.check(asked.endpoint, asked.body)
+        return endpoint_at(submitted.endpoint).parse(submitted.body)
     except BadRequest as exc:
         exc.param = None if exc.param is None else f"body.{exc.param}"
         raise
@@ -272,7 +237,7 @@ def _resume_after(request: Request) -> str:
     given = request.headers.get("last-event-id") or request.query_params.get("last_event_id")
     if not given:
         return "0-0"
-    if not _ENTRY_ID.fullmatch(given):
+    if not re.fullmatch(_ENTRY_ID, given):
         raise BadRequest(
             "`Last-Event-ID` must be the `id` of an event of this stream, such as "
             "1700000000000-0. Leave it out to read from the start.",

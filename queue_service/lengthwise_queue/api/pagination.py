@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from lengthwise_contract.states import JobState
 from lengthwise_queue.errors import BadRequest
-from lengthwise_store.jobs import Job, JobPage
+from lengthwise_store.jobs import Job
+from lengthwise_store.queues import JobPage
 from lengthwise_store.store import JobStore
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 from fastapi import APIRouter, Request
-from pydantic import ValidationError
 
 from lengthwise_contract.jobs import JobList, RedriveReport
 from lengthwise_contract.queue_settings import QueueSettings
@@ -19,8 +18,9 @@ from lengthwise_queue.scheduling.snapshot import QueueSnapshot
 from lengthwise_queue.service import Service, of
 from lengthwise_queue.tenants.tenant import Tenant
 from lengthwise_queue.web import openapi
-from lengthwise_queue.web.request_body import parse_object, read_body, wrong_field
-from lengthwise_store.jobs import JobPage, Mode
+from lengthwise_queue.web.listing import After, PageSize, TenantName
+from lengthwise_queue.web.request_body import parse_model, read_body
+from lengthwise_store.queues import JobPage, Mode
 
 router = APIRouter(tags=["queues"], dependencies=SECURED, responses=openapi.ALWAYS)
 
@@ -53,7 +53,7 @@ async def list_queues(request: Request) -> QueueList:
 
 # Before `/v1/queues/{name:path}`, which would take the last word for a part of the name.
 @router.get("/v1/queues/{name:path}/snapshot", responses=openapi.errors(400, 404))
-async def get_snapshot(request: Request, name: str, limit: openapi.PageSize = 50) -> SnapshotView:
+async def get_snapshot(request: Request, name: str, limit: PageSize = 50) -> SnapshotView:
     """The next jobs, those running, and the last finished; at most `limit` of each.
 
     An admin sees everybody's, a tenant its own.
@@ -61,16 +61,16 @@ async def get_snapshot(request: Request, name: str, limit: openapi.PageSize = 50
     service, tenant = of(request), tenant_of(request)
     await service.queue_cache.get(tenant, name)
     only = None if tenant.admin else tenant.name
-    return views.snapshot_view(await service.store.line(name, limit, tenant=only))
+    return views.snapshot_view(await service.store.snapshot(name, limit, tenant=only))
 
 
 @router.get("/v1/queues/{name:path}/dead", responses=openapi.errors(400, 403, 404))
 async def list_dead(
     request: Request,
     name: str,
-    after: openapi.After = None,
-    limit: openapi.PageSize = 50,
-    tenant: openapi.Whose = None,
+    after: After = None,
+    limit: PageSize = 50,
+    tenant: TenantName = None,
 ) -> JobList:
     """The dead letters, the newest first: a tenant's own; for an admin, tenant after tenant."""
     page = await _dead(request, name, tenant, after, limit)
@@ -81,9 +81,9 @@ async def list_dead(
 async def redrive_dead(
     request: Request,
     name: str,
-    after: openapi.After = None,
-    limit: openapi.PageSize = 100,
-    tenant: openapi.Whose = None,
+    after: After = None,
+    limit: PageSize = 100,
+    tenant: TenantName = None,
 ) -> RedriveReport:
     """Give up to `limit` dead letters a new life; for admins, it passes every limit.
 
@@ -147,12 +147,7 @@ async def put_queue(request: Request, name: str) -> QueueView:
             param="name",
         )
     raw = await read_body(request, service.settings.max_body_bytes)
-    try:
-        if raw:
-            parse_object(raw)
-        settings = QueueSettings.model_validate_json(raw or b"{}")
-    except ValidationError as exc:
-        raise wrong_field(exc) from None
+    settings = parse_model(raw or b"{}", QueueSettings)
     if settings.tokenizer is not None:
         try:
             await service.prompt_length.load(settings.tokenizer)

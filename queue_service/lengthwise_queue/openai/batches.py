@@ -7,16 +7,17 @@ import uuid
 from typing import Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from lengthwise_contract.jobs import EndpointPath
-from lengthwise_queue.api.views import listing
 from lengthwise_queue.auth import SECURED, tenant_of
 from lengthwise_queue.errors import BadRequest, ObjectNotFound
 from lengthwise_queue.service import Service, of
 from lengthwise_queue.web import openapi
-from lengthwise_queue.web.request_body import parse_object, read_body, wrong_field
-from lengthwise_store.batches.store import ENDED, MAX_BATCHES, Batch, BatchStatus
+from lengthwise_queue.web.listing import openai_page
+from lengthwise_queue.web.request_body import parse_model, read_body
+from lengthwise_store.batches.batch import ENDED, Batch, BatchStatus
+from lengthwise_store.batches.store import MAX_BATCHES
 from lengthwise_store.errors import StorageFull, StoreUnavailable
 
 router = APIRouter(tags=["batches"], dependencies=SECURED, responses=openapi.ALWAYS)
@@ -52,11 +53,7 @@ async def create_batch(request: Request) -> dict[str, Any]:
     """Make a batch of an uploaded file. Its lines are checked before any of them runs."""
     service, tenant = of(request), tenant_of(request).name
     raw = await read_body(request, service.settings.max_body_bytes)
-    parse_object(raw)
-    try:
-        asked = BatchRequest.model_validate_json(raw)
-    except ValidationError as exc:
-        raise wrong_field(exc) from None
+    asked = parse_model(raw, BatchRequest)
     for name, value in (asked.metadata or {}).items():
         if len(name) > 64 or len(value) > 512:
             raise BadRequest(
@@ -107,7 +104,7 @@ async def list_batches(
     batches, more = await of(request).batches.page(
         tenant_of(request).name, after=after, limit=limit
     )
-    return listing([batch_view(batch) for batch in batches], more)
+    return openai_page([batch_view(batch) for batch in batches], more)
 
 
 @router.get("/v1/batches/{batch_id}", responses=openapi.errors(404))

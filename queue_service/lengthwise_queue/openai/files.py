@@ -10,12 +10,12 @@ from typing import Any, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from lengthwise_queue.api.views import listing
 from lengthwise_queue.auth import SECURED, tenant_of
 from lengthwise_queue.errors import BadRequest, BodyTooLarge, ObjectNotFound
 from lengthwise_queue.openai.multipart import Field, FileBegin, FormReader
 from lengthwise_queue.service import Service, of
 from lengthwise_queue.web import openapi
+from lengthwise_queue.web.listing import openai_page
 from lengthwise_store.files.store import LONGEST_TTL_MS, FileGone, FileWriter, StoredFile
 
 router = APIRouter(tags=["files"], dependencies=SECURED, responses=openapi.ALWAYS)
@@ -156,7 +156,7 @@ async def list_files(
     files, more = await of(request).files.page(
         tenant_of(request).name, purpose=purpose, after=after, limit=limit, order=order
     )
-    return listing([file_view(file) for file in files], more)
+    return openai_page([file_view(file) for file in files], more)
 
 
 @router.get("/v1/files/{file_id}", responses=openapi.errors(404))

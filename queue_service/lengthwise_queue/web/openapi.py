@@ -1,32 +1,36 @@
-"""What the OpenAPI document says beside the routes: bodies that are read by hand, and errors.
+"""The parts of the OpenAPI document that FastAPI cannot derive from the routes: bodies and errors.
 
-Bodies are parsed by the routes, because the bytes must reach the engine as they came, and because
-the messages are better; so FastAPI does not know of them.
+The routes parse their bodies themselves, because the engine must receive the bytes as they came.
+So FastAPI does not see the bodies, and each route names the model of its body here.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import FastAPI, Query
+from fastapi import FastAPI
 from pydantic import BaseModel
 
 from lengthwise_contract.bodies import ErrorBody
+from lengthwise_queue.web.json_schema import inlined
 
 _MEANING = {
-    400: "The request is wrong; `param` names what, the message says what to change",
-    401: "No API key, or a wrong one",
+    400: "The request is wrong; `param` names the field, the message says what to change",
+    401: "The API key is missing or wrong",
     403: "Only an admin's key may do this",
-    404: "There is none of that name or id, or it is not yours",
-    405: "The URL is there, but not for this method",
-    409: "It cannot be done as things stand",
+    404: "There is nothing of that name or id, or it belongs to another tenant",
+    405: "The URL exists, but not for this method",
+    409: "The request conflicts with the current state",
     413: "The body is too large",
     415: "The body is not JSON, or is compressed",
-    422: "The idempotency key belongs to a different request",
-    429: "The queue, or your share of it, is full, or your minute is spent; see `Retry-After`",
-    502: "The engine failed every attempt; or, with its own status and body, refused the request",
-    503: "Redis does not answer, or the queue is draining; see `Retry-After`. Nothing was accepted",
-    504: "Not answered before its deadline",
+    422: "The idempotency key was used for a different request",
+    429: "The queue, or the tenant's share of it, is full, or the tenant's rate limit is reached; "
+    "see `Retry-After`",
+    502: "The engine failed every attempt; or, with the engine's own status and body, refused the "
+    "request",
+    503: "Redis does not answer, or the queue is draining; see `Retry-After`. The request was not "
+    "accepted",
+    504: "The job was not finished before its deadline",
 }
 
 _RETRY = {
@@ -36,143 +40,62 @@ _RETRY = {
 
 Responses = dict[int | str, dict[str, Any]]
 
-#: Parameters of listings.
-After = Annotated[str | None, Query(description="`next_after` of the page before")]
-PageSize = Annotated[int, Query(ge=1, le=1000, description="At most so many")]
-Whose = Annotated[str | None, Query(description="Another tenant's; for admins")]
-
 
 def errors(*statuses: int) -> Responses:
-    """The `responses` of a route that answers with these statuses when something is wrong."""
-    told: Responses = {}
+    """The `responses` of a route that can return these error statuses."""
+    responses: Responses = {}
     for status in statuses:
-        told[status] = {"model": ErrorBody, "description": _MEANING[status]}
+        responses[status] = {"model": ErrorBody, "description": _MEANING[status]}
         if status in (429, 503):
-            told[status]["headers"] = _RETRY
-    return told
+            responses[status]["headers"] = _RETRY
+    return responses
 
 
-#: Every route that needs a key and reads Redis.
+#: The errors of every route that needs a key and reads Redis.
 ALWAYS = errors(401, 503)
 
 
-def json_body(schema: dict[str, Any] | type[BaseModel], *, required: bool = True) -> dict[str, Any]:
-    """The `openapi_extra` of a route that parses its JSON body by hand."""
-    if isinstance(schema, type):
-        schema = _inlined(schema.model_json_schema(by_alias=True))
+def json_body(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
+    """The `openapi_extra` of a route that parses its JSON body itself."""
+    schema = inlined(model.model_json_schema(by_alias=True))
     return {
         "requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}
     }
 
 
-def known(view: type[BaseModel], what: str) -> Responses:
-    """A 200 of a route whose usual answer is another."""
-    return {200: {"model": view, "description": what}}
+def known(view: type[BaseModel], description: str) -> Responses:
+    """A 200 of a route whose usual success status is another one."""
+    return {200: {"model": view, "description": description}}
 
 
-def events(what: str) -> Responses:
+def events(description: str) -> Responses:
     """A 200 that is a stream of server-sent events."""
-    return {
-        200: {
-            "description": what,
-            "content": {"text/event-stream": {}},
-        }
-    }
+    return {200: {"description": description, "content": {"text/event-stream": {}}}}
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, without the 422s that FastAPI adds: a wrong parameter is a 400 here."""
+    """The OpenAPI document, without FastAPI's 422: a wrong parameter is a 400 in this service."""
     if app.openapi_schema is None:
-        told = FastAPI.openapi(app)
-        for operations in told["paths"].values():
+        made = FastAPI.openapi(app)
+        for operations in made["paths"].values():
             for operation in operations.values():
-                said = operation.get("responses", {}).get("422", {})
-                if "HTTPValidationError" in str(said):
+                unprocessable = operation.get("responses", {}).get("422", {})
+                if "HTTPValidationError" in str(unprocessable):
                     del operation["responses"]["422"]
         for unused in ("HTTPValidationError", "ValidationError"):
-            told.get("components", {}).get("schemas", {}).pop(unused, None)
-        app.openapi_schema = told
+            made.get("components", {}).get("schemas", {}).pop(unused, None)
+        app.openapi_schema = made
     return app.openapi_schema
 
 
-def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema without `$defs`: their references would point outside of it once it is embedded."""
-    defs = schema.pop("$defs", {})
-
-    def walk(node: Any) -> Any:
-        if isinstance(node, dict):
-            if "$ref" in node:
-                name = str(node["$ref"]).rsplit("/", 1)[1]
-                return walk(defs[name]) | {k: v for k, v in node.items() if k != "$ref"}
-            return {key: walk(value) for key, value in node.items()}
-        return [walk(item) for item in node] if isinstance(node, list) else node
-
-    return dict(walk(schema))
-
-
-#: What is checked of a chat body before it reaches the engine; the rest is the engine's business.
-CHAT_BODY: dict[str, Any] = {
-    "title": "ChatCompletionRequest",
-    "type": "object",
-    "required": ["model", "messages"],
-    "properties": {
-        "model": {"type": "string", "minLength": 1, "maxLength": 256},
-        "messages": {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "type": "object",
-                "required": ["role"],
-                "properties": {"role": {"type": "string"}, "content": {}},
-            },
-        },
-        "stream": {"type": ["boolean", "null"]},
-        "max_tokens": {"type": ["integer", "null"], "minimum": 1},
-        "max_completion_tokens": {"type": ["integer", "null"], "minimum": 1},
-        "n": {"type": ["integer", "null"], "minimum": 1, "maximum": 128},
-    },
-}
-
-#: The same of a completion body.
-COMPLETION_BODY: dict[str, Any] = {
-    "title": "CompletionRequest",
-    "type": "object",
-    "required": ["model", "prompt"],
-    "properties": {
-        "model": {"type": "string", "minLength": 1, "maxLength": 256},
-        "prompt": {
-            "anyOf": [
-                {"type": "string", "minLength": 1},
-                {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
-                {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}},
-            ]
-        },
-        "stream": {"type": ["boolean", "null"]},
-        "max_tokens": {"type": ["integer", "null"], "minimum": 1},
-        "n": {"type": ["integer", "null"], "minimum": 1, "maximum": 128},
-    },
-}
-
-#: The answer to them.
-COMPLETION: Responses = {
-    200: {
-        "description": "The engine's answer as it gave it; with `stream: true`, its events",
-        "headers": {"X-Lengthwise-Job-Id": {"schema": {"type": "string"}}},
-        "content": {
-            "application/json": {"schema": {"type": "object"}},
-            "text/event-stream": {},
-        },
-    }
-}
-
-#: A header that makes a request repeatable.
+#: The header that makes a request safe to repeat.
 IDEMPOTENCY_KEY: dict[str, Any] = {
     "parameters": [
         {
             "name": "Idempotency-Key",
             "in": "header",
             "required": False,
-            "description": "The same request under the same key is the same job",
+            "description": "A repeated request with the same key returns the same job",
             "schema": {"type": "string", "minLength": 1, "maxLength": 255},
         }
     ]

@@ -1,26 +1,27 @@
-"""Reads a request's body within the size limit, and its JSON. Called by every route with a body.
+"""Reads a request's body, within the size limit, and its JSON. Used by every route with a body.
 
-The bytes are kept as they came: they are what reaches the engine. What is parsed here is a copy,
-for checking.
+The bytes are kept as they came: they are what the engine receives. The parsed copy is for checks.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.requests import Request
 
 from lengthwise_queue.errors import BadRequest, BodyTooLarge, UnsupportedMedia
 
+M = TypeVar("M", bound=BaseModel)
+
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body; at most `limit` bytes are ever held.
+    """Read the whole body, and never hold more than `limit` bytes.
 
     Raises:
-        BodyTooLarge: It says that it is longer than `limit`, or turns out to be.
-        UnsupportedMedia: It is compressed, or declared to be something else than JSON.
+        BodyTooLarge: The body is longer than `limit`, by its header or when it is read.
+        UnsupportedMedia: The body is compressed, or its media type is not JSON.
     """
     headers = request.headers
     _check_media(headers.get("content-type", ""), headers.get("content-encoding", ""))
@@ -36,10 +37,10 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
-    """The body as a JSON object.
+    """Parse a body that must be a JSON object.
 
     Raises:
-        BadRequest: It is not JSON, or not an object.
+        BadRequest: The body is not JSON, or not an object.
     """
     try:
         value = from_json(raw, allow_inf_nan=False)
@@ -58,8 +59,21 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     return value
 
 
+def parse_model(raw: bytes, model: type[M]) -> M:
+    """Parse a body that Lengthwise defines; unknown fields are errors.
+
+    Raises:
+        BadRequest: The body is not JSON, or a field is wrong; `param` names the first such field.
+    """
+    parse_object(raw)  # for its messages about broken JSON, which are better than pydantic's
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as exc:
+        raise _wrong_field(exc) from None
+
+
 def kind_of(value: object) -> str:
-    """What a JSON value is, in words; the value itself is shown only if it is a short number."""
+    """Describe a JSON value without quoting it; only a short number is shown."""
     match value:
         case None:
             return "null"
@@ -77,15 +91,15 @@ def kind_of(value: object) -> str:
 
 def _check_media(media: str, encoding: str) -> None:
     kind = media.partition(";")[0].strip().lower()
-    # Clients that send no type at all mean JSON. A form or plain text is refused: a web page may
-    # send those to a service on this machine without the browser asking anybody.
+    # A client that sends no type means JSON. Forms and plain text are refused: a web page can send
+    # those to a service on the same machine without the browser asking for permission.
     if kind and kind != "application/json" and not kind.endswith("+json"):
         raise UnsupportedMedia(
             "The body must be JSON: send it with the header `Content-Type: application/json`."
         )
     if encoding.strip().lower() not in ("", "identity"):
         raise UnsupportedMedia(
-            "Compressed bodies are not read: send the body without `Content-Encoding`."
+            "Compressed bodies are not supported: send the body without `Content-Encoding`."
         )
 
 
@@ -96,8 +110,8 @@ def _too_large(limit: int) -> BodyTooLarge:
     )
 
 
-def wrong_field(error: ValidationError) -> BadRequest:
-    """The first thing wrong with one of our own bodies. What was sent is not quoted."""
+def _wrong_field(error: ValidationError) -> BadRequest:
+    """Report the first fault of a body; what the client sent is not quoted."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     field = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
@@ -108,10 +122,10 @@ def wrong_field(error: ValidationError) -> BadRequest:
         )
     if first["type"] == "missing":
         return BadRequest(
-            f"`{field}` is missing; GET /openapi.json shows what this body must hold.",
+            f"`{field}` is missing; GET /openapi.json describes this body.",
             param=field,
             code="missing_required_parameter",
         )
-    said = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ")
     where = f"`{field}` is wrong: " if field else ""
-    return BadRequest(f"{where}{said}.", param=field or None, code="invalid_value")
+    return BadRequest(f"{where}{message}.", param=field or None, code="invalid_value")

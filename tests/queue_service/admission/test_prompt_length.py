@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.admission.prompt_length import INLINE_BYTES, MAX_BYTES_PER_TOKEN, PromptLength
 from lengthwise_queue.errors import BadRequest
-from lengthwise_queue.openai.validate import check
+from lengthwise_queue.openai.chat import CHAT
+from lengthwise_queue.openai.completions import COMPLETIONS
 
 
 @pytest.fixture
@@ -28,9 +29,9 @@ def tokenizer(tmp_path: Path) -> str:
 def measure(content: Any, field: str = "messages", **settings: Any) -> BadRequest | None:
     if field == "messages":
         body = {"messages": [{"role": "user", "content": text} for text in content]}
-        checked = check("/v1/chat/completions", {"model": "m"} | body)
+        checked = CHAT.parse({"model": "m"} | body)
     else:
-        checked = check("/v1/completions", {"model": "m", "prompt": content})
+        checked = COMPLETIONS.parse({"model": "m", "prompt": content})
     try:
         asyncio.run(PromptLength().check(QueueSettings(**settings), checked))
     except BadRequest as exc:
@@ -93,7 +94,7 @@ def test_a_prompt_that_cannot_be_too_long_is_not_counted(tmp_path: Path) -> None
     settings = QueueSettings(max_model_len=100, tokenizer=str(tmp_path))
     lengths = PromptLength()
     for text, opened in (("a" * 99, False), ("a" * 100, True)):
-        checked = check("/v1/completions", {"model": "m", "prompt": text})
+        checked = COMPLETIONS.parse({"model": "m", "prompt": text})
         asyncio.run(lengths.check(settings, checked))
         assert (str(tmp_path) in lengths._tokenizers) == opened
 

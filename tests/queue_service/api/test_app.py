@@ -244,8 +244,8 @@ def test_a_damaged_record_is_no_500(front: Front, until: Until) -> None:
 def test_an_output_that_lost_its_end_does_not_keep_its_reader_waiting(
     idle_front: Front, until: Until, stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lengthwise_queue.openai.answers.HEADER_HOLD_S", 0.05)
-    monkeypatch.setattr("lengthwise_queue.openai.answers.KEEP_ALIVE_S", 0.05)
+    monkeypatch.setattr("lengthwise_queue.openai.request_tracker.HEADER_HOLD_S", 0.05)
+    monkeypatch.setattr("lengthwise_queue.openai.request_tracker.KEEP_ALIVE_S", 0.05)
     answers: list[httpx.Response] = []
     body = idle_front.chat(stream=stream)
     asks = threading.Thread(

@@ -25,7 +25,8 @@ from lengthwise_queue.app import create_app
 from lengthwise_queue.settings import Settings
 from lengthwise_queue.tenants import keys as api_keys
 from lengthwise_store.jobs import NewJob, Outcome, OutcomeKind
-from lengthwise_store.store import JobStore, StoreSettings
+from lengthwise_store.settings import StoreSettings
+from lengthwise_store.store import JobStore
 
 Front = Any  # tests/queue_service/conftest.py
 

@@ -9,6 +9,8 @@ import openai.types
 from openai.types.chat import ChatCompletion
 
 from lengthwise_queue.openai.assemble import assemble, last_attempt
+from lengthwise_queue.openai.chat import CHAT
+from lengthwise_queue.openai.completions import COMPLETIONS
 from lengthwise_store.jobs import EntryKind, OutputEntry
 
 HEAD = {"id": "c1", "object": "chat.completion.chunk", "created": 5, "model": "m"}
@@ -20,18 +22,18 @@ def chunk(delta: dict[str, Any], index: int = 0, **choice: Any) -> bytes:
 
 def chat(*chunks: bytes, **tokens: int) -> ChatCompletion:
     """The assembled response, read by the official client's own type."""
-    found = assemble("/v1/chat/completions", chunks, **tokens)
+    found = assemble(CHAT, chunks, **tokens)
     assert found is not None
     return ChatCompletion.model_validate(found, strict=True)
 
 
 def test_nothing_is_nothing() -> None:
-    assert assemble("/v1/chat/completions", []) is None
+    assert assemble(CHAT, []) is None
 
 
 def test_a_whole_response_is_given_back_as_it_is() -> None:
     whole = {"object": "chat.completion", "choices": [{"message": {}}], "timings": {"a": 1}}
-    assert assemble("/v1/chat/completions", [json.dumps(whole).encode()]) == whole
+    assert assemble(CHAT, [json.dumps(whole).encode()]) == whole
 
 
 def test_texts_are_joined_by_field() -> None:
@@ -113,7 +115,7 @@ def test_completions_are_joined_with_their_logprobs() -> None:
         return json.dumps(HEAD | {"object": "text_completion", "choices": [choice]}).encode()
 
     found = assemble(
-        "/v1/completions", [part("a", None), part("b", "stop")], prompt_tokens=2, output_tokens=2
+        COMPLETIONS, [part("a", None), part("b", "stop")], prompt_tokens=2, output_tokens=2
     )
     read = openai.types.Completion.model_validate(found, strict=True)
     assert (read.choices[0].text, read.choices[0].finish_reason) == ("ab", "stop")

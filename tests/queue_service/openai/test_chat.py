@@ -391,7 +391,7 @@ def test_the_official_client_survives_a_comment_between_two_chunks(
 ) -> None:
     # Comments ended with a blank line at first, as is the custom. After an `id:` line OpenAI's
     # client takes a blank line for an event, and raised JSONDecodeError (openai-python #2722).
-    monkeypatch.setattr("lengthwise_queue.openai.answers.KEEP_ALIVE_S", 0.02)
+    monkeypatch.setattr("lengthwise_queue.openai.request_tracker.KEEP_ALIVE_S", 0.02)
     commented = threading.Event()
 
     async def script(claim: Claim) -> Steps:
@@ -434,8 +434,8 @@ def test_a_full_queue_is_a_429_with_a_time_to_come_back(
 def test_a_waiting_stream_is_kept_alive_and_knows_its_job(
     idle_front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lengthwise_queue.openai.answers.HEADER_HOLD_S", 0.05)
-    monkeypatch.setattr("lengthwise_queue.openai.answers.KEEP_ALIVE_S", 0.05)
+    monkeypatch.setattr("lengthwise_queue.openai.request_tracker.HEADER_HOLD_S", 0.05)
+    monkeypatch.setattr("lengthwise_queue.openai.request_tracker.KEEP_ALIVE_S", 0.05)
     body = idle_front.chat(stream=True)
     with idle_front.http.stream("POST", "/v1/chat/completions", json=body) as answer:
         assert answer.status_code == 200

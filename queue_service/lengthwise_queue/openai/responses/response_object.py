@@ -1,39 +1,55 @@
-"""OpenAI's response object, from what was asked and what came of it. Pure."""
+"""OpenAI's response object, made of the request and of the answer so far. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from lengthwise_contract.states import JobState
+from lengthwise_queue.openai.endpoint import JsonObject
 from lengthwise_store.errors import JobEnded
 from lengthwise_store.jobs import Job
 from lengthwise_store.responses.record import ResponseRecord
 
-JsonObject = dict[str, Any]
-
-#: What ends an answer before its end -> OpenAI's reason.
+#: The engine's reason to stop early -> OpenAI's reason for an incomplete response.
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
 def response_id(job_id: str) -> str:
-    """The id of the response that a job makes."""
+    """The id of the response that a job produces."""
     return f"resp_{job_id.replace('-', '')}"
 
 
 @dataclass
-class Answer:
-    """What there is of an answer: the parts of one chat message."""
+class AssembledMessage:
+    """The engine's answer as far as it has come: the parts of one chat message."""
 
     text: str | None = None
     calls: list[JsonObject] = field(default_factory=list)  #: id, name, arguments.
     finish_reason: str | None = None
     usage: JsonObject | None = None
 
+    def as_chat_message(self) -> JsonObject:
+        """The message as a turn of the chat that continues from it."""
+        message: JsonObject = {"role": "assistant", "content": self.text}
+        if self.calls:
+            message["tool_calls"] = [
+                {
+                    "id": call["id"],
+                    "type": "function",
+                    "function": {"name": call["name"], "arguments": call["arguments"]},
+                }
+                for call in self.calls
+            ]
+        return message
 
-def answer_of(chat: JsonObject | None) -> Answer:
-    """The answer in a chat completion; None: there is none yet."""
-    choices = (chat or {}).get("choices") or [{}]
+    def final_status(self) -> str:
+        """OpenAI's status of a response whose engine has finished."""
+        return "incomplete" if self.finish_reason in _INCOMPLETE else "completed"
+
+
+def message_of(completion: JsonObject | None) -> AssembledMessage:
+    """The message in a chat completion; None: there is no completion yet."""
+    choices = (completion or {}).get("choices") or [{}]
     message = choices[0].get("message") or {}
     calls = []
     for call in message.get("tool_calls") or []:
@@ -45,65 +61,45 @@ def answer_of(chat: JsonObject | None) -> Answer:
                 "arguments": function.get("arguments") or "",
             }
         )
-    return Answer(
+    return AssembledMessage(
         text=message.get("content") or None,
         calls=calls,
         finish_reason=choices[0].get("finish_reason"),
-        usage=(chat or {}).get("usage"),
+        usage=(completion or {}).get("usage"),
     )
 
 
-def turn_of(answer: Answer) -> JsonObject:
-    """The answer as a message of the chat that goes on."""
-    turn: JsonObject = {"role": "assistant", "content": answer.text}
-    if answer.calls:
-        turn["tool_calls"] = [
-            {
-                "id": call["id"],
-                "type": "function",
-                "function": {"name": call["name"], "arguments": call["arguments"]},
-            }
-            for call in answer.calls
-        ]
-    return turn
-
-
-def ended_well(answer: Answer) -> str:
-    """OpenAI's word for an answer that the engine has ended."""
-    return "incomplete" if answer.finish_reason in _INCOMPLETE else "completed"
-
-
-def status_of(job: Job, answer: Answer) -> str:
-    """OpenAI's word for where a job is."""
+def status_of(job: Job, message: AssembledMessage) -> str:
+    """OpenAI's status of a job."""
     if job.state is JobState.SUCCEEDED:
-        return ended_well(answer)
+        return message.final_status()
     if job.state is JobState.CANCELLED or (
         job.cancel_requested and job.state not in (JobState.FAILED, JobState.EXPIRED)
     ):
-        return "cancelled"  # also while its worker has not heard of it yet
+        return "cancelled"  # also before its worker notices
     if job.state in (JobState.FAILED, JobState.EXPIRED):
         return "failed"
     return "in_progress" if job.attempt > 0 else "queued"
 
 
-def view(
+def response_object(
     record: ResponseRecord,
     status: str,
-    answer: Answer,
+    message: AssembledMessage,
     *,
     problem: JobEnded | None = None,
     completed_ms: float | None = None,
 ) -> JsonObject:
-    """The response object.
+    """Build the response object.
 
     Args:
-        record: What was asked.
+        record: What is stored about the request.
         status: OpenAI's.
-        answer: What there is of it.
-        problem: Why there will be no more.
+        message: The answer so far.
+        problem: Why the answer will not be completed.
         completed_ms: When it was completed, ms since the epoch.
     """
-    reason = _INCOMPLETE.get(answer.finish_reason or "") if status == "incomplete" else None
+    reason = _INCOMPLETE.get(message.finish_reason or "") if status == "incomplete" else None
     ended = status in ("completed", "incomplete")
     item_status = "completed" if status == "completed" else "incomplete"
     if status in ("queued", "in_progress"):
@@ -117,21 +113,20 @@ def view(
         "error": _error(problem) if status == "failed" else None,
         "incomplete_details": None if reason is None else {"reason": reason},
         **record.echo,
-        "output": output(record, answer, item_status),
-        "usage": _usage(answer.usage) if ended else None,
+        "output": _output(record, message, item_status),
+        "usage": _usage(message.usage) if ended else None,
     }
 
 
-def output(record: ResponseRecord, answer: Answer, status: str) -> list[JsonObject]:
-    """The items of an answer."""
-    items = [] if answer.text is None else [message_item(record, answer.text, status)]
+def _output(record: ResponseRecord, message: AssembledMessage, status: str) -> list[JsonObject]:
+    items = [] if message.text is None else [message_item(record, message.text, status)]
     return items + [
-        call_item(record, place, call, status) for place, call in enumerate(answer.calls)
+        call_item(record, place, call, status) for place, call in enumerate(message.calls)
     ]
 
 
 def message_item(record: ResponseRecord, text: str | None, status: str) -> JsonObject:
-    """The item of what was said; None: nothing yet."""
+    """The output item of the answer's text; None: there is no text yet."""
     return {
         "id": f"msg_{record.id.removeprefix('resp_')}",
         "type": "message",
@@ -142,12 +137,12 @@ def message_item(record: ResponseRecord, text: str | None, status: str) -> JsonO
 
 
 def text_part(text: str) -> JsonObject:
-    """The content of a message."""
+    """The content of a message item."""
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
 def call_item(record: ResponseRecord, place: int, call: JsonObject, status: str) -> JsonObject:
-    """The item of a function call."""
+    """The output item of a function call."""
     own = f"fc_{record.id.removeprefix('resp_')}_{place}"
     return {
         "id": own,
@@ -161,7 +156,7 @@ def call_item(record: ResponseRecord, place: int, call: JsonObject, status: str)
 
 def _error(problem: JobEnded | None) -> JsonObject:
     if problem is None:
-        return {"code": "server_error", "message": "The response failed, and gave no reason."}
+        return {"code": "server_error", "message": "The response failed for an unknown reason."}
     refused = problem.status is not None and 400 <= problem.status < 500
     return {
         "code": "invalid_prompt" if refused else "server_error",

@@ -1,8 +1,9 @@
-"""A job's output as an OpenAI event stream, also over a retried attempt. Pure.
+"""Splices a repeated attempt into a stream whose beginning the client already has. Pure.
 
-The engine's chunks go out as they are. When a worker dies in mid-answer, a second attempt starts
-from nothing, and the client already has a part; `Splicer` swallows what the new attempt repeats
-and goes on with the rest. Where the attempts part ways, the stream ends with an error.
+The engine's chunks are sent unchanged. When a worker dies in the middle of an answer, the second
+attempt starts from nothing, while the client already has a part. `Splicer` leaves out what the new
+attempt repeats and continues with the rest. Where the attempts differ, the stream ends with an
+error.
 """
 
 from __future__ import annotations
@@ -11,32 +12,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic_core import from_json
-
-from lengthwise_contract.jobs import EndpointPath
 from lengthwise_queue.errors import AttemptRestarted
-
-DONE = b"data: [DONE]\n\n"
-
-#: A comment ends with its line, without the customary blank one: once it has seen an `id:`,
-#: OpenAI's Python client takes a blank line for an event, and fails on its empty data
-#: (openai-python #2722).
-KEEP_ALIVE = b": waiting\n"
-
-
-def event(data: bytes, *, entry_id: str | None = None, name: str | None = None) -> bytes:
-    """One server-sent event."""
-    head = b"" if entry_id is None else b"id: %s\n" % entry_id.encode()
-    if name is not None:
-        head += b"event: %s\n" % name.encode()
-    if b"\n" in data or b"\r" in data:  # a line break would end the field
-        data = b"\ndata: ".join(data.splitlines())
-    return b"%sdata: %s\n\n" % (head, data)
-
-
-def attempt_comment(attempt: int) -> bytes:
-    """Tells who reads along that a new attempt began."""
-    return b": attempt %d\n" % attempt
+from lengthwise_queue.openai.chunks import index_of, objects, parse_chunk
+from lengthwise_queue.openai.endpoint import Endpoint
 
 
 class _Diverged(Exception):
@@ -72,8 +50,8 @@ class _Choice:
 class Splicer:
     """One client's stream: what it has, and what of each chunk it still needs."""
 
-    def __init__(self, endpoint: EndpointPath, job_id: str) -> None:
-        self._chat = endpoint == "/v1/chat/completions"
+    def __init__(self, endpoint: Endpoint[Any], job_id: str) -> None:
+        self._endpoint = endpoint
         self._job_id = job_id
         self._choices: dict[int, _Choice] = {}
         self._identity: dict[str, Any] = {}  # the first attempt's `id` and `created`
@@ -104,7 +82,7 @@ class Splicer:
         Raises:
             AttemptRestarted: The new attempt does not repeat what was sent, or nobody can tell.
         """
-        chunk = _parse(data)
+        chunk = parse_chunk(data)
         if not self._replaying:
             self._note(chunk)
             return data
@@ -127,16 +105,16 @@ class Splicer:
             return
         if not self._identity:
             self._identity = {k: chunk[k] for k in ("id", "created") if k in chunk}
-        for choice in _choices_of(chunk):
-            known = self._choices.setdefault(_index(choice), _Choice())
-            for name, value in self._fields(choice).items():
+        for choice in objects(chunk.get("choices")):
+            known = self._choices.setdefault(index_of(choice), _Choice())
+            for name, value in self._endpoint.delta(choice).items():
                 known.note(name, value)
             known.finished |= choice.get("finish_reason") is not None
 
     def _rest(self, chunk: dict[str, Any] | None, data: bytes) -> bytes | None:
         if chunk is None or self._unreadable:
             raise _Diverged
-        choices = _choices_of(chunk)
+        choices = objects(chunk.get("choices"))
         if choices:
             kept = [new for new in map(self._rest_of_choice, choices) if new is not None]
             if not kept:
@@ -147,10 +125,10 @@ class Splicer:
         return json.dumps(chunk | self._identity, ensure_ascii=False).encode()
 
     def _rest_of_choice(self, choice: dict[str, Any]) -> dict[str, Any] | None:
-        known = self._choices.setdefault(_index(choice), _Choice())
+        known = self._choices.setdefault(index_of(choice), _Choice())
         if known.opaque_before:
             raise _Diverged
-        fields = self._fields(choice)
+        fields = self._endpoint.delta(choice)
         rest = {name: self._rest_of_field(known, name, v) for name, v in fields.items()}
         new = {name: value for name, value in rest.items() if value}
         cut = any(
@@ -170,11 +148,7 @@ class Splicer:
         for name, value in new.items():
             known.note(name, value)
         known.finished = finish is not None
-        kept = dict(choice)
-        if self._chat:
-            kept["delta"] = new
-        else:
-            kept["text"] = new.get("text", "")
+        kept = self._endpoint.with_delta(choice, new)
         if not new and kept.get("logprobs"):
             kept["logprobs"] = None
         return kept
@@ -191,27 +165,3 @@ class Splicer:
             raise _Diverged
         known.repeated[name] = at + len(again)
         return value[len(again) :]
-
-    def _fields(self, choice: dict[str, Any]) -> dict[str, Any]:
-        if not self._chat:
-            return {"text": choice.get("text")}
-        delta = choice.get("delta")
-        return delta if isinstance(delta, dict) else {}
-
-
-def _parse(data: bytes) -> dict[str, Any] | None:
-    try:
-        value = from_json(data)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _choices_of(chunk: dict[str, Any]) -> list[dict[str, Any]]:
-    choices = chunk.get("choices")
-    return [c for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
-
-
-def _index(choice: dict[str, Any]) -> int:
-    index = choice.get("index")
-    return index if isinstance(index, int) else 0

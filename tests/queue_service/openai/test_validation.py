@@ -6,22 +6,23 @@ from typing import Any
 
 import pytest
 
-from lengthwise_queue.errors import BadRequest
-from lengthwise_queue.openai.validate import check
 from lengthwise_queue.admission.parsed_request import ParsedRequest
+from lengthwise_queue.errors import BadRequest
+from lengthwise_queue.openai.chat import CHAT
+from lengthwise_queue.openai.completions import COMPLETIONS
 
 USER = [{"role": "user", "content": "Hello there"}]
-CHAT: dict[str, Any] = {"model": "m", "messages": USER}
-TEXT: dict[str, Any] = {"model": "m", "prompt": "Hello there"}
+CHAT_BODY: dict[str, Any] = {"model": "m", "messages": USER}
+TEXT_BODY: dict[str, Any] = {"model": "m", "prompt": "Hello there"}
 PNG = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 
 
 def chat(**fields: Any) -> ParsedRequest:
-    return check("/v1/chat/completions", CHAT | fields)
+    return CHAT.parse(CHAT_BODY | fields)
 
 
 def text(**fields: Any) -> ParsedRequest:
-    return check("/v1/completions", TEXT | fields)
+    return COMPLETIONS.parse(TEXT_BODY | fields)
 
 
 BAD_IN_BOTH: list[tuple[str, Any]] = [
@@ -129,7 +130,7 @@ def test_a_wrong_completion_is_refused_by_name(field: str, value: Any) -> None:
 @pytest.mark.parametrize("missing", ["model", "messages"])
 def test_a_missing_field_is_called_missing(missing: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        check("/v1/chat/completions", {k: v for k, v in CHAT.items() if k != missing})
+        CHAT.parse({k: v for k, v in CHAT_BODY.items() if k != missing})
     assert caught.value.code == "missing_required_parameter"
 
 
@@ -190,7 +191,7 @@ def test_what_is_found_in_a_completion(
 
 
 def test_vllms_embedded_prompts_are_let_through() -> None:
-    found = check("/v1/completions", {"model": "m", "prompt_embeds": "AAAA"})
+    found = COMPLETIONS.parse({"model": "m", "prompt_embeds": "AAAA"})
     assert (found.prompts, found.answers, found.text) == ([], 1, None)
 
 

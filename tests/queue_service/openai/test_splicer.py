@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthwise_queue.errors import AttemptRestarted
-from lengthwise_queue.openai.sse import Splicer, event
+from lengthwise_queue.openai.chat import CHAT
+from lengthwise_queue.openai.completions import COMPLETIONS
+from lengthwise_queue.openai.splicer import Splicer
 
 
 def chunk(delta: dict[str, Any], index: int = 0, finish: str | None = None, **more: Any) -> bytes:
@@ -35,7 +37,7 @@ def texts(chunks: list[bytes], field: str = "content", index: int = 0) -> str:
 
 def splice(*attempts: list[bytes]) -> list[bytes]:
     """What a client is sent of an answer in several attempts."""
-    splicer = Splicer("/v1/chat/completions", "j1")
+    splicer = Splicer(CHAT, "j1")
     sent = []
     for number, attempt in enumerate(attempts):
         if number:
@@ -71,7 +73,7 @@ def test_attempts_that_agree_give_the_text_once_however_they_are_cut(
 
 @given(text=st.text("ab", min_size=1, max_size=20), other=st.text("ab", max_size=20), at=PLACES)
 def test_a_client_is_never_sent_a_mixture(text: str, other: str, at: list[int]) -> None:
-    splicer = Splicer("/v1/chat/completions", "j1")
+    splicer = Splicer(CHAT, "j1")
     sent = [splicer.feed(data) for data in words(text)]
     splicer.new_attempt()
     agrees = other.startswith(text)
@@ -193,7 +195,7 @@ def test_completions_are_spliced_too() -> None:
         choice = {"index": 0, "text": text, "finish_reason": finish}
         return json.dumps({"id": "a", "choices": [choice]}).encode()
 
-    splicer = Splicer("/v1/completions", "j1")
+    splicer = Splicer(COMPLETIONS, "j1")
     sent = [splicer.feed(part("Hel"))]
     splicer.new_attempt()
     sent += [splicer.feed(d) for d in (part("He"), part("llo"), part("", "stop"))]
@@ -204,9 +206,3 @@ def test_completions_are_spliced_too() -> None:
         ("lo", None),
         ("", "stop"),
     ]
-
-
-def test_an_event_with_line_breaks_stays_one_event() -> None:
-    assert event(b'{\n"a": 1}', entry_id="1-0", name="chunk") == (
-        b'id: 1-0\nevent: chunk\ndata: {\ndata: "a": 1}\n\n'
-    )

@@ -1,0 +1,120 @@
+"""The endpoint `/v1/chat/completions`. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, Tag, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from lengthwise_contract.prompts import clip, message_text, render_prompt
+from lengthwise_queue.openai.chunks import merge_delta, objects
+from lengthwise_queue.openai.endpoint import Endpoint, GenerationRequest, JsonObject, Prompt
+from lengthwise_queue.openai.validation import MAX_TOKENS, OpenAIBody
+
+
+class ContentPart(OpenAIBody):
+    """One part of a message, such as a text or an image; the engine checks what is in it."""
+
+
+class ChatMessage(OpenAIBody):
+    """One message of a chat."""
+
+    role: str = Field(min_length=1, description="Such as user or assistant")
+    content: Annotated[str, Tag("#text")] | Annotated[list[ContentPart], Tag("#parts")] | None = (
+        Field(default=None, validate_default=True, description="The text of the message")
+    )
+
+    @field_validator("content")
+    @classmethod
+    def _only_an_assistant_may_be_silent(cls, content: Any, info: ValidationInfo) -> Any:
+        # An assistant's message without content is one that called a tool.
+        if content is None and info.data.get("role") != "assistant":
+            raise PydanticCustomError("missing", "a message needs content")
+        return content
+
+
+class ChatCompletionRequest(GenerationRequest):
+    """A body of `/v1/chat/completions`. The engine checks what is not described here."""
+
+    nested_params = frozenset({"messages"})
+
+    max_completion_tokens: int | None = Field(
+        default=None, ge=1, le=MAX_TOKENS, description="The newer name of `max_tokens`"
+    )
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+    messages: list[ChatMessage] = Field(
+        min_length=1, description='Such as [{"role": "user", "content": "Hello"}]'
+    )
+
+
+class ChatEndpoint(Endpoint[ChatCompletionRequest]):
+    """See `Endpoint`."""
+
+    path = "/v1/chat/completions"
+    name = "chat_completions"
+    description = (
+        "OpenAI's chat completions. The engine receives the body byte for byte.\n\n"
+        "The header `X-Lengthwise-Job-Id` of the answer names the job. A client that disconnects "
+        "cancels its job, unless it sent an `Idempotency-Key`: then it can repeat the request and "
+        "get the same job."
+    )
+    request_model = ChatCompletionRequest
+    object_name = "chat.completion"
+    prompt_param = "messages"
+    delta_field = "delta"
+
+    def max_tokens_param(self, request: ChatCompletionRequest) -> str:
+        """`max_completion_tokens` takes precedence over the older `max_tokens`."""
+        return "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
+
+    def prompts(self, request: ChatCompletionRequest, body: JsonObject) -> list[Prompt]:
+        """The chat is one prompt, of the texts of its messages."""
+        return [[_as_rendered(message) for message in body["messages"]]]
+
+    def predictor_text(self, body: JsonObject, prompts: list[Prompt]) -> str | None:
+        """All messages, rendered as in training."""
+        return clip(render_prompt(body["messages"])) or None
+
+    def is_partial(self, choice: JsonObject) -> bool:
+        """A complete response has a `message` in place of the `delta`."""
+        return "delta" in choice
+
+    def delta(self, choice: JsonObject) -> JsonObject:
+        """The fields of the choice's `delta`."""
+        delta = choice.get("delta")
+        return delta if isinstance(delta, dict) else {}
+
+    def with_delta(self, choice: JsonObject, delta: JsonObject) -> JsonObject:
+        """Replace the `delta`."""
+        return choice | {"delta": delta}
+
+    def add_delta(self, choice: JsonObject, delta: Any) -> None:
+        """Deltas add up to the choice's `message`."""
+        if isinstance(delta, dict):
+            merge_delta(choice.setdefault("message", {}), delta)
+
+    def complete(self, choice: JsonObject) -> None:
+        """A message has a role and content; a tool call has no `index`."""
+        message = {"role": "assistant", "content": None} | choice.get("message", {})
+        for call in objects(message.get("tool_calls")):
+            call.pop("index", None)  # only deltas have it
+        choice["message"] = message
+
+
+def _as_rendered(message: JsonObject) -> str:
+    """The text of a message that every chat template puts into the prompt.
+
+    Templates strip messages, and cut the thoughts out of the model's earlier answers.
+    """
+    text = message_text(message.get("content"))
+    if message.get("role") == "assistant":
+        text = text.rpartition("</think>")[2]
+    return text.strip()
+
+
+CHAT = ChatEndpoint()

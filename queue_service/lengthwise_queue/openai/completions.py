@@ -1,0 +1,92 @@
+"""The endpoint `/v1/completions`. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from lengthwise_contract.prompts import clip
+from lengthwise_queue.openai.endpoint import (
+    MAX_ANSWERS,
+    Endpoint,
+    GenerationRequest,
+    JsonObject,
+    Prompt,
+)
+from lengthwise_queue.openai.validation import MAX_TOKENS, missing
+
+_Text = Annotated[str, Field(min_length=1)]
+_Token = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
+# `fail_fast`: a list of 100 000 token ids would otherwise be reported as so many wrong strings.
+_Texts = Annotated[list[_Text], Field(min_length=1, fail_fast=True)]
+_Tokens = Annotated[list[_Token], Field(min_length=1, fail_fast=True)]
+_ListsOfTokens = Annotated[list[_Tokens], Field(min_length=1, fail_fast=True)]
+
+
+class CompletionRequest(GenerationRequest):
+    """A body of `/v1/completions`. The engine checks what is not described here."""
+
+    best_of: int | None = Field(default=None, ge=1, le=MAX_ANSWERS)
+    echo: bool | None = None
+    logprobs: int | None = None
+    suffix: str | None = None
+    prompt: _Text | _Texts | _Tokens | _ListsOfTokens | None = Field(
+        default=None,
+        description="One or more prompts, as texts or as lists of token ids. Required unless "
+        "`prompt_embeds` is sent",
+    )
+    prompt_embeds: Any = Field(default=None, description="vLLM's; the engine checks it")
+
+
+class CompletionsEndpoint(Endpoint[CompletionRequest]):
+    """See `Endpoint`."""
+
+    path = "/v1/completions"
+    name = "completions"
+    description = "OpenAI's completions. See chat completions."
+    request_model = CompletionRequest
+    object_name = "text_completion"
+    prompt_param = "prompt"
+    delta_field = "text"
+
+    def prompts(self, request: CompletionRequest, body: JsonObject) -> list[Prompt]:
+        """One prompt for each text or list of token ids; none for embedded prompts."""
+        prompt = request.prompt
+        if prompt is None:
+            if request.prompt_embeds is not None:
+                return []
+            raise missing("prompt", "the text to complete.")
+        if isinstance(prompt, str):
+            return [[prompt]]
+        if isinstance(prompt[0], int):
+            return [len(prompt)]
+        return [[p] if isinstance(p, str) else len(p) for p in prompt if not isinstance(p, int)]
+
+    def predictor_text(self, body: JsonObject, prompts: list[Prompt]) -> str | None:
+        """The first text. It stands for all prompts of the body: they are one job, and alike."""
+        texts = [prompt[0] for prompt in prompts if isinstance(prompt, list)]
+        return clip(texts[0]) if texts else None
+
+    def is_partial(self, choice: JsonObject) -> bool:
+        """The choices of a chunk and of a complete response look alike."""
+        return False
+
+    def delta(self, choice: JsonObject) -> JsonObject:
+        """The choice's `text`."""
+        return {"text": choice.get("text")}
+
+    def with_delta(self, choice: JsonObject, delta: JsonObject) -> JsonObject:
+        """Replace the `text`."""
+        return choice | {"text": delta.get("text", "")}
+
+    def add_delta(self, choice: JsonObject, delta: Any) -> None:
+        """Texts add up to one text."""
+        choice["text"] = choice.get("text", "") + (delta or "")
+
+    def complete(self, choice: JsonObject) -> None:
+        """A choice has a text."""
+        choice.setdefault("text", "")
+
+
+COMPLETIONS = CompletionsEndpoint()

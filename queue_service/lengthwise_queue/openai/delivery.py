@@ -1,0 +1,163 @@
+"""Delivers a job's answer to the client that waits for it: at once, or as an event stream.
+
+Called by `routes` when the job is in the queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from pydantic_core import to_json
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from lengthwise_queue.errors import AttemptRestarted
+from lengthwise_queue.openai.endpoint import Endpoint
+from lengthwise_queue.openai.request_tracker import RequestTracker
+from lengthwise_queue.openai.splicer import Splicer
+from lengthwise_queue.web.disconnect import (
+    CLIENT_CLOSED_REQUEST,
+    ClientDisconnected,
+    while_connected,
+)
+from lengthwise_queue.web.server_sent_events import KEEP_ALIVE, EventStream, event
+from lengthwise_store.errors import JobFailed, LengthwiseError, StoreUnavailable
+from lengthwise_store.jobs import EntryKind, OutputEntry
+
+#: The response header with the id of the request's job.
+JOB_ID_HEADER = "X-Lengthwise-Job-Id"
+
+#: The last event of an OpenAI stream.
+DONE = b"data: [DONE]\n\n"
+
+
+async def deliver(tracker: RequestTracker, receive: Receive) -> Response:
+    """Wait for the engine's complete answer, and return its bytes unchanged.
+
+    Raises:
+        JobEnded: The job has no answer; carries the engine's own error, if there is one.
+        StoreUnavailable: Redis did not answer for too long.
+    """
+    try:
+        chunks = await while_connected(receive, tracker.all_chunks())
+    except ClientDisconnected:
+        tracker.client_disconnected()
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    tracker.answered()
+    problem = tracker.problem()
+    if problem is None and not chunks:
+        problem = JobFailed.answer_missing(tracker.job_id)
+    if problem is not None:
+        raise problem
+    return Response(
+        chunks[-1], media_type="application/json", headers={JOB_ID_HEADER: tracker.job_id}
+    )
+
+
+async def deliver_stream(
+    tracker: RequestTracker, endpoint: Endpoint[Any], receive: Receive
+) -> Response:
+    """Return a response that sends the engine's chunks as they come.
+
+    Raises:
+        JobEnded: The job ended without an answer before the headers had to be sent.
+        StoreUnavailable: Redis did not answer for too long.
+    """
+    batches = tracker.output()
+    try:
+        early = await while_connected(receive, _first_entries(batches))
+    except ClientDisconnected:
+        tracker.client_disconnected()
+        await batches.aclose()
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    for entry in early:
+        tracker.note(entry)
+    problem = tracker.problem()
+    if problem is not None and tracker.first_s is None:
+        await batches.aclose()
+        tracker.answered()
+        raise problem
+    return OpenAIStream(tracker, endpoint, early, batches)
+
+
+async def _first_entries(batches: AsyncGenerator[list[OutputEntry]]) -> list[OutputEntry]:
+    """The entries before the headers must be sent. A new attempt alone does not need them yet."""
+    early: list[OutputEntry] = []
+    async for batch in batches:
+        early += batch
+        if not batch or any(e.kind is not EntryKind.ATTEMPT for e in batch):
+            break
+    return early
+
+
+class OpenAIStream(EventStream):
+    """Sends a job's output as the events of an OpenAI stream."""
+
+    def __init__(
+        self,
+        tracker: RequestTracker,
+        endpoint: Endpoint[Any],
+        early: list[OutputEntry],
+        batches: AsyncGenerator[list[OutputEntry]],
+    ) -> None:
+        super().__init__({JOB_ID_HEADER: tracker.job_id})
+        self._tracker = tracker
+        self._early = early
+        self._batches = batches
+        self._splicer = Splicer(endpoint, tracker.job_id)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._batches.aclose()
+
+    async def _send_events(self, send: Send) -> None:
+        try:
+            await self._send(send, self._events(self._early) or KEEP_ALIVE)
+            if self._tracker.end is None:
+                async for batch in self._batches:
+                    for entry in batch:
+                        self._tracker.note(entry)
+                    await self._send(send, self._events(batch) or KEEP_ALIVE)
+        except (AttemptRestarted, StoreUnavailable) as exc:
+            await self._send(send, _error(exc) + DONE)
+
+    def _on_disconnect(self) -> None:
+        self._tracker.client_disconnected()
+
+    def _on_complete(self) -> None:
+        self._tracker.answered()
+
+    def _events(self, entries: list[OutputEntry]) -> bytes:
+        """The events for some entries, joined, so that they are one write to the socket."""
+        events = bytearray()
+        for entry in _of_last_attempt(entries):
+            match entry.kind:
+                case EntryKind.CHUNK:
+                    rest = self._splicer.feed(entry.data)
+                    if rest is not None:
+                        events += event(rest, entry_id=entry.id)
+                case EntryKind.ATTEMPT:
+                    self._splicer.new_attempt()
+                    events += b": attempt %d\n" % entry.attempt  # a comment, for a human reader
+                case EntryKind.END:
+                    problem = self._tracker.problem()
+                    if problem is None:
+                        self._splicer.end()
+                    else:
+                        events += _error(problem)
+                    events += DONE
+        return bytes(events)
+
+
+def _of_last_attempt(entries: list[OutputEntry]) -> list[OutputEntry]:
+    """The entries of the last attempt; those of an earlier one could only contradict them."""
+    starts = [i for i, entry in enumerate(entries) if entry.kind is EntryKind.ATTEMPT]
+    return entries[starts[-1] :] if starts else entries
+
+
+def _error(error: LengthwiseError) -> bytes:
+    return event(to_json(error.as_openai()))
