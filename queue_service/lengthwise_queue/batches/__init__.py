@@ -1,1 +1,1 @@
-"""The work on batches: read the input file, submit its lines, write the results."""
+"""Work on batches: read the input file, submit its lines as jobs, write the results."""

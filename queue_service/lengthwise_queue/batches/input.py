@@ -1,4 +1,4 @@
-"""The input file of one batch, read a few lines at a time. Called by `batch_work`."""
+"""Read the input file of one batch a few lines at a time. Called by `executor` and `line_jobs`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 
 from lengthwise_queue.batches import lines as batch_lines
-from lengthwise_queue.batches.lines import Line
-from lengthwise_store.batches.store import Place
+from lengthwise_queue.batches.lines import InputLine
+from lengthwise_store.batches.batch import Place
 from lengthwise_store.files.store import FileGone, FileStore
 
-#: Lines that are read in one step, and their bytes: what of the input is held in memory.
+#: Lines that are read in one step, and their bytes: the part of the input that is in memory.
 GROUP_LINES = 32
 GROUP_BYTES = 4 * 2**20
 
@@ -20,24 +20,23 @@ class InputGone(Exception):
 
 
 class BatchInput:
-    """Reads on from a place, or picks single lines. Methods raise `InputGone`."""
+    """Reads lines from a place on, or single lines. Methods raise `InputGone`.
+
+    Args:
+        files: Where the file is.
+        tenant: Its owner.
+        file_id: The file.
+        max_line: The longest line, bytes.
+    """
 
     def __init__(self, files: FileStore, *, tenant: str, file_id: str, max_line: int) -> None:
-        """Nothing is read yet.
-
-        Args:
-            files: Where the file is.
-            tenant: Whose it is.
-            file_id: The file.
-            max_line: Longest line, bytes.
-        """
         self._files, self._tenant, self._file_id = files, tenant, file_id
         self._max_line = max_line
-        self._reader: AsyncGenerator[Line] | None = None
-        self._unread: Line | None = None  #: Read, but too much for the last step.
+        self._reader: AsyncGenerator[InputLine] | None = None
+        self._unread: InputLine | None = None  #: Read, but too large for the last step.
 
-    async def lines(self, start: Place) -> AsyncGenerator[Line]:
-        """All lines from `start` on."""
+    async def lines(self, start: Place) -> AsyncGenerator[InputLine]:
+        """Read all lines from `start` on."""
         file = await self._files.get(self._tenant, self._file_id)
         if file is None:
             raise InputGone
@@ -49,12 +48,12 @@ class BatchInput:
             raise InputGone from None
 
     def go_to(self, place: Place) -> None:
-        """Let `next` go on from there."""
+        """Let `next` continue from a place."""
         self._reader, self._unread = self.lines(place), None
 
-    async def next(self, count: int) -> list[Line]:
-        """The next lines behind the last call's: at most so many, and `GROUP_BYTES`."""
-        lines: list[Line] = []
+    async def next(self, count: int) -> list[InputLine]:
+        """Read the next lines after those of the last call: at most `count` and `GROUP_BYTES`."""
+        lines: list[InputLine] = []
         size = 0
         while self._reader is not None and len(lines) < count and size < GROUP_BYTES:
             line, self._unread = self._unread or await anext(self._reader, None), None
@@ -67,10 +66,10 @@ class BatchInput:
             lines.append(line)
         return lines
 
-    async def pick(self, places: Collection[Place]) -> list[Line]:
-        """Some of the lines that begin at these places, the first ones: what one step may hold."""
+    async def pick(self, places: Collection[Place]) -> list[InputLine]:
+        """Read the lines that begin at these places: the first ones, as many as one step takes."""
         wanted = sorted(places)[:GROUP_LINES]
-        found: list[Line] = []
+        found: list[InputLine] = []
         size = 0
         async with aclosing(self.lines(wanted[0])) as lines:
             async for line in lines:

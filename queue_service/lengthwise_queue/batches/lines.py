@@ -1,7 +1,7 @@
-"""The lines of a batch: cut out of the input's blocks, checked, and given a result. Pure.
+"""The lines of a batch: cut them out of the input, check them, and write their results. Pure.
 
-What is wrong with a batch before anything runs is found by `Checker`, and fails the whole batch, as
-at OpenAI. What is wrong with one request only its result says.
+`Checker` finds the errors that fail the whole batch before anything runs, as at OpenAI. An error of
+one request appears only in its result.
 """
 
 from __future__ import annotations
@@ -14,37 +14,39 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from lengthwise_contract.jobs import EndpointPath
-from lengthwise_store.batches.store import Place
+from lengthwise_store.batches.batch import Place
 
-#: Requests of one batch; OpenAI's bound.
+#: The most requests of one batch; OpenAI's limit.
 MAX_LINES = 50_000
 
-#: Faults of an input file that are listed.
+#: The most errors of an input file that are listed.
 MAX_ERRORS = 100
 
-#: Longest `custom_id`, characters.
+#: The longest `custom_id`, characters.
 MAX_CUSTOM_ID = 512
 
-#: What a line may hold beside the request's body, bytes.
+#: How much longer than the largest request body a line may be, bytes.
 LINE_OVERHEAD_BYTES = 8192
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line as it stands in the file; `raw` is None if it is longer than any line may be."""
+class InputLine:
+    """One line of the input file; `raw` is None if the line is too long."""
 
     place: Place
     end: Place  #: Where the next line begins.
     raw: bytes | None
 
 
-async def cut(blocks: AsyncIterator[bytes], start: Place, *, max_bytes: int) -> AsyncIterator[Line]:
-    """The lines of a file from `start` on; blank ones are passed over.
+async def cut(
+    blocks: AsyncIterator[bytes], start: Place, *, max_bytes: int
+) -> AsyncIterator[InputLine]:
+    """Cut the lines of a file out of its blocks, from `start` on; skip blank lines.
 
     Args:
-        blocks: Its blocks, from that of `start` on.
+        blocks: The blocks of the file, from that of `start` on.
         start: Where a line begins.
-        max_bytes: Longest line; never more is held, beside one block.
+        max_bytes: The longest line, bytes; no more is kept in memory, beside one block.
     """
     begin, number = start, start.block - 1
     buffer = bytearray()
@@ -65,15 +67,17 @@ async def cut(blocks: AsyncIterator[bytes], start: Place, *, max_bytes: int) -> 
                 break
             after = Place(begin.line + 1, number, at)
             if too_long or not buffer.isspace():
-                yield Line(begin, after, None if too_long else bytes(buffer))
+                yield InputLine(begin, after, None if too_long else bytes(buffer))
             begin, too_long = after, False
             buffer.clear()
     if too_long or buffer.strip():
-        yield Line(begin, Place(begin.line + 1, number + 1, 0), None if too_long else bytes(buffer))
+        yield InputLine(
+            begin, Place(begin.line + 1, number + 1, 0), None if too_long else bytes(buffer)
+        )
 
 
 class BadLine(ValueError):
-    """What is wrong with a line, in OpenAI's fields of an error."""
+    """A line is wrong. The attributes are the fields of an OpenAI error."""
 
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -83,19 +87,19 @@ class BadLine(ValueError):
 
 
 @dataclass(frozen=True)
-class Request:
-    """A line that is well-formed."""
+class BatchRequest:
+    """The request of a valid line."""
 
     custom_id: str
     model: str
     body: dict[str, Any]
 
 
-def parse(line: Line, endpoint: EndpointPath, max_bytes: int) -> Request:
-    """What a line asks for.
+def parse(line: InputLine, endpoint: EndpointPath, max_bytes: int) -> BatchRequest:
+    """Parse a line.
 
     Raises:
-        BadLine: It asks for nothing that this batch could do.
+        BadLine: It requests nothing that this batch can do.
     """
     if line.raw is None:
         raise BadLine("line_too_long", f"The line is longer than {max_bytes} bytes.")
@@ -128,13 +132,16 @@ def parse(line: Line, endpoint: EndpointPath, max_bytes: int) -> Request:
         raise BadLine(
             "invalid_value", "`stream` must be left out: a batch does not stream.", "body.stream"
         )
-    return Request(custom_id, model, body)
+    return BatchRequest(custom_id, model, body)
 
 
 class Checker:
-    """Checks a whole input, line by line; holds 16 bytes of each custom_id, and no line.
+    """Checks a whole input, line by line. It keeps 16 bytes of each `custom_id`, and no line.
 
-    `errors` are OpenAI's, the first `MAX_ERRORS` of them; `total` counts the lines.
+    Attributes:
+        errors: In OpenAI's form, the first `MAX_ERRORS`.
+        total: The number of lines.
+        model: The model of the first valid line.
     """
 
     def __init__(self, endpoint: EndpointPath, max_bytes: int) -> None:
@@ -147,11 +154,11 @@ class Checker:
 
     @property
     def gave_up(self) -> bool:
-        """Whether there is no sense in going on."""
+        """Whether to stop: there are too many errors, or too many lines."""
         return len(self.errors) >= MAX_ERRORS or self.total > MAX_LINES
 
-    def take(self, line: Line) -> None:
-        """The next line."""
+    def take(self, line: InputLine) -> None:
+        """Check the next line."""
         self.total += 1
         if self.total > MAX_LINES:
             self.note(
@@ -179,22 +186,22 @@ class Checker:
             self.note(exc.code, exc.message, exc.param, line.place.line)
 
     def close(self) -> None:
-        """There are no more lines."""
+        """Check what only the end of the input shows."""
         if self.total == 0:
             self.note("empty_file", "The file has no requests.")
 
     def note(
         self, code: str, message: str, param: str | None = None, line: int | None = None
     ) -> None:
-        """Add an error."""
+        """Add an error; `line` is its number, from 1."""
         self.errors.append({"code": code, "line": line, "message": message, "param": param})
 
 
 def job_id(batch_id: str, created_ms: int, line: int) -> str:
-    """The id of a line's job: the same each time, so that a line handed in twice is one job.
+    """Compute the id of a line's job: always the same, so that a line submitted twice is one job.
 
-    A UUIDv7 in form: the batch's time, then the line, so that lines of equal due times leave in
-    their order; then what only this batch has.
+    It has the form of a UUIDv7: the batch's time, then the line, so that lines of equal due times
+    are served in their order; then a digest of the batch's id.
     """
     digest = int.from_bytes(hashlib.blake2b(batch_id.encode(), digest_size=8).digest()) >> 7
     bits = created_ms << 80 | 0x7 << 76 | (line >> 5) << 64
@@ -204,13 +211,13 @@ def job_id(batch_id: str, created_ms: int, line: int) -> str:
 
 
 def answered(job: str, custom_id: str, status: int, body: Any) -> bytes:
-    """A line of the output file, or (for a status of 400 and up) of the error file."""
+    """Write a line of the output file, or (for a status of 400 and up) of the error file."""
     response = {"status_code": status, "request_id": job, "body": body}
     return _line(job, custom_id, response, None)
 
 
 def unanswered(job: str, custom_id: str, code: str, message: str) -> bytes:
-    """A line of the error file for a request that was not executed."""
+    """Write a line of the error file for a request that was not executed."""
     return _line(job, custom_id, None, {"code": code, "message": message})
 
 
