@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install check fmt generate lint types layers generated-check test demo images cluster-images cluster-test
+.PHONY: help install check fmt generate lint types layers generated-check test test-fast demo images cluster-images cluster-test
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -45,6 +45,9 @@ layers: install ## Who may import whom
 generated-check: install ## They are up to date; nothing is changed
 	$(BIN)/python -m lengthwise_operator.llmservice.crd --check $(CRDS)
 	$(BIN)/cog --check $(PAGES)
+
+test-fast: install ## The tests of under a second each, on every core: while you work
+	$(BIN)/python -m pytest -n logical -m 'not slow and not kube'
 
 test: install ## The whole suite
 	$(BIN)/python -m pytest
