@@ -18,11 +18,11 @@ from typing import Any
 from lengthwise_contract.states import JobState
 from lengthwise_store.jobs import Job
 from lengthwise_store.keys import QueueKeys
-from lengthwise_store.redis.access import Access
 from lengthwise_store.redis.connections import Connections
 from lengthwise_store.redis.errors import read
+from lengthwise_store.redis.settings import RedisAddress
 from lengthwise_store.store import JobStore
-from lengthwise_store.training_rows import length_row, read_request
+from lengthwise_store.training_log import length_row, read_request
 
 #: Waiting jobs per poll, first in order first: a job that starts soon is seen before it ends.
 _LOOKED_AHEAD = 500
@@ -51,7 +51,7 @@ class QueueLengths:
 
     def __init__(self, redis_url: str, queue: str) -> None:
         """Connects on first use."""
-        access = Access.parse(redis_url)
+        access = RedisAddress.parse(redis_url)
         self._store = JobStore(access)
         settings = self._store.settings
         self._connections = Connections(
@@ -86,14 +86,14 @@ class QueueLengths:
     async def _recorded(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         while True:
-            found = await self._store.recorded(self._queue, after=self._cursor)
+            found = await self._store.training_rows(self._queue, after=self._cursor)
             if not found:
                 return rows
             self._cursor = found[-1][0]
             rows += [json.loads(row) for _, row in found]
 
     async def _seen_ending(self) -> list[dict[str, Any]]:
-        line = await self._store.line(self._queue, _LOOKED_AHEAD)
+        line = await self._store.snapshot(self._queue, _LOOKED_AHEAD)
         await self._keep(job.id for job in (*line.running, *line.waiting))
         alive = {job.id for job in (*line.running, *line.waiting)}
         gone = [job_id for job_id in self._requests if job_id not in alive]

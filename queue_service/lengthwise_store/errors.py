@@ -1,14 +1,14 @@
-"""Errors of the store, and of an accepted job that ended without an answer.
+"""Errors of the store, and the errors of an accepted job that ended without an answer.
 
 ```
 LengthwiseError
-├── StoreUnavailable        503  Redis does not answer; try again
+├── StoreUnavailable        503  Redis cannot serve now; try again
 │   ├── NotConfirmed        503  accepted, but not as durable as configured; try again
-│   └── StoreUnfit          503  Redis is configured in a way that breaks a promise; fix its settings
-├── StorageFull             413  the files of all tenants are at the limit; delete some
+│   └── StoreUnfit          503  Redis is configured so that a promise is broken; fix its settings
+├── StorageFull             413  a tenant's files, or all files, are at the limit; delete some
 └── JobEnded                     the job was accepted and ended without an answer
     ├── JobFailed           502  or the engine's own status and body
-    ├── JobCancelled        409  a client withdrew it
+    ├── JobCancelled        409  a client cancelled it
     └── JobExpired          504  it passed its deadline
 ```
 
@@ -22,7 +22,7 @@ from typing import Any
 
 
 class LengthwiseError(Exception):
-    """Base of all; `code`, `param` and `type` are those of OpenAI's error object."""
+    """Base class; `code`, `param` and `type` are those of OpenAI's error object."""
 
     code: str = "internal_error"
     type: str = "server_error"
@@ -43,7 +43,7 @@ class LengthwiseError(Exception):
             self.code = code
 
     def as_openai(self) -> dict[str, Any]:
-        """The error as the body of an OpenAI answer."""
+        """Return the error as the body of an OpenAI response."""
         return {
             "error": {
                 "message": self.message,
@@ -55,27 +55,27 @@ class LengthwiseError(Exception):
 
 
 class StorageFull(LengthwiseError):
-    """There is no room for more files; the client deletes some."""
+    """The files reached a limit; the client must delete some."""
 
     type = "invalid_request_error"
     code = "storage_full"
 
 
 class StoreUnavailable(LengthwiseError):
-    """Redis does not answer; nothing was accepted."""
+    """Redis cannot serve now; nothing was accepted."""
 
     type = "server_error"
     code = "store_unavailable"
 
 
 class NotConfirmed(StoreUnavailable):
-    """A job was written, and the confirmation that its durability asks for did not come."""
+    """A write was made, but the confirmation that its durability asks for did not arrive."""
 
     code = "not_confirmed"
 
 
 class StoreUnfit(StoreUnavailable):
-    """Redis answers, and its settings contradict what we promise."""
+    """Redis answers, but its settings contradict a promise."""
 
     code = "store_unfit"
 
@@ -83,7 +83,7 @@ class StoreUnfit(StoreUnavailable):
 class JobEnded(LengthwiseError):
     """An accepted job ended without an answer. Sending it again makes a new job.
 
-    `status` and `engine_body` are the engine's own, if it gave them; the client gets those.
+    `status` and `engine_body` are the engine's own, if it sent them; the client gets those.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class JobEnded(LengthwiseError):
         self.engine_body = engine_body
 
     def as_openai(self) -> dict[str, Any]:
-        """The engine's error as it gave it, else ours."""
+        """Return the engine's error as it was sent, else this one."""
         if isinstance(self.engine_body, dict) and self.engine_body:
             return self.engine_body
         return super().as_openai()
@@ -114,7 +114,10 @@ class JobFailed(JobEnded):
 
     @classmethod
     def answer_missing(cls, job_id: str) -> JobFailed:
-        """It succeeded, and its output holds no answer: somebody else wrote to Redis."""
+        """Make the error of a job that succeeded without an answer in its output.
+
+        Only another program that writes to Redis can cause this.
+        """
         return cls(
             "The engine's answer is missing from the job's output. Send the request again.",
             job_id=job_id,
@@ -123,7 +126,7 @@ class JobFailed(JobEnded):
 
 
 class JobCancelled(JobEnded):
-    """The job was withdrawn while somebody waited for it."""
+    """The job was cancelled while a client waited for it."""
 
     code = "job_cancelled"
 

@@ -1,8 +1,8 @@
 """Loads the Lua scripts, one per event, and reads the moves that their headers declare.
 
-A few scripts are about the queue and move no job: `QUEUE_SCRIPTS`. Of the others, a header's first
-lines are its moves, `event: source | source -> target | target`; a test holds
-them equal to `TRANSITIONS`. A line `--@include name` brings in lua/include/name.lua.
+`QUEUE_SCRIPTS` concern a whole queue and move no job. The first header lines of every other script
+are its moves, `event: source -> target | target`; a test holds them equal to `TRANSITIONS`. A line
+`--@include name` inserts lua/include/name.lua.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _MOVE = re.compile(r"^(?P<event>[a-z]+): (?P<source>[a-z]+) -> (?P<targets>[a-z 
 _INCLUDE = re.compile(r"^--@include (?P<name>[a-z_]+)$", re.MULTILINE)
 
 
-#: Scripts that run when Redis is full: they serve what is there and make room, and write little.
-#: New jobs and pieces of answers are refused; without this no job could end, and no room come back.
+#: Scripts that run when Redis is full: they serve stored jobs, free memory and write little. New
+#: jobs and pieces of answers are refused. Without this no job could end, and no memory become free.
 WHEN_FULL = (Event.CLAIM, Event.BEAT, Event.FINISH, Event.CANCEL, Event.TICK)
 
 
-#: Scripts that move no job: how a queue is run, its order after a change of policy, its counters.
+#: Scripts that move no job: a queue's mode and policy, its order after a change, its counters.
 QUEUE_SCRIPTS = ("govern", "reorder", "stats")
 
 
 @dataclass(frozen=True)
 class Script:
-    """One script: its text as Redis gets it, and the SHA-1 that EVALSHA calls it by."""
+    """One script: its text as sent to Redis, and the SHA-1 that EVALSHA names."""
 
     name: str
     text: str
@@ -54,7 +54,7 @@ def _moves(name: str, text: str) -> Iterator[tuple[JobState | None, JobState]]:
 
 @cache
 def load(name: str) -> Script:
-    """The script of an event, or one of `QUEUE_SCRIPTS`.
+    """Load the script of an event, or one of `QUEUE_SCRIPTS`.
 
     Raises:
         ValueError: An event's header declares no move, or a header declares another script's.
@@ -74,5 +74,5 @@ def load(name: str) -> Script:
 
 
 def load_all() -> dict[str, Script]:
-    """Every script, by name."""
+    """Load every script, by name."""
     return {name: load(name) for name in (*Event, *QUEUE_SCRIPTS)}

@@ -1,10 +1,10 @@
-"""Many readers of job streams on one blocking connection.
+"""Serves many readers of job streams from one blocking connection.
 
-A front end may hold thousands of open answers. A blocking XREAD for each would be a Redis
-connection for each; the hub reads all streams that anybody waits for with one, and is woken by an
-entry in a stream of its own (the nudge) when that set changes. A job that ends without a word has
-no stream (lua/include/end_job.lua); its id stands in the queue's stream `ends`, which the hub reads
-too. Called by `JobStore`.
+The queue service may hold thousands of open answers. A blocking XREAD for each would need a Redis
+connection for each. The hub reads all streams that have a waiting reader with one XREAD, and an
+entry in a stream of its own (the nudge) wakes it when that set changes. A job that ends without
+output has no stream (lua/include/end_job.lua); its id is in the queue's stream `ends`, which the
+hub reads too. Called by waits.py.
 """
 
 from __future__ import annotations
@@ -20,30 +20,31 @@ from typing import Any
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
+from lengthwise_store.codec.output import entry_order, read_entries
 from lengthwise_store.jobs import EntryKind, OutputEntry
 from lengthwise_store.keys import QueueKeys
-from lengthwise_store.output_entries import order, parse_entries
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class _Stream:
-    """One stream that is read: how far, and who waits for more."""
+    """One stream that is read: its last entry read, and the readers that wait for more."""
 
     tail: str
-    waiters: dict[asyncio.Future[list[OutputEntry]], str] = field(default_factory=dict)  #: after
-    used_s: float = 0.0  #: When somebody last waited, monotonic seconds.
+    waiters: dict[asyncio.Future[list[OutputEntry]], str] = field(default_factory=dict)
+    """By waiting reader: the entry that it has."""
+    used_s: float = 0.0  #: When a reader last waited, monotonic seconds.
 
 
 class OutputHub:
-    """One per queue and process. `blocking` is a client that nothing else uses."""
+    """The readers of one queue in this process. `blocking` is a client that nothing else uses."""
 
-    #: One XREAD's longest block, seconds; bounds how long an unneeded stream stays in the set.
+    #: Longest block of one XREAD, s; bounds how long an unneeded stream stays in the set.
     BLOCK_S = 5.0
 
-    #: A stream that nobody waited for so long is no longer read, seconds. A reader is away only
-    #: while it hands on what it got.
+    #: A stream without a waiting reader for this long is no longer read, s. A reader is away only
+    #: while it passes on what it got.
     IDLE_S = 2.0
 
     def __init__(self, blocking: redis.Redis, client: redis.Redis, keys: QueueKeys) -> None:
@@ -57,9 +58,9 @@ class OutputHub:
         self._closing = False
 
     def is_behind(self, stream: str, after: str) -> bool:
-        """Whether entries behind `after` may already have been read past: look into Redis first."""
+        """Whether the hub may have read past entries behind `after`, which are then read first."""
         known = self._streams.get(stream)
-        return known is not None and order(after) < order(known.tail)
+        return known is not None and entry_order(after) < entry_order(known.tail)
 
     async def wait(
         self,
@@ -67,13 +68,14 @@ class OutputHub:
         after: str,
         timeout_s: float,
         *,
-        look: Callable[[], Awaitable[list[OutputEntry]]],
+        read_now: Callable[[], Awaitable[list[OutputEntry]]],
     ) -> list[OutputEntry]:
-        """The entries of `stream` behind `after`; empty when the time is over, or the job.
+        """Wait for the entries of `stream` behind `after`; empty: timeout, or the job ended.
 
-        Nothing is missed: a stream joins the set at `after`, and its tail moves only as entries
-        are handed to those who wait; who comes too late for them finds `is_behind`. A job that
-        ended without a word before its stream joined is found by a `look` into Redis behind that.
+        No entry is missed. A stream joins the set at `after`, and its tail moves only when its
+        entries go to the waiting readers; a reader that comes too late for them finds `is_behind`.
+        A job that ended without output before its stream joined is found by `read_now`, a read of
+        Redis that is made after the stream has joined.
         """
         future: asyncio.Future[list[OutputEntry]] = asyncio.get_running_loop().create_future()
         known = self._streams.get(stream)
@@ -86,7 +88,7 @@ class OutputHub:
             async with asyncio.timeout(timeout_s):
                 if joins:
                     await self._wake()
-                    found = await look()
+                    found = await read_now()
                     if found:
                         return found
                 return await future
@@ -106,7 +108,7 @@ class OutputHub:
             pipe.pexpire(self._nudge, 60_000)
             await pipe.execute()
         except (RedisError, OSError) as exc:
-            # The loop below meets the same trouble and starts over with the new set.
+            # The loop below meets the same problem and starts over with the new set.
             log.info("output hub could not be nudged", extra={"error": str(exc)})
 
     async def _read_all(self) -> None:
@@ -121,14 +123,14 @@ class OutputHub:
                 reply: Any = await self._blocking.xread(wanted, block=int(self.BLOCK_S * 1000))
                 pause_s = 0.0
             except (RedisError, OSError) as exc:
-                # Redis is away, restarting or failing over: the readers keep waiting, and resume.
+                # Redis is down, restarting or failing over: the readers keep waiting, and resume.
                 log.warning("output hub lost redis", extra={"error": str(exc)})
                 pause_s = min(1.0, max(0.05, pause_s * 2))
                 continue
             for name, entries in reply or []:
-                self._hand_out(name.decode(), entries)
+                self._deliver(name.decode(), entries)
 
-    def _hand_out(self, name: str, raw: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
+    def _deliver(self, name: str, raw: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
         if name == self._nudge:
             self._nudge_seen = raw[-1][0].decode()
             return
@@ -136,22 +138,22 @@ class OutputHub:
             self._ends_seen = raw[-1][0].decode()
             for _, fields in raw:
                 for job_id in fields.get(b"ids", b"").decode().split():
-                    self._send_away(self._keys.out(job_id))
+                    self._release(self._keys.out(job_id))
             return
         stream = self._streams.get(name)
         if stream is None:
             return
         stream.tail = raw[-1][0].decode()
-        entries = parse_entries(raw)
+        entries = read_entries(raw)
         for future, after in list(stream.waiters.items()):
-            fresh = [entry for entry in entries if order(entry.id) > order(after)]
+            fresh = [entry for entry in entries if entry_order(entry.id) > entry_order(after)]
             if fresh and not future.done():
                 future.set_result(fresh)
         if entries and entries[-1].kind is EntryKind.END:
             del self._streams[name]
 
-    def _send_away(self, name: str) -> None:
-        """Let those go who wait for a stream to which nothing more comes."""
+    def _release(self, name: str) -> None:
+        """End the waits for a stream that gets no more entries."""
         stream = self._streams.pop(name, None)
         for future in stream.waiters if stream is not None else ():
             if not future.done():
@@ -163,14 +165,15 @@ class OutputHub:
             del self._streams[name]
 
     async def aclose(self) -> None:
-        """Stop reading; waits in progress end empty-handed at their time limit."""
+        """Stop reading; waits in progress return nothing at their timeout."""
         self._closing = True
         if self._task is not None and not self._task.done():
-            # A nudge and not a cancel: a blocking redis-py command that was cancelled as its
-            # reply came in was seen to go on until its time limit (10 s, redis-py 8.1).
+            # A nudge and not a cancel: a blocking redis-py command that was cancelled while its
+            # reply arrived ran on until its timeout (10 s, redis-py 8.1).
             await self._wake()
             await asyncio.wait([self._task], timeout=1)
-            # Its end first: closed under its feet, it would connect once more and never close that.
+            # End it before the client is closed: otherwise it connects once more and never closes
+            # that.
             while not self._task.done():
                 self._task.cancel()
                 await asyncio.wait([self._task], timeout=0.5)

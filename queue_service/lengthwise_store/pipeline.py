@@ -1,12 +1,12 @@
-"""Runs scripts in few round trips: what is asked for at the same time travels together.
+"""Runs Lua scripts in few round trips: calls that are made at the same time travel together.
 
-`JobStore` sends every script through here. Calls of one turn of the event loop go out as one
-pipeline, at most `_TOGETHER` of them so that the server works on one while this process packs the
-next; a call that is alone leaves in the same turn. A front end under load thus needs a handful of
-connections and not one for each request (redis-py 8 refuses the 101st).
+`JobStore` sends every script through a `ScriptPipeline`. The calls of one turn of the event loop go
+out as one Redis pipeline of at most `_TOGETHER` calls, so that the server works on one while this
+process packs the next. A call that is alone is sent in the same turn. A queue service under load
+thus needs a handful of connections and not one for each request (redis-py 8 refuses the 101st).
 
 The pipeline is packed by hiredis and read without a timer for each reply: redis-py's own took 77
-us of CPU a job where this takes 15 (docs/research/experiments.md).
+us of CPU a job, this takes 15 (docs/research/experiments.md).
 """
 
 from __future__ import annotations
@@ -28,37 +28,39 @@ from lengthwise_store.redis.durability import Confirmation
 #: One script to run: its name, its keys, its arguments.
 Call = tuple[str, Sequence[str], Sequence[Any]]
 
-#: Calls of one pipeline, and pipelines under way at once. Between 8 and 32 calls no difference
-#: could be seen (docs/research/experiments.md); several under way let the server work while we
-#: pack.
-_TOGETHER, _UNDER_WAY = 16, 4
+#: Calls of one pipeline, and pipelines in flight at once. Between 8 and 32 calls no difference
+#: was measured (docs/research/experiments.md); several in flight let the server work while
+#: this process packs.
+_TOGETHER, _IN_FLIGHT = 16, 4
 
-#: A call with so many arguments keeps the server busy for long (16 ends are 100) and travels alone:
-#: two in one pipeline are answered together, and then server and caller work by turns only.
+#: A call with this many arguments keeps the server busy for long (16 completions are 100) and
+#: travels alone: two in one pipeline are answered together, so that server and caller would take
+#: turns.
 _MANY = 60
 
 
-#: Scripts that take any number of jobs: by name, how many keys and arguments all jobs share. What
-#: comes behind those is one job's, and the answer is a list with one answer a job. Naming its keys
-#: costs a script more than half of what `submit` does (docs/research/experiments.md).
+#: Scripts that take any number of jobs: by name, how many keys and arguments all jobs share. The
+#: keys and arguments behind those belong to one job each, and the reply is a list with one reply a
+#: job. Naming its keys costs a script more than half of what `submit` does
+#: (docs/research/experiments.md).
 _SHARED: Mapping[str, tuple[int, int]] = {"submit": (11, 4)}
 
 
-#: How often scripts are loaded before a call is given up: a flush may come between a load and its
-#: call, and with a flusher at full speed (tests/faults) once did so twice in a row.
+#: How often scripts are loaded before a call fails: a SCRIPT FLUSH may come between a load and its
+#: call. With a client that flushes at full speed (tests/faults) that happened twice in a row.
 _LOADS = 10
 
 
 @dataclass(slots=True)
-class _Asked:
-    """Calls of one caller, which stay together and in order; `answers` is their future."""
+class _PendingCalls:
+    """The calls of one caller, which stay together and in order, and their replies' future."""
 
     calls: Sequence[Call]
-    answers: asyncio.Future[list[Any]]
+    replies: asyncio.Future[list[Any]]
 
 
 class ScriptPipeline:
-    """See the module. Use from one event loop."""
+    """Sends the scripts of one slot together. Use it from one event loop."""
 
     def __init__(
         self,
@@ -68,14 +70,14 @@ class ScriptPipeline:
         timeout_s: float,
         confirmation: Confirmation | None = None,
     ) -> None:
-        """Nothing is opened before the first call.
+        """Open nothing before the first call.
 
         Args:
-            client: Whose connections are used; should have no `socket_timeout` of its own, which
+            client: The client whose connections are used. It should have no `socket_timeout`, which
                 would cost a timer for each reply.
             scripts: By name.
-            timeout_s: Longest that a pipeline may take, s.
-            confirmation: Asked for behind each pipeline; the answers end with what it lacks.
+            timeout_s: Longest time of one round trip, s.
+            confirmation: Asked for behind each pipeline; the replies end with what it lacks.
         """
         self._client, self._timeout_s = client, timeout_s
         self._confirmation = confirmation
@@ -83,104 +85,105 @@ class ScriptPipeline:
         self._loads = {
             name: _pack("SCRIPT", "LOAD", script.text) for name, script in scripts.items()
         }
-        self._waiting: deque[_Asked] = deque()
+        self._waiting: deque[_PendingCalls] = deque()
         self._sending: set[asyncio.Task[None]] = set()
         self._senders = 0
 
     async def run(self, calls: Sequence[Call]) -> list[Any]:
-        """What each script answers, in order; an error reply is an exception in its place.
+        """Run scripts and return their replies in order, an error reply as an exception.
 
-        Loads scripts that the server does not know. With a `confirmation`, there is one answer
-        more: None, or what is missing, in words.
+        Loads scripts that the server lacks. With a `confirmation`, there is one more reply: None,
+        or what is missing, in words.
 
         Raises:
             redis.exceptions.RedisError, OSError: The server did not answer. Some or all of the
                 calls may have been carried out.
         """
-        asked = _Asked(calls, asyncio.get_running_loop().create_future())
-        self._waiting.append(asked)
-        if self._senders < _UNDER_WAY:
+        pending = _PendingCalls(calls, asyncio.get_running_loop().create_future())
+        self._waiting.append(pending)
+        if self._senders < _IN_FLIGHT:
             self._senders += 1
-            # Runs behind everything that is ready in this turn of the loop, and so takes it along.
+            # It runs behind every task that is ready in this turn of the loop, and sends their
+            # calls.
             task = asyncio.create_task(self._send_waiting())
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)
-        return await asked.answers
+        return await pending.replies
 
     async def _send_waiting(self) -> None:
         try:
             while self._waiting:
                 await self._send(self._next_batch())
         finally:
-            # In the same turn as the look at `_waiting`: counted by a callback of the task, a call
-            # that came between the two was left lying until the next one.
+            # In the same turn as the last look at `_waiting`. When a callback of the task counted,
+            # a call that came between the two waited until the next call.
             self._senders -= 1
 
-    def _next_batch(self) -> list[_Asked]:
-        batch: list[_Asked] = []
+    def _next_batch(self) -> list[_PendingCalls]:
+        batch: list[_PendingCalls] = []
         count, alone = 0, False
         while self._waiting and not alone:
-            asked = self._waiting[0]
-            alone = any(len(args) > _MANY for _, _, args in asked.calls)
-            if batch and (alone or count + len(asked.calls) > _TOGETHER):
+            pending = self._waiting[0]
+            alone = any(len(args) > _MANY for _, _, args in pending.calls)
+            if batch and (alone or count + len(pending.calls) > _TOGETHER):
                 break
             self._waiting.popleft()
-            if not asked.answers.done():  # its caller was cancelled
-                batch.append(asked)
-                count += len(asked.calls)
+            if not pending.replies.done():  # done: its caller was cancelled
+                batch.append(pending)
+                count += len(pending.calls)
         return batch
 
-    async def _send(self, batch: Sequence[_Asked]) -> None:
+    async def _send(self, batch: Sequence[_PendingCalls]) -> None:
         if not batch:
             return
         try:
-            answers = await self._round_trip([call for asked in batch for call in asked.calls])
+            replies = await self._round_trip([call for pending in batch for call in pending.calls])
         except BaseException as exc:
-            for asked in batch:
-                if not asked.answers.done():
+            for pending in batch:
+                if not pending.replies.done():
                     if isinstance(exc, Exception):
-                        asked.answers.set_exception(exc)
+                        pending.replies.set_exception(exc)
                     else:
-                        asked.answers.cancel()
+                        pending.replies.cancel()
             if not isinstance(exc, Exception):
                 raise
             return
-        first, count = 0, sum(len(asked.calls) for asked in batch)
-        for asked in batch:
-            behind = first + len(asked.calls)
-            if not asked.answers.done():
-                asked.answers.set_result([*answers[first:behind], *answers[count:]])
+        first, count = 0, sum(len(pending.calls) for pending in batch)
+        for pending in batch:
+            behind = first + len(pending.calls)
+            if not pending.replies.done():
+                pending.replies.set_result([*replies[first:behind], *replies[count:]])
             first = behind
 
-    async def _round_trip(self, asked: Sequence[Call]) -> list[Any]:
-        calls, counts = _merged(asked)
+    async def _round_trip(self, unmerged: Sequence[Call]) -> list[Any]:
+        calls, counts = _merged(unmerged)
         packed = [_pack(*self._heads[name], len(keys), *keys, *args) for name, keys, args in calls]
         confirmation = self._confirmation
-        asks = confirmation.commands(calls[0][1][0]) if confirmation is not None else []
-        confirm = [_pack(*command) for command in asks]
+        commands = confirmation.commands(calls[0][1][0]) if confirmation is not None else []
+        confirm = [_pack(*command) for command in commands]
         pool = self._client.connection_pool
-        async with asyncio.timeout(self._timeout_s):  # it greets the server, who may be silent
+        async with asyncio.timeout(self._timeout_s):  # it may connect, to a silent server
             connection = await pool.get_connection()  # type: ignore[no-untyped-call]
 
         async def once() -> list[Any]:
             async with asyncio.timeout(self._timeout_s):
-                answers = await _exchange(connection, [*packed, *confirm])
-                confirmed = answers[len(packed) :]
-                del answers[len(packed) :]
+                replies = await _exchange(connection, [*packed, *confirm])
+                confirmed = replies[len(packed) :]
+                del replies[len(packed) :]
                 for _ in range(_LOADS):
-                    missing = [i for i, a in enumerate(answers) if isinstance(a, NoScriptError)]
+                    missing = [i for i, r in enumerate(replies) if isinstance(r, NoScriptError)]
                     if not missing:
                         break
-                    # A new server, or one that forgot: after a failover, or SCRIPT FLUSH.
+                    # The server lacks them: after a failover, or SCRIPT FLUSH.
                     loads = [self._loads[name] for name in {calls[i][0] for i in missing}]
                     resent = [packed[i] for i in missing]
                     again = await _exchange(connection, [*loads, *resent, *confirm])
                     del again[: len(loads)]
-                    for i, answer in zip(missing, again, strict=False):
-                        answers[i] = answer
+                    for i, reply in zip(missing, again, strict=False):
+                        replies[i] = reply
                     confirmed = again[len(missing) :]
-            answers = _parted(calls, counts, answers)
-            return answers if confirmation is None else [*answers, confirmation.missing(confirmed)]
+            replies = _split(calls, counts, replies)
+            return replies if confirmation is None else [*replies, confirmation.missing(confirmed)]
 
         try:
             retried = connection.retry.call_with_retry(once, lambda _: connection.disconnect())
@@ -189,18 +192,19 @@ class ScriptPipeline:
             await pool.release(connection)
 
     async def aclose(self) -> None:
-        """Give up what is under way; the connections are the client's to close."""
+        """Cancel the round trips in flight; the caller closes the client."""
         for task in list(self._sending):
             task.cancel()
-        for asked in self._waiting:
-            asked.answers.cancel()
+        for pending in self._waiting:
+            pending.replies.cancel()
         await asyncio.gather(*self._sending, return_exceptions=True)
 
 
 def _merged(calls: Sequence[Call]) -> tuple[list[Call], list[int]]:
-    """The calls, those of a script for many jobs as one where they follow each other.
+    """Merge calls of a script for many jobs that follow each other.
 
-    And how many of them each is.
+    Returns:
+        The merged calls, and how many calls each of them was.
     """
     merged: list[tuple[str, list[str], list[Any]]] = []
     counts: list[int] = []
@@ -222,33 +226,33 @@ def _merged(calls: Sequence[Call]) -> tuple[list[Call], list[int]]:
     return list(merged), counts
 
 
-def _parted(calls: Sequence[Call], counts: Sequence[int], answers: Sequence[Any]) -> list[Any]:
-    """The answers to merged calls, one for each of those that they were."""
-    parted: list[Any] = []
-    for (name, _, _), count, answer in zip(calls, counts, answers, strict=True):
-        if isinstance(answer, Exception) or name not in _SHARED:
-            parted += [answer] * count
+def _split(calls: Sequence[Call], counts: Sequence[int], replies: Sequence[Any]) -> list[Any]:
+    """Split the replies to merged calls into one for each original call."""
+    split: list[Any] = []
+    for (name, _, _), count, reply in zip(calls, counts, replies, strict=True):
+        if isinstance(reply, Exception) or name not in _SHARED:
+            split += [reply] * count
         else:
-            parted += [_error(one) if one[0] == b"error" else one for one in answer]
-    return parted
+            split += [_error(one) if one[0] == b"error" else one for one in reply]
+    return split
 
 
-def _error(answer: Sequence[bytes]) -> ResponseError:
-    return ResponseError(answer[1].decode(errors="replace"))
+def _error(reply: Sequence[bytes]) -> ResponseError:
+    return ResponseError(reply[1].decode(errors="replace"))
 
 
 def _pack(*parts: Any) -> bytes:
-    # Its stub allows one part only.
+    # The stub of pack_command allows one part only.
     return cast(bytes, hiredis.pack_command(cast(Any, parts)))
 
 
 async def _exchange(connection: AbstractConnection, packed: Sequence[bytes]) -> list[Any]:
     """Send packed commands, and read a reply to each; an error reply is an exception."""
     await connection.send_packed_command(packed)
-    answers: list[Any] = []
+    replies: list[Any] = []
     for _ in packed:
         try:
-            answers.append(await connection.read_response())
+            replies.append(await connection.read_response())
         except ResponseError as exc:
-            answers.append(exc)
-    return answers
+            replies.append(exc)
+    return replies

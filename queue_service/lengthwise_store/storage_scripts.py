@@ -1,6 +1,7 @@
-"""The Lua scripts of files, batches and responses: what the system keeps beside jobs.
+"""Runs the Lua scripts of files, batches and responses, which are stored beside jobs.
 
-They move no job, so they are none of `scripts`'s events. Called by the stores of those things.
+They move no job, so they are not among the events of lua_loader.py. Called by the stores of files,
+batches and responses.
 """
 
 from __future__ import annotations
@@ -11,20 +12,20 @@ from typing import Any
 
 from lengthwise_store.redis.errors import reaching_redis
 
-#: Waits until what was written beside some keys is as safe as was promised.
+#: Waits until the writes beside some keys are as durable as configured.
 Confirm = Callable[..., Awaitable[None]]
 
 
-async def at_once(*keys: str) -> None:
-    """A `Confirm` that promises nothing: what Redis has accepted is good enough."""
+async def without_confirmation(*keys: str) -> None:
+    """Confirm nothing: it is enough that Redis accepted the write."""
 
 
 class StorageScript:
-    """One script of this package, ready to run; it loads itself where the server has lost it.
+    """One script of this package, ready to run; it is loaded again when the server lacks it.
 
     Args:
         client: An asyncio client of redis-py.
-        name: Folder and name: "batches/open" is batches/lua/open.lua; "clock" is lua/clock.lua.
+        name: Folder and name: "batches/open" is batches/lua/open.lua, "clock" is lua/clock.lua.
     """
 
     def __init__(self, client: Any, name: str) -> None:
@@ -34,7 +35,7 @@ class StorageScript:
         self._script = client.register_script(text)
 
     async def __call__(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """Run it.
+        """Run the script and return its reply.
 
         Raises:
             StoreUnavailable: Redis does not answer.

@@ -1,43 +1,46 @@
-"""The record of finished requests that a queue may be set to keep, for training; see `record_rows`.
+"""The training log: (request, length) of finished jobs, if a queue is set to keep them.
 
-A stream beside the line, bounded in rows and in age. It is no part of a job's life: the worker
-writes to it after a job has ended, and what a crash loses of it is lost.
+See `QueueSettings.record_rows`. The rows are a stream beside the queue, bounded in number and in
+age. It is no part of a job's life: the worker appends to it after a job has ended, and a crash may
+lose what is not written yet. Read by `lengthwise collect --from-queue`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from lengthwise_store.codec import read_clock_ms
+from lengthwise_store.base import StoreBase
+from lengthwise_store.codec.queues import read_clock_ms
 from lengthwise_store.keys import QueueKeys
-from lengthwise_store.redis.connections import Connections
 from lengthwise_store.redis.errors import read
 
 
-class RedisRecord:
-    """The record's part of `JobStore`."""
+class TrainingLog(StoreBase):
+    """The methods of `JobStore` for the training log."""
 
-    _connections: Connections
-
-    async def record(self, queue: str, rows: Sequence[bytes], *, most: int, ttl_ms: int) -> None:
-        """Keep rows, and let go of those beyond `most` and of those older than `ttl_ms`."""
+    async def append_training_rows(
+        self, queue: str, rows: Sequence[bytes], *, most: int, ttl_ms: int
+    ) -> None:
+        """Append rows, and delete those beyond `most` and those older than `ttl_ms`."""
         key = QueueKeys(queue).record
         client = self._connections.of(key)
         now_ms = read_clock_ms(await read(client.time()))
         pipe = client.pipeline(transaction=False)
         for row in rows:
             pipe.xadd(key, {"row": row})
-        # Exactly, for these are prompts: about would be up to a hundred more. It is once a second.
+        # Exactly, not about: these are prompts, and "about" keeps up to a hundred more. It runs
+        # once a second.
         pipe.xtrim(key, maxlen=most, approximate=False)
         pipe.xtrim(key, minid=str(max(0, int(now_ms) - ttl_ms)), approximate=False)
         pipe.pexpire(key, ttl_ms)
         await read(pipe.execute())
 
-    async def recorded(
+    async def training_rows(
         self, queue: str, *, after: str = "0-0", limit: int = 500
     ) -> list[tuple[str, bytes]]:
-        """Rows of the record behind a cursor, the oldest first, each with its cursor."""
+        """Return the rows behind a cursor, the oldest first, each with its cursor."""
         key = QueueKeys(queue).record
         found = await read(self._connections.of(key).xrange(key, min=f"({after}", count=limit))
         return [
@@ -45,7 +48,51 @@ class RedisRecord:
             for one, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", cast("Any", found))
         ]
 
-    async def forget_record(self, queue: str) -> None:
-        """Delete the record."""
+    async def delete_training_rows(self, queue: str) -> None:
+        """Delete the training log of a queue."""
         key = QueueKeys(queue).record
         await read(self._connections.of(key).unlink(key))
+
+
+def read_request(body: bytes | None) -> dict[str, Any] | None:
+    """Read the request from a job's body; None: there is none, or it is no JSON object."""
+    if body is None:
+        return None
+    try:
+        request = json.loads(body)
+    except ValueError:
+        return None
+    return request if isinstance(request, dict) else None
+
+
+def length_row(
+    job_id: str,
+    queue: str,
+    request: Mapping[str, Any],
+    *,
+    output_tokens: int | None,
+    prompt_tokens: int | None,
+) -> dict[str, Any] | None:
+    """Make the row of a job that succeeded; None: it has no length of one answer, or no text.
+
+    An answer that is as long as its request allowed is marked `censored`: its real length is
+    unknown.
+    """
+    if not output_tokens or request.get("n") not in (None, 1):
+        return None  # the tokens of several answers are counted together
+    if isinstance(request.get("messages"), list):
+        asked: dict[str, Any] = {"messages": request["messages"]}
+    elif isinstance(request.get("prompt"), str):
+        asked = {"prompt": request["prompt"]}
+    else:
+        return None
+    cap = request.get("max_completion_tokens") or request.get("max_tokens")
+    return {
+        "id": job_id,
+        "source": f"queue/{queue}",
+        "model": queue,
+        **asked,
+        "output_tokens": output_tokens,
+        "censored": isinstance(cap, int) and output_tokens >= cap,
+        "prompt_tokens": prompt_tokens,
+    }

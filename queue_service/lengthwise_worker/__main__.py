@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from lengthwise_contract.logs import set_up
 from lengthwise_store.errors import StoreUnavailable, StoreUnfit
-from lengthwise_store.store import JobStore, StoreSettings
+from lengthwise_store.settings import StoreSettings
+from lengthwise_store.store import JobStore
 from lengthwise_worker.engines import open_engine
 from lengthwise_worker.errors import BadSettings
 from lengthwise_worker.metrics import Metrics, MetricsServer
@@ -54,7 +55,7 @@ async def _serve(settings: Settings) -> None:
     metrics = Metrics()
 
     def open_store() -> JobStore:
-        return JobStore(settings.redis_access(), times, on_unconfirmed=metrics.unconfirmed.inc)
+        return JobStore(settings.redis_address(), times, on_unconfirmed=metrics.unconfirmed.inc)
 
     await _refuse_unfit(open_store())
     worker = Worker(settings, open_engine(settings), open_store, metrics)

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from lengthwise_contract.states import JobState
-from lengthwise_store.jobs import Claim, Ending
+from lengthwise_store.jobs import Claim, Completion
 from lengthwise_store.store import JobStore
 
 #: Jobs of one round trip: half of the slots, within these. Eight cost Redis a tenth more a job, 32
@@ -51,12 +51,12 @@ class CompletionBatcher:
         self.store = store
         self._queue, self._worker_id = queue, worker_id
         self._may_claim, self._begin = may_claim, begin
-        self._waiting: list[tuple[Ending, asyncio.Future[JobState | None], bool]] = []
+        self._waiting: list[tuple[Completion, asyncio.Future[JobState | None], bool]] = []
         self._together = min(_MOST, max(_LEAST, slots // 2))
         self._sending: set[asyncio.Task[None]] = set()
         self._senders = 0
 
-    async def end(self, ending: Ending, *, claim: bool) -> JobState | None:
+    async def end(self, ending: Completion, *, claim: bool) -> JobState | None:
         """Report the end of a claim; the job's state afterwards, None: the lease was lost.
 
         Args:
@@ -87,7 +87,7 @@ class CompletionBatcher:
             self._senders -= 1  # in the turn of the last look: what ends in the next is seen
 
     async def _send(
-        self, batch: Sequence[tuple[Ending, asyncio.Future[JobState | None], bool]]
+        self, batch: Sequence[tuple[Completion, asyncio.Future[JobState | None], bool]]
     ) -> None:
         wanted = sum(claim for _, _, claim in batch) if self._may_claim() else 0
         try:

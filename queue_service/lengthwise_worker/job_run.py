@@ -17,7 +17,7 @@ from enum import StrEnum
 from lengthwise_contract.jobs import JobError
 from lengthwise_contract.states import JobState
 from lengthwise_store.errors import StoreUnavailable
-from lengthwise_store.jobs import Claim, Ending, LeaseState, Outcome, OutcomeKind
+from lengthwise_store.jobs import Claim, Completion, LeaseState, Outcome, OutcomeKind
 from lengthwise_worker.backoff import Backoff, StoreLink
 from lengthwise_worker.completion_batcher import CompletionBatcher
 from lengthwise_worker.engines.base import Engine, EngineResponse
@@ -231,7 +231,7 @@ class JobRun:
 
     async def _finish(self, outcome: Outcome, chunks: list[bytes]) -> None:
         context = self._context
-        ending, first = Ending(lease=self.claim.lease, outcome=outcome, chunks=chunks), True
+        ending, first = Completion(lease=self.claim.lease, outcome=outcome, chunks=chunks), True
         while True:
             try:
                 state = await self._endings.end(ending, claim=first)

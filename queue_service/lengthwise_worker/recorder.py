@@ -15,7 +15,7 @@ from collections import deque
 from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.jobs import Claim, Outcome
 from lengthwise_store.store import JobStore
-from lengthwise_store.training_rows import length_row, read_request
+from lengthwise_store.training_log import length_row, read_request
 
 log = logging.getLogger(__name__)
 
@@ -91,13 +91,13 @@ class Recorder:
         if before and not self._most:
             self._rows.clear()
             # What was written since it was turned off must not stay behind.
-            await store.forget_record(self._queue)
+            await store.delete_training_rows(self._queue)
         self.looked.set()
 
     async def _write(self, store: JobStore) -> None:
         if not self._rows or not self._most:
             return
         rows = list(self._rows)
-        await store.record(self._queue, rows, most=self._most, ttl_ms=self._ttl_ms)
+        await store.append_training_rows(self._queue, rows, most=self._most, ttl_ms=self._ttl_ms)
         for _ in rows:
             self._rows.popleft()

@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from lengthwise_store.errors import StoreUnavailable
-from lengthwise_store.jobs import Claim, Mode
+from lengthwise_store.jobs import Claim
+from lengthwise_store.queues import Mode
 from lengthwise_store.store import JobStore
 from lengthwise_worker.backoff import Backoff, StoreLink
 from lengthwise_worker.batching import Batching, BatchingMode

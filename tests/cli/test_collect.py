@@ -311,7 +311,7 @@ def test_the_queues_own_record_is_read_from_its_beginning_once_and_gone_on_with(
         try:
             await store.put_queue(MODEL, QueueSettings(record_rows=keep))
             lines = [recorded(name, 7) for name in names]
-            await store.record(MODEL, lines, most=5000, ttl_ms=600_000)
+            await store.append_training_rows(MODEL, lines, most=5000, ttl_ms=600_000)
         finally:
             await store.aclose()
 

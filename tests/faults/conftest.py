@@ -23,8 +23,9 @@ from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.queue_views import WorkerView
 from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.jobs import NewJob, Outcome, OutcomeKind
-from lengthwise_store.redis.access import Access
-from lengthwise_store.store import JobStore, StoreSettings
+from lengthwise_store.redis.settings import RedisAddress
+from lengthwise_store.settings import StoreSettings
+from lengthwise_store.store import JobStore
 
 #: No test waits longer than this for what it expects, s.
 PATIENCE_S = 30.0
@@ -242,7 +243,7 @@ class Line:
 
     queue = "org/model-1"
 
-    def __init__(self, redis_at: str | Access, settings: StoreSettings | None = None) -> None:
+    def __init__(self, redis_at: str | RedisAddress, settings: StoreSettings | None = None) -> None:
         self.store = JobStore(redis_at, settings)
         self._count = 0
 
@@ -301,7 +302,7 @@ def on() -> Callable[..., None]:
     """Runs the async body of a test with a `Line` on some Redis, its queue made."""
 
     def run(
-        redis_at: str | Access,
+        redis_at: str | RedisAddress,
         test: Callable[[Line], Awaitable[None]],
         settings: StoreSettings | None = None,
     ) -> None:

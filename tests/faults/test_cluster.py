@@ -11,13 +11,15 @@ from redis.exceptions import RedisError
 
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.states import JobState
-from lengthwise_store.batches.store import BatchStatus, BatchStore, OpenLine, Place, Result
+from lengthwise_store.batches.batch import BatchStatus, LineResult, OpenLine, Place
+from lengthwise_store.batches.store import BatchStore
 from lengthwise_store.errors import NotConfirmed, StoreUnavailable
 from lengthwise_store.files.store import BLOCK_BYTES, FileLimits, FileStore
 from lengthwise_store.redis.durability import Durability
 from lengthwise_store.responses.record import ResponseRecord
 from lengthwise_store.responses.store import ResponseStore
-from lengthwise_store.store import JobStore, StoreSettings
+from lengthwise_store.settings import StoreSettings
+from lengthwise_store.store import JobStore
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Line, Servers
@@ -38,7 +40,7 @@ def test_a_queues_whole_life_works_on_a_cluster(servers: Servers, on: On) -> Non
         position = await store.position(q, first)
         assert position is not None
         assert position.ahead == 0
-        assert [job.id for job in (await store.line(q, 10)).waiting] == [first]
+        assert [job.id for job in (await store.snapshot(q, 10)).waiting] == [first]
         assert await store.wait_for_work(q, 5) is True
         reader = asyncio.create_task(store.wait_output(q, first, timeout_s=10))
         [claim] = await store.claim(q, worker_id="w", count=5)
@@ -163,15 +165,15 @@ def test_files_batches_and_responses_work_on_a_cluster(servers: Servers, on: On)
             output_ttl_ms=60_000,
         )
         assert await batches.take() == "batch_1"
-        _, batch = await batches.seize("batch_1", "a")
+        _, batch = await batches.acquire("batch_1", "a")
         assert batch is not None
         assert await batches.move(batch, "a", BatchStatus.IN_PROGRESS, total=1)
         batch = await batches.get("t", "batch_1")
         assert batch is not None
         one = OpenLine(place=Place(1, 0, 0), custom_id="one")
         await batches.open(batch, "a", Place(2, 0, 10), [one])
-        done = Result(line=1, file="out", text=b"x", input_tokens=1, output_tokens=1)
-        assert await batches.settle(batch, "a", [done]) == (1, 0)
+        done = LineResult(line=1, file="out", text=b"x", input_tokens=1, output_tokens=1)
+        assert await batches.write_results(batch, "a", [done]) == (1, 0)
         await batches.beat("batch_1", "a")
         assert [b.id for b in (await batches.page("t", after=None, limit=5))[0]] == ["batch_1"]
         await batches.end("batch_1")

@@ -16,7 +16,8 @@ from lengthwise_contract.states import JobState
 from lengthwise_store.errors import NotConfirmed, StoreUnavailable, StoreUnfit
 from lengthwise_store.jobs import Accepted
 from lengthwise_store.redis.durability import Durability
-from lengthwise_store.store import JobStore, StoreSettings
+from lengthwise_store.settings import StoreSettings
+from lengthwise_store.store import JobStore
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Line, Servers

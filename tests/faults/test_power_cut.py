@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lengthwise_store.redis.durability import Durability
-from lengthwise_store.store import StoreSettings
+from lengthwise_store.settings import StoreSettings
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Line, Server, Servers

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lengthwise_store.errors import StoreUnavailable
-from lengthwise_store.redis.access import Access
-from lengthwise_store.store import JobStore, StoreSettings
+from lengthwise_store.redis.settings import RedisAddress
+from lengthwise_store.settings import StoreSettings
+from lengthwise_store.store import JobStore
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Line, Server, Servers
@@ -33,7 +34,7 @@ def test_a_stranger_that_answers_in_rediss_place_is_unavailable() -> None:
 
         async with await asyncio.start_server(http, "127.0.0.1", 0) as stranger:
             port = stranger.sockets[0].getsockname()[1]
-            store = JobStore(Access.parse(f"redis://:secret@127.0.0.1:{port}/0"))
+            store = JobStore(RedisAddress.parse(f"redis://:secret@127.0.0.1:{port}/0"))
             with pytest.raises(StoreUnavailable, match="not what answers at its address"):
                 await store.queues()
             await store.aclose()

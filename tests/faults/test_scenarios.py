@@ -22,7 +22,8 @@ from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.jobs import Accepted, LeaseState
 from lengthwise_store.keys import QUEUES, QueueKeys
 from lengthwise_store.lua_loader import load_all
-from lengthwise_store.store import JobStore, StoreSettings
+from lengthwise_store.settings import StoreSettings
+from lengthwise_store.store import JobStore
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Line, Servers
@@ -35,7 +36,8 @@ SHORT = StoreSettings(lease_ms=400, tick_ms=50)
 DOOMED = """
     import asyncio, os, signal, sys
     from lengthwise_store.jobs import Outcome, OutcomeKind
-    from lengthwise_store.store import JobStore, StoreSettings
+    from lengthwise_store.store import JobStore
+    from lengthwise_store.settings import StoreSettings
 
     def die_at(place):
         if place == sys.argv[2]:

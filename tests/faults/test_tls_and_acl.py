@@ -16,7 +16,7 @@ import trustme
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_lab.chaos.system.proxy import Proxy
 from lengthwise_store.errors import StoreUnavailable
-from lengthwise_store.redis.access import Access, Secret, Tls, TlsVerify
+from lengthwise_store.redis.settings import RedisAddress, Secret, Tls, TlsVerify
 from lengthwise_store.store import JobStore
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def test_the_documented_user_can_do_all_that_a_queue_needs_and_nothing_else(
     server = servers.start(appendonly="yes")
     since_7_2 = () if server.has_waitaof else ("+client|setinfo", "+waitaof")
     server.ask(*(word for word in documented() if word not in since_7_2))
-    access = Access.parse(server.url, username="lengthwise", password=Secret(value="hunter2"))
+    access = RedisAddress.parse(server.url, username="lengthwise", password=Secret(value="hunter2"))
 
     async def body(line: Line) -> None:
         store, q = line.store, line.queue
@@ -55,7 +55,7 @@ def test_the_documented_user_can_do_all_that_a_queue_needs_and_nothing_else(
         assert await store.wait_for_work(q, 5) is True
         await store.cancellations(q, 0.1)
         await store.position(q, first)
-        await store.line(q, 10)
+        await store.snapshot(q, 10)
         await store.jobs(q, "default")
         await store.waiting_lengths(q)
         assert await line.serve() == [first]
@@ -97,7 +97,7 @@ def test_a_wrong_password_is_unavailable_and_is_not_repeated(servers: Servers) -
     server.ask("ACL", "SETUSER", "u", "on", ">right", "~*", "+@all")
 
     async def body() -> None:
-        access = Access.parse(server.url, username="u", password=Secret(value="hunter2"))
+        access = RedisAddress.parse(server.url, username="u", password=Secret(value="hunter2"))
         store = JobStore(access)
         with pytest.raises(StoreUnavailable, match="refused the credentials") as raised:
             await store.queues()
@@ -114,7 +114,7 @@ def test_a_rotated_password_is_taken_up_without_a_restart(
     server.ask("ACL", "SETUSER", "u", "on", ">old", "~*", "&*", "+@all")
     file = tmp_path / "password"
     file.write_text("old\n")
-    access = Access.parse(server.url, username="u", password=Secret(file=file))
+    access = RedisAddress.parse(server.url, username="u", password=Secret(file=file))
 
     async def body(line: Line) -> None:
         await line.submit()
@@ -165,7 +165,7 @@ class TlsEnd:
 
 
 async def works(end: TlsEnd, tls: Tls) -> bool:
-    store = JobStore(Access.parse(await end.listen(), tls=tls))
+    store = JobStore(RedisAddress.parse(await end.listen(), tls=tls))
     try:
         await store.put_queue("m", QueueSettings())
         return [q.name for q in await store.queues()] == ["m"]

@@ -22,7 +22,7 @@ import pytest
 import trustme
 
 from lengthwise_store.errors import StoreUnavailable
-from lengthwise_store.redis.access import Access, Tls
+from lengthwise_store.redis.settings import RedisAddress, Tls
 from lengthwise_store.store import JobStore
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def test_sentinels_and_whom_they_name_are_spoken_to_over_tls(
         assert replica.ask("ROLE")[0] == "master"
         assert fronts.over_tls[replica_front] > 0
 
-    on(Access.parse(_secretly(url), tls=fronts.tls), body)
+    on(RedisAddress.parse(_secretly(url), tls=fronts.tls), body)
 
 
 def test_every_node_of_a_cluster_is_spoken_to_over_tls(
@@ -214,7 +214,7 @@ def test_every_node_of_a_cluster_is_spoken_to_over_tls(
         return front_of[port]
 
     nodes, url = servers.cluster(replicas=3, announced=announced)
-    access = Access.parse(_secretly(url), tls=fronts.tls)
+    access = RedisAddress.parse(_secretly(url), tls=fronts.tls)
 
     async def body(line: Line) -> None:
         key = f"lw:{{{line.queue}}}:meta"
@@ -239,7 +239,7 @@ def test_a_cluster_node_is_left_alone_that_nobody_vouches_for(
     tls = Tls(ca_file=stranger, cert_file=fronts.tls.cert_file, key_file=fronts.tls.key_file)
 
     async def body() -> None:
-        store = JobStore(Access.parse(_secretly(url), tls=tls))
+        store = JobStore(RedisAddress.parse(_secretly(url), tls=tls))
         with pytest.raises(StoreUnavailable):
             async with asyncio.timeout(60):
                 await store.queues()

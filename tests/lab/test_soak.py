@@ -10,7 +10,8 @@ import pytest
 from lengthwise_lab.soak.run import QUEUE, soak
 from lengthwise_store.jobs import NewJob, Submitted
 from lengthwise_store.keys import QueueKeys
-from lengthwise_store.store import JobStore, StoreSettings
+from lengthwise_store.settings import StoreSettings
+from lengthwise_store.store import JobStore
 
 #: Lives short enough for a test.
 TIMES = StoreSettings(

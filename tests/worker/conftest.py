@@ -16,7 +16,8 @@ import pytest
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.states import JobState
 from lengthwise_store.jobs import Accepted, EntryKind, Job, NewJob, OutputEntry
-from lengthwise_store.store import JobStore, StoreSettings
+from lengthwise_store.settings import StoreSettings
+from lengthwise_store.store import JobStore
 from lengthwise_worker.engines import open_engine
 from lengthwise_worker.engines.simulated.batch import SimulatedBatch
 from lengthwise_worker.engines.simulated.embedded import SimulatedServer

@@ -11,7 +11,7 @@ import redis.asyncio as redis
 
 from lengthwise_contract.states import JobState
 from lengthwise_store.errors import StoreUnavailable
-from lengthwise_store.jobs import Claim, Ending, Outcome, OutcomeKind
+from lengthwise_store.jobs import Claim, Completion, Outcome, OutcomeKind
 from lengthwise_store.store import JobStore
 from lengthwise_worker.completion_batcher import CompletionBatcher
 
@@ -46,7 +46,10 @@ class Desk:
         """End all of them in one turn of the loop."""
         outcome = Outcome(kind=OutcomeKind.OK, output_tokens=1)
         return await asyncio.gather(
-            *(self.endings.end(Ending(lease=c.lease, outcome=outcome), claim=claim) for c in claims)
+            *(
+                self.endings.end(Completion(lease=c.lease, outcome=outcome), claim=claim)
+                for c in claims
+            )
         )
 
 
@@ -99,12 +102,12 @@ class Counted(JobStore):
         self.sizes: list[int] = []
         self.most = self._now_under_way = 0
 
-    async def finish_all(self, queue: str, endings: Sequence[Ending], **more: Any) -> Any:
-        self.sizes.append(len(endings))
+    async def finish_all(self, queue: str, completions: Sequence[Completion], **more: Any) -> Any:
+        self.sizes.append(len(completions))
         self._now_under_way += 1
         self.most = max(self.most, self._now_under_way)
         try:
-            return await super().finish_all(queue, endings, **more)
+            return await super().finish_all(queue, completions, **more)
         finally:
             self._now_under_way -= 1
 
@@ -156,9 +159,14 @@ def test_every_job_hears_that_the_store_is_away(rig: Rig) -> None:
         outcome = Outcome(kind=OutcomeKind.OK)
         with pytest.raises(StoreUnavailable):
             async with asyncio.timeout(30):
-                await desk.endings.end(Ending(lease=claims[0].lease, outcome=outcome), claim=True)
+                await desk.endings.end(
+                    Completion(lease=claims[0].lease, outcome=outcome), claim=True
+                )
         answers = await asyncio.gather(
-            *(desk.endings.end(Ending(lease=c.lease, outcome=outcome), claim=True) for c in claims),
+            *(
+                desk.endings.end(Completion(lease=c.lease, outcome=outcome), claim=True)
+                for c in claims
+            ),
             return_exceptions=True,
         )
         assert [type(a) for a in answers] == [StoreUnavailable] * 3

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from lengthwise_contract.states import JobState
 from lengthwise_store.jobs import EntryKind, Lease, LeaseState
 from lengthwise_store.keys import QueueKeys
-from lengthwise_store.store import JobStore, StoreSettings
+from lengthwise_store.settings import StoreSettings
+from lengthwise_store.store import JobStore
 
 if TYPE_CHECKING:
     from tests.worker.conftest import Rig

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 async def kept(rig: Rig) -> list[dict[str, Any]]:
-    return [json.loads(row) for _, row in await rig.store.recorded(rig.queue)]
+    return [json.loads(row) for _, row in await rig.store.training_rows(rig.queue)]
 
 
 def test_answers_are_kept_with_their_requests_where_the_queue_is_set_to(rig: Rig) -> None:
@@ -85,7 +85,7 @@ def test_rows_that_wait_when_the_worker_ends_are_written(rig: Rig) -> None:
 def test_turning_it_off_deletes_what_was_kept(rig: Rig) -> None:
     async def body() -> None:
         await rig.store.put_queue(rig.queue, QueueSettings(record_rows=100))
-        await rig.store.record(rig.queue, [b'{"id": "a"}'], most=100, ttl_ms=60_000)
+        await rig.store.append_training_rows(rig.queue, [b'{"id": "a"}'], most=100, ttl_ms=60_000)
         await rig.store.put_queue(rig.queue, QueueSettings(record_rows=50))
         assert len(await kept(rig)) == 1
         await rig.store.put_queue(rig.queue, QueueSettings())
@@ -100,7 +100,9 @@ def test_a_worker_that_learns_of_it_late_deletes_what_it_wrote_meanwhile(rig: Ri
         await rig.store.put_queue(rig.queue, QueueSettings(record_rows=100))
         await recorder._look(rig.store)
         await rig.store.put_queue(rig.queue, QueueSettings())
-        await rig.store.record(rig.queue, [b'{"id": "late"}'], most=100, ttl_ms=60_000)
+        await rig.store.append_training_rows(
+            rig.queue, [b'{"id": "late"}'], most=100, ttl_ms=60_000
+        )
         await recorder._look(rig.store)
         assert await kept(rig) == []
 
@@ -110,18 +112,18 @@ def test_a_worker_that_learns_of_it_late_deletes_what_it_wrote_meanwhile(rig: Ri
 def test_the_record_is_bounded_in_rows_and_in_age(rig: Rig) -> None:
     async def body() -> None:
         rows = [b"%d" % i for i in range(1000)]
-        await rig.store.record(rig.queue, rows, most=200, ttl_ms=60_000)
-        found = await rig.store.recorded(rig.queue, limit=1000)
+        await rig.store.append_training_rows(rig.queue, rows, most=200, ttl_ms=60_000)
+        found = await rig.store.training_rows(rig.queue, limit=1000)
         assert [row for _, row in found] == rows[-200:]
         key = QueueKeys(rig.queue).record
         assert 0 < await rig.store.client.pttl(key) <= 60_000
         last = found[-1][0]
-        assert await rig.store.recorded(rig.queue, after=last) == []
+        assert await rig.store.training_rows(rig.queue, after=last) == []
         async with asyncio.timeout(10):
-            while (await rig.store.recorded(rig.queue)) and (
-                await rig.store.recorded(rig.queue, limit=1)
+            while (await rig.store.training_rows(rig.queue)) and (
+                await rig.store.training_rows(rig.queue, limit=1)
             )[0][0] <= last:
-                await rig.store.record(rig.queue, [b"new"], most=200, ttl_ms=1)
+                await rig.store.append_training_rows(rig.queue, [b"new"], most=200, ttl_ms=1)
 
     rig.run(body)
 
@@ -130,7 +132,7 @@ def test_the_record_is_bounded_in_rows_and_in_age(rig: Rig) -> None:
     "body", [b"no JSON", b"[1]", b'{"n": 2, "prompt": "a"}', b'{"input": "a"}'], ids=str
 )
 def test_a_request_without_one_answer_to_a_text_is_no_row(body: bytes) -> None:
-    from lengthwise_store.training_rows import length_row, read_request
+    from lengthwise_store.training_log import length_row, read_request
 
     request = read_request(body) or {}
     assert length_row("j", "q", request, output_tokens=3, prompt_tokens=1) is None

@@ -10,8 +10,9 @@ import pytest
 
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.states import JobState
-from lengthwise_store.jobs import Claim, EntryKind, Lease, Mode, OutputEntry, QueueStats
+from lengthwise_store.jobs import Claim, EntryKind, Lease, OutputEntry
 from lengthwise_store.keys import QueueKeys
+from lengthwise_store.queues import Mode, QueueStats
 from lengthwise_store.store import JobStore
 from lengthwise_worker.engines import open_engine
 from lengthwise_worker.engines.simulated.batch import Faults

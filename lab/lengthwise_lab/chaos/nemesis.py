@@ -14,7 +14,7 @@ from lengthwise_lab.chaos.faults import Fault, Kind
 from lengthwise_lab.chaos.history import History
 from lengthwise_lab.chaos.system.processes import QUEUE, Process, System
 from lengthwise_store.errors import StoreUnavailable
-from lengthwise_store.jobs import Mode
+from lengthwise_store.queues import Mode
 from lengthwise_store.store import JobStore
 
 #: So many jobs may be handed in while a fault that was due before them has not begun.
@@ -71,7 +71,7 @@ class Nemesis:
             try:
                 told = await self._acts()[fault.kind](fault)
             except (RedisError, OSError, StoreUnavailable) as exc:
-                # The server was not fit for it just then: said so, and not counted.
+                # The server was not fit for it just then: entry_text so, and not counted.
                 self._history.write("fault", "fail", kind=fault.kind, at=fault.at, why=repr(exc))
                 await asyncio.sleep(_AGAIN_S)
             else:

@@ -22,7 +22,8 @@ from lengthwise_queue.prediction.accuracy import coverage
 from lengthwise_queue.scheduling import pricing
 from lengthwise_queue.scheduling.snapshot import MAX_AGE_S, QueueCache, QueueSnapshot
 from lengthwise_store.jobs import Accepted, Claim, NewJob, Outcome, OutcomeKind
-from lengthwise_store.store import JobStore, StoreSettings
+from lengthwise_store.settings import StoreSettings
+from lengthwise_store.store import JobStore
 
 #: Where the made-up clock begins, ms since the epoch. Real ones would do as well.
 _EPOCH_MS = 1_700_000_000_000.0
@@ -218,7 +219,7 @@ class _Run:
                 answered=self._answered,
                 fallback=snapshot.stats.fallback,
                 rank_accuracy=quality.rank_accuracy(answers),
-                coverage=coverage((a.said, a) for a in answers if a.said is not None),
+                coverage=coverage((a.calibrated, a) for a in answers if a.calibrated is not None),
                 raw_coverage=coverage((a.raw, a) for a in answers if a.raw is not None),
                 calibration_factor=snapshot.newest_calibration.factor,
             )

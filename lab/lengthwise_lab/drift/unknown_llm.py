@@ -21,7 +21,7 @@ from lengthwise_lab.loadtest.measures import tau_b
 from lengthwise_queue.prediction.accuracy import coverage
 from lengthwise_queue.prediction.calibration import shape_of
 from lengthwise_queue.prediction.calibration_fit import fit
-from lengthwise_store.jobs import Answer, Quantiles
+from lengthwise_store.prediction_record import MeasuredAnswer, Quantiles
 
 #: Ends of the windows that are reported, answers.
 STEPS = (100, 250, 500, 1000, 2000, 4000)
@@ -101,7 +101,7 @@ def measure(
         predict: Prompt and name of the LLM -> p10, p50 and p90, tokens.
         bag_of_words: Fitted on the first, the lengths of the second, tokens.
     """
-    answers: list[Answer] = []
+    answers: list[MeasuredAnswer] = []
     calibrated: list[Quantiles] = []
     for one in asked:
         raw = predict(one.prompt, _UNKNOWN_LLM)
@@ -111,11 +111,11 @@ def measure(
         said = fitted.quantiles(raw, shape)
         calibrated.append(said)
         answers.append(
-            Answer(
+            MeasuredAnswer(
                 tokens=one.tokens,
                 priced=said[1],
                 raw=raw,
-                said=said,
+                calibrated=said,
                 predictor="v",
                 max_tokens=one.cap,
                 shape=shape,
@@ -129,10 +129,10 @@ def measure(
     return windows
 
 
-def _window(answers: Sequence[Answer], first: int, rival: list[float] | None) -> Window:
+def _window(answers: Sequence[MeasuredAnswer], first: int, rival: list[float] | None) -> Window:
     real = [float(a.tokens) for a in answers]
     raw = [a.raw[1] for a in answers if a.raw is not None]
-    said = [a.said[1] for a in answers if a.said is not None]
+    said = [a.calibrated[1] for a in answers if a.calibrated is not None]
     return Window(
         first=first,
         end=first + len(answers),
@@ -140,7 +140,9 @@ def _window(answers: Sequence[Answer], first: int, rival: list[float] | None) ->
         calibrated_mae=_mae(said, real),
         bag_of_words_mae=None if rival is None else _mae(rival, real),
         raw_coverage=coverage((a.raw, a) for a in answers if a.raw is not None),
-        calibrated_coverage=coverage((a.said, a) for a in answers if a.said is not None),
+        calibrated_coverage=coverage(
+            (a.calibrated, a) for a in answers if a.calibrated is not None
+        ),
         tau_b=tau_b(raw, real),
         calibrated_tau_b=tau_b(said, real),
         bag_of_words_tau_b=None if rival is None else tau_b(rival, real),

@@ -5,7 +5,7 @@
 come again under an idempotency key, and are read while they are written), serves them, and looks at
 every key: it must have a time to live, belong to a job that has not ended, or be one of the few
 that docs/operate/faults.md calls bounded. Retention is seconds, so that minutes are many lives of
-a job. """
+a job."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from lengthwise_contract.states import JobState
 from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.jobs import Accepted, Claim, NewJob, Outcome, OutcomeKind
 from lengthwise_store.keys import QUEUES, QueueKeys
-from lengthwise_store.store import JobStore, StoreSettings
+from lengthwise_store.settings import StoreSettings
+from lengthwise_store.store import JobStore
 
 QUEUE = "soak"
 TENANTS = ("default", "a", "b", "c")

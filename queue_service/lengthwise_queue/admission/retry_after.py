@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.scheduling import pricing
-from lengthwise_store.jobs import QueueStats
+from lengthwise_store.queues import QueueStats
 
 #: The shortest and the longest `Retry-After`, s. OpenAI's client does not retry at all after more
 #: than two minutes.

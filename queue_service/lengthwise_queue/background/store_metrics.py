@@ -1,7 +1,7 @@
-"""The metrics of the lines themselves, as the store has them at the moment of a scrape.
+"""Export the metrics of the queues, as the store has them at the moment of a scrape.
 
-They are the same on every replica of the queue service: a query takes `max by (service)`, never a
-sum. The counters live in Redis, so a restart of ours does not reset them.
+Every replica of the queue service exports the same values: a query uses `max by (service)`, never a
+sum. The counters are in Redis, so a restart of a replica does not reset them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from lengthwise_queue.prediction import quality
 from lengthwise_queue.prediction.accuracy import coverage, tau_b
 from lengthwise_queue.scheduling import pricing
 from lengthwise_queue.scheduling.snapshot import QueueSnapshot
-from lengthwise_store.jobs import Mode
+from lengthwise_store.queues import Mode
 
-#: What can happen to a job; each has a series from the first scrape on, so that the first of a
-#: kind is an increase that an alert sees.
+#: The events of a job. Each has a series from the first scrape on, so that an alert sees the first
+#: event of a kind as an increase.
 _EVENTS = (
     *("accepted", "succeeded", "failed", "cancelled", "expired"),
     *("retried", "released", "redriven", "repriced", "quarantined"),
@@ -33,7 +33,7 @@ _EVENTS = (
 _POLICIES = ("sjf", "fcfs", "shadow")
 
 
-class Lines(Collector):
+class QueueMetrics(Collector):
     """One scrape's view of every queue; `snapshots` is set before each."""
 
     def __init__(self, length_buckets: Sequence[str]) -> None:
@@ -43,11 +43,11 @@ class Lines(Collector):
         self._length_buckets = length_buckets
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing beforehand: the registry need not ask the store when it is built."""
+        """Return nothing: the registry must not read the store when it is built."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Every family, a sample for each queue."""
+        """Return every family, with a sample for each queue."""
         yield from _gauges(self.snapshots)
         yield from _counters(self.snapshots)
         yield from _modes(self.snapshots)
@@ -83,7 +83,7 @@ def _gauges(snapshots: list[QueueSnapshot]) -> Iterator[Metric]:
         waited_ms = 0.0 if oldest_ms is None else max(stats.now_ms - oldest_ms, 0.0)
         backlog_ms = pricing.drain_ms(settings, stats, stats.backlog_tokens)
         show("queue_depth", "Jobs waiting", snapshot, stats.depth)
-        show("queue_scheduled", "Jobs that are not to be served yet", snapshot, stats.scheduled)
+        show("queue_scheduled", "Jobs that wait for a delay or a retry", snapshot, stats.scheduled)
         show("queue_dead", "Jobs that failed for good and were not redriven", snapshot, stats.dead)
         show(
             "queue_backlog_tokens",
@@ -101,7 +101,7 @@ def _gauges(snapshots: list[QueueSnapshot]) -> Iterator[Metric]:
             "queue_oldest_wait_seconds", "Age of the oldest job waiting", snapshot, waited_ms / 1000
         )
         show("inflight", "Jobs leased to a worker", snapshot, stats.in_flight)
-        show("queue_workers", "Workers heard of lately", snapshot, len(stats.workers))
+        show("queue_workers", "Workers with a recent heartbeat", snapshot, len(stats.workers))
         show(
             "queue_slots",
             "Jobs that these workers can run at once",
@@ -116,14 +116,14 @@ def _gauges(snapshots: list[QueueSnapshot]) -> Iterator[Metric]:
         )
         show(
             "queue_overtake_factor",
-            "k: nobody is overtaken by a job accepted later than k times its own predicted time",
+            "k: no job is overtaken by one accepted later than k times its own predicted time",
             snapshot,
             settings.overtake_factor if stats.active_policy == "sjf" else 0.0,
         )
         recent = quality.recent(stats, settings)
         show(
             "predictor_rank_accuracy",
-            "Pairs of the last answers whose predictions name the longer one, 0 to 1; 0.5: a coin",
+            "Share of pairs of the last answers predicted in the right order; 0.5: a coin",
             snapshot,
             quality.rank_accuracy(recent),
         )
@@ -135,13 +135,13 @@ def _gauges(snapshots: list[QueueSnapshot]) -> Iterator[Metric]:
         )
         show(
             "predictor_coverage",
-            "Share of the last answers within their calibrated p10 to p90; 0.8 is honest",
+            "Share of the last answers within their calibrated p10 to p90; 0.8 is right",
             snapshot,
-            coverage((a.said, a) for a in recent if a.said is not None),
+            coverage((a.calibrated, a) for a in recent if a.calibrated is not None),
         )
         show(
             "predictor_raw_coverage",
-            "The same before calibration, as the predictor said it",
+            "The same before calibration, as the predictor returned the quantiles",
             snapshot,
             coverage((a.raw, a) for a in recent if a.raw is not None),
         )
@@ -159,7 +159,7 @@ def _gauges(snapshots: list[QueueSnapshot]) -> Iterator[Metric]:
         )
         show(
             "predictor_fallback_active",
-            "1: served first come, first served, because the predictions were found useless",
+            "1: served first come, first served, because the predictions are degraded",
             snapshot,
             float(stats.fallback),
         )
@@ -168,10 +168,10 @@ def _gauges(snapshots: list[QueueSnapshot]) -> Iterator[Metric]:
 
 def _counters(snapshots: list[QueueSnapshot]) -> Iterator[Metric]:
     jobs = CounterMetricFamily(
-        "lengthwise_jobs", "What happened to the jobs", labels=["service", "event"]
+        "lengthwise_jobs", "Events of the jobs", labels=["service", "event"]
     )
     expired = CounterMetricFamily(
-        "lengthwise_leases_expired", "Jobs whose worker went silent", labels=["service"]
+        "lengthwise_leases_expired", "Jobs whose worker sent no heartbeat", labels=["service"]
     )
     overtakes = CounterMetricFamily(
         "lengthwise_overtakes",
@@ -185,7 +185,7 @@ def _counters(snapshots: list[QueueSnapshot]) -> Iterator[Metric]:
     )
     fcfs = SummaryMetricFamily(
         "lengthwise_fcfs_counterfactual_wait_seconds",
-        "What the same jobs would have waited first come, first served",
+        "How long the same jobs would have waited first come, first served",
         labels=["service"],
     )
     for snapshot in snapshots:

@@ -1,7 +1,6 @@
-"""How well the predicted lengths put answers in order, and hold them between their quantiles. Pure.
+"""Measure how well predicted lengths order answers, and how well their quantiles hold. Pure.
 
-Called by the metrics and the views; whoever decides whether predictions are worth using
-(`rank_watch`) asks here as well.
+Called by the metrics, the views and `quality`, which judges the predictor.
 """
 
 from __future__ import annotations
@@ -12,23 +11,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
-from lengthwise_store.jobs import Answer, Quantiles
+from lengthwise_store.prediction_record import MeasuredAnswer, Quantiles
 
-#: Fewer pairs than this say nothing: with 45 (ten answers) a coin's score spreads by 0.12 (one
-#: standard deviation, simulated), with 1,000 by 0.05.
+#: The fewest pairs that are measured: with 45 (ten answers) a coin's score has a standard deviation
+#: of 0.12 (simulated), with 1,000 of 0.05.
 MIN_PAIRS = 45
 
 
 def pair_accuracy(lengths: Iterable[tuple[float | None, int]]) -> float | None:
-    """The share of pairs of answers whose predictions name the longer one.
+    """Compute the share of pairs of answers that were predicted in the right order.
 
     Args:
-        lengths: Of each answer the predicted length, tokens, and the real one, tokens. An answer
-            without a prediction counts for nothing; two of one real length are no pair; two of
-            one predicted length are half right.
+        lengths: The predicted and the real length of each answer, tokens. An answer without a
+            prediction is ignored; two answers of one real length are no pair; two of one
+            predicted length are half right.
 
     Returns:
-        1: always right, 0.5: as a coin, 0: always wrong. None: fewer than `MIN_PAIRS` pairs.
+        1: always right; 0.5: as a coin; 0: always wrong. None: fewer than `MIN_PAIRS` pairs.
     """
     return Ranking.of(lengths, apart=1.0).accuracy
 
@@ -39,7 +38,7 @@ class Ranking:
 
     right: float
     pairs: int
-    possible: int  #: Pairs of answers with predictions, whatever these say.
+    possible: int  #: All pairs of answers with predictions, told apart or not.
 
     @property
     def accuracy(self) -> float | None:
@@ -48,12 +47,12 @@ class Ranking:
 
     @classmethod
     def of(cls, lengths: Iterable[tuple[float | None, int]], *, apart: float) -> Ranking:
-        """Count pairs; of those, only the ones that the predictor claims to tell apart.
+        """Count the pairs that the predictor tells apart, and those in the right order.
 
         Args:
             lengths: As for `pair_accuracy`.
-            apart: Two predictions, tokens, are a pair when one is at least this many times the
-                other, >= 1. At exactly 1 equal predictions are pairs as well, and half right.
+            apart: Two answers are a pair when one prediction is at least this many times the
+                other, >= 1. At exactly 1, equal predictions are pairs as well, and half right.
         """
         known = sorted((predicted, actual) for predicted, actual in lengths if predicted)
         before: list[int] = []  # real lengths of the answers predicted far enough below, sorted
@@ -77,13 +76,13 @@ class Ranking:
 
 
 def tau_b(lengths: Iterable[tuple[float | None, int]]) -> float | None:
-    """Kendall's tau-b of predicted and real lengths: 1 perfect, 0 as a coin, -1 reversed.
+    """Compute Kendall's tau-b of predicted and real lengths: 1 perfect, 0 a coin, -1 reversed.
 
     Args:
         lengths: As for `pair_accuracy`.
 
     Returns:
-        None: fewer than `MIN_PAIRS` pairs, or one side is all the same.
+        None: fewer than `MIN_PAIRS` pairs, or all lengths of one side are equal.
     """
     known = [(predicted, actual) for predicted, actual in lengths if predicted]
     n = len(known)
@@ -94,12 +93,13 @@ def tau_b(lengths: Iterable[tuple[float | None, int]]) -> float | None:
     scale = math.sqrt((possible - tied_predicted) * (possible - tied_actual))
     if ranking.pairs < MIN_PAIRS or scale == 0:
         return None
-    # Equal predictions are half right there, and neither concordant nor discordant here: both 0.
+    # `Ranking` counts equal predictions as half right. Here they are neither concordant nor
+    # discordant. Both add 0.
     return (2 * ranking.right - ranking.pairs) / scale
 
 
 def _tied_pairs(ordered: Sequence[float]) -> int:
-    """Pairs of equal neighbours in a sorted sequence."""
+    """Count the pairs of equal values in a sorted sequence."""
     total, run = 0, 1
     for previous, current in pairwise(ordered):
         run = run + 1 if current == previous else 1
@@ -107,16 +107,16 @@ def _tied_pairs(ordered: Sequence[float]) -> int:
     return total
 
 
-def coverage(answers: Iterable[tuple[Quantiles, Answer]]) -> float | None:
-    """The share of answers within their p10 to p90; 0.8 is honest.
+def coverage(answers: Iterable[tuple[Quantiles, MeasuredAnswer]]) -> float | None:
+    """Compute the share of answers within their p10 to p90; 0.8 is right.
 
     Args:
-        answers: What was said of each, and the answer. One that was cut at its cap is longer than
-            what there is of it: it counts as outside where the cut is above p90, and else for
-            nothing, because nobody knows. A request for several answers counts for nothing.
+        answers: The predicted quantiles of each answer, and the answer. Of an answer that was cut
+            at its cap only a lower bound of the length is known: it counts as outside where the
+            cut is above p90, and is ignored otherwise. A request for several answers is ignored.
 
     Returns:
-        None: there are none that count.
+        None: no answer counts.
     """
     inside = total = 0
     for (p10, _, p90), answer in answers:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lengthwise_contract.prediction import Prediction
-from lengthwise_store.jobs import Quantiles, Shape
+from lengthwise_store.prediction_record import Quantiles, Shape
 
 #: With fewer answers than this, nothing is corrected.
 MIN_SAMPLES = 16

@@ -17,7 +17,7 @@ from lengthwise_queue.prediction.calibration import (
     Calibrations,
     ShapeTerm,
 )
-from lengthwise_store.jobs import Answer, Shape
+from lengthwise_store.prediction_record import MeasuredAnswer, Shape
 
 #: Answers for each knot of the map, and the most knots. The median of 48 answers whose lengths
 #: spread by a factor of two either way is known to about 10 %.
@@ -44,16 +44,16 @@ _LEAST_EXPLAINED = 0.05
 _WIDEST = 8.0
 
 
-def fit_all(answers: Sequence[Answer]) -> Calibrations:
+def fit_all(answers: Sequence[MeasuredAnswer]) -> Calibrations:
     """Fit a calibration for each version of the predictor among the answers."""
-    groups: dict[str, list[Answer]] = {}
+    groups: dict[str, list[MeasuredAnswer]] = {}
     for answer in answers:
         if answer.predictor:
             groups.setdefault(answer.predictor, []).append(answer)
     return Calibrations(by_predictor={tag: fit(group) for tag, group in groups.items()})
 
 
-def fit(answers: Sequence[Answer]) -> Calibration:
+def fit(answers: Sequence[MeasuredAnswer]) -> Calibration:
     """Fit a calibration to answers of one LLM, predicted by one predictor.
 
     Of an answer that was cut at its cap only a lower bound is known. The quantiles are those of

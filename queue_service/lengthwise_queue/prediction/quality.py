@@ -28,7 +28,8 @@ from lengthwise_contract.prediction import PredictionQuality
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.prediction.accuracy import Ranking
 from lengthwise_queue.prediction.expected_length import mean_of_cut
-from lengthwise_store.jobs import Answer, QueueStats
+from lengthwise_store.prediction_record import MeasuredAnswer
+from lengthwise_store.queues import QueueStats
 
 #: A predictor tells two answers apart when one prediction is this many times the other. With 1.2 a
 #: good predictor was still judged bad in 12 of 1,027 looks at a burst, with 1.5 in none
@@ -53,7 +54,7 @@ _RESUMES = 1.0
 _FEWEST_TO_RESUME = 64
 
 
-def expectations(answers: Iterable[Answer]) -> list[tuple[float | None, int]]:
+def expectations(answers: Iterable[MeasuredAnswer]) -> list[tuple[float | None, int]]:
     """Pair the length that the raw prediction expected with the real one, for each answer, tokens.
 
     The expected length is None where the answer had no prediction.
@@ -61,13 +62,13 @@ def expectations(answers: Iterable[Answer]) -> list[tuple[float | None, int]]:
     return [(_expected(answer), answer.tokens) for answer in answers]
 
 
-def _expected(answer: Answer) -> float | None:
+def _expected(answer: MeasuredAnswer) -> float | None:
     if answer.raw is None:
         return answer.priced
     return answer.count * mean_of_cut(answer.raw, answer.max_tokens)
 
 
-def rank_accuracy(answers: Iterable[Answer]) -> float | None:
+def rank_accuracy(answers: Iterable[MeasuredAnswer]) -> float | None:
     """Compute the share of pairs that were predicted in the right order, of those told apart.
 
     Returns:
@@ -84,7 +85,9 @@ def spread(n: int) -> float:
     return math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1))) / 2
 
 
-def fallback_wanted(answers: Sequence[Answer], *, fallback: bool, settings: QueueSettings) -> bool:
+def fallback_wanted(
+    answers: Sequence[MeasuredAnswer], *, fallback: bool, settings: QueueSettings
+) -> bool:
     """Decide whether a queue is served in the order of acceptance, because predictions are bad.
 
     Args:
@@ -116,7 +119,7 @@ def fallback_wanted(answers: Sequence[Answer], *, fallback: bool, settings: Queu
     return fallback
 
 
-def recent(stats: QueueStats, settings: QueueSettings) -> list[Answer]:
+def recent(stats: QueueStats, settings: QueueSettings) -> list[MeasuredAnswer]:
     """Select the last answers that are not older than the drift window."""
     if settings.drift_window_ms is None:
         return stats.answers
@@ -124,7 +127,7 @@ def recent(stats: QueueStats, settings: QueueSettings) -> list[Answer]:
     return [a for a in stats.answers if a.at_s is None or a.at_s >= oldest_s]
 
 
-def unjudged(stats: QueueStats, settings: QueueSettings) -> list[Answer]:
+def unjudged(stats: QueueStats, settings: QueueSettings) -> list[MeasuredAnswer]:
     """Select the recent answers that the last judgement did not use."""
     done = stats.counters.get("succeeded", 0)
     answers = recent(stats, settings)
@@ -162,7 +165,7 @@ class Evidence:
 NO_EVIDENCE = Evidence()
 
 
-def evidence_of(answers: Sequence[Answer]) -> Evidence:
+def evidence_of(answers: Sequence[MeasuredAnswer]) -> Evidence:
     """Compute the evidence of these answers.
 
     Args:

@@ -13,7 +13,8 @@ from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.prediction.calibration import Calibrations
 from lengthwise_queue.prediction.expected_length import expected_tokens
 from lengthwise_queue.scheduling import policy
-from lengthwise_store.jobs import UNKNOWN_BASIS, Basis, QueueStats, Shape, predictor_tag
+from lengthwise_store.prediction_record import UNKNOWN_BASIS, Basis, Shape, predictor_tag
+from lengthwise_store.queues import QueueStats
 
 #: The calibrations of a queue without answers.
 UNCALIBRATED = Calibrations()

@@ -15,7 +15,7 @@ from lengthwise_queue.prediction.calibration import Calibration, Calibrations
 from lengthwise_queue.prediction.calibration_fit import fit_all
 from lengthwise_queue.prediction.quality import NO_EVIDENCE, Evidence, evidence_of
 from lengthwise_queue.tenants.tenant import Tenant
-from lengthwise_store.jobs import Queue, QueueStats
+from lengthwise_store.queues import Queue, QueueStats
 from lengthwise_store.store import JobStore
 
 #: The largest age of a cached snapshot, s. A change of policy is in force everywhere after this.

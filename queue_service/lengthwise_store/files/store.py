@@ -1,9 +1,9 @@
-"""Files in Redis: the input and the output of batches. Never more than a block of one in memory.
+"""Files in Redis: the input and the output of batches. At most one block of a file is in memory.
 
 A file's content is a hash of numbered blocks under a hash tag of its own. A ledger in one slot has
-each file's size, the sums per tenant and of all, and when what goes; it heals by itself, because a
-file that was never completed leaves it like one that expired. Called by the routes of files and by
-the batch runner.
+the size and expiry of each file, and the sums per tenant and of all files. It corrects itself,
+because a file that was never completed leaves it like one that expired. Called by the routes of
+files and by the batch runner.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any, Literal
 from lengthwise_store.errors import StorageFull
 from lengthwise_store.keys import FileKeys
 from lengthwise_store.redis.errors import read
-from lengthwise_store.storage_scripts import Confirm, StorageScript, at_once
+from lengthwise_store.storage_scripts import Confirm, StorageScript, without_confirmation
 
 #: Size of an uploaded file's blocks, bytes; what an upload or a download holds in memory.
 BLOCK_BYTES = 2**20
 
-#: A file that does not grow for so long, and is not complete, disappears, ms.
+#: An incomplete file that does not grow for this long is deleted, ms.
 UNFINISHED_TTL_MS = 600_000
 
-#: The longest life that OpenAI lets a client ask for, ms.
+#: The longest lifetime that OpenAI lets a client ask for, ms.
 LONGEST_TTL_MS = 30 * 86_400_000
 
-#: What every file is charged beside its content, bytes: so that empty files are bounded, too.
+#: What every file is charged besides its content, bytes, so that empty files are bounded too.
 OVERHEAD_BYTES = 1024
 
 #: Records that a listing reads at once.
@@ -60,19 +60,21 @@ class StoredFile:
 
 
 class FileGone(Exception):
-    """A file ended before its last block: it was deleted, or expired, while it was read."""
+    """A file was deleted, or expired, while it was read."""
 
 
 class FileStore:
     """The files of one Redis. Methods raise `StoreUnavailable` when Redis does not answer."""
 
-    def __init__(self, client: Any, limits: FileLimits, confirm: Confirm = at_once) -> None:
-        """Connects on first use.
+    def __init__(
+        self, client: Any, limits: FileLimits, confirm: Confirm = without_confirmation
+    ) -> None:
+        """Connect on first use.
 
         Args:
             client: An asyncio client of redis-py, with bytes for replies.
             limits: Bounds on all files.
-            confirm: Awaited before a file is said to be complete.
+            confirm: Awaited before `commit` returns.
         """
         self._confirm = confirm
         self.limits = limits
@@ -83,31 +85,31 @@ class FileStore:
     # ------------------------------------------------------------------ writing
 
     def writer(self, *, tenant: str, filename: str, purpose: str, ttl_ms: int) -> FileWriter:
-        """A new file, to be written; it does not exist for anybody until it is committed."""
+        """Return a writer of a new file, which exists for clients once it is committed."""
         return FileWriter(self, tenant=tenant, filename=filename, purpose=purpose, ttl_ms=ttl_ms)
 
     async def charge(self, file_id: str, tenant: str, size: int, *, forced: bool = False) -> int:
-        """Tell the ledger that an unfinished file has `size` bytes now; the time, ms.
+        """Record the size of an unfinished file in the ledger, and return the time, ms.
 
         Args:
             file_id: The file.
-            tenant: Whose it is.
+            tenant: Its owner.
             size: Bytes of content so far.
-            forced: It is there already, so it counts even above the bounds.
+            forced: The content is written already, so it counts even above the bounds.
 
         Raises:
-            StorageFull: A bound would be passed; nothing was written.
+            StorageFull: A bound would be exceeded; nothing was written.
         """
-        return await self._account(file_id, tenant, size, UNFINISHED_TTL_MS, forced=forced)
+        return await self._charge_ledger(file_id, tenant, size, UNFINISHED_TTL_MS, forced=forced)
 
     async def commit(self, file: StoredFile, ttl_ms: int, *, forced: bool = False) -> None:
-        """Make a file whose blocks are there a complete one; doing it again changes nothing.
+        """Complete a file whose blocks are written; doing it again changes nothing.
 
         Raises:
-            StorageFull: A bound would be passed.
+            StorageFull: A bound would be exceeded.
         """
         record = json.dumps(asdict(file), separators=(",", ":"))
-        await self._account(
+        await self._charge_ledger(
             file.id,
             file.tenant,
             file.bytes,
@@ -116,25 +118,25 @@ class FileStore:
             created_ms=file.created_ms,
             forced=forced,
         )
-        # Last: a crash before leaves a file whose client never heard of it, and whose blocks go by
-        # themselves. The other way round they would stay without being counted.
+        # Last: after a crash before this, no client has the file's id, and its blocks expire. In
+        # the other order they would stay without being counted.
         await read(self._redis.pexpire(file.content, ttl_ms))
         await self._confirm(FileKeys.sizes, file.content)
 
     async def put_block(self, content: str, number: int, block: bytes) -> None:
-        """Write one block of an unfinished file; again is the same."""
+        """Write one block of an unfinished file; writing it again changes nothing."""
         pipe = self._redis.pipeline(transaction=True)
         pipe.hset(content, str(number), block)
         pipe.pexpire(content, UNFINISHED_TTL_MS)
         await read(pipe.execute())
 
     async def drop(self, file_id: str, content: str) -> bool:
-        """Delete a file, complete or not; whether the ledger knew it."""
+        """Delete a file, complete or not; False: the ledger did not have it."""
         known = bool(await self._forget(FileKeys.ledger, [FileKeys.prefix, file_id]))
         await read(self._redis.unlink(content))
         return known
 
-    async def _account(
+    async def _charge_ledger(
         self,
         file_id: str,
         tenant: str,
@@ -158,7 +160,7 @@ class FileStore:
     # ------------------------------------------------------------------ reading
 
     async def get(self, tenant: str, file_id: str) -> StoredFile | None:
-        """A tenant's complete file; None: it has none of that id."""
+        """Return a tenant's complete file; None: it has none of that id."""
         raw = await read(self._redis.get(FileKeys.record(file_id)))
         file = None if raw is None else StoredFile(**json.loads(raw))
         return file if file is not None and file.tenant == tenant else None
@@ -172,7 +174,7 @@ class FileStore:
         limit: int,
         order: Literal["asc", "desc"],
     ) -> tuple[list[StoredFile], bool]:
-        """A part of a tenant's files by age, and whether there are more behind it."""
+        """Return a page of a tenant's files by age, and whether more follow."""
         of, newest_first = FileKeys.of(tenant), order == "desc"
         start = 0
         if after is not None:
@@ -191,16 +193,16 @@ class FileStore:
         return found[:limit], True
 
     async def read(self, file: StoredFile, *, first: int = 0) -> AsyncIterator[bytes]:
-        """The blocks of a file from number `first` on, in order, about `BLOCK_BYTES` at a time.
+        """Yield the blocks of a file from number `first` on, reading about `BLOCK_BYTES` at a time.
 
         Raises:
-            FileGone: It was deleted meanwhile.
+            FileGone: It was deleted in between.
         """
-        # Blocks of a batch's output are as large as its answers: many at once if they are small.
+        # The blocks of a batch's output are as large as its answers: read many small ones together.
         average = max(file.bytes // max(file.blocks, 1), 1)
-        at_once = max(BLOCK_BYTES // average, 1)
-        for start in range(first, file.blocks, at_once):
-            fields = [str(n) for n in range(start, min(start + at_once, file.blocks))]
+        together = max(BLOCK_BYTES // average, 1)
+        for start in range(first, file.blocks, together):
+            fields = [str(n) for n in range(start, min(start + together, file.blocks))]
             for block in await read(self._redis.hmget(file.content, fields)):
                 if block is None:
                     raise FileGone(file.id)
@@ -223,13 +225,13 @@ class FileWriter:
         self._content = FileKeys.content(self.id)
         self._buffer = bytearray()
         self._blocks = 0
-        self._begun_ms: int | None = None
+        self._created_ms: int | None = None
 
     async def write(self, data: bytes) -> None:
         """Append some content.
 
         Raises:
-            StorageFull: There is no room for it.
+            StorageFull: It would exceed a bound.
         """
         self._buffer += data
         self.size += len(data)
@@ -239,15 +241,15 @@ class FileWriter:
             await self._put(block)
 
     async def commit(self) -> StoredFile:
-        """The file, complete.
+        """Write the rest, and return the complete file.
 
         Raises:
-            StorageFull: There is no room for its end.
+            StorageFull: The rest would exceed a bound.
         """
-        if self._buffer or self._begun_ms is None:
+        if self._buffer or self._created_ms is None:
             await self._put(bytes(self._buffer))
             self._buffer.clear()
-        begun_ms = self._begun_ms or 0
+        created_ms = self._created_ms or 0
         file = StoredFile(
             id=self.id,
             tenant=self._tenant,
@@ -255,21 +257,21 @@ class FileWriter:
             purpose=self.purpose,
             bytes=self.size,
             blocks=self._blocks,
-            created_ms=begun_ms,
-            expires_ms=begun_ms + self.ttl_ms,
+            created_ms=created_ms,
+            expires_ms=created_ms + self.ttl_ms,
             content=self._content,
         )
         await self._store.commit(file, self.ttl_ms)
         return file
 
     async def abandon(self) -> None:
-        """Take back what was written; without it, it disappears by itself in ten minutes."""
-        if self._begun_ms is not None:
+        """Delete what was written; without this call it expires in ten minutes."""
+        if self._created_ms is not None:
             await self._store.drop(self.id, self._content)
 
     async def _put(self, block: bytes) -> None:
         now_ms = await self._store.charge(self.id, self._tenant, self.size)
-        self._begun_ms = now_ms if self._begun_ms is None else self._begun_ms
+        self._created_ms = now_ms if self._created_ms is None else self._created_ms
         await self._store.put_block(self._content, self._blocks, block)
         self._blocks += 1
 

@@ -1,11 +1,11 @@
 --[[
 beat: running -> running
 
-Extend the leases of one worker, and tell it which of them it lost or should abort.
+Extend the leases of one worker, and return which of them it lost or should abort.
 
 KEYS
   leases       zset  job id -> lease end, ms since the epoch
-  workers      zset  worker id -> last heard of, ms since the epoch
+  workers      zset  worker id -> last heartbeat, ms since the epoch
   worker_info  hash  worker id -> JSON
 ARGV
   prefix, now_ms, lease_ms, worker, info (JSON), then for each lease: id, nonce

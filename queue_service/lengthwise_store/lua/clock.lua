@@ -1,5 +1,5 @@
 --[[
-The time of the server that has a key.
+Return the time of the server that has a key.
 
 KEYS
   key  any

@@ -2,7 +2,7 @@
 emit: running -> running
 
 Append pieces of the answer to the job's stream. Repeating a call whose reply was lost appends
-nothing twice: `first` counts the pieces of this attempt that came before.
+nothing twice: `first` is the number of earlier pieces of this attempt.
 
 KEYS
   job     hash    this job's record
@@ -25,14 +25,14 @@ local record = redis.call("HMGET", job, "state", "nonce", "cancel", "runs", "emi
 if record[1] ~= "running" or record[2] ~= nonce then
   return "lost"
 end
--- A worker that is ahead of the record spoke to a server that is gone: what lies between is lost,
--- so the claim is, and the job is answered anew when its lease runs out.
+-- A worker ahead of the record wrote to a server that is gone. The pieces in between are lost, so the
+-- claim is lost, and the job is answered again when its lease runs out.
 local attempt, emitted = string.match(record[4], "^%d+"), tonumber(record[5] or "0")
 if tonumber(first) > emitted then
   return "lost"
 end
 for i = 7 + math.max(0, emitted - tonumber(first)), #ARGV do
-  local kind = emitted == 0 and "first" or "chunk" -- of its claim: see OutputEntry.starts
+  local kind = emitted == 0 and "first" or "chunk" -- of its claim; see OutputEntry.starts
   redis.call("XADD", out, "MAXLEN", "~", max_entries, "*", "k", kind, "a", attempt, "d", ARGV[i])
   emitted = emitted + 1
 end

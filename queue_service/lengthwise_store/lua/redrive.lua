@@ -1,21 +1,21 @@
 --[[
 redrive: failed -> queued
 
-Give a dead letter a new life: as if it were submitted now, with all its attempts, at the price it
-had. Its old output is forgotten; its attempts go on counting, so a new reader sees a new one.
+Queue a dead letter again, as if it were submitted now: with all its attempts and its old price.
+Its old output is deleted. The attempt number keeps counting, so a reader sees a new attempt.
 
-KEYS  the line's (include/line.lua), then
+KEYS  the queue's (include/queue.lua), then
   job   hash    this job's record
   body  string  this job's request body
   out   stream  this job's output
-ARGV  the line's, then
+ARGV  the queue's, then
   id
 RETURNS
-  the state that the job is in now, "unknown", or "unreadable": it cannot be served again
+  the state of the job now, "unknown", or "unreadable": it cannot be served again
 ]]
---@include line
+--@include queue
 --@include record
---@include tenant_line
+--@include tenant_queue
 --@include fcfs_clock
 local job, body, out = unpack(KEYS, 12)
 local id = unpack(ARGV, 5)
@@ -30,7 +30,7 @@ local attempt = read_runs(record[6])
 if not (record[2] and record[5] and cost and since and attempt) or redis.call("EXISTS", body) == 0 then
   return "unreadable"
 end
-local meta = redis.call("HMGET", line.meta, "active", "served")
+local meta = redis.call("HMGET", queue.meta, "active", "served")
 local due = now + ((meta[1] or "sjf") == "sjf" and slack or offset)
 deadline = now + deadline - since
 redis.call("HSET", job, "state", "queued", "runs", attempt .. " 0", "due_ms", ms(due),
@@ -39,9 +39,9 @@ redis.call("HDEL", job, "error", "finished_ms", "cancel", "done", "nonce", "usag
 redis.call("PERSIST", job)
 redis.call("PERSIST", body)
 redis.call("DEL", out)
-redis.call("ZREM", line.prefix .. "dead:" .. record[2], id)
-redis.call("ZADD", line.deadlines, deadline, id)
-redis.call("HINCRBY", line.meta, "redriven", 1)
-local backlog = enter(line, id, record[2], due, now, cost)
-mark(line, id, now, cost, backlog, meta[2] or 0)
+redis.call("ZREM", queue.prefix .. "dead:" .. record[2], id)
+redis.call("ZADD", queue.deadlines, deadline, id)
+redis.call("HINCRBY", queue.meta, "redriven", 1)
+local backlog = enter(queue, id, record[2], due, now, cost)
+mark(queue, id, now, cost, backlog, meta[2] or 0)
 return "queued"

@@ -2,17 +2,17 @@
 reprice: queued -> queued
 reprice: scheduled -> scheduled
 
-Give a waiting job another price: a prediction that came too late for its submit, or a better one.
-It keeps the time since which it waits; only its predicted length changes.
+Change the price of a waiting job: its prediction came after its submit, or there is a better one.
+The time since which it waits stays; only its predicted length changes.
 
-KEYS  the line's (include/line.lua), then
+KEYS  the queue's (include/queue.lua), then
   job  hash  this job's record
-ARGV  the line's, then
+ARGV  the queue's, then
   id, cost, slack_ms, predicted_tokens, predicted_ms, quantiles, predictor
 RETURNS
   {"ok", due_ms} | {state} of a job that no longer waits | {"unknown"}
 ]]
---@include line
+--@include queue
 --@include record
 local job = unpack(KEYS, 12)
 local id, cost, slack_ms, predicted_tokens, predicted_ms, quantiles, predictor = unpack(ARGV, 5)
@@ -22,15 +22,15 @@ local state = record[1]
 if state ~= "queued" and state ~= "scheduled" then
   return {state or "unknown"}
 end
-local active = redis.call("HGET", line.meta, "active") or "sjf"
+local active = redis.call("HGET", queue.meta, "active") or "sjf"
 local old_cost, weight, _, offset = string.match(record[3], SIX)
 local since = read_times(record[4])
 local due_text = ms(since + (active == "sjf" and slack_ms or offset))
 redis.call("HSET", job, "quantiles", quantiles, "predictor", predictor, "due_ms", due_text,
   "price", table.concat({cost, weight, slack_ms, offset, predicted_tokens, predicted_ms}, " "))
-redis.call("HINCRBY", line.meta, "repriced", 1)
+redis.call("HINCRBY", queue.meta, "repriced", 1)
 if state == "queued" then
-  redis.call("ZADD", line.prefix .. "ready:" .. record[2], "XX", due_text, id)
-  redis.call("HINCRBY", line.meta, "backlog_tokens", cost - old_cost)
+  redis.call("ZADD", queue.prefix .. "ready:" .. record[2], "XX", due_text, id)
+  redis.call("HINCRBY", queue.meta, "backlog_tokens", cost - old_cost)
 end
 return {"ok", due_text}

@@ -2,15 +2,15 @@
 submit: none -> queued | scheduled
 
 Accept jobs, each once: repeating the call with the same id or idempotency key finds the same job.
-Jobs that come together cost a third less each; one that cannot be written does not stop the others.
+Jobs submitted together cost a third less each. One that cannot be written does not stop the others.
 
-KEYS  the line's (include/line.lua), then for each job
+KEYS  the queue's (include/queue.lua), then for each job
   job    hash    this job's record
   body   string  this job's request body
   idem   string  "fingerprint id" of the job that owns the idempotency key
   rate   hash    the tenant's token buckets: requests, tokens, at (ms since the epoch)
-ARGV  the line's, then for each job
-  id, payload, tenant, cost, price (include/record.lua), plan (but for its policy), quantiles,
+ARGV  the queue's, then for each job
+  id, payload, tenant, cost, price (include/record.lua), plan (without its policy), quantiles,
   predictor ("" and "" without a prediction), delay_ms, ttl_ms, max_depth, tenant_max_depth,
   requests_per_minute, tokens_per_minute (each "" for no limit), idempotent ("1" or ""),
   fingerprint
@@ -19,15 +19,15 @@ RETURNS  a list, for each job one of
   {"reused", id}                the idempotency key belongs to a different request
   {"full" | "tenant_full", depth} | {"draining"} | {"limited", "requests" | "tokens", wait_ms}
                                 nothing was written
-  {"error", message}            a key of this job is not what it should be
+  {"error", message}            a key of this job has another type
 ]]
---@include line
+--@include queue
 --@include record
---@include tenant_line
+--@include tenant_queue
 --@include fcfs_clock
 --@include rate
 local function duplicate(owner)
-  local old = redis.call("HMGET", line.prefix .. "job:" .. owner, "state", "times", "due_ms")
+  local old = redis.call("HMGET", queue.prefix .. "job:" .. owner, "state", "times", "due_ms")
   return old[1] and {"duplicate", owner, old[1], string.match(old[2], "^%S+"), old[3]}
 end
 
@@ -47,17 +47,17 @@ local function submit(job, body, idem, rate, id, payload, tenant, cost, price, p
     end
   end
 
-  local meta = redis.call("HMGET", line.meta, "mode", "active", "served")
+  local meta = redis.call("HMGET", queue.meta, "mode", "active", "served")
   if meta[1] == "draining" then
     return {"draining"}
   end
-  local depth = redis.call("ZCARD", line.accepted) + redis.call("ZCARD", line.delayed)
+  local depth = redis.call("ZCARD", queue.accepted) + redis.call("ZCARD", queue.delayed)
   if depth >= tonumber(max_depth) then
     return {"full", depth}
   end
   if tenant_max_depth ~= "" then
-    local own = redis.call("ZCARD", line.prefix .. "ready:" .. tenant)
-      + (redis.call("HGET", line.scheduled, tenant) or 0)
+    local own = redis.call("ZCARD", queue.prefix .. "ready:" .. tenant)
+      + (redis.call("HGET", queue.scheduled, tenant) or 0)
     if own >= tonumber(tenant_max_depth) then
       return {"tenant_full", own}
     end
@@ -86,26 +86,26 @@ local function submit(job, body, idem, rate, id, payload, tenant, cost, price, p
     also("quantiles", quantiles)
     also("predictor", predictor)
   else
-    redis.call("HINCRBY", line.meta, "fallbacks", 1)
+    redis.call("HINCRBY", queue.meta, "fallbacks", 1)
   end
   if tokens_per_minute ~= "" then
     also("metered", "1")
   end
   redis.call("HSET", job, unpack(fields))
   redis.call("SET", body, payload)
-  redis.call("ZADD", line.deadlines, deadline, id)
-  redis.call("HINCRBY", line.meta, "accepted", 1)
+  redis.call("ZADD", queue.deadlines, deadline, id)
+  redis.call("HINCRBY", queue.meta, "accepted", 1)
   if idempotent == "1" then
-    local keep = delay + tonumber(ttl_ms) + tonumber(line.retention_ms)
+    local keep = delay + tonumber(ttl_ms) + tonumber(queue.retention_ms)
     redis.call("SET", idem, fingerprint .. " " .. id, "PX", string.format("%.0f", keep))
   end
   if delay > 0 then
-    redis.call("ZADD", line.delayed, since, id)
-    redis.call("HSETNX", line.vt, tenant, 0)
-    hold(line, tenant, 1)
+    redis.call("ZADD", queue.delayed, since, id)
+    redis.call("HSETNX", queue.vt, tenant, 0)
+    hold(queue, tenant, 1)
   else
-    local backlog = enter(line, id, tenant, due, since, cost)
-    mark(line, id, since, cost, backlog, meta[3] or 0)
+    local backlog = enter(queue, id, tenant, due, since, cost)
+    mark(queue, id, since, cost, backlog, meta[3] or 0)
   end
   return {"ok", id, state, accepted_text, due_text}
 end
@@ -118,7 +118,7 @@ for i = 0, (#KEYS - 11) / 4 - 1 do
   if not well then
     local message = type(answer) == "table" and answer.err or tostring(answer)
     if SERVER_WIDE[string.match(message, "^%u+")] then
-      return {err = message} -- as from every other script; it met the first job already
+      return {err = message} -- as from every other script: it concerns all jobs
     end
     answer = {"error", message}
   end

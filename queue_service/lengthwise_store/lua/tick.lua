@@ -6,20 +6,20 @@ tick: running -> running | queued | failed | cancelled | expired
 Let time pass: delays end, leases run out, deadlines pass. A job whose lease ran out keeps its due
 time. A job that runs past its deadline is flagged like a cancelled one, so its worker aborts.
 
-KEYS  the line's (include/line.lua), then
-  guard        string  present for tick_ms after a tick, so that many callers tick once
-  workers      zset    worker id -> last heard of, ms since the epoch
+KEYS  the queue's (include/queue.lua), then
+  guard        string  set for tick_ms after a tick, so that many callers tick once
+  workers      zset    worker id -> last heartbeat, ms since the epoch
   worker_info  hash    worker id -> JSON
   control      pub/sub channel of hints to the workers
-ARGV  the line's, then
+ARGV  the queue's, then
   tick_ms (0: no guard), limit (jobs moved of each kind), worker_ttl_ms,
   keep (ids kept in a tenant's finished and dead)
 RETURNS
-  {promoted, returned, failed, expired, cancelled} | {} when it is not time yet
+  {promoted, returned, failed, expired, cancelled} | {}: the last tick was less than tick_ms ago
 ]]
---@include line
+--@include queue
 --@include record
---@include tenant_line
+--@include tenant_queue
 --@include fcfs_clock
 --@include end_job
 local guard, workers, worker_info, control = unpack(KEYS, 12)
@@ -33,9 +33,9 @@ local function past(zset)
   return redis.call("ZRANGEBYSCORE", zset, "-inf", now, "LIMIT", 0, limit)
 end
 
--- What of a record is needed here; nil, and a dead letter, where it cannot be read.
+-- The parts of a record that are needed here. Unreadable: nil, and the job is a dead letter.
 local function read(id, wanted)
-  local record = redis.pcall("HMGET", line.prefix .. "job:" .. id, "state", "times", "price", "runs",
+  local record = redis.pcall("HMGET", queue.prefix .. "job:" .. id, "state", "times", "price", "runs",
     "plan", "cancel", "tenant")
   local known = not record.err
   local cost, _, slack, offset = read_price(known and record[3])
@@ -43,7 +43,7 @@ local function read(id, wanted)
   local attempt, spent = read_runs(known and record[4])
   local max_attempts = read_max_attempts(known and record[5])
   if not (cost and since and attempt and max_attempts) or record[1] ~= wanted or not record[7] then
-    quarantine(line, id, known and record[7] or "default", now)
+    quarantine(queue, id, known and record[7] or "default", now)
     return nil
   end
   return {cost = cost, slack = slack, offset = offset, since = since, attempt = attempt,
@@ -51,95 +51,95 @@ local function read(id, wanted)
 end
 
 local function queue_again(id, record)
-  local job = line.prefix .. "job:" .. id
+  local job = queue.prefix .. "job:" .. id
   redis.call("HSET", job, "state", "queued")
-  local due = due_again(line, job, record.since, record.slack, record.offset)
-  return enter(line, id, record.tenant, due, record.since, record.cost)
+  local due = due_again(queue, job, record.since, record.slack, record.offset)
+  return enter(queue, id, record.tenant, due, record.since, record.cost)
 end
 
-for _, id in ipairs(past(line.leases)) do
-  redis.call("ZREM", line.leases, id)
+for _, id in ipairs(past(queue.leases)) do
+  redis.call("ZREM", queue.leases, id)
   local record = read(id, "running")
-  if record then -- its worker is not to hear that it ended the job itself
-    redis.call("HDEL", line.prefix .. "job:" .. id, "nonce")
+  if record then -- so that its worker is not told that it ended the job itself
+    redis.call("HDEL", queue.prefix .. "job:" .. id, "nonce")
   end
   if record and record.cancel then
-    end_job(line, id, record.cancel, now, "", record.tenant, record.attempt, true)
+    end_job(queue, id, record.cancel, now, "", record.tenant, record.attempt, true)
     moved[record.cancel] = moved[record.cancel] + 1
   elseif record and record.spent >= record.max_attempts then
-    end_job(line, id, "failed", now, '{"code":"lease_expired","message":"Every attempt ended with '
+    end_job(queue, id, "failed", now, '{"code":"lease_expired","message":"Every attempt ended with '
       .. 'a worker that went silent. If the request is sound, submit it again."}', record.tenant,
       record.attempt, true)
     moved.failed = moved.failed + 1
   elseif record then
-    redis.call("HINCRBY", line.meta, "leases_expired", 1)
+    redis.call("HINCRBY", queue.meta, "leases_expired", 1)
     queue_again(id, record)
     moved.returned = moved.returned + 1
   end
 end
 
-for _, id in ipairs(past(line.deadlines)) do
-  redis.call("ZREM", line.deadlines, id)
-  local job = line.prefix .. "job:" .. id
+for _, id in ipairs(past(queue.deadlines)) do
+  redis.call("ZREM", queue.deadlines, id)
+  local job = queue.prefix .. "job:" .. id
   local record = redis.pcall("HMGET", job, "state", "tenant", "price", "runs")
   local state = not record.err and record[1]
   if state == "running" then
     redis.call("HSETNX", job, "cancel", "expired")
     redis.call("PUBLISH", control, id)
   elseif (state == "queued" or state == "scheduled") and record[2] then
-    leave(line, id, record[2], read_price(record[3]) or 0)
-    if redis.call("ZREM", line.delayed, id) == 1 then
-      hold(line, record[2], -1)
+    leave(queue, id, record[2], read_price(record[3]) or 0)
+    if redis.call("ZREM", queue.delayed, id) == 1 then
+      hold(queue, record[2], -1)
     end
     local attempt = read_runs(record[4])
-    end_job(line, id, "expired", now,
+    end_job(queue, id, "expired", now,
       '{"code":"deadline_passed","message":"The job waited past its deadline. Allow it a longer ttl_ms."}',
       record[2], attempt, attempt ~= 0)
     moved.expired = moved.expired + 1
   end
 end
 
-for _, id in ipairs(past(line.delayed)) do
-  redis.call("ZREM", line.delayed, id)
+for _, id in ipairs(past(queue.delayed)) do
+  redis.call("ZREM", queue.delayed, id)
   local record = read(id, "scheduled")
   if record then
-    hold(line, record.tenant, -1)
+    hold(queue, record.tenant, -1)
     local backlog = queue_again(id, record)
     if record.attempt == 0 then
-      local gone = redis.call("HGET", line.meta, "served") or 0
-      mark(line, id, record.since, record.cost, backlog, gone)
+      local gone = redis.call("HGET", queue.meta, "served") or 0
+      mark(queue, id, record.since, record.cost, backlog, gone)
     end
     moved.promoted = moved.promoted + 1
   end
 end
 
-settle(line) -- before a tenant is forgotten of whom nothing seems to be left
+write_ends(queue) -- before a tenant with no jobs is forgotten below
 
 for _, worker in ipairs(redis.call("ZRANGEBYSCORE", workers, "-inf", now - worker_ttl_ms, "LIMIT", 0, limit)) do
   redis.call("ZREM", workers, worker)
   redis.call("HDEL", worker_info, worker)
 end
 
--- A page of tenants: trim their lists, forget those of whom nothing is left.
-local page = redis.call("HSCAN", line.vt, redis.call("HGET", line.meta, "trimmed") or "0", "COUNT", 20)
-redis.call("HSET", line.meta, "trimmed", page[1])
+-- A page of tenants: trim their lists, and forget those that have no jobs.
+local page = redis.call("HSCAN", queue.vt, redis.call("HGET", queue.meta, "trimmed") or "0", "COUNT", 20)
+redis.call("HSET", queue.meta, "trimmed", page[1])
 for i = 1, #page[2], 2 do
   local tenant = page[2][i]
-  local finished, dead = line.prefix .. "finished:" .. tenant, line.prefix .. "dead:" .. tenant
-  redis.call("ZREMRANGEBYSCORE", finished, "-inf", now - line.retention_ms)
-  redis.call("ZREMRANGEBYSCORE", dead, "-inf", now - line.dead_retention_ms)
+  local finished, dead = queue.prefix .. "finished:" .. tenant, queue.prefix .. "dead:" .. tenant
+  redis.call("ZREMRANGEBYSCORE", finished, "-inf", now - queue.retention_ms)
+  redis.call("ZREMRANGEBYSCORE", dead, "-inf", now - queue.dead_retention_ms)
   redis.call("ZREMRANGEBYRANK", finished, 0, -1 - keep)
   redis.call("ZREMRANGEBYRANK", dead, 0, -1 - keep)
-  if redis.call("EXISTS", finished, dead, line.prefix .. "ready:" .. tenant) == 0
-    and redis.call("HEXISTS", line.scheduled, tenant) == 0
-    and tonumber(page[2][i + 1]) <= tonumber(redis.call("HGET", line.meta, "v") or 0) then
-    redis.call("HDEL", line.vt, tenant)
+  if redis.call("EXISTS", finished, dead, queue.prefix .. "ready:" .. tenant) == 0
+    and redis.call("HEXISTS", queue.scheduled, tenant) == 0
+    and tonumber(page[2][i + 1]) <= tonumber(redis.call("HGET", queue.meta, "v") or 0) then
+    redis.call("HDEL", queue.vt, tenant)
   end
 end
 
-if redis.call("EXISTS", line.tenants) == 0 then
-  resolve(line, math.huge, now, {}, 500) -- what the claim that emptied the line had to leave
-elseif redis.call("HGET", line.meta, "mode") ~= "paused" then
-  redis.call("ZADD", line.wake, 0, "work")
+if redis.call("EXISTS", queue.tenants) == 0 then
+  resolve(queue, math.huge, now, {}, 500) -- marks that the claim that emptied the queue left
+elseif redis.call("HGET", queue.meta, "mode") ~= "paused" then
+  redis.call("ZADD", queue.wake, 0, "work")
 end
 return {moved.promoted, moved.returned, moved.failed, moved.expired, moved.cancelled}

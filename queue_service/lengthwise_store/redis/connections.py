@@ -1,8 +1,8 @@
-"""From an `Access` to clients of redis-py. The only module that makes any.
+"""Makes clients of redis-py from a `RedisAddress`. No other module makes any.
 
-One `Connections` per store: `of(key)` is the shared client for what lies beside that key,
-`own(key, ...)` one for a blocking command. On one server and behind Sentinels all keys share
-a client; in a Cluster each slot has its own, which follows the slot's primary (following.py).
+One `Connections` per store: `of(key)` is the shared client for the keys beside that key,
+`own(key, ...)` is a client for blocking commands. On one server and behind Sentinels all keys share
+a client; in a Cluster each slot has its own, which follows the slot's primary (failover_pool.py).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from redis.credentials import CredentialProvider
 from redis.exceptions import ConnectionError  # noqa: A004 - the client's own, not the built-in
 
 from lengthwise_store.redis import uvloop_close
-from lengthwise_store.redis.access import Access, Kind, Secret, TlsVerify
-from lengthwise_store.redis.failover_pool import FollowingPool, RememberingSentinel, SlotOwners
+from lengthwise_store.redis.failover_pool import FailoverPool, RememberingSentinel, SlotOwners
+from lengthwise_store.redis.settings import Deployment, RedisAddress, Secret, TlsVerify
 
-#: A pub/sub connection that is silent so long is asked whether it lives, s. On a host that lost
-#: its power nothing else would tell: it sends nothing and is sent nothing.
+#: A pub/sub connection that is silent for this long is pinged, s. Nothing else would reveal that
+#: its host lost power: neither side sends anything.
 _HEALTH_CHECK_S = 10
 
 
 class _FromSecret(CredentialProvider):
-    """Gives every new connection the password as it is now."""
+    """Gives every new connection the password of that moment."""
 
     def __init__(self, username: str | None, secret: Secret) -> None:
         self._username, self._secret = username, secret
@@ -48,33 +48,33 @@ class Connections:
     """The clients of one store. They connect on first use."""
 
     def __init__(
-        self, access: Access, *, connect_timeout_s: float, command_timeout_s: float
+        self, address: RedisAddress, *, connect_timeout_s: float, command_timeout_s: float
     ) -> None:
-        """See the module.
+        """Connect on first use.
 
         Args:
-            access: Where, and as whom.
+            address: Where Redis is, with the user to log in as.
             connect_timeout_s: Longest wait for a connection, s.
             command_timeout_s: Longest wait for the reply to a command that does not block, s.
         """
-        self.access = access
+        self.address = address
         self._connect_timeout_s, self._command_timeout_s = connect_timeout_s, command_timeout_s
         self._shared: dict[str, redis.Redis] = {}
         self._sentinel: RememberingSentinel | None = None
         self._owners: SlotOwners | None = None
-        if access.kind is Kind.SENTINEL:
+        if address.deployment is Deployment.SENTINEL:
             to_sentinel = self._options(
-                command_timeout_s, access.sentinel_username, access.sentinel_password
+                command_timeout_s, address.sentinel_username, address.sentinel_password
             )
-            to_sentinel |= {"ssl": access.tls is not None}
-            self._sentinel = RememberingSentinel(access.hosts, to_sentinel)
-        elif access.kind is Kind.CLUSTER:
-            self._owners = SlotOwners(access.hosts, self._node)
+            to_sentinel |= {"ssl": address.tls is not None}
+            self._sentinel = RememberingSentinel(address.hosts, to_sentinel)
+        elif address.deployment is Deployment.CLUSTER:
+            self._owners = SlotOwners(address.hosts, self._node)
         self.general = self._general()
-        """For keys in any slot, in a Cluster; else the same as `of`."""
+        """In a Cluster, a client for keys of any slot; otherwise the same client as `of`."""
 
     def of(self, key: str) -> redis.Redis:
-        """The shared client for commands, pipelines and transactions on keys in `key`'s slot."""
+        """Return the shared client for commands and transactions on keys in `key`'s slot."""
         slot = self.slot(key)
         client = self._shared.get(slot)
         if client is None:
@@ -82,19 +82,20 @@ class Connections:
         return client
 
     def own(self, key: str, timeout_s: float | None) -> redis.Redis:
-        """A client that nobody else uses, for commands that block; the caller closes it.
+        """Make a client for the caller alone, for commands that block; the caller closes it.
 
         Args:
-            key: Which it will read.
-            timeout_s: Longest wait for a reply, s: more than it blocks. None: the caller's affair.
+            key: The key that it will read.
+            timeout_s: Longest wait for a reply, s: more than it blocks. None: the caller has its
+                own timeout.
         """
         return self._client(self.slot(key), timeout_s)
 
     @asynccontextmanager
     async def briefly(self, key: str) -> AsyncIterator[redis.Redis]:
-        """A client for one errand beside `key`, which may lie in any slot of a Cluster.
+        """Lend a client for a few commands beside `key`, which may be in any slot of a Cluster.
 
-        There it is closed again: each file has a slot of its own, and there are 16,384 of them.
+        In a Cluster it is closed afterwards: each file has a slot of its own, of 16,384.
         """
         if self._owners is None:
             yield self.of(key)
@@ -106,10 +107,10 @@ class Connections:
             await client.aclose()
 
     async def primaries(self) -> list[redis.Redis]:
-        """A client of every primary, to be asked how it is set up; the caller closes them.
+        """Make a client of every primary, to check its settings; the caller closes them.
 
         Raises:
-            RedisError: Nobody says which they are.
+            RedisError: No node or Sentinel names the primaries.
         """
         if self._owners is None:
             return [self._client(self.slot(""), self._command_timeout_s)]
@@ -123,7 +124,7 @@ class Connections:
         await asyncio.gather(*(client.aclose() for client in self._shared.values()))
         if isinstance(self.general, redis.RedisCluster):
             await self.general.aclose()
-            # That does nothing when its last command failed: it then counts as not yet connected.
+            # aclose() does nothing after a failed command: the client then counts as not connected.
             for nodes in ("nodes_cache", "startup_nodes"):
                 await self.general.nodes_manager.aclose(nodes)
         if self._sentinel is not None:
@@ -131,52 +132,53 @@ class Connections:
         if self._owners is not None:
             await self._owners.aclose()
 
-    # ------------------------------------------------------------------ making them
+    # ------------------------------------------------------------------ making clients
 
     def slot(self, key: str) -> str:
-        """What `key`'s client is kept under: its slot in a Cluster, else the same for all."""
-        return str(key_slot(key.encode())) if self._owners is not None else self.access.service
+        """Return the name of `key`'s client: its slot in a Cluster, otherwise one name for all."""
+        return str(key_slot(key.encode())) if self._owners is not None else self.address.service
 
     def _client(self, slot: str, timeout_s: float | None) -> redis.Redis:
-        access = self.access
-        options = self._options(timeout_s, access.username, access.password) | {"db": access.db}
+        address = self.address
+        options = self._options(timeout_s, address.username, address.password) | {"db": address.db}
         manager = self._owners or self._sentinel
         pool: redis.ConnectionPool
         if manager is not None:
-            pool = FollowingPool(slot, manager, tls=access.tls is not None, **options)
-        elif access.socket is not None:
+            pool = FailoverPool(slot, manager, tls=address.tls is not None, **options)
+        elif address.socket is not None:
             pool = redis.ConnectionPool(
-                connection_class=uvloop_close.Unix,
-                path=access.socket,
+                connection_class=uvloop_close.UnixConnection,
+                path=address.socket,
                 **{k: v for k, v in options.items() if k != "socket_keepalive"},
             )
         else:
-            [(host, port)] = access.hosts
-            kind = uvloop_close.Plain if access.tls is None else uvloop_close.Tls
+            [(host, port)] = address.hosts
+            plain = address.tls is None
+            kind = uvloop_close.PlainConnection if plain else uvloop_close.TlsConnection
             pool = redis.ConnectionPool(connection_class=kind, host=host, port=port, **options)
         return redis.Redis.from_pool(pool)
 
     def _node(self, host: str, port: int) -> redis.Redis:
-        access = self.access
-        options = self._options(self._command_timeout_s, access.username, access.password)
-        return redis.Redis(host=host, port=port, ssl=access.tls is not None, **options)
+        address = self.address
+        options = self._options(self._command_timeout_s, address.username, address.password)
+        return redis.Redis(host=host, port=port, ssl=address.tls is not None, **options)
 
     def _general(self) -> Any:
         if self._owners is None:
             return self.of("")
-        access = self.access
-        options = self._options(self._command_timeout_s, access.username, access.password)
-        nodes = [ClusterNode(host, port) for host, port in access.hosts]
-        return redis.RedisCluster(startup_nodes=nodes, ssl=access.tls is not None, **options)
+        address = self.address
+        options = self._options(self._command_timeout_s, address.username, address.password)
+        nodes = [ClusterNode(host, port) for host, port in address.hosts]
+        return redis.RedisCluster(startup_nodes=nodes, ssl=address.tls is not None, **options)
 
     def _options(
         self, timeout_s: float | None, username: str | None, secret: Secret
     ) -> dict[str, Any]:
-        # A broken pooled connection is replaced at once, a refused one is not insisted on: a
-        # caller should hear "503" within a blink. Every script may be repeated (claim: a lease
-        # whose reply was lost runs out and the job goes back to the line). But one that timed out
-        # is not: a server that hangs is asked once, not three times and again for each handshake
-        # (with those, a request took 45 s to be told so).
+        # A broken pooled connection is replaced at once; a refused one is not retried for long, so
+        # that a caller gets its 503 within moments. Every script may be repeated (claim: if its
+        # reply was lost, the lease runs out and the job returns to the queue). A command that timed
+        # out is not repeated: a server that hangs is asked once, not three times and again for each
+        # handshake, with which a request took 45 s to fail.
         options: dict[str, Any] = {
             "protocol": 2,
             "socket_connect_timeout": self._connect_timeout_s,
@@ -187,7 +189,7 @@ class Connections:
         }
         if username is not None or secret != Secret():
             options["credential_provider"] = _FromSecret(username, secret)
-        tls = self.access.tls
+        tls = self.address.tls
         if tls is not None:
             options |= {
                 "ssl_ca_certs": str(tls.ca_file) if tls.ca_file else None,

@@ -1,9 +1,9 @@
-"""How sure an acknowledged write is: docs/operate/guarantees.md.
+"""How durable an acknowledged write is, and how it is confirmed: docs/operate/guarantees.md.
 
-`async`: the primary has it. `replica`: so many replicas have it in memory, too. `always`: the
-primary's disk has it. The confirmation travels in the same pipeline as the writes it is about, and
-behind one small write of its own: WAIT speaks of the last write of *its* connection, and a repeated
-submit that finds its job there wrote nothing. Called by redis_store.py and script_runner.py.
+`async`: the primary has it. `replica`: some replicas have it in memory too. `always`: the primary's
+disk has it. The confirmation is asked for in the pipeline of the writes, behind one small write of
+its own: WAIT is about the last write of *its* connection, and a repeated submit that finds its job
+writes nothing. Called by base.py and pipeline.py.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from typing import Any
 class Durability(StrEnum):
     """What an acknowledged write survives."""
 
-    ASYNC = "async"  #: What Redis itself gives: its persistence, and asynchronous replication.
+    ASYNC = "async"  #: What Redis itself offers: its persistence, and asynchronous replication.
     REPLICA = "replica"  #: The loss of the primary, if a replica that confirmed is promoted.
     ALWAYS = "always"  #: The loss of the primary's power; needs `appendfsync always`.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
-    """What is asked behind writes, and when the answer is enough."""
+    """What is asked for behind writes, and which replies are enough."""
 
-    replicas: int  #: So many must have the writes in memory; 0: none.
+    replicas: int  #: This many must have the writes in memory; 0: none.
     disk: bool  #: The primary's append-only file must have them on disk.
     timeout_ms: int  #: Longest wait for the replicas, and for the disk, ms each.
 
     def commands(self, key: str) -> list[tuple[Any, ...]]:
-        """The commands to send behind the writes.
+        """Return the commands to send behind the writes.
 
         Args:
-            key: One that was written; its hash tag says which slot.
+            key: A key that was written; its hash tag determines the slot.
         """
         tag = key[: key.index("}") + 1] if "}" in key else "lw:"
-        # It lives for a minute only so that it leaves nothing behind.
+        # It expires after a minute, so that it leaves nothing behind.
         commands: list[tuple[Any, ...]] = [("SET", f"{tag}:sync", "", "PX", 60_000)]
         if self.replicas > 0:
             commands.append(("WAIT", self.replicas, self.timeout_ms))
@@ -45,12 +45,12 @@ class Confirmation:
             commands.append(("WAITAOF", 1, 0, self.timeout_ms))
         return commands
 
-    def missing(self, answers: Sequence[Any]) -> str | None:
-        """What the answers to `commands` lack, in words; None: all is confirmed."""
-        for answer in answers:
-            if isinstance(answer, Exception):
-                return f"Redis refused to confirm it: {answer}"
-        rest = list(answers[1:])
+    def missing(self, replies: Sequence[Any]) -> str | None:
+        """Return what the replies to `commands` lack, in words; None: all is confirmed."""
+        for reply in replies:
+            if isinstance(reply, Exception):
+                return f"Redis refused to confirm it: {reply}"
+        rest = list(replies[1:])
         if self.replicas > 0 and (got := int(rest.pop(0))) < self.replicas:
             return f"{got} of {self.replicas} replicas confirmed it in {self.timeout_ms} ms"
         if self.disk and int(rest.pop(0)[0]) < 1:
@@ -59,11 +59,11 @@ class Confirmation:
 
 
 def confirmation(mode: Durability, *, replicas: int, timeout_ms: int) -> Confirmation | None:
-    """What a mode asks for; None: nothing.
+    """Return the confirmation that a mode asks for; None: none.
 
     Args:
         mode: See `Durability`.
-        replicas: Of mode `replica`; at least 1.
+        replicas: Used by mode `replica`; at least 1.
         timeout_ms: See `Confirmation`.
     """
     if mode is Durability.ASYNC:

@@ -1,8 +1,8 @@
-"""Which of Redis's errors mean "not now", and what a caller is then told.
+"""Which errors of Redis mean "not now", and the `StoreUnavailable` that replaces them.
 
-Redis is away, starting, not the primary, full, cannot write, or lacks replicas: all of that is
-`StoreUnavailable`, and over without a restart of ours as soon as Redis is well. Everything else
-(WRONGTYPE, a bug in a script) is a bug and stays what it is.
+Redis is down, starting, not the primary, full, cannot write, or lacks replicas: all of that is
+`StoreUnavailable`, and ends without a restart of ours as soon as Redis recovers. Every other error
+(WRONGTYPE, a fault in a script) is a bug and is raised unchanged.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ AWAY = (
     AskError,
     TryAgainError,
     RedisClusterException,
-    # Something else answers there: on Kubernetes, a Service that no node knows of yet may lead to
-    # a proxy, which speaks HTTP.
+    # Something else answers at this address: on Kubernetes, a Service that is not set up on all
+    # nodes yet may lead to a proxy, which speaks HTTP.
     InvalidResponse,
     OSError,
 )
 
-#: The rest comes as a plain `ResponseError` whose text begins with its code. UNBLOCKED: the
-#: primary became a replica under a blocking command. BUSY: a script of somebody else's hogs it.
+#: The others are a plain `ResponseError` whose text begins with its code. UNBLOCKED: the primary
+#: became a replica during a blocking command. BUSY: another client's script keeps the server busy.
 _CODES = ("MISCONF", "NOREPLICAS", "UNBLOCKED", "BUSY ", "NOTREADY")
 
-#: What an operator has to know is said; everything else is "does not answer".
+#: Reasons that an operator must act on are named; everything else is "does not answer".
 _REASONS: tuple[tuple[type[Exception] | str, str], ...] = (
     (OutOfMemoryError, "is full (maxmemory)"),
     (ReadOnlyError, "is a read-only replica"),
@@ -65,7 +65,7 @@ _REASONS: tuple[tuple[type[Exception] | str, str], ...] = (
     ),
     (AuthenticationError, "refused the credentials"),
     (BusyLoadingError, "is loading its data"),
-    (InvalidResponse, "is not what answers at its address"),
+    (InvalidResponse, "is not the server at its address"),
     ("MISCONF", "cannot write to its disk"),
     ("NOREPLICAS", "has not enough replicas (min-replicas-to-write)"),
     (AskError, "is moving this queue to another node"),
@@ -75,14 +75,14 @@ _REASONS: tuple[tuple[type[Exception] | str, str], ...] = (
 
 
 def is_away(exc: BaseException) -> bool:
-    """Whether an error means that Redis cannot serve us now."""
-    if isinstance(exc, ExecAbortError):  # a queued command was refused; the text holds why
+    """Whether an error means that Redis cannot serve now."""
+    if isinstance(exc, ExecAbortError):  # a queued command was refused; the text has the reason
         return any(code in str(exc) for code in ("OOM", "READONLY", "MISCONF", "NOREPLICAS"))
     return isinstance(exc, AWAY) or (isinstance(exc, ResponseError) and str(exc).startswith(_CODES))
 
 
-def away(cause: BaseException | None = None) -> StoreUnavailable:
-    """What a caller is told while Redis cannot serve; names no address and no user."""
+def unavailable(cause: BaseException | None = None) -> StoreUnavailable:
+    """Make the error that a caller gets while Redis cannot serve; names no address and no user."""
     what = "does not answer"
     for kind, reason in _REASONS:
         if str(cause).startswith(kind) if isinstance(kind, str) else isinstance(cause, kind):
@@ -95,7 +95,7 @@ def away(cause: BaseException | None = None) -> StoreUnavailable:
 
 @contextmanager
 def reaching_redis() -> Iterator[None]:
-    """Around calls to Redis.
+    """Translate the errors of the calls to Redis inside.
 
     Raises:
         StoreUnavailable: In place of an error that means "not now"; its cause is that error.
@@ -105,11 +105,11 @@ def reaching_redis() -> Iterator[None]:
     except (RedisError, RedisClusterException, OSError) as exc:
         if not is_away(exc):
             raise
-        raise away(exc) from exc
+        raise unavailable(exc) from exc
 
 
 async def read(reply: Awaitable[T]) -> T:
-    """The reply to one command.
+    """Await the reply to one command.
 
     Raises:
         StoreUnavailable: See `reaching_redis`.

@@ -1,10 +1,10 @@
 """Connection pools that follow a primary: of a Sentinel service, or of one slot of a Cluster.
 
-Every connection asks where the primary is when it connects, and again now and then, so that a
-primary that was voted out but still answers us is left within seconds. Built on the client's own
-pool for Sentinel; for a Cluster, `SlotOwners` answers in the Sentinels' place. All keys of a queue
-share a slot, so on such a pool pipelines, transactions, blocking reads, pub/sub and WAIT work as
-they do on one server (docs/decisions/0032-redis-cluster.md). Called by connection.py.
+Every connection asks for the primary when it connects, and the pool asks again every 2 s, so that a
+primary that was replaced but still answers is left within seconds. Built on redis-py's own pool for
+Sentinel; for a Cluster, `SlotOwners` takes the Sentinels' place. All keys of a queue share a slot,
+so on such a pool pipelines, transactions, blocking reads, pub/sub and WAIT work as they do on one
+server (docs/decisions/0032-redis-cluster.md). Called by connections.py.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from lengthwise_store.redis.uvloop_close import UvloopCloseMixin
 
 log = logging.getLogger(__name__)
 
-#: How often a pool in use asks again where its primary is, s.
-LOOK_EVERY_S = 2.0
+#: How often a pool in use asks for its primary again, s.
+CHECK_EVERY_S = 2.0
 
 
-class _Following(UvloopCloseMixin, SentinelManagedConnection):
-    """A connection that lets go of a node which says that the slot is elsewhere."""
+class _FailoverConnection(UvloopCloseMixin, SentinelManagedConnection):
+    """A connection that disconnects from a node which reports that the slot is elsewhere."""
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -50,27 +50,27 @@ class _Following(UvloopCloseMixin, SentinelManagedConnection):
             raise ConnectionError(f"not served here now: {exc}") from exc
 
 
-class _FollowingTls(_Following, SentinelManagedSSLConnection):
+class _FailoverTlsConnection(_FailoverConnection, SentinelManagedSSLConnection):
     """The same, over TLS."""
 
 
-class FollowingPool(SentinelConnectionPool):
+class FailoverPool(SentinelConnectionPool):
     """A pool of connections to `service`'s primary, which `manager.discover_master` names."""
 
     def __init__(self, service: str, manager: Any, *, tls: bool, **options: Any) -> None:
-        kind = _FollowingTls if tls else _Following
+        kind = _FailoverTlsConnection if tls else _FailoverConnection
         super().__init__(  # type: ignore[no-untyped-call]
             service, manager, connection_class=kind, **options
         )
-        self._looked_s = time.monotonic()
-        self._look: asyncio.Task[None] | None = None
+        self._checked_s = time.monotonic()
+        self._check: asyncio.Task[None] | None = None
 
     async def get_connection(self, *args: Any, **kwargs: Any) -> Any:
-        """A connected connection; its caller never waits for a look at where the primary is."""
+        """Return a connected connection; the check of the primary runs beside it."""
         now_s = time.monotonic()
-        if now_s - self._looked_s > LOOK_EVERY_S and (self._look is None or self._look.done()):
-            self._looked_s = now_s
-            self._look = asyncio.create_task(self._look_again())
+        if now_s - self._checked_s > CHECK_EVERY_S and (self._check is None or self._check.done()):
+            self._checked_s = now_s
+            self._check = asyncio.create_task(self._check_primary())
         return await super().get_connection(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     async def release(self, connection: Any) -> None:
@@ -79,13 +79,13 @@ class FollowingPool(SentinelConnectionPool):
             await connection.disconnect()
         await super().release(connection)
 
-    async def _look_again(self) -> None:
+    async def _check_primary(self) -> None:
         before = self.master_address
         try:
-            # Closes what is idle if it has changed.
+            # Closes the idle connections if the primary has changed.
             await self.get_master_address()  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as exc:
-            log.debug("nobody says where the primary is", extra={"error": str(exc)})
+            log.debug("no answer names the primary", extra={"error": str(exc)})
             return
         if before is not None and before != self.master_address:
             log.warning(
@@ -94,36 +94,37 @@ class FollowingPool(SentinelConnectionPool):
 
     async def aclose(self) -> None:
         """Close every connection."""
-        if self._look is not None:
-            self._look.cancel()
-            await asyncio.wait({self._look})
+        if self._check is not None:
+            self._check.cancel()
+            await asyncio.wait({self._check})
         await super().aclose()
 
 
 class RememberingSentinel(Sentinel):
-    """Sentinels; while none of them knows, the last primary that they named.
+    """Sentinels; while none of them answers, the last primary that they named.
 
-    A Redis that is well must not be unreachable because its Sentinels are. If it is not well, the
-    attempt fails like any other; if it was voted out, it says READONLY or is left at the next look.
+    A healthy Redis must stay reachable when its Sentinels are not. If it is not healthy, the
+    attempt fails like any other; if it was replaced, it replies READONLY or is left at the next
+    check.
     """
 
     def __init__(self, hosts: tuple[tuple[str, int], ...], options: dict[str, Any]) -> None:
         super().__init__(hosts, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
         self._last: tuple[str, int] | None = None
-        self._knew: Any = None  #: Who named it; it is asked first.
+        self._named_by: Any = None  #: The Sentinel that named it; it is asked first.
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
-        """The primary's address.
+        """Return the primary's address.
 
-        Not the library's own: that one moves who knows to the front of its list while others go
-        through it, so that two who asked at once in a failover lost a Sentinel, and never closed
-        its connection (redis-py 8.1).
+        This replaces redis-py's method, which moves the Sentinel that answered to the front of its
+        list while other tasks iterate over it: two tasks that asked at once in a failover lost a
+        Sentinel, and never closed its connection (redis-py 8.1).
 
         Raises:
-            MasterNotFoundError: No Sentinel ever named one.
+            MasterNotFoundError: No Sentinel has named one so far.
         """
         problems: list[str] = []
-        for sentinel in sorted(self.sentinels, key=lambda one: one is not self._knew):
+        for sentinel in sorted(self.sentinels, key=lambda one: one is not self._named_by):
             try:
                 masters: Any = await sentinel.sentinel_masters()
             except (ConnectionError, TimeoutError) as exc:
@@ -131,28 +132,30 @@ class RememberingSentinel(Sentinel):
                 continue
             state = masters.get(service_name)
             if state and self.check_master_state(state, service_name):
-                self._knew, self._last = sentinel, (state["ip"], state["port"])
+                self._named_by, self._last = sentinel, (state["ip"], state["port"])
                 return self._last
         if self._last is None:
             raise MasterNotFoundError(
-                f"no Sentinel knows a primary {service_name!r}: {', '.join(problems)}"
+                f"no Sentinel has a primary {service_name!r}: {', '.join(problems)}"
             )
         return self._last
 
 
 class SlotOwners:
-    """Who serves which slot of a Cluster, asked of any of its nodes."""
+    """Finds the node that serves a slot of a Cluster, by asking any of its nodes."""
 
     def __init__(
         self, nodes: tuple[tuple[str, int], ...], open_node: Callable[[str, int], Any]
     ) -> None:
-        self._seeds = nodes
+        self._first_nodes = nodes
         self._open = open_node
         self._nodes: dict[tuple[str, int], Any] = {}
-        self._last: tuple[str, int] | None = None  #: Who answered last; it is asked first.
+        self._last: tuple[str, int] | None = (
+            None  #: The node that answered last; it is asked first.
+        )
 
     async def discover_master(self, service_name: str) -> tuple[str, int]:
-        """The address of the primary that serves slot `service_name`.
+        """Return the address of the primary that serves slot `service_name`.
 
         Raises:
             MasterNotFoundError: No node answers, or none serves that slot.
@@ -160,7 +163,7 @@ class SlotOwners:
         slot = int(service_name)
         problems: list[str] = []
         known = [self._last] if self._last is not None else []
-        for node in dict.fromkeys((*known, *self._seeds, *self._nodes)):
+        for node in dict.fromkeys((*known, *self._first_nodes, *self._nodes)):
             try:
                 client = self._client(node)
                 table = await client.execute_command("CLUSTER SLOTS")
@@ -176,7 +179,7 @@ class SlotOwners:
                     owner = (_host(primary[0], node), int(primary[1]))
             if owner is not None:
                 return owner
-            problems.append(f"{node[0]}:{node[1]} knows of none")
+            problems.append(f"{node[0]}:{node[1]} names no owner")
         self._last = None
         raise MasterNotFoundError(f"no node serves slot {slot}: {', '.join(problems)}")
 
@@ -194,6 +197,6 @@ class SlotOwners:
 
 
 def _host(announced: Any, asked: tuple[str, int]) -> str:
-    """A node's host; an empty or unknown one means "where you asked me" (CLUSTER SLOTS)."""
+    """Return a node's host; empty or "?" means the host that was asked (CLUSTER SLOTS)."""
     name = announced.decode() if isinstance(announced, bytes) else announced
     return asked[0] if name in (None, "", "?") else str(name)

@@ -1,8 +1,8 @@
-"""Whether a Redis server is set up so that what Lengthwise promises can be kept.
+"""Checks that a Redis server is set up so that the promises of Lengthwise hold.
 
-`JobStore.check` asks this of every primary: before a process starts to serve, and again with
-every readiness probe, because a setting can be changed under way. What contradicts a promise is
-`StoreUnfit`; what only may hurt is a warning, said once.
+`JobStore.check` does this for every primary: before a process starts to serve, and again with
+every readiness probe, because a setting can change at any time. A setting that contradicts a
+promise is `StoreUnfit`; one that may do harm is a warning, which is logged once.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from lengthwise_store.errors import StoreUnfit
 from lengthwise_store.redis.durability import Durability
 from lengthwise_store.redis.errors import read
 
-#: Of the memory limit. Above, a burst of submits may be refused before anybody looks.
+#: Share of the memory limit. Above it, a burst of submits may be refused before an operator acts.
 _HEADROOM = 0.85
 
-#: What Valkey tells as its `redis_version` is 7.2.4.
+#: Valkey reports `redis_version` 7.2.4.
 _WAITAOF_SINCE = (7, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerReport:
-    """What was found at one primary."""
+    """The findings at one primary."""
 
     used_bytes: int
     limit_bytes: int  #: 0: none.
@@ -34,15 +34,15 @@ class ServerReport:
 
 
 async def check_server(client: Any, mode: Durability, replicas: int) -> ServerReport:
-    """Ask one primary how it is set up.
+    """Check how one primary is set up.
 
     Args:
         client: A client of that server.
         mode: What acknowledged writes must survive.
-        replicas: Of mode `replica`: so many must confirm.
+        replicas: Mode `replica`: this many must confirm.
 
     Raises:
-        StoreUnfit: Its settings contradict what we promise; the message says what to set.
+        StoreUnfit: Its settings contradict a promise; the message names the setting to change.
         StoreUnavailable: It does not answer.
     """
     info: Mapping[str, Any] = await read(client.info("everything"))
@@ -62,7 +62,7 @@ async def check_server(client: Any, mode: Durability, replicas: int) -> ServerRe
     if config is None:
         warnings.append(
             "CONFIG GET is forbidden here, so that persistence and replication cannot be checked: "
-            "see to it that they are what durability "
+            "make sure that they are what durability "
             f"{mode.value!r} needs (docs/operate/guarantees.md)"
         )
     if mode is Durability.ALWAYS:
@@ -82,15 +82,15 @@ async def check_server(client: Any, mode: Durability, replicas: int) -> ServerRe
 
 
 async def _config(client: Any) -> Mapping[str, str] | None:
-    """The settings that matter; None: we may not ask, as at most managed services."""
+    """Read the settings that matter; None: CONFIG is forbidden, as in most managed services."""
 
-    async def asked() -> Mapping[str, str] | None:
+    async def config() -> Mapping[str, str] | None:
         try:
             return dict(await client.config_get("appendfsync", "save", "min-replicas-to-write"))
         except ResponseError:  # NOPERM, or an unknown command
             return None
 
-    return await read(asked())
+    return await read(config())
 
 
 def _needs_disk(info: Mapping[str, Any], config: Mapping[str, str] | None) -> None:
@@ -110,7 +110,7 @@ def _needs_disk(info: Mapping[str, Any], config: Mapping[str, str] | None) -> No
     if tuple(int(part) for part in version.split(".")[:2]) < _WAITAOF_SINCE:
         raise StoreUnfit(
             f"Redis {version} cannot be asked whether a write is on its disk: durability `always` "
-            "needs Redis 7.2 or Valkey 8 and later. Take one, or durability `async` or `replica`."
+            "needs Redis 7.2 or Valkey 8 and later. Use one, or durability `async` or `replica`."
         )
 
 
@@ -119,14 +119,14 @@ def _about_replicas(
 ) -> list[str]:
     have = int(info.get("connected_slaves", 0))
     if have < replicas:
-        # No reason to take this process out of service: what is there can be read and finished.
+        # No reason to take this process out of service: stored jobs can be read and finished.
         return [
             f"durability `replica` wants {replicas} replicas, and there are {have}: no job is "
             "accepted until they are back"
         ]
     if config is not None and int(config.get("min-replicas-to-write", "0")) < 1:
         return [
-            "a primary that is cut off goes on until it is voted out: "
+            "a primary that is cut off accepts writes until it is replaced: "
             f"set `min-replicas-to-write {replicas}` so that it stops"
         ]
     return []

@@ -1,9 +1,10 @@
-"""Connections to Redis for uvloop, which says "closed" in its own way. Used by connection.py.
+"""Connections to Redis that treat uvloop's error for a closed peer as a lost connection.
 
-Where asyncio's transport takes bytes for a peer that is gone and lets the next read tell, uvloop's
-raises `RuntimeError`, which redis-py hands through: to its callers that is a bug and not an outage.
-Seen in a chaos run: a failover cut a connection between its connect and its first command, and the
-worker's loop that listens for cancellations ended the worker.
+asyncio's transport accepts bytes for a peer that is gone, and the next read fails. uvloop's raises
+`RuntimeError`, which redis-py passes on: to its callers that is a bug and not an outage. Seen
+in a chaos run: a failover cut a connection between its connect and its first command, and the
+worker's loop that waits for cancellations ended the worker. Used by connections.py and
+failover_pool.py.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from redis.exceptions import ConnectionError  # noqa: A004 - the client's own, n
 
 
 class UvloopCloseMixin(AbstractConnection):
-    """Makes that a `ConnectionError`, which is tried again, or told as an outage."""
+    """Raises `ConnectionError` instead, which is retried, or reported as an outage."""
 
     async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
         """Send a command."""
@@ -30,13 +31,13 @@ class UvloopCloseMixin(AbstractConnection):
             raise ConnectionError(f"closed before a command could be sent: {exc}") from exc
 
 
-class Plain(UvloopCloseMixin, Connection):
+class PlainConnection(UvloopCloseMixin, Connection):
     """Over TCP."""
 
 
-class Tls(UvloopCloseMixin, SSLConnection):
+class TlsConnection(UvloopCloseMixin, SSLConnection):
     """Over TLS."""
 
 
-class Unix(UvloopCloseMixin, UnixDomainSocketConnection):
+class UnixConnection(UvloopCloseMixin, UnixDomainSocketConnection):
     """Over a Unix socket."""

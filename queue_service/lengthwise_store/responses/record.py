@@ -1,16 +1,17 @@
-"""What the store keeps of a response beside its job. A value."""
+"""The record of a response, which the store keeps beside its job. A value."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
+#: An object of JSON that this product does not look into.
 JsonObject = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResponseRecord:
-    """What is known of a response beside its job."""
+    """What OpenAI's Responses API needs of a response besides its job."""
 
     id: str
     job_id: str
@@ -23,5 +24,5 @@ class ResponseRecord:
     turns: list[JsonObject]  #: The chat so far, without instructions; for a next response.
 
     def as_json(self) -> JsonObject:
-        """What is stored."""
+        """Return the record as it is stored."""
         return asdict(self)

@@ -10,14 +10,13 @@ import hashlib
 import re
 import sys
 
-from lengthwise_store import lua_loader
-from lengthwise_store import store as redis_store
+from lengthwise_store import base, lua_loader
 from lengthwise_worker.__main__ import main
 
 _FENCE = re.compile(r'record\[1\] ~= "running" or record\[2\] ~= nonce')
 
 
-def load_without_fences() -> dict[str, lua_loader.Script]:
+def load_without_fences() -> dict[str, lua_loader.AnswerScript]:
     """The scripts, in which a worker's word counts whether or not its lease stands."""
     loaded = lua_loader.load_all()
     for name in ("beat", "emit", "finish"):
@@ -30,5 +29,5 @@ def load_without_fences() -> dict[str, lua_loader.Script]:
 
 
 if __name__ == "__main__":
-    redis_store.load_all = load_without_fences  # type: ignore[attr-defined]
+    base.load_all = load_without_fences  # type: ignore[attr-defined]
     sys.exit(main())

@@ -10,7 +10,7 @@ from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.queue_views import WorkerView
 from lengthwise_queue.admission import retry_after
 from lengthwise_queue.admission.retry_after import LATEST_S, UNKNOWN_S, RetryAfter
-from lengthwise_store.jobs import QueueStats, TenantLine
+from lengthwise_store.queues import QueueStats, TenantBacklog
 
 SETTINGS = QueueSettings(default_ms_per_token=20, default_tokens=100)
 
@@ -18,7 +18,7 @@ SETTINGS = QueueSettings(default_ms_per_token=20, default_tokens=100)
 def stats(*, slots: int = 4, tenants: dict[str, int] | None = None, **changes: Any) -> QueueStats:
     worker = WorkerView(id="w", slots=slots, running=0, engine="e", seen_ms=0)
     lines = [
-        TenantLine(tenant=name, depth=depth, scheduled=0, dead=0, virtual_time=0)
+        TenantBacklog(tenant=name, depth=depth, scheduled=0, dead=0, virtual_time=0)
         for name, depth in (tenants or {}).items()
     ]
     fields: dict[str, Any] = {

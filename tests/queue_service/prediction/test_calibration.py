@@ -14,17 +14,17 @@ from lengthwise_contract.prediction import Prediction
 from lengthwise_queue.prediction.accuracy import coverage, tau_b
 from lengthwise_queue.prediction.calibration import IDENTITY, MIN_SAMPLES, shape_of
 from lengthwise_queue.prediction.calibration_fit import fit, fit_all
-from lengthwise_store.jobs import Answer, Quantiles, Shape, predictor_tag
+from lengthwise_store.prediction_record import MeasuredAnswer, Quantiles, Shape, predictor_tag
 
 TOKENS = st.floats(1.0, 1e5)
 SHAPES = st.tuples(st.integers(0, 98), st.integers(0, 98))
 ANY_ANSWERS = st.lists(
     st.builds(
-        lambda middle, low, high, tokens, cap, shape: Answer(
+        lambda middle, low, high, tokens, cap, shape: MeasuredAnswer(
             tokens=min(tokens, cap),
             priced=middle,
             raw=(middle / low, middle, middle * high),
-            said=(middle / low, middle, middle * high),
+            calibrated=(middle / low, middle, middle * high),
             predictor="v",
             max_tokens=cap,
             shape=shape,
@@ -52,7 +52,7 @@ def stream(
     cap: int | None = None,
     seed: int = 1,
     skill: float = 1.0,
-) -> list[Answer]:
+) -> list[MeasuredAnswer]:
     """Answers `wrong_by` times as long as predicted; 0.54 is what p10 and p90 claim."""
     rng = random.Random(seed)  # noqa: S311 - a reproducible stream
     made = []
@@ -61,11 +61,11 @@ def stream(
         centre = math.exp(5 + skill * (math.log(middle) - 5))
         real = round(centre * wrong_by * rng.lognormvariate(0, spread)) + 1
         made.append(
-            Answer(
+            MeasuredAnswer(
                 tokens=real if cap is None else min(real, cap),
                 priced=middle,
                 raw=around(middle),
-                said=around(middle),
+                calibrated=around(middle),
                 predictor="v",
                 max_tokens=cap,
             )
@@ -76,7 +76,7 @@ def stream(
 @settings(max_examples=200, deadline=None)
 @given(ANY_ANSWERS, TOKENS, TOKENS, SHAPES)
 def test_whatever_was_answered_prompts_of_one_shape_keep_their_rank_and_quantiles_their_order(
-    answers: list[Answer], one: float, other: float, shape: Shape
+    answers: list[MeasuredAnswer], one: float, other: float, shape: Shape
 ) -> None:
     fitted = fit(answers)
     low, high = sorted((one, other))
@@ -101,7 +101,9 @@ def test_what_the_prompts_length_says_of_this_llm_is_learned() -> None:
         real = round(middle * (400 / chars) ** 0.5 * rng.lognormvariate(0, 0.3)) + 1
         raw = around(middle)
         seen.append(
-            Answer(tokens=real, priced=middle, raw=raw, said=raw, predictor="v", shape=shape)
+            MeasuredAnswer(
+                tokens=real, priced=middle, raw=raw, calibrated=raw, predictor="v", shape=shape
+            )
         )
     fitted = fit(seen)
     brief, lengthy = shape_of("x" * 50), shape_of("x" * 3000)
@@ -175,7 +177,10 @@ def test_answers_cut_at_their_cap_do_not_count_as_short() -> None:
     cut = stream(256, cap=60)
     assert sum(a.was_cut for a in cut) > 128
     as_if_whole = [
-        Answer(tokens=a.tokens, priced=a.priced, raw=a.raw, said=a.said, predictor="v") for a in cut
+        MeasuredAnswer(
+            tokens=a.tokens, priced=a.priced, raw=a.raw, calibrated=a.calibrated, predictor="v"
+        )
+        for a in cut
     ]
     assert fit(as_if_whole).quantiles(around(300))[1] < 150
     assert fit(cut).quantiles(around(300))[1] > 220
@@ -188,13 +193,19 @@ def test_where_all_is_cut_nothing_is_pulled_down() -> None:
 
 def test_a_request_for_several_answers_teaches_nothing_of_one() -> None:
     several = [
-        Answer(tokens=900, priced=300, raw=around(100), said=around(100), predictor="v", count=3)
+        MeasuredAnswer(
+            tokens=900, priced=300, raw=around(100), calibrated=around(100), predictor="v", count=3
+        )
     ] * 100
     assert fit(several).samples == 0
 
 
 def test_each_predictor_version_has_a_calibration_of_its_own() -> None:
-    old = [Answer(tokens=500, priced=100, raw=around(100), said=around(100), predictor="old")] * 100
+    old = [
+        MeasuredAnswer(
+            tokens=500, priced=100, raw=around(100), calibrated=around(100), predictor="old"
+        )
+    ] * 100
     both = fit_all([*stream(100), *old])
     assert both.of("old").quantiles(around(100))[1] > 400
     assert both.of("v").quantiles(around(100))[1] == pytest.approx(100, rel=0.3)

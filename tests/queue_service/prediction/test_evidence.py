@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 
 from lengthwise_queue.prediction.quality import NO_EVIDENCE, evidence_of
-from lengthwise_store.jobs import Answer
+from lengthwise_store.prediction_record import MeasuredAnswer
 
 
-def answers(count: int, *, predictor: str = "aaaa", right: bool = True) -> list[Answer]:
+def answers(count: int, *, predictor: str = "aaaa", right: bool = True) -> list[MeasuredAnswer]:
     """Answers of 10, 20, ... tokens, predicted exactly, or the other way round."""
     lengths = [10 * (n + 1) for n in range(count)]
     said = lengths if right else lengths[::-1]
     return [
-        Answer(tokens=tokens, priced=priced, raw=(priced, priced, priced), predictor=predictor)
+        MeasuredAnswer(
+            tokens=tokens, priced=priced, raw=(priced, priced, priced), predictor=predictor
+        )
         for tokens, priced in zip(lengths, said, strict=True)
     ]
 
@@ -24,7 +26,7 @@ def test_few_answers_say_nothing() -> None:
 
 
 def test_the_usual_length_is_the_mean_of_what_was_predicted() -> None:
-    unpredicted = [Answer(tokens=100_000, priced=None)] * 10
+    unpredicted = [MeasuredAnswer(tokens=100_000, priced=None)] * 10
     assert evidence_of(answers(100) + unpredicted).usual_tokens == pytest.approx(505)
 
 

@@ -16,30 +16,32 @@ from lengthwise_queue.background.fallback_controller import FallbackController
 from lengthwise_queue.prediction.accuracy import coverage
 from lengthwise_queue.prediction.quality import fallback_wanted, rank_accuracy, recent
 from lengthwise_queue.scheduling.snapshot import QueueCache
-from lengthwise_store.codec import read_stats
-from lengthwise_store.jobs import Accepted, Answer, NewJob, Outcome, OutcomeKind, QueueStats
+from lengthwise_store.codec.queues import read_stats
+from lengthwise_store.jobs import Accepted, NewJob, Outcome, OutcomeKind
+from lengthwise_store.prediction_record import MeasuredAnswer
+from lengthwise_store.queues import QueueStats
 from lengthwise_store.store import JobStore
 
 SETTINGS = QueueSettings()
 
 
-def answer(predicted: float | None, actual: int) -> Answer:
+def answer(predicted: float | None, actual: int) -> MeasuredAnswer:
     raw = None if predicted is None else (predicted / 2, predicted, predicted * 2)
-    return Answer(tokens=actual, priced=predicted, raw=raw, said=raw)
+    return MeasuredAnswer(tokens=actual, priced=predicted, raw=raw, calibrated=raw)
 
 
-def answers(n: int, noise: float, seed: int = 1) -> list[Answer]:
+def answers(n: int, noise: float, seed: int = 1) -> list[MeasuredAnswer]:
     """Predictions that are right (0), right on the whole (1), or drawn from a hat (9)."""
     rng = random.Random(seed)  # noqa: S311 - a reproducible stream
     actual = [int(rng.lognormvariate(5, 1)) + 1 for _ in range(n)]
     return [answer(a * rng.lognormvariate(0, noise), a) for a in actual]
 
 
-def reversed_(n: int) -> list[Answer]:
+def reversed_(n: int) -> list[MeasuredAnswer]:
     return [answer(1e5 / a.tokens, a.tokens) for a in answers(n, 0.0)]
 
 
-def alike(n: int) -> list[Answer]:
+def alike(n: int) -> list[MeasuredAnswer]:
     """What the front of a long line looks like under short-first: all predicted about equal."""
     rng = random.Random(1)  # noqa: S311
     return [answer(100 * rng.uniform(1, 1.3), rng.randint(20, 400)) for _ in range(n)]
@@ -79,7 +81,7 @@ def alike(n: int) -> list[Answer]:
     ],
 )
 def test_short_first_is_suspended_while_its_predictions_are_useless(
-    seen: list[Answer], fallback: bool, want: bool
+    seen: list[MeasuredAnswer], fallback: bool, want: bool
 ) -> None:
     assert fallback_wanted(seen, fallback=fallback, settings=SETTINGS) is want
 

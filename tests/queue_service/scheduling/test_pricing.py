@@ -11,7 +11,8 @@ from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.metrics import length_bucket
 from lengthwise_queue.prediction.calibration_fit import fit_all
 from lengthwise_queue.scheduling import pricing
-from lengthwise_store.jobs import Answer, QueueStats, predictor_tag
+from lengthwise_store.prediction_record import MeasuredAnswer, predictor_tag
+from lengthwise_store.queues import QueueStats
 
 PREDICTION = Prediction(
     model_version="v", p10_tokens=100, p50_tokens=100, p90_tokens=100, mean_tokens=100, rank_score=1
@@ -107,11 +108,11 @@ def test_every_length_has_a_bucket(tokens: float, want: str) -> None:
 
 def test_a_price_rests_on_the_calibrated_length_and_says_on_what() -> None:
     seen = [
-        Answer(
+        MeasuredAnswer(
             tokens=400,
             priced=100,
             raw=(50, 100, 200),
-            said=(50, 100, 200),
+            calibrated=(50, 100, 200),
             predictor=predictor_tag("v"),
         )
     ] * 200

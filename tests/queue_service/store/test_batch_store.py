@@ -8,16 +8,16 @@ from collections.abc import Awaitable, Callable
 import pytest
 import redis.asyncio as redis
 
-from lengthwise_store.batches.store import (
+from lengthwise_store.batches.batch import (
     START,
     Batch,
+    BatchLost,
     BatchStatus,
-    BatchStore,
-    Lost,
+    LineResult,
     OpenLine,
     Place,
-    Result,
 )
+from lengthwise_store.batches.store import BatchStore
 
 BATCH = "batch_1"
 Test = Callable[[BatchStore], Awaitable[None]]
@@ -42,7 +42,7 @@ async def made(store: BatchStore) -> Batch:
         window_ms=60_000,
         output_ttl_ms=60_000,
     )
-    _, batch = await store.seize(BATCH, "a")
+    _, batch = await store.acquire(BATCH, "a")
     assert batch is not None
     assert await store.move(batch, "a", BatchStatus.IN_PROGRESS, total=3)
     return await now(store)
@@ -54,8 +54,8 @@ async def now(store: BatchStore) -> Batch:
     return batch
 
 
-def result(line: int, file: str = "out") -> Result:
-    return Result(
+def result(line: int, file: str = "out") -> LineResult:
+    return LineResult(
         line=line,
         file="out" if file == "out" else "err",
         text=b"%d\n" % line,
@@ -74,14 +74,14 @@ def test_a_line_is_settled_once_however_often_it_is_said(redis_url: str) -> None
         batch = await made(store)
         await store.open(batch, "a", BEHIND, [ONE, TWO])
         await store.open(batch, "a", BEHIND, [ONE, TWO])  # its reply was lost, and it is repeated
-        assert await store.opened(BATCH) == {1: ONE, 2: TWO}
-        assert await store.settle(batch, "a", [result(1)]) == (2, 0)
-        assert await store.settle(batch, "a", [result(1), result(2, "err")]) == (2, 2)
+        assert await store.open_lines(BATCH) == {1: ONE, 2: TWO}
+        assert await store.write_results(batch, "a", [result(1)]) == (2, 0)
+        assert await store.write_results(batch, "a", [result(1), result(2, "err")]) == (2, 2)
         ended = await now(store)
         assert (ended.completed, ended.failed) == (1, 1)
         assert (ended.input_tokens, ended.output_tokens) == (2, 4)
         assert (ended.out_blocks, ended.err_blocks) == (1, 1)
-        assert await store.opened(BATCH) == {}
+        assert await store.open_lines(BATCH) == {}
 
     run(redis_url, test)
 
@@ -90,7 +90,7 @@ def test_unopened_lines_are_settled_once_with_the_cursor(redis_url: str) -> None
     async def test(store: BatchStore) -> None:
         batch = await made(store)
         for _ in range(2):  # the second time the input was read to there already
-            assert await store.settle(batch, "a", [result(1, "err")], to=BEHIND) == (0, 2)
+            assert await store.write_results(batch, "a", [result(1, "err")], to=BEHIND) == (0, 2)
         ended = await now(store)
         assert (ended.failed, ended.cursor) == (1, BEHIND)
 
@@ -101,19 +101,19 @@ def test_who_lost_the_batch_writes_nothing_more(redis_url: str) -> None:
     async def test(store: BatchStore) -> None:
         batch = await made(store)
         await store.open(batch, "a", BEHIND, [ONE, TWO])
-        await store.seize(BATCH, "b")
+        await store.acquire(BATCH, "b")
         before = await now(store)
         for write in (
             store.open(batch, "a", Place(4, 0, 30), []),
-            store.settle(batch, "a", [result(1)]),
-            store.settle(batch, "a", [result(3)], to=BEHIND),
+            store.write_results(batch, "a", [result(1)]),
+            store.write_results(batch, "a", [result(3)], to=BEHIND),
             store.move(before, "a", BatchStatus.FINALIZING),
             store.beat(BATCH, "a"),
         ):
-            with pytest.raises(Lost):
+            with pytest.raises(BatchLost):
                 await write
         assert await now(store) == before
-        assert await store.settle(batch, "b", [result(1)]) == (2, 0)
+        assert await store.write_results(batch, "b", [result(1)]) == (2, 0)
 
     run(redis_url, test)
 

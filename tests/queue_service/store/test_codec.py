@@ -9,8 +9,9 @@ import pytest
 
 from lengthwise_contract.prediction import Prediction
 from lengthwise_contract.queue_settings import QueueSettings
-from lengthwise_store.codec import write_quantiles
-from lengthwise_store.jobs import Accepted, Basis, NewJob, Outcome, OutcomeKind, predictor_tag
+from lengthwise_store.codec.prediction import write_quantiles
+from lengthwise_store.jobs import Accepted, NewJob, Outcome, OutcomeKind
+from lengthwise_store.prediction_record import Basis, predictor_tag
 from lengthwise_store.store import JobStore
 
 SAID = Prediction(
@@ -60,7 +61,7 @@ def test_an_answer_brings_along_what_was_predicted_and_what_was_reckoned_with(
             [answer] = (await store.stats("q")).answers
             assert (answer.tokens, answer.priced, answer.was_cut) == (2048, 300.0, True)
             assert answer.predictor == predictor_tag(SAID.model_version)
-            assert answer.said == pytest.approx(BASIS.calibrated, rel=1e-3)
+            assert answer.calibrated == pytest.approx(BASIS.calibrated, rel=1e-3)
             assert answer.raw == pytest.approx((52.3125, 312.41, 891.02), rel=1e-3)
             assert (answer.shape, answer.count) == ((71, 26), 1)
         finally:

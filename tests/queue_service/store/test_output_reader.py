@@ -10,7 +10,7 @@ import pytest
 import redis.asyncio as redis
 
 from lengthwise_store.jobs import Claim, EntryKind, NewJob, Outcome, OutcomeKind, OutputEntry
-from lengthwise_store.output_reader import follow
+from lengthwise_store.output_reader import stream_output
 from lengthwise_store.store import JobStore
 
 Q, JOB = "q", "0a"
@@ -69,7 +69,7 @@ class Reader:
 
     def __init__(self, store: JobStore, after: str = "0-0") -> None:
         self.heard: list[OutputEntry] = []
-        self._entries = follow(store, Q, JOB, after=after, first_s=0.2, beat_s=0.2)
+        self._entries = stream_output(store, Q, JOB, after=after, first_s=0.2, beat_s=0.2)
 
     async def until(self, count: int) -> None:
         async with asyncio.timeout(BOUND_S):

@@ -199,7 +199,7 @@ def test_a_call_that_comes_as_the_last_sender_ends_is_not_left_lying(
 
     Seen as workers that stood still for up to a second, until the next tick sent their calls along.
     """
-    monkeypatch.setattr(pipeline, "_UNDER_WAY", 1)
+    monkeypatch.setattr(pipeline, "_IN_FLIGHT", 1)
 
     async def body(store: JobStore) -> None:
         async with asyncio.timeout(10):

@@ -11,6 +11,7 @@ import pytest
 import redis.asyncio as redis
 
 from lengthwise_contract.jobs import JobError
+from lengthwise_store.codec.output import END_FIELDS, read_silent_end
 from lengthwise_store.jobs import (
     Accepted,
     Claim,
@@ -21,7 +22,6 @@ from lengthwise_store.jobs import (
     OutputEntry,
 )
 from lengthwise_store.keys import QueueKeys
-from lengthwise_store.output_entries import END_FIELDS, silent_end
 from lengthwise_store.store import JobStore
 
 Q = "org/model-1"
@@ -220,7 +220,7 @@ def test_the_word_to_those_who_wait_stays_short(redis_url: str) -> None:
 
 def test_an_end_that_cannot_be_read_is_passed_over() -> None:
     record = dict.fromkeys(END_FIELDS, None) | {"state": b"failed", "error": b"{"}
-    assert silent_end(list(record.values()), "0-0") == []
+    assert read_silent_end(list(record.values()), "0-0") == []
 
 
 def test_a_damaged_record_does_not_break_its_reader(redis_url: str) -> None:

@@ -28,7 +28,8 @@ from lengthwise_store.jobs import (
     OutcomeKind,
     QueueFull,
 )
-from lengthwise_store.store import JobStore, StoreSettings
+from lengthwise_store.settings import StoreSettings
+from lengthwise_store.store import JobStore
 
 Q = "org/model-1"
 T0 = 1_760_000_000_000.0
@@ -581,7 +582,7 @@ def test_the_line_shows_who_is_next_who_runs_and_who_is_done(redis_url: str) -> 
             await accept(store, f"0{i}", slack_ms=float(i))
         first, _ = await store.claim(Q, worker_id="w1", count=2)
         await store.finish(Q, first.lease, OK, worker_id="w1")
-        line = await store.line(Q, 10)
+        line = await store.snapshot(Q, 10)
         assert [j.id for j in line.waiting] == ["02", "03"]
         assert [j.id for j in line.running] == ["01"]
         assert [(j.id, j.output_tokens) for j in line.finished] == [("00", 10)]

@@ -31,14 +31,15 @@ from lengthwise_store.jobs import (
     Draining,
     EntryKind,
     LeaseState,
-    Mode,
     NewJob,
     Outcome,
     OutcomeKind,
     QueueFull,
     TenantFull,
 )
-from lengthwise_store.store import JobStore, StoreSettings
+from lengthwise_store.queues import Mode
+from lengthwise_store.settings import StoreSettings
+from lengthwise_store.store import JobStore
 
 T = TypeVar("T")
 Q = "model"

@@ -20,7 +20,6 @@ from lengthwise_store.jobs import (
     Accepted,
     Claim,
     Draining,
-    Mode,
     NewJob,
     Outcome,
     OutcomeKind,
@@ -28,6 +27,7 @@ from lengthwise_store.jobs import (
     Submitted,
     TenantFull,
 )
+from lengthwise_store.queues import Mode
 from lengthwise_store.store import JobStore
 
 Q = "model"
@@ -305,7 +305,7 @@ def test_switching_the_policy_and_back_loses_neither_order(redis_url: str) -> No
             await submit(store, f"a{i:04}", "a", tokens)
 
         async def order() -> list[str]:
-            return [j.id for j in (await store.line(Q, 5000)).waiting]
+            return [j.id for j in (await store.snapshot(Q, 5000)).waiting]
 
         by_length, by_time = await order(), [f"a{i:04}" for i in range(1300)]
         assert by_length != by_time
@@ -336,10 +336,10 @@ def test_a_change_of_order_whose_caller_died_is_finished_by_the_ticks(redis_url:
             await submit(store, f"a{i:04}", "a", 700 - i)
         call = store._call
         await store._run(call(_keys(), "govern", (), ["", "fcfs", ""]))
-        assert [j.id for j in (await store.line(Q, 1)).waiting] != ["a0000"]
+        assert [j.id for j in (await store.snapshot(Q, 1)).waiting] != ["a0000"]
         for _ in range(2):
             await store.tick(Q)
-        waiting = (await store.line(Q, 1000)).waiting
+        waiting = (await store.snapshot(Q, 1000)).waiting
         assert [j.id for j in waiting] == [f"a{i:04}" for i in range(700)]
 
     run(body, redis_url)
@@ -511,10 +511,10 @@ def test_the_line_of_all_tenants_is_in_the_order_in_which_they_are_claimed(redis
             await submit(store, f"a{i:02}", "a", 10 + 13 * i)
             await submit(store, f"b{i:02}", "b", 200 - 7 * i, tenant_weight=4.0)
         await submit(store, "c00", "c", 5)
-        line = await store.line(Q, 100)
+        line = await store.snapshot(Q, 100)
         claims = [(await store.claim(Q, worker_id="w", count=1))[0] for _ in range(25)]
         assert [j.id for j in line.waiting] == [c.lease.job_id for c in claims]
-        mine = await store.line(Q, 100, tenant="c")
+        mine = await store.snapshot(Q, 100, tenant="c")
         assert [j.id for j in (*mine.waiting, *mine.running)] == ["c00"]
 
     run(body, redis_url)
@@ -530,7 +530,7 @@ def test_a_tenant_whose_only_job_ran_over_a_tick_is_still_known_when_it_ends(
         [claim] = await store.claim(Q, worker_id="w", count=1)
         await store.tick(Q)
         await store.finish(Q, claim.lease, Outcome(kind=OutcomeKind.OK), worker_id="w")
-        assert [ended.id for ended in (await store.line(Q, 10)).finished] == ["a0"]
+        assert [ended.id for ended in (await store.snapshot(Q, 10)).finished] == ["a0"]
         assert store.now_ms is not None
         store.now_ms += store.settings.retention_ms + 1
         await store.tick(Q)

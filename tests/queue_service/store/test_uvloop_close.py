@@ -11,7 +11,7 @@ import pytest
 import uvloop
 from redis.exceptions import ConnectionError  # noqa: A004 - the client's own, not the built-in
 
-from lengthwise_store.redis.uvloop_close import Plain, UvloopCloseMixin
+from lengthwise_store.redis.uvloop_close import PlainConnection, UvloopCloseMixin
 from lengthwise_store.store import JobStore
 
 Runner = Callable[[Coroutine[Any, Any, None]], None]
@@ -27,7 +27,7 @@ def closed_under(redis_url: str) -> Coroutine[Any, Any, None]:
 
     async def body() -> None:
         at = urlsplit(redis_url)
-        connection: Any = Plain(host=at.hostname or "", port=at.port or 0)
+        connection: Any = PlainConnection(host=at.hostname or "", port=at.port or 0)
         await connection.connect()
         connection._writer.transport.abort()
         await asyncio.sleep(0)

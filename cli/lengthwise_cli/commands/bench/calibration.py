@@ -15,7 +15,7 @@ from rich.table import Table
 
 from lengthwise_cli.extras import extra
 from lengthwise_lab.drift.unknown_llm import MeasuredPrompt, Window, measure, read
-from lengthwise_store.jobs import Quantiles
+from lengthwise_store.prediction_record import Quantiles
 
 
 def calibration(

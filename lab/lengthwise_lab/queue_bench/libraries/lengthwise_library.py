@@ -15,7 +15,8 @@ from lengthwise_lab.queue_bench.library import Semantics
 from lengthwise_lab.queue_bench.probe import Probe
 from lengthwise_lab.queue_bench.producer import LoadPlan, Produced, produce_async
 from lengthwise_store.jobs import Accepted, Claim, NewJob
-from lengthwise_store.store import JobStore, StoreSettings
+from lengthwise_store.settings import StoreSettings
+from lengthwise_store.store import JobStore
 from lengthwise_worker.engines.base import EngineResponse, Sink
 from lengthwise_worker.settings import Settings
 from lengthwise_worker.worker import Worker

@@ -1,15 +1,15 @@
 --[[
-Bring a batch from one status to another, and note when.
+Change the status of a batch, and record the time.
 
 KEYS
-  record  hash  all that is known of the batch
+  record  hash  the batch's record
 ARGV
-  nonce (of who works on it; "" for anybody), from (statuses, with a space behind each), to,
+  nonce (of the runner; "" from a client), from (statuses, with a space behind each), to,
   then further fields and values
 RETURNS
   {"moved"}
-  {"lost"}            somebody else works on it now
-  {"not", status}     it is in none of those
+  {"lost"}            another runner works on it now
+  {"not", status}     it is in none of those statuses
 ]]
 local record = KEYS[1]
 local nonce, from, to = unpack(ARGV)

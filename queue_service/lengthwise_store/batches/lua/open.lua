@@ -1,13 +1,13 @@
 --[[
-Note lines as begun, before their jobs are handed in, and how far the input was read.
+Record lines as started, before their jobs are submitted, and how far the input was read.
 
 KEYS
-  record  hash  all that is known of the batch
-  open    hash  line -> where it stands, of lines without a result
+  record  hash  the batch's record
+  open    hash  line -> its place in the input, of lines without a result
 ARGV
-  nonce, ttl_ms, old cursor, new cursor, then lines and where they stand
+  nonce, ttl_ms, old cursor, new cursor, then lines and their places
 RETURNS
-  1, or 0 where somebody else works on it now
+  1, or 0: another runner works on it now
 ]]
 local record, open = KEYS[1], KEYS[2]
 local nonce, ttl_ms, old, new = unpack(ARGV)

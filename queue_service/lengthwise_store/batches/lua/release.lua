@@ -1,8 +1,8 @@
 --[[
-Let another take a batch, when those that have waited longer were taken.
+Release a batch: another runner may take it, after those that have waited longer.
 
 KEYS
-  active  zset  id of an unfinished batch -> taken until, ms since the epoch
+  active  zset  id of an unfinished batch -> lease end, ms since the epoch
 ARGV
   id
 RETURNS

@@ -1,10 +1,10 @@
 --[[
-Take the batch that has waited longest for somebody to work on it, for a while; or extend that.
+Lease the batch that has waited longest for a runner; or extend a lease.
 
 KEYS
-  active  zset  id of an unfinished batch -> taken until, ms since the epoch
+  active  zset  id of an unfinished batch -> lease end, ms since the epoch
 ARGV
-  lease_ms, id ("" for any; a batch that is known must be unfinished still)
+  lease_ms, id ("" for any; a given batch must still be unfinished)
 RETURNS
   the batch's id, or false
 ]]

@@ -1,11 +1,11 @@
 --[[
-Say how large a file is now: the ledger keeps the sum of each tenant and of all. With a record, the
-file is complete and gets its place in its tenant's list. What expired meanwhile is taken off first,
-so the sums heal by themselves after a crash. Repeating the call changes nothing.
+Record the size of a file: the ledger keeps the sum of each tenant and of all files. With a record,
+the file is complete and enters its tenant's list. Expired files are taken off first, so the sums
+correct themselves after a crash. Repeating the call changes nothing.
 
 KEYS
   sizes   hash  file id -> "bytes tenant"
-  expiry  zset  file id -> when it goes, ms since the epoch
+  expiry  zset  file id -> expiry, ms since the epoch
   totals  hash  "*" and "t:<tenant>" -> bytes
 ARGV
   prefix, id, tenant, bytes, ttl_ms, tenant_max, total_max (bytes; "" for no bound),

@@ -1,14 +1,14 @@
 --[[
-Take a file off the ledger and its tenant's list.
+Remove a file from the ledger and from its tenant's list.
 
 KEYS
   sizes   hash  file id -> "bytes tenant"
-  expiry  zset  file id -> when it goes, ms since the epoch
+  expiry  zset  file id -> expiry, ms since the epoch
   totals  hash  "*" and "t:<tenant>" -> bytes
 ARGV
   prefix, id
 RETURNS
-  1, or 0 where there was none
+  1, or 0: there was none
 ]]
 local sizes, expiry, totals = unpack(KEYS)
 local prefix, id = unpack(ARGV)

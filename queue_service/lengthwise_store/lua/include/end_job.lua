@@ -1,14 +1,14 @@
--- Bring a job to its end: the record, the terminal entry of its stream, and what must be forgotten.
--- A job that never said anything (not `spoke`) has no stream, and gets none for its end alone: the
--- record tells it, and `settle` wakes those who wait. A stream would cost 4 us and 4 kB.
--- `line` holds the key names that the caller declared; the job's own keys share their hash tag.
+-- End a job: write the record and the END of its stream, and delete what is no longer needed.
+-- A job without output (not `has_output`) has no stream, and gets none for its END alone: the record
+-- has it, and `write_ends` wakes the readers that wait. A stream would cost 4 us and 4 kB.
+-- `queue` holds the key names that the caller declared; the job's own keys share their hash tag.
 -- `more` are further fields for the record, name and value in turn, and may be nil like the rest;
 -- `usage` is "prompt output", tokens, each of which may be "".
--- Sets that many jobs leave or join are left to `settle`: a command costs the server twice what a
--- further member of one does (docs/research/experiments.md, "a no-op job, again").
-local function end_job(line, id, state, now, error_json, tenant, attempt, spoke, more, usage)
-  local job = line.prefix .. "job:" .. id
-  local keep, fields, ended = line.retention_ms, more or {}, line.ended
+-- `write_ends` changes the sets that many jobs leave or join: one more command costs the server twice
+-- what one more member of a command does (docs/research/experiments.md, "a no-op job, again").
+local function end_job(queue, id, state, now, error_json, tenant, attempt, has_output, more, usage)
+  local job = queue.prefix .. "job:" .. id
+  local keep, fields, ended = queue.retention_ms, more or {}, queue.ended
   local at = #fields
   fields[at + 1], fields[at + 2], fields[at + 3] = "state", state, "finished_ms"
   ended.at = ended.at or string.format("%.3f", now)
@@ -19,12 +19,12 @@ local function end_job(line, id, state, now, error_json, tenant, attempt, spoke,
   redis.call("HSET", job, unpack(fields))
   ended.ids[#ended.ids + 1] = id
   ended.count[state] = (ended.count[state] or 0) + 1
-  local list = line.prefix .. "finished:" .. tenant
+  local list = queue.prefix .. "finished:" .. tenant
   if state == "failed" then
-    keep, list = line.dead_retention_ms, line.prefix .. "dead:" .. tenant
-    redis.call("PEXPIRE", line.prefix .. "in:" .. id, keep)
+    keep, list = queue.dead_retention_ms, queue.prefix .. "dead:" .. tenant
+    redis.call("PEXPIRE", queue.prefix .. "in:" .. id, keep)
   else
-    ended.bodies[#ended.bodies + 1] = line.prefix .. "in:" .. id
+    ended.bodies[#ended.bodies + 1] = queue.prefix .. "in:" .. id
   end
   ended.tenants[tenant] = true
   local members = ended.lists[list] or {}
@@ -32,8 +32,8 @@ local function end_job(line, id, state, now, error_json, tenant, attempt, spoke,
   members[#members + 1] = ended.at
   members[#members + 1] = id
   redis.call("PEXPIRE", job, keep)
-  if spoke then
-    local out = line.prefix .. "out:" .. id
+  if has_output then
+    local out = queue.prefix .. "out:" .. id
     local prompt, output = string.match(usage or "", "^(%d*) (%d*)$")
     redis.call("XADD", out, "*", "k", "end", "a", attempt or "0", "d", '{"state":"' .. state
       .. '","error":' .. (error_json ~= "" and error_json or "null")
@@ -45,49 +45,49 @@ local function end_job(line, id, state, now, error_json, tenant, attempt, spoke,
   end
 end
 
--- A command on many members, some hundreds at a time: what unpack takes is bounded.
+-- Run a command on many members, 500 at a time, because `unpack` is bounded.
 local function on_many(command, key, members)
   for first = 1, #members, 500 do
     redis.call(command, key, unpack(members, first, math.min(first + 499, #members)))
   end
 end
 
--- The rest of every end of this call: whoever ends jobs calls it once, behind the last of them.
-local function settle(line)
-  local ended = line.ended
-  on_many("ZREM", line.deadlines, ended.ids)
+-- Write the rest of all ends of this call. A script that ends jobs calls it once, after the last.
+local function write_ends(queue)
+  local ended = queue.ended
+  on_many("ZREM", queue.deadlines, ended.ids)
   for list, members in pairs(ended.lists) do
     on_many("ZADD", list, members)
   end
-  -- The tick may have forgotten a tenant whose last job ran; unknown, its list would never be trimmed.
+  -- The tick may have forgotten a tenant whose last job ran; its list would then never be trimmed.
   for tenant in pairs(ended.tenants) do
-    redis.call("HSETNX", line.vt, tenant, 0)
+    redis.call("HSETNX", queue.vt, tenant, 0)
   end
   for first = 1, #ended.bodies, 500 do
     redis.call("DEL", unpack(ended.bodies, first, math.min(first + 499, #ended.bodies)))
   end
   for state, number in pairs(ended.count) do
-    redis.call("HINCRBY", line.meta, state, number)
+    redis.call("HINCRBY", queue.meta, state, number)
   end
-  if #ended.silent > 0 then -- whoever missed one of the last 100 calls still looks at the record
-    redis.call("XADD", line.ends, "MAXLEN", "~", 100, "*", "ids", table.concat(ended.silent, " "))
+  if #ended.silent > 0 then -- a reader that misses the last 100 calls reads the record
+    redis.call("XADD", queue.ends, "MAXLEN", "~", 100, "*", "ids", table.concat(ended.silent, " "))
   end
-  line.ended = {ids = {}, silent = {}, bodies = {}, lists = {}, tenants = {}, count = {}}
+  queue.ended = {ids = {}, silent = {}, bodies = {}, lists = {}, tenants = {}, count = {}}
 end
 
--- A record that nobody can serve: to the dead letters, whatever it holds, and the line goes on.
-local function quarantine(line, id, tenant, now)
-  local job, out = line.prefix .. "job:" .. id, line.prefix .. "out:" .. id
+-- Move a job whose record cannot be read to the dead letters, whatever its keys hold.
+local function quarantine(queue, id, tenant, now)
+  local job, out = queue.prefix .. "job:" .. id, queue.prefix .. "out:" .. id
   if redis.call("TYPE", job).ok ~= "hash" then
     redis.call("DEL", job)
   end
   if redis.call("TYPE", out).ok ~= "stream" then
     redis.call("DEL", out)
   end
-  redis.call("HINCRBY", line.meta, "quarantined", 1)
+  redis.call("HINCRBY", queue.meta, "quarantined", 1)
   redis.call("HSETNX", job, "tenant", tenant)
   tenant = redis.call("HGET", job, "tenant")
-  end_job(line, id, "failed", now,
+  end_job(queue, id, "failed", now,
     '{"code":"malformed_record","message":"The stored record could not be read. Submit the job again."}',
     tenant, nil, true)
 end

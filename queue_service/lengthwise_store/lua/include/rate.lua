@@ -1,7 +1,7 @@
--- Token buckets, one minute deep: `requests` and `tokens`, refilled continuously. A request dearer
--- than its whole bucket is let through when the bucket is full, and leaves it in debt.
+-- Token buckets, one minute deep: `requests` and `tokens`, refilled continuously. A request that
+-- costs more than its whole bucket passes when the bucket is full, and leaves it in debt.
 
--- Spend one request and `cost` tokens. Nothing when allowed; else what is short, and for how long, ms.
+-- Spend one request and `cost` tokens. Returns nil if allowed; else what is short and for how long, ms.
 local function spend(rate, now, requests_per_minute, tokens_per_minute, cost)
   if requests_per_minute == "" and tokens_per_minute == "" then
     return nil

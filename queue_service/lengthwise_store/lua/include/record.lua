@@ -1,12 +1,12 @@
--- A job's record. What is written together stands together in one field: a hash of few short fields
--- costs half the server's time of one with thirty (docs/research/experiments.md, "the record").
---   state     of JobState                   tenant  whose it is
---   times     "accepted since deadline", ms since the epoch; since: it waits (a delay later)
+-- A job's record. Values that are written together share one field: a hash of few short fields costs
+-- half the server's time of one with thirty (docs/research/experiments.md, "the record").
+--   state     of JobState                   tenant  its owner
+--   times     "accepted since deadline", ms since the epoch; since: start of its wait (after the delay)
 --   price     "cost weight slack_ms offset_ms predicted_tokens predicted_ms"
 --   plan      "max_attempts class endpoint policy"
 --   runs      "attempt spent": claims so far, and those that count towards max_attempts
 --   due_ms    by the policy that is in force
--- and where they apply: nonce, worker, charged, emitted, cancel, metered, quantiles, predictor,
+-- and, if they apply: nonce, worker, charged, emitted, cancel, metered, quantiles, predictor,
 -- started_ms, first_output_ms, finished_ms, fcfs_wait_ms, usage "prompt output", error,
 -- done "nonce state" of a claim that put the job back.
 local SIX = "^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$"
@@ -25,7 +25,7 @@ end
 
 -- attempt, spent
 local function read_runs(text)
-  if text == "0 0" then -- most of them, without the price of a match
+  if text == "0 0" then -- most records, without the cost of a match
     return 0, 0
   elseif text == "1 1" then
     return 1, 1

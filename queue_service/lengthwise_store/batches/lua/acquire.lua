@@ -1,12 +1,12 @@
 --[[
-Become the one who works on a batch: from now on, whatever an earlier one writes is refused.
+Become the runner of a batch: from now on, every write of an earlier runner is refused.
 
 KEYS
-  record  hash  all that is known of the batch
+  record  hash  the batch's record
 ARGV
   nonce
 RETURNS
-  {now_ms, fields and values of the record}, or {now_ms} where there is none
+  {now_ms, fields and values of the record}, or {now_ms}: there is none
 ]]
 local record = KEYS[1]
 local time = redis.call("TIME")

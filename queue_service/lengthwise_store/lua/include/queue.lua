@@ -1,22 +1,22 @@
--- The keys and arguments that every script about the line begins with; `QueueKeys.line` lists them.
+-- The keys and arguments that every script about a queue begins with; `QueueKeys.script_keys` lists them.
 --   KEYS 1-11
 --     tenants    zset    tenant with waiting jobs -> its virtual time
 --     vt         hash    every known tenant -> its virtual time when it last rested
---     accepted   zset    id of a queued job -> since when it waits, ms since the epoch
+--     accepted   zset    id of a queued job -> start of its wait, ms since the epoch
 --     delayed    zset    job id -> not before, ms since the epoch
 --     deadlines  zset    job id -> deadline, ms since the epoch
 --     leases     zset    job id -> lease end, ms since the epoch
---     wake       zset    one marker while there is work and the queue is not paused
+--     wake       zset    one marker while jobs wait and the queue is not paused
 --     meta       hash    counters, mode, policy
---     fcfs       list    "mark since id" of the jobs that first come first served had not begun
+--     fcfs       list    "mark since id" of the jobs that first come first served would not have begun
 --     scheduled  hash    tenant -> its jobs in `delayed`
---     ends       stream  ids of jobs that ended without a word, for those who wait for one
+--     ends       stream  ids of jobs that ended without output, for the readers that wait for one
 --   ARGV 1-4
 --     prefix, now_ms ("": the server's clock), retention_ms, dead_retention_ms
 local tenants, vt, accepted, delayed, deadlines, leases, wake, meta, fcfs, scheduled, ends =
   unpack(KEYS)
 local prefix, now_ms, retention_ms, dead_retention_ms = unpack(ARGV)
-local line = {tenants = tenants, vt = vt, accepted = accepted, delayed = delayed,
+local queue = {tenants = tenants, vt = vt, accepted = accepted, delayed = delayed,
   deadlines = deadlines, leases = leases, wake = wake, meta = meta, fcfs = fcfs,
   scheduled = scheduled, ends = ends, prefix = prefix, retention_ms = retention_ms,
   dead_retention_ms = dead_retention_ms,

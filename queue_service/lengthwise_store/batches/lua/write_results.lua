@@ -1,10 +1,10 @@
 --[[
-Write the results of lines, each line's once: that of an open line closes it. With cursors they are
-lines that were never opened, and count only where the input was read to the old one.
+Write the results of lines, each line's once: the result of an open line closes it. With cursors, the
+lines were never opened, and count only if the input was read to the old cursor.
 
 KEYS
-  record  hash  all that is known of the batch
-  open    hash  line -> where it stands, of lines without a result
+  record  hash  the batch's record
+  open    hash  line -> its place in the input, of lines without a result
   out     hash  the blocks of the output file
   err     hash  the blocks of the error file
 ARGV
@@ -12,7 +12,7 @@ ARGV
   then for each: line, "out" or "err", text, input tokens, output tokens
 RETURNS
   {"ok", bytes of the output file, bytes of the error file}
-  {"lost"}            somebody else works on it now
+  {"lost"}            another runner works on it now
 ]]
 local record, open = KEYS[1], KEYS[2]
 local files = {out = KEYS[3], err = KEYS[4]}

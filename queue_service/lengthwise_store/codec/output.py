@@ -1,6 +1,6 @@
-"""A job's output as values: the entries of its stream, or the end that stands in its record alone.
+"""A job's output: the entries of its stream, or the END of a job whose record alone has it.
 
-Called by `RedisReads` and the output hub; no client, no clock.
+Called by the store's reads and by the output hub.
 """
 
 from __future__ import annotations
@@ -14,33 +14,32 @@ from lengthwise_store.jobs import EntryKind, OutputEntry
 
 log = logging.getLogger(__name__)
 
-#: A CHUNK that starts its claim. A word of its own and not a field more: the entries of a stream
-#: node that have other fields than its first one spell the names out, at 10 bytes each.
+#: The kind of a CHUNK that starts its claim. It is a kind of its own and not one more field: in a
+#: stream node, entries whose fields differ from the first one's repeat the names, 10 bytes each.
 _FIRST = "first"
 
-
-#: The fields of a record that `silent_end` reads.
+#: The fields of a record that `read_silent_end` reads.
 END_FIELDS = ("state", "runs", "finished_ms", "error", "usage", "first_output_ms")
 
 
-def order(entry_id: str) -> tuple[int, int]:
-    """The two numbers of an entry's id, by which entries come one after the other."""
+def entry_order(entry_id: str) -> tuple[int, int]:
+    """Return the two numbers of an entry's id, by which entries are ordered."""
     ms, _, sequence = entry_id.partition("-")
     return int(ms), int(sequence or 0)
 
 
-def parse_entries(reply: list[tuple[bytes, dict[bytes, bytes]]]) -> list[OutputEntry]:
-    """Entries of XRANGE or XREAD as values; what cannot be read is logged and passed over."""
+def read_entries(reply: list[tuple[bytes, dict[bytes, bytes]]]) -> list[OutputEntry]:
+    """Read the entries of XRANGE or XREAD; an unreadable one is logged and skipped."""
     entries = []
     for entry_id, fields in reply:
         try:
-            said = fields[b"k"].decode()
+            kind = fields[b"k"].decode()
             entry = OutputEntry(
                 id=entry_id.decode(),
-                kind=EntryKind.CHUNK if said == _FIRST else EntryKind(said),
+                kind=EntryKind.CHUNK if kind == _FIRST else EntryKind(kind),
                 attempt=int(fields[b"a"]),
                 data=fields[b"d"],
-                starts=said == _FIRST,
+                starts=kind == _FIRST,
             )
         except (KeyError, ValueError):
             log.warning("output entry cannot be read", extra={"entry": entry_id.decode()})
@@ -49,38 +48,39 @@ def parse_entries(reply: list[tuple[bytes, dict[bytes, bytes]]]) -> list[OutputE
     return entries
 
 
-def silent_end(record: Sequence[bytes | None], after: str) -> list[OutputEntry]:
-    """The END of a job without a stream, as lua/include/end_job.lua would have written it.
+def read_silent_end(record: Sequence[bytes | None], after: str) -> list[OutputEntry]:
+    """Make the END of a job without a stream, as lua/include/end_job.lua would have written it.
 
     Args:
         record: The values of `END_FIELDS`; None where the record has none.
-        after: Nothing is behind this entry if it is that END itself, whose id is when it was.
+        after: The entry that the reader has. If it is this END, nothing follows it: the id of the
+            END is the time at which the job ended.
 
     Returns:
-        The END; or nothing: the job has not ended, or had a stream, which is gone, or its record
+        The END. Or nothing: the job has not ended, or it had a stream, which is gone, or its record
         cannot be read, which is logged.
     """
     try:
-        return _silent_end(record, after)
+        return _read_silent_end(record, after)
     except (IndexError, ValueError):
         log.warning("the end of a job cannot be read", extra={"record": repr(record)})
         return []
 
 
-def _silent_end(record: Sequence[bytes | None], after: str) -> list[OutputEntry]:
+def _read_silent_end(record: Sequence[bytes | None], after: str) -> list[OutputEntry]:
     state, runs, finished_ms, error, usage, first_output_ms = record
     if state is None or JobState(state.decode()) not in TERMINAL or first_output_ms is not None:
         return []
     entry_id = f"{int(float(finished_ms or 0))}-0"
-    if order(entry_id) <= order(after):
+    if entry_order(entry_id) <= entry_order(after):
         return []
     prompt, output = (int(n) if n else None for n in (usage or b" ").split(b" "))
-    said = {
+    end = {
         "state": state.decode(),
         "error": json.loads(error) if error else None,
         "prompt_tokens": prompt,
         "output_tokens": output,
     }
     attempt = int((runs or b"0").split(b" ")[0])
-    data = json.dumps(said, separators=(",", ":")).encode()
+    data = json.dumps(end, separators=(",", ":")).encode()
     return [OutputEntry(id=entry_id, kind=EntryKind.END, attempt=attempt, data=data)]

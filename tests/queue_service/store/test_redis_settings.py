@@ -9,8 +9,8 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from lengthwise_queue.settings import Settings
-from lengthwise_store.redis.access import Access, Kind, Secret, Tls, TlsVerify
 from lengthwise_store.redis.connections import Connections
+from lengthwise_store.redis.settings import Deployment, RedisAddress, Secret, Tls, TlsVerify
 
 SECRET = "hunter2/@:%"
 QUOTED = "hunter2%2F%40%3A%25"
@@ -20,7 +20,9 @@ QUOTED = "hunter2%2F%40%3A%25"
     ("url", "want"),
     [
         pytest.param(
-            "redis://h", {"kind": Kind.SINGLE, "hosts": (("h", 6379),), "db": 0}, id="host"
+            "redis://h",
+            {"deployment": Deployment.SINGLE, "hosts": (("h", 6379),), "db": 0},
+            id="host",
         ),
         pytest.param("redis://h:1/7", {"hosts": (("h", 1),), "db": 7}, id="database"),
         pytest.param("redis://h?db=7", {"db": 7}, id="database as an option"),
@@ -46,7 +48,7 @@ QUOTED = "hunter2%2F%40%3A%25"
         pytest.param(
             "redis+sentinel://a:1,b/mymaster/3",
             {
-                "kind": Kind.SENTINEL,
+                "deployment": Deployment.SENTINEL,
                 "hosts": (("a", 1), ("b", 26379)),
                 "service": "mymaster",
                 "db": 3,
@@ -56,13 +58,13 @@ QUOTED = "hunter2%2F%40%3A%25"
         ),
         pytest.param(
             "rediss+cluster://a:1,b:2",
-            {"kind": Kind.CLUSTER, "hosts": (("a", 1), ("b", 2)), "tls": Tls()},
+            {"deployment": Deployment.CLUSTER, "hosts": (("a", 1), ("b", 2)), "tls": Tls()},
             id="Cluster over TLS",
         ),
     ],
 )
 def test_a_url_is_read_as(url: str, want: dict[str, object]) -> None:
-    access = Access.parse(url)
+    access = RedisAddress.parse(url)
     assert {name: getattr(access, name) for name in want} == want
 
 
@@ -80,7 +82,7 @@ def test_a_url_is_read_as(url: str, want: dict[str, object]) -> None:
 )
 def test_a_url_that_cannot_be_read_is_refused_without_its_password(url: str, says: str) -> None:
     with pytest.raises(ValueError, match=says) as raised:
-        Access.parse(url)
+        RedisAddress.parse(url)
     assert "hunter2" not in str(raised.value)
     with pytest.raises(ValidationError, match=says) as refused:
         Settings(redis_url=url)
@@ -88,7 +90,7 @@ def test_a_url_that_cannot_be_read_is_refused_without_its_password(url: str, say
 
 
 def test_what_is_given_beside_the_url_wins() -> None:
-    access = Access.parse("redis://u:p@h", username="v", password=Secret(value="q"))
+    access = RedisAddress.parse("redis://u:p@h", username="v", password=Secret(value="q"))
     assert (access.username, access.password.read()) == ("v", "q")
 
 
@@ -96,7 +98,7 @@ def test_a_password_file_is_read_anew_each_time(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("first\n")
     settings = Settings(redis_url="redis://h", redis_password_file=file)
-    password = settings.redis_access().password
+    password = settings.redis_address().password
     assert password.read() == "first"
     file.write_text("second")
     assert password.read() == "second"
@@ -120,7 +122,7 @@ def test_a_password_file_is_read_anew_each_time(tmp_path: Path) -> None:
 )
 def test_no_text_of_an_object_has_a_password(fields: dict[str, Any]) -> None:
     settings = Settings(**fields)
-    access = settings.redis_access()
+    access = settings.redis_address()
     connections = Connections(access, connect_timeout_s=1, command_timeout_s=1)
     client = connections.of("k")
     texts = [settings, access, connections, client, client.connection_pool, connections._sentinel]

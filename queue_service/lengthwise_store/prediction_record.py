@@ -1,0 +1,58 @@
+"""What the store keeps of a job's prediction, and what it returns with the answer. Values only.
+
+The queue service learns its calibration from these values and judges the predictor by them
+(lengthwise_queue/prediction). codec/prediction.py writes and reads them.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+#: p10, p50 and p90 of a length, tokens.
+Quantiles = tuple[float, float, float]
+
+#: How long a prompt is, and how many lines it has: each is 10 * log(n + 1), rounded.
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """What a price rests on besides the raw prediction; kept until the answer arrives.
+
+    The calibration is learned from it and the answer, so it must show whether an answer was cut.
+    """
+
+    calibrated: Quantiles | None = None  #: The quantiles that set the price; None: the raw ones.
+    max_tokens: int | None = None  #: The request's cap on one answer; None: it has none.
+    answers: int = 1  #: How many answers the request asks for.
+    shape: Shape = (0, 0)
+
+
+#: The basis of a job that was priced without a prediction.
+UNKNOWN_BASIS = Basis()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredAnswer:
+    """The length of a finished job's answer, beside what was predicted for it."""
+
+    tokens: int  #: Tokens generated, all answers of the job together.
+    priced: float | None  #: Tokens expected, all answers together; None: there was no prediction.
+    raw: Quantiles | None = None  #: As predicted, for one answer.
+    calibrated: Quantiles | None = None  #: The same after calibration.
+    predictor: str = ""  #: Which predictor, as `predictor_tag`; "": unknown.
+    max_tokens: int | None = None
+    count: int = 1
+    shape: Shape = (0, 0)
+    at_s: float | None = None  #: When it finished, s since the epoch; None: not recorded.
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether it ended at its cap: the real length is at least this."""
+        return self.max_tokens is not None and self.tokens >= self.max_tokens * self.count
+
+
+def predictor_tag(model_version: str) -> str:
+    """Return a short name of a predictor's version, to tell its predictions from another's."""
+    return f"{zlib.crc32(model_version.encode()):08x}"[:4]
