@@ -402,11 +402,11 @@ def test_a_pod_is_given_longer_to_stop_than_its_program_takes(render: Any) -> No
         ({"redis": {"durability": {"mode": "never"}}}, "durability"),
         ({"redis": {"durability": {"mode": "replica"}}}, "a Redis with replicas"),
         ({"redis": {"durability": {"mode": "always"}}}, "appendfsync=always"),
-        ({"redis": {"tls": {"existingSecret": "mine"}}}, "a Redis of your own"),
+        ({"redis": {"tls": {"existingSecret": "mine"}}}, "your own Redis"),
         ({**EXTERNAL, "redis": {"existingSecret": "r", "tls": {"certKey": "c"}}}, "go together"),
         (
             {**EXTERNAL, "redis": {"existingSecret": "r", "tls": {"certKey": "c", "keyKey": "k"}}},
-            "which is not given",
+            "which is not set",
         ),
     ],
     ids=[

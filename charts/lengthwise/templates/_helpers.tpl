@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* The prefix of all names; 40 characters at most, so that `-operator` and a pod's hash fit. */}}
+{{/* The prefix of all names; 40 characters at most, to leave room for `-operator` and a pod's hash. */}}
 {{- define "lengthwise.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
@@ -13,7 +13,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* (list . "queue"): what never changes over the life of a component. */}}
+{{/* (list . "queue"): labels that never change during the life of a component. */}}
 {{- define "lengthwise.selectorLabels" -}}
 {{- $ := index . 0 -}}
 app.kubernetes.io/name: {{ include "lengthwise.name" $ }}
@@ -21,7 +21,7 @@ app.kubernetes.io/instance: {{ $.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
-{{/* (list . "queue") */}}
+{{/* (list . "queue"): all labels of a component. */}}
 {{- define "lengthwise.labels" -}}
 {{- $ := index . 0 -}}
 {{ include "lengthwise.selectorLabels" . }}
@@ -41,7 +41,7 @@ annotations:
 {{- end }}
 {{- end -}}
 
-{{/* (list . .Values.queue.image): one of our own images. */}}
+{{/* (list . .Values.queue.image): the full name of a Lengthwise image. */}}
 {{- define "lengthwise.image" -}}
 {{- $ := index . 0 -}}
 {{- $image := index . 1 -}}
@@ -57,27 +57,27 @@ annotations:
 {{- if .Values.redis.existingSecret -}}{{ .Values.redis.urlKey }}{{- else -}}url{{- end -}}
 {{- end -}}
 
-{{/* Settings of Redis that could only fail later, told now. */}}
+{{/* Refuse settings of Redis that would fail only later. */}}
 {{- define "lengthwise.redisChecks" -}}
 {{- $redis := .Values.redis -}}
 {{- if and .Values.valkey.enabled (or $redis.tls.existingSecret $redis.passwordKey $redis.username $redis.sentinel.passwordKey $redis.sentinel.username) -}}
-{{- fail "redis.username, redis.passwordKey, redis.sentinel and redis.tls are about a Redis of your own: set valkey.enabled to false and redis.existingSecret" -}}
+{{- fail "redis.username, redis.passwordKey, redis.sentinel and redis.tls apply to your own Redis: set valkey.enabled to false and redis.existingSecret" -}}
 {{- end -}}
 {{- if ne (empty $redis.tls.certKey) (empty $redis.tls.keyKey) -}}
-{{- fail "redis.tls.certKey and redis.tls.keyKey go together: give both, or neither" -}}
+{{- fail "redis.tls.certKey and redis.tls.keyKey go together: set both, or neither" -}}
 {{- end -}}
 {{- if and $redis.tls.certKey (not $redis.tls.existingSecret) -}}
-{{- fail "redis.tls.certKey names a key of redis.tls.existingSecret, which is not given" -}}
+{{- fail "redis.tls.certKey names a key of redis.tls.existingSecret, which is not set" -}}
 {{- end -}}
 {{- if and .Values.valkey.enabled (eq $redis.durability.mode "replica") -}}
-{{- fail "redis.durability.mode=replica needs a Redis with replicas, and this chart's Valkey has none: every submit would be answered 503" -}}
+{{- fail "redis.durability.mode=replica needs a Redis with replicas, and this chart's Valkey has none: every request would get a 503" -}}
 {{- end -}}
 {{- if and .Values.valkey.enabled (eq $redis.durability.mode "always") (or (ne .Values.valkey.appendfsync "always") (not .Values.valkey.persistence.enabled)) -}}
 {{- fail "redis.durability.mode=always needs valkey.appendfsync=always and valkey.persistence.enabled" -}}
 {{- end -}}
 {{- end -}}
 
-{{/* How the queue service reaches Redis; the operator tells the workers the same. */}}
+{{/* How the queue service reaches Redis; the operator gives the workers the same settings. */}}
 {{- define "lengthwise.redisEnv" -}}
 {{- $redis := .Values.redis -}}
 - name: LENGTHWISE_QUEUE_REDIS_URL
@@ -118,7 +118,7 @@ annotations:
 {{- end }}
 {{- end -}}
 
-{{/* The Secrets that are files, each with the named keys alone. */}}
+{{/* Secrets that are mounted as files, each with only the named keys. */}}
 {{- define "lengthwise.redisVolumes" -}}
 {{- $redis := .Values.redis -}}
 {{- with list $redis.passwordKey $redis.sentinel.passwordKey | compact | uniq }}
@@ -151,7 +151,7 @@ annotations:
 {{- end -}}
 {{- end -}}
 
-{{/* The restricted profile of the Pod Security Standards, for a pod of ours. */}}
+{{/* The restricted profile of the Pod Security Standards, for the pods of the chart. */}}
 {{- define "lengthwise.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 10001
@@ -166,7 +166,7 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* .Values.queue and the like: what may be said of where a pod goes. */}}
+{{/* .Values.queue and others: the settings about scheduling a pod. */}}
 {{- define "lengthwise.placement" -}}
 {{- with .priorityClassName }}
 priorityClassName: {{ . }}

@@ -22,7 +22,7 @@ class PredictorSpec(Part):
         pattern=r"^(bundled|pvc://\S+)$",
         max_length=512,
         description="`bundled`: the model that ships with Lengthwise. `pvc://claim/folder`: your "
-        "own model (model.onnx, tokenizer.json, model.json), always in pods of its own.",
+        "own model (model.onnx, tokenizer.json, model.json), always in separate pods.",
     )
     url: str = Field(
         default="",

@@ -73,8 +73,8 @@ class QueueSpec(Part):
         alias="requestTTL",
         pattern=DURATION,
         max_length=32,
-        description="A job that is not finished after this time expires, unless the job sets a "
-        "time of its own.",
+        description="A job that is not finished after this time expires, unless the job sets "
+        "another time.",
     )
     classes: list[QueueClassSpec] = Field(
         default_factory=lambda: [
