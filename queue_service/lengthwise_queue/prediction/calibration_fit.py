@@ -37,7 +37,7 @@ _MIN_SHAPED, _SHAPE_PRIOR, _MOST_CUT = 64, 20.0, 0.2
 
 #: The least share of the errors' variance that the shape must explain, by two-fold
 #: cross-validation: without this bound it cost tau-b 0.02 where the shape is of no use
-#: (docs/research/experiments.md, "an LLM nobody has seen").
+#: (docs/research/experiments.md, "an LLM that the predictor does not know").
 _LEAST_EXPLAINED = 0.05
 
 #: The largest factor by which a half of the spread is widened; its inverse is the smallest.

@@ -15,7 +15,8 @@ from lengthwise_cli.commands.lab import fit as lab_fit
 from lengthwise_cli.errors import BadUsage
 from lengthwise_cli.extras import extra
 from lengthwise_lab.reproductions.table import markdown as table_markdown
-from lengthwise_lab.reproductions.table import row as seeds_table
+from lengthwise_lab.reproductions.table import sources as seeds_table
+from lengthwise_lab.reproductions.table.spreadsheet import as_csv
 
 if TYPE_CHECKING:
     from lengthwise_lab.reproductions.batch_question import BatchQuestion
@@ -40,6 +41,9 @@ def table(
     only: Annotated[str, typer.Option(help="Parts of the table, with commas. Default: all.")] = "",
     as_json: AsJson = False,
     markdown: Annotated[Path | None, typer.Option(help="Write the table here as well.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write the rows here, without the runs behind them.")
+    ] = None,
     png: Annotated[Path | None, typer.Option(help="Draw the table here.")] = None,
 ) -> None:
     """Every headline number of the seeds: theirs, reproduced, corrected, and ours."""
@@ -57,6 +61,8 @@ def table(
     text = table_markdown.as_markdown(result)
     if markdown is not None:
         markdown.write_text(text, encoding="utf-8")
+    if csv is not None:
+        csv.write_text(as_csv(result), encoding="utf-8")
     console = Console()
     if as_json:
         typer.echo(json.dumps(result, indent=2))
@@ -113,7 +119,7 @@ def _run_batches(
 
     with _progress(quiet=as_json) as progress:
         task = progress.add_task("starting", total=None)
-        result = batch_question.answer_batches(
+        result = batch_question.compare_batchings(
             question, data, progress=lambda way: progress.update(task, description=way)
         )
     _hand_out(result, batch_question.as_markdown(result), as_json, markdown, png)
