@@ -1,4 +1,4 @@
-"""`python -m lengthwise_predictor`: serve, as `LENGTHWISE_PREDICTOR_...` says."""
+"""Run the predictor: `python -m lengthwise_predictor`, configured by `LENGTHWISE_PREDICTOR_...`."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from lengthwise_predictor.settings import PredictorSettings
 
 
 def _bad_settings(wrong: ValidationError) -> str:
-    """One line for each variable that is missing or wrong; what it holds is not repeated."""
+    """Return one line for each missing or wrong variable, without the value it holds."""
     lines = []
     for error in wrong.errors(include_url=False, include_input=False, include_context=False):
         name = "_".join(str(part) for part in error["loc"]).upper() or "*"
-        said = error["msg"].removeprefix("Value error, ")
-        lines.append(f"lengthwise_predictor: LENGTHWISE_PREDICTOR_{name}: {said}\n")
+        message = error["msg"].removeprefix("Value error, ")
+        lines.append(f"lengthwise_predictor: LENGTHWISE_PREDICTOR_{name}: {message}\n")
     return "".join(lines)
 
 
 def main() -> None:
-    """Run the service until it is told to stop; exit with 2 if a setting is wrong.
+    """Run the service until it is stopped; exit with 2 if a setting is wrong.
 
     Raises:
-        SystemExit: It did not start; the message says why.
+        SystemExit: The start failed; the message gives the reason.
     """
     try:
         settings = PredictorSettings()
@@ -47,8 +47,8 @@ def main() -> None:
     except SystemExit:
         if not app.state.unusable:
             raise
-        # The last line is what Kubernetes keeps and a condition of the LLMService shows; uvicorn's
-        # own says only that it did not start.
+        # Kubernetes keeps the last line, and a condition of the LLMService shows it. Uvicorn's own
+        # last line reports only that the start failed.
         sys.exit(app.state.unusable)
 
 

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def create_app(settings: PredictorSettings | None = None) -> FastAPI:
-    """Build the service; the model is loaded when it starts, and `/readyz` says when it is up.
+    """Build the service; it loads its models at start-up, and `/readyz` reports when it is ready.
 
     Args:
         settings: None reads the environment.
@@ -51,7 +51,7 @@ def create_app(settings: PredictorSettings | None = None) -> FastAPI:
 
     app = FastAPI(title="Lengthwise predictor", lifespan=lifespan)
     app.state.settings, app.state.metrics, app.state.models = settings, metrics, models
-    app.state.unusable = ""  # why it did not start
+    app.state.unusable = ""  # why the start failed
     app.add_exception_handler(HTTPException, http_error)
     add_routes(app)
     return app
@@ -59,7 +59,10 @@ def create_app(settings: PredictorSettings | None = None) -> FastAPI:
 
 @contextmanager
 def _on_hangup(act: Callable[[], None]) -> Iterator[None]:
-    """Act on SIGHUP meanwhile; where the loop cannot have signals (a test's thread), never."""
+    """Call `act` on SIGHUP while the block runs.
+
+    Does nothing where the event loop cannot handle signals, such as in a test's thread.
+    """
     loop = asyncio.get_running_loop()
     try:
         loop.add_signal_handler(signal.SIGHUP, act)

@@ -1,7 +1,7 @@
-"""Micro-batching: while one forward pass runs, what arrives is collected for the next.
+"""Micro-batching: texts that arrive during one forward pass are collected for the next.
 
-An idle service starts at once, so a lone request never waits for company. Under load the batch
-grows by itself, up to what is expected to fit the latency target.
+An idle service starts a pass at once, so a single request never waits for others. Under load the
+batch grows to the size that is expected to meet the latency target.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class _WaitingRequest:
 
 
 class Batcher:
-    """Feeds a `LengthModel` from one event loop; tokenising and inference happen in one thread.
+    """Feeds a `LengthModel` from one event loop; tokenising and inference run in one thread.
 
-    One thread, not a pool: the pass is compute-bound, and a second one would only take turns.
+    One thread, not a pool: the pass is compute-bound, so two threads would only take turns.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class Batcher:
         Args:
             model: What to run.
             max_batch: Most texts in a pass.
-            latency_target_ms: A pass is kept to about this, ms.
-            max_waiting: Texts that may wait before `predict` refuses.
-            on_batch: Told each pass's size and its duration in seconds.
-            on_wait: Told how long each request waited for its pass, seconds.
+            latency_target_ms: Passes are sized to take about this, ms.
+            max_waiting: Texts that may wait before `submit` refuses more.
+            on_batch: Called with the size of each pass and its duration in seconds.
+            on_wait: Called with the time that each request waited for its pass, seconds.
         """
         self._model = model
         self._max_batch = max_batch
@@ -65,7 +65,7 @@ class Batcher:
         self._max_waiting = max_waiting
         self._on_batch = on_batch
         self._on_wait = on_wait
-        self._quiet = asyncio.Event()  #: Nothing waits, and no pass is under way.
+        self._quiet = asyncio.Event()  #: Nothing waits, and no pass is running.
         self._quiet.set()
         self._queue: deque[_WaitingRequest] = deque()
         self._arrived = asyncio.Event()
@@ -75,18 +75,18 @@ class Batcher:
         self.waiting = 0
 
     def start(self) -> None:
-        """Begin to serve; call it in the event loop."""
+        """Start serving; call it in the event loop."""
         self._task = asyncio.get_running_loop().create_task(self._serve(), name="batcher")
 
     async def drain(self) -> None:
-        """Answer what waits, then end the thread; nobody may ask any more."""
+        """Answer what waits, then end the thread; new requests must not be submitted."""
         while not self._quiet.is_set():
             await self._quiet.wait()
         await self.stop()
 
     @property
     def limit(self) -> int:
-        """How many texts a pass is expected to take within the target."""
+        """How many texts a pass is expected to process within the target."""
         if self._text_s <= 0:
             return self._max_batch
         return max(1, min(self._max_batch, int(self._target_s / self._text_s)))
@@ -100,34 +100,36 @@ class Batcher:
         while self._queue:
             future = self._queue.popleft().future
             if not future.done():
-                future.set_exception(NotReady("the predictor is going down; ask another replica"))
+                future.set_exception(
+                    NotReady("the predictor is shutting down; use another replica")
+                )
         self.waiting = 0
         self._thread.shutdown(wait=True)
 
     async def predict(self, texts: Sequence[Text]) -> list[Row]:
-        """`submit`, and wait for the rows."""
+        """Submit texts and wait for their rows."""
         return [row for rows in await self.submit(texts) for row in rows]
 
     def submit(self, texts: Sequence[Text]) -> asyncio.Future[list[list[Row]]]:
-        """Ask for the model's rows for some (text, LLM name) pairs; they are in the line at once.
+        """Queue (text, LLM name) pairs for the next passes; they are queued when this returns.
 
         Args:
-            texts: At least one pair; more than a batch holds are served in several passes.
+            texts: At least one pair; more than a batch holds are processed in several passes.
 
         Returns:
-            The rows, in the order of the texts, pass by pass. Cancel it to give them up.
+            The rows, in the order of the texts, pass by pass. Cancel the future to give them up.
 
         Raises:
             NotReady: The batcher is not running.
-            Overloaded: Too much is waiting already.
+            Overloaded: Too many texts wait already.
         """
         if self._task is None:
             raise NotReady("the predictor is not serving yet; try again", retry_after_s=1)
-        # A request larger than the whole limit is served when nothing else waits.
+        # A request larger than the whole limit is accepted when nothing else waits.
         if self.waiting and self.waiting + len(texts) > self._max_waiting:
             raise Overloaded(
                 f"{self.waiting} texts wait for a prediction (max_waiting is {self._max_waiting}); "
-                "add replicas, or go on without a prediction",
+                "add replicas, or continue without a prediction",
                 retry_after_s=1,
             )
         loop = asyncio.get_running_loop()
@@ -156,7 +158,9 @@ class Batcher:
                     for w in batch:
                         w.future.cancel()
                     raise
-                except Exception as exc:  # the outermost loop: a bad batch must not end service
+                except (
+                    Exception
+                ) as exc:  # the outermost loop: a bad batch must not stop the service
                     for w in batch:
                         if not w.future.done():
                             w.future.set_exception(exc)
@@ -170,7 +174,7 @@ class Batcher:
             self._quiet.set()
 
     def _take(self) -> list[_WaitingRequest]:
-        """The head of the line, as much as fits; what nobody waits for any more is dropped."""
+        """Take as many requests from the queue's head as fit; drop those that were cancelled."""
         room, now_s = self.limit, time.monotonic()
         batch: list[_WaitingRequest] = []
         while self._queue and (not batch or len(self._queue[0].texts) <= room):

@@ -21,7 +21,7 @@ from lengthwise_predictor.errors import (
     PredictorError,
 )
 
-#: Error to HTTP status, the nearest class first; whatever is not here is 500.
+#: HTTP status of each error class; the nearest base class counts, and every other error is 500.
 STATUSES: dict[type[PredictorError], int] = {
     BodyTooLarge: 413,
     NoSuchModel: 404,
@@ -33,19 +33,20 @@ STATUSES: dict[type[PredictorError], int] = {
 
 
 def error_response(exc: PredictorError) -> Response:
+    """Return the response for an error: its status, OpenAI's error object, and Retry-After."""
     status = next((STATUSES[c] for c in type(exc).__mro__ if c in STATUSES), 500)
     headers = {} if exc.retry_after_s is None else {"Retry-After": str(exc.retry_after_s)}
     return _error_body(status, exc.message, exc.type, exc.code, exc.param, headers)
 
 
 async def http_error(request: Request, exc: Exception) -> Response:
-    """An unknown path or method, in the same shape as every other error."""
+    """Answer an unknown path or method in the same shape as every other error."""
     status = exc.status_code if isinstance(exc, HTTPException) else 500
     detail = exc.detail if isinstance(exc, HTTPException) else exc
-    said = f"{request.method} {request.url.path}: {detail}"
+    failure = f"{request.method} {request.url.path}: {detail}"
     return _error_body(
         status,
-        f"{said}; the predictor serves POST /v1/predict, /v1/predict/batch and /v1/rank, "
+        f"{failure}; the predictor serves POST /v1/predict, /v1/predict/batch and /v1/rank, "
         "GET /v1/model, /v1/models, /healthz, /readyz and /metrics",
         "invalid_request_error",
         "not_found" if status == 404 else "invalid_request",

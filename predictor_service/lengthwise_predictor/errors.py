@@ -1,23 +1,23 @@
-"""What can go wrong in the predictor, and what a caller does about it.
+"""The predictor's errors, and what a caller does about each.
 
 ```
 PredictorError
 ├── BadRequest          400  the client changes its request
 │   ├── NoSuchModel     404  the client names a model that is served
 │   └── BodyTooLarge    413  the client sends less
-├── Overloaded          503  the client waits `retry_after_s`, or goes on without a prediction
+├── Overloaded          503  the client waits `retry_after_s`, or continues without a prediction
 ├── NotReady            503  the model is not loaded yet; the client tries again
-└── ModelUnusable       (at start-up) the operator of the service mends the model's folder
+└── ModelUnusable       (at start-up) the operator of the service fixes the model's folder
 ```
 
-Each carries the OpenAI error fields; `app.py` turns it into the answer, and nobody else does.
+Each carries the fields of OpenAI's error object; `error_responses` turns it into a response.
 """
 
 from __future__ import annotations
 
 
 class PredictorError(Exception):
-    """Base of all; `code`, `param` and `type` are those of OpenAI's error object."""
+    """Base class; `code`, `param` and `type` are those of OpenAI's error object."""
 
     code: str = "internal_error"
     type: str = "server_error"
@@ -25,7 +25,7 @@ class PredictorError(Exception):
     def __init__(
         self, message: str, *, param: str | None = None, retry_after_s: int | None = None
     ) -> None:
-        """`retry_after_s`: seconds after which trying again makes sense; None says nothing."""
+        """`retry_after_s`: seconds after which a retry makes sense; None: not stated."""
         super().__init__(message)
         self.message = message
         self.param = param
@@ -52,14 +52,14 @@ class NoSuchModel(BadRequest):
 
 
 class Overloaded(PredictorError):
-    """As many predictions wait as the settings allow."""
+    """As many texts wait for a prediction as the settings allow."""
 
     type = "rate_limit_error"
     code = "predictor_overloaded"
 
 
 class NotReady(PredictorError):
-    """The model is still being loaded, or the service is going down."""
+    """The model is still being loaded, or the service is shutting down."""
 
     code = "not_ready"
 

@@ -1,7 +1,7 @@
-"""What the network sees of a text besides its tokens: counts that a tokenizer blurs.
+"""What the model reads of a text beside its tokens: counts that a tokenizer blurs.
 
-Serving and training both call this, so that they cannot differ. Nothing here knows what is long
-and what is short; that is learned.
+Serving and training both call this, so that their inputs cannot differ. No rule here decides what
+is long or short; the model learns that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-#: Names of the columns of `text_features`, in order; part of a model's identity.
+#: Names of the columns of `text_features`, in order; a model is bound to them.
 FEATURE_NAMES = (
     "log_chars",
     "log_words",
@@ -46,7 +46,7 @@ _BRACKETS = b"{}();=<>[]"
 _CODE_WORDS = frozenset({"def", "import", "return"})
 _WORD = re.compile(r"\w+")
 _SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
-# Not `^\s*`, which counts the same but runs on over line ends: 16,384 of them took 3 s.
+# `^\s*` counts the same, but also scans over line ends: 16,384 of them took 3 s.
 _LIST_LINE = re.compile(r"^[^\S\n]*(?:[-*\u2022]|\d{1,3}[.)])\s", re.MULTILINE)
 _DIGIT = re.compile(r"\d")
 _NUMBER = re.compile(r"(?<![\w.])\d{1,6}(?![\w.]*\d)")
@@ -59,11 +59,11 @@ _ASKED_ITEMS = re.compile(
 
 
 def text_features(text: str, token_count: int) -> NDArray[np.float32]:
-    """Counts and shares of one text, roughly in -1 to 10.
+    """Return counts and shares of one text, roughly in -1 to 10.
 
     Args:
         text: A prompt, already clipped, so that this takes bounded time.
-        token_count: How many tokens it has, before they are cut to the network's window.
+        token_count: Its number of tokens, before they are cut to the network's window.
 
     Returns:
         float32, (len(FEATURE_NAMES),).
@@ -114,9 +114,9 @@ def _largest(numbers: Sequence[str]) -> float:
 
 
 def normalise(text: str) -> str:
-    """The text without what no tokenizer should meet: NUL and other control characters.
+    """Remove what no tokenizer should read: NUL and other control characters.
 
-    Tabs and line ends stay; lone surrogates, which JSON can carry and UTF-8 cannot, become U+FFFD.
+    Tabs and line ends stay. Lone surrogates, which JSON can carry and UTF-8 cannot, become U+FFFD.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -128,7 +128,7 @@ def normalise(text: str) -> str:
 
 
 def window(ids: Sequence[int], limit: int) -> list[int]:
-    """At most `limit` token ids: the first three quarters and the last quarter of the window."""
+    """Keep at most `limit` token ids: three quarters from the start, a quarter from the end."""
     if len(ids) <= limit:
         return list(ids)
     tail = limit // 4
@@ -136,7 +136,7 @@ def window(ids: Sequence[int], limit: int) -> list[int]:
 
 
 def canonical_llm(name: str) -> str:
-    """One spelling for the names that one LLM goes by: no owner, no case, no `-instruct`.
+    """Return one spelling for all names of an LLM: no owner, lower case, no `-instruct`.
 
     `meta-llama/Llama-3.1-8B-Instruct` and `llama-3.1-8b-instruct` are the same LLM.
     """

@@ -1,4 +1,4 @@
-"""What the predictor measures of itself; one registry per app, so that a process may hold two."""
+"""Metrics of the predictor; each app has its own registry, so a process may hold two."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Metrics:
     """The metrics of one app; the names are part of the public interface."""
 
     def __init__(self) -> None:
-        """Register everything anew."""
+        """Register all metrics in a new registry."""
         self.registry = CollectorRegistry()
         self.requests = Counter(
             f"{_PREFIX}_requests_total",
@@ -49,18 +49,18 @@ class Metrics:
         )
         self.info = Gauge(
             f"{_PREFIX}_model_info",
-            "Always 1; the labels say what is loaded",
+            "Always 1; the labels name the loaded model",
             ["model", "version", "provider"],
             registry=self.registry,
         )
         self.latency_target = Gauge(
             f"{_PREFIX}_latency_target_seconds",
-            "What a batch is kept to, as set",
+            "Latency target of a batch, as configured",
             registry=self.registry,
         )
         self.batch_limit = Gauge(
             f"{_PREFIX}_batch_limit",
-            "Texts of a batch that are expected to meet the target now",
+            "Batch size that is currently expected to meet the latency target",
             ["model"],
             registry=self.registry,
         )
@@ -71,13 +71,13 @@ class Metrics:
         )
         self.wait_seconds = Histogram(
             f"{_PREFIX}_wait_seconds",
-            "From a request's arrival in the line to its batch",
+            "Time that a request waits for its batch",
             buckets=_SECONDS,
             registry=self.registry,
         )
         self.reloads = Counter(
             f"{_PREFIX}_reloads_total",
-            "Changed models, by what became of them",
+            "Reloads of changed models, by outcome",
             ["model", "outcome"],
             registry=self.registry,
         )

@@ -1,4 +1,7 @@
-"""The ONNX session: texts in, log quantiles out. The only module that knows the graph's shapes."""
+"""One loaded model: texts in, log quantiles out.
+
+This is the only module that depends on the shapes of the ONNX graph.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ from lengthwise_predictor.word_pieces import WordPieces
 #: Row of the LLM embeddings that stands for every LLM the model was not trained on.
 ANY_LLM = 0
 
-#: Log tokens beyond which no prediction goes: 1 token and about a million.
+#: Bounds of every prediction, log tokens: 1 token and about a million.
 LOG_TOKEN_RANGE = (0.0, 14.0)
 
 
@@ -38,7 +41,7 @@ class Encoded:
     """One text, ready for the graph.
 
     Attributes:
-        ids: Token ids, none of them the model's padding (0 in most), at most a window long.
+        ids: Token ids, at most a window long, without the model's padding id (0 in most models).
         features: float32, (len(FEATURE_NAMES),).
         llm: Row of the LLM embeddings.
     """
@@ -57,7 +60,7 @@ class LengthModel:
         """Load model.json, tokenizer.json and model.onnx from a folder.
 
         Args:
-            directory: Written by `lengthwise_training.bundled.int8_export`.
+            directory: Written by `lengthwise train`, `lengthwise adapt` or `bundled.train`.
             provider: `auto`, `cpu` or `cuda`.
             intra_op_threads: Threads of one forward pass.
 
@@ -79,30 +82,30 @@ class LengthModel:
         self._tokenizer.no_truncation()
         self._word_pieces = WordPieces(self._tokenizer)
         if provider == "auto" and self.card.get("precision") == "int8":
-            provider = "cpu"  # CUDA has no kernels for the int8 products, and copies to and fro
-        # int8 products take their scale from all the batch, so that an answer would depend on who
-        # else is asking, by up to 7 %; and alone, a short text is not padded to a long one's size.
+            provider = "cpu"  # CUDA has no kernels for int8 products and would copy back and forth
+        # int8 products take their scale from the whole batch, so a prediction would depend on the
+        # other texts in it, by up to 7 %. Alone, a short text is not padded to a long one's size.
         self._alone = self.card.get("precision") == "int8"
         self._session = _session(directory / "model.onnx", provider, intra_op_threads)
-        #: Not always the one asked for: ONNX Runtime goes on with the CPU, with a warning, where
+        #: Not always the requested one: ONNX Runtime falls back to the CPU, with a warning, where
         #: CUDA's libraries or its device are missing.
         self.provider: str = self._session.get_providers()[0]
         if provider == "cuda" and self.provider != "CUDAExecutionProvider":
             raise ModelUnusable(
-                "provider is cuda, but ONNX Runtime could not begin with it: the driver, the "
-                "device or CUDA's libraries are missing; set provider to auto to go on without"
+                "provider is cuda, but ONNX Runtime could not start it: the driver, the device or "
+                "CUDA's libraries are missing; set provider to auto to run on the CPU"
             )
 
     def llm_row(self, name: str) -> int:
-        """The embedding row of an LLM by any of its spellings; `ANY_LLM` if it is unknown."""
+        """Return the embedding row of an LLM in any spelling; `ANY_LLM` if it is unknown."""
         return self._llms.get(canonical_llm(name), ANY_LLM)
 
     def encode(self, text: str, llm: str) -> Encoded:
-        """Clip, clean, tokenise and count; takes bounded time whatever the text is."""
+        """Clip, clean, tokenise and count a text; takes bounded time for any text."""
         return self.encode_for(text, [llm])[0]
 
     def encode_for(self, text: str, llms: Sequence[str]) -> list[Encoded]:
-        """`encode` for several LLMs, doing the work once."""
+        """Encode a text for several LLMs, doing the work once."""
         clean = normalise(clip(text))
         ids = self._token_ids(clean)
         seen = window(ids, self.max_tokens) or [1]
@@ -110,20 +113,20 @@ class LengthModel:
         return [Encoded(seen, features, self.llm_row(llm)) for llm in llms]
 
     def count_tokens(self, text: str) -> int:
-        """How many tokens a text has, before it is cut to the window."""
+        """Count the tokens of a text before it is cut to the window."""
         return len(self._token_ids(normalise(clip(text))))
 
     def _token_ids(self, clean: str) -> list[int]:
         quick = self._word_pieces.ids(clean)
         if quick is not None:
             return quick
-        # The "fast" call leaves out the offsets, which are a fifth of the time.
+        # The "fast" call skips the offsets, which take a fifth of the time.
         batch = self._tokenizer.encode_batch_fast([clean], add_special_tokens=False)
         ids: list[int] = batch[0].ids
         return ids
 
     def run(self, batch: Sequence[Encoded]) -> NDArray[np.float32]:
-        """One forward pass, or one a text where a shared one would change the answers.
+        """Run one forward pass, or one for each text where a shared pass would change the result.
 
         Args:
             batch: At least one text.
@@ -151,7 +154,7 @@ class LengthModel:
         return np.asarray(outputs[0], dtype=np.float32)
 
     def prediction(self, row: NDArray[np.float32]) -> Prediction:
-        """The answer for one row of `run`; quantiles are put in order and kept within reason."""
+        """Turn one row of `run` into a prediction; quantiles are put in order and bounded."""
         p10, p50, p90, mean = (_bounded(float(x)) for x in row)
         return Prediction(
             model_version=self.version,
@@ -163,11 +166,11 @@ class LengthModel:
         )
 
     def predict(self, text: str, llm: str) -> Prediction:
-        """One text, from the string to the answer, without the batcher."""
+        """Predict for one text, without the batcher."""
         return self.prediction(self.run([self.encode(text, llm)])[0])
 
     def warm_up(self, max_batch: int) -> None:
-        """Run the shapes that service will meet, so that the first request pays for none."""
+        """Run every shape that occurs in service, so that the first request is not slow."""
         for size in sorted({1, 2, max_batch}):
             for length in sorted({min(n, self.max_tokens) for n in (8, 64, self.max_tokens)}):
                 self.run([Encoded([1] * length, text_features("", length), ANY_LLM)] * size)
@@ -189,8 +192,9 @@ def _card(directory: Path) -> dict[str, Any]:
         raise ModelUnusable(f"{path} lacks {sorted(missing)}; export the model again")
     if card.get("reads", "ids") != "ids":
         raise ModelUnusable(
-            f"{path} is a model of the served LLM's hidden states, which no request brings; load "
-            "it with lengthwise_training.backbones.hidden_states.HiddenModel, or serve one that reads texts"
+            f"{path} is a model of the served LLM's hidden states, which requests do not carry; "
+            "load it with lengthwise_training.backbones.hidden_states.HiddenModel, or serve one "
+            "that reads texts"
         )
     if tuple(card["feature_names"]) != FEATURE_NAMES:
         raise ModelUnusable(
@@ -199,23 +203,23 @@ def _card(directory: Path) -> dict[str, Any]:
     return card
 
 
-def choose_providers(provider: str, there: Sequence[str]) -> list[str]:
-    """The execution providers to ask ONNX Runtime for, the preferred one first.
+def choose_providers(provider: str, available: Sequence[str]) -> list[str]:
+    """Choose the execution providers to request from ONNX Runtime, the preferred one first.
 
     Args:
-        provider: `auto`, `cpu` or `cuda`, as the settings say.
-        there: What this ONNX Runtime was built with.
+        provider: `auto`, `cpu` or `cuda`, from the settings.
+        available: What this ONNX Runtime was built with.
 
     Raises:
-        ModelUnusable: `cuda` is wanted, and is not there.
+        ModelUnusable: `cuda` is required and not available.
     """
     cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
-    if provider == "cuda" and cuda not in there:
+    if provider == "cuda" and cuda not in available:
         raise ModelUnusable(
-            f"provider is cuda, but this ONNX Runtime has only {list(there)}; "
+            f"provider is cuda, but this ONNX Runtime has only {list(available)}; "
             "install the `gpu` extra, or set provider to auto"
         )
-    return [cuda, cpu] if provider != "cpu" and cuda in there else [cpu]
+    return [cuda, cpu] if provider != "cpu" and cuda in available else [cpu]
 
 
 def _session(path: Path, provider: str, intra_op_threads: int) -> ort.InferenceSession:
@@ -224,11 +228,11 @@ def _session(path: Path, provider: str, intra_op_threads: int) -> ort.InferenceS
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
-    # Shapes differ from batch to batch; an arena that only grows would keep the largest for ever.
+    # Spinning threads would take CPU time from the other processes on the machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     wanted = choose_providers(provider, ort.get_available_providers())
     try:
-        # The fused skip-and-normalise of the CPU is eight times slower than its two parts.
+        # The CPU's fused skip-and-normalise operator is eight times slower than its two parts.
         return ort.InferenceSession(
             str(path), options, providers=wanted, disabled_optimizers=["SkipLayerNormFusion"]
         )

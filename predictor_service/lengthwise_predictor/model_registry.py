@@ -1,11 +1,11 @@
-"""The models of one process: which one predicts for whom, and how a new one takes over.
+"""The models of one process: which model serves which LLM, and how a new one takes over.
 
-Made by `app.create_app`. A model is its session and its own micro-batcher. When its folder
-changes (files replaced, or a link in the path turned to another folder), or on SIGHUP, the new one
-is loaded and warmed up beside the old one; then new requests go to it, and the old one answers what
-it has and is let go. A folder that cannot be loaded changes nothing but a counter and the log, and
-`/readyz` says why. Only the default model must be there at the start: a wrong folder of one LLM
-leaves that LLM to the default, and all others alone.
+Created by `app.create_app`. A model is an ONNX session and its own micro-batcher. When its folder
+changes (replaced files, or a switched symbolic link in the path), or on SIGHUP, the new model is
+loaded and warmed up beside the old one. New requests then go to the new model; the old one answers
+the requests it holds, and is dropped. A folder that cannot be loaded changes nothing: it is counted
+and logged, and `/readyz` reports the reason. Only the default model is required at start-up. If the
+folder of one LLM is wrong, the default model serves that LLM.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ DEFAULT = "default"
 
 _FILES = ("model.json", "tokenizer.json", "model.onnx")
 
-#: Where a folder really is, and size and time of each file: what a change changes.
+#: Resolved path of a folder, and time and size of each file; any change of a model changes it.
 Fingerprint = tuple[str, tuple[tuple[int, int] | None, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model that answers, and what its folder was like when it was loaded."""
+    """A model in service, and the fingerprint of its folder when it was loaded."""
 
     name: str
     model: LengthModel
@@ -58,7 +58,9 @@ class ModelRegistry:
         self._problems: dict[str, str] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._reload_requested = asyncio.Event()
-        self._changing = asyncio.Lock()  #: One change at a time: at most one model too many.
+        self._changing = (
+            asyncio.Lock()
+        )  #: One change at a time, so at most one extra model is in memory.
         self._watch: asyncio.Task[None] | None = None
         metrics.latency_target.set(settings.latency_target_ms / 1000)
         metrics.waiting.set_function(
@@ -66,10 +68,10 @@ class ModelRegistry:
         )
 
     async def start(self) -> None:
-        """Load them all, then look for changes.
+        """Load all models, then watch their folders.
 
         Raises:
-            ModelUnusable: The default one cannot be loaded.
+            ModelUnusable: The default model cannot be loaded.
         """
         self._take_over(await self._load(DEFAULT))
         for name, folder in self._folders.items():
@@ -93,33 +95,33 @@ class ModelRegistry:
 
     @property
     def ready(self) -> bool:
-        """Whether there is a model to ask."""
+        """Whether a model is in service."""
         return bool(self._served)
 
     def all(self) -> list[LoadedModel]:
-        """Every one, the default first."""
+        """Every model in service, the default first."""
         return list(self._served.values())
 
     def problem(self, name: str) -> str:
-        """Why the folder of a model is not what is served; "": it is."""
+        """Why a model's folder is not what is served; "": no problem."""
         return self._problems.get(name, "")
 
     def names(self) -> list[str]:
-        """Every model that there is to be, served or not, the default first."""
+        """Every configured model, in service or not, the default first."""
         return list(self._folders)
 
     def version(self, name: str) -> str:
-        """Of the model that predicts for an LLM of this name; "": nothing is loaded."""
+        """Version of the model that serves the LLM of this name; "": nothing is loaded."""
         served = self._served.get(name) or self._served.get(DEFAULT)
         return served.model.version if served else ""
 
     def for_llm(self, llm: str, predictor: str | None = None) -> LoadedModel:
-        """The one that predicts for an LLM, or the one that the request names.
+        """Return the model that serves an LLM, or the one that the request names.
 
-        Ask it at once, before anything is awaited: it may be on its way out by then.
+        Use it before the next `await`: after that it may have been replaced.
 
         Raises:
-            NoSuchModel: The request names one that is not served.
+            NoSuchModel: The request names a model that is not served.
             NotReady: Nothing is loaded.
         """
         if not self._served:
@@ -134,7 +136,7 @@ class ModelRegistry:
         return self._served[name]
 
     def reload_soon(self) -> None:
-        """Load every model anew, changed or not; what SIGHUP does."""
+        """Reload every model, changed or not; called on SIGHUP."""
         self._refused.clear()
         self._reload_requested.set()
 
@@ -148,16 +150,16 @@ class ModelRegistry:
             try:
                 await self.check_folders(forced=forced)
             except Exception:
-                log.exception("looking for changed models failed")
+                log.exception("the check for changed models failed")
 
     async def check_folders(self, *, forced: bool = False) -> None:
-        """Load what changed since it was loaded; with `forced`, all."""
+        """Load every model whose folder changed; with `forced`, load all."""
         async with self._changing:
             for name, folder in self._folders.items():
                 now = await run_in_threadpool(_fingerprint, folder)
                 served = self._served.get(name)
                 if served is not None and now == served.fingerprint and not forced:
-                    self._clear_problem(name)  # what was refused was taken back
+                    self._clear_problem(name)  # a refused change was undone
                 elif now != self._refused.get(name) or forced:
                     await self._replace(name, now)
 
@@ -171,7 +173,7 @@ class ModelRegistry:
         self._take_over(new)
         self._clear_problem(name)
         self._metrics.reloads.labels(name, "taken").inc()
-        if old is None:  # its folder was refused until now
+        if old is None:  # its folder was unusable until now
             return
         retiring = asyncio.create_task(old.batcher.drain())
         self._retiring.add(retiring)
@@ -179,18 +181,18 @@ class ModelRegistry:
         await retiring
 
     def _refuse(self, name: str, seen: Fingerprint, exc: ModelUnusable) -> None:
-        """Go on without it. Perhaps half of it is written: the next change is another try."""
+        """Keep the old model, or the default, in service until the folder changes again."""
         self._refused[name], self._problems[name] = seen, exc.message
         self._metrics.reloads.labels(name, "refused").inc()
-        goes_on = name if name in self._served else DEFAULT
+        serving = name if name in self._served else DEFAULT
         log.warning(
-            "model not taken, another goes on: %s",
+            "model not loaded, another one stays in service: %s",
             exc.message,
-            extra={"model": name, "goes_on": goes_on},
+            extra={"model": name, "serving": serving},
         )
 
     def _clear_problem(self, name: str) -> None:
-        """What is served is what is in the folder."""
+        """Record that the served model is the one in the folder."""
         self._refused.pop(name, None)
         self._problems.pop(name, None)
 
@@ -218,7 +220,7 @@ class ModelRegistry:
         before = await run_in_threadpool(_fingerprint, folder)
         model = await run_in_threadpool(self._load_model, folder)
         if await run_in_threadpool(_fingerprint, folder) != before:
-            raise ModelUnusable(f"{folder} changed while it was read; it is read again")
+            raise ModelUnusable(f"{folder} changed while it was read; it will be read again")
         batcher = Batcher(
             model,
             max_batch=self._settings.max_batch,
@@ -230,7 +232,7 @@ class ModelRegistry:
         return LoadedModel(name=name, model=model, batcher=batcher, fingerprint=before)
 
     def _load_model(self, folder: Path) -> LengthModel:
-        # The folder itself, so that a link that is turned meanwhile does not mix two models.
+        # The resolved folder, so that a link switched during loading does not mix two models.
         model = LengthModel(
             folder.resolve(),
             provider=self._settings.provider,

@@ -19,42 +19,56 @@ from lengthwise_predictor.model_registry import ModelRegistry
 
 
 def registry_of(request: Request) -> ModelRegistry:
+    """Return the model registry of the request's application."""
     return cast(ModelRegistry, request.app.state.models)
 
 
-async def predict_all(request: Request, asked: Sequence[PredictRequest]) -> list[Prediction]:
-    """The answers, in order; those of one model in one go."""
+async def predict_all(request: Request, wanted: Sequence[PredictRequest]) -> list[Prediction]:
+    """Predict for each request; the texts of one model go to its batcher together.
+
+    Args:
+        request: The HTTP request, which gives access to the models and the metrics.
+        wanted: What to predict.
+
+    Returns:
+        The predictions, in the order of `wanted`.
+
+    Raises:
+        PredictorError: A model is missing, not ready or overloaded.
+    """
     models = registry_of(request)
-    texts = [_text(one) for one in asked]
-    served = [models.for_llm(one.model, one.predictor) for one in asked]
-    # Until all have begun nothing is awaited, so that no model can be let go meanwhile.
+    texts = [_text(one) for one in wanted]
+    served = [models.for_llm(one.model, one.predictor) for one in wanted]
+    # Nothing is awaited before all are submitted, so no model can be replaced in between.
     groups: dict[str, list[int]] = {}
     for place, one in enumerate(served):
         groups.setdefault(one.name, []).append(place)
     unknown = sum(
-        one.model.llm_row(a.model) == ANY_LLM for one, a in zip(served, asked, strict=True)
+        one.model.llm_row(a.model) == ANY_LLM for one, a in zip(served, wanted, strict=True)
     )
     if unknown:
         request.app.state.metrics.unknown_llm.inc(unknown)
-    begun: list[tuple[list[int], asyncio.Future[list[list[Row]]]]] = []
+    submitted: list[tuple[list[int], asyncio.Future[list[list[Row]]]]] = []
     try:
         for places in groups.values():
             batcher = served[places[0]].batcher
-            begun.append((places, batcher.submit([(texts[p], asked[p].model) for p in places])))
+            submitted.append(
+                (places, batcher.submit([(texts[p], wanted[p].model) for p in places]))
+            )
         found: dict[int, Prediction] = {}
-        for places, rows in begun:
+        for places, rows in submitted:
             model = served[places[0]].model
             flat = [row for part in await rows for row in part]
             found |= {p: model.prediction(row) for p, row in zip(places, flat, strict=True)}
     except BaseException:
-        for _, rows in begun:
-            rows.cancel()  # nobody waits for the others any more
+        for _, rows in submitted:
+            rows.cancel()  # the request has failed: the other rows are not needed
         raise
-    return [found[place] for place in range(len(asked))]
+    return [found[place] for place in range(len(wanted))]
 
 
-def _text(asked: PredictRequest) -> str:
-    """The one text to read, clipped at once so that what waits in line is small."""
-    if asked.prompt is not None:
-        return clip(asked.prompt)
-    return clip(render_prompt(asked.messages or []))
+def _text(one: PredictRequest) -> str:
+    """Return the text to read, clipped at once so that a waiting request takes little memory."""
+    if one.prompt is not None:
+        return clip(one.prompt)
+    return clip(render_prompt(one.messages or []))

@@ -38,24 +38,26 @@ B = TypeVar("B", bound=BaseModel)
 
 
 def add_routes(app: FastAPI) -> None:
+    """Add every route to the application."""
+
     @app.post("/v1/predict", response_model=Prediction)
     async def predict(request: Request) -> Response:
-        """One answer's length, as quantiles."""
+        """Predict the length of one answer, as quantiles."""
         return await _respond(request, _predict)
 
     @app.post("/v1/predict/batch")
     async def predict_batch(request: Request) -> Response:
-        """Many at once, in the order asked."""
+        """Predict many lengths at once, in the order of the inputs."""
         return await _respond(request, _predict_batch)
 
     @app.post("/v1/rank", response_model=RankResponse)
     async def rank(request: Request) -> Response:
-        """Which of some answers will be short: their order and scores."""
+        """Rank prompts by the predicted length of their answers: order and scores."""
         return await _respond(request, _rank)
 
     @app.get("/v1/model")
     async def model(request: Request) -> Response:
-        """What is loaded: version, LLMs it knows, how it was trained, what was measured."""
+        """Return the card of the default model: version, LLMs, training data, measurements."""
         served = registry_of(request).all()
         if not served:
             return error_response(
@@ -66,7 +68,7 @@ def add_routes(app: FastAPI) -> None:
 
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
-        """Every model that is served, the default first, with its card."""
+        """Return every served model with its card, the default first."""
         data = [
             {"id": one.name, "provider": one.model.provider, "card": one.model.card}
             for one in registry_of(request).all()
@@ -75,12 +77,12 @@ def add_routes(app: FastAPI) -> None:
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """The process is alive."""
+        """Report that the process is alive."""
         return {"status": "ok"}
 
     @app.get("/readyz")
     async def readyz(request: Request) -> Response:
-        """The default model is loaded and serving; and what became of each model's folder."""
+        """Report whether the default model is loaded, and the state of each model's folder."""
         models = registry_of(request)
         if not models.ready:
             return error_response(
@@ -90,48 +92,48 @@ def add_routes(app: FastAPI) -> None:
             name: {"model_version": models.version(name), "problem": models.problem(name)}
             for name in models.names()
         }
-        said = {"status": "ready", "model_version": models.version(DEFAULT), "models": each}
-        return Response(json.dumps(said), media_type=_JSON)
+        state = {"status": "ready", "model_version": models.version(DEFAULT), "models": each}
+        return Response(json.dumps(state), media_type=_JSON)
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
-        """Prometheus text."""
+        """Return the metrics as Prometheus text."""
         return Response(
             generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST
         )
 
 
 async def _predict(request: Request, body: bytes) -> str:
-    asked = _parse(PredictRequest, body)
-    return (await predict_all(request, [asked]))[0].model_dump_json()
+    wanted = _parse(PredictRequest, body)
+    return (await predict_all(request, [wanted]))[0].model_dump_json()
 
 
 async def _predict_batch(request: Request, body: bytes) -> str:
-    asked = _parse(PredictBatchRequest, body)
-    answers = await predict_all(request, asked.inputs)
-    return f'{{"predictions":[{",".join(a.model_dump_json() for a in answers)}]}}'
+    wanted = _parse(PredictBatchRequest, body)
+    predictions = await predict_all(request, wanted.inputs)
+    return f'{{"predictions":[{",".join(p.model_dump_json() for p in predictions)}]}}'
 
 
 async def _rank(request: Request, body: bytes) -> str:
-    asked = _parse(RankRequest, body)
-    answers = await predict_all(
+    wanted = _parse(RankRequest, body)
+    predictions = await predict_all(
         request,
         [
             PredictRequest(
-                model=asked.model,
+                model=wanted.model,
                 prompt=one if isinstance(one, str) else None,
                 messages=None if isinstance(one, str) else one,
-                predictor=asked.predictor,
+                predictor=wanted.predictor,
             )
-            for one in asked.prompts
+            for one in wanted.prompts
         ],
     )
-    scores = [answer.rank_score for answer in answers]
+    scores = [prediction.rank_score for prediction in predictions]
     ranked = RankResponse(
-        model_version=answers[0].model_version,
+        model_version=predictions[0].model_version,
         order=sorted(range(len(scores)), key=scores.__getitem__),
         scores=scores,
-        p50_tokens=[answer.p50_tokens for answer in answers],
+        p50_tokens=[prediction.p50_tokens for prediction in predictions],
     )
     return ranked.model_dump_json()
 
@@ -142,14 +144,14 @@ def _parse(kind: type[B], body: bytes) -> B:
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or None
-        said = first["msg"].removeprefix("Value error, ")
-        raise BadRequest(f"{where}: {said}" if where else said, param=where) from exc
+        message = first["msg"].removeprefix("Value error, ")
+        raise BadRequest(f"{where}: {message}" if where else message, param=where) from exc
 
 
 async def _respond(
     request: Request, respond: Callable[[Request, bytes], Awaitable[str]]
 ) -> Response:
-    """Read a bounded body, respond, and turn what went wrong into OpenAI's error object."""
+    """Read a bounded body and respond; an error becomes OpenAI's error object."""
     metrics: Metrics = request.app.state.metrics
     began = time.perf_counter()
     path = request.url.path
@@ -158,9 +160,9 @@ async def _respond(
         response = Response(await respond(request, body), media_type=_JSON)
     except PredictorError as exc:
         response = error_response(exc)
-    except Exception:  # the edge: nothing below it may end a connection without an answer
+    except Exception:  # the outermost handler: every request gets a response
         log.exception("prediction failed", extra={"path": path})
-        response = error_response(PredictorError("the predictor failed; its log says why"))
+        response = error_response(PredictorError("the prediction failed; see the predictor's log"))
     metrics.requests.labels(path, str(response.status_code)).inc()
     metrics.latency.labels(path).observe(time.perf_counter() - began)
     return response

@@ -1,4 +1,4 @@
-"""What an operator of the predictor can set, from `LENGTHWISE_PREDICTOR_...` variables."""
+"""Settings of the predictor, from `LENGTHWISE_PREDICTOR_...` variables."""
 
 from __future__ import annotations
 
@@ -25,16 +25,15 @@ class PredictorSettings(BaseSettings):
     models: dict[str, Path] = Field(
         default_factory=dict,
         max_length=8,
-        description="Further models, name -> folder, JSON. An LLM of that name, in any of its "
-        "spellings, is predicted by it, and so is a request whose `predictor` is that name; each "
-        "takes its own memory",
+        description="More models, name -> folder, JSON. Each serves the LLM of that name, in any "
+        "spelling, and requests whose `predictor` is that name; each takes its own memory",
     )
     reload_every_s: float = Field(
         default=5.0,
         ge=0,
         le=86_400,
-        description="A model whose folder changed, also by a link that was turned, is loaded anew "
-        "and takes over without dropping a request; looked for this often, s. 0: only on SIGHUP",
+        description="How often model folders are checked for changes, s. A changed model (or a "
+        "switched link) is loaded and takes over without dropping a request. 0: only on SIGHUP",
     )
     provider: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto: CUDA if ONNX Runtime has it, else the CPU"
@@ -47,11 +46,11 @@ class PredictorSettings(BaseSettings):
         default=15.0,
         gt=0,
         le=10_000,
-        description="A batch is kept so small that it is expected to take at most this, ms; "
-        "the queue service gives up after 20",
+        description="Batches are sized to take at most this, ms; the queue service stops waiting "
+        "after 20",
     )
     max_waiting: int = Field(
-        default=4096, ge=1, le=1_000_000, description="Texts waiting above which 503 is answered"
+        default=4096, ge=1, le=1_000_000, description="Waiting texts above which requests get 503"
     )
     max_body_bytes: int = Field(
         default=8_388_608, ge=1024, le=1_073_741_824, description="413 above this, bytes"

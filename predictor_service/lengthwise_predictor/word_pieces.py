@@ -1,7 +1,7 @@
-"""BERT's word pieces for plain text, several times faster than the tokenizer makes them; for model.
+"""Makes BERT's word pieces of plain text several times faster than the tokenizer; used by `model`.
 
-Most words of an English text are one token, which a dictionary finds. The tokenizer, which walks
-every text character by character, took a seventh of a prediction.
+Most words of an English text are one token, which a dictionary finds. The tokenizer walks every
+text character by character, which took a seventh of a prediction.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _LETTERS_IN_PIECES = 2_000
 
 
 class WordPieces:
-    """Token ids of ASCII texts, the same as the tokenizer's."""
+    """Token ids of ASCII texts, identical to the tokenizer's."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """`tokenizer`: of any kind; where it is not a lower-casing BERT's, nothing is found."""
+        """`tokenizer`: any kind; if it is not a lower-casing BERT tokenizer, `ids` returns None."""
         made = json.loads(tokenizer.to_str())
         model, normalizer = made["model"], made.get("normalizer") or {}
         self._usable = (
@@ -37,14 +37,14 @@ class WordPieces:
         self._vocabulary: dict[str, int] = model["vocab"] if self._usable else {}
         self._longest = int(model.get("max_input_chars_per_word", 100))
         self._unknown = self._vocabulary.get(str(model.get("unk_token")), 0)
-        # Such a word in a text is one token, whatever stands around it.
+        # Such a word is one token in every context.
         self._special = tuple(str(token["content"]) for token in made.get("added_tokens", ()))
 
     def ids(self, text: str) -> list[int] | None:
-        """The text's token ids, or None where only the tokenizer knows them.
+        """Return the text's token ids, or None where the tokenizer must be used.
 
         Args:
-            text: Without control characters but tab and line feed.
+            text: Without control characters other than tab and line feed.
         """
         if not self._usable or not text.isascii() or any(s in text for s in self._special):
             return None
@@ -63,7 +63,7 @@ class WordPieces:
         return out
 
     def _pieces(self, word: str) -> list[int]:
-        """The longest piece that the word starts with, then the longest of the rest, and so on."""
+        """Split a word greedily: the longest known piece first, then the rest likewise."""
         if len(word) > self._longest:
             return [self._unknown]
         out = []

@@ -28,15 +28,15 @@ Array = NDArray[np.float64]
 #: Parts in which the words are left out.
 _FOLDS = 5
 
-#: An LLM needs so many rows for a spread of its own.
+#: An LLM needs this many rows for a spread of its own.
 _LEAST_ROWS = 50
 
-#: Largest difference between the fit and the written file that is no error, log tokens.
+#: Largest allowed difference between the fit and the written file, log tokens.
 _PARITY = 0.02
 
 
 def write_adapted_model(train: LengthTable, model: Path, out: Path) -> dict[str, Any]:
-    """Fit and write; returns the card.
+    """Fit a model to `train` and write it; return its card.
 
     Args:
         train: At least a few hundred rows of the LLMs that will be served.
@@ -44,9 +44,9 @@ def write_adapted_model(train: LengthTable, model: Path, out: Path) -> dict[str,
         out: Folder to write.
 
     Raises:
-        NoKernelView: That model has no view of prompts that could be fitted.
+        NoKernelView: That model has no kernel view of prompts that could be fitted.
         ModelUnusable: That model cannot be loaded.
-        RuntimeError: The written file does not say what was fitted.
+        RuntimeError: The written file does not compute the fit.
     """
     viewer = ViewExtractor(model, LengthModel(model, provider="cpu"))
     fit = AdaptedPredictor(viewer, train)
@@ -68,7 +68,7 @@ def write_adapted_model(train: LengthTable, model: Path, out: Path) -> dict[str,
             {"source": "your own", "rows": len(train), "licence": "your own"},
         ],
         "adapted_to": {"rows": rows, "prompts": len(train.prompts)},
-        # Of what is said of a prompt that was left out.
+        # Of predictions for prompts that were left out of the fit.
         "metrics": {} if left_out is None else {"tau_b": left_out},
         "held_out_validation": False,
     }
@@ -80,10 +80,11 @@ def write_adapted_model(train: LengthTable, model: Path, out: Path) -> dict[str,
 
 
 def _spread(fit: AdaptedPredictor, train: LengthTable) -> tuple[Array, float | None]:
-    """What is added to a row's log(1 + tokens) for p10, p50, p90 and the mean: (1 + llms, 4).
+    """Return offsets to a row's log(1 + tokens) for p10, p50, p90 and the mean: (1 + llms, 4).
 
-    From the samples' distance to what would be said had the row's prompt not been there: the
-    kernel's part in closed form, the words' in five parts by prompt. Beside it, the tau-b of that.
+    They come from the samples' distance to the prediction of a fit without the row's prompt: of the
+    kernel in closed form, of the words in five parts by prompt. Also returns the tau-b of these
+    predictions.
     """
     kernel = fit.kernel
     table = train.where(np.isin(np.arange(len(train)), kernel.rows))
@@ -98,8 +99,8 @@ def _spread(fit: AdaptedPredictor, train: LengthTable) -> tuple[Array, float | N
             others = fit_words(
                 ids, table.prompt_index[known], target[known], vocabulary=fit.words.vocabulary
             )
-            asked = np.flatnonzero(part == fold)
-            by_text[asked] = others.away([ids[i] for i in asked])
+            left_out = np.flatnonzero(part == fold)
+            by_text[left_out] = others.away([ids[i] for i in left_out])
     words = by_text[table.prompt_index]
     own = 0.5 * (kernel.left_out[:, 0] + kernel.base[column] + words)
     other = 0.5 * (kernel.left_out[:, 1] + kernel.base[0] + words)
@@ -127,9 +128,9 @@ def _check(fit: AdaptedPredictor, spread: Array, train: LengthTable, out: Path) 
     for prompt, row in zip(prompts, want, strict=True):
         names = ["*", *fit.kernel.llms]
         got = model.run(model.encode_for(prompt, names))[:, 1]
-        told = np.log(np.maximum(np.expm1(row + spread[:, 1]), 1.0))
-        columns = [model.llm_row(name) for name in names]  # two spellings may be one LLM
-        worst = max(worst, float(np.abs(got - told[columns]).max()))
+        fitted = np.log(np.maximum(np.expm1(row + spread[:, 1]), 1.0))
+        columns = [model.llm_row(name) for name in names]  # two spellings may name one LLM
+        worst = max(worst, float(np.abs(got - fitted[columns]).max()))
     if worst > _PARITY:
         raise RuntimeError(
             f"the written model differs from the fit by {worst:.3f} log tokens; "

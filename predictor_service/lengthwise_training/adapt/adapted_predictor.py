@@ -22,9 +22,9 @@ Array = NDArray[np.float64]
 
 
 class AdaptedPredictor:
-    """A kernel on the model's view and a ridge on its words, in equal parts: what `adapt` writes.
+    """A kernel on the model's view and a ridge on its words, averaged; `adapted_model` writes it.
 
-    The mean is worth 0.02 to 0.05 of tau-b over either (docs/research/experiments.md).
+    The mean is 0.02 to 0.05 of tau-b better than either (docs/research/experiments.md).
     """
 
     def __init__(self, viewer: ViewExtractor, train: LengthTable, *, seed: int = 0) -> None:
@@ -33,7 +33,7 @@ class AdaptedPredictor:
         self.kernel = fit_kernel(viewer, train, seed=seed)
         level = {m: self.kernel.base[self.kernel.column(m)] for m in self.kernel.llms}
         at = np.array([level.get(str(m), np.nan) for m in train.llms])
-        known = np.isfinite(at)  # an LLM may have none of the prompts that the kernel kept
+        known = np.isfinite(at)  # the kernel may have kept no prompt of an LLM
         self.words = fit_words(
             viewer.ids(train.prompts),
             train.prompt_index[known],
@@ -42,13 +42,13 @@ class AdaptedPredictor:
         )
 
     def log_tokens(self, views: Array, ids: Sequence[Sequence[int]]) -> Array:
-        """log(1 + tokens), float64, (prompts, 1 + llms)."""
+        """Predict log(1 + tokens), float64, (prompts, 1 + llms)."""
         by_words = self.kernel.base + self.words.away(ids)[:, None]
         return 0.5 * (self.kernel.log_tokens(views) + by_words)
 
     def predict(self, table: LengthTable) -> PredictedLengths:
-        """Each row by its LLM's own lengths and all LLMs'; an unknown LLM by all LLMs'."""
-        said = self.log_tokens(*self.viewer.views_and_ids(table.prompts))
+        """Predict each row by its LLM's own lengths and all LLMs'; an unknown LLM by all LLMs'."""
+        by_llm = self.log_tokens(*self.viewer.views_and_ids(table.prompts))
         columns = {str(m): self.kernel.column(str(m)) for m in np.unique(table.llms)}
-        log_tokens = said[table.prompt_index, [columns[str(m)] for m in table.llms]]
+        log_tokens = by_llm[table.prompt_index, [columns[str(m)] for m in table.llms]]
         return PredictedLengths(np.maximum(np.expm1(log_tokens), 1.0))

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 
 def write_graph(fit: AdaptedPredictor, spread: Array, model: Path, out: Path) -> None:
-    """The old graph up to the view, then the fit: see `AdaptedPredictor.log_tokens`."""
+    """Write the old graph up to the view, then the fit: see `AdaptedPredictor.log_tokens`."""
     old = onnx.load(str(model))
     graph = old.graph
     new: list[onnx.NodeProto] = []
@@ -62,7 +62,7 @@ def write_graph(fit: AdaptedPredictor, spread: Array, model: Path, out: Path) ->
     node("Mul", ["rising", "fading"], "near")
     weights = (0.5 * fit.kernel.weights).astype(np.float32)
     node("MatMul", ["near", constant("weights", weights)], "by_kernel")
-    # The words; id 0 is padding, and pairs with it count for nothing.
+    # The words; id 0 is padding, and pairs with it do not count.
     vocabulary, table = fit.words.vocabulary, fit.words.table
     zero_id = constant("zero_id", np.array(0, dtype=np.int64))
     node("Equal", ["ids", zero_id], "is_padding")
@@ -93,7 +93,7 @@ def write_graph(fit: AdaptedPredictor, spread: Array, model: Path, out: Path) ->
     node("Sqrt", ["one_more"], "word_root")
     node("Div", ["word_sum", "word_root"], "word_mean")
     node("Mul", ["word_mean", number("half", 0.5)], "by_words")
-    # Both, for every LLM and quantile, of which one LLM's are wanted.
+    # Both, for every LLM and quantile; then the requested LLM's are selected.
     base = (fit.kernel.base + 0.5 * fit.words.offset).astype(np.float32)
     node("Add", ["by_kernel", constant("base", base)], "kernel_and_base")
     node("Add", ["kernel_and_base", "by_words"], "centre")
@@ -126,7 +126,7 @@ def write_graph(fit: AdaptedPredictor, spread: Array, model: Path, out: Path) ->
 
 
 def _needed(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:
-    """The nodes that `name` is computed from, in the order they stand in."""
+    """Return the nodes that `name` is computed from, in their order."""
     maker = {o: n for n in graph.node for o in n.output}
     wanted, seen = [name], set()
     while wanted:

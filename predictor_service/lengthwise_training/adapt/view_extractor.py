@@ -17,11 +17,11 @@ Array = NDArray[np.float64]
 
 
 class NoKernelView(Exception):
-    """The model has no inner view of a prompt that could be fitted; the message names it."""
+    """The model has no kernel view that could be fitted; the message names the model."""
 
 
 class ViewExtractor:
-    """Runs a model up to its view of a prompt."""
+    """Runs a model up to its kernel view of a prompt."""
 
     def __init__(self, directory: Path, model: LengthModel) -> None:
         """Open the graph a second time, with the view as its output.
@@ -39,7 +39,7 @@ class ViewExtractor:
         views = [name for name in made if name in read]
         if not views:
             raise NoKernelView(f"the model in {directory} has no kernel whose view could be fitted")
-        self.view_name = views[-1]  #: Of the tensor, float32, (batch, columns).
+        self.view_name = views[-1]  #: Name of the tensor, float32, (batch, columns).
         del graph.graph.output[:]
         graph.graph.output.append(onnx.helper.make_empty_tensor_value_info(self.view_name))
         options = ort.SessionOptions()
@@ -49,25 +49,28 @@ class ViewExtractor:
             graph.SerializeToString(),
             options,
             providers=["CPUExecutionProvider"],
-            disabled_optimizers=["SkipLayerNormFusion"],  # as serving does, and says why
+            disabled_optimizers=["SkipLayerNormFusion"],  # see `lengthwise_predictor.model`
         )
         self._kept: dict[str, NDArray[np.float32]] = {}
         self._inputs = {i.name for i in self._session.get_inputs()}
         self._model = model
 
     def views(self, prompts: Sequence[str]) -> Array:
-        """float64, (prompts, columns); kept, since several fits learn from the same prompts."""
+        """Return the views, float64, (prompts, columns).
+
+        They are cached, since several fits use the same prompts.
+        """
         for prompt in prompts:
             if prompt not in self._kept:
                 self._kept[prompt] = self._view(prompt)[0]
         return np.array([self._kept[p] for p in prompts], dtype=np.float64)
 
     def ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        """The token ids that the model reads of each prompt, without running it."""
+        """Return the token ids that the model reads of each prompt, without running it."""
         return [self._model.encode(p, "*").ids for p in prompts]
 
     def views_and_ids(self, prompts: Sequence[str]) -> tuple[Array, list[list[int]]]:
-        """The same, and the token ids that the model reads of each prompt."""
+        """Return the views, and the token ids that the model reads of each prompt."""
         both = [self._view(p) for p in prompts]
         return np.array([view for view, _ in both], dtype=np.float64), [ids for _, ids in both]
 

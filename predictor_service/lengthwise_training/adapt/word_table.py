@@ -1,6 +1,6 @@
-"""A ridge regression on hashed tokens and token pairs, small enough to be part of a model's graph.
+"""A ridge regression on hashed tokens and token pairs, small enough for a model's graph.
 
-Called by adapted.
+Called by `adapted_predictor`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sklearn.linear_model import Ridge
 
 Array = NDArray[np.float64]
 
-#: Rows of the table that token pairs share; those of single tokens stand before them.
+#: Rows of the table that token pairs share; the rows of single tokens come before them.
 PAIR_BUCKETS = 32_768
 
 #: The multipliers of a pair's hash.
@@ -30,7 +30,7 @@ _SCALE = 1.0 / 3.0
 
 @dataclass(frozen=True)
 class WordsFit:
-    """What each token and pair adds.
+    """What each token and pair adds to a text's length.
 
     Attributes:
         table: float32, (vocabulary + PAIR_BUCKETS,), in log tokens.
@@ -43,9 +43,9 @@ class WordsFit:
     offset: float
 
     def away(self, ids: Sequence[Sequence[int]]) -> Array:
-        """How far each text is from its LLM's level, log(1 + tokens), float64, (texts,).
+        """Compute each text's distance to its LLM's level, log(1 + tokens), float64, (texts,).
 
-        The sum over a text's tokens and pairs, over the root of one more than their number.
+        The sum over a text's tokens and pairs, divided by the root of one more than their number.
         """
         out = []
         for mine in ids:
@@ -55,7 +55,7 @@ class WordsFit:
 
 
 def buckets(ids: Sequence[int], vocabulary: int) -> NDArray[np.int64]:
-    """The rows of the table that a text adds up: its tokens', then its pairs'."""
+    """Return the table rows of a text: of its tokens, then of its pairs."""
     one = np.asarray(ids, dtype=np.int64)
     pairs = vocabulary + (one[:-1] * LEFT + one[1:] * RIGHT) % PAIR_BUCKETS
     return np.concatenate([one, pairs])
@@ -73,7 +73,7 @@ def fit_words(
     Args:
         ids: Token ids of each text.
         text_of_row: int64, (rows,), which text a row is about.
-        away: float64, (rows,), how far its length is from its LLM's level, log(1 + tokens).
+        away: float64, (rows,), distance of its length to its LLM's level, log(1 + tokens).
         vocabulary: Token ids are below this.
     """
     found = [buckets(mine, vocabulary) for mine in ids]

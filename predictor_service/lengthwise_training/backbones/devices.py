@@ -1,4 +1,4 @@
-"""Where networks compute: on the CPU, or on a GPU by CUDA; called by what loads one."""
+"""Where networks compute: on the CPU, or on a GPU by CUDA."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from typing import Literal, get_args
 
 Device = Literal["auto", "cpu", "cuda"]
 
-#: What `--device` may say.
+#: Values of `--device`.
 DEVICES: tuple[str, ...] = get_args(Device)
 
 
 class DeviceAbsent(ValueError):
-    """The device that was asked for is not there; the message says what to do."""
+    """The requested device is missing; the message says what to do."""
 
 
-def torch_device(asked: Device) -> Literal["cpu", "cuda"]:
-    """Where PyTorch shall compute; `auto` is CUDA if PyTorch sees a device.
+def torch_device(requested: Device) -> Literal["cpu", "cuda"]:
+    """Choose where PyTorch computes; `auto` is CUDA if PyTorch sees a device.
 
     Raises:
-        DeviceAbsent: `cuda` is asked for, and PyTorch sees none.
+        DeviceAbsent: `cuda` is requested, and PyTorch sees none.
     """
     import torch
 
-    if asked == "cpu":
+    if requested == "cpu":
         return "cpu"
     if torch.cuda.is_available():
         return "cuda"
-    if asked == "auto":
+    if requested == "auto":
         return "cpu"
     why = (
         "this PyTorch was built without CUDA: install one from https://pytorch.org/get-started"
@@ -35,5 +35,5 @@ def torch_device(asked: Device) -> Literal["cpu", "cuda"]:
     )
     raise DeviceAbsent(
         f"--device is cuda, but PyTorch {torch.__version__} sees no CUDA device; {why}, or give "
-        "--device auto to go on without"
+        "--device auto to use the CPU"
     )

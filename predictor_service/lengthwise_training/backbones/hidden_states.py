@@ -1,8 +1,9 @@
-"""What a served LLM itself thinks of a prompt; called by `lengthwise collect --hidden-states`.
+"""Hidden states of a served LLM, one vector for each prompt.
 
-Runs prompts through a Hugging Face model and writes one vector each, for `lengthwise train
---backbone hidden`. Such a predictor needs the LLM's forward pass at every request, so the predictor
-service does not load it; `HiddenModel` does, for whoever has the vectors.
+`lengthwise collect --hidden-states` runs prompts through a Hugging Face model and writes the
+vectors,
+for `lengthwise train --backbone hidden`. Such a predictor needs the LLM's forward pass at every
+request, so the predictor service does not load it. `HiddenModel` predicts from vectors.
 """
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False
@@ -32,11 +33,11 @@ Array = NDArray[np.float32]
 
 
 class VectorsMismatch(ValueError):
-    """A file of vectors is of another model, or layer; the caller names another file."""
+    """A file of vectors is of another model or layer; the caller names another file."""
 
 
 def vector_key(prompt: str) -> str:
-    """The name of a prompt's vector in the file: 32 hex digits of its SHA-256."""
+    """Return the name of a prompt's vector in the file: 32 hex digits of its SHA-256."""
     return hashlib.sha256(prompt.encode("utf-8", "replace")).hexdigest()[:32]
 
 
@@ -52,26 +53,26 @@ def collect_vectors(
     device: Device = "cpu",
     on_vector: Callable[[int, int], object] = lambda done, missing: None,
 ) -> int:
-    """Write the vectors of some prompts to an NPZ file; those that it holds already are kept.
+    """Write the vectors of some prompts to an NPZ file, except those that it holds already.
 
     Args:
-        model: Folder or hub id of the LLM (its base model is what runs).
-        prompts: As the predictor is asked them, clipped.
+        model: Folder or hub id of the LLM (its base model runs).
+        prompts: As the predictor gets them, clipped.
         out: `*.npz`: `keys`, (n,), and `vectors`, float32, (n, width).
-        layer: Whose states, as Hugging Face numbers them; -1 is the last.
+        layer: Whose states, by Hugging Face's numbers; -1 is the last.
         pooling: The state of the last token, or the mean over tokens.
-        max_tokens: Read of a text, both its ends.
-        save_every: Prompts after which the file is written, so that a killed run goes on there.
+        max_tokens: Tokens read of a text, from both its ends.
+        save_every: Prompts after which the file is written, so that a killed run can continue.
         device: Where the LLM runs.
-        on_vector: Is told after each vector how many are done, and of how many that were missing.
+        on_vector: Called after each vector with how many are done, and how many were missing.
 
     Returns:
         How many vectors were computed.
 
     Raises:
-        DeviceAbsent: The device is not there.
+        DeviceAbsent: The device is missing.
         OSError: There is no such model.
-        VectorsMismatch: The file was collected from another model, or otherwise.
+        VectorsMismatch: The file was collected from another model, or with other settings.
     """
     where = torch_device(device)
     from transformers import AutoModel
@@ -100,7 +101,7 @@ def collect_vectors(
 
 
 def lookup_vectors(path: Path, prompts: Sequence[str]) -> Array:
-    """The vectors of some prompts, in their order: float32, (prompts, width).
+    """Return the vectors of some prompts, in their order: float32, (prompts, width).
 
     Raises:
         ValueError: The file lacks some of them.
@@ -121,13 +122,13 @@ def _read(path: Path) -> dict[str, Array]:
 
 
 def _how(path: Path) -> str | None:
-    """How a file was collected; None: it does not say."""
+    """Return how a file was collected; None: not recorded."""
     with np.load(path) as file:
         return str(file["how"]) if "how" in file else None
 
 
 def _write(path: Path, found: dict[str, Array], how: str) -> None:
-    """Write the file whole or not at all."""
+    """Write the file completely or not at all."""
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
         np.savez(
@@ -140,7 +141,7 @@ def _write(path: Path, found: dict[str, Array], how: str) -> None:
 
 
 class HiddenModel:
-    """An exported `hidden` model: vectors in, the product's answer out."""
+    """An exported `hidden` model: vectors in, a prediction out."""
 
     def __init__(self, folder: Path) -> None:
         """Load what `lengthwise train --backbone hidden` exported."""
@@ -154,7 +155,7 @@ class HiddenModel:
         )
 
     def predict(self, text: str, vector: Array, llm: str) -> Prediction:
-        """One answer's length; `vector`: float32, (width,), of the same text by the same LLM."""
+        """Predict one answer's length from the LLM's vector of the same text, float32, (width,)."""
         clean = normalise(clip(text))
         count = len(self._tokenizer.encode(clean, add_special_tokens=False).ids)
         row = self._session.run(

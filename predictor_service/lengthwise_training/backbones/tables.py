@@ -1,4 +1,4 @@
-"""Embedding tables in few bits: nearly all of a small text model's size is its tables."""
+"""Embedding tables in few bits: the tables are nearly all of a small text model's size."""
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False
 # (torch is not followed by mypy, so all that comes from it is Any)
@@ -13,7 +13,7 @@ GROUP = 32
 
 
 class Int8Table(nn.Module):
-    """int8 with one float16 scale a row."""
+    """int8 with one float16 scale for each row."""
 
     def __init__(self, weight: Tensor) -> None:
         """`weight`: float32, (rows, columns)."""
@@ -25,16 +25,19 @@ class Int8Table(nn.Module):
         )
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Rows by number: float32, (..., columns)."""
+        """Return rows by number: float32, (..., columns)."""
         out: Tensor = self.codes[ids].float() * self.scale[ids].float()
         return out
 
 
 class Int4Table(nn.Module):
-    """Four bits a number, two to a byte, with a float16 scale for every `GROUP` columns."""
+    """Four bits for each number, two to a byte, with a float16 scale for every `GROUP` columns."""
 
     def __init__(self, weight: Tensor) -> None:
-        """`weight`: float32, (rows, columns); columns divide by twice `GROUP`, or one group is."""
+        """`weight`: float32, (rows, columns), an even number of columns.
+
+        If the columns are not a multiple of `GROUP`, each row has one scale.
+        """
         super().__init__()
         rows, columns = weight.shape
         self.columns = columns
@@ -48,7 +51,7 @@ class Int4Table(nn.Module):
         self.register_buffer("codes", codes[:, :half] * 16 + codes[:, half:])
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Rows by number: float32, (..., columns)."""
+        """Return rows by number: float32, (..., columns)."""
         both = self.codes[ids].float()
         high = torch.floor(both / 16.0)
         codes = torch.cat([high, both - 16.0 * high], dim=-1) - 7.5
@@ -58,9 +61,9 @@ class Int4Table(nn.Module):
 
 
 class SparseTable(nn.Module):
-    """A table most of whose rows are nought: the others as int8, and column 0 as float16.
+    """A table with mostly zero rows: the others as int8, and column 0 as float16.
 
-    Column 0 is kept apart because it is of another size than the rest.
+    Column 0 is kept apart because its numbers have another size than the rest.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -77,6 +80,6 @@ class SparseTable(nn.Module):
         self.rest = Int8Table(kept[:, 1:])
 
     def parts(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows by number, column 0 and the others: float32, (..., 1) and (..., columns)."""
+        """Return rows by number, column 0 and the others: float32, (..., 1) and (..., columns)."""
         at = self.place[ids].long()
         return self.first[at].float(), self.rest(at)

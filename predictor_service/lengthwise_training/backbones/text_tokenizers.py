@@ -10,7 +10,7 @@ from lengthwise_predictor.settings import BUNDLED
 
 
 def special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """The ids that the tokenizer puts before a text, and after it."""
+    """Return the ids that the tokenizer puts before a text, and after it."""
     word = tokenizer.encode("a", add_special_tokens=False).ids
     full = tokenizer.encode("a", add_special_tokens=True).ids
     start = next(i for i in range(len(full)) if full[i : i + len(word)] == word)
@@ -18,12 +18,12 @@ def special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def bundled_tokenizer() -> Tokenizer:
-    """The tokenizer of the bundled model, which the tiny network borrows."""
+    """Load the tokenizer of the bundled model, which the tiny network shares."""
     return without_padding(Tokenizer.from_file(str(BUNDLED / "tokenizer.json")))
 
 
 def tokenizer_of(where: str) -> Tokenizer:
-    """The fast tokenizer of a folder or hub id; neither pads nor cuts."""
+    """Load the fast tokenizer of a folder or hub id, without padding and truncation."""
     path = Path(where) / "tokenizer.json"
     if path.is_file():
         return without_padding(Tokenizer.from_file(str(path)))
@@ -33,7 +33,7 @@ def tokenizer_of(where: str) -> Tokenizer:
 
 
 def without_padding(tokenizer: Tokenizer) -> Tokenizer:
-    """The same tokenizer, told neither to pad nor to cut."""
+    """Turn off padding and truncation, in place, and return the tokenizer."""
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

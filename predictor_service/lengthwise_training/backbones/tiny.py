@@ -26,18 +26,18 @@ class TinyEncoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.queries = nn.Linear(dim, 2)
         self.dropout = nn.Dropout(0.2)
-        # With opposite signs, the pooled words of a pair are their difference; with a vector added
-        # to each, as BERT has it, so small a network learned nothing.
+        # With opposite signs, the pooled words of a pair are their difference. With a vector added
+        # to each, as in BERT, so small a network learned nothing.
         self.segments = nn.Parameter(torch.tensor([1.0, -1.0]).view(2, 1).repeat(1, dim))
         self.width = 4 * dim
         nn.init.normal_(self.words.weight, std=0.3)
 
     def forward(self, ids: Tensor, second: Tensor | None = None) -> Tensor:
-        """One vector a text, or one a pair of texts, float32, (batch, width).
+        """Compute one vector for each text or pair of texts, float32, (batch, width).
 
         Args:
             ids: int64, (batch, seq), padded with 0.
-            second: int64, (batch, another seq), the other text of each pair; None: there is none.
+            second: int64, (batch, another seq), the other text of each pair; None: single texts.
         """
         x, mask = self._embedded(ids)
         if second is not None:

@@ -52,11 +52,13 @@ class TransformerEncoder(nn.Module):
             self.width = int(self(torch.full((1, 2), pad_id + 1)).shape[1])
 
     def forward(self, ids: Tensor, second: Tensor | None = None) -> Tensor:
-        """One vector a text, or one a pair of texts that see each other, float32, (batch, width).
+        """Compute one vector for each text or pair of texts, float32, (batch, width).
+
+        The texts of a pair attend to each other.
 
         Args:
             ids: int64, (batch, seq), the text's own tokens, right-padded with `pad_id`.
-            second: int64, (batch, another seq), the other text of each pair; None: there is none.
+            second: int64, (batch, another seq), the other text of each pair; None: single texts.
         """
         full, there = self.with_specials(ids)
         more: dict[str, Any] = {}
@@ -72,8 +74,8 @@ class TransformerEncoder(nn.Module):
         if self.causal:
             keep = keep & (place[None, :] <= place[:, None])[None, None]
         bias = (1.0 - keep.to(self.model.dtype)) * BLOCKED
-        # The mask is given in its last form (batch, 1, seq, seq): what builds it from a shorter one
-        # differs between models, and not all of that can be exported.
+        # The mask has its final form, (batch, 1, seq, seq): the code that expands a shorter one
+        # differs between models, and some of it cannot be exported.
         if self.causal:
             more["use_cache"] = False
         if self.model.config.model_type in ("bert", "opt"):
@@ -86,9 +88,8 @@ class TransformerEncoder(nn.Module):
         if self.pooling == "last":
             at = (there.sum(1) - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, states.shape[2])
             return states.gather(1, at).squeeze(1)
-        # Of a pair the mean of each text, the second's taken from the first's: with one mean of
-        # both, three epochs taught MiniLM little (docs/research/experiments.md, "two in one
-        # input").
+        # For a pair, the mean of the first text minus that of the second: with one mean of both,
+        # MiniLM learned little in three epochs (docs/research/experiments.md, "two in one input").
         vector = self._mean(states, sign.clamp(min=0))
         return vector if second is None else vector - self._mean(states, (-sign).clamp(min=0))
 
@@ -98,9 +99,13 @@ class TransformerEncoder(nn.Module):
         return (states * weight).sum(1) / weight.sum(1).clamp(min=1.0)
 
     def with_specials(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The ids between the special tokens, and where there is a token: (batch, longer seq)."""
+        """Put the ids between the special tokens: (batch, longer seq).
+
+        Returns:
+            The ids, and where there is a token.
+        """
         place = torch.arange(ids.shape[1], device=ids.device)
-        # The last place that is no padding: a text may hold the padding token's own name.
+        # The last position that is not padding: a text may contain the padding token's name.
         count = ((ids != self.pad_id) * (place + 1)).amax(1, keepdim=True)
         parts = [self.prefix.expand(ids.shape[0], -1), ids]
         if self.after:
@@ -116,15 +121,18 @@ class TransformerEncoder(nn.Module):
     def with_second(
         self, full: Tensor, there: Tensor, second: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """A second text behind the first, without padding between: ids, where, and which text.
+        """Append a second text to the first, without padding in between.
 
         Args:
-            full: As `with_specials` gives it, of the first.
+            full: From `with_specials`, of the first text.
             there: The same.
             second: int64, (batch, seq).
+
+        Returns:
+            The ids, where there is a token, and which text each token belongs to (0 or 1).
         """
         other, other_there = self.with_specials(second)
-        # What ends the first text is between them; where nothing does, what begins the second.
+        # The first text's end token stands between them; without one, the second's start token.
         skip = len(self.before) if self.after else 0
         other, other_there = other[:, skip:], other_there[:, skip:]
         kind = torch.cat([torch.zeros_like(full), torch.ones_like(other)], dim=1)
@@ -136,7 +144,7 @@ class TransformerEncoder(nn.Module):
 
 
 def keep_layers(model: Any, layers: int | None) -> Any:
-    """The model with only its lowest layers, in place; and without a pooler, which nobody reads.
+    """Keep only the lowest layers of a model, in place, and drop its pooler, which is not used.
 
     Raises:
         ValueError: It has fewer layers than that.
@@ -157,7 +165,7 @@ def keep_layers(model: Any, layers: int | None) -> Any:
 
 
 def is_decoder(model: Any) -> bool:
-    """Whether each token sees only those before it: no masked-language model is of its kind."""
+    """Return whether tokens attend only to earlier ones: its type has no masked-language model."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     return model.config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class VectorEncoder(nn.Module):
-    """Vectors that were collected from the served LLM, standardised; see hidden_states."""
+    """Vectors that were collected from the served LLM, standardised; see `hidden_states`."""
 
     pad_id = 0
 
@@ -24,10 +24,10 @@ class VectorEncoder(nn.Module):
         self.register_buffer("spread", torch.ones(width))
 
     def fit(self, vectors: Tensor) -> None:
-        """Take the training vectors' mean and spread; `vectors`: float32, (n, width)."""
+        """Store the training vectors' mean and spread; `vectors`: float32, (n, width)."""
         self.centre.copy_(vectors.mean(0))
         self.spread.copy_(vectors.std(0).clamp(min=1e-4))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """float32, (batch, width) to the same."""
+        """Standardise vectors, float32, (batch, width)."""
         return ((vectors - self.centre) / self.spread).clamp(-8.0, 8.0)

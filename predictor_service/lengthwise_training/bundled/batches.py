@@ -1,4 +1,4 @@
-"""Turns a `Dataset` into tensors, once, and hands them out in batches of prompts of like length."""
+"""Turns a `Dataset` into tensors, once, and yields batches of prompts of similar length."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class EncodedTexts:
 
 @dataclass(frozen=True)
 class LengthTargets:
-    """Lengths by prompt and LLM.
+    """Lengths by prompt and author.
 
     Attributes:
-        log_samples: float32, (prompts, llms, n), log tokens; 0 where unknown.
-        known: bool, (prompts, llms).
+        log_samples: float32, (prompts, authors, n), log tokens; 0 where unknown.
+        known: bool, (prompts, authors).
     """
 
     log_samples: Tensor
@@ -45,7 +45,7 @@ class LengthTargets:
 
 
 def encode(prompts: list[str], tokenizer: Tokenizer, max_tokens: int) -> EncodedTexts:
-    """Tokenise and count; the tokenizer must neither pad nor cut."""
+    """Tokenise prompts and count their features; the tokenizer must neither pad nor cut."""
     clean = [normalise(p) for p in prompts]
     encodings = tokenizer.encode_batch_fast(clean, add_special_tokens=False)
     features = [text_features(p, len(e.ids)) for p, e in zip(clean, encodings, strict=True)]
@@ -56,7 +56,7 @@ def encode(prompts: list[str], tokenizer: Tokenizer, max_tokens: int) -> Encoded
 
 
 def targets(dataset: Dataset) -> LengthTargets:
-    """Spread the rows over a dense (prompt, LLM) table."""
+    """Spread the rows over a dense (prompt, author) table."""
     shape = (len(dataset.prompts), len(dataset.llms))
     log_samples = np.zeros((*shape, dataset.samples.shape[1]), dtype=np.float32)
     known = np.zeros(shape, dtype=bool)
@@ -68,14 +68,14 @@ def targets(dataset: Dataset) -> LengthTargets:
 def batches(
     texts: EncodedTexts, prompts: NDArray[np.int64], size: int, rng: np.random.Generator | None
 ) -> Iterator[tuple[NDArray[np.int64], list[Tensor]]]:
-    """Batches of prompts: their numbers, and their ids in groups of like length.
+    """Yield batches of prompts: their numbers, and their ids in groups of similar length.
 
-    A batch is a random sample, so that long prompts are compared with short ones (batches sorted
-    by length were tried: tau-b was 0.017 lower). Inside it, the groups keep padding small.
+    A batch is a random sample, so that long prompts are compared with short ones (batches sorted by
+    length were tried: tau-b was 0.017 lower). Inside it, the groups keep padding small.
 
     Args:
         texts: All prompts.
-        prompts: int64, which of them to hand out.
+        prompts: int64, which of them to yield.
         size: Prompts in a batch.
         rng: Shuffles; None keeps the order.
 

@@ -1,4 +1,4 @@
-"""The whole model: the network and the kernel, averaged; what export writes and serving runs."""
+"""The bundled model: the network and the kernel, averaged; exported by `int8_export`."""
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False
 # (torch is not followed by mypy, so all that comes from it is Any)
@@ -18,9 +18,10 @@ Z90 = 1.2816
 class BlendedPredictor(nn.Module):
     """Quantiles for an LLM by its row; row 0 is "any other LLM".
 
-    The median is the mean, in logs, of the network's median and the kernel's mean. Spread is
-    the network's, widened by factors that make p10 to p90 hold 80 % of unseen samples. Any other
-    LLM is the equal mixture of those we know: their mean, and their disagreement in its spread.
+    The median is the mean, in logs, of the network's median and the kernel's mean. Spread is the
+    network's, widened by factors that make p10 to p90 hold 80 % of unseen samples. Any other LLM is
+    the
+    equal mixture of the known ones: their mean, with their disagreement in its spread.
     """
 
     def __init__(
@@ -36,12 +37,12 @@ class BlendedPredictor(nn.Module):
         """Put the parts together.
 
         Args:
-            network: Answers for every writer it was trained on.
-            view: What the kernel sees.
-            regression: Answers for the served LLMs only, in their order.
-            served: The network's rows of the LLMs that are served.
+            network: Predicts for every author that it was trained on.
+            view: The kernel's view of a text.
+            regression: Predicts for the served LLMs only, in their order.
+            served: The network's rows of the served LLMs.
             kernel_share: Weight of the kernel in the median, 0 to 1.
-            max_tokens: Token ids it is given at most.
+            max_tokens: Most token ids of an input.
         """
         super().__init__()
         self.network = network
@@ -54,7 +55,10 @@ class BlendedPredictor(nn.Module):
         self.register_buffer("widen_any", torch.ones(2))
 
     def served_llms(self, ids: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Log median, gaps below and above it, and log mean: float32, (batch, llms served) each."""
+        """Compute log median, gaps below and above it, and log mean.
+
+        float32, (batch, llms served) each.
+        """
         states = self.network.encoder(ids)
         out = self.network.answer(states, features)[:, self.served]  # (batch, llms, 4)
         p10, p50, p90, mean = out.unbind(-1)
@@ -63,11 +67,11 @@ class BlendedPredictor(nn.Module):
         return p50 + shift, p50 - p10, p90 - p50, mean + shift
 
     def forward(self, ids: Tensor, features: Tensor, llm: Tensor) -> Tensor:
-        """Log tokens, float32, (batch, 4): p10, p50, p90, mean.
+        """Compute log tokens, float32, (batch, 4): p10, p50, p90, mean.
 
         Args:
             ids: int64, (batch, seq), right-padded with 0.
-            features: float32, (batch, feature_count), as `text_features` gives them.
+            features: float32, (batch, feature_count), from `text_features`.
             llm: int64, (batch,); 0 is any other LLM, 1 the first served.
         """
         p50, low, high, mean = self.served_llms(ids, features)

@@ -23,16 +23,16 @@ from lengthwise_contract.prompts import clip, render_prompt
 from lengthwise_training.data.sources import REDISTRIBUTABLE_SOURCES
 from lengthwise_training.data.splits import NEAR_DUPLICATE_SOURCES, fold_of, near_duplicates
 
-#: Base models, which do not stop by themselves: their lengths are those of the cap.
+#: Base models, which do not stop before the cap: their lengths are those of the cap.
 EXCLUDED_LLMS = ("openai/davinci",)
 
 
 @dataclass(frozen=True)
 class LengthRecord:
-    """The lengths that one LLM gave for one prompt.
+    """The lengths that one LLM's answers to one prompt had.
 
     Attributes:
-        prompt: What the predictor would be asked, clipped as in service.
+        prompt: The predictor's input, clipped as in service.
         llm: Name of the LLM (or `human`) that answered.
         source: Where the record is from.
         output_tokens: Independent samples of the length, tokens, each > 0.
@@ -69,7 +69,7 @@ class Dataset:
     row_sources: list[str]
 
     def rows_where(self, keep: NDArray[np.bool_]) -> Dataset:
-        """The same prompts and LLMs with only some rows; `keep`: bool, (rows,)."""
+        """Keep only some rows, and all prompts and LLMs; `keep`: bool, (rows,)."""
         return Dataset(
             prompts=self.prompts,
             sources=self.sources,
@@ -88,17 +88,17 @@ def read_records(
     sources: Sequence[str] | None = REDISTRIBUTABLE_SOURCES,
     excluded_llms: Sequence[str] = EXCLUDED_LLMS,
 ) -> list[LengthRecord]:
-    """All usable records under a folder.
+    """Read all usable records under a folder.
 
-    Rows that upstream marked `degenerate` (a sample ran away to the cap) are left out.
+    Rows that upstream marked `degenerate` (a sample that did not stop before the cap) are left out.
 
     Args:
-        directory: Holds `*.jsonl` and `*.jsonl.gz`; files of other records are passed over.
+        directory: Holds `*.jsonl` and `*.jsonl.gz`; files of other records are skipped.
         sources: Which sources to keep; None keeps all, and a record without one is `own`.
         excluded_llms: LLMs to leave out.
 
     Raises:
-        FileNotFoundError: No usable record is there.
+        FileNotFoundError: There is no usable record.
     """
     records = []
     for path in sorted([*directory.glob("*.jsonl"), *directory.glob("*.jsonl.gz")]):
@@ -166,17 +166,18 @@ def build_dataset(records: Iterable[LengthRecord]) -> Dataset:
 
 
 def validation_rows(dataset: Dataset, *, folds: int = 5) -> NDArray[np.bool_]:
-    """Which rows are for validation: bool, (rows,); about 1 in `folds`, by prompt, never by row.
+    """Choose the rows for validation: bool, (rows,); about 1 in `folds`, by prompt, never by row.
 
-    A prompt's fold is a hash of its group, so the split stays put when records are added. The
-    last decimal digit of the hash is not used: the test set kept apart was cut by it.
+    A prompt's fold is a hash of its group, so the split does not change when records are added. The
+    last
+    decimal digit of the hash is not used: the separate test set was cut by it.
     """
     held = np.array([fold_of(g, folds) == 0 for g in dataset.groups])
     return np.asarray(held[dataset.prompt_index])
 
 
 def _groups(prompts: list[str], sources: list[str]) -> list[str]:
-    """Each prompt's group: itself, or the smallest text among its near-duplicates."""
+    """Return each prompt's group: itself, or the smallest text among its near-duplicates."""
     groups = list(prompts)
     for source in NEAR_DUPLICATE_SOURCES:
         members = [i for i, s in enumerate(sources) if s == source]

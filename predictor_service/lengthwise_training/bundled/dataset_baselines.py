@@ -1,7 +1,8 @@
-"""The zero-cost baselines that a trained predictor must beat, fitted on the very same rows.
+"""The baselines of the bundled model's card, fitted on the rows of a `Dataset`.
 
 A constant, the prompt's length, and a bag of words: TF-IDF of 1- and 2-grams with cheap features,
-the mean of a ridge regression and of gradient-boosted trees. Called by evaluate.
+the mean of a ridge regression and of gradient-boosted trees. Called by `evaluate`. `lengthwise
+evaluate` uses `scoring.baselines` and `scoring.bag_of_words`.
 """
 
 from __future__ import annotations
@@ -23,25 +24,25 @@ from lengthwise_training.bundled.dataset import Dataset
 
 Array = NDArray[np.float64]
 
-#: Rows from which on the trees are grown by all cores. OpenMP's threads wait for each other after
-#: every small step, and where others use the cores as well they wait for long: 260 rows took 3 s
-#: with one thread and 90 with two on a busy machine of two cores.
+#: Rows from which on all cores grow the trees. OpenMP's threads wait for each other after every
+#: small step, and long where other processes use the cores: on a busy machine of two cores, 260
+#: rows took 3 s with one thread and 90 s with two.
 _MANY_ROWS = 10_000
 
 
 def constant(train: Dataset, test: Dataset) -> Array:
-    """The median length in `train`, whatever is asked: float64, (test rows,), tokens."""
+    """Return the median length in `train` for each row: float64, (test rows,), tokens."""
     return np.full(len(test.prompt_index), float(np.median(train.samples)))
 
 
 def prompt_length(train: Dataset, test: Dataset) -> Array:
-    """The prompt's length in characters, scaled to the training median: float64, (test rows,)."""
+    """Return the prompt's characters, scaled to the training median: float64, (test rows,)."""
     chars = np.array([len(p) for p in test.prompts], dtype=np.float64)[test.prompt_index]
     return np.asarray(chars * float(np.median(train.samples)) / max(float(np.median(chars)), 1.0))
 
 
 def bag_of_words(train: Dataset, test: Dataset, *, seed: int = 0) -> Array:
-    """The mean of ridge and boosted trees, in log tokens: float64, (test rows,), tokens.
+    """Return the mean of ridge and boosted trees, in log tokens: float64, (test rows,), tokens.
 
     The ridge has a term per LLM beside the words; the trees see the LLM as a category, the cheap
     features and 64 singular vectors of the words.
@@ -77,16 +78,16 @@ def bag_of_words(train: Dataset, test: Dataset, *, seed: int = 0) -> Array:
 
 
 def bag_of_words_per_llm(train: Dataset, test: Dataset, *, seed: int = 0) -> Array:
-    """`bag_of_words` fitted anew for each LLM on its own rows: float64, (test rows,), tokens."""
+    """Fit `bag_of_words` for each LLM on its own rows: float64, (test rows,), tokens."""
     predicted = np.full(len(test.prompt_index), np.nan)
     for llm in np.unique(test.llm_index):
-        mine, asked = train.llm_index == llm, test.llm_index == llm
+        mine, wanted = train.llm_index == llm, test.llm_index == llm
         if mine.sum() >= 20:
-            predicted[asked] = bag_of_words(
-                train.rows_where(mine), test.rows_where(asked), seed=seed
+            predicted[wanted] = bag_of_words(
+                train.rows_where(mine), test.rows_where(wanted), seed=seed
             )
         else:
-            predicted[asked] = float(np.median(train.samples))
+            predicted[wanted] = float(np.median(train.samples))
     return predicted
 
 

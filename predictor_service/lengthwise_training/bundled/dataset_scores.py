@@ -16,20 +16,20 @@ from lengthwise_training.bundled.dataset import Dataset
 
 Array = NDArray[np.float64]
 
-#: An LLM or source with fewer rows than this says nothing about rank.
+#: An LLM or source needs this many rows for a rank score.
 LEAST_ROWS = 20
 
 
 @dataclass(frozen=True)
 class DatasetScores:
-    """How good predictions are; those of rank are means over LLMs, since a queue holds one LLM.
+    """Scores of predictions; those of rank are means over LLMs, since a queue holds one LLM.
 
     Attributes:
         rows: Rows scored.
         tau_b: Kendall's tau-b with one realised sample, mean over LLMs.
         tau_b_pooled: The same over all rows at once.
         tau_b_mean: Tau-b with the mean of the samples, mean over LLMs.
-        pair_accuracy: Share of pairs of one LLM put in the right order, ties in truth left out.
+        pair_accuracy: Share of pairs of one LLM in the right order, ties in truth left out.
         spearman: Spearman's rho with one sample, mean over LLMs.
         mae_tokens: Mean absolute error of the median, tokens.
         coverage: Share of samples within p10 to p90; None where there are no quantiles.
@@ -89,29 +89,29 @@ def score_dataset(
 
 
 def one_sample(rows: Dataset) -> Array:
-    """One realised length a row, the same one whoever is scored: float64, (rows,), tokens."""
+    """Return one realised length a row, the same for every predictor: float64, (rows,), tokens."""
     rng = np.random.default_rng(0)
     column = rng.integers(0, rows.samples.shape[1], len(rows.samples))
     return rows.samples[np.arange(len(rows.samples)), column].astype(np.float64)
 
 
 def ceiling(rows: Dataset) -> Array:
-    """The mean of the samples other than the one scored against: no prompt says more.
+    """Return the mean of the samples other than the scored one: no prompt predicts better.
 
-    Rows with a single sample have no such ceiling; there it is the sample, and means nothing.
+    Rows with a single sample have no such ceiling; for them the value has no meaning.
     """
     others = (rows.samples.sum(axis=1) - one_sample(rows)) / max(rows.samples.shape[1] - 1, 1)
     return np.asarray(others, dtype=np.float64)
 
 
 def pair_accuracy(predicted: Array, truth: Array) -> float:
-    """Share of pairs in the right order; a tie in `predicted` is half right."""
+    """Return the share of pairs in the right order; a tie in `predicted` is half right."""
     gap = np.sign(truth[:, None] - truth[None, :])
-    said = np.sign(predicted[:, None] - predicted[None, :])
-    told = gap != 0
-    if not told.any():
+    order = np.sign(predicted[:, None] - predicted[None, :])
+    ordered = gap != 0
+    if not ordered.any():
         return float("nan")
-    return float(((said * gap)[told].mean() + 1.0) / 2.0)
+    return float(((order * gap)[ordered].mean() + 1.0) / 2.0)
 
 
 def _tau(predicted: Array, truth: Array) -> float:
@@ -121,7 +121,10 @@ def _tau(predicted: Array, truth: Array) -> float:
 
 
 def many_sampled(dataset: Dataset) -> Dataset:
-    """Only rows of sources that were sampled several times, where a ceiling exists; all if none."""
+    """Keep rows of sources that were sampled several times, which have a ceiling.
+
+    If there are none, keep all rows.
+    """
     spread = np.ptp(dataset.samples, axis=1) > 0
     sources = np.array(dataset.row_sources)
     keep = [s for s in set(dataset.row_sources) if spread[sources == s].mean() > 0.5]

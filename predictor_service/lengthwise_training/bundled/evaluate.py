@@ -39,12 +39,12 @@ Array = NDArray[np.float64]
 def predict(
     model: LengthModel, rows: Dataset, *, llm_name: Callable[[str], str] = str
 ) -> tuple[Array, Array, Array]:
-    """What a served model says of each row: p10, p50, p90, float64, (rows,), tokens.
+    """Predict each row with a served model: p10, p50, p90, float64, (rows,), tokens.
 
     Args:
         model: Loaded by serving's own code.
         rows: What to predict.
-        llm_name: Changes the name that the model is asked with.
+        llm_name: Changes the LLM name of the request.
     """
     names = [llm_name(n) for n in rows.llms]
     out = np.zeros((len(rows.prompt_index), 3))
@@ -60,7 +60,7 @@ def predict(
 
 
 def scores_table(scores: Mapping[str, DatasetScores]) -> str:
-    """Markdown, one line a predictor."""
+    """Format the scores as Markdown, one line a predictor."""
     lines = [
         "| predictor | rows | tau-b | pooled | vs mean | pairs | Spearman | MAE | p10-p90 |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -82,14 +82,14 @@ def compare_with_baselines(
     baselines: bool = True,
     per_llm: bool = True,
 ) -> dict[str, DatasetScores]:
-    """The model, the model not knowing the LLM, the baselines fitted on `train`, and the ceiling.
+    """Score the model, the model without the LLM's name, the baselines, and the ceiling.
 
     Args:
-        train: What the baselines are fitted on.
-        test: What everybody is scored on.
+        train: The rows that the baselines are fitted on.
+        test: The rows that every predictor is scored on.
         model: The model.
         baselines: Whether to fit the baselines, which takes minutes.
-        per_llm: Whether one of them is the bag of words fitted anew for each LLM.
+        per_llm: Whether one of them is the bag of words fitted for each LLM.
     """
     p10, p50, p90 = predict(model, test)
     scores = {"this model": score_dataset(test, p50, (p10, p90))}
@@ -108,7 +108,7 @@ def compare_with_baselines(
 
 
 def by_source(test: Dataset, predictions: Mapping[str, Array]) -> str:
-    """Markdown: tau-b within each source, one column a predictor."""
+    """Format tau-b within each source as Markdown, one column a predictor."""
     lines = [
         "| source | rows | " + " | ".join(predictions) + " |",
         "|---" * (2 + len(predictions)) + "|",
@@ -134,8 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = LengthModel(options.model, provider="cpu")
     if not model.card.get("held_out_validation", False):
         print(  # noqa: T201
-            f"{options.model} was trained on all prompts, those of the validation too; train one "
-            "with --hold-out and evaluate that",
+            f"{options.model} was trained on the validation prompts too; train a model with "
+            "--hold-out and evaluate that",
             file=sys.stderr,
         )
         return 2

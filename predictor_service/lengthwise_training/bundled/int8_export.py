@@ -1,6 +1,6 @@
-"""Writes a trained model as the folder that serving loads: ONNX, tokenizer and card.
+"""Writes the bundled model as the folder that serving loads: ONNX, tokenizer and card.
 
-Called by train. The encoder computes in int8: a third of the time on a CPU.
+Called by `train`. The encoder computes in int8, which takes a third of the time on a CPU.
 """
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False
@@ -31,7 +31,7 @@ from lengthwise_training.bundled.blended_predictor import BlendedPredictor
 #: ONNX operator set; every ONNX Runtime since 1.13 runs it.
 OPSET = 17
 
-#: Largest difference between network and ONNX file in one precision that is no error, log tokens.
+#: Largest allowed difference between network and ONNX file in float32, log tokens.
 PARITY = 1e-3
 
 _INPUTS = ("ids", "features", "llm")
@@ -51,7 +51,7 @@ class Parity:
 
 
 def shrink(predictor: BlendedPredictor) -> BlendedPredictor:
-    """A copy with its trained tables in few bits; the one given stays as it is."""
+    """Copy a predictor with its trained tables in few bits; the given one is not changed."""
     small = copy.deepcopy(predictor).eval()
     topics = small.view.topics
     topics.table = SparseTable(topics.table.weight.detach())
@@ -61,16 +61,16 @@ def shrink(predictor: BlendedPredictor) -> BlendedPredictor:
 def export_int8(
     predictor: BlendedPredictor, tokenizer: Tokenizer, card: dict[str, Any], directory: Path
 ) -> dict[str, float]:
-    """Write the folder, and hold the written model to the one it came from.
+    """Write the folder, and compare the written model with the one it came from.
 
     Args:
         predictor: Trained.
-        tokenizer: Neither pads nor cuts.
-        card: What model.json says; must hold what serving asks of it.
-        directory: Made if it is missing.
+        tokenizer: Without padding and truncation.
+        card: The content of model.json; must hold what serving requires.
+        directory: Created if it is missing.
 
     Returns:
-        `Parity`, as a dictionary, as it stands in the card.
+        `Parity`, as a dictionary, as in the card.
 
     Raises:
         RuntimeError: The float32 file differs from the network by more than `PARITY`.
@@ -130,9 +130,9 @@ def _to_onnx(predictor: BlendedPredictor, path: Path) -> None:
 
 
 def _fix_shapes(graph: onnx.GraphProto) -> None:
-    """Let the encoder's reshapes copy batch and length, in place; 0 does that in ONNX.
+    """Let the encoder's reshapes copy batch and length, in place: in ONNX, a 0 does that.
 
-    PyTorch computes both anew for each of them: some 60 tiny operators, a twentieth of the time.
+    PyTorch computes both again for each of them: some 60 tiny operators, a twentieth of the time.
     """
     made_by = {out: node for node in graph.node for out in node.output}
     for node in graph.node:
@@ -157,7 +157,7 @@ def _fix_shapes(graph: onnx.GraphProto) -> None:
 
 
 def _constant(name: str, made_by: dict[str, onnx.NodeProto], graph: onnx.GraphProto) -> int | None:
-    """The one number that a name stands for, or None where it is computed."""
+    """Return the number that a name stands for, or None where it is computed."""
     node = made_by.get(name)
     if node is not None and node.op_type == "Constant":
         return int(numpy_helper.to_array(node.attribute[0].t).item())
@@ -168,7 +168,7 @@ def _constant(name: str, made_by: dict[str, onnx.NodeProto], graph: onnx.GraphPr
 
 
 def _encoder_products(path: Path) -> list[str]:
-    """Names of the encoder's products with weights."""
+    """Return the names of the encoder's products with weights."""
     graph = onnx.load(str(path)).graph
     constants = {i.name for i in graph.initializer}
     return [
@@ -179,7 +179,7 @@ def _encoder_products(path: Path) -> list[str]:
 
 
 def difference(predictor: BlendedPredictor, path: Path) -> float:
-    """Largest difference between network and ONNX file over several shapes, log tokens."""
+    """Return the largest difference of network and ONNX file over several shapes, log tokens."""
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     worst = 0.0
     longest = predictor.max_tokens
@@ -195,7 +195,7 @@ def difference(predictor: BlendedPredictor, path: Path) -> float:
 def sample_inputs(
     predictor: BlendedPredictor, *, batch: int, seq: int, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Random inputs of the right shapes, the last row half padding: ids, features, llm."""
+    """Return random inputs of the right shapes, the last row half padding: ids, features, llm."""
     rng = torch.Generator().manual_seed(seed)
     network = predictor.network
     ids = torch.randint(1, predictor.view.topics.vocabulary, (batch, seq), generator=rng)

@@ -1,9 +1,9 @@
-"""The part of the model that remembers: a text is as long as the texts most like it were.
+"""The kernel regression of the bundled model: a text is as long as the texts most similar to it.
 
 Kernel ridge regression with a Matern kernel on three views of a text: its counts, its topics (a
-linear map of its words and word pairs), and what the tuned encoder makes of its ends. Fitted in
-seconds in closed form: first what all LLMs share, then what each does on its own. Called by train
-and predictor.
+linear map of its words and word pairs), and the tuned encoder's state. Fitted in seconds in closed
+form: first what all LLMs share, then how each one differs. Called by `train` and
+`blended_predictor`.
 """
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False
@@ -40,8 +40,8 @@ class KernelConfig:
         topics: Singular vectors kept of the words.
         senses: Principal components kept of the encoder's states.
         decay: Component k weighs k ** -decay.
-        ridge: Added to the kernel's diagonal for what all LLMs share; more forgets more.
-        own_ridge: The same for what an LLM does on its own, of which there is less to see.
+        ridge: Added to the kernel's diagonal for what all LLMs share; more smooths more.
+        own_ridge: The same for how one LLM differs, of which there are fewer data.
     """
 
     counts_weight: float = 0.65
@@ -64,7 +64,10 @@ class Topics(nn.Module):
         self.table: nn.Module = nn.Embedding.from_pretrained(table, freeze=True)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """float32, (batch, topics); a text's vector of TF-IDF weights has length 1 before it."""
+        """Compute the topics of texts, float32, (batch, topics).
+
+        Before the projection, a text's vector of TF-IDF weights has length 1.
+        """
         there = ids != 0
         both = there[:, :-1] & there[:, 1:]
         pairs = pair_buckets(ids[:, :-1], ids[:, 1:], self.vocabulary) * both
@@ -80,7 +83,7 @@ class Topics(nn.Module):
 
 
 def _damped(rows: tuple[Tensor, Tensor], ids: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum the rows of a text with 1 + log(count) for each distinct id, however often it stands.
+    """Sum the rows of a text with 1 + log(count) for each distinct id.
 
     Args:
         rows: squared IDF, (batch, seq, 1), and weighted singular vectors, (batch, seq, topics).
@@ -100,7 +103,7 @@ def _damped(rows: tuple[Tensor, Tensor], ids: Tensor, there: Tensor) -> tuple[Te
 
 
 def pair_buckets(left: Tensor, right: Tensor, vocabulary: int) -> Tensor:
-    """The table rows of neighbouring tokens; those of single tokens come before them."""
+    """Return the table rows of neighbouring tokens; the rows of single tokens come before them."""
     return vocabulary + (left * 31_337 + right * 7) % (TOPIC_BUCKETS - vocabulary)
 
 
@@ -135,10 +138,10 @@ def fit_topics(ids: list[list[int]], vocabulary: int, count: int) -> Topics:
 
 
 class KernelView(nn.Module):
-    """A text as the kernel sees it: one vector whose distances mean unlikeness."""
+    """A text as the kernel compares it: one vector whose distances measure dissimilarity."""
 
     def __init__(self, topics: Topics, config: KernelConfig) -> None:
-        """`fit` must follow."""
+        """Store the parts; call `fit` next."""
         super().__init__()
         self.topics = topics
         self.config = config
@@ -160,7 +163,7 @@ class KernelView(nn.Module):
         self.senses = c.sense_weight * whiten * _decay(kept, c.decay)
 
     def combine(self, features: Tensor, topics: Tensor, states: Tensor) -> Tensor:
-        """The three views side by side, float32, (batch, columns)."""
+        """Concatenate the three views, float32, (batch, columns)."""
         counts = standardise(features, self.centre, self.spread)
         return torch.cat(
             [
@@ -172,18 +175,21 @@ class KernelView(nn.Module):
         )
 
     def forward(self, ids: Tensor, features: Tensor, states: Tensor) -> Tensor:
-        """float32, (batch, columns); `states`: the encoder's, float32, (batch, width)."""
+        """Compute the view, float32, (batch, columns).
+
+        `states`: the encoder's, float32, (batch, width).
+        """
         return self.combine(features, self.topics(ids), states)
 
 
 def _decay(count: int, decay: float) -> Tensor:
-    """Weights of components 1 to count, of length 1 together."""
+    """Return weights of components 1 to count; their vector has length 1."""
     weight = torch.arange(1, count + 1).float() ** -decay
     return weight / weight.square().sum().sqrt()
 
 
 class KernelRegression(nn.Module):
-    """Mean log length per LLM from a text's similarity to the texts of the training set."""
+    """Mean log length per LLM, from a text's similarity to the training texts."""
 
     def __init__(self, points: Tensor, weights: Tensor, base: Tensor) -> None:
         """`points`: (support, columns); `weights`: (support, llms); `base`: (llms,)."""
@@ -194,12 +200,12 @@ class KernelRegression(nn.Module):
         self.register_buffer("base", base)
 
     def forward(self, view: Tensor) -> Tensor:
-        """Log tokens for each LLM, float32, (batch, llms); `view`: (batch, columns)."""
+        """Compute log tokens for each LLM, float32, (batch, llms); `view`: (batch, columns)."""
         return self.base + similarity(view, self.points, self.squares) @ self.weights
 
 
 def similarity(a: Tensor, b: Tensor, b_squares: Tensor) -> Tensor:
-    """The Matern 3/2 kernel of the distance d: (1 + d') exp(-d'), d' = sqrt(3) d.
+    """Compute the Matern 3/2 kernel of the distance d: (1 + d') exp(-d'), d' = sqrt(3) d.
 
     Gaussian and Laplace kernels were tried: tau-b was 0.005 to 0.01 lower.
 
@@ -214,13 +220,13 @@ def similarity(a: Tensor, b: Tensor, b_squares: Tensor) -> Tensor:
 def fit_regression(
     view: Tensor, log_mean: Array, known: NDArray[np.bool_], config: KernelConfig
 ) -> KernelRegression:
-    """Solve for the weights: of what LLMs share on all texts, then of each one's rest on its own.
+    """Solve for the weights: first of what LLMs share, then of how each one differs.
 
-    Alone, each LLM would learn from its own texts only; that was 0.003 of tau-b less.
+    If each LLM learned from its own texts only, tau-b would be 0.003 lower.
 
     Args:
         view: float32, (texts, columns).
-        log_mean: float64, (texts, llms), mean log length; anything where unknown.
+        log_mean: float64, (texts, llms), mean log length; any value where unknown.
         known: bool, (texts, llms), at least one in each row.
         config: The ridges.
     """
@@ -233,7 +239,7 @@ def fit_regression(
     place = off / spread
     answers = known.sum(axis=1)
     shared = place.sum(axis=1) / np.maximum(answers, 1)
-    # The mean over few LLMs is noisier; a fifth of the noise is taken to be an LLM's own.
+    # The mean over few LLMs is noisier; a fifth of the noise is assumed to be the LLM's own.
     noise = config.ridge * (1.0 + 0.2 * (known.shape[1] / np.maximum(answers, 1) - 1.0))
     weights = np.repeat(np.linalg.solve(kernel + np.diag(noise), shared)[:, None], len(base), 1)
     rest = place - (kernel @ weights[:, :1])

@@ -1,4 +1,4 @@
-"""What the network is trained to do: usual length, spread, and above all the right order."""
+"""The loss of the network: usual length, spread, and above all the right order."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-#: Logit of "longer" per standard deviation of a writer's log lengths.
+#: Logit of "longer" per standard deviation of an author's log lengths.
 PAIR_SHARPNESS = 3.0
 
 #: Errors of the usual length beyond this many standard deviations count linearly, not squared.
 HUBER = 0.5
 
-#: Weight of the spread's losses; they are to fit what was learned for order, not to steer it.
+#: Weight of the spread's losses, so small that they follow what was learned for the order.
 SPREAD_WEIGHT = 0.3
 
 
@@ -25,18 +25,18 @@ def length_loss(
     spread: Tensor | None = None,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """Error of the usual length + order of pairs + quantiles and mean around it; a scalar.
+    """Sum the errors of usual length, order of pairs, quantiles and mean; a scalar.
 
-    The usual length is the mean of the samples' logs: with ten samples, far less noisy than any
-    one of them. The 10 % and 90 % quantiles and the mean are learned as distances from it.
+    The usual length is the mean of the samples' logs: with ten samples, far less noisy than one of
+    them. The 10 % and 90 % quantiles and the mean are learned as distances from it.
 
     Args:
-        out: float32, (batch, writers, 4), log tokens: p10, p50, p90, mean.
-        samples: float32, (batch, writers, n), log tokens.
-        known: bool, (batch, writers), where there are samples.
+        out: float32, (batch, authors, 4), log tokens: p10, p50, p90, mean.
+        samples: float32, (batch, authors, n), log tokens.
+        known: bool, (batch, authors), where there are samples.
         pair_weight: Weight of `pair_loss` beside the others.
-        spread: float32, (writers,), the unit of each writer's log lengths; None is 1.
-        weight: float32, (writers,), how much each counts; None is 1.
+        spread: float32, (authors,), the unit of each author's log lengths; None is 1.
+        weight: float32, (authors,), how much each counts; None is 1.
     """
     unit = out.new_ones(out.shape[1]) if spread is None else spread
     each = out.new_ones(out.shape[1]) if weight is None else weight
@@ -56,11 +56,11 @@ def length_loss(
 
 
 def pinball(quantile: Tensor, samples: Tensor, share: float) -> Tensor:
-    """The loss that is least at a quantile: float32, (batch, writers).
+    """Compute the loss that is least at a quantile: float32, (batch, authors).
 
     Args:
-        quantile: float32, (batch, writers).
-        samples: float32, (batch, writers, n).
+        quantile: float32, (batch, authors).
+        samples: float32, (batch, authors, n).
         share: Which quantile, 0 to 1.
     """
     error = samples - quantile.unsqueeze(-1)
@@ -68,17 +68,17 @@ def pinball(quantile: Tensor, samples: Tensor, share: float) -> Tensor:
 
 
 def pair_loss(score: Tensor, length: Tensor, known: Tensor, weight: Tensor) -> Tensor:
-    """Cross-entropy of "which of two answers of one writer is longer", over the batch's pairs.
+    """Cross-entropy of "which of two answers of one author is longer", over the batch's pairs.
 
     Pairs less than a standard deviation apart count in proportion: their order is partly chance.
 
     Args:
-        score: float32, (batch, writers), in standard deviations.
-        length: float32, (batch, writers), the same for the truth.
-        known: bool, (batch, writers).
-        weight: float32, (writers,).
+        score: float32, (batch, authors), in standard deviations.
+        length: float32, (batch, authors), the same for the truth.
+        known: bool, (batch, authors).
+        weight: float32, (authors,).
     """
-    s, y, k = score.t(), length.t(), known.t()  # (writers, batch)
+    s, y, k = score.t(), length.t(), known.t()  # (authors, batch)
     margin = (s.unsqueeze(2) - s.unsqueeze(1)) * PAIR_SHARPNESS
     gap = y.unsqueeze(2) - y.unsqueeze(1)
     pairs = (k.unsqueeze(2) & k.unsqueeze(1) & (gap > 0)).to(score.dtype)

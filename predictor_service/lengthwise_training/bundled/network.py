@@ -19,20 +19,20 @@ from lengthwise_training.backbones.pretrained import Encoder
 #: Width of what the counts become before they join the encoder's state.
 COUNTS_WIDTH = 64
 
-#: What a writer says differently from all writers learns this much slower.
+#: What distinguishes one author from all authors learns slower by this factor.
 OWN_SHARE = 0.5
 
 
 class LengthHead(nn.Module):
-    """Text vector to log quantiles and log mean: p10 <= p50 <= p90 by construction."""
+    """Maps a text vector to log quantiles and log mean: p10 <= p50 <= p90 by construction."""
 
     def __init__(self, width: int, centre: Tensor, spread: Tensor) -> None:
-        """Start at the usual length of each writer.
+        """Start at the usual length of each author.
 
         Args:
             width: Of the text vector.
-            centre: float32, (writers,), usual log length.
-            spread: float32, (writers,), its standard deviation over prompts, > 0.
+            centre: float32, (authors,), usual log length.
+            spread: float32, (authors,), its standard deviation over prompts, > 0.
         """
         super().__init__()
         self.shared = nn.Linear(width, 4)
@@ -46,7 +46,7 @@ class LengthHead(nn.Module):
         nn.init.zeros_(self.own.bias)
 
     def forward(self, vector: Tensor) -> Tensor:
-        """Log tokens for every writer, float32, (batch, writers, 4): p10, p50, p90, mean.
+        """Compute log tokens for every author, float32, (batch, authors, 4): p10, p50, p90, mean.
 
         Args:
             vector: float32, (batch, width).
@@ -78,7 +78,7 @@ class LengthNetwork(nn.Module):
         """Put the parts together.
 
         Args:
-            encoder: Reads.
+            encoder: Reads the text.
             head: `centre` and `spread` of `LengthHead`.
             counts: float32, (feature_count,) each: centre and spread of the counts.
             dropout: Share of the text vector dropped in training.
@@ -92,17 +92,20 @@ class LengthNetwork(nn.Module):
         self.head = LengthHead(encoder.places.shape[1] + COUNTS_WIDTH, *head)
 
     def answer(self, states: Tensor, features: Tensor) -> Tensor:
-        """Log tokens for every writer, float32, (batch, writers, 4), from the encoder's states."""
+        """Compute log tokens for every author, float32, (batch, authors, 4), from `states`.
+
+        `states`: the encoder's, float32, (batch, width).
+        """
         counts = self.counts(standardise(features, self.centre, self.spread))
-        # The states have a length of about 1 in MiniLM; the counts' scale is theirs at 1.5.
+        # MiniLM's states have a length of about 1; times 1.5 they match the scale of the counts.
         out: Tensor = self.head(self.dropout(torch.cat([1.5 * states, counts], dim=1)))
         return out
 
     def forward(self, ids: Tensor, features: Tensor) -> Tensor:
-        """Log tokens for every writer, float32, (batch, writers, 4): p10, p50, p90, mean.
+        """Compute log tokens for every author, float32, (batch, authors, 4): p10, p50, p90, mean.
 
         Args:
             ids: int64, (batch, seq), right-padded with 0.
-            features: float32, (batch, feature_count), as `text_features` gives them.
+            features: float32, (batch, feature_count), from `text_features`.
         """
         return self.answer(self.encoder(ids), features)

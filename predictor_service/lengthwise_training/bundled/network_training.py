@@ -1,4 +1,7 @@
-"""Trains the network: a pretrained encoder, cut to size, on the lengths of all writers at once."""
+"""Trains the network: a pretrained encoder, cut to size, on the lengths of all authors at once.
+
+An author is an LLM, or people (`human`).
+"""
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False
 # (torch is not followed by mypy, so all that comes from it is Any)
@@ -19,23 +22,23 @@ from lengthwise_training.bundled.length_loss import length_loss
 from lengthwise_training.bundled.network import LengthNetwork
 from lengthwise_training.bundled.train_config import TrainConfig, served_llms
 
-#: Prompts that say which units of the encoder are needed.
+#: Prompts that decide which units of the encoder are kept.
 _PROMPTS_TO_PRUNE_BY = 300
 
 
 def fit_network(
     texts: EncodedTexts, backbone: Backbone, dataset: Dataset, config: TrainConfig
 ) -> LengthNetwork:
-    """Train on the rows of `dataset`; its first outputs are the dataset's LLMs, in their order.
+    """Train on the rows of `dataset`; the first outputs are its LLMs, in their order.
 
     Args:
         texts: Every prompt, encoded.
         backbone: The pretrained encoder.
         dataset: Rows to learn from.
-        config: How.
+        config: Of the run.
     """
     rng = np.random.default_rng(config.seed)
-    rows, weight = _writers(dataset, config)
+    rows, weight = _authors(dataset, config)
     wanted = targets(rows)
     used = np.unique(rows.prompt_index[weight.numpy()[rows.llm_index] > 0])
     share = np.array([config.thinned.get(dataset.sources[i], 1.0) for i in used])
@@ -81,10 +84,11 @@ def fit_network(
     return network.eval()
 
 
-def _writers(dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Tensor]:
-    """The rows by writer, and each writer's weight: float32, (writers,).
+def _authors(dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Tensor]:
+    """Return the rows by author, and each author's weight: float32, (authors,).
 
-    Whoever is not served counts once for each source: a person's answers to riddles and to
+    An author that is not served counts separately for each source: a person's answers to riddles
+    and to
     questions about the world have nothing in common.
     """
     served = set(served_llms(dataset))
@@ -106,7 +110,7 @@ def _writers(dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Tensor]:
 
 
 def usual_lengths(wanted: LengthTargets) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over prompts of each writer's log length: float32, (writers,)."""
+    """Compute mean and standard deviation of each author's log length: float32, (authors,)."""
     log_mean = wanted.log_samples.mean(-1)
     known = wanted.known.float()
     count = known.sum(0).clamp(min=1.0)
@@ -116,7 +120,7 @@ def usual_lengths(wanted: LengthTargets) -> tuple[Tensor, Tensor]:
 
 
 def parameter_groups(network: LengthNetwork, config: TrainConfig) -> list[dict[str, object]]:
-    """One for each parameter: lower layers learn slower, and only matrices decay."""
+    """Return a group for each parameter: lower layers learn slower, and only matrices decay."""
     groups: list[dict[str, object]] = []
     for name, parameter in network.named_parameters():
         rate = config.head_rate

@@ -63,13 +63,13 @@ LONG = (
 
 
 def ranked(model: LengthModel, llm: str) -> list[tuple[float, str, str]]:
-    """(p50 in tokens, `short` or `long`, prompt), shortest first."""
-    asked = [("short", p) for p in SHORT] + [("long", p) for p in LONG]
-    return sorted((model.predict(p, llm).p50_tokens, kind, p) for kind, p in asked)
+    """Return (p50 in tokens, `short` or `long`, prompt), shortest first."""
+    prompts = [("short", p) for p in SHORT] + [("long", p) for p in LONG]
+    return sorted((model.predict(p, llm).p50_tokens, kind, p) for kind, p in prompts)
 
 
 def in_order(ranks: Sequence[tuple[float, str, str]]) -> float:
-    """Share of (short, long) pairs in that order, 0 to 1."""
+    """Return the share of (short, long) pairs in that order, 0 to 1."""
     pairs = right = 0
     for short, kind, _ in ranks:
         for long, other, _ in ranks:
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the ranking."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=BUNDLED, help="folder with model.onnx")
-    parser.add_argument("--llm", default="smollm2-135m", help="LLM to ask about")
+    parser.add_argument("--llm", default="smollm2-135m", help="LLM to predict for")
     options = parser.parse_args(arguments)
     ranks = ranked(LengthModel(options.model, provider="cpu"), options.llm)
     for tokens, kind, prompt in ranks:

@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EncodedDataset:
-    """What both passes share.
+    """What both trainings share.
 
     Attributes:
         dataset: Every row.
@@ -68,8 +68,8 @@ def fit(prepared: EncodedDataset, rows: NDArray[np.bool_], config: TrainConfig) 
     """Train the model on some rows; `rows`: bool, (rows of the dataset,)."""
     torch.manual_seed(config.seed)
     dataset = prepared.dataset.rows_where(rows)
-    # Adam's moments of rare tokens decay to denormals, which made steps five times slower. Only
-    # here: it is a setting of the whole thread, and others count on IEEE arithmetic.
+    # Adam's moments of rare tokens decay to denormals, which made steps five times slower. The
+    # setting is reset below: it holds for the whole thread, and other code needs IEEE arithmetic.
     torch.set_flush_denormal(True)
     try:
         network = fit_network(prepared.texts, prepared.backbone, dataset, config)
@@ -110,12 +110,12 @@ def fit(prepared: EncodedDataset, rows: NDArray[np.bool_], config: TrainConfig) 
 
 
 def calibrate(predictor: BlendedPredictor, prepared: EncodedDataset, rows: Dataset) -> None:
-    """Widen (or narrow) p10 and p90, in place, until each holds its share of the samples given.
+    """Scale p10 and p90, in place, until each holds its share of the given samples.
 
     Args:
         predictor: Trained without these rows.
         prepared: Holds their prompts.
-        rows: Rows of served LLMs; those of other writers are passed over.
+        rows: Rows of served LLMs; those of other authors are skipped.
 
     Source: split conformal prediction (Romano, Patterson, Candes 2019), scaled and not shifted.
     """
@@ -145,7 +145,7 @@ def calibrate(predictor: BlendedPredictor, prepared: EncodedDataset, rows: Datas
 
 
 def _widening(truth: Tensor, p50: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Factors by which a tenth of the samples lies below p10, and a tenth above p90."""
+    """Return factors by which a tenth of the samples lies below p10, and a tenth above p90."""
     below = torch.quantile(((p50[:, None] - truth) / low[:, None]).flatten(), 0.9)
     above = torch.quantile(((truth - p50[:, None]) / high[:, None]).flatten(), 0.9)
     return torch.stack([below, above]).clamp(min=0.1)
@@ -160,13 +160,13 @@ def train(
     hold_out: bool = False,
     baselines: bool = True,
 ) -> dict[str, Any]:
-    """Measure a model, then write the one to ship; returns its card.
+    """Measure a model, then write the one to ship; return its card.
 
     Args:
-        dataset: Every row there is.
+        dataset: Every row.
         backbone: The pretrained encoder.
         out: Folder to write.
-        config: How.
+        config: Of the run.
         hold_out: Write the measured model, trained without the validation prompts.
         baselines: Whether the baselines are measured beside it, which takes minutes.
     """
@@ -197,7 +197,7 @@ def train(
         p10, p50, p90 = predict(model, fresh)
         covered = score_dataset(fresh, p50, (p10, p90)).coverage
     log.info("validation\n%s", scores_table(scores))
-    # The quantiles were widened on one half of the validation prompts: the other half tells.
+    # One half of the validation prompts widened the quantiles; the other half measures them.
     card["metrics"] = {**asdict(scores["this model"]), "coverage": covered}
     card["compared"] = {name: asdict(s) for name, s in scores.items()}
     if not hold_out:
@@ -210,7 +210,7 @@ def train(
 
 
 def describe(dataset: Dataset, backbone: Backbone, config: TrainConfig) -> dict[str, Any]:
-    """What model.json says of a model before it is measured."""
+    """Return the content of model.json before the model is measured."""
     rows = {s: dataset.row_sources.count(s) for s in sorted(set(dataset.row_sources))}
     return {
         "version": config.version,
@@ -228,13 +228,15 @@ def describe(dataset: Dataset, backbone: Backbone, config: TrainConfig) -> dict[
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, train, and print where the model is."""
+    """Parse the arguments, train, and log where the model is."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of length records")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the model to")
     parser.add_argument("--backbone", type=Path, help="folder of a pretrained encoder")
-    parser.add_argument("--version", help="what the model calls itself")
-    parser.add_argument("--all-sources", action="store_true", help="use every record, own ones too")
+    parser.add_argument("--version", help="the model's version in its card")
+    parser.add_argument(
+        "--all-sources", action="store_true", help="use every record, also your own"
+    )
     parser.add_argument("--hold-out", action="store_true", help="write the model that was measured")
     parser.add_argument("--epochs", type=int, default=TrainConfig.epochs)
     parser.add_argument("--threads", type=int, default=TrainConfig.threads)

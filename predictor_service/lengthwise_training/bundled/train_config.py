@@ -1,4 +1,4 @@
-"""All that a training run of the bundled model depends on, beside its data; called by train."""
+"""The configuration of a training run of the bundled model, beside its data; called by `train`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from lengthwise_training.bundled.dataset import Dataset
 from lengthwise_training.bundled.kernel import KernelConfig
 from lengthwise_training.data.sources import REDISTRIBUTABLE_SOURCES
 
-#: Beginnings of names in `model` that are no LLM, or LLMs of another age. The network learns from
-#: their answers what prompts are like, but nobody asks how long they will be.
+#: Name prefixes of authors that are not served: people, and outdated LLMs. The network learns from
+#: their answers what prompts are like, but never predicts for them.
 NOT_SERVED = ("human", "openai/gpt3-", "openai/davinci", "openai/text-davinci")
 
 
 def served_llms(dataset: Dataset) -> list[int]:
-    """Numbers of the LLMs that the model will answer for."""
+    """Return the numbers of the LLMs that the model predicts for."""
     return [i for i, name in enumerate(dataset.llms) if not name.startswith(NOT_SERVED)]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """All that a run depends on, beside its data; saved with the model.
+    """The configuration of a run, beside its data; saved with the model.
 
     Attributes:
         sources: Sources to learn from; None is all.
@@ -28,22 +28,22 @@ class TrainConfig:
         epochs: Passes of the network over the prompts.
         batch: Prompts in a step.
         learning_rate: Peak of the encoder's last layer; one cycle.
-        layer_decay: A layer below learns this much slower.
-        head_rate: Peak of what is not the encoder.
+        layer_decay: Factor by which each lower layer learns slower.
+        head_rate: Peak of everything but the encoder.
         weight_decay: Of all matrices.
         pair_weight: Weight of the order of pairs in the loss.
-        others_weight: Weight in the loss of writers that will not be served; 0 leaves them out.
+        others_weight: Weight in the loss of authors that are not served; 0 leaves them out.
         kernel_share: Weight of the kernel in the median, 0 to 1.
         layers: Layers of the encoder.
         window: Tokens it reads.
         wide: Feed-forward units kept in each of its layers.
         max_tokens: Window of the topics, tokens.
         dropout: Share dropped of the network's text vector.
-        half: Products of the training in bfloat16: several times faster where a CPU has AMX.
+        half: Train with products in bfloat16: several times faster where a CPU has AMX.
         kernel: How the kernel compares texts.
         threads: CPU threads.
         seed: Of everything random.
-        version: What the model calls itself.
+        version: The model's name for itself in its card.
     """
 
     sources: tuple[str, ...] | None = REDISTRIBUTABLE_SOURCES

@@ -31,7 +31,7 @@ from lengthwise_training.bundled.evaluate import compare_with_baselines, scores_
 from lengthwise_training.bundled.train import train
 from lengthwise_training.bundled.train_config import TrainConfig
 
-#: One talkative and one terse LLM of the bundled model's data, of different makers.
+#: One wordy and one terse LLM of the bundled model's data, of different makers.
 DEFAULT_LLMS = ("google/gemma-3-4b-it", "mistralai/Mistral-7B-Instruct-v0.3")
 
 
@@ -43,10 +43,10 @@ def measure_unseen(
     llms: Sequence[str] = (),
     sources: Sequence[str] = (),
 ) -> dict[str, DatasetScores]:
-    """DatasetScores on what was hidden, of what was trained without it.
+    """Score a model on an LLM or a source that it was trained without.
 
-    Of a hidden LLM the validation prompts are asked, of a hidden source all prompts that no other
-    source has.
+    For an LLM, the validation prompts are predicted; for a source, all prompts that no other source
+    has.
 
     Raises:
         ValueError: An LLM or a source is not in the data.
@@ -66,12 +66,12 @@ def measure_unseen(
         llm_index=np.searchsorted(known, seen.llm_index),
     )
     new = ~np.isin(dataset.prompt_index, dataset.prompt_index[left])
-    asked = (of_source & new) | (of_llm & ~of_source & held)
+    wanted = (of_source & new) | (of_llm & ~of_source & held)
     with tempfile.TemporaryDirectory() as scratch:
         train(seen, backbone, Path(scratch), config, hold_out=True, baselines=False)
         return compare_with_baselines(
             dataset.rows_where(left & ~held),
-            dataset.rows_where(asked),
+            dataset.rows_where(wanted),
             LengthModel(Path(scratch), provider="cpu"),
             per_llm=False,
         )

@@ -16,18 +16,18 @@ import onnxruntime as ort
 from lengthwise_predictor.model import choose_providers
 from lengthwise_training.backbones.devices import Device, torch_device
 
-#: BERT reads no more positions than this; longer prompts are cut to it, as its users do.
+#: BERT reads at most this many tokens; longer prompts are cut to it, as its users do.
 BERT_MOST_TOKENS = 512
 
-#: Answers `count` texts of about `tokens` tokens; what it returns is not looked at.
+#: Predicts for a batch of texts; its result is not used.
 Call = Callable[[], object]
 
 
 class Bert:
-    """BERT-base with random weights and a fast tokenizer's work left out, to its favour."""
+    """BERT-base with random weights; its tokenizer is left out, which is in its favour."""
 
     def __init__(self, scratch: Path, device: Device) -> None:
-        """Build it, and its ONNX file.
+        """Build the model, and its ONNX file.
 
         Raises:
             ImportError: torch or transformers is not installed.
@@ -41,7 +41,7 @@ class Bert:
         torch.manual_seed(0)
         torch.set_num_threads(1)
         self._torch = torch
-        # A graph is traced through the plain attention more easily; it is timed with the fast one.
+        # Plain attention is easier to trace; PyTorch is timed with the fast one.
         self._model = BertModel(BertConfig(), add_pooling_layer=False).eval()
         path = scratch / "bert.onnx"
         plain = BertModel(BertConfig(attn_implementation="eager"), add_pooling_layer=False).eval()
@@ -72,24 +72,26 @@ class Bert:
         with torch.inference_mode():
             want = self._model(input_ids=example).last_hidden_state.numpy()
         [got] = self._session.run(None, {"ids": ids, "mask": np.ones_like(ids)})
-        self.difference = float(np.abs(want - got).max())  #: Between the two ways.
+        self.difference = float(
+            np.abs(want - got).max()
+        )  #: Largest, between PyTorch and ONNX Runtime.
         self._model.to(self._device)
 
     def through_torch(self, tokens: int, batch: int) -> Call:
-        """One forward pass."""
+        """Return one forward pass by PyTorch."""
         torch, model = self._torch, self._model
         ids = torch.randint(1000, 20_000, (batch, min(tokens, BERT_MOST_TOKENS)))
         ids = ids.to(self._device)
 
         def call() -> object:
             with torch.inference_mode():
-                # A GPU answers later than its call returns: the copy back waits for it.
+                # A GPU call returns before it is done: the copy back waits for it.
                 return model(input_ids=ids).last_hidden_state.cpu()
 
         return call
 
     def through_onnx(self, tokens: int, batch: int) -> Call:
-        """The same by ONNX Runtime."""
+        """Return the same by ONNX Runtime."""
         session, rng = self._session, np.random.default_rng(0)
         ids = rng.integers(1000, 20_000, (batch, min(tokens, BERT_MOST_TOKENS)))
         mask = np.ones_like(ids)

@@ -33,7 +33,7 @@ from lengthwise_training.scoring.scores import PredictedLengths
 
 Array = NDArray[np.float64]
 
-#: Single predictions that are timed, at most.
+#: Most single predictions that are timed.
 _TIMED = 200
 
 
@@ -48,21 +48,22 @@ def compare(
     others: Mapping[str, ComparedPredictor] | None = None,
     device: Device = "cpu",
 ) -> ComparisonReport:
-    """Ask every predictor about the same rows, and score them.
+    """Predict the same rows with every predictor, and score them.
 
     Args:
-        data: The rows asked about.
-        train: Rows of other prompts, for what must be fitted; see `without_prompts_of`.
+        data: The rows to predict.
+        train: Rows of other prompts, for the fitted predictors; see `without_prompts_of`.
         models: Folders of models.
-        folds: Without `train`: fit on the data itself, each row by a fit that has not seen its
-            prompt, in so many parts; 0 fits no bag of words.
+        folds: Without `train`: fit on the data itself in so many parts, each row by a fit that has
+            not
+            seen its prompt; 0 fits no bag of words.
         adapt: Whether the models are also adapted to the training rows.
-        held_out: Whether LLMs and sources are held out as well; minutes.
+        held_out: Whether LLMs and sources are held out as well, which takes minutes.
         others: More predictors, by name.
         device: Where the models run.
 
     Raises:
-        ModelUnusable: One of them cannot be loaded, or not onto that device.
+        ModelUnusable: A model cannot be loaded, or not onto that device.
     """
     served = [ServedModel(directory, device) for directory in dict.fromkeys(models)]
     cards = [(one.directory, one.model.card) for one in served]
@@ -72,7 +73,7 @@ def compare(
     speed: dict[str, Speed] = {}
     report = ComparisonReport()
     for name, predictor in ({m.name: m for m in served} | dict(others or {})).items():
-        predicted[name], speed[name] = _asked(predictor, data, alone=name not in (others or {}))
+        predicted[name], speed[name] = _timed(predictor, data, alone=name not in (others or {}))
     for one in served:
         learned = {str(d.get("source")) for d in one.model.card.get("training_data", [])}
         shared = sorted(learned & set(map(str, np.unique(data.sources))))
@@ -87,11 +88,12 @@ def compare(
         fitted = fit_predictors(train, viewers, data)
         report.notes += untrained_note(fitted[BAG_OF_WORDS], data)
         for name, predictor in fitted.items():
-            predicted[name], speed[name] = _asked(predictor, data)
+            predicted[name], speed[name] = _timed(predictor, data)
     elif folds > 1:
         predicted |= cross_validate(data, folds, viewers)
         report.notes.append(
-            f"no --train: what is fitted was fitted on the data itself, in {folds} parts by prompt"
+            f"no --train: the fitted predictors learn from the data itself, in {folds} parts by "
+            "prompt"
         )
     else:
         predicted |= {name: one.predict(data) for name, one in one_number_predictors(data).items()}
@@ -107,10 +109,10 @@ def compare(
     return report
 
 
-def _asked(
+def _timed(
     predictor: ComparedPredictor, table: LengthTable, *, alone: bool = True
 ) -> tuple[PredictedLengths, Speed]:
-    """What it says of all rows, and what that costs; `alone`: also one row at a time."""
+    """Predict all rows and time that; `alone`: also time single rows."""
     began = time.perf_counter()
     predicted = predictor.predict(table)
     per_s = len(table) / max(time.perf_counter() - began, 1e-9)

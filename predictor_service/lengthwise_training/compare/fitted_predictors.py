@@ -33,7 +33,7 @@ from lengthwise_training.scoring.scores import LEAST_ROWS, PredictedLengths
 
 Array = NDArray[np.float64]
 
-#: Makes the parts of a cross-validation others than those of `dataset.split`.
+#: Makes the parts of a cross-validation independent of the folds of a training run.
 _SALT = " (cross-validation)"
 
 #: Folds in which LLMs or sources are held out: each costs a fit.
@@ -43,6 +43,7 @@ _HELD_OUT_FOLDS = 4
 def view_extractors(
     served: Sequence[ServedModel], report: ComparisonReport
 ) -> dict[str, ViewExtractor]:
+    """Open the kernel view of each model that has one; note those that have none."""
     viewers = {}
     for one in served:
         try:
@@ -63,13 +64,14 @@ class _BagOfWordsForAll:
 
 
 def one_number_predictors(train: LengthTable) -> dict[str, ComparedPredictor]:
+    """Fit the baselines that learn one number."""
     return {"constant": Constant(train), "prompt length": PromptLength(train)}
 
 
 def fit_predictors(
     train: LengthTable, viewers: Mapping[str, ViewExtractor], asked: LengthTable
 ) -> dict[str, ComparedPredictor]:
-    """Everything that learns, from the same rows; `asked` is what it will be asked about."""
+    """Fit everything that learns on the same rows; `asked` holds the rows to predict."""
     words = BagOfWords(train, asked=set(map(str, asked.llms)))
     out = one_number_predictors(train) | {BAG_OF_WORDS: words}
     if len(np.unique(train.llms)) > 1:
@@ -82,14 +84,17 @@ def fit_predictors(
 def cross_validate(
     data: LengthTable, folds: int, viewers: Mapping[str, ViewExtractor]
 ) -> dict[str, PredictedLengths]:
-    """What is fitted on the other parts says of each part; ranked together, so of one level.
+    """Predict each part of the rows by fits on the other parts, brought to one level.
 
-    A part with long answers leaves short ones to learn from. Unmended, that alone gave the constant
-    a tau-b of -0.14 on 300 rows, and took 0.014 from the bag of words. So the two that have one
-    number to fit are fitted on everything, and the others' parts are brought to the level of all
-    rows, LLM by LLM.
+    A part with long answers leaves short ones to learn from. Without a correction, that alone gave
+    the
+    constant a tau-b of -0.14 on 300 rows, and took 0.014 from the bag of words. So the two
+    baselines
+    with one number are fitted on everything, and the others' parts are shifted to the level of all
+    rows,
+    LLM by LLM.
     """
-    # Salted: of a file that was split by the hash itself, all prompts are in one part.
+    # Salted: a file that was split by the plain hash would have all its prompts in one part.
     part = np.array([fold_of(p + _SALT, folds) for p in data.prompts])[data.prompt_index]
     log_mean = data.log_mean()
     p50: dict[str, Array] = {}
@@ -116,6 +121,7 @@ def hold_out_groups(
     served: Sequence[ServedModel],
     viewers: Mapping[str, ViewExtractor],
 ) -> list[dict[str, Any]]:
+    """Score fits that have not seen the row's LLM, or its source."""
     out = []
     for kind in ("llm", "source"):
         mine, theirs = (data.llms, train.llms) if kind == "llm" else (data.sources, train.sources)

@@ -1,6 +1,6 @@
-"""What the models in a table are called: by their cards, and never two alike.
+"""Names of the models in a table: from their cards, and never two alike.
 
-Called by comparison and predictor_bench.
+Called by `served_model` and `predictor_bench`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from lengthwise_predictor.settings import BUNDLED
 
 
 def names_of(models: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[str]:
-    """A name for each model: name, version and precision as its card has them.
+    """Return a name for each model: name, version and precision from its card.
 
     Args:
         models: Folder and card of each, no folder twice.
 
     Returns:
-        In their order. Those whose cards say the same carry their folder as well.
+        In their order. Models whose cards are alike carry their folder as well.
     """
     names = ["bundled" if folder == BUNDLED else _by_card(card) for folder, card in models]
     often = Counter(names)
@@ -31,5 +31,5 @@ def names_of(models: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[str]:
 
 
 def _by_card(card: Mapping[str, Any]) -> str:
-    said = (card.get(key) for key in ("name", "version", "precision"))
-    return " ".join(str(part) for part in said if part)
+    parts = (card.get(key) for key in ("name", "version", "precision"))
+    return " ".join(str(part) for part in parts if part)

@@ -14,17 +14,19 @@ from lengthwise_training.scoring.baselines import BAG_OF_WORDS
 
 
 def unnamed_note(one: ServedModel, data: LengthTable) -> list[str]:
+    """Note the LLMs that a model does not know."""
     names = [str(m) for m in np.unique(data.llms)]
     unnamed = [m for m in names if one.model.llm_row(m) == ANY_LLM]
     if not unnamed:
         return []
     return [
-        f"{one.name} does not know {len(unnamed)} of the {len(names)} LLMs, and answers for them "
-        f"as for the mean of those that it knows: {_some(unnamed)}"
+        f"{one.name} does not know {len(unnamed)} of the {len(names)} LLMs, and predicts for them "
+        f"the mean of those that it knows: {_some(unnamed)}"
     ]
 
 
 def untrained_note(words: ComparedPredictor, data: LengthTable) -> list[str]:
+    """Note the LLMs that have too few training rows for a bag of words of their own."""
     names = [str(m) for m in np.unique(data.llms)]
     without = [m for m in names if isinstance(words, BagOfWords) and m not in words.own]
     if not without:

@@ -31,7 +31,7 @@ TOKENS = (16, 64, 256, 1024)
 
 BATCHES = (1, 8, 32)
 
-#: A cell is not measured again in a round that has taken this long with it, s.
+#: Within a round, a cell is measured for this long at most, s.
 _PATIENCE_S = 0.6
 
 
@@ -40,7 +40,7 @@ _WORDS = (
     "first, then list the questions that they ought to ask before they change anything at all. "
 )
 
-#: One call that takes this long tells enough, once: BERT on 32 long prompts takes half a minute, s.
+#: A call that takes longer than this is made once only: BERT on 32 long prompts takes 30 s, s.
 _SLOW_S = 1.0
 
 
@@ -62,11 +62,11 @@ class Cell:
 
     @property
     def slow(self) -> bool:
-        """Whether one call of one round is all that is wanted."""
+        """Whether one call of one round is enough."""
         return bool(self.times_ms) and self.times_ms[0][0] > _SLOW_S * 1000.0
 
     def as_row(self) -> dict[str, Any]:
-        """p50 and p99 of a call, ms, and prompts a second: medians over the rounds."""
+        """Return p50 and p99 of a call, ms, and prompts a second: medians over the rounds."""
         p50 = statistics.median(statistics.median(r) for r in self.times_ms)
         every = [t for r in self.times_ms for t in r]
         return {
@@ -81,7 +81,7 @@ class Cell:
 
 
 def text_of(model: LengthModel, tokens: int) -> str:
-    """A text of `tokens` tokens, or one or two fewer."""
+    """Return a text of `tokens` tokens, or one or two fewer."""
     words = (_WORDS * (2 + tokens // 30)).split()
     low, high = 1, len(words)
     while low < high:
@@ -94,7 +94,7 @@ def text_of(model: LengthModel, tokens: int) -> str:
 
 
 def served_call(model: LengthModel, texts: Sequence[str]) -> Call:
-    """The model as serving runs a batch: from strings to predictions."""
+    """Return a call that runs the model as serving runs a batch: from strings to predictions."""
 
     def call() -> object:
         rows = model.run([model.encode(text, "*") for text in texts])
@@ -105,7 +105,7 @@ def served_call(model: LengthModel, texts: Sequence[str]) -> Call:
 
 @contextmanager
 def one_core() -> Iterator[int | None]:
-    """Pin this process to one of its cores, the last; yields its number, None where one cannot."""
+    """Pin this process to one of its cores, the last; yields its number, None where impossible."""
     if not hasattr(os, "sched_setaffinity"):
         yield None
         return
@@ -129,25 +129,26 @@ def bench(
     device: Device = "cpu",
     on_step: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
-    """Measure; see the module.
+    """Measure the speed of models, and of BERT-base beside them; see the module.
 
     Args:
         models: Folders of models.
         tokens: Prompt lengths.
         batches: Batch sizes.
         rounds: Interleaved rounds.
-        calls: Calls of a cell in a round, at most; after 0.6 s there are no more, and one that
-            takes over a second is made once.
+        calls: Calls of a cell in a round, at most; a cell stops after 0.6 s, and a call that takes
+            over
+            a second is made once.
         bert: Whether BERT-base is measured beside them.
-        device: Where all of them run. Tokens are cut on the core in any case.
-        on_step: Is told what is measured next.
+        device: Where all of them run. Texts are always tokenised on the core.
+        on_step: Called with a description of the next measurement.
 
     Returns:
         `rows`, `ratios` at 256 tokens and batch 1, and `setting`.
 
     Raises:
         ModelUnusable: A model cannot be loaded, or not onto that device.
-        DeviceAbsent: BERT-base cannot.
+        DeviceAbsent: BERT-base cannot run on that device.
     """
     with tempfile.TemporaryDirectory() as scratch, one_core() as core:
         on_step("loading")
@@ -207,7 +208,7 @@ def bench(
 
 def _timed(call: Call, most: int) -> list[float]:
     began = time.perf_counter()
-    call()  # not counted: caches and shapes of this cell were others' until now
+    call()  # not counted: it fills caches for the shapes of this cell
     first = time.perf_counter() - began
     if first > _SLOW_S:
         return [first * 1000.0]
@@ -223,7 +224,7 @@ def _timed(call: Call, most: int) -> list[float]:
 
 
 def _ratios(rows: Sequence[dict[str, Any]], models: Sequence[str]) -> dict[str, dict[str, float]]:
-    """How many times faster each model is than each baseline, at 256 tokens and batch 1."""
+    """Return how many times faster each model is than each baseline, at 256 tokens and batch 1."""
     at = {r["predictor"]: r["p50_ms"] for r in rows if (r["tokens"], r["batch"]) == (256, 1)}
     baselines = [name for name in at if name not in models]
     return {

@@ -18,7 +18,7 @@ from lengthwise_training.data.rows import LengthTable
 from lengthwise_training.scoring.baselines import BAG_OF_WORDS, BAG_OF_WORDS_TOGETHER, CEILING
 from lengthwise_training.scoring.scores import PredictedLengths, score
 
-#: Stands in a row for "all of them"; rank is then the mean over LLMs.
+#: In a row: all LLMs, or all sources; rank is then the mean over LLMs.
 ALL = "all"
 
 
@@ -27,7 +27,7 @@ ADAPTED = "+adapted"
 
 @dataclass(frozen=True)
 class Speed:
-    """What a prediction costs, on the machine as it is: one row at a time, and all at once."""
+    """Speed of a predictor on this machine: one row at a time, and all rows at once."""
 
     latency_p50_ms: float | None = None
     latency_p99_ms: float | None = None
@@ -36,12 +36,13 @@ class Speed:
 
 @dataclass
 class ComparisonReport:
-    """What was found.
+    """The result of a comparison.
 
     Attributes:
         rows: One for each predictor and LLM (`source` all), each source (`llm` all), and all.
-        held_out: The same, of fits that had not seen the row's LLM, or its source: one for each
-            LLM or source, and `all`, the mean over them.
+        held_out: The same, of fits that had not seen the row's LLM, or its source: one for each LLM
+            or
+            source, and `all`, the mean over them.
         summary: The comparison in a few numbers.
         notes: What a reader of the numbers must know.
     """
@@ -52,7 +53,7 @@ class ComparisonReport:
     notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`; what is not a number is null."""
+        """Return the report for `--json`; what is not a number is null."""
         whole = {
             "rows": self.rows,
             "held_out": self.held_out,
@@ -76,7 +77,7 @@ def _without_nan(value: Any) -> Any:
 def cells(
     table: LengthTable, name: str, predicted: PredictedLengths, speed: Speed
 ) -> list[dict[str, Any]]:
-    """The rows of the report about one predictor."""
+    """Return the rows of the report about one predictor."""
     out = []
 
     def add(llm: str, source: str, keep: NDArray[np.bool_]) -> None:
@@ -103,16 +104,18 @@ def cells(
 def held_out_cells(
     table: LengthTable, name: str, predicted: PredictedLengths, kind: str
 ) -> list[dict[str, Any]]:
-    """The held-out rows about one predictor: one for each LLM or source, and their mean.
+    """Return the held-out rows about one predictor: one for each LLM or source, and their mean.
 
-    Rank is among the rows of one LLM or source only. Different ones were answered by different
-    fits, and each lacks the lengths that it is asked for: ranked together, a constant had a tau-b
-    of -0.27, and the bag of words hardly more than nothing.
+    Rank is scored among the rows of one LLM or source only. Different groups were predicted by
+    different
+    fits, each without the lengths of its group: ranked together, a constant had a tau-b of -0.27,
+    and
+    the bag of words hardly more than 0.
 
     Args:
-        table: The rows asked about.
+        table: The rows to predict.
         name: Of the predictor.
-        predicted: What it predicted of each, by fits that had not seen the row's LLM or source.
+        predicted: Its lengths, by fits that had not seen the row's LLM or source.
         kind: `llm` or `source`.
     """
     every = cells(table, name, predicted, Speed())
@@ -134,13 +137,13 @@ def summarise(
     table: LengthTable,
     predicted: Mapping[str, PredictedLengths],
 ) -> dict[str, Any]:
-    """Mean over LLMs of tau-b, what the models have above the bag of words, and below the ceiling.
+    """Summarise: mean tau-b over LLMs, gains over the bag of words, distances to the ceiling.
 
     Args:
         rows: Of the report.
         models: Names of the models that are compared with the bag of words and the ceiling.
-        table: The rows asked about.
-        predicted: What everybody predicted of them.
+        table: The rows to predict.
+        predicted: Every predictor's lengths, by its name.
     """
     by_llm: dict[str, dict[str, float]] = {}
     for row in rows:
@@ -170,9 +173,9 @@ def summarise(
     return summary
 
 
-def _mean_gain(mine: Mapping[str, float], theirs: Mapping[str, float]) -> float | None:
-    both = sorted(mine.keys() & theirs.keys())
-    return statistics.fmean(mine[m] - theirs[m] for m in both) if both else None
+def _mean_gain(one: Mapping[str, float], other: Mapping[str, float]) -> float | None:
+    both = sorted(one.keys() & other.keys())
+    return statistics.fmean(one[m] - other[m] for m in both) if both else None
 
 
 def _tau_by_llm(table: LengthTable, predicted: PredictedLengths) -> dict[str, float]:

@@ -23,9 +23,9 @@ from lengthwise_training.scoring.scores import PredictedLengths
 
 
 class Wording(StrEnum):
-    """What is added to the prompt."""
+    """The text that is added to the prompt."""
 
-    #: The estimate comes first, the answer after it: nothing is asked twice.
+    #: The estimate comes first, the answer after it: one call for both.
     PERCEIVE_THEN_ANSWER = "perceive then answer"
     #: Only the estimate: an extra call.
     LENGTH_ONLY = "length only"
@@ -39,7 +39,7 @@ _ASKED = {
     Wording.LENGTH_ONLY: INSTRUCTION,
 }
 
-#: Tokens that are read of the reply: an estimate that has not come by then does not come.
+#: Tokens that are read of the reply; a later estimate does not count.
 _READ = {Wording.PERCEIVE_THEN_ANSWER: 24, Wording.LENGTH_ONLY: 12}
 
 
@@ -49,8 +49,8 @@ class PerceptionCost:
 
     Attributes:
         asked: Prompts.
-        stated: Of these, how many got a length that could be read.
-        failed: Of these, how many were not answered.
+        stated: How many of these got a length that could be read.
+        failed: How many of these got no reply.
         output_tokens: Written for the estimates.
         prompt_tokens: Read for them, as the endpoint counted; 0 where it did not.
         seconds: Spent, added over the requests.
@@ -64,7 +64,7 @@ class PerceptionCost:
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """With the means a prompt."""
+        """Return the fields, and the means per prompt."""
         many = max(self.asked, 1)
         return asdict(self) | {
             "tokens_per_prompt": self.output_tokens / many,
@@ -78,20 +78,21 @@ class SelfPerception:
     def __init__(
         self, url: str, model: str, wording: Wording, *, api_key: str | None, concurrency: int
     ) -> None:
-        """Nothing is asked yet."""
+        """Set up the predictor; no request is sent yet."""
         self._url, self._model, self._wording = url, model, wording
         self._api_key, self._concurrency = api_key, concurrency
         self.cost = PerceptionCost()
-        self.replies: list[str] = []  #: As they came, in the order of the prompts.
+        self.replies: list[str] = []  #: Unchanged, in the order of the prompts.
 
     def predict(self, table: LengthTable) -> PredictedLengths:
-        """Ask once for each prompt; where nothing can be read the median of the others stands.
+        """Ask once for each prompt; where no length can be read, use the median of the others.
 
-        A scheduler must put such a request somewhere, so it counts: `cost.stated` says how many
-        could be read.
+        A scheduler must place such a request too, so it counts; `cost.stated` is how many lengths
+        could be
+        read.
 
         Raises:
-            ValueError: The endpoint answers nothing at all.
+            ValueError: The endpoint answers no request.
         """
         stated = asyncio.run(self._all(table.prompts))
         known = [s for s in stated if s is not None]
@@ -110,7 +111,7 @@ class SelfPerception:
             async def one(prompt: str) -> tuple[str, float | None]:
                 self.cost.asked += 1
                 try:
-                    answer = await client.complete(
+                    reply = await client.complete(
                         [{"role": "user", "content": prompt + _ASKED[self._wording]}],
                         max_tokens=_READ[self._wording],
                         temperature=0.0,
@@ -120,17 +121,17 @@ class SelfPerception:
                     return "", None
                 finally:
                     bar.update()
-                self.cost.output_tokens += answer.output_tokens
-                self.cost.prompt_tokens += answer.prompt_tokens or 0
-                self.cost.seconds += answer.seconds
-                said = stated_tokens(answer.text)
-                self.cost.stated += said is not None
-                return answer.text, said
+                self.cost.output_tokens += reply.output_tokens
+                self.cost.prompt_tokens += reply.prompt_tokens or 0
+                self.cost.seconds += reply.seconds
+                tokens = stated_tokens(reply.text)
+                self.cost.stated += tokens is not None
+                return reply.text, tokens
 
             both = await asyncio.gather(*(one(p) for p in prompts))
         bar.close()
         self.replies = [text for text, _ in both]
-        return [said for _, said in both]
+        return [tokens for _, tokens in both]
 
 
 def self_perceptions(
@@ -141,7 +142,7 @@ def self_perceptions(
     api_key: str | None = None,
     concurrency: int = 4,
 ) -> dict[str, SelfPerception]:
-    """One predictor for each wording, by its name in the table."""
+    """Return one predictor for each wording, by its name in the table."""
     return {
         f"self-perception, {wording.value}": SelfPerception(
             url, model, wording, api_key=api_key, concurrency=concurrency

@@ -16,14 +16,14 @@ from lengthwise_training.scoring.scores import PredictedLengths
 
 
 class ComparedPredictor(Protocol):
-    """What can be asked for the lengths of rows."""
+    """The interface of every predictor in a comparison."""
 
     def predict(self, table: LengthTable) -> PredictedLengths:
-        """What it says of each row."""
+        """Predict the length of each row."""
 
 
 class ServedModel:
-    """A folder that serving could load, asked as serving asks it."""
+    """A model folder that serving could load, asked with serving's code."""
 
     def __init__(self, directory: Path, device: Device = "cpu") -> None:
         """Load it.
@@ -36,18 +36,21 @@ class ServedModel:
         [self.name] = names_of([(directory, self.model.card)])
 
     def predict(self, table: LengthTable) -> PredictedLengths:
-        """p50, p10 and p90 of each row; LLMs that the model does not tell apart are asked once."""
+        """Predict p10, p50 and p90 of each row.
+
+        LLMs with the same embedding row share a prediction.
+        """
         out = np.zeros((len(table), 3))
         by_prompt: dict[int, list[int]] = {}
         for row, prompt in enumerate(table.prompt_index):
             by_prompt.setdefault(int(prompt), []).append(row)
         bar = tqdm(by_prompt.items(), desc=self.name, disable=None if len(by_prompt) > 1 else True)
         for prompt, rows in bar:
-            asked = {self.model.llm_row(str(table.llms[r])): str(table.llms[r]) for r in rows}
-            encoded = self.model.encode_for(table.prompts[prompt], list(asked.values()))
-            said = [self.model.prediction(x) for x in self.model.run(encoded)]
-            place = {llm: i for i, llm in enumerate(asked)}
+            llms = {self.model.llm_row(str(table.llms[r])): str(table.llms[r]) for r in rows}
+            encoded = self.model.encode_for(table.prompts[prompt], list(llms.values()))
+            predictions = [self.model.prediction(x) for x in self.model.run(encoded)]
+            place = {llm: i for i, llm in enumerate(llms)}
             for r in rows:
-                p = said[place[self.model.llm_row(str(table.llms[r]))]]
+                p = predictions[place[self.model.llm_row(str(table.llms[r]))]]
                 out[r] = p.p10_tokens, p.p50_tokens, p.p90_tokens
         return PredictedLengths(p50=out[:, 1], p10=out[:, 0], p90=out[:, 2])

@@ -11,7 +11,7 @@ import re
 #: Tokens for a word of English, of a paragraph and of a page, roughly.
 _TOKENS_PER = {"word": 1.33, "sentence": 25.0, "paragraph": 110.0, "page": 600.0, "line": 15.0}
 
-#: An estimate beyond this is no estimate, tokens.
+#: Largest accepted estimate, tokens.
 _MOST = 1_000_000.0
 
 
@@ -58,24 +58,27 @@ _RANGE = re.compile(
 
 _SINGLE = re.compile(rf"({_NUMBER}|\b{_SPELLED}\b)(?:\s*{_UNIT}\b)?", re.IGNORECASE)
 
-#: What stands before a number without a unit that is a length all the same.
+#: Text before a number without a unit that marks it as a length.
 _NAMED = re.compile(r"\b(?:length|tokens?|estimat\w+)\b[^.\d]{0,30}$", re.IGNORECASE)
 
 
 _LETTER, _DIGIT = re.compile(r"[^\W\d_]"), re.compile(r"\d")
 
-#: Words before such a number, at most, where nothing names it; and letters looked back at.
+#: Most words before such a number where no text marks it; and how many characters are searched.
 _FEW_WORDS, _NEAR = 4, 60
 
 
 def stated_tokens(reply: str) -> float | None:
-    """The length that a reply states, tokens; None where it states none.
+    """Return the length that a reply states, tokens; None where it states none.
 
-    Tokens come before words, these before sentences, lines, paragraphs and pages, and a number
-    without a unit last; the first of its kind counts, and of a range the middle. A number without a
-    unit counts where it is called a length, or is nearly all that its line says: an LLM that
-    answers the prompt instead writes years and numbered lists, and of 132 numbers in 300 replies of
-    a small one 75 were such.
+    Tokens take precedence over words, words over sentences, lines, paragraphs and pages, and all
+    over a
+    number without a unit. The first of its kind counts, and of a range the middle. A number without
+    a
+    unit counts where it is called a length, or is nearly all of its line: an LLM that answers the
+    prompt instead writes years and numbered lists, and of 132 numbers in 300 replies of a small
+    LLM, 75
+    were such.
     """
     found: list[tuple[int, int, float]] = []
     taken: list[range] = []
@@ -99,7 +102,7 @@ def stated_tokens(reply: str) -> float | None:
 
 
 def _bare(reply: str, match: re.Match[str]) -> bool:
-    """Whether a number without a unit is a length."""
+    """Return whether a number without a unit is a length."""
     begin = reply.rfind("\n", 0, match.start()) + 1
     before = reply[max(begin, match.start() - _NEAR) : match.start()]
     if _NAMED.search(before):

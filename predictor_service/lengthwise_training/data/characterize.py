@@ -1,7 +1,7 @@
-"""What the lengths of a file look like, per LLM and per source: table, JSON and pictures.
+"""Describes the lengths of a file, per LLM and per source: table, JSON and pictures.
 
-How much of the spread lies between prompts says how much a predictor could ever explain; how heavy
-the tail is, what first come first served costs. Called by the command line.
+The share of the variance between prompts shows how much a predictor could ever explain; the tail
+shows what first come, first served costs. Called by `lengthwise characterize`.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ Array = NDArray[np.float64]
 #: Quantiles of the table.
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999)
 
-#: Largest groups that get a panel of the picture.
+#: Panels of the picture, for the largest groups.
 _PANELS = 12
 
 
 @dataclass(frozen=True)
 class LengthProfile:
-    """Lengths of one group of rows, tokens; None where there is too little to say.
+    """Lengths of one group of rows, tokens; None where the data are too few.
 
     Attributes:
-        rows, prompts, samples: How many; of the samples, `censored` is the share cut at a cap.
-        censored: Share of the samples.
+        rows, prompts, samples: Counts.
+        censored: Share of the samples that were cut at a cap.
         mean, sd, largest: Of the samples.
         cv: sd / mean; 1 is an exponential distribution's.
         quantiles: By name, `p50` and the like.
         tail_index: Hill's estimate on the largest 5 %: below 2 the variance has no limit, from 4 on
-            the tail is light.
+            the
+            tail is light.
         top_decile_share: Share of all tokens in the longest tenth of the answers.
         within_sd: Of samples of one prompt and LLM, pooled: sampling noise.
         between_sd: Of the true means of the prompts.
         icc: Between-prompt share of the variance, 0 to 1, of rows with several samples.
-        icc_log: The same in log(1 + tokens), which long answers do not rule.
+        icc_log: The same in log(1 + tokens), where long answers do not dominate.
         prompt_tau, prompt_spearman: Of the prompt's characters with the answer's length.
         histogram: Counts in the bins of `edges`.
         edges: Log-spaced, tokens.
@@ -112,11 +113,13 @@ def _name(quantile: float) -> str:
 def variance_parts(
     samples: Sequence[Array], scale: Callable[[Array], Array]
 ) -> tuple[float, float, float] | None:
-    """Within and between standard deviation, and the intraclass correlation ICC(1).
+    """Return within and between standard deviation, and the intraclass correlation ICC(1).
 
-    One-way analysis of variance over rows with two samples or more, whose numbers may differ
-    (Donner, "A review of inference procedures for the intraclass correlation coefficient in the
-    one-way random effects model", 1986). None with fewer than two such rows.
+    One-way analysis of variance over rows with at least two samples, whose numbers may differ
+    (Donner,
+    "A review of inference procedures for the intraclass correlation coefficient in the one-way
+    random
+    effects model", 1986). None with fewer than two such rows.
     """
     many = [scale(s) for s in samples if len(s) > 1]
     if len(many) < 2:
@@ -140,7 +143,10 @@ def variance_parts(
 
 
 def hill(lengths: Array) -> float | None:
-    """Hill's tail index on the largest 5 %; None with fewer than 20 of them, or if they are one."""
+    """Return Hill's tail index on the largest 5 %.
+
+    None with fewer than 20 lengths in that part, or if all of them are equal.
+    """
     count = len(lengths) // 20
     if count < 20:
         return None
@@ -156,10 +162,10 @@ def write_profiles(table: LengthTable, out: Path) -> dict[str, Any]:
 
     Args:
         table: At least one row.
-        out: Made if it is missing.
+        out: Created if it is missing.
 
     Returns:
-        What stands in `lengths.json`: profiles of `all`, by `llm` and by `source`.
+        The content of `lengths.json`: profiles of `all`, by `llm` and by `source`.
     """
     out.mkdir(parents=True, exist_ok=True)
     groups: dict[str, dict[str, LengthTable]] = {
@@ -198,7 +204,7 @@ _COLUMNS: tuple[tuple[str, str], ...] = (
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """The tables."""
+    """Format the profiles as Markdown tables."""
     lines = ["# Output lengths, tokens\n"]
     groups = {"all": {"all": found["all"]}, "llm": found["llm"], "source": found["source"]}
     for kind, profiles in groups.items():
@@ -213,7 +219,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def _draw(parts: dict[str, LengthTable], profiles: dict[str, Any], path: Path) -> None:
-    """A panel for each of the largest groups: the histogram on a log axis, its median and p90."""
+    """Draw a panel for each of the largest groups: histogram on a log axis, median and p90."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,7 @@
-"""Asks an OpenAI-compatible endpoint for answers, patiently; called by collect and perception."""
+"""A retrying client of an OpenAI-compatible endpoint.
+
+Called by `collect` and by `compare.self_perception`.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,17 @@ from typing import Any, Self
 
 import httpx
 
-#: The first wait before asking again, s, and the longest; each doubles, with full jitter.
+#: The first and the longest wait before a retry, s; waits double, with full jitter.
 _BACKOFF_BASE_S, _BACKOFF_MOST_S = 0.5, 30.0
 
-#: What passes by itself: the endpoint is busy, restarting or limits the rate.
-_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+#: Statuses worth a retry: the endpoint is busy, restarting or limits the rate.
+_RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class ChatRequestFailed(Exception):
-    """One request was not answered, after all its tries; the message says by what."""
+    """One request got no answer, after all its tries; the message gives the cause."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,11 @@ class ChatReply:
     """One answer.
 
     Attributes:
-        text: What was said.
-        output_tokens: As the endpoint counted them.
+        text: Its text.
+        output_tokens: As counted by the endpoint.
         prompt_tokens: The same, or None.
         cut: Whether it ended at a cap (`finish_reason` is `length`), so that it is censored.
-        seconds: How long it took, with its retries.
+        seconds: Duration, with its retries.
     """
 
     text: str
@@ -45,7 +48,7 @@ class ChatReply:
 
 
 class ChatClient:
-    """An endpoint and how to ask it; an async context manager."""
+    """A client of one endpoint and model; an async context manager."""
 
     def __init__(
         self,
@@ -58,13 +61,13 @@ class ChatClient:
         timeout_s: float = 600.0,
         seed: int = 0,
     ) -> None:
-        """Connects on first use.
+        """Set up the client; it connects on first use.
 
         Args:
             url: With or without `/v1` at its end.
-            model: Its name there.
+            model: The model's name there.
             api_key: Sent as a bearer token.
-            concurrency: Requests under way at once.
+            concurrency: Most requests in progress.
             tries: How often a request is tried before it counts as failed.
             timeout_s: Of one try, s.
             seed: Of the jitter.
@@ -78,9 +81,9 @@ class ChatClient:
         try:
             host = httpx.URL(url).host
         except httpx.InvalidURL:
-            host = ""  # the first request says so
+            host = ""  # the first request reports it
         self._client = httpx.AsyncClient(
-            trust_env=host not in _LOOPBACK,  # no proxy stands between us and this machine
+            trust_env=host not in _LOOPBACK,  # no proxy for this machine itself
             base_url=url.rstrip("/").removesuffix("/v1"),
             headers=headers,
             timeout=httpx.Timeout(timeout_s, connect=10.0),
@@ -88,7 +91,7 @@ class ChatClient:
         )
 
     async def __aenter__(self) -> Self:
-        """The client itself."""
+        """Return the client itself."""
         return self
 
     async def __aexit__(
@@ -101,14 +104,15 @@ class ChatClient:
         await self._client.aclose()
 
     async def complete(self, messages: list[dict[str, Any]], **fields: Any) -> ChatReply:
-        """One answer to a chat.
+        """Get one answer to a chat.
 
         Args:
             messages: The chat.
-            fields: More of the body: `max_tokens`, `temperature`, `seed`; None leaves one out.
+            fields: More fields of the body: `max_tokens`, `temperature`, `seed`; None leaves one
+                out.
 
         Raises:
-            ChatRequestFailed: No answer after all tries, or a refusal that trying again does not change.
+            ChatRequestFailed: No answer after all tries, or a refusal that a retry does not change.
         """
         body = {"model": self.model, "messages": messages}
         body |= {name: value for name, value in fields.items() if value is not None}
@@ -122,22 +126,22 @@ class ChatClient:
         for attempt in range(self._tries):
             if attempt:
                 self.retries += 1
-            asked_s: float | None = None
+            requested_s: float | None = None
             try:
                 response = await self._client.post("/v1/chat/completions", json=body)
                 if response.status_code == 200:
                     return response.json()
                 why = f"HTTP {response.status_code}: {response.text[:300]}"
-                if response.status_code not in _PASSING:
+                if response.status_code not in _RETRIED:
                     raise ChatRequestFailed(why)
-                asked_s = _retry_after(response)
+                requested_s = _retry_after(response)
             except (httpx.HTTPError, ValueError) as exc:
                 why = str(exc) or type(exc).__name__
             except httpx.InvalidURL as exc:
                 raise ChatRequestFailed(f"not a URL: {exc}") from exc
             if attempt + 1 < self._tries:
                 pause = self._chance.random() * min(_BACKOFF_MOST_S, _BACKOFF_BASE_S * 2**attempt)
-                await asyncio.sleep(pause if asked_s is None else asked_s + pause)
+                await asyncio.sleep(pause if requested_s is None else requested_s + pause)
         raise ChatRequestFailed(f"{self._tries} tries, the last: {why}")
 
 

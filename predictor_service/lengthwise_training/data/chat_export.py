@@ -1,7 +1,7 @@
 """Writes length records as chats, for tuning an LLM to state the length of its own answer.
 
-Two formats that tuning programs read: OpenAI's chat JSONL, and ShareGPT's conversations. What they
-do with it (LoRA, for example) is theirs. Called by the command line.
+It writes two formats that tuning programs (for LoRA, for example) read: OpenAI's chat JSONL, and
+ShareGPT's conversations. Called by `lengthwise export-chat`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from lengthwise_training.data.rows import LengthRow
 
-#: What the LLM is asked for, behind the prompt; the same when it is served.
+#: The request to the LLM, behind the prompt; the same in service.
 INSTRUCTION = (
     "\n\nLeave this unanswered for now. How many tokens would your answer take? "
     "Reply with that number and nothing else."
@@ -40,12 +40,12 @@ class ChatLabel(StrEnum):
 
 @dataclass(frozen=True)
 class ChatTarget:
-    """What is taught.
+    """The number that is taught.
 
     Attributes:
         label: Of a row's samples.
         percentile: 0 to 100, with `ChatLabel.PERCENTILE`.
-        bin_tokens: Rounded up to a multiple of this; 1 leaves it as it is.
+        bin_tokens: Rounded up to a multiple of this; 1 leaves it unchanged.
     """
 
     label: ChatLabel = ChatLabel.MAX
@@ -53,7 +53,7 @@ class ChatTarget:
     bin_tokens: int = 50
 
     def tokens(self, row: LengthRow) -> int:
-        """The number for one row."""
+        """Return the number for one row."""
         samples = np.array(row.samples, dtype=np.float64)
         if self.label is ChatLabel.MAX:
             value = samples.max()
@@ -67,14 +67,14 @@ class ChatTarget:
 def chats(
     rows: Iterable[LengthRow], target: ChatTarget, form: ChatFormat, *, keep_censored: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """One chat for each row: its prompt with the instruction, and the length as the answer.
+    """Yield one chat for each row: its prompt with the instruction, and the length as the answer.
 
-    Rows of which a sample was cut at the cap are left out: their label would be too short.
+    Rows with a sample that was cut at the cap are left out: their label would be too short.
 
     Args:
         rows: To write.
-        target: What is taught.
-        form: How a chat is written.
+        target: The number that is taught.
+        form: The format.
         keep_censored: Keep those rows as well.
     """
     for row in rows:
@@ -92,7 +92,10 @@ def chats(
 
 
 def _turns(row: LengthRow) -> list[tuple[str, str]]:
-    """The chat as it came if it is one of texts that ends with the user; else its one prompt."""
+    """Return the row's chat; its prompt, if the chat holds other than text or ends otherwise.
+
+    A usable chat ends with the user.
+    """
     if row.messages is None:
         return [("user", row.prompt)]
     turns = [(m.get("role"), m.get("content")) for m in row.messages]

@@ -25,7 +25,7 @@ class SamplingPrompt:
 
     Attributes:
         id: A hash of its text or chat.
-        given: `{"prompt": ...}` or `{"messages": [...]}`, as it stood in the file.
+        given: `{"prompt": ...}` or `{"messages": [...]}`, as in the file.
         source: Where it is from.
     """
 
@@ -35,7 +35,7 @@ class SamplingPrompt:
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The chat to ask."""
+        """The chat to send."""
         if "messages" in self.given:
             return list(self.given["messages"])
         return [{"role": "user", "content": self.given["prompt"]}]
@@ -43,13 +43,13 @@ class SamplingPrompt:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn; kept with every row.
+    """How answers are sampled; kept with every row.
 
     Attributes:
-        samples: Answers a prompt.
-        max_tokens: Cap of an answer, tokens; one that reaches it is censored.
+        samples: Answers per prompt.
+        max_tokens: Cap of an answer, tokens; an answer that reaches it is censored.
         temperature: Of the sampling; None: the endpoint's default.
-        seed: Sample i is asked with seed + i; None: no seed is sent.
+        seed: Sample i is requested with seed + i; None: no seed is sent.
     """
 
     samples: int = 1
@@ -60,7 +60,7 @@ class Sampling:
 
 @dataclass
 class CollectProgress:
-    """How far it is; `failed` holds what went wrong, by prompt id."""
+    """Progress of a collection; `failed` holds the errors, by prompt id."""
 
     total: int = 0
     already: int = 0
@@ -73,7 +73,7 @@ def sampling_prompt(given: dict[str, Any], source: str) -> SamplingPrompt:
     """Name a prompt by its content.
 
     Raises:
-        ValueError: It is neither a `prompt` nor `messages`.
+        ValueError: It has neither a `prompt` nor `messages`.
     """
     kept: dict[str, Any]
     if isinstance(given.get("prompt"), str) and given["prompt"].strip():
@@ -87,7 +87,7 @@ def sampling_prompt(given: dict[str, Any], source: str) -> SamplingPrompt:
 
 
 def read_sampling_prompts(path: Path) -> list[SamplingPrompt]:
-    """Distinct prompts of a JSONL file, in its order.
+    """Read the distinct prompts of a JSONL file, in its order.
 
     Raises:
         CollectFailed: The file or a line of it cannot be used.
@@ -109,13 +109,13 @@ def read_sampling_prompts(path: Path) -> list[SamplingPrompt]:
     except (OSError, UnicodeDecodeError) as exc:
         raise CollectFailed(f"cannot read {path}: {exc}") from exc
     if not found:
-        raise CollectFailed(f"{path} has no prompts: one JSON object a line is wanted")
+        raise CollectFailed(f"{path} has no prompts: each line must be one JSON object")
     return list(found.values())
 
 
 async def collect_lengths(
     client: ChatClient,
-    questions: Sequence[SamplingPrompt],
+    prompts: Sequence[SamplingPrompt],
     out: RowFile,
     sampling: Sampling,
     *,
@@ -124,18 +124,18 @@ async def collect_lengths(
 ) -> CollectProgress:
     """Sample every prompt that `out` does not have.
 
-    A prompt of which a sample fails gets no row: it is reported, and asked again next time.
+    A prompt with a failed sample gets no row: it is reported, and sampled again next time.
 
     Args:
-        client: Whom.
-        questions: What.
+        client: The endpoint.
+        prompts: What to sample.
         out: Open.
-        sampling: How; must be that of the rows in `out`.
-        workers: Prompts under way at once; a few more than the client's requests keep it busy.
+        sampling: Must be that of the rows in `out`.
+        workers: Prompts in progress; a few more than the client's requests keep it busy.
         on_row: Called after each prompt.
 
     Raises:
-        CollectFailed: The rows of `out` were sampled otherwise.
+        CollectFailed: The rows of `out` were sampled with other settings.
     """
     for row in out.rows.values():
         was = row.get("sampling")
@@ -144,13 +144,13 @@ async def collect_lengths(
                 f"{out.path} was sampled with {was}, not {_settings(sampling)}: "
                 "use the same settings, or another --out"
             )
-    progress = CollectProgress(total=len(questions))
-    left = [q for q in questions if (q.id, client.model) not in out.rows]
-    progress.already = len(questions) - len(left)
-    line = iter(left)
+    progress = CollectProgress(total=len(prompts))
+    left = [q for q in prompts if (q.id, client.model) not in out.rows]
+    progress.already = len(prompts) - len(left)
+    queue = iter(left)
 
     async def work() -> None:
-        for q in line:
+        for q in queue:
             try:
                 async with asyncio.TaskGroup() as group:
                     tasks = [

@@ -1,7 +1,7 @@
 """The rows that `lengthwise train` learns from, laid out as arrays and dealt into folds.
 
-Beside dataset.py, which lays out the bundled model's records: here an answer that was cut at a cap
-is not a short answer but a lower bound, there is a fold to calibrate on, and dialogues can be left
+`bundled.dataset` lays out the bundled model's records. Here, an answer that was cut at a cap is a
+lower bound instead of a short answer, there is a fold to calibrate on, and dialogues can be left
 out.
 """
 
@@ -22,7 +22,7 @@ from lengthwise_training.data.splits import NEAR_DUPLICATE_SOURCES, fold_of, nea
 
 Rounds = Literal["single", "multi"]
 
-#: Prompts are dealt into this many folds; 0 is the test set (as in dataset.py), 1 the validation.
+#: Prompts are dealt into this many folds; 0 is the test set, 1 the validation set.
 FOLDS = 5
 TEST_FOLD, VALIDATION_FOLD = 0, 1
 
@@ -56,11 +56,11 @@ class Examples:
     left_out: dict[str, int]
 
     def __len__(self) -> int:
-        """How many rows there are."""
+        """Return the number of rows."""
         return len(self.prompt_index)
 
     def rows_where(self, keep: NDArray[np.bool_]) -> Examples:
-        """Only some rows, and the prompts that they need; `keep`: bool, (rows,)."""
+        """Keep only some rows, and the prompts that they need; `keep`: bool, (rows,)."""
         used, prompt_index = np.unique(self.prompt_index[keep], return_inverse=True)
         return replace(
             self,
@@ -75,11 +75,11 @@ class Examples:
         )
 
     def lengths(self) -> NDArray[np.float32]:
-        """Every sample of every row, cut ones at their cap: float32, (samples,), tokens."""
+        """Return every sample of every row, cut ones at their cap: float32, (samples,), tokens."""
         return self.tokens[self.known]
 
     def as_table(self) -> LengthTable:
-        """The same rows as evaluate scores them."""
+        """Return the same rows as a table for scoring."""
         return LengthTable(
             [
                 LengthRow(
@@ -102,7 +102,7 @@ class Examples:
         )
 
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change when any row does; tells a resumed run its data."""
+        """Return sixteen hex digits that identify the rows; a continued run compares them."""
         digest = hashlib.sha256()
         for prompt in self.prompts:
             digest.update(prompt.encode("utf-8", "replace") + b"\0")
@@ -120,14 +120,15 @@ def read_rows(
     llms: Sequence[str] | None = None,
     cap_tokens: int | None = None,
 ) -> tuple[list[LengthRow], Counter[str]]:
-    """The rows of a file (or of all files in a folder) to learn from, and what was left out.
+    """Read the rows of a file, or of all files in a folder, and count what was left out.
 
     Args:
-        path: `*.jsonl` or `*.jsonl.gz`, see length_rows.
+        path: `*.jsonl` or `*.jsonl.gz`, see `rows`.
         rounds: `multi` reads a dialogue as serving does, turn by turn; `single` keeps only rows
-            without an earlier answer in them.
+            without
+            an earlier answer in them.
         llms: Keep these only; None keeps all.
-        cap_tokens: Samples this long or longer were cut, whatever the row says, tokens.
+        cap_tokens: Samples this long or longer count as cut, in every row, tokens.
 
     Raises:
         BadLines: A file is missing or of another kind, or no row is left; the message says which.
@@ -160,7 +161,7 @@ def usable_row(
     llms: Sequence[str] | None = None,
     cap_tokens: int | None = None,
 ) -> LengthRow | str:
-    """The row as it is learned from, or the reason why it is not; see `read_rows`."""
+    """Return the row to learn from, or the reason why it is left out; see `read_rows`."""
     if rounds == "single" and any(m.get("role") == "assistant" for m in row.messages or ()):
         return "a later round of a dialogue"
     if llms is not None and row.llm not in llms:
@@ -219,13 +220,13 @@ def layout(rows: Iterable[LengthRow], left_out: Counter[str] | None = None) -> E
 
 
 def draw(examples: Examples, *, sample: int | None, test_rows: int, seed: int) -> Examples:
-    """A random part: `sample` rows to learn from, and at most `test_rows` of the test fold.
+    """Draw a random part: `sample` rows to learn from, and at most `test_rows` of the test fold.
 
     Args:
         examples: All rows.
         sample: Rows outside the test fold; None keeps them all.
         test_rows: Rows of the test fold at most.
-        seed: Of the choice.
+        seed: Of the draw.
     """
     rng = np.random.default_rng(seed)
     keep = np.zeros(len(examples), dtype=bool)

@@ -15,21 +15,21 @@ class CollectFailed(Exception):
 
 
 class RowFile:
-    """The output, which only ever grows by whole lines; a context manager, one writer at a time."""
+    """The output file, with one writer at a time; a context manager."""
 
     def __init__(self, path: Path) -> None:
-        """Nothing is opened yet."""
+        """Remember the path; entering opens the file."""
         self.path = path
         self.rows: dict[tuple[str, str], dict[str, Any]] = {}
 
     def __enter__(self) -> Self:
-        """Lock the file, read what it has, and cut off a line that a kill left half written.
+        """Lock the file, read its rows, and cut off a line that a kill left half written.
 
         Raises:
-            CollectFailed: It cannot be opened, another process writes it, or it holds other things.
+            CollectFailed: It cannot be opened, another process writes it, or it holds other data.
         """
         try:
-            # Prompts may be private: nobody else on this machine may read a file that is new.
+            # Prompts may be private: other users of this machine must not read a new file.
             made = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
             self._file = os.fdopen(made, "a+b")
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -61,15 +61,15 @@ class RowFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close it, which unlocks it."""
+        """Close the file, which unlocks it."""
         self._file.close()
 
     def add(self, row: dict[str, Any], *, sync: bool = True) -> bool:
-        """Write one row; False: it is there already, and nothing is done.
+        """Write one row; False: the file has it already, and nothing is written.
 
         Args:
             row: With `id` and `model`.
-            sync: It is on disk when this returns; else after the next `sync`.
+            sync: It is on disk when this returns; otherwise after the next `sync`.
         """
         key = (str(row["id"]), str(row["model"]))
         if key in self.rows:
@@ -81,6 +81,6 @@ class RowFile:
         return True
 
     def sync(self) -> None:
-        """Have on disk what was added."""
+        """Sync the added rows to disk."""
         self._file.flush()
         os.fsync(self._file.fileno())

@@ -1,9 +1,10 @@
-"""Reads a file of measured lengths that nobody has seen before, and says what is wrong with it.
+"""Reads and checks a file of measured lengths.
 
-One JSON object a line, in a `.jsonl` or `.jsonl.gz` file: `prompt` or `messages`, `model`,
-`output_tokens` (a number, or a list of independent samples), and perhaps `source`, `cap`,
-`censored`, `finish` (`length` is a cut), `degenerate`. Called by evaluate, characterize,
-export-chat and train's examples; the bundled model's training reads folders through `dataset`.
+One JSON object per line, in a `.jsonl` or `.jsonl.gz` file: `prompt` or `messages`, `model`,
+`output_tokens` (a number, or a list of independent samples), and optionally `source`, `cap`,
+`censored`, `finish` (`length` is a cut), `degenerate`. Called by `lengthwise evaluate`,
+`characterize`, `export-chat` and, through `examples`, by `train`. The training of the bundled model
+reads folders through `bundled.dataset`.
 """
 
 from __future__ import annotations
@@ -26,28 +27,28 @@ Array = NDArray[np.float64]
 #: Names of the LLM and source of a row that names none.
 UNNAMED_LLM, UNNAMED_SOURCE = "unknown", "own"
 
-#: No answer is longer than this, tokens: what is, is no length.
+#: Largest accepted length, tokens.
 _MOST_TOKENS = 1_000_000_000
 
-#: A file of which more than this share of lines is unusable is not the file that was meant.
+#: A file with a larger share of unusable lines is refused: it is probably the wrong file.
 MOST_BAD_LINES = 0.1
 
 
 class BadLines(Exception):
-    """The file cannot be used; the message names the file, the line and what is wrong with it."""
+    """The file cannot be used; the message names the file, the line and the fault."""
 
 
 @dataclass(frozen=True)
 class LengthRow:
-    """The lengths that one LLM gave for one prompt.
+    """The lengths that one LLM's answers to one prompt had.
 
     Attributes:
-        prompt: The text that the predictor is asked about, clipped as in service.
+        prompt: The text that the predictor gets, clipped as in service.
         llm: Name of the LLM (or `human`).
         source: Where the row is from.
         samples: Independent lengths, tokens, >= 0.
-        censored: Of each sample, whether it was cut at a cap: the real length is at least this.
-        messages: The chat as it came, where the row has one.
+        censored: For each sample, whether a cap cut it: the real length is at least this.
+        messages: The original chat, where the row has one.
     """
 
     prompt: str
@@ -60,13 +61,13 @@ class LengthRow:
 
 @dataclass(frozen=True)
 class LengthFile:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
-        path: Where it is.
+        path: Its path.
         rows: Its usable rows.
-        degenerate: Rows left out because they are marked so: the LLM ran on and on.
-        bad: What is wrong with each unusable line, `line 17: ...`.
+        degenerate: Rows left out because they are marked degenerate: the LLM did not stop.
+        bad: The fault of each unusable line, `line 17: ...`.
     """
 
     path: Path
@@ -76,7 +77,7 @@ class LengthFile:
 
 
 def read(path: Path, *, strict: bool = False, keep_degenerate: bool = False) -> LengthFile:
-    """Read a file; unusable lines are passed over and reported, as long as they are few.
+    """Read a file; a few unusable lines are skipped and reported.
 
     Args:
         path: A `.jsonl` or `.jsonl.gz` file.
@@ -84,8 +85,8 @@ def read(path: Path, *, strict: bool = False, keep_degenerate: bool = False) -> 
         keep_degenerate: Keep rows marked `"degenerate": true`.
 
     Raises:
-        BadLines: There is no such file, it has no usable row, too many unusable lines, or one
-            (`strict`).
+        BadLines: The file does not exist, has no usable row, or has too many unusable lines (with
+            `strict`, one).
     """
     rows: list[LengthRow] = []
     bad: list[str] = []
@@ -123,20 +124,20 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _object(line: bytes) -> dict[str, Any]:
-    # Decoded line by line: one byte of another encoding must not cost the whole file.
+    # Decoded line by line, so that one byte of another encoding does not spoil the whole file.
     try:
         raw = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as exc:
         raise ValueError(f"not UTF-8: {exc.reason} at byte {exc.start} of the line") from exc
-    except (ValueError, RecursionError) as exc:  # the latter: brackets, nested thousands deep
+    except (ValueError, RecursionError) as exc:  # RecursionError: brackets nested thousands deep
         raise ValueError(f"not JSON: {exc}") from exc
     if not isinstance(raw, dict):
-        raise ValueError(f"a JSON object is wanted, not {type(raw).__name__}")
+        raise ValueError(f"a JSON object is required, not {type(raw).__name__}")
     return raw
 
 
 def row_of(raw: dict[str, Any]) -> LengthRow:
-    """One row.
+    """Check one row.
 
     Raises:
         ValueError: A field is missing or of the wrong kind; the message names it.
@@ -148,7 +149,7 @@ def row_of(raw: dict[str, Any]) -> LengthRow:
             raise ValueError("neither a `prompt` (text) nor `messages` (a list of objects)")
         text = render_prompt(messages)
     if not isinstance(text, str):
-        raise ValueError(f"`prompt` is {type(text).__name__}, text is wanted")
+        raise ValueError(f"`prompt` is {type(text).__name__}; it must be text")
     if not text.strip():
         raise ValueError("the prompt is empty")
     if "output_tokens" not in raw:
@@ -172,17 +173,17 @@ def _name(raw: dict[str, Any], key: str, default: str) -> str:
     if value is None:
         return default
     if not isinstance(value, str) or not value:
-        raise ValueError(f"`{key}` is {value!r}, a name is wanted")
+        raise ValueError(f"`{key}` is {value!r}; it must be a name")
     return value
 
 
 def _tokens(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"`output_tokens` holds {value!r}, whole numbers are wanted")
+        raise ValueError(f"`output_tokens` holds {value!r}; it must hold whole numbers")
     if not 0 <= value <= _MOST_TOKENS or value != int(value):
         raise ValueError(
-            f"`output_tokens` holds {str(value)[:20]}, whole numbers from 0 to {_MOST_TOKENS} are "
-            "wanted"
+            f"`output_tokens` holds {str(value)[:20]}; it must hold whole numbers from 0 to "
+            f"{_MOST_TOKENS}"
         )
     return int(value)
 
@@ -208,7 +209,7 @@ def _censored(raw: dict[str, Any], samples: Sequence[int]) -> tuple[bool, ...]:
 
 
 class LengthTable:
-    """Rows as arrays, each distinct prompt once; what every predictor of a comparison is given.
+    """Rows as arrays, each distinct prompt once; the input of every predictor of a comparison.
 
     Attributes:
         prompts: The distinct prompts.
@@ -216,11 +217,11 @@ class LengthTable:
         llms: Names, (rows,).
         sources: Names, (rows,).
         samples: One float64 array of lengths a row, tokens.
-        censored: One bool array a row, alike.
+        censored: One bool array a row, of the same shape.
     """
 
     def __init__(self, rows: Sequence[LengthRow]) -> None:
-        """Lay out the rows, which keep their order."""
+        """Lay out the rows, in their order."""
         places: dict[str, int] = {}
         index = [places.setdefault(r.prompt, len(places)) for r in rows]
         self.prompts: list[str] = list(places)
@@ -232,19 +233,19 @@ class LengthTable:
         self.rows = list(rows)
 
     def __len__(self) -> int:
-        """Rows."""
+        """Return the number of rows."""
         return len(self.rows)
 
     def where(self, keep: NDArray[np.bool_]) -> LengthTable:
-        """Only some rows; `keep`: bool, (rows,)."""
+        """Keep only some rows; `keep`: bool, (rows,)."""
         return LengthTable([r for r, k in zip(self.rows, keep, strict=True) if k])
 
     def log_mean(self) -> Array:
-        """What a predictor learns: the mean of log(1 + tokens) of each row, float64, (rows,)."""
+        """Return the target of predictors: the mean of log(1 + tokens) of each row, float64."""
         return np.array([np.log1p(s).mean() for s in self.samples])
 
     def one_sample(self) -> NDArray[np.int64]:
-        """Which sample of each row it is scored against; the same in whatever table it stands."""
+        """Choose the sample of each row to score against, whatever table the row is in."""
         names = [f"{r.llm}\0{r.prompt}".encode("utf-8", "replace") for r in self.rows]
         return np.array(
             [zlib.crc32(name) % len(s) for name, s in zip(names, self.samples, strict=True)],
@@ -253,6 +254,6 @@ class LengthTable:
 
 
 def without_prompts_of(train: LengthTable, data: LengthTable) -> LengthTable:
-    """The rows of `train` about prompts that `data` does not have: what may be learned from."""
-    asked = {p.strip() for p in data.prompts}
-    return train.where(np.array([r.prompt.strip() not in asked for r in train.rows], dtype=bool))
+    """Drop the rows of `train` whose prompts are in `data`, so that they are not learned from."""
+    scored = {p.strip() for p in data.prompts}
+    return train.where(np.array([r.prompt.strip() not in scored for r in train.rows], dtype=bool))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-#: Sources that the bundled model may learn from, and the terms of their prompts and lengths, which
-#: allow redistribution and commercial use. What stays out, and why, is in
-#: docs/research/model-card.md.
+#: Sources that the bundled model may learn from, and the licences of their prompts and lengths.
+#: They allow redistribution and commercial use. docs/research/model-card.md has the excluded ones.
 LICENCES = {
     "castillo/Apps": "lengths Apache-2.0, prompts MIT",
     "castillo/BigCodeBench": "lengths Apache-2.0, prompts Apache-2.0",

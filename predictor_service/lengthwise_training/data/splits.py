@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-#: Sources that hold rewritten copies of one problem, which must not straddle the split.
+#: Sources with rewritten copies of one problem, which must stay on one side of a split.
 NEAR_DUPLICATE_SOURCES = ("castillo/DS1000",)
 
 
 def fold_of(text: str, folds: int) -> int:
-    """The fold of a text, 0 to folds - 1, from the SHA-256 of the stripped text."""
+    """Return the fold of a text, 0 to folds - 1, from the SHA-256 of the stripped text."""
     return int(hashlib.sha256(text.strip().encode()).hexdigest(), 16) // 10 % folds
 
 
 def near_duplicates(texts: Sequence[str], *, overlap: float = 0.4) -> list[str]:
-    """For each text the smallest text it is chained to by overlap of its three-word shingles.
+    """Return for each text the smallest text that it is chained to by overlapping shingles.
+
+    A shingle is three words.
 
     Args:
-        texts: What to compare, all pairs.
+        texts: All pairs are compared.
         overlap: Least Jaccard index that chains two texts, 0 to 1.
     """
     shingles = []

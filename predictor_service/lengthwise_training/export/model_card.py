@@ -1,6 +1,6 @@
-"""The page that goes with an exported task: data, licences, metrics, limits; pure text.
+"""Writes the model card of an exported task: data, licences, metrics and limits, as Markdown.
 
-Called by task_runs. It is written from what the run recorded, so that it cannot say more than that.
+Called by `runs.run`. The card states only what the run recorded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lengthwise_training.fitting.config import FitConfig
 
 
 def data_facts(examples: Examples) -> list[dict[str, Any]]:
-    """Rows and licence of each source: `[{"source", "rows", "licence"}]`."""
+    """Return rows and licence of each source: `[{"source", "rows", "licence"}]`."""
     return [
         {"source": source, "rows": rows, "licence": LICENCES.get(source, "not known to Lengthwise")}
         for source, rows in sorted(Counter(examples.sources).items())
@@ -22,11 +22,11 @@ def data_facts(examples: Examples) -> list[dict[str, Any]]:
 
 
 def markdown(card: dict[str, Any], config: FitConfig) -> str:
-    """The page.
+    """Return the card.
 
     Args:
-        card: What model.json holds.
-        config: Of the run.
+        card: The content of model.json.
+        config: The run's configuration.
     """
     metrics, objective = card["metrics"], config.objective
     data = [f"| {d['source']} | {d['rows']:,} | {d['licence']} |" for d in card["training_data"]]
@@ -43,15 +43,15 @@ def markdown(card: dict[str, Any], config: FitConfig) -> str:
         [
             f"# {card['version']}",
             "",
-            f"Predicts how many tokens an LLM will answer. Learned as `{config.task}` by "
-            f"`lengthwise train`. {objective.answers} Half of the validation answers are longer than "
-            "its p50, and a tenth lies beyond each of p10 and p90.",
+            f"Predicts how many tokens an LLM's answer has. Learned as `{config.task}` by "
+            f"`lengthwise train`. {objective.answers} Half of the validation answers are longer "
+            "than its p50, and a tenth lies beyond each of p10 and p90.",
             "",
             f"- backbone: `{config.backbone.name}`, "
             f"{config.backbone.layers or 'all'} layers; it reads {read}",
             f"- precision: {card['precision']}, {card['bytes'] / 1e6:.1f} MB; differs from PyTorch "
             f"by {card['parity_max']:.4f} log tokens at most, {card['parity_mean']:.4f} on average",
-            f"- LLMs: {llms}; any other is answered as their mean",
+            f"- LLMs: {llms}; any other LLM gets their mean",
             "",
             "## Data",
             "",
@@ -59,7 +59,7 @@ def markdown(card: dict[str, Any], config: FitConfig) -> str:
             "|---|---|---|",
             *data,
             "",
-            f"Rows left out: {left_out}. Answers that a cap had cut: {card['cut_samples']:,} of "
+            f"Rows left out: {left_out}. Answers that a cap cut: {card['cut_samples']:,} of "
             f"{card['samples']:,}; they count as longer than the cap. The folds are by prompt: "
             f"{card['rows']['train']:,} rows to learn from, {card['rows']['validation']:,} to "
             f"choose the epoch and calibrate, {card['rows']['test']:,} to measure.",
@@ -75,11 +75,12 @@ def markdown(card: dict[str, Any], config: FitConfig) -> str:
             "",
             "## Limits",
             "",
-            "- It knows the kinds of prompts and the LLMs above, sampled as they were sampled.",
+            "- It was trained on the kinds of prompts and the LLMs above, and on the way they were "
+            "sampled.",
             "- Two answers to one prompt differ in length; no predictor ranks better than they "
             "agree.",
-            "- A licence of the data may forbid to pass the model on; the table above is all that "
-            "is known of it.",
+            "- A licence of the data may forbid redistributing the model; only the licences in the "
+            "table above are known.",
             *(f"- {limit}" for limit in objective.limits),
             "",
         ]

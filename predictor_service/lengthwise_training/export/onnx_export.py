@@ -1,7 +1,7 @@
 """Writes a trained task as the folder that serving loads, in float32, float16 or int8.
 
-Called by task_runs and `lengthwise export`. The written file is held against the PyTorch model on
-real texts, one at a time; how far they are apart is printed and stored.
+Called by `runs.run`. The written file is compared with the PyTorch model on real texts, one at a
+time; the difference is stored and printed.
 """
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False
@@ -44,17 +44,17 @@ class Precision(StrEnum):
     INT8 = "int8"
 
 
-#: Largest difference to PyTorch that is no error, log tokens; that of int8 is a price, no error.
+#: Largest allowed difference to PyTorch, log tokens; int8 has no limit, its loss is expected.
 ALLOWED = {Precision.FP32: 1e-3, Precision.FP16: 0.1}
 
-#: What serving calls them in a card.
+#: Their names in a card.
 CARD_PRECISION = {
     Precision.FP32: "float32",
     Precision.FP16: "float16",
     Precision.INT8: "int8",
 }
 
-#: Texts of every kind that parity is measured on, beside the run's own.
+#: Texts of many kinds that parity is measured on, beside the run's own.
 PROBES = (
     "Hi",
     "What is the capital of France?",
@@ -66,7 +66,7 @@ PROBES = (
 
 
 class ParityError(RuntimeError):
-    """The written file does not compute what the model does; it must not be served."""
+    """The written file does not compute what the model computes; it must not be served."""
 
 
 def export_onnx(
@@ -81,11 +81,11 @@ def export_onnx(
 
     Args:
         predictor: Trained and calibrated.
-        tokenizer: Neither pads nor cuts.
-        card: What model.json says beside what is found here.
-        folder: Made if it is missing.
+        tokenizer: Without padding and truncation.
+        card: The content of model.json, without what is measured here.
+        folder: Created if it is missing.
         precision: Of the encoder.
-        inputs: Real ones, as `probe_inputs` or a run's vectors give them; parity is measured there.
+        inputs: Real ones, from `probe_inputs` or a run's vectors; parity is measured on them.
 
     Returns:
         The card as written; `parity_max` and `parity_mean` are in log tokens, over all outputs.
@@ -128,12 +128,12 @@ def export_onnx(
 
 
 def input_name(predictor: TaskPredictor) -> str:
-    """The graph's first input: `ids` of a text, or `hidden` vectors of the served LLM."""
+    """Return the name of the graph's first input: `ids` of a text, or `hidden` vectors."""
     return "hidden" if isinstance(predictor.encoder, VectorEncoder) else "ids"
 
 
 def trace(predictor: TaskPredictor, inputs: tuple[Tensor, Tensor, Tensor], path: Path) -> None:
-    """The float32 graph, for any number and length of texts."""
+    """Write the float32 graph, for any number and length of texts."""
     first = input_name(predictor)
     axes = {name: {0: "batch"} for name in (first, "features", "llm", "log_tokens")}
     if first == "ids":
@@ -155,9 +155,9 @@ def trace(predictor: TaskPredictor, inputs: tuple[Tensor, Tensor, Tensor], path:
 
 
 class HalfEncoder(nn.Module):
-    """An encoder that computes in float16 and answers in float32.
+    """An encoder that computes in float16 and returns float32.
 
-    The graph's own converters round the last numbers too, which ties answers that were not.
+    The graph's own converters also round the last numbers, which ties answers that were not tied.
     """
 
     def __init__(self, encoder: Any) -> None:
@@ -171,7 +171,7 @@ class HalfEncoder(nn.Module):
 
 
 def halved(predictor: TaskPredictor) -> TaskPredictor:
-    """A copy whose encoder computes in float16; vectors that come from outside stay as they are."""
+    """Copy a predictor with its encoder in float16; vectors from outside stay as they are."""
     small = copy.deepcopy(predictor)
     if not isinstance(small.encoder, VectorEncoder):
         small.encoder = HalfEncoder(small.encoder)
@@ -182,7 +182,7 @@ def quantise(exact: Path, path: Path) -> None:
     """Write the graph with the encoder's products and tables in int8."""
     graph = onnx.load(str(exact))
     mine = [n.name for n in graph.graph.node if "/encoder/" in n.name]
-    # It would advise to simplify the graph first, on the root logger; there is nothing to gain.
+    # The quantiser logs advice on the root logger to simplify the graph first; it gains nothing.
     logging.disable(logging.WARNING)
     try:
         quantize_dynamic(
@@ -195,7 +195,7 @@ def quantise(exact: Path, path: Path) -> None:
 def difference(
     predictor: TaskPredictor, path: Path, inputs: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[float, float]:
-    """Largest and mean difference between PyTorch and the file, one text at a time, log tokens."""
+    """Compare PyTorch and the file text by text: largest and mean difference, log tokens."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -218,7 +218,7 @@ def difference(
 def probe_inputs(
     texts: Sequence[str], tokenizer: Tokenizer, encoder: Any, llm_count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, counts and LLM rows of some texts, the LLMs taken in turn, none first."""
+    """Return ids, counts and LLM rows of some texts; the LLMs take turns, "any LLM" first."""
     found = tokenizer.encode_batch_fast([normalise(t) for t in texts], add_special_tokens=False)
     ids = [window(e.ids, encoder.max_tokens) or [1] for e in found]
     out = torch.full((len(ids), max(map(len, ids))), encoder.pad_id)

@@ -1,6 +1,6 @@
-"""Puts the model of a run together, before its first step or for weights that were saved.
+"""Builds the model of a run, before its first step or for saved weights.
 
-Called by fit and task_runs.
+Called by `fit` and `runs.run`.
 """
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False
@@ -35,7 +35,7 @@ from lengthwise_training.objectives.tasks import build_head
 
 
 def untrained(prepared: PreparedRows, config: FitConfig) -> TaskPredictor:
-    """The model of a run before its first step."""
+    """Build the model of a run before its first step."""
     torch.manual_seed(config.seed)
     examples = prepared.examples
     learn = examples.rows_where(examples.folds > VALIDATION_FOLD)
@@ -48,7 +48,7 @@ def untrained(prepared: PreparedRows, config: FitConfig) -> TaskPredictor:
         encoder.requires_grad_(False)
         if config.tuned:
             encoder.requires_grad_(True)
-            # A few thousand rows say too little of single words.
+            # A few thousand rows are too few to learn single words from.
             encoder.model.get_input_embeddings().requires_grad_(False)
     seen = prepared.features[np.unique(examples.prompt_index[examples.folds > VALIDATION_FOLD])]
     if not config.counts:
@@ -86,7 +86,7 @@ def assemble(
     llms: list[str],
     anchors: Anchors | None = None,
 ) -> TaskPredictor:
-    """Put a model together.
+    """Build a model from its parts.
 
     Args:
         encoder: Reads the text.
@@ -109,14 +109,14 @@ def assemble(
 
 
 def skeleton(config: FitConfig, folder: Path, width: int, llms: list[str]) -> tuple[Any, Tokenizer]:
-    """A model of the right shape for weights that a run saved, and its tokenizer."""
+    """Build a model in the shape of a run's saved weights, and load its tokenizer."""
     encoder, tokenizer = rebuild_backbone(config.backbone, folder, width)
-    # Any lengths do: all that depends on them is among the weights.
+    # Any lengths work: the saved weights hold all that depends on them.
     head = build_head(config.task, np.arange(1, 100, dtype=np.float32), config.numbers)
     blank = torch.zeros(len(FEATURE_NAMES) if config.counts else 0)
     anchors = None
     if config.objective.reads_pairs:
-        k = config.numbers.anchors  # as many or fewer; the saved weights say what they are
+        k = config.numbers.anchors  # the saved weights may hold fewer, and replace these
         empty = torch.zeros(k, 1, dtype=torch.int64), torch.zeros(k, len(FEATURE_NAMES))
         anchors = Anchors(*empty, blank, blank + 1)
     return assemble(encoder, head, config, blank, blank + 1, llms, anchors), tokenizer

@@ -1,8 +1,10 @@
-"""What a trained task still owes the product, found on validation rows; called by fit.
+"""Calibrates a trained task on validation rows.
 
 A rank score becomes tokens by isotonic regression of log length on score, with straight lines
-between the steps' middles, so that no two scores are tied that were not. Then every task's middle
-is moved until half of the answers are longer, and its p10 and p90 until a tenth lies beyond each.
+between the steps' middles, so that scores that were not tied stay apart. Then every task's middle
+is
+shifted until half of the answers are longer, and its p10 and p90 until a tenth lies beyond each.
+Called by `fit`.
 """
 
 # mypy: warn-return-any=False
@@ -19,7 +21,7 @@ from lengthwise_training.fitting.task_predictor import KNOTS, TaskPredictor
 
 Array = NDArray[np.float64]
 
-#: Share of the overall slope that the map has beyond its ends and across its steps.
+#: Slope of the map beyond its ends and across its steps, as a share of the overall slope.
 LEAST_SLOPE = 0.05
 
 
@@ -34,8 +36,9 @@ def fit_calibration(
 
     Args:
         predictor: Trained.
-        raw: The trunk's numbers for the validation rows, float32, (rows, outputs): asked for an
-            LLM that was not seen, and for the right one.
+        raw: The trunk's numbers for the validation rows, float32, (rows, outputs): for an unknown
+            LLM,
+            and for the right one.
         tokens: float32, (rows, n), tokens.
         known: bool, (rows, n).
         cut: bool, (rows, n); such a sample counts as longer than any prediction.
@@ -68,8 +71,8 @@ def _fit(
         if seen:
             shift = _finite_quantile(logs - p50[row], 0.5)
             calibration.shift.fill_(shift)
-            said = np.exp(np.minimum(mean[row], 14.0)).mean()
-            calibration.mean_shift.fill_(float(np.log(lengths.mean() / said)))
+            predicted = np.exp(np.minimum(mean[row], 14.0)).mean()
+            calibration.mean_shift.fill_(float(np.log(lengths.mean() / predicted)))
         error = logs - p50[row] - shift
         low = _finite_quantile(-error / below[row], 0.9)
         high = _finite_quantile(error / above[row], 0.9)
@@ -77,7 +80,7 @@ def _fit(
 
 
 def monotone_map(score: Array, log_tokens: Array) -> tuple[Array, Array]:
-    """Knots of a rising map from score to log tokens: float64, (`KNOTS`,) each.
+    """Fit a rising map from score to log tokens: its knots, float64, (`KNOTS`,) each.
 
     Args:
         score: float64, (n,), larger for longer.
@@ -88,7 +91,7 @@ def monotone_map(score: Array, log_tokens: Array) -> tuple[Array, Array]:
     fitted = isotonic_regression(y)
     spread = max(float(x.std()), 1e-6)
     slope = LEAST_SLOPE * max(float(np.polyfit(x, y, 1)[0]) if np.ptp(x) > 0 else 0.0, 0.1 / spread)
-    # Equal shares of the rows between knots; a knot is where those near it are.
+    # Equal shares of the rows between knots; a knot is the mean of the rows near it.
     parts = [p for p in np.array_split(np.arange(len(x)), KNOTS - 2) if len(p)]
     at = np.array([x[p].mean() for p in parts])
     value = np.array([fitted[p].mean() for p in parts])
@@ -98,12 +101,12 @@ def monotone_map(score: Array, log_tokens: Array) -> tuple[Array, Array]:
         at, value = np.append(at, at[-1] + spread), np.append(value, value[-1])
     at = np.concatenate([[at[0] - spread], at, [at[-1] + spread]])
     value = np.concatenate([[value[0]], value, [value[-1]]])
-    # A flat step gets a slight slope, so that two scores are never one answer.
+    # A flat step gets a slight slope, so that two scores never give the same length.
     return at, value + slope * (at - at.mean())
 
 
 def _finite_quantile(values: Array, quantile: float) -> float:
-    """The quantile of values some of which are infinite; the largest finite one if it is."""
+    """Return a quantile of values; if it is infinite, the largest finite value."""
     found = float(np.quantile(values, quantile, method="higher"))
     if np.isfinite(found):
         return found

@@ -1,4 +1,4 @@
-"""All that a run of `lengthwise train` depends on beside its data; saved with the model."""
+"""The configuration of a run: all it depends on beside its data; saved with the model."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lengthwise_training.objectives.config import TaskConfig
 from lengthwise_training.objectives.objective import Objective
 from lengthwise_training.objectives.tasks import OBJECTIVES, Task
 
-#: Epochs of a pretrained cross-encoder unless it is told otherwise; an epoch takes it a minute
-#: where others take a second.
+#: Default epochs of a pretrained cross-encoder; one of its epochs takes a minute where others take
+#: a second.
 CROSS_EPOCHS = 3
 
 #: The file's name in a run's folder.
@@ -22,31 +22,32 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class FitConfig:
-    """One run.
+    """The configuration of one run.
 
     Attributes:
         task: What is learned.
         backbone: What reads the text.
         numbers: The tasks' own numbers.
         epochs: Passes over the training rows.
-        tune_epochs: In how many of the first of them the backbone learns too; after that its
-            vectors are computed once, which makes the other epochs cheap. None: all for `tiny`,
-            none for a pretrained one.
+        tune_epochs: In how many of the first epochs the backbone learns too. After that its vectors
+            are
+            computed once, which makes the other epochs cheap. None: all for `tiny`, none for a
+            pretrained one.
         batch: Rows in a step; for ListMLE the size of a list.
-        learning_rate: Peak, of all that starts from nothing.
+        learning_rate: Peak, of all weights that start from random.
         encoder_rate: Peak, of a pretrained backbone while it learns.
         weight_decay: Of AdamW.
         hidden: Width of the trunk's one hidden layer.
         dropout: Share dropped before and after it.
-        counts: Whether the trunk sees serving's counts of the text beside the backbone's vector.
+        counts: Whether the trunk reads serving's counts of the text beside the backbone's vector.
         rounds: `multi` or `single`, see examples.read_rows.
         llms: LLMs to learn; None is every one in the data.
-        cap_tokens: Samples this long or longer were cut by a cap, tokens; None believes the rows.
+        cap_tokens: Samples this long or longer count as cut by a cap, tokens; None trusts the rows.
         sample: Rows to learn and validate on; None is all.
         test_rows: Rows of the test fold to measure on, at most.
         seed: Of everything random.
         threads: CPU threads of PyTorch.
-        device: Where it computes; a run that was begun on one is gone on with there.
+        device: Where it computes; a run continues on the device it started on.
     """
 
     task: Task
@@ -72,7 +73,7 @@ class FitConfig:
 
     @property
     def objective(self) -> Objective:
-        """What its task learns."""
+        """What the task learns."""
         return OBJECTIVES[self.task]
 
     @property
@@ -87,9 +88,9 @@ class FitConfig:
 
     @property
     def passes(self) -> int:
-        """Epochs that are made: of a pretrained cross-encoder those in which it learns, at most.
+        """Epochs of the run; of a pretrained cross-encoder, at most those in which it learns.
 
-        Every pair is another text, so that a frozen one would have to read them all anew.
+        Every pair is another text, so a frozen cross-encoder would have to read them all again.
         """
         if not self.objective.reads_pairs or self.backbone.name == TINY:
             return self.epochs
@@ -97,13 +98,13 @@ class FitConfig:
         return min(wanted or self.epochs, self.epochs)
 
     def save(self, folder: Path, **more: Any) -> None:
-        """Write it to a run's folder, with what else belongs to the run."""
+        """Write the configuration to a run's folder, with further facts about the run."""
         text = json.dumps({**asdict(self), **more}, indent=2) + "\n"
         (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
 def load_config(folder: Path) -> tuple[FitConfig, dict[str, Any]]:
-    """What `save` wrote: the configuration, and what else stands in the file.
+    """Read what `save` wrote: the configuration, and the further facts.
 
     Raises:
         FileNotFoundError: The folder holds no run.

@@ -1,11 +1,11 @@
-"""A model that reads two prompts at once and says which answer is longer.
+"""A model that reads two prompts at once and predicts which answer is longer.
 
-Such a model orders a list by inserting one prompt after the other (`insertion`), but a request that
-comes alone needs a number. So it carries anchors, prompts of the training rows whose answers are
-evenly spread in rank, and a request's score is how far up it would be inserted among them: the mean
-chance that its answer is longer than an anchor's. That costs one pass of two texts for each anchor.
+Such a model orders a list by inserting one prompt after the other (`insertion`), but a single
+request needs a number. So it carries anchors: prompts of the training rows whose answers are evenly
+spread in rank. A request's score is its position among them: the mean probability that its answer
+is longer than an anchor's. That costs one pass of two texts for each anchor.
 
-Called by assembly, pair_run and task_measure.
+Called by `assembly`, `pair_trainer` and `runs.measure`.
 """
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False
@@ -27,18 +27,18 @@ from lengthwise_training.backbones.counts import standardise
 from lengthwise_training.fitting.task_predictor import TaskPredictor, Trunk
 from lengthwise_training.objectives.head import Head
 
-#: Prompts near an anchor's rank of which the one with the fewest tokens is taken: it is read with
-#: every request.
+#: An anchor is the prompt with the fewest tokens among this many near its rank, because it is read
+#: with every request.
 _NEAR = 8
 
 
 @dataclass(frozen=True)
 class Anchors:
-    """What every prompt is compared with.
+    """The prompts that every prompt is compared with.
 
     Attributes:
         ids: int64, (anchors, seq), right-padded.
-        features: float32, (anchors, counts), as `text_features` gives them.
+        features: float32, (anchors, counts), from `text_features`.
         centre: float32, (counts used,), mean of the counts; empty uses no counts.
         spread: float32, (counts used,), their standard deviation.
     """
@@ -50,7 +50,7 @@ class Anchors:
 
 
 class CrossPredictor(TaskPredictor):
-    """As `TaskPredictor`, but what it learns is a comparison."""
+    """A `TaskPredictor` that learns a comparison."""
 
     def __init__(self, encoder: Any, trunk: Trunk, head: Head, anchors: Anchors) -> None:
         """`trunk`: reads the vector of a pair, and the difference of the texts' counts."""
@@ -59,7 +59,7 @@ class CrossPredictor(TaskPredictor):
         self.register_buffer("anchor_features", anchors.features)
         self.register_buffer("centre", anchors.centre)
         self.register_buffer("spread", anchors.spread)
-        # A run's anchors are as long as they are; an empty model that is filled in has others.
+        # A saved run's anchors have another length than those of an empty model.
         self._register_load_state_dict_pre_hook(self._resize)
 
     def _resize(self, state: dict[str, Tensor], prefix: str, *_: object) -> None:
@@ -68,48 +68,48 @@ class CrossPredictor(TaskPredictor):
                 setattr(self, name, torch.empty_like(state[prefix + name]))
 
     def read(self, ids: Tensor) -> Tensor:
-        """Each text with each anchor: float32, (batch, anchors, width); `ids`: (batch, seq)."""
+        """Encode each text, (batch, seq), with each anchor: float32, (batch, anchors, width)."""
         count, seq = self.anchor_ids.shape
         first = ids.unsqueeze(1).expand(-1, count, -1).reshape(-1, ids.shape[1])
         second = self.anchor_ids.unsqueeze(0).expand(ids.shape[0], -1, -1).reshape(-1, seq)
         return self.encoder(first, second).view(ids.shape[0], count, -1)
 
     def margin(self, vectors: Tensor, features: Tensor, others: Tensor, llm: Tensor) -> Tensor:
-        """Logit that the first answer of a pair is the longer one: float32, (pairs,).
+        """Compute the logit that the first answer of a pair is longer: float32, (pairs,).
 
         Args:
             vectors: float32, (pairs, width), of the texts read together.
-            features: float32, (pairs, counts), of the first.
-            others: float32, (pairs, counts), of the second.
+            features: float32, (pairs, counts), of the first text.
+            others: float32, (pairs, counts), of the second text.
             llm: int64, (pairs,); 0 stands for the mean of all LLMs.
         """
         used = len(self.centre)
-        mine = standardise(features[:, :used], self.centre, self.spread)
-        theirs = standardise(others[:, :used], self.centre, self.spread)
-        return self.trunk(vectors, mine - theirs, llm).squeeze(1)
+        first = standardise(features[:, :used], self.centre, self.spread)
+        second = standardise(others[:, :used], self.centre, self.spread)
+        return self.trunk(vectors, first - second, llm).squeeze(1)
 
     def scores(self, vectors: Tensor, features: Tensor, llm: Tensor) -> Tensor:
-        """The share of anchors whose answers are shorter: float32, (batch, 1).
+        """Compute the share of anchors whose answers are shorter: float32, (batch, 1).
 
         Args:
-            vectors: float32, (batch, anchors, width), as `read` gives them.
+            vectors: float32, (batch, anchors, width), from `read`.
             features: float32, (batch, counts).
             llm: int64, (batch,).
         """
         count = self.anchor_ids.shape[0]
-        mine = features.unsqueeze(1).expand(-1, count, -1).reshape(-1, features.shape[1])
-        theirs = self.anchor_features.unsqueeze(0).expand(features.shape[0], -1, -1)
+        own = features.unsqueeze(1).expand(-1, count, -1).reshape(-1, features.shape[1])
+        anchors = self.anchor_features.unsqueeze(0).expand(features.shape[0], -1, -1)
         logits = self.margin(
             vectors.reshape(-1, vectors.shape[2]),
-            mine,
-            theirs.reshape(-1, features.shape[1]),
+            own,
+            anchors.reshape(-1, features.shape[1]),
             llm.unsqueeze(1).expand(-1, count).reshape(-1),
         )
         return torch.sigmoid(logits).view(-1, count).mean(1, keepdim=True)
 
     @override
     def forward(self, inputs: Tensor, features: Tensor, llm: Tensor) -> Tensor:
-        """As `TaskPredictor.forward`, in one pass of two texts for each anchor."""
+        """As `TaskPredictor.forward`, with one pass of two texts for each anchor."""
         raw = self.scores(self.read(inputs), features, llm)
         return self.calibration(self.decoded(raw), llm)
 
@@ -117,14 +117,14 @@ class CrossPredictor(TaskPredictor):
 def blank_trunk(
     width: int, counts: int, llm_count: int, hidden: int, dropout: float, start: Tensor
 ) -> Trunk:
-    """A trunk for pairs: what comes in is standardised already."""
+    """Build a trunk for pairs, whose input is already standardised."""
     return Trunk(width, torch.zeros(counts), torch.ones(counts), llm_count, hidden, dropout, start)
 
 
 def choose_anchors(
     log_tokens: NDArray[np.float64], sizes: Sequence[int], count: int
 ) -> NDArray[np.int64]:
-    """Prompts evenly spread in rank, short texts where there is a choice: int64, (<= count,).
+    """Choose prompts evenly spread in rank, preferring short texts: int64, (<= count,).
 
     Args:
         log_tokens: float64, (prompts,), mean log length of a prompt's answers.

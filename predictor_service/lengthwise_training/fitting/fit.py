@@ -25,19 +25,19 @@ CHECKPOINT = "checkpoint.pt"
 def fit(
     prepared: PreparedRows, config: FitConfig, folder: Path, trainer_type: type[TaskTrainer]
 ) -> tuple[TaskPredictor, FitProgress]:
-    """Train, or go on with, a run in a folder.
+    """Train a run, or continue it from the checkpoint in its folder.
 
     Args:
         prepared: The rows.
-        config: How.
+        config: The run's configuration.
         folder: Exists; a checkpoint in it is of this very run.
-        trainer_type: What makes its steps.
+        trainer_type: Makes the steps.
     """
     torch.set_num_threads(config.threads)
     predictor = untrained(prepared, config)
     run = trainer_type(prepared, config, predictor)
     if config.tuned == 0 and trainer_type is TaskTrainer:
-        unchanged_vectors(prepared)  # before the clock of this run starts: others share them
+        unchanged_vectors(prepared)  # before this run's clock starts: several runs share them
     progress, best = FitProgress(), run.trainable_state()
     path = folder / CHECKPOINT
     if path.is_file():
@@ -45,8 +45,8 @@ def fit(
         progress = FitProgress(**saved["progress"])
         best = saved["best"]
         run.restore(saved)
-    # Adam's moments of rare tokens decay to denormals, which makes steps five times slower; it is
-    # a setting of the whole thread, and others count on IEEE arithmetic.
+    # Adam's moments of rare tokens decay to denormals, which makes steps five times slower. The
+    # setting is reset below: it holds for the whole thread, and other code needs IEEE arithmetic.
     torch.set_flush_denormal(True)
     try:
         steps = config.passes * run.steps_an_epoch
@@ -75,7 +75,7 @@ def fit(
     rows, both = run.validation, []
     for llm in (torch.zeros(len(rows), dtype=torch.int64), run.llm[rows]):
         both.append(run.raw(rows, llm))
-    predictor.to("cpu")  # what is left to do is little, and is exported from there
+    predictor.to("cpu")  # little is left to compute, and the export runs on the CPU
     examples = prepared.examples
     fit_calibration(
         predictor,

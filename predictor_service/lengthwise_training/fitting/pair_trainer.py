@@ -1,7 +1,7 @@
-"""Trains the pair cross-encoder, and asks it; called by task_runs.
+"""Trains the pair cross-encoder, and compares prompts with it; called by `runs`.
 
-A step's pairs are answers of one LLM each, drawn anew in every epoch: a queue holds one LLM, and
-of two LLMs mostly which is wordier would be learned.
+The pairs of a step are answers of one LLM each, drawn anew in every epoch: a queue holds one LLM,
+and pairs of two LLMs would mostly teach which LLM is wordier.
 """
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False
@@ -26,21 +26,21 @@ from lengthwise_training.fitting.trainer import TaskTrainer
 
 Rows = NDArray[np.int64]
 
-#: Pairs of validation rows that an epoch is judged by: 512 put 0.02 on a share of 0.75.
-_JUDGED = 512
+#: Pairs of validation rows that score an epoch: with 512, a share of 0.75 has an error of 0.02.
+_VALIDATION_PAIRS = 512
 
-#: Prompts of a list that is ordered by insertion, and such lists, at most; the inventors of it
-#: measured on lists of 50.
+#: Prompts in a list that is ordered by insertion, and number of such lists, at most. The inventors
+#: of the method measured on lists of 50.
 LIST, LISTS = 50, 8
 
 
 class PairTrainer(TaskTrainer):
-    """As `TaskTrainer`, but a step's rows are compared, each with another of its LLM."""
+    """A `TaskTrainer` whose steps compare rows, each with another one of its LLM."""
 
     predictor: CrossPredictor
 
     def __init__(self, *arguments: Any) -> None:
-        """As `TaskTrainer`."""
+        """Take the arguments of `TaskTrainer`."""
         super().__init__(*arguments)
         self._learned = set(self.training.tolist())
         self._against: tuple[Rows, Tensor] | None = None
@@ -57,24 +57,24 @@ class PairTrainer(TaskTrainer):
         return None
 
     def partners(self, rows: Rows, rng: np.random.Generator) -> Rows:
-        """For each row another one of its fold's side and LLM, int64, (rows,)."""
+        """Draw, for each row, another one of its LLM and its side of the split, int64, (rows,)."""
         pool = self.training if rows[0] in self._learned else self.validation
         llm = self.prepared.examples.llm_index
         return np.array([rng.choice(pool[llm[pool] == llm[row]]) for row in rows])
 
     def compare(self, rows: Rows, others: Rows) -> tuple[Tensor, Tensor, Tensor]:
-        """Logit that the row is longer than the other, whether it is, and whether one can tell.
+        """Compare rows: logit that the row is longer, whether it is, and whether that is known.
 
         float32, (rows,) each, on the device.
         """
         first, second = self.batch(rows).one(), self.batch(others).one()
         gap = first[0] - second[0]
-        # Of two answers the shorter must have ended; a cut one is behind an equal one that ended.
+        # The shorter answer must have ended; a cut one comes behind an equal one that ended.
         longer = (gap > 0) | ((gap == 0) & first[1] & ~second[1])
         ended = torch.where(longer, ~second[1], ~first[1])
         known = ended & ((gap != 0) | (first[1] ^ second[1]))
-        mine, theirs = self.prompt[rows], self.prompt[others]
-        margin = pair_margins(self.predictor, self.prepared, (mine, theirs), self.llm[rows])
+        pairs = self.prompt[rows], self.prompt[others]
+        margin = pair_margins(self.predictor, self.prepared, pairs, self.llm[rows])
         return margin, longer.to(margin.dtype), known.to(margin.dtype)
 
     @override
@@ -89,16 +89,18 @@ class PairTrainer(TaskTrainer):
 
     @override
     def validation_tau(self) -> float:
-        """Of pairs of validation rows, the share in the right order less that in the wrong one."""
+        """Share of validation pairs in the right order minus the share in the wrong order."""
         self.predictor.eval()
         self._against = None
         rng = np.random.default_rng(self.config.seed)
-        rows = rng.choice(self.validation, _JUDGED)
+        rows = rng.choice(self.validation, _VALIDATION_PAIRS)
         others = self.partners(rows, rng)
         right = total = 0.0
         torch.manual_seed(self.config.seed)
         with torch.inference_mode():
-            for part in np.array_split(np.arange(_JUDGED), _JUDGED // READ_AT_ONCE):
+            for part in np.array_split(
+                np.arange(_VALIDATION_PAIRS), _VALIDATION_PAIRS // READ_AT_ONCE
+            ):
                 margin, longer, known = self.compare(rows[part], others[part])
                 right += float((((margin > 0) == (longer > 0)) * known).sum())
                 total += float(known.sum())
@@ -113,15 +115,15 @@ class PairTrainer(TaskTrainer):
 def pair_margins(
     predictor: CrossPredictor, prepared: PreparedRows, pairs: tuple[Rows, Rows], llm: Tensor
 ) -> Tensor:
-    """Logits that the first prompts' answers are longer: float32, (pairs,), on the device."""
+    """Compute logits that the first prompts' answers are longer: float32, (pairs,)."""
     device = predictor.anchor_ids.device
     first, second = (pad(prepared, prompts).to(device) for prompts in pairs)
-    mine, theirs = (prepared.features[prompts].to(device) for prompts in pairs)
-    return predictor.margin(predictor.encoder(first, second), mine, theirs, llm.to(device))
+    own, others = (prepared.features[prompts].to(device) for prompts in pairs)
+    return predictor.margin(predictor.encoder(first, second), own, others, llm.to(device))
 
 
 def read_against(predictor: CrossPredictor, prepared: PreparedRows, prompts: Rows) -> Tensor:
-    """Some prompts with every anchor: float32, (prompts, anchors, width), in main memory."""
+    """Encode prompts with every anchor: float32, (prompts, anchors, width), in main memory."""
     predictor.eval()
     device = predictor.anchor_ids.device
     order = np.argsort([len(prepared.ids[i]) for i in prompts], kind="stable")
@@ -134,7 +136,7 @@ def read_against(predictor: CrossPredictor, prepared: PreparedRows, prompts: Row
 
 
 def against_anchors(predictor: CrossPredictor, prepared: PreparedRows, rows: Rows) -> Tensor:
-    """The head's raw numbers for some rows, float32, (rows, 1)."""
+    """Compute the head's raw numbers for some rows, float32, (rows, 1)."""
     examples = prepared.examples
     prompts, where = np.unique(examples.prompt_index[rows], return_inverse=True)
     vectors = read_against(predictor, prepared, prompts)[where]
@@ -143,7 +145,7 @@ def against_anchors(predictor: CrossPredictor, prepared: PreparedRows, rows: Row
 
 
 def scored(predictor: CrossPredictor, vectors: Tensor, features: Tensor, llm: Tensor) -> Tensor:
-    """The head's raw number, float32, (rows, 1); see `CrossPredictor.scores`."""
+    """Compute the head's raw number, float32, (rows, 1); see `CrossPredictor.scores`."""
     device = predictor.anchor_ids.device
     with torch.inference_mode():
         out = predictor.scores(vectors.to(device), features.to(device), llm.to(device))
@@ -153,30 +155,31 @@ def scored(predictor: CrossPredictor, vectors: Tensor, features: Tensor, llm: Te
 def inserted(
     predictor: CrossPredictor, prepared: PreparedRows, examples: Examples, rows: Rows
 ) -> tuple[list[Rows], int]:
-    """Lists of test rows, each of one LLM, as binary insertion orders them.
+    """Order lists of test rows, each of one LLM, by binary insertion.
 
     Args:
         predictor: Trained.
-        prepared: What it read.
+        prepared: The rows as the predictor reads them.
         examples: Its rows.
-        rows: Those to order; the first `LIST` of `LISTS` LLMs are.
+        rows: The rows to order; the first `LIST` of `LISTS` LLMs are used.
 
     Returns:
-        Each list, shortest answer first, as places among `rows`; and how many pairs were read.
+        Each list, shortest answer first, as places among `rows`; and the number of pairs that were
+        read.
     """
     llm = examples.llm_index[rows]
     lists = [np.flatnonzero(llm == one)[:LIST] for one in np.unique(llm)[:LISTS]]
     predictor.eval()
 
-    def longer(questions: list[tuple[int, int, int]]) -> list[bool]:
-        mine = rows[[lists[g][item] for g, item, _ in questions]]
-        theirs = rows[[lists[g][other] for g, _, other in questions]]
-        pairs = examples.prompt_index[mine], examples.prompt_index[theirs]
+    def longer(comparisons: list[tuple[int, int, int]]) -> list[bool]:
+        first = rows[[lists[g][item] for g, item, _ in comparisons]]
+        second = rows[[lists[g][other] for g, _, other in comparisons]]
+        pairs = examples.prompt_index[first], examples.prompt_index[second]
         with torch.inference_mode():
             margin = pair_margins(
-                predictor, prepared, pairs, torch.from_numpy(examples.llm_index[mine] + 1)
+                predictor, prepared, pairs, torch.from_numpy(examples.llm_index[first] + 1)
             )
         return [bool(m > 0) for m in margin]
 
-    orders, asked = insertion_orders([len(one) for one in lists], longer)
-    return [one[order] for one, order in zip(lists, orders, strict=True)], asked
+    orders, comparisons = insertion_orders([len(one) for one in lists], longer)
+    return [one[order] for one, order in zip(lists, orders, strict=True)], comparisons

@@ -1,6 +1,6 @@
-"""Rows as a model reads them: texts as token ids, or vectors; and the reading of many.
+"""The rows as a backbone reads them: token ids or vectors.
 
-Called by fit, pair_run, task_measure and task_runs.
+Several tasks may share one, so that the texts are read once.
 """
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False
@@ -26,24 +26,25 @@ from lengthwise_training.backbones.vectors import VectorEncoder
 from lengthwise_training.data.examples import VALIDATION_FOLD, Examples
 from lengthwise_training.fitting.config import FitConfig
 
-#: Texts read at once when nothing is learned from them.
+#: Texts in a forward pass while the backbone does not learn.
 READ_AT_ONCE = 32
 
 
 @dataclass
 class PreparedRows:
-    """The rows as the model reads them; several tasks may share one, and so read the texts once.
+    """The rows as the model reads them.
 
     Attributes:
         examples: The rows.
         tokenizer: Of the backbone.
         encoder: The backbone as it was loaded; runs that change it work on a copy.
-        ids: Token ids of each prompt, none of them padding, both ends of a long one; empty for
+        ids: Token ids of each prompt, without padding ids, both ends of a long one; empty for
             vectors.
         features: float32, (prompts, len(FEATURE_NAMES)).
-        vectors: float32, (prompts, width), what the unchanged encoder makes of each prompt; None
-            until somebody needs it.
-        read_cpu_s: How long that took, seconds on the processors' clocks.
+        vectors: float32, (prompts, width), the unchanged encoder's output for each prompt; None
+            until
+            it is needed.
+        read_cpu_s: CPU time of computing `vectors`, s.
         raw_vectors: float32, (prompts, width), as collected from the served LLM, if they were.
     """
 
@@ -68,10 +69,12 @@ def prepare(
         hidden: float32, (prompts, width), the served LLM's vectors, for the backbone `hidden`.
 
     Raises:
-        ValueError: That backbone without vectors, or vectors without it.
+        ValueError: The backbone `hidden` without vectors, or vectors with another backbone.
     """
     if (config.backbone.name == HIDDEN) != (hidden is not None):
-        raise ValueError("--backbone hidden needs --hidden FILE.npz, and no other backbone has it")
+        raise ValueError(
+            "--backbone hidden needs --hidden FILE.npz, and no other backbone takes it"
+        )
     torch.manual_seed(config.seed)
     encoder, tokenizer = load_backbone(config.backbone)
     if hidden is not None:
@@ -96,7 +99,7 @@ def prepare(
 
 
 def pad(prepared: PreparedRows, prompts: NDArray[np.int64]) -> Tensor:
-    """The prompts' ids, right-padded: int64, (prompts, longest)."""
+    """Return the prompts' ids, right-padded: int64, (prompts, longest)."""
     ids = [prepared.ids[i] for i in prompts]
     out = torch.full((len(ids), max(map(len, ids))), prepared.encoder.pad_id)
     for row, mine in zip(out, ids, strict=True):
@@ -105,7 +108,7 @@ def pad(prepared: PreparedRows, prompts: NDArray[np.int64]) -> Tensor:
 
 
 def unchanged_vectors(prepared: PreparedRows) -> Tensor:
-    """What the encoder as loaded makes of each prompt, computed once for all runs."""
+    """Return the loaded encoder's vector of each prompt, computed once for all runs."""
     if prepared.vectors is None:
         began = time.process_time()
         prepared.vectors = read_all(prepared.encoder, prepared)
@@ -116,7 +119,10 @@ def unchanged_vectors(prepared: PreparedRows) -> Tensor:
 def read_all(
     encoder: Any, prepared: PreparedRows, prompts: NDArray[np.int64] | None = None
 ) -> Tensor:
-    """The vectors of all prompts, or of some and 0 for the others: float32, (prompts, width)."""
+    """Compute the vectors of all prompts: float32, (prompts, width).
+
+    `prompts`: only these; the vectors of the others are 0.
+    """
     needed = np.arange(len(prepared.ids)) if prompts is None else prompts
     needed = needed[np.argsort([len(prepared.ids[i]) for i in needed], kind="stable")]
     out = torch.zeros(len(prepared.ids), encoder.width)

@@ -12,9 +12,9 @@ class FitProgress:
     Attributes:
         epoch: Epochs done.
         seconds: Time of training so far.
-        cpu_seconds: The same on the processors' clocks, which a busy machine does not lengthen.
+        cpu_seconds: CPU time of training so far, which other load on the machine does not lengthen.
         best_tau: Best tau-b on the validation rows so far.
-        history: That of every epoch.
+        history: tau-b of every epoch.
     """
 
     epoch: int = 0

@@ -1,7 +1,7 @@
-"""The whole model of a task: encoder, trunk, head, and what makes its answer the product's.
+"""The whole model of a task: encoder, trunk, head and calibration.
 
-Whatever was learned, the graph ends in the four numbers that serving expects. Called by fit, which
-trains the parts, and by onnx_export.
+For every task, the graph ends in the four numbers that serving expects. Called by `trainer`, which
+trains the parts, and by `export.onnx_export`.
 """
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False
@@ -23,7 +23,7 @@ KNOTS = 24
 
 
 class Trunk(nn.Module):
-    """Text vector, counts and LLM to the head's raw numbers; row 0 is an LLM not seen."""
+    """Maps text vector, counts and LLM to the head's raw numbers; LLM row 0 is any unknown LLM."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Trunk(nn.Module):
         dropout: float,
         start: Tensor,
     ) -> None:
-        """Build it.
+        """Build the trunk.
 
         Args:
             width: Of the text vector.
@@ -44,7 +44,7 @@ class Trunk(nn.Module):
             llm_count: LLMs with an embedding of their own.
             hidden: Width of the one hidden layer.
             dropout: Share dropped of the inputs and of the hidden layer.
-            start: float32, (outputs,), what it says before it has learned.
+            start: float32, (outputs,), its output before it has learned.
         """
         super().__init__()
         self.register_buffer("centre", centre)
@@ -60,11 +60,11 @@ class Trunk(nn.Module):
             self.out.bias.copy_(start)
 
     def forward(self, vector: Tensor, features: Tensor, llm: Tensor) -> Tensor:
-        """Raw numbers, float32, (batch, outputs).
+        """Compute the raw numbers, float32, (batch, outputs).
 
         Args:
             vector: float32, (batch, width).
-            features: float32, (batch, feature_count), as `text_features` gives them.
+            features: float32, (batch, feature_count), from `text_features`.
             llm: int64, (batch,); 0 stands for the mean of all LLMs.
         """
         counts = standardise(features[:, : len(self.centre)], self.centre, self.spread)
@@ -75,31 +75,31 @@ class Trunk(nn.Module):
 
 
 class Calibration(nn.Module):
-    """Numbers found on validation rows: tokens for a score, a middle in the middle, honest gaps.
+    """Numbers fitted on validation rows: tokens for a score, a centred middle, and correct gaps.
 
-    All of it keeps the order of the answers.
+    They keep the order of the predictions.
     """
 
     def __init__(self) -> None:
-        """As good as absent, until calibration.fit fills it in."""
+        """Start as the identity; `fit_calibration` fills it in."""
         super().__init__()
         line = torch.linspace(-1.0, 1.0, KNOTS)
         self.register_buffer("scores", line)
         self.register_buffer("tokens", line.clone())
         self.register_buffer("shift", torch.zeros(1))
         self.register_buffer("mean_shift", torch.zeros(1))
-        # Row 0 for an LLM that was not seen, row 1 for one that was: below, above.
+        # Row 0 for an unknown LLM, row 1 for a known one: gap below, gap above.
         self.register_buffer("gaps", torch.ones(2, 2))
 
     def place(self, score: Tensor) -> Tensor:
-        """Log tokens of a rank score, piecewise linear and rising: float32, (batch,)."""
+        """Map a rank score to log tokens, piecewise linear and rising: float32, (batch,)."""
         at = (score.unsqueeze(1) >= self.scores).sum(1).sub(1).clamp(0, KNOTS - 2)
         low, high = self.scores[at], self.scores[at + 1]
         part = (score - low) / (high - low)
         return self.tokens[at] + part * (self.tokens[at + 1] - self.tokens[at])
 
     def forward(self, decoded: Tensor, llm: Tensor) -> Tensor:
-        """Log p10, p50, p90 and mean, float32, (batch, 4); `decoded`: as `Head.decode`."""
+        """Compute log p10, p50, p90 and mean, float32, (batch, 4), from `Head.decode`'s numbers."""
         p50, below, above, mean = decoded.unbind(1)
         p50, mean = p50 + self.shift, mean + self.mean_shift
         gaps = self.gaps[llm.clamp(max=1)]
@@ -107,7 +107,7 @@ class Calibration(nn.Module):
 
 
 class TaskPredictor(nn.Module):
-    """Ids (or vectors), counts and LLM to log p10, p50, p90 and mean."""
+    """Maps ids (or vectors), counts and LLM to log p10, p50, p90 and mean."""
 
     def __init__(self, encoder: Any, trunk: Trunk, head: Head) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class TaskPredictor(nn.Module):
         self.calibration = Calibration()
 
     def decoded(self, raw: Tensor) -> Tensor:
-        """What the head says, with tokens for what is only a score: float32, (batch, 4)."""
+        """Decode the head's output, with tokens for a mere score: float32, (batch, 4)."""
         out = self.head.decode(raw)
         if not self.head.ranks_only:
             return out
@@ -123,16 +123,17 @@ class TaskPredictor(nn.Module):
         return torch.stack([p50, out[:, 1], out[:, 2], p50], dim=1)
 
     def answer(self, vector: Tensor, features: Tensor, llm: Tensor) -> Tensor:
-        """As `forward`, from the text's vector, for a text that was read already."""
+        """Predict from a text's vector that was computed before; otherwise as `forward`."""
         raw = self.trunk(vector, features, llm)
         return self.calibration(self.decoded(raw), llm)
 
     def forward(self, inputs: Tensor, features: Tensor, llm: Tensor) -> Tensor:
-        """Log tokens, float32, (batch, 4): p10, p50, p90, mean.
+        """Compute log tokens, float32, (batch, 4): p10, p50, p90, mean.
 
         Args:
             inputs: int64, (batch, seq), right-padded; or float32, (batch, width), if the encoder
-                takes vectors.
+                takes
+                vectors.
             features: float32, (batch, feature_count).
             llm: int64, (batch,); 0 is any other LLM.
         """

@@ -29,11 +29,11 @@ from lengthwise_training.objectives.head import LengthBatch
 
 
 class TaskTrainer:
-    """The moving parts of one run."""
+    """The model, rows, optimizer and schedule of one run."""
 
     def __init__(self, prepared: PreparedRows, config: FitConfig, predictor: TaskPredictor) -> None:
         self.prepared, self.config = prepared, config
-        # The rows stay in main memory; what a step needs of them goes to the device.
+        # The rows stay in main memory; each step copies what it needs to the device.
         self.device = torch.device(config.device)
         self.predictor = predictor = predictor.to(self.device)
         examples = prepared.examples
@@ -45,13 +45,13 @@ class TaskTrainer:
         self.validation = np.flatnonzero(examples.folds == VALIDATION_FOLD)
         # A list of one row has no order.
         self.steps_an_epoch = max(1, len(self.training) // config.batch)
-        mine = [p for n, p in predictor.named_parameters() if not n.startswith("encoder.")]
-        theirs = [p for p in predictor.encoder.parameters() if p.requires_grad]
+        others = [p for n, p in predictor.named_parameters() if not n.startswith("encoder.")]
+        encoder = [p for p in predictor.encoder.parameters() if p.requires_grad]
         rate = config.learning_rate
         pretrained = config.backbone.name not in (TINY, HIDDEN)
-        groups = [{"params": mine, "lr": rate}]
-        if theirs:
-            groups.append({"params": theirs, "lr": config.encoder_rate if pretrained else rate})
+        groups = [{"params": others, "lr": rate}]
+        if encoder:
+            groups.append({"params": encoder, "lr": config.encoder_rate if pretrained else rate})
         self.optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
         steps = config.passes * self.steps_an_epoch
         warm = max(1, steps // 10)
@@ -62,7 +62,7 @@ class TaskTrainer:
         self._vectors: Tensor | None = None
 
     def epoch(self, number: int, bar: Any) -> None:
-        """One pass over the training rows."""
+        """Make one pass over the training rows."""
         config, predictor = self.config, self.predictor
         torch.manual_seed(config.seed * 1_000_003 + number)
         rng = np.random.default_rng([config.seed, number])
@@ -86,13 +86,16 @@ class TaskTrainer:
             bar.update()
 
     def vectors_for_steps(self) -> Tensor | None:
-        """What the frozen encoder makes of the prompts; None: each step reads for itself."""
+        """Return the frozen encoder's vectors; None: each step reads its own texts."""
         return self.vectors()
 
     def step_loss(
         self, rows: NDArray[np.int64], rng: np.random.Generator, vectors: Tensor | None
     ) -> Tensor:
-        """The loss of some rows, a scalar; `vectors`: of all prompts; None reads these ones."""
+        """Compute the loss of some rows, a scalar.
+
+        `vectors`: of all prompts; None reads the texts of these rows.
+        """
         at = self.prompt[rows]
         vector = self.read(rows) if vectors is None else vectors[at].to(self.device)
         features = self.prepared.features[at].to(self.device)
@@ -100,7 +103,7 @@ class TaskTrainer:
         return self.predictor.head.loss(raw, self.batch(rows))
 
     def batch(self, rows: NDArray[np.int64]) -> LengthBatch:
-        """What the loss is told of some rows."""
+        """Return the lengths of some rows for the loss."""
         known = self.known[rows]
         drawn = torch.multinomial(known.to(torch.float32), 1).squeeze(1)
         return LengthBatch(
@@ -112,13 +115,13 @@ class TaskTrainer:
         )
 
     def read(self, rows: NDArray[np.int64]) -> Tensor:
-        """The encoder's vectors of some rows, each prompt read once: float32, (rows, width)."""
+        """Encode some rows, each prompt once: float32, (rows, width)."""
         prompts, where = np.unique(self.prompt[rows], return_inverse=True)
         vectors = self.predictor.encoder(pad(self.prepared, prompts).to(self.device))
         return vectors[torch.from_numpy(where).to(self.device)]
 
     def vectors(self) -> Tensor:
-        """What the encoder makes of the prompts to learn from: float32, (prompts, width)."""
+        """Return the encoder's vectors of the prompts to learn from: float32, (prompts, width)."""
         if self._vectors is None:
             if self.config.tuned == 0:
                 self._vectors = unchanged_vectors(self.prepared)
@@ -129,7 +132,7 @@ class TaskTrainer:
         return self._vectors
 
     def raw(self, rows: NDArray[np.int64], llm: Tensor) -> Tensor:
-        """The trunk's numbers for some rows, without dropout: float32, (rows, outputs)."""
+        """Compute the trunk's numbers for some rows, without dropout: float32, (rows, outputs)."""
         self.predictor.eval()
         at = self.prompt[rows]
         vectors = self._vectors
@@ -141,7 +144,7 @@ class TaskTrainer:
         return out.cpu().clone()
 
     def validation_tau(self) -> float:
-        """Kendall's tau-b of the validation rows' middles with their mean lengths, pooled."""
+        """Compute tau-b of the validation rows' middles with their mean lengths, pooled."""
         rows = self.validation
         with torch.inference_mode():
             raw = self.raw(rows, self.llm[rows]).to(self.device)
@@ -154,7 +157,7 @@ class TaskTrainer:
         return float(kendalltau(middle, mean).statistic)
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """A copy of all weights that a run may change."""
+        """Copy all weights that a run may change."""
         whole = self.predictor.state_dict()
         return {
             name: value.clone()
@@ -163,13 +166,13 @@ class TaskTrainer:
         }
 
     def load_trainable(self, state: dict[str, Tensor]) -> None:
-        """Put back what `trainable_state` gave."""
+        """Restore the weights that `trainable_state` returned."""
         self.predictor.load_state_dict(state, strict=False)
         if self.config.tuned:
             self._vectors = None
 
     def save(self, path: Path, progress: FitProgress, best: dict[str, Tensor]) -> None:
-        """Write the checkpoint whole or not at all."""
+        """Write the checkpoint completely or not at all."""
         part = path.with_suffix(".part")
         torch.save(
             {
@@ -184,7 +187,7 @@ class TaskTrainer:
         os.replace(part, path)
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Go back to a checkpoint."""
+        """Restore a checkpoint."""
         self.load_trainable(saved["weights"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """The numbers of the tasks; each is used by those it names.
+    """The numbers of the tasks; each is used by the tasks named here.
 
     Attributes:
         label_max_tokens: Longest label of the equal-width classes, linear bins and scalars, tokens;
             longer answers are in the last class or bin.
-        classes: Classes of one width.
+        classes: Number of classes of equal width.
         class_weights: Whether percentile classes are weighted by their inverse counts.
         bucket_tokens: Lengths within one bucket are tied for ListMLE, tokens.
         bins: Bins of the histogram that is even in log tokens.
         sigma_bins: Its smoothing, bins.
         linear_bins: Bins of the histogram that is even in tokens.
         sigma_tokens: Its smoothing, tokens.
-        scalar_quantile: Which quantile the scalar of that name is, 0 to 1.
+        scalar_quantile: The quantile of `scalar-quantile`, 0 to 1.
         anchors: Prompts that the cross-encoder compares a prompt with.
     """
 

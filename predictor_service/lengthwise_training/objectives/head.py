@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-#: The quantiles of the product's answer.
+#: The quantiles of a prediction.
 QUANTILES = (0.1, 0.5, 0.9)
 
 #: tau-b and pair accuracy.
@@ -25,14 +25,14 @@ RankScores = tuple[float, float]
 
 @dataclass(frozen=True)
 class LengthBatch:
-    """The lengths that a step learns from.
+    """The lengths that one training step learns from.
 
     Attributes:
         tokens: float32, (batch, n), tokens; 1 where there is no sample.
-        known: bool, (batch, n), where there is one.
-        cut: bool, (batch, n), where a cap ended it.
+        known: bool, (batch, n), where there is a sample.
+        cut: bool, (batch, n), where a cap ended the answer.
         drawn: int64, (batch,), one known sample of each row, for losses that order rows.
-        order: int64, (batch,), a permutation, to break ties by chance.
+        order: int64, (batch,), a random permutation that breaks ties.
     """
 
     tokens: Tensor
@@ -42,7 +42,7 @@ class LengthBatch:
     order: Tensor
 
     def one(self) -> tuple[Tensor, Tensor]:
-        """The drawn sample of each row, and whether it was cut: (batch,) each."""
+        """Return the drawn sample of each row, and whether it was cut: (batch,) each."""
         at = self.drawn.unsqueeze(1)
         return self.tokens.gather(1, at).squeeze(1), self.cut.gather(1, at).squeeze(1)
 
@@ -50,8 +50,12 @@ class LengthBatch:
 class Head(nn.Module):
     """Base of all heads.
 
+    `decode` turns the raw numbers into a prediction in log tokens: the middle, the gaps to p10 and
+    p90, and the mean. Where a head has no unit of its own (a rank score) or no spread,
+    `fitting.calibration` adds it afterwards, on validation rows.
+
     Attributes:
-        outputs: Raw numbers it reads.
+        outputs: How many raw numbers it reads.
         ranks_only: Its middle has no unit until calibration gives it one.
     """
 
@@ -59,19 +63,19 @@ class Head(nn.Module):
     ranks_only = False
 
     def start(self) -> Tensor:
-        """Where the raw numbers should begin, float32, (outputs,)."""
+        """Initial values of the raw numbers, float32, (outputs,)."""
         return torch.zeros(self.outputs)
 
     def loss(self, raw: Tensor, batch: LengthBatch) -> Tensor:
-        """A scalar; `raw`: float32, (batch, outputs)."""
+        """Compute the loss, a scalar; `raw`: float32, (batch, outputs)."""
         raise NotImplementedError
 
     def middle(self, raw: Tensor) -> Tensor:
-        """The answer's middle, log tokens, float32, (batch,)."""
+        """Compute the middle of the prediction, log tokens, float32, (batch,)."""
         raise NotImplementedError
 
     def decode(self, raw: Tensor) -> Tensor:
-        """Middle, gap below, gap above, mean: log tokens, float32, (batch, 4)."""
+        """Compute middle, gap below, gap above and mean: log tokens, float32, (batch, 4)."""
         p50 = self.middle(raw)
         one = torch.ones_like(p50)
         return torch.stack([p50, one, one, p50], dim=1)
@@ -79,7 +83,7 @@ class Head(nn.Module):
     def own_scores(
         self, raw: Tensor, tokens: Tensor, known: Tensor, score: Callable[[Tensor], RankScores]
     ) -> dict[str, float]:
-        """Scores of what the method's inventors decide by, for metrics.json; by default none.
+        """Score what the method's inventors decide by, for metrics.json; by default nothing.
 
         Args:
             raw: float32, (rows, outputs), of the test rows.
@@ -91,5 +95,5 @@ class Head(nn.Module):
 
 
 def usual_tokens(lengths: NDArray[np.float32]) -> float:
-    """The median length, tokens."""
+    """Return the median length, tokens."""
     return float(np.median(lengths))

@@ -1,7 +1,8 @@
-"""The losses of the tasks, as plain functions of tensors; called by heads.
+"""The losses of the tasks, as plain functions of tensors; called by the heads.
 
-A length that a cap cut is a lower bound everywhere: to predict more than it costs nothing. What an
-order says of a cut answer is only that it is longer than the answers that ended before its cap.
+The length of an answer that was cut at a cap is a lower bound: predicting more than it costs
+nothing. In an order, a cut answer is only known to be longer than the answers that ended before its
+cap.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ from torch.nn import functional
 
 
 def sample_mean(loss: Tensor, known: Tensor) -> Tensor:
-    """Mean over the samples of a row, then over rows; a scalar.
+    """Average over the samples of a row, then over rows; a scalar.
 
     Args:
         loss: float32, (batch, n).
-        known: bool, (batch, n), which of them there are; at least one a row.
+        known: bool, (batch, n), which samples exist; at least one in each row.
     """
     weight = known.to(loss.dtype)
     return ((loss * weight).sum(1) / weight.sum(1).clamp(min=1.0)).mean()
 
 
 def overshoot_free(error: Tensor, cut: Tensor) -> Tensor:
-    """Errors (prediction - length) with those of cut answers at 0 where the prediction is above.
+    """Set the error (prediction - length) of a cut answer to 0 where the prediction is above.
 
     Args:
         error: float32, any shape.
@@ -33,7 +34,7 @@ def overshoot_free(error: Tensor, cut: Tensor) -> Tensor:
 
 
 def pinball(predicted: Tensor, length: Tensor, cut: Tensor, quantile: float) -> Tensor:
-    """Pinball loss of one quantile; for a cut answer that of Powell, elementwise.
+    """Pinball loss of one quantile, elementwise; for a cut answer, that of Powell.
 
     Args:
         predicted: float32, any shape.
@@ -48,20 +49,20 @@ def pinball(predicted: Tensor, length: Tensor, cut: Tensor, quantile: float) -> 
 
 
 def list_mle(utility: Tensor, length: Tensor, cut: Tensor, order: Tensor) -> Tensor:
-    """Negative log-likelihood, under Plackett and Luce, of the list sorted short first; a scalar.
+    """Negative log-likelihood of the list sorted short first, under Plackett and Luce; a scalar.
 
     The sum over places of log(sum of exp(utility) of this and all later items) - utility. A cut
-    answer stands behind the answers that ended before its cap, and takes no place of its own.
+    answer comes after the answers that ended before its cap, and has no place of its own.
 
     Args:
-        utility: float32, (list,), larger for what should stand earlier.
+        utility: float32, (list,), larger for items that come earlier.
         length: float32, (list,), tokens or buckets of them; equal ones are tied.
         cut: bool, (list,).
-        order: int64, (list,), a permutation; breaks ties by chance.
+        order: int64, (list,), a random permutation that breaks ties.
 
     Source: Xia et al., "Listwise approach to learning to rank", 2008.
     """
-    # Two stable sorts: by chance first, then a cut answer behind an equal one that ended.
+    # Two stable sorts after the random order: a cut answer comes behind an equal one that ended.
     order = order[torch.argsort(cut[order].to(torch.int64), stable=True)]
     order = order[torch.argsort(length[order], stable=True)]
     u, ended = utility[order], ~cut[order]
@@ -70,15 +71,15 @@ def list_mle(utility: Tensor, length: Tensor, cut: Tensor, order: Tensor) -> Ten
 
 
 def pair_logistic(score: Tensor, length: Tensor, cut: Tensor) -> Tensor:
-    """Cross-entropy of "which of two answers is longer" over all pairs known; a scalar.
+    """Cross-entropy of "which of two answers is longer" over all known pairs; a scalar.
 
     Args:
         score: float32, (batch,), larger for longer.
         length: float32, (batch,).
-        cut: bool, (batch,); of a pair the shorter must have ended.
+        cut: bool, (batch,); a pair is known if its shorter answer ended.
     """
     gap = length.unsqueeze(1) - length.unsqueeze(0)
-    # The longer one may be cut; of two equal lengths one cut is the longer one.
+    # The longer one may be cut; of two equal lengths, a cut one is the longer one.
     longer = (gap > 0) | ((gap == 0) & cut.unsqueeze(1) & ~cut.unsqueeze(0))
     pairs = longer & ~cut.unsqueeze(0)
     margin = score.unsqueeze(1) - score.unsqueeze(0)
@@ -111,23 +112,23 @@ def cumulative_link(
         score: float32, (batch,).
         thresholds: float32, (classes - 1,), rising.
         label: int64, (batch, n), class of each sample.
-        cut: bool, (batch, n); such an answer says nothing of thresholds above its class.
+        cut: bool, (batch, n); such an answer gives no information on thresholds above its class.
         known: bool, (batch, n).
     """
     logit = score.view(-1, 1, 1) - thresholds  # (batch, 1, classes - 1)
     place = torch.arange(len(thresholds), device=score.device)
     beyond = label.unsqueeze(-1) > place  # (batch, n, classes - 1)
-    told = known.unsqueeze(-1) & (beyond | ~cut.unsqueeze(-1))
+    counts = known.unsqueeze(-1) & (beyond | ~cut.unsqueeze(-1))
     loss = functional.binary_cross_entropy_with_logits(
         logit.expand(beyond.shape), beyond.to(logit.dtype), reduction="none"
     )
-    return (loss * told).sum() / told.sum().clamp(min=1)
+    return (loss * counts).sum() / counts.sum().clamp(min=1)
 
 
 def edge_renormalised_kernel(bins: int, sigma: float) -> Tensor:
-    """Gaussian smoothing that loses nothing at the ends: float32, (bins, bins), rows sum to 1.
+    """Gaussian smoothing that loses no mass at the ends: float32, (bins, bins), rows sum to 1.
 
-    A plain convolution lets the mass of an answer near 0 (or near the last bin) fall off the edge,
+    With a plain convolution the mass of an answer near 0 (or near the last bin) falls off the edge,
     so that short answers weigh less: with sigma 32, an answer of 5 tokens keeps 0.57 of its mass.
 
     Args:
@@ -151,7 +152,7 @@ def histogram_kl(
         label: int64, (batch, n), bin of each sample.
         cut: bool, (batch, n).
         known: bool, (batch, n).
-        kernel: float32, (bins, bins), as `edge_renormalised_kernel` gives it.
+        kernel: float32, (bins, bins), from `edge_renormalised_kernel`.
     """
     log_p = functional.log_softmax(logits, dim=-1)
     ended = (known & ~cut).to(log_p.dtype)

@@ -35,13 +35,13 @@ def train_all(
     restart: bool = False,
     baselines: bool = True,
 ) -> dict[str, Any]:
-    """Every task on the same rows and folds, each in a folder of its name; the table of all.
+    """Train every task on the same rows and folds, each in a folder of its name.
 
     Args:
-        config: Its task is passed over.
+        config: Its task is ignored.
         data: JSONL.
         folder: Holds the runs' folders.
-        tasks: Which.
+        tasks: Which tasks.
         hidden: Vectors of the served LLM.
         restart: Forget earlier runs.
         baselines: Whether the baselines are measured on the same rows.
@@ -88,7 +88,7 @@ def train_all(
 
 
 def tasks_table(report: dict[str, Any]) -> str:
-    """`train_all`'s report as Markdown."""
+    """Format `train_all`'s report as Markdown."""
     lines = [
         "| task | tau-b | pooled | pairs | MAE, tokens | p10-p90 | CPU, s | ms | "
         "as its inventors decide: tau-b, pairs |",

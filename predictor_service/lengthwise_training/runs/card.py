@@ -12,7 +12,7 @@ from lengthwise_training.fitting.prepared import PreparedRows
 
 
 def describe(config: FitConfig, prepared: PreparedRows, metrics: dict[str, Any]) -> dict[str, Any]:
-    """What model.json says, but for what the export finds out."""
+    """Return the content of model.json, without what the export measures."""
     examples = prepared.examples
     return {
         "version": f"{config.task}-{examples.fingerprint()[:8]}",
@@ -30,6 +30,7 @@ def describe(config: FitConfig, prepared: PreparedRows, metrics: dict[str, Any])
 
 
 def fold_counts(examples: Examples) -> dict[str, int]:
+    """Count the rows of each side of the split."""
     test, validation = examples.folds == TEST_FOLD, examples.folds == VALIDATION_FOLD
     return {
         "train": int((~test & ~validation).sum()),
@@ -39,4 +40,5 @@ def fold_counts(examples: Examples) -> dict[str, int]:
 
 
 def flat_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return the metrics without the task and the card."""
     return {k: v for k, v in metrics.items() if k not in ("task", "card")}

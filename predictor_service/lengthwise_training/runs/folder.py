@@ -27,7 +27,7 @@ PARITY_TEXTS = 64
 
 
 def save_backbone(prepared: PreparedRows, folder: Path) -> None:
-    """What `rebuild_backbone` reads, and the inputs that parity is measured on."""
+    """Save what `rebuild_backbone` reads, and the inputs that parity is measured on."""
     prepared.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     shape = getattr(getattr(prepared.encoder, "model", None), "config", None)
     if shape is not None:
@@ -40,6 +40,7 @@ def save_backbone(prepared: PreparedRows, folder: Path) -> None:
 
 
 def parity_inputs(prepared: PreparedRows) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the inputs that parity is measured on: of validation rows, and of the probes."""
     examples = prepared.examples
     rows = np.flatnonzero(examples.folds == VALIDATION_FOLD)[:PARITY_TEXTS]
     prompts = examples.prompt_index[rows]

@@ -1,6 +1,6 @@
-"""How good a trained task is, on the test fold, and what a prediction of it takes.
+"""Measures a trained task on the test fold, and the time of a prediction.
 
-Called by task_runs.
+Called by `run` and `all_tasks`.
 """
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False
@@ -34,10 +34,10 @@ from lengthwise_training.scoring.scores import PredictedLengths, pair_accuracy, 
 def measure_task(
     predictor: TaskPredictor, prepared: PreparedRows, config: FitConfig
 ) -> dict[str, Any]:
-    """Scores on the test fold; of classes and pairs also as their inventors decide."""
+    """Score a task on the test fold; for classes and pairs, also as their inventors decide."""
     rows, log_tokens, raw = answer_test_rows(predictor, prepared, config)
     if len(rows) == 0:
-        raise ValueError("no row fell into the test fold; give more rows")
+        raise ValueError("the test fold has no rows; give more rows")
     table = rows.as_table()
     p10, p50, p90 = np.exp(log_tokens.double().numpy()[:, :3].T)
     out = score_test_rows(table, PredictedLengths(p50, p10, p90))
@@ -56,10 +56,11 @@ def measure_task(
 def answer_test_rows(
     predictor: TaskPredictor, prepared: PreparedRows, config: FitConfig
 ) -> tuple[Examples, torch.Tensor, torch.Tensor]:
-    """The test rows, the model's answer to each, and the head's raw numbers.
+    """Predict the test rows.
 
     Returns:
-        The rows; log tokens, float32, (rows, 4); and float32, (rows, outputs).
+        The rows; log tokens, float32, (rows, 4); and the head's raw numbers, float32, (rows,
+        outputs).
     """
     examples = prepared.examples
     at = np.flatnonzero(examples.folds == TEST_FOLD)
@@ -75,7 +76,7 @@ def answer_test_rows(
 
 
 def test_raw(predictor: TaskPredictor, prepared: PreparedRows, config: FitConfig) -> Tensor:
-    """The trunk's raw numbers for the test rows, float32, (rows, outputs)."""
+    """Compute the trunk's raw numbers for the test rows, float32, (rows, outputs)."""
     examples = prepared.examples
     rows = np.flatnonzero(examples.folds == TEST_FOLD)
     prompts = np.unique(examples.prompt_index[rows])
@@ -93,10 +94,10 @@ def test_raw(predictor: TaskPredictor, prepared: PreparedRows, config: FitConfig
 def _by_insertion(
     predictor: CrossPredictor, prepared: PreparedRows, p50: NDArray[np.float64]
 ) -> dict[str, float]:
-    """As its inventors use it: lists ordered by insertion, a pair of prompts for each question."""
+    """Score the method as its inventors use it: lists ordered by insertion, pair by pair."""
     examples = prepared.examples
     rows = np.flatnonzero(examples.folds == TEST_FOLD)
-    orders, asked = inserted(predictor, prepared, examples, rows)
+    orders, comparisons = inserted(predictor, prepared, examples, rows)
     table = examples.rows_where(examples.folds == TEST_FOLD).as_table()
     truth = np.array([s[c] for s, c in zip(table.samples, table.one_sample(), strict=True)])
     found = [
@@ -112,16 +113,16 @@ def _by_insertion(
         "inserted_by_anchors_tau_b": float(
             np.mean([tau_b(predicted, real) for _, real, predicted in found])
         ),
-        "questions_per_prompt": asked / sum(map(len, orders)),
+        "questions_per_prompt": comparisons / sum(map(len, orders)),
     }
 
 
 def latency_ms(folder: Path, prompts: Sequence[str]) -> float:
-    """What one prediction takes on one thread, as it is served; the median, ms.
+    """Measure the median time of one prediction, served on one thread, ms.
 
     Args:
         folder: Of an exported model.
-        prompts: Each is asked about once.
+        prompts: Each is predicted once.
     """
     model = LengthModel(folder, provider="cpu", intra_op_threads=1)
     model.predict(prompts[0], "*")
@@ -134,7 +135,7 @@ def latency_ms(folder: Path, prompts: Sequence[str]) -> float:
 
 
 def score_test_rows(table: LengthTable, predicted: PredictedLengths) -> dict[str, Any]:
-    """As evaluate scores it; where no LLM has rows enough, its ranks are over all rows at once."""
+    """Score predictions as `evaluate` does; where no LLM has enough rows, rank all rows at once."""
     found = score(table, predicted)
     assert found is not None  # noqa: S101  (every predictor here answers every row)
     out = found.as_json()

@@ -37,11 +37,11 @@ TIMED = 50
 
 
 class RunMismatch(ValueError):
-    """The folder holds another run; the caller names another folder, or starts it anew."""
+    """The folder holds another run; the caller names another folder, or restarts it."""
 
 
 def read_examples(config: FitConfig, data: Path) -> Examples:
-    """The rows that a run is about; see examples for what may go wrong."""
+    """Read the rows of a run; see `data.examples` for the errors."""
     rows, left_out = read_rows(
         data, rounds=config.rounds, llms=config.llms, cap_tokens=config.cap_tokens
     )
@@ -60,12 +60,12 @@ def train_task(
     prepared: PreparedRows | None = None,
     precision: Precision = Precision.FP32,
 ) -> dict[str, Any]:
-    """Train a task, or go on where it was killed, and export it; returns metrics.json.
+    """Train and export a task, or continue where it was killed; return metrics.json.
 
     Args:
-        config: All it depends on, beside the rows.
+        config: All the run depends on, beside the rows.
         data: JSONL, see examples.read_rows.
-        folder: Of the run; made if it is missing.
+        folder: Of the run; created if it is missing.
         hidden: Vectors of the served LLM, see hidden_states.
         restart: Forget what the folder holds of an earlier run.
         prepared: The rows as read by another run of the same rows and backbone.
@@ -112,7 +112,7 @@ def train_task(
     if written["reads"] == "ids":
         test = prepared.examples.rows_where(prepared.examples.folds == TEST_FOLD)
         metrics["latency_p50_ms"] = latency_ms(folder / precision, test.prompts[:TIMED])
-    # What export needs once the rows are gone; written last: a folder that has it is complete.
+    # A later export needs the card. It is written last: a folder that has it is complete.
     metrics["card"] = card
     (folder / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     return metrics
@@ -127,12 +127,12 @@ def prepare_run(config: FitConfig, data: Path, hidden: Path | None = None) -> Pr
 
 
 def export_run(folder: Path, precision: Precision, out: Path | None = None) -> dict[str, Any]:
-    """Export a finished run in a precision; returns the card as written.
+    """Export a finished run in a precision; return the card as written.
 
     Args:
         folder: Of the run.
-        precision: Which.
-        out: Where to; None is a folder of the precision's name in the run's.
+        precision: Of the encoder.
+        out: Target folder; None is a folder of the precision's name in the run's.
 
     Raises:
         FileNotFoundError: The folder holds no finished run.
@@ -140,8 +140,8 @@ def export_run(folder: Path, precision: Precision, out: Path | None = None) -> d
     config, saved = load_config(folder)
     if not (folder / METRICS).is_file():
         raise FileNotFoundError(
-            f"{folder} holds an unfinished run; give `lengthwise train` the same arguments once "
-            "more, and it goes on"
+            f"{folder} holds an unfinished run; start `lengthwise train` with the same arguments "
+            "to continue it"
         )
     card = json.loads((folder / METRICS).read_text(encoding="utf-8"))["card"]
     predictor, tokenizer = skeleton(config, folder, saved["width"], card["llms"][1:])
@@ -155,7 +155,7 @@ def export_run(folder: Path, precision: Precision, out: Path | None = None) -> d
 
 
 def trainer_type(task: Task) -> type[TaskTrainer]:
-    """What makes the steps of a task."""
+    """Return the class that makes the training steps of a task."""
     return PairTrainer if OBJECTIVES[task].reads_pairs else TaskTrainer
 
 

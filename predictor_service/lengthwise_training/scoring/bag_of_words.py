@@ -24,38 +24,40 @@ Array = NDArray[np.float64]
 #: An LLM with fewer rows than this gets no bag of words of its own.
 LEAST_TRAINING_ROWS = 50
 
-#: More rows than this are not taken for the fit for all LLMs, to bound its time. With 20,000 of
-#: 46,700 it had a tau-b of 0.35 in place of 0.39 on LLMs and prompts of another kind: prompts that
-#: one writer answered dropped out.
+#: Most rows of the fit for all LLMs, to bound its time. With 20,000 of 46,700 rows it had a tau-b
+#: of 0.35 instead of 0.39 on LLMs and prompts of another kind, because it lost prompts that only
+#: one author answered.
 _MOST_ROWS_POOLED = 100_000
 
 
 _SINGULAR_VECTORS = 64
 
-#: LLMs that the trees tell apart, at most, those with the most rows: they can hold 255 categories.
+#: Most LLMs that the trees distinguish, those with the most rows; trees allow 255 categories.
 _MOST_CATEGORIES = 250
 
-#: LLMs whose answers are averaged for one that is not known, at most.
+#: Most LLMs whose predictions are averaged for an unknown LLM.
 _MOST_AVERAGED = 32
 
 
 class BagOfWords:
     """TF-IDF of words and word pairs with cheap counts; the mean of a ridge and boosted trees.
 
-    One for each LLM that has enough rows; and one for all, for LLMs that have few rows or none.
-    Which is better depends: with 430 prompts an LLM the one for all had a tau-b of 0.457 and the
-    own ones 0.361 (CASTILLO/Alpaca), with 3,400 prompts the own ones lead. The target is the mean
-    log length.
+    Each LLM with enough rows has a fit of its own; a fit for all LLMs serves those with few rows or
+    none. Which is better depends: with 430 prompts per LLM the fit for all had a tau-b of 0.457 and
+    the
+    own fits 0.361 (CASTILLO/Alpaca); with 3,400 prompts the own fits lead. The target is the mean
+    log
+    length.
     """
 
     def __init__(
         self, train: LengthTable, *, asked: Collection[str] | None = None, seed: int = 0
     ) -> None:
-        """Fit it.
+        """Fit the baseline.
 
         Args:
-            train: What to learn from.
-            asked: The LLMs that will be asked about; others get no fit of their own. None: all.
+            train: The rows to learn from.
+            asked: The LLMs that will be predicted; others get no fit of their own. None: all.
             seed: Of everything random.
         """
         self._vectorizer = TfidfVectorizer(
@@ -77,7 +79,7 @@ class BagOfWords:
                 mine = train.llms == llm
                 at = train.prompt_index[mine]
                 self._own[llm] = _RidgeAndTrees(wide[at], dense[at], target[mine], seed)
-        # Means per LLM are taken out, so that one for all learns from differences of prompts.
+        # Each LLM's mean is subtracted, so the fit for all learns from differences of prompts.
         self._level = {m: float(target[train.llms == m].mean()) for m in counts}
         self._any_level = float(np.mean(list(self._level.values())))
         self._pooled: _OneForAll | None = None
@@ -94,18 +96,18 @@ class BagOfWords:
         return self._own.keys()
 
     def predict(self, table: LengthTable) -> PredictedLengths:
-        """Each row by its LLM's own fit, if it has one."""
-        return self._said(table, lambda llm: 1.0)
+        """Predict each row by its LLM's own fit, if it has one."""
+        return self._predicted(table, lambda llm: 1.0)
 
     def predict_together(self, table: LengthTable) -> PredictedLengths:
-        """Each row by the fit for all LLMs, if there is more than one."""
-        return self._said(table, lambda llm: 0.0)
+        """Predict each row by the fit for all LLMs, if there is more than one."""
+        return self._predicted(table, lambda llm: 0.0)
 
     def log_tokens(self, table: LengthTable, own_share: Callable[[int], float]) -> Array:
-        """Both, in log(1 + tokens), float64, (rows,).
+        """Mix both fits, in log(1 + tokens), float64, (rows,).
 
         Args:
-            table: What is asked.
+            table: The rows to predict.
             own_share: From an LLM's training rows to the weight of its own fit, 0 to 1.
         """
         words = self._vectorizer.transform(table.prompts)
@@ -117,7 +119,7 @@ class BagOfWords:
             at = table.prompt_index[mine]
             own = self._own.get(str(llm))
             share = 0.0 if own is None else own_share(self._rows[str(llm)])
-            if self._pooled is None:  # there is one LLM, and it may not even be this one
+            if self._pooled is None:  # training had one LLM, perhaps not this one
                 own, share = next(iter(self._own.values())), 1.0
             if share > 0.0 and own is not None:
                 out[mine] += share * own.predict(wide[at], dense[at])
@@ -126,7 +128,7 @@ class BagOfWords:
                 out[mine] += (1.0 - share) * (together.predict(str(llm), at) + level)
         return out
 
-    def _said(self, table: LengthTable, own_share: Callable[[int], float]) -> PredictedLengths:
+    def _predicted(self, table: LengthTable, own_share: Callable[[int], float]) -> PredictedLengths:
         return PredictedLengths(np.maximum(np.expm1(self.log_tokens(table, own_share)), 1.0))
 
     def _views(self, words: sparse.csr_matrix, cheap: Array) -> tuple[sparse.csr_matrix, Array]:
@@ -137,7 +139,7 @@ class BagOfWords:
 def _fit_words(vectorizer: TfidfVectorizer, prompts: Sequence[str]) -> sparse.csr_matrix:
     try:
         return vectorizer.fit_transform(prompts)
-    except ValueError as exc:  # no word stands in two of so few prompts
+    except ValueError as exc:  # no word occurs in two of so few prompts
         vectorizer.min_df = 1
         try:
             return vectorizer.fit_transform(prompts)
@@ -146,7 +148,7 @@ def _fit_words(vectorizer: TfidfVectorizer, prompts: Sequence[str]) -> sparse.cs
 
 
 class _RidgeAndTrees:
-    """The mean of the two."""
+    """The mean of a ridge and boosted trees."""
 
     def __init__(self, wide: sparse.csr_matrix, dense: Array, target: Array, seed: int) -> None:
         self._ridge = Ridge(alpha=1.0, solver="sparse_cg").fit(wide, target)
@@ -158,11 +160,13 @@ class _RidgeAndTrees:
 
 
 class _OneForAll:
-    """The mean of a ridge that does not tell LLMs apart and of trees that do, as a category.
+    """The mean of a ridge that does not distinguish LLMs and of trees that do, by a category.
 
-    Without it the trees could not learn that what is long for one LLM is short for another: with
-    people and GPT-3 among the writers, tau-b of 13 LLMs was 0.435 on CASTILLO's five sources, and
-    0.501 with it. An LLM that they never saw is answered for as for the mean of those they know.
+    Without the category the trees could not learn that what is long for one LLM is short for
+    another:
+    with people and GPT-3 among the authors, tau-b of 13 LLMs was 0.435 on CASTILLO's five sources,
+    and
+    0.501 with it. An unknown LLM is predicted as the mean of the known ones.
     """
 
     def __init__(
@@ -185,7 +189,7 @@ class _OneForAll:
 
 
 class _OneForAllOf:
-    """The fit for all LLMs, of some prompts: what does not depend on the LLM is computed once."""
+    """The fit for all LLMs on some prompts: what does not depend on the LLM is computed once."""
 
     def __init__(self, fit: _OneForAll, wide: sparse.csr_matrix, dense: Array) -> None:
         self._fit, self._wide, self._dense = fit, wide, dense
@@ -213,8 +217,9 @@ class _OneForAllOf:
 class _Trees:
     """Boosted trees on one thread.
 
-    Theirs wait for each other at every leaf, and beside busy processes two took ten times as long
-    as one.
+    Their threads wait for each other at every leaf: beside busy processes, two threads took ten
+    times as
+    long as one.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ BAG_OF_WORDS_TOGETHER = "bag of words, one for all LLMs"
 
 
 class Constant:
-    """The median length, whatever is asked, with the quantiles of all lengths around it."""
+    """The median length for every prompt, with the quantiles of all lengths around it."""
 
     def __init__(self, train: LengthTable) -> None:
         """Fit on the lengths of `train`."""
@@ -27,13 +27,13 @@ class Constant:
         self._low, self._median, self._high = np.quantile(every, [0.1, 0.5, 0.9])
 
     def predict(self, table: LengthTable) -> PredictedLengths:
-        """The same for each row."""
+        """Return the same lengths for each row."""
         one = np.ones(len(table))
         return PredictedLengths(one * self._median, one * self._low, one * self._high)
 
 
 class PromptLength:
-    """The prompt's length in characters, scaled to lengths: the cheapest rank there is."""
+    """The prompt's length in characters, scaled to lengths: the cheapest ranking."""
 
     def __init__(self, train: LengthTable) -> None:
         """Fit the scale on `train`."""
@@ -42,13 +42,13 @@ class PromptLength:
         self._tokens_per_char = median / max(float(np.median(chars)), 1.0)
 
     def predict(self, table: LengthTable) -> PredictedLengths:
-        """Proportional to the prompt."""
+        """Return lengths proportional to the prompt's."""
         chars = np.array([len(p) for p in table.prompts], dtype=np.float64)[table.prompt_index]
         return PredictedLengths(chars * self._tokens_per_char)
 
 
 def ceiling(table: LengthTable) -> PredictedLengths:
-    """The mean of the samples other than the one scored against: no prompt says more."""
+    """Return the mean of the samples other than the scored one: no prompt predicts better."""
     column = table.one_sample()
     others = [
         (s.sum() - s[c]) / (len(s) - 1) if len(s) > 1 else math.nan

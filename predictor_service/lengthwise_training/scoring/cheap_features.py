@@ -1,4 +1,4 @@
-"""Some eighty counts of a text that cost nothing: what a bag of words knows beside the words.
+"""About eighty counts of a text that cost nothing to compute, for the bag of words.
 
 Only the baselines use them. Serving has twenty of its own, `lengthwise_predictor.features`.
 """
@@ -15,7 +15,7 @@ from lengthwise_predictor.features import text_features
 
 Array = NDArray[np.float64]
 
-#: Words whose presence may say how much is asked for; which of them do, the fit decides.
+#: Words whose presence may relate to the answer's length; the fit decides which do.
 _WORDS = (
     *("write", "list", "explain", "describe", "summarize", "translate", "compare", "create"),
     *("generate", "give", "name", "what", "who", "when", "where", "why", "how", "which", "code"),
@@ -29,7 +29,7 @@ _TOKEN = re.compile(r"[a-z]+")
 
 
 def cheap_features(text: str) -> list[float]:
-    """The counts of one text, each about 0 to 10."""
+    """Return the counts of one text, each about 0 to 10."""
     words = _TOKEN.findall(text.lower())
     there = set(words)
     return [

@@ -1,9 +1,10 @@
-"""How good a prediction of lengths is: rank, error and honesty, on rows of any number of samples.
+"""Scores of predicted lengths: rank, error and coverage, on rows with any number of samples.
 
 Rank is scored within each LLM, because a queue holds one LLM, and then averaged. An answer that was
-cut at a cap counts in the ranks as the cap (it is longer than every shorter one; two cut ones tie),
-counts in the errors only for what a prediction falls short of it, and is left out of coverage and
-pinball loss, which cannot be known for it. Called by comparison.
+cut at a cap ranks as the cap: longer than every shorter answer, and tied with other cut ones. In
+the
+errors only a prediction below the cap counts. Coverage and pinball loss leave cut answers out,
+because their true length is unknown.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from lengthwise_training.data.rows import LengthTable
 
 Array = NDArray[np.float64]
 
-#: An LLM with fewer rows than this says nothing about rank; its cells are null.
+#: An LLM needs this many rows for a rank score; below it, its cells are null.
 LEAST_ROWS = 20
 
 
 @dataclass(frozen=True)
 class PredictedLengths:
-    """What a predictor predicted of each row.
+    """What a predictor returned for each row.
 
     Attributes:
-        p50: float64, (rows,), tokens; NaN where it can say nothing.
-        p10, p90: The same for those quantiles; None: it gives none.
+        p50: float64, (rows,), tokens; NaN where there is no prediction.
+        p10, p90: The same for those quantiles; None: the predictor has none.
     """
 
     p50: Array
@@ -37,7 +38,7 @@ class PredictedLengths:
     p90: Array | None = None
 
     def where(self, keep: NDArray[np.bool_]) -> PredictedLengths:
-        """Only some rows; `keep`: bool, (rows,)."""
+        """Keep only some rows; `keep`: bool, (rows,)."""
         return PredictedLengths(
             self.p50[keep],
             None if self.p10 is None else self.p10[keep],
@@ -54,12 +55,12 @@ class Scores:
         tau_b: Kendall's tau-b with one realised sample; of several LLMs, their mean.
         tau_b_mean: The same with the mean of a row's samples.
         tau_b_pooled: Tau-b over the rows of all LLMs at once.
-        pair_accuracy: Share of pairs of one LLM in the right order; a tie predicted is half right.
+        pair_accuracy: Share of pairs of one LLM in the right order; a predicted tie is half right.
         spearman: Spearman's rho, as tau_b.
         mae_tokens: Mean absolute error of p50, tokens.
         rmse_tokens: Root of the mean squared error of p50, tokens.
         within_50, within_100: Share of rows whose p50 is at most so many tokens off.
-        coverage: Share of samples within p10 to p90; 0.8 is honest.
+        coverage: Share of samples within p10 to p90; 0.8 is right.
         pinball: Mean pinball loss of p10, p50 and p90, tokens.
         censored: Share of the samples scored against that were cut at a cap.
     """
@@ -79,12 +80,12 @@ class Scores:
     censored: float
 
     def as_json(self) -> dict[str, Any]:
-        """The fields by name."""
+        """Return the fields by name."""
         return asdict(self)
 
 
 def score(table: LengthTable, predicted: PredictedLengths) -> Scores | None:
-    """Score what was predicted of these rows; None where nothing was predicted of any."""
+    """Score predictions of these rows; None if no row has a prediction."""
     finite = np.isfinite(predicted.p50)
     if not finite.any():
         return None
@@ -121,7 +122,7 @@ def score(table: LengthTable, predicted: PredictedLengths) -> Scores | None:
 
 
 def tau_b(predicted: Array, truth: Array) -> float:
-    """Kendall's tau-b; 0 where one side is constant, which orders nothing."""
+    """Compute Kendall's tau-b; 0 where one side is constant, which orders nothing."""
     if len(truth) < 2 or np.ptp(predicted) == 0 or np.ptp(truth) == 0:
         return 0.0
     return float(kendalltau(predicted, truth).statistic)
@@ -134,9 +135,11 @@ def _spearman(predicted: Array, truth: Array) -> float:
 
 
 def pair_accuracy(predicted: Array, truth: Array) -> float:
-    """Share of pairs in the right order, without those that tie in truth; a tie predicted is half right.
+    """Compute the share of pairs in the right order; a predicted tie is half right.
 
-    From tau-b, whose numerator is the right pairs less the wrong ones, in O(n log n).
+    Pairs that tie in truth are left out. Computed from tau-b, whose numerator is the right pairs
+    minus
+    the wrong ones, in O(n log n).
     """
     pairs = len(truth) * (len(truth) - 1) / 2
     ordered, ties = pairs - _tied(truth), pairs - _tied(predicted)

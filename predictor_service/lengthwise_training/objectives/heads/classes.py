@@ -27,7 +27,7 @@ from lengthwise_training.objectives.objective import Objective, OwnDecision
 
 
 class Classed(Head):
-    """What the heads on classes share: their bounds and the usual length in each."""
+    """Base of the heads on classes: their bounds, and the usual length in each."""
 
     def __init__(self, bounds: NDArray[np.float64], lengths: NDArray[np.float32]) -> None:
         """Cut the training lengths into classes.
@@ -39,7 +39,7 @@ class Classed(Head):
         super().__init__()
         label = np.searchsorted(bounds, lengths, side="right")
         edges = [1.0, *bounds.tolist(), float(max(lengths.max(), bounds[-1] + 1))]
-        # A class that nobody is in is answered by its middle.
+        # An empty class predicts its middle.
         medians = [
             float(np.median(lengths[label == c]))
             if (label == c).any()
@@ -53,15 +53,15 @@ class Classed(Head):
         self.register_buffer("share", torch.tensor(counts / counts.sum(), dtype=torch.float32))
 
     def label(self, tokens: Tensor) -> Tensor:
-        """The class of each length, int64, of the shape of `tokens`."""
+        """Return the class of each length, int64, of the shape of `tokens`."""
         return torch.searchsorted(self.bounds, tokens.contiguous(), right=True)
 
 
 class Classes(Classed):
-    """Classes by cross-entropy; the middle is the mean log median over the classes' shares.
+    """Classes by cross-entropy; the middle is the mean log median, weighted by the classes' shares.
 
-    The seeds of this idea answer with the likeliest class alone, which ties nearly everything when
-    the classes are wide; `likeliest` does the same, to be compared.
+    The published systems with this idea decide by the likeliest class alone, which ties nearly all
+    answers when the classes are wide. `likeliest` does the same, for comparison.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Classes(Classed):
         return class_nll(raw, self.label(batch.tokens), batch.cut, batch.known, self.weight)
 
     def likeliest(self, raw: Tensor) -> Tensor:
-        """Log median of the likeliest class, float32, (batch,)."""
+        """Return the log median of the likeliest class, float32, (batch,)."""
         return self.log_medians[raw.argmax(1)]
 
     @override
@@ -98,12 +98,12 @@ class Classes(Classed):
 
     @override
     def middle(self, raw: Tensor) -> Tensor:
-        # What the weights in the loss did to the shares is undone.
+        # This undoes the effect of the loss weights on the shares.
         return functional.softmax(raw - self.weight.log(), dim=-1) @ self.log_medians
 
 
 class ClassIndex(Classed):
-    """The class's number as if it were a quantity; between two numbers, between two medians."""
+    """The class number as a quantity; between two numbers, it is between two medians."""
 
     def __init__(
         self, bounds: NDArray[np.float64], lengths: NDArray[np.float32], power: int
@@ -123,7 +123,7 @@ class ClassIndex(Classed):
     @override
     def middle(self, raw: Tensor) -> Tensor:
         x, m = raw[:, 0], self.log_medians
-        # Beyond the first and last number the line goes on, so that order is kept.
+        # Beyond the first and last number it extrapolates, which keeps the order.
         at = x.floor().clamp(0, self.classes - 2).to(torch.int64)
         return m[at] + (x - at) * (m[at + 1] - m[at])
 
@@ -139,7 +139,7 @@ class CumulativeLink(Classed):
         self.steps = nn.Parameter(torch.expm1((at[1:] - at[:-1]).clamp(min=0.1)).log())
 
     def thresholds(self) -> Tensor:
-        """Rising by construction: float32, (classes - 1,)."""
+        """Return the thresholds, rising by construction: float32, (classes - 1,)."""
         return torch.cat([self.first, self.first + functional.softplus(self.steps).cumsum(0)])
 
     @override
@@ -154,7 +154,7 @@ class CumulativeLink(Classed):
 
 
 def _rising(bounds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bounds at least a token apart: short answers crowd, and a class must have room."""
+    """Move bounds at least one token apart: short answers crowd, and each class needs room."""
     out = np.maximum(bounds.astype(np.float64), 1.5)
     for i in range(1, len(out)):
         out[i] = max(out[i], out[i - 1] + 1.0)

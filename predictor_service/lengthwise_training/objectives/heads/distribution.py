@@ -19,12 +19,12 @@ from lengthwise_training.objectives.objective import Objective
 
 
 class Histogram(Head):
-    """Shares of bins; its quantiles are read off between the bins' edges."""
+    """Shares of bins; quantiles are interpolated between the bins' edges."""
 
     def __init__(
         self, edges: NDArray[np.float64], lengths: NDArray[np.float32], sigma_bins: float
     ) -> None:
-        """`edges`: float64, (bins + 1,), tokens, rising, the first > 0; longer is the last bin."""
+        """`edges`: float64, (bins + 1,), tokens, rising, > 0; the last bin holds longer answers."""
         super().__init__()
         self.outputs = len(edges) - 1
         self.register_buffer("inner", torch.tensor(edges[1:-1], dtype=torch.float32))
@@ -42,7 +42,7 @@ class Histogram(Head):
         return self.usual.clamp(min=1e-5).log()
 
     def label(self, tokens: Tensor) -> Tensor:
-        """The bin of each length, int64, of the shape of `tokens`."""
+        """Return the bin of each length, int64, of the shape of `tokens`."""
         return torch.searchsorted(self.inner, tokens.contiguous(), right=True)
 
     @override
@@ -51,9 +51,9 @@ class Histogram(Head):
         return histogram_kl(raw, label, batch.cut, batch.known, self.kernel)
 
     def quantile(self, share: Tensor, quantile: float) -> Tensor:
-        """Log tokens below which lies `quantile`: float32, (batch,); `share`: (batch, bins)."""
+        """Return the log tokens at a quantile: float32, (batch,); `share`: (batch, bins)."""
         below = share.cumsum(1)
-        # Rounding may leave the sum under the quantile: then it is the last bin, never the first.
+        # Rounding may leave the sum below the quantile: then the last bin counts, not the first.
         at = (below < quantile).sum(1, keepdim=True).clamp(max=self.outputs - 1)
         mine = share.gather(1, at)
         part = (quantile - (below.gather(1, at) - mine)) / mine.clamp(min=1e-9)

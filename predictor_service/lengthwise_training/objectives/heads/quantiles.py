@@ -18,7 +18,7 @@ from lengthwise_training.objectives.objective import Objective
 
 
 class Quantiles(Head):
-    """p10 <= p50 <= p90 by construction, by pinball loss in log tokens, and the mean."""
+    """p10 <= p50 <= p90 by construction, by pinball loss in log tokens; and the mean."""
 
     outputs = 4
 

@@ -17,12 +17,12 @@ from lengthwise_training.objectives.objective import Objective, OwnDecision
 
 
 class Ranker(Head):
-    """A score that orders answers, larger for longer; calibration gives it tokens."""
+    """A score that orders answers, larger for longer; calibration turns it into tokens."""
 
     ranks_only = True
 
     def __init__(self, usual_tokens: float, bucket_tokens: int | None) -> None:
-        """`bucket_tokens`: tie lengths this close and learn lists; None learns pairs."""
+        """`bucket_tokens`: lengths this close tie, and lists are learned; None learns pairs."""
         super().__init__()
         self.bucket_tokens = bucket_tokens
         self.register_buffer("log_usual", torch.tensor(math.log(usual_tokens)))
@@ -33,7 +33,7 @@ class Ranker(Head):
         if self.bucket_tokens is None:
             return pair_logistic(raw[:, 0], length, cut)
         bucket = torch.floor(length / self.bucket_tokens)
-        # Short first is what a queue wants at the head of the list.
+        # The list is ordered short first, as a queue needs it.
         return list_mle(-raw[:, 0], bucket, cut, batch.order) / len(length)
 
     @override
@@ -42,7 +42,7 @@ class Ranker(Head):
 
 
 class Insertion(Head):
-    """The share of anchors that an answer is longer than; see cross_predictor, which learns it."""
+    """The share of anchors that an answer is longer than; `fitting.pair_trainer` learns it."""
 
     ranks_only = True
 
@@ -52,7 +52,7 @@ class Insertion(Head):
 
     @override
     def middle(self, raw: Tensor) -> Tensor:
-        # As many anchors below as above: a usual length.
+        # A usual length has as many anchors below as above.
         return raw[:, 0] - 0.5 + self.log_usual
 
 

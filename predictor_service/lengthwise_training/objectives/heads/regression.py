@@ -15,13 +15,13 @@ from lengthwise_training.objectives.head import Head, LengthBatch, usual_tokens
 from lengthwise_training.objectives.losses import overshoot_free, sample_mean
 from lengthwise_training.objectives.objective import Objective
 
-#: Below this share of the usual length, a prediction linear in tokens goes on in logs, so that
-#: it stays above 0 and what it ranks stays ranked.
+#: Below this share of the usual length, a prediction linear in tokens continues in logs, so that
+#: it stays above 0 and keeps its order.
 LINEAR_FLOOR = 0.1
 
 
 class LinearTokens(Head):
-    """Tokens as such, in units of the usual length; `power` 1 is absolute error, 2 squared."""
+    """Tokens, in units of the usual length; `power` 1 is absolute error, 2 squared error."""
 
     def __init__(self, usual_tokens: float, power: int) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ Statistic = Literal["max", "mean", "quantile"]
 
 
 class Scalar(Head):
-    """One number for several samples (their maximum, mean or a quantile), as a share of the cap."""
+    """One number for several samples (maximum, mean or a quantile), as a share of the cap."""
 
     def __init__(
         self, usual_tokens: float, cap_tokens: float, of: Statistic, quantile: float
