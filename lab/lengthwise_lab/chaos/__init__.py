@@ -1,6 +1,7 @@
-"""Breaks a whole system on purpose, writes down what everybody saw, and checks the account.
+"""Break a whole system on purpose, record what every client saw, and check the record.
 
-`run.py` is the whole of it: `system.py` starts real processes, `clients.py` use them, `nemesis.py`
-breaks them, all of it into one history (`history.py`), which `checker.py` reads afterwards and
-knows nothing else. Called by `lengthwise bench chaos`.
+`run.py` does all of it. `system/` starts the processes, `clients/` use them, `nemesis.py` breaks
+them by the plan of `faults.py`, `auditor.py` reads what is stored at the end. All of them write one
+history (`history.py`). `checks/` reads that history and nothing else. Called by `lengthwise bench
+chaos`.
 """

@@ -1,7 +1,7 @@
-"""Looks at everything at the end of a run, in Redis itself: what is there, and how it ended.
+"""Read every job and its output from Redis at the end of a run.
 
-It reads through the product's own store and not over HTTP: twenty thousand jobs and their outputs
-would take minutes there. Called by run.py, which has the service asked about some of them, too.
+It uses the product's own store and not HTTP, because twenty thousand jobs and their outputs would
+take minutes over HTTP. Called by run.py, which requests some of the jobs from the service, too.
 """
 
 from __future__ import annotations
@@ -9,55 +9,55 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from lengthwise_lab.chaos.checks.outputs import Entry, entry_text
 from lengthwise_lab.chaos.history import History
-from lengthwise_lab.chaos.checks.outputs import Entry, said
 from lengthwise_lab.chaos.system.processes import QUEUE
 from lengthwise_store.jobs import EntryKind, Job, OutputEntry
 from lengthwise_store.keys import QueueKeys
 from lengthwise_store.store import JobStore
 
-#: Jobs that are read at once.
+#: Jobs read at once.
 _AT_ONCE = 16
 
 
 async def stored_ids(client: Any) -> list[str]:
-    """The ids of all jobs that Redis holds; `client` is connected to the primary."""
+    """Return the ids of all jobs in Redis. `client` is connected to the primary."""
     prefix = QueueKeys(QUEUE).job("")
     pattern = prefix.replace("{", "\\{") + "*"
     found = [key async for key in client.scan_iter(match=pattern, count=1000)]
     return sorted(key.decode().removeprefix(prefix) for key in found)
 
 
-async def look_at(url: str, ids: list[str], history: History) -> None:
-    """Write down how every job ended (`final`), and its whole output (`output`).
+async def record_jobs(url: str, ids: list[str], history: History) -> None:
+    """Record every job (`final`) and its whole output (`output`).
 
     Args:
-        url: The primary.
+        url: URL of the primary.
         ids: The jobs.
-        history: Where to.
+        history: Gets the events.
     """
     store = JobStore(url)
     waiting = iter(ids)
 
-    async def looker() -> None:
+    async def reader() -> None:
         for job_id in waiting:
             job = await store.get(QUEUE, job_id)
             if job is None:
                 history.write("final", "ok", id=job_id, found=False)
                 continue
-            history.write("final", "ok", id=job_id, found=True, **_told(job))
+            history.write("final", "ok", id=job_id, found=True, **_fields(job))
             entries = await store.read_output(QUEUE, job_id)
             history.write("output", "ok", id=job_id, entries=[_entry(e) for e in entries])
 
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(_AT_ONCE):
-                group.create_task(looker())
+                group.create_task(reader())
     finally:
         await store.aclose()
 
 
-def _told(job: Job) -> dict[str, Any]:
+def _fields(job: Job) -> dict[str, Any]:
     return {
         "state": job.state,
         "tenant": job.tenant,
@@ -73,4 +73,4 @@ def _told(job: Job) -> dict[str, Any]:
 def _entry(entry: OutputEntry) -> Entry:
     if entry.kind is EntryKind.ATTEMPT:
         return entry.id, entry.kind, str(entry.attempt)
-    return entry.id, entry.kind, said(entry.kind, entry.data)
+    return entry.id, entry.kind, entry_text(entry.kind, entry.data)

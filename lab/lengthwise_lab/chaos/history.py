@@ -1,29 +1,29 @@
-"""The history of a run: one JSON object a line, in the order in which things were seen.
+"""The history of a run: one JSON object a line, in the order in which the events were observed.
 
-Every event has `t` (s since the run began, monotonic), `op`, and `type` as in Jepsen's histories:
-`invoke` when something is begun, then `ok` (it happened), `fail` (it certainly did not) or `info`
-(nobody knows: the reply was lost). One process writes it, so the lines are in order.
+Every event has `t` (s since the start of the run, monotonic), `op`, and `type` as in Jepsen's
+histories: `invoke` for the start of an operation, then `ok` (it happened), `fail` (it did not
+happen) or `info` (unknown: the reply was lost). One process writes it, so the lines are in order.
 
-| op | its other fields |
+| op | other fields |
 | --- | --- |
-| run | seed, jobs, settings: how it was set up; the first line |
+| run | seed, jobs, settings of the run; the first line |
 | submit | ref, key, spec; ok: id, state, accepted_ms, due_ms, tries; fail: status |
 | cancel | ref, id; ok: state, requested |
-| conflict | ref, status: what another request under its key was answered |
+| conflict | ref, status: the response to a different request under its key |
 | chat | ref, id, text, tries: an OpenAI stream; fail: the job ended without an answer |
-| price | id, predicted_ms, ...: why a job is due when it is due |
-| read | ref, id, entries: all that one reader saw, over all its reconnects; ended |
-| execute | ref, run: a call of the engine; ok: it answered to the end |
-| fault | kind, at: what the nemesis did |
-| peek | id, by, status: what another tenant was told of it |
-| internal_error | where: an answer with status 500 |
-| final | id, found, state, ...: the job's record at the very end |
-| output | id, entries: its whole output, read anew at the very end |
-| view | id, state, text: what the service says of it at the very end |
-| stored | ids of all jobs that Redis holds at the end |
+| price | id, predicted_ms, ...: the parts of a job's due time |
+| read | ref, id, entries, visits: what one reader saw in all its connections; ok: to the end |
+| execute | ref, run: an engine call; ok: the answer was complete |
+| fault | kind, at: a fault of the nemesis |
+| peek | id, by, status: the response to another tenant |
+| internal_error | where: a response with status 500 |
+| final | id, found, state, ...: the job's record at the end |
+| output | id, entries: the whole output at the end |
+| view | id, state, text: what the service returns at the end |
+| stored | ids of all jobs in Redis at the end |
 | queue | depth, scheduled, in_flight, counters at the end |
-| stall, drain | fail: nothing moved any more; jobs were left when time was up |
-| exits | process, statuses: how it ended each time; a signal's is negative |
+| stall, drain | fail: no job made progress; jobs were left after the time limit |
+| exits | process, statuses: its exit statuses; negative for a signal |
 | end | the last line |
 """
 
@@ -43,13 +43,13 @@ class History:
     """Writes a history. Use as a context manager."""
 
     def __init__(self, path: Path) -> None:
-        """The file is made anew."""
+        """Create the file, or empty it."""
         self.path = path
         self._file: TextIO = path.open("w", encoding="utf-8")
         self._start_s = time.monotonic()
 
     def __enter__(self) -> History:
-        """It is open already."""
+        """Return the history. The file is open."""
         return self
 
     def __exit__(
@@ -63,20 +63,20 @@ class History:
 
     @property
     def seconds(self) -> float:
-        """Since the run began."""
+        """Seconds since the start of the run."""
         return time.monotonic() - self._start_s
 
     def write(self, op: str, kind: str, /, **fields: Any) -> None:
-        """Add one event; a crash of this process loses the last few."""
+        """Add an event. A crash of this process loses the last events."""
         event = {"t": round(self.seconds, 6), "op": op, "type": kind} | fields
         self._file.write(json.dumps(event, separators=(",", ":")) + "\n")
 
 
 def read(path: Path) -> Iterator[Event]:
-    """The events of a history, in order.
+    """Yield the events of a history, in order.
 
     Raises:
-        ValueError: A line is not a JSON object; the message names it.
+        ValueError: A line is not an event; the message names it.
     """
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):

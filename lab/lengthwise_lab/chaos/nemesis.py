@@ -1,4 +1,4 @@
-"""Breaks the system: carries out the plan of faults.py. Called by run.py."""
+"""Break the system by the plan of faults.py. Called by run.py."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.queues import Mode
 from lengthwise_store.store import JobStore
 
-#: So many jobs may be handed in while a fault that was due before them has not begun.
+#: How many jobs may be submitted after a fault is due and before it begins.
 _AHEAD = 60
 
-#: How often a fault is tried that the server was not fit for, and the time between, s.
-_TRIES, _AGAIN_S = 5, 1.0
+#: How often a fault that failed is tried, and the pause before the next try, s.
+_TRIES, _RETRY_S = 5, 1.0
 
 
 class Nemesis:
-    """Carries a plan out."""
+    """Carries out a plan."""
 
     def __init__(self, system: System, faults: list[Fault], history: History) -> None:
-        """`faults` in the order of `at`."""
-        self.begun = 0  #: How many faults have been begun.
+        """Store the plan. `faults`: in the order of `at`."""
+        self.started = 0  #: Number of faults that have started.
         self._system, self._faults, self._history = system, faults, history
         self._moved = asyncio.Condition()
         self._submitted = 0
-        self._hour: dict[str, int] = {}
+        self._offset_h: dict[str, int] = {}
 
     async def may_submit(self, number: int) -> None:
-        """Let a job be handed in once the faults that were due well before it have begun."""
+        """Wait until the faults that are due well before this job have started."""
         async with self._moved:
             self._submitted = max(self._submitted, number)
             self._moved.notify_all()
             await self._moved.wait_for(lambda: self._next_at() > number - _AHEAD)
 
     def _next_at(self) -> float:
-        return self._faults[self.begun].at if self.begun < len(self._faults) else float("inf")
+        return self._faults[self.started].at if self.started < len(self._faults) else float("inf")
 
     async def run(self) -> None:
-        """Do all of it; returns when the last is over.
+        """Carry out the plan; return when the last fault is over.
 
-        One after the other, but for a worker that is stopped: it stands still beside what comes
-        next, or fifty of them alone would take four minutes.
+        Faults follow one another. Only a stopped worker overlaps with the next fault, because fifty
+        of them in sequence would take four minutes.
         """
         async with asyncio.TaskGroup() as group:
             stopped: asyncio.Task[None] | None = None
             for fault in self._faults:
                 async with self._moved:
                     await self._moved.wait_for(lambda at=fault.at: self._submitted >= at)  # type: ignore[misc]
-                    self.begun += 1
+                    self.started += 1
                     self._moved.notify_all()
                 if fault.kind is not Kind.STOP_WORKER:
                     await self._do(fault)
@@ -69,16 +69,16 @@ class Nemesis:
         for _ in range(_TRIES):
             self._history.write("fault", "invoke", kind=fault.kind, at=fault.at)
             try:
-                told = await self._acts()[fault.kind](fault)
+                fields = await self._actions()[fault.kind](fault)
             except (RedisError, OSError, StoreUnavailable) as exc:
-                # The server was not fit for it just then: entry_text so, and not counted.
+                # The server was not ready for it. The try is recorded and not counted.
                 self._history.write("fault", "fail", kind=fault.kind, at=fault.at, why=repr(exc))
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(_RETRY_S)
             else:
-                self._history.write("fault", "ok", kind=fault.kind, at=fault.at, **told)
+                self._history.write("fault", "ok", kind=fault.kind, at=fault.at, **fields)
                 return
 
-    def _acts(self) -> dict[Kind, Callable[[Fault], Awaitable[dict[str, Any]]]]:
+    def _actions(self) -> dict[Kind, Callable[[Fault], Awaitable[dict[str, Any]]]]:
         return {
             Kind.KILL_WORKER: self._kill_worker,
             Kind.STOP_WORKER: self._stop_worker,
@@ -125,20 +125,20 @@ class Nemesis:
         return {"victim": victim.name}
 
     async def _clock_jump(self, fault: Fault) -> dict[str, Any]:
-        told = {}
+        hours = {}
         for victim in (
             _pick(self._system.workers, fault.aim),
             _pick(self._system.services, fault.aim),
         ):
-            # Back to the right time, or to the wrong one: each process is an hour off at most.
+            # From the right time to a wrong one, or back: a clock is off by an hour at most.
             started = f"{victim.name} {victim.starts}"
-            by = -self._hour.get(started, 0) or (1 if fault.force < 0.5 else -1)
-            self._hour[started] = self._hour.get(started, 0) + by
+            by = -self._offset_h.get(started, 0) or (1 if fault.force < 0.5 else -1)
+            self._offset_h[started] = self._offset_h.get(started, 0) + by
             victim.signal(signal.SIGUSR1 if by > 0 else signal.SIGUSR2)
-            told[victim.name] = by
-        return {"hours": told}
+            hours[victim.name] = by
+        return {"hours": hours}
 
-    # ------------------------------------------------------------------ the server
+    # ------------------------------------------------------------------ the Redis server
 
     async def _kill_broker(self, fault: Fault) -> dict[str, Any]:
         broker = self._system.broker
@@ -154,39 +154,39 @@ class Nemesis:
 
     async def _failover(self, fault: Fault) -> dict[str, Any]:
         if self._system.sizes.durability == "replica":
-            return await self._crash_over(fault)
-        return await self._hand_over(fault)
+            return await self._crash_failover(fault)
+        return await self._planned_failover(fault)
 
-    async def _crash_over(self, fault: Fault) -> dict[str, Any]:
-        """Let the replica fall behind, kill the primary, and promote the replica as it is."""
+    async def _crash_failover(self, fault: Fault) -> dict[str, Any]:
+        """Make the replica lag, kill the primary, and promote the replica as it is."""
         broker = self._system.broker
-        await broker.in_step()
+        await broker.in_sync()
         broker.between.delay_s = 0.05 + 0.3 * fault.force
         try:
             await asyncio.sleep(1.0)
-            behind = await broker.behind_bytes()
+            behind = await broker.lag_bytes()
             await broker.primary.kill()
         finally:
             broker.between.delay_s = 0.0
         await broker.promote()
-        await broker.follow()
+        await broker.attach_old_primary()
         return {"lost_bytes": behind}
 
-    async def _hand_over(self, fault: Fault) -> dict[str, Any]:
-        """Let the replica fall behind, shut everybody out, let it catch up, and promote it."""
+    async def _planned_failover(self, fault: Fault) -> dict[str, Any]:
+        """Make the replica lag, block all connections, wait until it is in sync, and promote it."""
         broker = self._system.broker
-        await broker.in_step()
+        await broker.in_sync()
         broker.between.delay_s = 0.2 + fault.force
         try:
             await asyncio.sleep(1.0)
-            behind = await broker.behind_bytes()
+            behind = await broker.lag_bytes()
             with broker.front.closed():
-                await broker.in_step()
+                await broker.in_sync()
                 broker.between.delay_s = 0.0
                 await broker.promote()
         finally:
             broker.between.delay_s = 0.0
-        await broker.follow()
+        await broker.attach_old_primary()
         return {"behind_bytes": behind}
 
     async def _client_kill(self, fault: Fault) -> dict[str, Any]:
@@ -206,7 +206,7 @@ class Nemesis:
         return {}
 
     async def _pause(self, fault: Fault) -> dict[str, Any]:
-        """From the answer to the pause until it is lifted, nothing may start: by Redis's clock."""
+        """Pause the queue. No job may start from the reply until the end, by the clock of Redis."""
         primary = self._system.broker.primary
         store = JobStore(f"redis://127.0.0.1:{primary.port}/0")
         try:
@@ -228,7 +228,7 @@ class Nemesis:
         before, front.drop_left = front.dropped, 5 + int(40 * fault.force)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(3.0):
-                while front.drop_left:  # noqa: ASYNC110 - what others do
+                while front.drop_left:  # noqa: ASYNC110 - the proxy has no event for it
                     await asyncio.sleep(0.05)
         front.drop_left = 0
         return {"replies": front.dropped - before}

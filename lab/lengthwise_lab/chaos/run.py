@@ -1,4 +1,4 @@
-"""One chaos run from start to end: start the system, use it, break it, let it recover, look.
+"""Run chaos from start to end: start the system, use it, break it, let it recover, check it.
 
 Called by `lengthwise bench chaos` and by the tests.
 """
@@ -16,33 +16,33 @@ from typing import Any
 from lengthwise_contract.queue_settings import QueueClass, QueueSettings
 from lengthwise_lab.chaos import auditor, faults
 from lengthwise_lab.chaos.checks import checker
-from lengthwise_lab.chaos.clients import workload as asks
-from lengthwise_lab.chaos.clients.service_client import Caller
-from lengthwise_lab.chaos.clients.job_clients import Clients
+from lengthwise_lab.chaos.checks.report import ChaosReport
+from lengthwise_lab.chaos.clients import workload
+from lengthwise_lab.chaos.clients.job_clients import JobClients
+from lengthwise_lab.chaos.clients.service_client import RetryingClient
 from lengthwise_lab.chaos.faults import Kind
 from lengthwise_lab.chaos.history import History, read
-from lengthwise_lab.chaos.system.model_server import ModelServer
 from lengthwise_lab.chaos.nemesis import Nemesis
+from lengthwise_lab.chaos.system.model_server import ModelServer
 from lengthwise_lab.chaos.system.processes import QUEUE, Sizes, System
-from lengthwise_lab.chaos.checks.report import Report
 from lengthwise_lab.errors import ChaosError
 
-#: At the end the service itself is asked about one job in so many.
+#: At the end, one job in this many is requested from the service.
 _VIEW_EVERY = 20
 
-#: With no job handed in, started or ended for so long, s, the system stands still: no more comes.
-_STILL_S = 90.0
+#: After this time without a submit or an engine call, s, the system is stalled and the run stops.
+_STALL_S = 90.0
 
-#: How long the system may take to finish what it has, once it is left alone, s.
+#: How long the system may take to finish all jobs after the last fault, s.
 _DRAIN_S = 180.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What to do. `folder` must exist; it gets the history, the logs and the broker's files.
+class ChaosPlan:
+    """The settings of a run. `folder` must exist; it gets the history, logs and broker's files.
 
-    `backlog`: jobs are handed in as long as fewer than this wait or run. `kinds`: the faults, and
-    `per_kind` how many of each (None: as faults.py says).
+    `backlog`: jobs are submitted while fewer than this are unfinished. `kinds`: the kinds of
+    faults, and `per_kind` the number of each (None: see faults.py).
     """
 
     seed: int
@@ -55,30 +55,33 @@ class Plan:
 
     @property
     def history(self) -> Path:
-        """Where the history is written."""
+        """The file of the history."""
         return self.folder / "history.jsonl"
 
 
-async def run(plan: Plan, say: Callable[[str], None]) -> Report:
-    """Carry a plan out, and check its history.
+async def run(plan: ChaosPlan, report_progress: Callable[[str], None]) -> ChaosReport:
+    """Carry out a run and check its history.
 
     Args:
-        plan: What to do.
-        say: Gets a line now and then: how far it is.
+        plan: The settings.
+        report_progress: Gets a line of text from time to time.
 
     Raises:
-        ChaosError: The harness broke, and nothing is said about the system.
+        ChaosError: The harness failed. That does not mean anything about the system.
     """
     with History(plan.history) as history:
-        await _Run(plan, history, say).run()
+        await _Run(plan, history, report_progress).run()
     return checker.check(read(plan.history))
 
 
 class _Run:
-    def __init__(self, plan: Plan, history: History, say: Callable[[str], None]) -> None:
-        self._plan, self._history, self._say = plan, history, say
-        self._in_line = 0
-        self._still = False
+    def __init__(
+        self, plan: ChaosPlan, history: History, report_progress: Callable[[str], None]
+    ) -> None:
+        self._plan, self._history = plan, history
+        self._report_progress = report_progress
+        self._unfinished = 0
+        self._stalled = False
 
     async def run(self) -> None:
         plan, history = self._plan, self._history
@@ -90,8 +93,8 @@ class _Run:
             history.write("fault", "ok", kind="poison_job", victim=worker)
 
         engine = ModelServer(QUEUE, history, kill)
-        caller = Caller(system.urls, system.keys, history, seed=plan.seed)
-        clients = Clients(caller, history, seed=plan.seed)
+        client = RetryingClient(system.urls, system.keys, history, seed=plan.seed)
+        clients = JobClients(client, history, seed=plan.seed)
         await engine.start()
         try:
             async with system:
@@ -101,36 +104,38 @@ class _Run:
                 await system.start_workers({name: engine.url(name) for name in names})
                 await self._use_and_break(system, clients, engine)
                 await self._drain(clients)
-                await self._look(system, clients)
+                await self._audit(system, clients)
         finally:
             await clients.aclose()
-            await caller.aclose()
+            await client.aclose()
             await engine.aclose()
 
     def _settings(self) -> dict[str, Any]:
         return {
             "sizes": asdict(self._plan.sizes),
-            "classes": {asks.CLASSES[0]: 0.0, asks.CLASSES[1]: asks.BATCH_OFFSET_MS},
-            "overtake_factor": asks.OVERTAKE_FACTOR,
+            "classes": {workload.CLASSES[0]: 0.0, workload.CLASSES[1]: workload.BATCH_OFFSET_MS},
+            "overtake_factor": workload.OVERTAKE_FACTOR,
         }
 
-    async def _use_and_break(self, system: System, clients: Clients, engine: ModelServer) -> None:
+    async def _use_and_break(
+        self, system: System, clients: JobClients, engine: ModelServer
+    ) -> None:
         plan = faults.plan(self._plan.seed, self._plan.jobs, self._plan.kinds, self._plan.per_kind)
-        breaker = Nemesis(system, plan, self._history)
-        watch = asyncio.create_task(self._watch(clients, breaker, engine, len(plan)))
+        nemesis = Nemesis(system, plan, self._history)
+        watch = asyncio.create_task(self._watch(clients, nemesis, engine, len(plan)))
 
         async def may_submit(number: int) -> bool:
-            await breaker.may_submit(number)
-            while self._in_line >= self._plan.backlog and not self._still:  # noqa: ASYNC110
+            await nemesis.may_submit(number)
+            while self._unfinished >= self._plan.backlog and not self._stalled:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-            return not self._still
+            return not self._stalled
 
         try:
             async with asyncio.TaskGroup() as group:
-                breaking = group.create_task(breaker.run())
+                faults_task = group.create_task(nemesis.run())
                 await clients.submit_all(self._plan.jobs, may_submit)
-                if self._still:
-                    breaking.cancel()
+                if self._stalled:
+                    faults_task.cancel()
         except BaseExceptionGroup as several:
             raise several.exceptions[0] from several
         finally:
@@ -138,32 +143,34 @@ class _Run:
             await asyncio.gather(watch, return_exceptions=True)
 
     async def _watch(
-        self, clients: Clients, breaker: Nemesis, engine: ModelServer, planned: int
+        self, clients: JobClients, nemesis: Nemesis, engine: ModelServer, planned: int
     ) -> None:
-        """Know how long the line is, and whether it moves; tell how far we are."""
-        told, moved, seen = 0.0, 0.0, (0, 0)
+        """Keep the number of unfinished jobs, detect a stall, and report progress."""
+        reported, moved, seen = 0.0, 0.0, (0, 0)
         while True:
             before = clients.submitted
             if seen != (before, engine.executed):
                 moved, seen = self._history.seconds, (before, engine.executed)
-            elif self._history.seconds - moved > _STILL_S and not self._still:
-                self._still = True
-                self._history.write("stall", "fail", why=f"nothing moved for {_STILL_S:g} s")
+            elif self._history.seconds - moved > _STALL_S and not self._stalled:
+                self._stalled = True
+                self._history.write("stall", "fail", why=f"no progress for {_STALL_S:g} s")
             view = await clients.queue()
             if view is not None:
-                after = clients.submitted - before  # handed in while we asked
-                self._in_line = view["depth"] + view["in_flight"] + view["scheduled"] + after
-            if self._history.seconds - told > 5:
-                told = self._history.seconds
-                self._say(
-                    f"{told:5.0f} s: {clients.submitted} of {self._plan.jobs} jobs handed in, "
-                    f"{self._in_line} in the line, {breaker.begun} of {planned} faults"
+                after = clients.submitted - before  # submitted during the request
+                self._unfinished = view["depth"] + view["in_flight"] + view["scheduled"] + after
+            if self._history.seconds - reported > 5:
+                reported = self._history.seconds
+                self._report_progress(
+                    f"{reported:5.0f} s: {clients.submitted} of {self._plan.jobs} jobs submitted, "
+                    f"{self._unfinished} unfinished, {nemesis.started} of {planned} faults"
                 )
             await asyncio.sleep(0.1)
 
-    async def _drain(self, clients: Clients) -> None:
-        """Until nothing is left to do; it goes into the history if that never comes."""
-        self._say(f"{self._history.seconds:5.0f} s: all handed in; the line runs empty")
+    async def _drain(self, clients: JobClients) -> None:
+        """Wait until all jobs have ended. Record it if they do not in time."""
+        self._report_progress(
+            f"{self._history.seconds:5.0f} s: all jobs submitted; waiting until they end"
+        )
         ends = self._history.seconds + _DRAIN_S
         while self._history.seconds < ends:
             view = await clients.queue()
@@ -172,36 +179,38 @@ class _Run:
             await asyncio.sleep(0.2)
         self._history.write("drain", "fail", why="jobs are left")
 
-    async def _look(self, system: System, clients: Clients) -> None:
-        """Write down how everything stands at the end."""
+    async def _audit(self, system: System, clients: JobClients) -> None:
+        """Record all jobs, the queue and the processes at the end."""
         primary = system.broker.primary
         stored = await auditor.stored_ids(primary.client)
-        self._say(f"{self._history.seconds:5.0f} s: reading {len(stored)} jobs and their outputs")
+        self._report_progress(
+            f"{self._history.seconds:5.0f} s: reading {len(stored)} jobs and their outputs"
+        )
         self._history.write("stored", "ok", ids=stored)
         ids = sorted(clients.ids.union(stored))
-        await auditor.look_at(f"redis://127.0.0.1:{primary.port}/0", ids, self._history)
+        await auditor.record_jobs(f"redis://127.0.0.1:{primary.port}/0", ids, self._history)
         await clients.view_some(ids[::_VIEW_EVERY])
         view = await clients.queue()
         if view is None:
-            raise ChaosError("the queue service does not answer, though nothing is broken any more")
+            raise ChaosError("the queue service does not answer, though the faults are over")
         counters = {s: view[s] for s in ("succeeded", "failed", "cancelled", "expired")}
-        line = {name: view[name] for name in ("depth", "scheduled", "in_flight")}
-        self._history.write("queue", "ok", **line, counters=counters)
+        sizes = {name: view[name] for name in ("depth", "scheduled", "in_flight")}
+        self._history.write("queue", "ok", **sizes, counters=counters)
         for process in (*system.services, *system.workers):
-            self._history.write("exits", "ok", process=process.name, statuses=process.ends)
+            self._history.write("exits", "ok", process=process.name, statuses=process.exits)
         self._history.write("end", "ok")
 
 
 def _queue_settings() -> QueueSettings:
-    offsets = (0.0, asks.BATCH_OFFSET_MS)
+    offsets = (0.0, workload.BATCH_OFFSET_MS)
     classes = [
         QueueClass(name=name, offset_ms=offset)
-        for name, offset in zip(asks.CLASSES, offsets, strict=True)
+        for name, offset in zip(workload.CLASSES, offsets, strict=True)
     ]
     return QueueSettings(
-        overtake_factor=asks.OVERTAKE_FACTOR,
+        overtake_factor=workload.OVERTAKE_FACTOR,
         classes=classes,
-        min_rank_accuracy=None,  # the order is to stay what the checker takes it to be
+        min_rank_accuracy=None,  # no fallback: the checks assume the order of due times
     )
 
 

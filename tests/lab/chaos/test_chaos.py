@@ -1,4 +1,4 @@
-"""Chaos runs with real processes: a short one that must hold, one whose planted bug must show."""
+"""Chaos runs with real processes: a short one without violations, and one with a planted bug."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typer.testing import CliRunner
 
 from lengthwise_cli.main import build
 from lengthwise_lab.chaos.checks import checker
-from lengthwise_lab.chaos.clients import workload as asks
+from lengthwise_lab.chaos.checks.report import ChaosReport
+from lengthwise_lab.chaos.clients import workload
 from lengthwise_lab.chaos.faults import Kind, plan
 from lengthwise_lab.chaos.history import read
-from lengthwise_lab.chaos.run import Plan, run
+from lengthwise_lab.chaos.run import ChaosPlan, run
 from lengthwise_lab.chaos.system.processes import Sizes
-from lengthwise_lab.chaos.checks.report import Report
 
-#: As many faults of every kind as a short run has room for; the slow ones are in the long runs.
+#: The kinds of faults that a short run has time for; long runs have the slow ones, too.
 QUICK = (
     Kind.KILL_WORKER,
     Kind.KILL_SERVICE,
@@ -32,17 +32,17 @@ QUICK = (
 )
 
 
-def chaos(folder: Path, **changes: object) -> Report:
-    """A run, and what the checker says of it; the processes' logs are told if it fails."""
-    return uvloop.run(run(Plan(folder=folder, **changes), print))  # type: ignore[arg-type]
+def chaos(folder: Path, **changes: object) -> ChaosReport:
+    """Carry out a run and return its report."""
+    return uvloop.run(run(ChaosPlan(folder=folder, **changes), print))  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
-def test_a_short_run_with_every_disaster_keeps_all_promises(tmp_path: Path) -> None:
+def test_a_short_run_with_quick_faults_violates_no_guarantee(tmp_path: Path) -> None:
     report = chaos(tmp_path, seed=7, jobs=320, kinds=QUICK)
     assert report.ok, report.as_json()
     assert report.faults.keys() >= set(QUICK)
-    # It was about something: most was answered, some twice, some overtook, some was read.
+    # The run means something: jobs were answered, some twice, some overtook, some were read.
     assert report.acknowledged > 250
     assert report.states["succeeded"] > 200
     assert report.executed_more_than_once > 0
@@ -51,7 +51,7 @@ def test_a_short_run_with_every_disaster_keeps_all_promises(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_worker_that_ignores_a_lost_lease_is_found_out(
+def test_a_worker_that_ignores_a_lost_lease_is_detected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", ":".join([str(Path(__file__).parent), *sys.path]))
@@ -59,12 +59,14 @@ def test_a_worker_that_ignores_a_lost_lease_is_found_out(
     report = chaos(tmp_path, seed=3, jobs=160, kinds=(Kind.STOP_WORKER,) * 4, sizes=careless)
     assert not report.ok
     assert report.violations["accepted_twice"] or report.violations["stream_mixed"]
-    # The file alone tells the same.
+    # The history alone gives the same result.
     again = checker.check(read(tmp_path / "history.jsonl"))
     assert again.violations == report.violations
 
 
-def test_the_command_checks_a_history_and_ends_with_1_when_it_is_bad(tmp_path: Path) -> None:
+def test_the_command_checks_a_history_and_exits_with_1_if_it_has_a_violation(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "history.jsonl"
     lines = [
         {"op": "run", "type": "ok", "jobs": 1},
@@ -90,15 +92,15 @@ def test_the_plan_follows_from_the_seed_and_a_long_run_has_every_kind_fifty_time
     ("jobs", "per_kind", "want"),
     [(320, None, 8), (2_000, None, 15), (10_000, None, 40), (99, 3, 45)],
 )
-def test_a_shorter_run_has_fewer_faults_unless_it_is_told(
+def test_a_shorter_run_has_fewer_faults_unless_a_number_is_given(
     jobs: int, per_kind: int | None, want: int
 ) -> None:
     assert len(plan(7, jobs, per_kind=per_kind)) == want
 
 
-def test_the_jobs_follow_from_the_seed_and_are_of_every_sort() -> None:
-    jobs = [asks.ask(7, number) for number in range(2000)]
-    assert jobs == [asks.ask(7, number) for number in range(2000)]
+def test_the_jobs_follow_from_the_seed_and_have_every_trait() -> None:
+    jobs = [workload.job_of(7, number) for number in range(2000)]
+    assert jobs == [workload.job_of(7, number) for number in range(2000)]
     assert len({job.ref for job in jobs}) == 2000
     fates = {job.script.fate for job in jobs}
     assert fates == {"answered", "refused", "broken", "flaky", "killer"}

@@ -1,6 +1,6 @@
-"""The checker of a chaos run, against histories written by hand: each breaks one promise.
+"""The checks of a chaos run, against histories made by hand: each violates one guarantee.
 
-A checker that cannot fail proves nothing, so every check is seen to fail here, and to fail alone.
+A check that cannot fail proves nothing, so every check fails here once, and fails alone.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ PIECES = 3
 def job(
     ref: str, *, accepted: float, started: float, slack: float = 1000.0, key: str | None = "key"
 ) -> list[Event]:
-    """All that is seen of one ordinary job: submitted, executed, read underway, and at the end.
+    """Make the events of one ordinary job: submitted, executed, read, and audited at the end.
 
-    Times: ms. `slack`: how long after its acceptance it is due.
+    Times: ms. `slack`: from its acceptance to its due time.
     """
     run = int(accepted)
     entries = [
@@ -43,11 +43,11 @@ def job(
         "ttl_ms": 60_000,
         "max_attempts": 3,
     }
-    said = {"accepted_ms": accepted, "due_ms": accepted + slack}
+    times = {"accepted_ms": accepted, "due_ms": accepted + slack}
     job_id, key = f"id-{ref}", None if key is None else f"key-{ref}"
     return [
         {"op": "submit", "type": "invoke", "ref": ref, "key": key, "spec": spec},
-        {"op": "submit", "type": "ok", "ref": ref, "key": key, "id": job_id, "tries": 1, **said},
+        {"op": "submit", "type": "ok", "ref": ref, "key": key, "id": job_id, "tries": 1, **times},
         {"op": "execute", "type": "invoke", "ref": ref, "run": run, "worker": "w"},
         {"op": "execute", "type": "ok", "ref": ref, "run": run},
         {"op": "read", "type": "ok", "ref": ref, "id": job_id, "visits": 2, "entries": entries},
@@ -62,7 +62,7 @@ def job(
             "started_ms": started,
             "finished_ms": started + 100,
             "error": None,
-            **said,
+            **times,
         },
         {
             "op": "view",
@@ -75,8 +75,8 @@ def job(
     ]
 
 
-class Told:
-    """A sound history of three jobs, to be spoiled."""
+class RecordedHistory:
+    """A history of three jobs without violations, to be changed."""
 
     def __init__(self) -> None:
         self.events: list[Event] = [
@@ -97,7 +97,7 @@ class Told:
         ]
 
     def find(self, op: str, kind: str = "ok", of: str = "b") -> Event:
-        """The event of that kind about the job `of`."""
+        """Return the event of this operation and type about the job `of`."""
         return next(
             e
             for e in self.events
@@ -107,16 +107,16 @@ class Told:
         )
 
     def chat(self, kind: str, text: str | None) -> None:
-        """An OpenAI client heard this of job b."""
-        said = {"ref": "b", "id": "id-b", "text": text, "tries": 2}
-        self.events.append({"op": "chat", "type": kind, **said})
+        """Add what an OpenAI client got for job b."""
+        fields = {"ref": "b", "id": "id-b", "text": text, "tries": 2}
+        self.events.append({"op": "chat", "type": kind, **fields})
 
-    def says_nothing(self) -> None:
-        """The service was not asked about job b."""
+    def remove_view(self) -> None:
+        """Remove what the service returned for job b."""
         self.events.remove(self.find("view"))
 
     def ended(self, state: str, **fields: Any) -> None:
-        """Job b ended in another way, and everybody says so."""
+        """Let job b end in another state, consistently in all events."""
         self.find("final").update(state=state, **fields)
         self.find("view").update(state=state, text=None)
         for op in ("output", "read"):
@@ -126,352 +126,354 @@ class Told:
         counters[state] += 1
 
 
-def lose_a_job(told: Told) -> None:
-    gone = told.find("final"), told.find("output"), told.find("view")
-    told.events = [e for e in told.events if e not in gone]
-    told.events[-1]["counters"]["succeeded"] = 2
+def lose_a_job(recorded: RecordedHistory) -> None:
+    gone = recorded.find("final"), recorded.find("output"), recorded.find("view")
+    recorded.events = [e for e in recorded.events if e not in gone]
+    recorded.events[-1]["counters"]["succeeded"] = 2
 
 
-def leave_a_job_running(told: Told) -> None:
-    told.find("final")["state"] = told.find("view")["state"] = "running"
-    told.find("output")["entries"].pop()
-    told.find("read")["entries"].pop()
-    told.find("output")["entries"].append(["1100-9", "end", "running"])
-    told.find("read")["entries"].append(["1100-9", "end", "running"])
-    told.events[-1]["counters"]["succeeded"] = 2
+def leave_a_job_running(recorded: RecordedHistory) -> None:
+    recorded.find("final")["state"] = recorded.find("view")["state"] = "running"
+    recorded.find("output")["entries"].pop()
+    recorded.find("read")["entries"].pop()
+    recorded.find("output")["entries"].append(["1100-9", "end", "running"])
+    recorded.find("read")["entries"].append(["1100-9", "end", "running"])
+    recorded.events[-1]["counters"]["succeeded"] = 2
 
 
-def never_answer_a_client(told: Told) -> None:
-    told.events.append({"op": "submit", "type": "invoke", "ref": "d", "key": "k", "spec": {}})
-    told.events.append({"op": "submit", "type": "info", "ref": "d", "key": "k", "tries": 99})
+def never_answer_a_client(recorded: RecordedHistory) -> None:
+    recorded.events.append({"op": "submit", "type": "invoke", "ref": "d", "key": "k", "spec": {}})
+    recorded.events.append({"op": "submit", "type": "info", "ref": "d", "key": "k", "tries": 99})
 
 
-def execute_what_nobody_asked_for(told: Told) -> None:
-    told.find("execute", "invoke").update(ref="nobody")
+def execute_a_job_that_was_not_submitted(recorded: RecordedHistory) -> None:
+    recorded.find("execute", "invoke").update(ref="unknown")
 
 
-def store_what_nobody_asked_for(told: Told) -> None:
-    next(e for e in told.events if e["op"] == "stored")["ids"].append("id-x")
+def store_a_job_that_was_not_submitted(recorded: RecordedHistory) -> None:
+    next(e for e in recorded.events if e["op"] == "stored")["ids"].append("id-x")
 
 
-def make_two_jobs_of_one_key(told: Told) -> None:
-    told.events = [e for e in told.events if "c" not in (e.get("ref"), e.get("id", "")[3:])]
+def make_two_jobs_of_one_key(recorded: RecordedHistory) -> None:
+    recorded.events = [e for e in recorded.events if "c" not in (e.get("ref"), e.get("id", "")[3:])]
     for op in ("submit", "final", "output", "view"):
-        told.events.append(copy.deepcopy(told.find(op)) | {"id": "id-c"})
-    told.events.append(told.events.pop(-5))  # the counters are last
+        recorded.events.append(copy.deepcopy(recorded.find(op)) | {"id": "id-c"})
+    recorded.events.append(recorded.events.pop(-5))  # the counters must be last
 
 
-def accept_another_request_under_a_key(told: Told) -> None:
-    told.events.append({"op": "conflict", "type": "ok", "ref": "b", "status": 202})
+def accept_another_request_under_a_key(recorded: RecordedHistory) -> None:
+    recorded.events.append({"op": "conflict", "type": "ok", "ref": "b", "status": 202})
 
 
-def end_a_job_twice(told: Told) -> None:
+def end_a_job_twice(recorded: RecordedHistory) -> None:
     for op in ("output", "read"):
-        told.find(op)["entries"].append(["1100-10", "end", "succeeded"])
+        recorded.find(op)["entries"].append(["1100-10", "end", "succeeded"])
 
 
-def tell_a_reader_another_end(told: Told) -> None:
-    told.find("read")["entries"][-1][2] = "failed"
+def show_a_reader_another_end(recorded: RecordedHistory) -> None:
+    recorded.find("read")["entries"][-1][2] = "failed"
 
 
-def contradict_the_record(told: Told) -> None:
-    told.find("output")["entries"][-1][2] = "failed"
-    told.find("read")["entries"][-1][2] = "failed"
+def contradict_the_record(recorded: RecordedHistory) -> None:
+    recorded.find("output")["entries"][-1][2] = "failed"
+    recorded.find("read")["entries"][-1][2] = "failed"
 
 
-def tell_the_owner_another_end(told: Told) -> None:
-    told.find("view")["state"] = "failed"
+def return_another_end_to_the_owner(recorded: RecordedHistory) -> None:
+    recorded.find("view")["state"] = "failed"
 
 
-def show_a_job_to_another_tenant(told: Told) -> None:
-    told.events.append({"op": "peek", "type": "ok", "id": "id-b", "by": "other", "status": 200})
+def show_a_job_to_another_tenant(recorded: RecordedHistory) -> None:
+    recorded.events.append({"op": "peek", "type": "ok", "id": "id-b", "by": "other", "status": 200})
 
 
-def give_a_job_to_another_tenant(told: Told) -> None:
-    told.find("final")["tenant"] = "other"
+def give_a_job_to_another_tenant(recorded: RecordedHistory) -> None:
+    recorded.find("final")["tenant"] = "other"
 
 
-def lose_a_piece(told: Told) -> None:
+def lose_a_piece(recorded: RecordedHistory) -> None:
     for op in ("output", "read"):
-        del told.find(op)["entries"][1]
-    told.says_nothing()
+        del recorded.find(op)["entries"][1]
+    recorded.remove_view()
 
 
-def lose_the_last_piece(told: Told) -> None:
+def lose_the_last_piece(recorded: RecordedHistory) -> None:
     for op in ("output", "read"):
-        del told.find(op)["entries"][2]
-    told.says_nothing()
+        del recorded.find(op)["entries"][2]
+    recorded.remove_view()
 
 
-def hide_a_piece_from_a_reader(told: Told) -> None:
-    del told.find("read")["entries"][1]
+def hide_a_piece_from_a_reader(recorded: RecordedHistory) -> None:
+    del recorded.find("read")["entries"][1]
 
 
-def let_a_reader_wait_for_ever(told: Told) -> None:
-    told.find("read")["entries"].pop()
-    told.find("read")["type"] = "info"
+def let_a_reader_wait_without_end(recorded: RecordedHistory) -> None:
+    recorded.find("read")["entries"].pop()
+    recorded.find("read")["type"] = "info"
 
 
-def answer_something_else_than_the_output(told: Told) -> None:
-    told.find("view")["text"] = "b 1100 0 3;"
+def return_a_response_that_differs_from_the_output(recorded: RecordedHistory) -> None:
+    recorded.find("view")["text"] = "b 1100 0 3;"
 
 
-def store_a_piece_twice(told: Told) -> None:
+def store_a_piece_twice(recorded: RecordedHistory) -> None:
     for op in ("output", "read"):
-        told.find(op)["entries"].insert(1, ["1100-0", "chunk", f"b 1100 0 {PIECES};"])
-        told.find(op)["entries"][0][0] = "1099-0"
-    told.says_nothing()
+        recorded.find(op)["entries"].insert(1, ["1100-0", "chunk", f"b 1100 0 {PIECES};"])
+        recorded.find(op)["entries"][0][0] = "1099-0"
+    recorded.remove_view()
 
 
-def show_a_reader_a_piece_twice(told: Told) -> None:
-    entries = told.find("read")["entries"]
+def show_a_reader_a_piece_twice(recorded: RecordedHistory) -> None:
+    entries = recorded.find("read")["entries"]
     entries.insert(1, list(entries[0]))
 
 
-def mix_two_calls(told: Told) -> None:
+def mix_two_calls(recorded: RecordedHistory) -> None:
     for op in ("output", "read"):
-        told.find(op)["entries"][1][2] = f"b 77 1 {PIECES};"
-        told.find(op)["entries"][2][2] = f"b 77 2 {PIECES};"
-    told.says_nothing()
+        recorded.find(op)["entries"][1][2] = f"b 77 1 {PIECES};"
+        recorded.find(op)["entries"][2][2] = f"b 77 2 {PIECES};"
+    recorded.remove_view()
 
 
-def mix_two_jobs(told: Told) -> None:
+def mix_two_jobs(recorded: RecordedHistory) -> None:
     for op in ("output", "read"):
-        told.find(op)["entries"][1][2] = f"c 1100 1 {PIECES};"
-    told.says_nothing()
+        recorded.find(op)["entries"][1][2] = f"c 1100 1 {PIECES};"
+    recorded.remove_view()
 
 
-def go_on_with_a_call_of_the_attempt_before(told: Told) -> None:
+def continue_a_call_of_the_earlier_attempt(recorded: RecordedHistory) -> None:
     for op in ("output", "read"):
-        told.find(op)["entries"].insert(1, ["1100-0", "attempt", "2"])
-        told.find(op)["entries"][0][0] = "1099-0"
-        told.find(op)["entries"][2][2] = f"b 1100 0 {PIECES};"
-        told.find(op)["entries"][3][2] = f"b 1100 1 {PIECES};"
-        told.find(op)["entries"].insert(4, ["1100-3", "chunk", f"b 1100 2 {PIECES};"])
-    told.says_nothing()
+        recorded.find(op)["entries"].insert(1, ["1100-0", "attempt", "2"])
+        recorded.find(op)["entries"][0][0] = "1099-0"
+        recorded.find(op)["entries"][2][2] = f"b 1100 0 {PIECES};"
+        recorded.find(op)["entries"][3][2] = f"b 1100 1 {PIECES};"
+        recorded.find(op)["entries"].insert(4, ["1100-3", "chunk", f"b 1100 2 {PIECES};"])
+    recorded.remove_view()
 
 
-def show_a_reader_what_is_no_longer_there(told: Told) -> None:
-    told.find("read")["entries"].insert(3, ["1100-3", "chunk", f"b 1100 2 {PIECES};"])
+def show_a_reader_an_entry_that_is_lost_later(recorded: RecordedHistory) -> None:
+    recorded.find("read")["entries"].insert(3, ["1100-3", "chunk", f"b 1100 2 {PIECES};"])
 
 
-def succeed_where_the_engine_refuses(told: Told) -> None:
-    told.find("submit", "invoke")["spec"]["fate"] = "refused"
+def succeed_though_the_engine_refuses(recorded: RecordedHistory) -> None:
+    recorded.find("submit", "invoke")["spec"]["fate"] = "refused"
 
 
-def fail_with_attempts_left(told: Told) -> None:
-    told.ended("failed", error="engine_failed")
+def fail_with_attempts_left(recorded: RecordedHistory) -> None:
+    recorded.ended("failed", error="engine_failed")
 
 
-def cancel_unasked(told: Told) -> None:
-    told.ended("cancelled")
+def cancel_without_a_request(recorded: RecordedHistory) -> None:
+    recorded.ended("cancelled")
 
 
-def finish_what_was_cancelled(told: Told) -> None:
-    told.events.append({"op": "cancel", "type": "invoke", "ref": "b", "id": "id-b"})
-    said = {"state": "queued", "requested": False}
-    told.events.append({"op": "cancel", "type": "ok", "ref": "b", "id": "id-b", **said})
+def finish_what_was_cancelled(recorded: RecordedHistory) -> None:
+    recorded.events.append({"op": "cancel", "type": "invoke", "ref": "b", "id": "id-b"})
+    fields = {"state": "queued", "requested": False}
+    recorded.events.append({"op": "cancel", "type": "ok", "ref": "b", "id": "id-b", **fields})
 
 
-def expire_too_early(told: Told) -> None:
-    told.ended("expired")
+def expire_too_early(recorded: RecordedHistory) -> None:
+    recorded.ended("expired")
 
 
-def start_after_the_deadline(told: Told) -> None:
-    told.find("submit", "invoke")["spec"]["ttl_ms"] = 100
+def start_after_the_deadline(recorded: RecordedHistory) -> None:
+    recorded.find("submit", "invoke")["spec"]["ttl_ms"] = 100
 
 
-def start_before_the_delay_is_over(told: Told) -> None:
-    told.find("submit", "invoke")["spec"]["delay_ms"] = 10_000
+def start_before_the_delay_is_over(recorded: RecordedHistory) -> None:
+    recorded.find("submit", "invoke")["spec"]["delay_ms"] = 10_000
 
 
-def change_a_due_time(told: Told) -> None:
-    told.find("final")["due_ms"] += 1
+def change_a_due_time(recorded: RecordedHistory) -> None:
+    recorded.find("final")["due_ms"] += 1
 
 
-def misprice_a_job(told: Told) -> None:
-    said = {"predicted_ms": 100.0, "overtake_factor": 3.0, "overtake_bound_ms": 300.0}
-    said["class_offset_ms"] = 0.0
+def explain_a_wrong_due_time(recorded: RecordedHistory) -> None:
+    price = {"predicted_ms": 100.0, "overtake_factor": 3.0, "overtake_bound_ms": 300.0}
+    price["class_offset_ms"] = 0.0
     times = {"accepted_ms": 1100.0, "due_ms": 2100.0}
-    told.events.append({"op": "price", "type": "ok", "id": "id-b", **said, **times})
+    recorded.events.append({"op": "price", "type": "ok", "id": "id-b", **price, **times})
 
 
-def tell_a_bound_below_k(told: Told) -> None:
-    said = {"predicted_ms": 100.0, "overtake_factor": 3.0, "overtake_bound_ms": 299.0}
-    said["class_offset_ms"] = 0.0
+def explain_a_bound_below_k(recorded: RecordedHistory) -> None:
+    price = {"predicted_ms": 100.0, "overtake_factor": 3.0, "overtake_bound_ms": 299.0}
+    price["class_offset_ms"] = 0.0
     times = {"accepted_ms": 1100.0, "due_ms": 1399.0}
-    told.events.append({"op": "price", "type": "ok", "id": "id-b", **said, **times})
+    recorded.events.append({"op": "price", "type": "ok", "id": "id-b", **price, **times})
 
 
-def start_while_paused(told: Told) -> None:
+def start_while_paused(recorded: RecordedHistory) -> None:
     times = {"from_ms": 1550, "to_ms": 1650}
-    told.events.append({"op": "fault", "type": "ok", "kind": "pause", **times})
+    recorded.events.append({"op": "fault", "type": "ok", "kind": "pause", **times})
 
 
-def break_down(told: Told) -> None:
-    told.events.append({"op": "exits", "type": "ok", "process": "worker-1", "statuses": [-9, 1]})
+def crash_a_worker(recorded: RecordedHistory) -> None:
+    recorded.events.append(
+        {"op": "exits", "type": "ok", "process": "worker-1", "statuses": [-9, 1]}
+    )
 
 
-def tell_a_chat_half_of_it(told: Told) -> None:
+def give_a_chat_half_of_its_answer(recorded: RecordedHistory) -> None:
     text = f"b 1100 0 {PIECES};"
-    told.events.append(
+    recorded.events.append(
         {"op": "chat", "type": "ok", "ref": "b", "id": "id-b", "text": text, "tries": 1}
     )
 
 
-def tell_a_chat_another_answer(told: Told) -> None:
-    told.chat("ok", "".join(f"b 77 {i} {PIECES};" for i in range(PIECES)))
+def give_a_chat_another_answer(recorded: RecordedHistory) -> None:
+    recorded.chat("ok", "".join(f"b 77 {i} {PIECES};" for i in range(PIECES)))
 
 
-def tell_a_chat_that_it_failed(told: Told) -> None:
-    told.events.append(
+def give_a_chat_an_error(recorded: RecordedHistory) -> None:
+    recorded.events.append(
         {"op": "chat", "type": "fail", "ref": "b", "id": "id-b", "text": None, "tries": 1}
     )
 
 
-def answer_with_a_500(told: Told) -> None:
-    told.events.append({"op": "internal_error", "type": "ok", "where": "GET /v1/jobs/id-b"})
+def answer_with_a_500(recorded: RecordedHistory) -> None:
+    recorded.events.append({"op": "internal_error", "type": "ok", "where": "GET /v1/jobs/id-b"})
 
 
-def never_answer_a_chat(told: Told) -> None:
-    told.chat("info", None)
+def never_answer_a_chat(recorded: RecordedHistory) -> None:
+    recorded.chat("info", None)
 
 
-def miscount(told: Told) -> None:
-    told.events[-1]["counters"]["succeeded"] = 4
+def miscount(recorded: RecordedHistory) -> None:
+    recorded.events[-1]["counters"]["succeeded"] = 4
 
 
-def keep_a_ghost_in_the_line(told: Told) -> None:
-    told.events[-1]["depth"] = 1
+def keep_a_job_in_the_queue(recorded: RecordedHistory) -> None:
+    recorded.events[-1]["depth"] = 1
 
 
-SPOILED: list[tuple[str, Callable[[Told], None]]] = [
+CHANGES: list[tuple[str, Callable[[RecordedHistory], None]]] = [
     ("lost", lose_a_job),
     ("lost", leave_a_job_running),
     ("unanswered", never_answer_a_client),
-    ("unexpected", execute_what_nobody_asked_for),
-    ("unexpected", store_what_nobody_asked_for),
+    ("unexpected", execute_a_job_that_was_not_submitted),
+    ("unexpected", store_a_job_that_was_not_submitted),
     ("duplicated", make_two_jobs_of_one_key),
     ("duplicated", accept_another_request_under_a_key),
     ("accepted_twice", end_a_job_twice),
-    ("accepted_twice", tell_a_reader_another_end),
+    ("accepted_twice", show_a_reader_another_end),
     ("accepted_twice", contradict_the_record),
-    ("accepted_twice", tell_the_owner_another_end),
+    ("accepted_twice", return_another_end_to_the_owner),
     ("leaked", show_a_job_to_another_tenant),
     ("leaked", give_a_job_to_another_tenant),
     ("stream_gaps", lose_a_piece),
     ("stream_gaps", lose_the_last_piece),
     ("stream_gaps", hide_a_piece_from_a_reader),
-    ("stream_gaps", let_a_reader_wait_for_ever),
-    ("stream_gaps", answer_something_else_than_the_output),
+    ("stream_gaps", let_a_reader_wait_without_end),
+    ("stream_gaps", return_a_response_that_differs_from_the_output),
     ("stream_repeats", store_a_piece_twice),
     ("stream_repeats", show_a_reader_a_piece_twice),
     ("stream_mixed", mix_two_calls),
     ("stream_mixed", mix_two_jobs),
-    ("stream_mixed", go_on_with_a_call_of_the_attempt_before),
-    ("read_then_gone", show_a_reader_what_is_no_longer_there),
-    ("wrong_states", succeed_where_the_engine_refuses),
+    ("stream_mixed", continue_a_call_of_the_earlier_attempt),
+    ("read_then_gone", show_a_reader_an_entry_that_is_lost_later),
+    ("wrong_states", succeed_though_the_engine_refuses),
     ("wrong_states", fail_with_attempts_left),
-    ("wrong_states", cancel_unasked),
+    ("wrong_states", cancel_without_a_request),
     ("wrong_states", finish_what_was_cancelled),
     ("wrong_states", expire_too_early),
     ("wrong_states", start_after_the_deadline),
     ("wrong_states", start_before_the_delay_is_over),
     ("wrong_states", change_a_due_time),
-    ("wrong_states", misprice_a_job),
-    ("wrong_states", tell_a_bound_below_k),
+    ("wrong_states", explain_a_wrong_due_time),
+    ("wrong_states", explain_a_bound_below_k),
     ("started_while_paused", start_while_paused),
-    ("stream_gaps", tell_a_chat_half_of_it),
-    ("read_then_gone", tell_a_chat_another_answer),
-    ("accepted_twice", tell_a_chat_that_it_failed),
+    ("stream_gaps", give_a_chat_half_of_its_answer),
+    ("read_then_gone", give_a_chat_another_answer),
+    ("accepted_twice", give_a_chat_an_error),
     ("unanswered", never_answer_a_chat),
     ("internal_errors", answer_with_a_500),
-    ("crashed", break_down),
+    ("crashed", crash_a_worker),
     ("wrong_counts", miscount),
-    ("wrong_counts", keep_a_ghost_in_the_line),
+    ("wrong_counts", keep_a_job_in_the_queue),
 ]
 
 
-def test_a_sound_history_breaks_no_promise() -> None:
-    report = checker.check(Told().events)
+def test_a_history_without_violations_passes() -> None:
+    report = checker.check(RecordedHistory().events)
     assert report.ok, report.violations
     assert (report.jobs, report.acknowledged, report.faults.total()) == (3, 3, 1)
     assert (report.executions, report.executed_more_than_once) == (3, 0)
 
 
-@pytest.mark.parametrize(("want", "spoil"), SPOILED, ids=[f"{s.__name__}" for _, s in SPOILED])
-def test_a_broken_promise_is_found_and_called_by_its_name(
-    want: str, spoil: Callable[[Told], None]
+@pytest.mark.parametrize(("want", "change"), CHANGES, ids=[f"{s.__name__}" for _, s in CHANGES])
+def test_a_violation_is_reported_under_the_name_of_its_check(
+    want: str, change: Callable[[RecordedHistory], None]
 ) -> None:
-    told = Told()
-    spoil(told)
-    report = checker.check(told.events)
+    recorded = RecordedHistory()
+    change(recorded)
+    report = checker.check(recorded.events)
     assert not report.ok
     found = {name for name, sentences in report.violations.items() if sentences}
-    # A reader who saw the wrong thing may see it in more than one way; what is wrong is among it.
+    # One change may violate more than one check; the expected one is among them.
     assert want in found
-    assert found <= {want, *ALSO.get(spoil.__name__, ())}
+    assert found <= {want, *ALSO.get(change.__name__, ())}
 
 
-#: What else such a history cannot help but show.
+#: Checks that these changes violate as well.
 ALSO = {
     "mix_two_jobs": ("stream_gaps",),
-    "tell_a_reader_another_end": ("stream_mixed",),
+    "show_a_reader_another_end": ("stream_mixed",),
     "start_before_the_delay_is_over": ("overtakes_beyond_bound",),
 }
 
 
-def test_every_check_is_seen_to_fail() -> None:
-    """The two about the order are in test_chaos_overtaking.py."""
-    seen = {name for name, _ in SPOILED} | {"out_of_order", "overtakes_beyond_bound"}
+def test_every_check_fails_in_some_test() -> None:
+    # The two checks of the order are tested in test_overtaking.py.
+    seen = {name for name, _ in CHANGES} | {"out_of_order", "overtakes_beyond_bound"}
     assert seen == set(CHECKS)
 
 
-def test_a_second_execution_is_told_and_allowed() -> None:
-    told = Told()
-    told.events.append({"op": "execute", "type": "invoke", "ref": "b", "run": 2, "worker": "w"})
-    report = checker.check(told.events)
+def test_a_second_execution_is_counted_and_allowed() -> None:
+    recorded = RecordedHistory()
+    recorded.events.append({"op": "execute", "type": "invoke", "ref": "b", "run": 2, "worker": "w"})
+    report = checker.check(recorded.events)
     assert report.ok
     assert report.executed_more_than_once == 1
 
 
 def test_a_job_whose_acknowledgement_was_lost_is_recovered_and_not_unexpected() -> None:
-    told = Told()
-    told.find("submit").update(type="info")
-    del told.find("submit", "info")["id"]
-    told.find("submit", "info").update(key=None)
-    told.find("submit", "invoke").update(key=None)
-    report = checker.check(told.events)
+    recorded = RecordedHistory()
+    recorded.find("submit").update(type="info")
+    del recorded.find("submit", "info")["id"]
+    recorded.find("submit", "info").update(key=None)
+    recorded.find("submit", "invoke").update(key=None)
+    report = checker.check(recorded.events)
     assert report.ok, report.violations
     assert (report.acknowledged, report.indeterminate, report.recovered) == (2, 1, 1)
 
 
-def test_output_may_be_lost_with_a_crashed_primary_and_only_then() -> None:
-    told = Told()
-    show_a_reader_what_is_no_longer_there(told)
-    told.events[0]["sizes"] = {"durability": "replica"}
-    report = checker.check(told.events)
+def test_output_may_be_lost_with_a_crashed_primary_only_with_durability_replica() -> None:
+    recorded = RecordedHistory()
+    show_a_reader_an_entry_that_is_lost_later(recorded)
+    recorded.events[0]["sizes"] = {"durability": "replica"}
+    report = checker.check(recorded.events)
     assert report.ok
     assert report.as_json()["read_then_gone"] == 1
 
 
 def test_a_cancelled_job_may_have_ended_before() -> None:
-    told = Told()
-    told.events.append({"op": "cancel", "type": "invoke", "ref": "b", "id": "id-b"})
-    said = {"state": "succeeded", "requested": False}
-    told.events.append({"op": "cancel", "type": "ok", "ref": "b", "id": "id-b", **said})
-    assert checker.check(told.events).ok
+    recorded = RecordedHistory()
+    recorded.events.append({"op": "cancel", "type": "invoke", "ref": "b", "id": "id-b"})
+    fields = {"state": "succeeded", "requested": False}
+    recorded.events.append({"op": "cancel", "type": "ok", "ref": "b", "id": "id-b", **fields})
+    assert checker.check(recorded.events).ok
 
 
-def test_the_checker_runs_alone_on_a_file(tmp_path: Path, capsys: Any) -> None:
-    path, told = tmp_path / "history.jsonl", Told()
-    end_a_job_twice(told)
-    path.write_text("".join(json.dumps(e) + "\n" for e in told.events))
+def test_the_checker_runs_as_a_program_on_a_file(tmp_path: Path, capsys: Any) -> None:
+    path, recorded = tmp_path / "history.jsonl", RecordedHistory()
+    end_a_job_twice(recorded)
+    path.write_text("".join(json.dumps(e) + "\n" for e in recorded.events))
     assert checker.main([str(path)]) == 1
     assert json.loads(capsys.readouterr().out)["accepted_twice"] == 1
 
 
-def test_a_line_that_is_no_event_is_named(tmp_path: Path) -> None:
+def test_a_line_that_is_not_an_event_is_named(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     path.write_text('{"op": "run", "type": "ok", "jobs": 1}\n{"op":\n')
     with pytest.raises(ValueError, match=r"history\.jsonl:2 is not JSON"):

@@ -14,10 +14,10 @@ from rich.table import Table
 
 from lengthwise_cli.errors import BadUsage, CliError
 from lengthwise_lab.chaos.checks import checker
-from lengthwise_lab.chaos.checks.report import Report
+from lengthwise_lab.chaos.checks.report import ChaosReport
 from lengthwise_lab.chaos.faults import LONG_RUN, OF_EVERY_KIND
 from lengthwise_lab.chaos.history import read
-from lengthwise_lab.chaos.run import Plan, run
+from lengthwise_lab.chaos.run import ChaosPlan, run
 from lengthwise_lab.chaos.system.processes import Durability, Sizes
 
 
@@ -63,7 +63,7 @@ def chaos(
             raise BadUsage(f"--appendfsync is always or everysec, not {appendfsync!r}")
         if durability not in ("async", "replica"):
             raise BadUsage(f"--durability is async or replica, not {durability!r}")
-        plan = Plan(
+        plan = ChaosPlan(
             seed=seed,
             jobs=jobs,
             folder=_folder(out),
@@ -96,7 +96,7 @@ def _folder(out: Path | None) -> Path:
     return out.resolve()
 
 
-def _table(report: Report) -> Table:
+def _table(report: ChaosReport) -> Table:
     table = Table("promise", "violations", "first of them")
     for name, found in report.violations.items():
         table.add_row(name.replace("_", " "), str(len(found)), found[0] if found else "")

@@ -1,7 +1,7 @@
-"""Whether a job's output is whole: no gap, no repeat, no two calls of the engine mixed. Pure.
+"""Check that a job's output is whole: no gap, no repeat, one engine call per attempt. Pure.
 
-Called by checker.py. A piece says "ref run place pieces;" (model_server.py), so it shows from the
-output alone which job and which call of the engine it came from, and where it belongs.
+Called by output_checks.py. A piece is "ref run place pieces;" (model_server.py), so that the output
+itself shows which job and which engine call it belongs to, and at which place.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-Entry = Sequence[str]  #: Id, kind ("chunk", "attempt", "end"), and what is in it.
+Entry = Sequence[str]  #: Id, kind ("chunk", "attempt", "end"), text.
 
 
 @dataclass
 class Flaws:
-    """What is wrong with one output, as sentences."""
+    """The flaws of one output, as sentences."""
 
     gaps: list[str] = field(default_factory=list)
     repeats: list[str] = field(default_factory=list)
     mixed: list[str] = field(default_factory=list)
-    ends: list[str] = field(default_factory=list)  #: Not exactly one end, or not at the end.
-    gone: list[str] = field(default_factory=list)  #: Read, and no longer there.
+    ends: list[str] = field(default_factory=list)  #: Not exactly one end, or it is not last.
+    gone: list[str] = field(default_factory=list)  #: Entries that were read and no longer exist.
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ class Piece:
     pieces: int
 
 
-def pieces_of(entry: Entry) -> Piece | None:
-    """What a chunk holds; None: no text (the first of an answer may be empty)."""
+def piece_of(entry: Entry) -> Piece | None:
+    """Parse a chunk; None: it has no text (the first of an answer may be empty)."""
     words = entry[2].rstrip(";").split()
     if len(words) != 4:
         return None
     return Piece(words[0], int(words[1]), int(words[2]), int(words[3]))
 
 
-def said(kind: str, data: str | bytes) -> str:
-    """What is worth keeping of an entry: a piece's text, an attempt's number, an end's state."""
+def entry_text(kind: str, data: str | bytes) -> str:
+    """Return the part of an entry that is compared: a text, an attempt's number, a state."""
     body = json.loads(data) if data else {}
     if kind == "attempt":
         return str(body["attempt"])
@@ -54,12 +54,12 @@ def said(kind: str, data: str | bytes) -> str:
     return str((choices[0].get("delta") or {}).get("content") or "")
 
 
-def look_at(entries: Sequence[Entry], ref: str | None) -> Flaws:
-    """The flaws of a whole output, from its first entry to its end.
+def find_flaws(entries: Sequence[Entry], ref: str | None) -> Flaws:
+    """Find the flaws of a complete output.
 
     Args:
         entries: In the order in which they were read.
-        ref: Whose it is to be; None: not known, and not looked at.
+        ref: The job that it must belong to; None: not checked.
     """
     flaws = Flaws()
     ids = [_order(entry[0]) for entry in entries]
@@ -72,35 +72,35 @@ def look_at(entries: Sequence[Entry], ref: str | None) -> Flaws:
     for entry in entries:
         if entry[1] == "attempt":
             if int(entry[2]) <= attempt:
-                flaws.repeats.append(f"attempt {entry[2]} came behind attempt {attempt}")
+                flaws.repeats.append(f"attempt {entry[2]} follows attempt {attempt}")
             attempt, run, next_place = int(entry[2]), None, 0
-        piece = pieces_of(entry) if entry[1] == "chunk" else None
+        piece = piece_of(entry) if entry[1] == "chunk" else None
         if piece is None:
             continue
         if ref is not None and piece.ref != ref:
             flaws.mixed.append(f"a piece of {piece.ref} in the output of {ref}")
         if run is None:
             if piece.run in seen:
-                flaws.mixed.append(f"call {piece.run} goes on in attempt {attempt}")
+                flaws.mixed.append(f"call {piece.run} continues in attempt {attempt}")
             run = piece.run
             seen.add(run)
         if piece.run != run:
             flaws.mixed.append(f"calls {run} and {piece.run} in attempt {attempt}")
             run, next_place = piece.run, piece.place
         if piece.place > next_place:
-            flaws.gaps.append(f"attempt {attempt}: piece {piece.place} where {next_place} was due")
+            flaws.gaps.append(f"attempt {attempt}: piece {piece.place} instead of {next_place}")
         elif piece.place < next_place:
-            flaws.repeats.append(f"attempt {attempt}: piece {piece.place} once more")
+            flaws.repeats.append(f"attempt {attempt}: piece {piece.place} twice")
         next_place = piece.place + 1
     if entries and entries[-1][1] == "end" and entries[-1][2] == "succeeded":
-        last = next((p for e in reversed(entries) if e[1] == "chunk" and (p := pieces_of(e))), None)
+        last = next((p for e in reversed(entries) if e[1] == "chunk" and (p := piece_of(e))), None)
         if last is None or next_place != last.pieces:
             flaws.gaps.append(f"answered after {next_place} of {last and last.pieces} pieces")
     return flaws
 
 
 def is_whole(text: str) -> bool:
-    """Whether a text is all the pieces of one call, in order."""
+    """Whether a text consists of all pieces of one call, in order."""
     found = [
         Piece(w[0], *map(int, w[1:])) for part in text.split(";") if len(w := part.split()) == 4
     ]
@@ -111,11 +111,11 @@ def is_whole(text: str) -> bool:
 
 
 def compare(read: Sequence[Entry], whole: Sequence[Entry], *, ended: bool) -> Flaws:
-    """The flaws of what a reader saw along the way, against the output as it stands at the end."""
+    """Find the flaws in what a reader saw, compared with the output at the end."""
     flaws = Flaws()
     if read and whole and not {entry[0] for entry in read} <= {entry[0] for entry in whole}:
-        flaws.gone.append("a reader saw what is no longer there")
-        return flaws  # nothing more can be said
+        flaws.gone.append("a reader saw an entry that no longer exists")
+        return flaws  # nothing else can be compared
     ids, all_ids = [entry[0] for entry in read], [entry[0] for entry in whole]
     if len(set(ids)) != len(ids):
         flaws.repeats.append("a reader saw an entry twice")
@@ -125,9 +125,9 @@ def compare(read: Sequence[Entry], whole: Sequence[Entry], *, ended: bool) -> Fl
     if missed:
         flaws.gaps.append(f"a reader missed {len(missed)} entries, such as {min(missed)}")
     if missed or flaws.repeats:
-        pass  # so it cannot be the same
+        pass  # they differ already
     elif [list(e) for e in read] != [list(e) for e in whole[: len(read)]]:
-        flaws.mixed.append("a reader saw something else, or in another order")
+        flaws.mixed.append("a reader saw other entries, or another order")
     return flaws
 
 

@@ -1,6 +1,6 @@
-"""Whether a job ended as it may: by its fate, its attempts, its delay and its deadline. Pure.
+"""Check how and when a job ended, by its fate, attempts, delay and deadline. Pure.
 
-Called by checker.py.
+Called by job_checks.py.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from typing import Any
 
 from lengthwise_lab.chaos.history import Event
 
-#: States that are ends.
-ENDS = frozenset({"succeeded", "failed", "cancelled", "expired"})
+#: The states in which a job stays.
+TERMINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
-def wrong_end(
-    final: Event, spec: Mapping[str, Any], told: Sequence[Event], *, cancelled: bool
+def wrong_terminal_state(
+    final: Event, spec: Mapping[str, Any], views: Sequence[Event], *, cancelled: bool
 ) -> list[str]:
-    """What is wrong with how, or when, a job ended.
+    """Return what is wrong with the end of a job, a sentence each.
 
     Args:
-        final: Its record at the end, in a state that is one of `ENDS`.
-        spec: What its client asked for.
-        told: The acknowledgements of its submit.
-        cancelled: Whether somebody asked to withdraw it.
+        final: Its record at the end, in one of `TERMINAL_STATES`.
+        spec: The options of its submit.
+        views: The acknowledgements of its submit.
+        cancelled: Whether a client cancelled it.
     """
     state, found = final["state"], []
     fate, attempt = spec.get("fate", "answered"), final["attempt"]
@@ -36,7 +36,7 @@ def wrong_end(
         if not (used_up or (fate == "refused" and final["error"] == "engine_refused")):
             found.append(f"failed after {attempt} attempts, with {final['error']}")
     if state == "cancelled" and not cancelled:
-        found.append("cancelled, though nobody asked for it")
+        found.append("cancelled, though no client cancelled it")
     if state == "expired" and final["finished_ms"] < deadline - 1:
         found.append("expired before its deadline")
     if final["started_ms"] is not None:
@@ -44,6 +44,6 @@ def wrong_end(
             found.append("started after its deadline")
         if final["started_ms"] < since - 1:
             found.append("started before its delay was over")
-    if any(abs(view["due_ms"] - final["due_ms"]) > 0.01 for view in told):
+    if any(abs(view["due_ms"] - final["due_ms"]) > 0.01 for view in views):
         found.append("its due time changed")
     return found

@@ -1,7 +1,7 @@
-"""The clients of a chaos run: they hand jobs in, withdraw some, read some, and say what they saw.
+"""The clients of a chaos run: they submit jobs, cancel some, read some, and record every reply.
 
-A client believes nothing but a reply. Without one it knows nothing (`info`), unless it gave an
-idempotency key and may ask again. Called by run.py.
+A client relies only on replies. Without a reply the result is unknown (`info`), unless the client
+has an idempotency key and can repeat the request. Called by run.py.
 """
 
 from __future__ import annotations
@@ -12,42 +12,44 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import httpx
+from httpx_sse import ServerSentEvent
 
 from lengthwise_contract.queue_settings import QueueSettings
-from lengthwise_lab.chaos.clients.workload import TENANTS, Ask, ask
-from lengthwise_lab.chaos.clients.service_client import INSIST_S, Caller
-from lengthwise_lab.chaos.clients.chat_client import talk
+from lengthwise_lab.chaos.checks.outputs import Entry, entry_text
+from lengthwise_lab.chaos.clients.chat_client import run_chat
+from lengthwise_lab.chaos.clients.service_client import RETRY_FOR_S, RetryingClient
+from lengthwise_lab.chaos.clients.workload import TENANTS, ChaosJob, job_of
 from lengthwise_lab.chaos.history import History
-from lengthwise_lab.chaos.checks.outputs import Entry, said
 from lengthwise_lab.chaos.system.processes import ADMIN, QUEUE
 from lengthwise_lab.errors import ChaosError
+from lengthwise_lab.server_sent_events import read_events
 
-#: How many hand jobs in at once.
+#: How many clients submit jobs at once.
 _SUBMITTERS = 12
 
 
-class Clients:
-    """All of them, on one set of connections."""
+class JobClients:
+    """All clients of a run, on one set of connections."""
 
-    def __init__(self, caller: Caller, history: History, *, seed: int) -> None:
-        """Nothing is sent yet."""
-        self.submitted = 0  #: Jobs handed in so far, whatever became of it.
-        self.ids: set[str] = set()  #: Of the acknowledged jobs.
-        self._caller, self._history, self._seed = caller, history, seed
-        self._later: set[asyncio.Task[None]] = set()
+    def __init__(self, client: RetryingClient, history: History, *, seed: int) -> None:
+        """Store the arguments. Nothing is sent yet."""
+        self.submitted = 0  #: Jobs submitted so far, whatever the reply.
+        self.ids: set[str] = set()  #: Ids of the acknowledged jobs.
+        self._client, self._history, self._seed = client, history, seed
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
-        """Give up what is under way."""
-        for task in list(self._later):
+        """Cancel the requests in progress."""
+        for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._later, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    # ------------------------------------------------------------------ handing in
+    # ------------------------------------------------------------------ submits
 
     async def submit_all(self, jobs: int, may_submit: Callable[[int], Awaitable[bool]]) -> None:
-        """Hand in all jobs, each when `may_submit(number)` says so; wait for the last reader.
+        """Submit all jobs, each when `may_submit(number)` returns; wait for the last reader.
 
-        When it says no, no more is handed in.
+        If it returns False, no more jobs are submitted.
         """
         numbers = iter(range(jobs))
 
@@ -55,16 +57,16 @@ class Clients:
             for number in numbers:
                 if not await may_submit(number):
                     return
-                await self._one(ask(self._seed, number))
+                await self._run_job(job_of(self._seed, number))
                 self.submitted += 1
 
         async with asyncio.TaskGroup() as group:
             for _ in range(_SUBMITTERS):
                 group.create_task(submitter())
-        while self._later:
-            await asyncio.wait(self._later)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
-    async def _one(self, job: Ask) -> None:
+    async def _run_job(self, job: ChaosJob) -> None:
         if job.chat:
             self._start(self._chat(job))
             return
@@ -88,24 +90,26 @@ class Clients:
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
-        self._later.add(task)
-        task.add_done_callback(self._later.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _submit(self, job: Ask) -> str | None:
-        """The id that was acknowledged; None: none was."""
+    async def _submit(self, job: ChaosJob) -> str | None:
+        """Submit a job. Return its id; None: no reply acknowledged it."""
         write, ref = self._history.write, job.ref
         write("submit", "invoke", ref=ref, key=job.key, spec=spec_of(job))
         headers = {} if job.key is None else {"Idempotency-Key": job.key}
-        ends = asyncio.get_running_loop().time() + INSIST_S
+        ends = asyncio.get_running_loop().time() + RETRY_FOR_S
         tries = 0
         while asyncio.get_running_loop().time() < ends:
             tries += 1
-            got = await self._caller.call(job.tenant, "POST", "/v1/jobs", _request(job), headers)
+            got = await self._client.call(job.tenant, "POST", "/v1/jobs", _request(job), headers)
             if got is not None and got.is_success:
                 view = got.json()
-                known = {n: view[n] for n in ("accepted_ms", "due_ms", "predicted_tokens", "state")}
+                fields = {
+                    n: view[n] for n in ("accepted_ms", "due_ms", "predicted_tokens", "state")
+                }
                 self.ids.add(view["id"])
-                write("submit", "ok", ref=ref, key=job.key, id=view["id"], tries=tries, **known)
+                write("submit", "ok", ref=ref, key=job.key, id=view["id"], tries=tries, **fields)
                 return str(view["id"])
             if got is not None and got.status_code == httpx.codes.TOO_MANY_REQUESTS:
                 await asyncio.sleep(min(2.0, float(got.headers.get("Retry-After", "1"))))
@@ -115,62 +119,64 @@ class Clients:
                 return None
             if job.key is None:
                 break
-            await self._caller.pause()
+            await self._client.pause()
         write("submit", "info", ref=ref, key=job.key, tries=tries)
         return None
 
-    async def _conflict(self, job: Ask) -> None:
-        """Another request under the key of this one is to be refused."""
+    async def _conflict(self, job: ChaosJob) -> None:
+        """Send a different request under the same key, which must be refused."""
         other = _request(job) | {"max_attempts": 1}
         headers = {"Idempotency-Key": job.key or ""}
-        got = await self._caller.insist(job.tenant, "POST", "/v1/jobs", other, headers)
+        got = await self._client.call_until_answered(job.tenant, "POST", "/v1/jobs", other, headers)
         status = None if got is None else got.status_code
         self._history.write("conflict", "ok" if status else "info", ref=job.ref, status=status)
 
-    async def _cancel(self, job: Ask, job_id: str, after_s: float) -> None:
+    async def _cancel(self, job: ChaosJob, job_id: str, after_s: float) -> None:
         await asyncio.sleep(after_s)
         self._history.write("cancel", "invoke", ref=job.ref, id=job_id)
-        got = await self._caller.insist(job.tenant, "DELETE", f"/v1/jobs/{job_id}")
+        got = await self._client.call_until_answered(job.tenant, "DELETE", f"/v1/jobs/{job_id}")
         if got is None or not got.is_success:
             status = None if got is None else got.status_code
             self._history.write("cancel", "info", ref=job.ref, id=job_id, status=status)
             return
         view = got.json()
-        told = {"state": view["state"], "requested": view["cancel_requested"]}
-        self._history.write("cancel", "ok", ref=job.ref, id=job_id, **told)
+        fields = {"state": view["state"], "requested": view["cancel_requested"]}
+        self._history.write("cancel", "ok", ref=job.ref, id=job_id, **fields)
 
-    async def _peek(self, job: Ask, job_id: str) -> None:
-        """Somebody else asks for it, and is to be told that it does not exist."""
+    async def _peek(self, job: ChaosJob, job_id: str) -> None:
+        """Request the job as another tenant, who must get 404."""
         other = next(name for name in TENANTS if name != job.tenant)
-        got = await self._caller.insist(other, "GET", f"/v1/jobs/{job_id}")
+        got = await self._client.call_until_answered(other, "GET", f"/v1/jobs/{job_id}")
         status = None if got is None else got.status_code
         self._history.write("peek", "ok" if status else "info", id=job_id, by=other, status=status)
 
-    async def _explain(self, job: Ask, job_id: str) -> None:
-        got = await self._caller.insist(job.tenant, "GET", f"/v1/jobs/{job_id}/explain")
+    async def _explain(self, job: ChaosJob, job_id: str) -> None:
+        got = await self._client.call_until_answered(
+            job.tenant, "GET", f"/v1/jobs/{job_id}/explain"
+        )
         if got is not None and got.is_success:
             names = ("predicted_ms", "overtake_factor", "overtake_bound_ms", "class_offset_ms",
                      "accepted_ms", "due_ms")  # fmt: skip
             why = got.json()
             self._history.write("price", "ok", id=job_id, **{n: why[n] for n in names})
 
-    async def _chat(self, job: Ask) -> None:
-        job_id = await talk(self._caller, self._history, job, spec_of(job))
+    async def _chat(self, job: ChaosJob) -> None:
+        job_id = await run_chat(self._client, self._history, job, spec_of(job))
         if job_id is not None:
             self.ids.add(job_id)
 
-    # ------------------------------------------------------------------ reading
+    # ------------------------------------------------------------------ readers
 
-    async def _read(self, job: Ask, job_id: str) -> None:
-        """Read a job's output to its end, at one service after the other."""
-        dice = random.Random(f"read {job.ref}")  # noqa: S311 - must repeat
+    async def _read(self, job: ChaosJob, job_id: str) -> None:
+        """Read a job's output to its end, with a random service for each connection."""
+        rng = random.Random(f"read {job.ref}")  # noqa: S311 - must repeat
         entries: list[Entry] = []
         ended, visits = False, 0
-        ends = asyncio.get_running_loop().time() + INSIST_S
+        ends = asyncio.get_running_loop().time() + RETRY_FOR_S
         while not ended and asyncio.get_running_loop().time() < ends:
             visits += 1
-            leave_after = dice.randrange(1, 12) if dice.random() < 0.5 else None
-            ended = await self._visit(job, job_id, entries, leave_after)
+            leave_after = rng.randrange(1, 12) if rng.random() < 0.5 else None
+            ended = await self._read_once(job, job_id, entries, leave_after)
             if not ended and leave_after is None:
                 await asyncio.sleep(0.1)
         self._history.write(
@@ -182,35 +188,32 @@ class Clients:
             entries=entries,
         )
 
-    async def _visit(
-        self, job: Ask, job_id: str, entries: list[Entry], leave_after: int | None
+    async def _read_once(
+        self, job: ChaosJob, job_id: str, entries: list[Entry], leave_after: int | None
     ) -> bool:
-        """Read on from the last entry; whether it was the end."""
+        """Read from the last entry on; return whether the output ended."""
         headers = {"Last-Event-ID": entries[-1][0]} if entries else {}
         path = f"/v1/jobs/{job_id}/stream"
         before = len(entries)
         try:
-            async with self._caller.stream(job.tenant, "GET", path, headers=headers) as response:
+            async with self._client.stream(job.tenant, "GET", path, headers=headers) as response:
                 if response.status_code == httpx.codes.NO_CONTENT:
                     return True
                 if not response.is_success:
                     await response.aread()
-                    self._caller.note(response)
+                    self._client.record_internal_error(response)
                     await asyncio.sleep(0.2)
                     return False
-                frame: dict[str, str] = {}
-                async for line in response.aiter_lines():
-                    if line:
-                        name, _, value = line.partition(":")
-                        frame[name] = value.strip()
-                        continue
-                    if "id" in frame:
-                        entries.append(_entry(frame))
-                        if frame.get("event") == "end":
-                            return True
-                        if leave_after is not None and len(entries) - before >= leave_after:
-                            return False
-                    frame = {}
+                last_id = ""
+                async for event in read_events(response):
+                    if event.id == last_id:
+                        continue  # an event without an id is not an entry of the output
+                    last_id = event.id
+                    entries.append(_entry(event))
+                    if event.event == "end":
+                        return True
+                    if leave_after is not None and len(entries) - before >= leave_after:
+                        return False
         except httpx.TransportError:
             pass
         return False
@@ -218,25 +221,25 @@ class Clients:
     # ------------------------------------------------------------------ the end
 
     async def queue(self) -> dict[str, Any] | None:
-        """How the line stands; None: nobody says."""
-        got = await self._caller.call(ADMIN, "GET", f"/v1/queues/{QUEUE}")
+        """Return the queue; None: no reply."""
+        got = await self._client.call(ADMIN, "GET", f"/v1/queues/{QUEUE}")
         return None if got is None or not got.is_success else dict(got.json())
 
     async def make_queue(self, settings: QueueSettings) -> None:
-        """As its admin.
+        """Create the queue, as its admin.
 
         Raises:
-            ChaosError: It was refused.
+            ChaosError: The service refused it.
         """
         body = settings.model_dump(mode="json")
-        got = await self._caller.insist(ADMIN, "PUT", f"/v1/queues/{QUEUE}", body)
+        got = await self._client.call_until_answered(ADMIN, "PUT", f"/v1/queues/{QUEUE}", body)
         if got is None or not got.is_success:
-            raise ChaosError(f"the queue was not made: {got and got.text}")
+            raise ChaosError(f"the queue was not created: {got and got.text}")
 
     async def view_some(self, ids: Sequence[str]) -> None:
-        """Write down what the service says of these jobs at the end."""
+        """Record what the service returns for these jobs at the end."""
         for job_id in ids:
-            got = await self._caller.insist(ADMIN, "GET", f"/v1/jobs/{job_id}")
+            got = await self._client.call_until_answered(ADMIN, "GET", f"/v1/jobs/{job_id}")
             if got is None or not got.is_success:
                 status = None if got is None else got.status_code
                 self._history.write("view", "fail", id=job_id, status=status)
@@ -247,8 +250,8 @@ class Clients:
             self._history.write("view", "ok", id=job_id, state=view["state"], text=text)
 
 
-def spec_of(job: Ask) -> dict[str, Any]:
-    """What the checker needs to know of a job."""
+def spec_of(job: ChaosJob) -> dict[str, Any]:
+    """Return what the checks need of a job."""
     return {
         "tenant": job.tenant,
         "fate": job.script.fate,
@@ -260,7 +263,7 @@ def spec_of(job: Ask) -> dict[str, Any]:
     }
 
 
-def _request(job: Ask) -> dict[str, Any]:
+def _request(job: ChaosJob) -> dict[str, Any]:
     return {
         "body": {
             "model": QUEUE,
@@ -273,6 +276,6 @@ def _request(job: Ask) -> dict[str, Any]:
     }
 
 
-def _entry(frame: dict[str, str]) -> Entry:
-    kind = frame.get("event", "chunk")
-    return frame["id"], kind, said(kind, frame["data"])
+def _entry(event: ServerSentEvent) -> Entry:
+    kind = "chunk" if event.event == "message" else event.event
+    return event.id, kind, entry_text(kind, event.data)

@@ -1,6 +1,6 @@
-"""HTTP as the clients of a chaos run use it: one try, or many, at one service or another.
+"""The HTTP client of a chaos run: one try, or many, at a random queue service.
 
-Called by clients.py and chats.py.
+Called by job_clients.py and chat_client.py.
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ from typing import Any
 
 import httpx
 
-from lengthwise_lab.chaos.clients.transport import SaysCut
+from lengthwise_lab.chaos.clients.transport import UvloopTransport
 from lengthwise_lab.chaos.history import History
 
-#: How long a client insists, s: far longer than any fault lasts.
-INSIST_S = 120.0
+#: How long a client repeats a request, s: far longer than any fault lasts.
+RETRY_FOR_S = 120.0
 
 
-class Caller:
-    """The services, the tenants' keys, and one set of connections."""
+class RetryingClient:
+    """Calls the queue services with the tenants' keys, on one set of connections."""
 
     def __init__(
         self, urls: list[str], keys: Mapping[str, str], history: History, *, seed: int
     ) -> None:
-        """Nothing is sent yet; `urls` are the queue services, `keys` those of the tenants."""
+        """Create the client. `urls`: the queue services; `keys`: tenant -> API key."""
         self._urls, self._keys, self._history = urls, keys, history
-        self._dice = random.Random(f"clients {seed}")  # noqa: S311 - must repeat
+        self._rng = random.Random(f"clients {seed}")  # noqa: S311 - must repeat
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
         timeout = httpx.Timeout(25.0, read=30.0)
-        self._http = httpx.AsyncClient(timeout=timeout, transport=SaysCut(limits=limits))
+        self._http = httpx.AsyncClient(timeout=timeout, transport=UvloopTransport(limits=limits))
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()
 
-    def note(self, response: httpx.Response) -> None:
-        """Write down an answer that no fault of the surroundings excuses."""
+    def record_internal_error(self, response: httpx.Response) -> None:
+        """Record a response that no fault of the run excuses."""
         if response.status_code == 500 and "internal_error" in response.text:
             where = f"{response.request.method} {response.request.url.path}"
             self._history.write("internal_error", "ok", where=where)
 
     async def pause(self) -> None:
-        """Before another try."""
-        await asyncio.sleep(self._dice.uniform(0.1, 0.5))
+        """Wait before the next try."""
+        await asyncio.sleep(self._rng.uniform(0.1, 0.5))
 
     def stream(
         self,
@@ -55,8 +55,8 @@ class Caller:
         body: dict[str, Any] | None = None,
         headers: dict[str, str] | None = None,
     ) -> AbstractAsyncContextManager[httpx.Response]:
-        """Open a stream at one service; raises what httpx raises."""
-        url = self._dice.choice(self._urls) + path
+        """Open a stream at one service. Raises what httpx raises."""
+        url = self._rng.choice(self._urls) + path
         headers = self._authorized(tenant) | (headers or {})
         return self._http.stream(method, url, json=body, headers=headers)
 
@@ -71,17 +71,17 @@ class Caller:
         body: dict[str, Any] | None = None,
         headers: dict[str, str] | None = None,
     ) -> httpx.Response | None:
-        """One try at one service; None: no reply."""
-        url = self._dice.choice(self._urls) + path
+        """Send a request once, to one service; None: no reply."""
+        url = self._rng.choice(self._urls) + path
         headers = self._authorized(tenant) | (headers or {})
         try:
             got = await self._http.request(method, url, json=body, headers=headers)
         except httpx.TransportError:
             return None
-        self.note(got)
+        self.record_internal_error(got)
         return got
 
-    async def insist(
+    async def call_until_answered(
         self,
         tenant: str,
         method: str,
@@ -89,8 +89,8 @@ class Caller:
         body: dict[str, Any] | None = None,
         headers: dict[str, str] | None = None,
     ) -> httpx.Response | None:
-        """Try until somebody has an answer; for what may be repeated."""
-        ends = asyncio.get_running_loop().time() + INSIST_S
+        """Repeat a request until a service answers it. Only for requests that may be repeated."""
+        ends = asyncio.get_running_loop().time() + RETRY_FOR_S
         while asyncio.get_running_loop().time() < ends:
             got = await self.call(tenant, method, path, body, headers)
             if got is not None and got.status_code < 500 and got.status_code != 429:

@@ -1,10 +1,9 @@
-"""HTTP connections for uvloop, which has no socket to ask about once a connection is cut.
+"""HTTP connections on uvloop, with the error of a connection that is reset before its first use.
 
-anyio asks each new connection for its peer's address. Where the peer resets it between connect and
-that question, asyncio's transport knows the address still and the first write tells; uvloop's has
-no socket any more, and an `AttributeError` comes through httpx: to its callers that is a bug and
-not a peer that is away. Seen in a chaos run (queue_service/lengthwise_queue/closed_transport.py is
-the same for Redis).
+anyio reads the peer's address of each new connection. If the peer resets the connection before
+that, asyncio's transport still has the address, and the first write fails. uvloop's transport has
+no socket any more, and httpx raises `AttributeError`, which looks like a bug and not like a lost
+peer. Observed in a chaos run. lengthwise_store/redis/uvloop_close.py does the same for Redis.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from __future__ import annotations
 import httpx
 
 
-class SaysCut(httpx.AsyncHTTPTransport):
-    """Makes that an `httpx.ConnectError`."""
+class UvloopTransport(httpx.AsyncHTTPTransport):
+    """A transport that raises `httpx.ConnectError` in that case."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request."""
@@ -22,4 +21,4 @@ class SaysCut(httpx.AsyncHTTPTransport):
         except AttributeError as exc:
             if "getpeername" not in str(exc) and "getsockname" not in str(exc):
                 raise
-            raise httpx.ConnectError("cut before a request could be sent", request=request) from exc
+            raise httpx.ConnectError("reset before a request was sent", request=request) from exc

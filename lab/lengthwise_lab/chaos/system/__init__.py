@@ -1,1 +1,1 @@
-"""The system under test: real queue services and workers on a Valkey pair, and a model that is ours."""
+"""The system under test: real queue services and workers on two Valkeys, and a model server."""

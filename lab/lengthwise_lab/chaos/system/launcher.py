@@ -1,8 +1,9 @@
-"""Starts one process of the system under test: `python -m lengthwise_lab.chaos.system.launcher PARENT ...`.
+"""Start one process of the system under test.
 
-It is killed by the kernel when PARENT dies (Linux), so that no run leaves anything behind. With
-`-m MODULE` it runs a Python module under a clock of its own, which a SIGUSR1 puts an hour forward
-and a SIGUSR2 an hour back; otherwise it becomes the program that is named.
+`python -m lengthwise_lab.chaos.system.launcher PARENT PROGRAM ...` becomes the program. The kernel
+kills it when the process PARENT dies (Linux), so that a run leaves no processes behind. With `-m
+MODULE` it runs a Python module under a clock of its own: SIGUSR1 puts it an hour forward, SIGUSR2
+an hour back.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ import uuid_utils
 #: From <sys/prctl.h>; the signal survives execve.
 _PR_SET_PDEATHSIG = 1
 
-#: How far one signal moves the clock, s: far more than any lease, deadline or delay of a run.
+#: How far a signal moves the clock, s: far more than any lease, deadline or delay of a run.
 STEP_S = 3600
 
 
 class Clock:
     """The wall clock of this process, wrong by `offset_s`.
 
-    It stands in for `time.time`, `time.time_ns` and the time in the ids that the queue service
-    gives to jobs, which is all of the wall clock that the product's processes use for more than
-    log lines. Monotonic clocks stay: they have no hour to be wrong by.
+    It replaces `time.time`, `time.time_ns` and the time in the job ids of the queue service. The
+    product's processes use no other wall clock, except for log lines. Monotonic clocks stay, since
+    they do not jump.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class Clock:
         self._time, self._time_ns, self._uuid7 = time.time, time.time_ns, uuid_utils.uuid7
 
     def install(self) -> None:
-        """Be the clock from now on, and obey the signals."""
+        """Replace the clock, and handle the signals."""
         setattr(time, "time", lambda: self._time() + self.offset_s)  # noqa: B010
         setattr(time, "time_ns", lambda: self._time_ns() + self.offset_s * 10**9)  # noqa: B010
         setattr(uuid_utils, "uuid7", self._id)  # noqa: B010
@@ -47,19 +48,19 @@ class Clock:
         self.offset_s += by_s
 
     def _id(self) -> uuid_utils.UUID:
-        right = self._uuid7()  # its first 48 bits are ms since the epoch
-        return uuid_utils.UUID(int=right.int + (self.offset_s * 1000 << 80))
+        true_id = self._uuid7()  # its first 48 bits are ms since the epoch
+        return uuid_utils.UUID(int=true_id.int + (self.offset_s * 1000 << 80))
 
 
 def main(argv: list[str]) -> None:
-    """Become `argv[1:]`, to die with the process `argv[0]`."""
+    """Become the program `argv[1:]`, which dies with the process `argv[0]`."""
     parent, program = int(argv[0]), argv[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died before we asked
+        if os.getppid() != parent:  # it died before the call of prctl
             sys.exit(1)
     if program[0] != "-m":
-        os.execv(program[0], program)  # noqa: S606 - no shell is the point
+        os.execv(program[0], program)  # noqa: S606 - no shell is wanted
     Clock().install()
     sys.argv = program[1:]
     runpy.run_module(program[1], run_name="__main__", alter_sys=True)

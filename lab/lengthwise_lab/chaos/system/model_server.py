@@ -1,9 +1,8 @@
-"""The model and its predictor, as one HTTP server in this process: it knows what it was asked.
+"""The model and its predictor: one HTTP server in this process that records every call.
 
-An answer is made of pieces that name the job (`ref`), the call (`run`, unique), and the piece's
-place, so that a gap, a repeat or a mixture of two calls shows in the output itself. The prompt of a
-job is its `Script`, in JSON; the predictor predicts what the script says, with some error.
-Called by run.py.
+Each piece of an answer names the job (`ref`), the call (`run`, unique), and its place, so that a
+gap, a repeat or a mixture of two calls shows in the output itself. The prompt of a job is its
+`AnswerScript`, in JSON. The predictor returns the prediction of the script. Called by run.py.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from typing import Any
 
 import uvicorn
 
-from lengthwise_lab.chaos.clients.workload import Script, read_prompt
+from lengthwise_lab.chaos.clients.workload import AnswerScript, read_prompt
 from lengthwise_lab.chaos.history import History
 
 
 class ModelServer:
-    """Listens from `start` to `aclose`; a worker calls it at its own `url(worker)`."""
+    """Listens from `start` to `aclose`. Each worker has its own `url(worker)`."""
 
     def __init__(self, model: str, history: History, kill: Callable[[str], None]) -> None:
-        """`kill(worker)` is called when a worker takes a job that is its death."""
+        """Bind a port. `kill(worker)` is called when a worker runs a job that must kill it."""
         self.executed = 0
         self._model, self._history, self._kill = model, history, kill
         self._runs = itertools.count(1)
@@ -45,20 +44,20 @@ class ModelServer:
 
     @property
     def predictor_url(self) -> str:
-        """Where the predictor is."""
+        """The URL of the predictor."""
         return self._base + "/predictor"
 
     def url(self, worker: str) -> str:
-        """Where the engine is for this worker."""
+        """Return the URL of the engine for this worker."""
         return f"{self._base}/{worker}"
 
     async def start(self) -> None:
         """Serve, in this event loop."""
-        # Not `serve`: that takes over the process's signal handlers, which are the run's.
+        # Not `serve`, which would replace the process's signal handlers.
         self._task = asyncio.create_task(self._server._serve([self._socket]))
 
     async def aclose(self) -> None:
-        """End."""
+        """Stop serving."""
         self._server.should_exit = self._server.force_exit = True
         if self._task is not None:
             await self._task
@@ -67,22 +66,22 @@ class ModelServer:
     # ------------------------------------------------------------------ HTTP
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
-        _, who, path = scope["path"].split("/", 2)
+        _, worker, path = scope["path"].split("/", 2)
         if path == "health":
             await _reply(send, 200, {})
         elif path == "v1/models":
             await _reply(send, 200, {"data": [{"id": self._model, "max_model_len": 32_768}]})
         elif path == "v1/predict/batch":
-            asked = json.loads(await _body(receive))["inputs"]
-            await _reply(send, 200, {"predictions": [_predict(one) for one in asked]})
+            inputs = json.loads(await _body(receive))["inputs"]
+            await _reply(send, 200, {"predictions": [_predict(one) for one in inputs]})
         elif path == "v1/chat/completions":
             body = json.loads(await _body(receive))
             script = read_prompt(body["messages"][-1]["content"])
-            await self._answer(who, script, receive, send)
+            await self._answer(worker, script, receive, send)
         else:
             await _reply(send, 404, {"error": {"message": f"no {path} here"}})
 
-    async def _answer(self, worker: str, script: Script, receive: Any, send: Any) -> None:
+    async def _answer(self, worker: str, script: AnswerScript, receive: Any, send: Any) -> None:
         number, ref = next(self._runs), script.ref
         again = ref in self._seen
         self._seen.add(ref)
@@ -90,25 +89,25 @@ class ModelServer:
         self._history.write("execute", "invoke", ref=ref, run=number, worker=worker)
         if script.fate == "killer":
             self._kill(worker)
-            await _hung_up(receive)
+            await _until_disconnected(receive)
             return
         if script.fate == "refused":
-            await _reply(send, 400, {"error": {"message": "told to refuse", "code": 400}})
+            await _reply(send, 400, {"error": {"message": "simulated refusal", "code": 400}})
             return
         if script.fate == "broken" or (script.fate == "flaky" and not again):
-            await _reply(send, 500, {"error": {"message": "told to break", "code": 500}})
+            await _reply(send, 500, {"error": {"message": "simulated failure", "code": 500}})
             return
-        gone = asyncio.ensure_future(_hung_up(receive))
+        disconnected = asyncio.ensure_future(_until_disconnected(receive))
         try:
-            done = await self._stream(script, number, send, gone)
+            done = await self._stream(script, number, send, disconnected)
         finally:
-            gone.cancel()
+            disconnected.cancel()
         self._history.write("execute", "ok" if done else "fail", ref=ref, run=number)
 
     async def _stream(
-        self, script: Script, number: int, send: Any, gone: asyncio.Future[None]
+        self, script: AnswerScript, number: int, send: Any, disconnected: asyncio.Future[None]
     ) -> bool:
-        """Send the pieces; False when the worker hung up."""
+        """Send the pieces. Return False if the worker disconnected."""
         head = [(b"content-type", b"text/event-stream")]
         await send({"type": "http.response.start", "status": 200, "headers": head})
         loop = asyncio.get_running_loop()
@@ -116,8 +115,8 @@ class ModelServer:
         for place in range(script.pieces):
             wait_s = began + (place + 1) * step_s - loop.time()
             if wait_s > 0:
-                await asyncio.wait([gone], timeout=wait_s)
-            if gone.done():
+                await asyncio.wait([disconnected], timeout=wait_s)
+            if disconnected.done():
                 return False
             text = f"{script.ref} {number} {place} {script.pieces};"
             last = place == script.pieces - 1
@@ -139,9 +138,9 @@ class ModelServer:
         }
 
 
-def _predict(asked: dict[str, Any]) -> dict[str, Any]:
-    """The distribution that has the predicted length for its median."""
-    text = asked["prompt"] if asked.get("prompt") else asked["messages"][-1]["content"]
+def _predict(request: dict[str, Any]) -> dict[str, Any]:
+    """Return a distribution with the predicted length as its median."""
+    text = request["prompt"] if request.get("prompt") else request["messages"][-1]["content"]
     try:
         tokens = read_prompt(text).predicted_tokens
     except (ValueError, TypeError):
@@ -165,7 +164,7 @@ async def _body(receive: Any) -> bytes:
             return body
 
 
-async def _hung_up(receive: Any) -> None:
+async def _until_disconnected(receive: Any) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 

@@ -1,4 +1,4 @@
-"""The system under test: queue services and workers as real processes, on a broker of ours.
+"""The system under test: queue services and workers as real processes, on a broker of its own.
 
 Called by run.py, which starts it, and by nemesis.py, which breaks it.
 """
@@ -23,13 +23,13 @@ from lengthwise_lab.chaos.system.broker import Broker
 from lengthwise_lab.errors import ChaosError
 from lengthwise_queue.tenants.keys import hash_key, new_key
 
-#: How long a process may take to be ready, or to end when it is told to, s.
-_PATIENCE_S = 90.0
+#: How long a process may take to become ready, s.
+_READY_S = 90.0
 
-#: The name of the queue, and of its model.
+#: The name of the queue and of its model.
 QUEUE = "chaos"
 
-#: The tenant who runs the queue, and hands nothing in.
+#: The tenant that manages the queue and submits nothing.
 ADMIN = "admin"
 
 
@@ -38,10 +38,10 @@ Durability = Literal["async", "replica"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How large the system is, and how quick to notice that something died.
+    """The size of the system, and its times.
 
-    The leases are a fraction of the product's own (15 s), so that a run with hundreds of deaths
-    ends in minutes; the proportions are the same.
+    The lease is a fraction of the product's default (15 s), so that a run with hundreds of kills
+    ends in minutes. The proportions are the same.
     """
 
     services: int = 2
@@ -51,30 +51,30 @@ class Sizes:
     beat_ms: int = 800
     tick_ms: int = 250
     appendfsync: str = "always"
-    #: What an acknowledged submit or finish survives: docs/operate/guarantees.md. Under `replica` a
-    #: failover is a crash, in the middle of the lag.
+    #: What an acknowledged submit or finish survives: docs/operate/guarantees.md. With `replica` a
+    #: failover is a crash during the lag.
     durability: Durability = "async"
-    #: The worker's program; a test puts a careless one here, to see it found out.
+    #: The worker's module. A test uses one with a bug, which the checks must find.
     worker_module: str = "lengthwise_worker"
 
 
 @dataclass
 class Process:
-    """A Python process that is started again, with the same name, whenever it ends."""
+    """A Python process that is restarted, with the same name, whenever it ends."""
 
     name: str
     module: str
     env: Mapping[str, str]
     log: Path
     starts: int = 0
-    ends: list[int] = field(default_factory=list)  #: Exit statuses so far; a signal's is negative.
+    exits: list[int] = field(default_factory=list)  #: Exit statuses; negative for a signal.
     process: asyncio.subprocess.Process | None = None
-    _keeper: asyncio.Task[None] | None = None
+    _restarter: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start it and keep it going."""
+        """Start the process and restart it whenever it ends."""
         await self._spawn()
-        self._keeper = asyncio.create_task(self._keep(), name=f"keep-{self.name}")
+        self._restarter = asyncio.create_task(self._restart(), name=f"restart-{self.name}")
 
     async def _spawn(self) -> None:
         with self.log.open("ab") as log:
@@ -84,28 +84,28 @@ class Process:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=_surroundings() | dict(self.env),
+                env=_environment() | dict(self.env),
                 start_new_session=True,
             )
         self.starts += 1
 
-    async def _keep(self) -> None:
+    async def _restart(self) -> None:
         while self.process is not None:
-            self.ends.append(await self.process.wait())
+            self.exits.append(await self.process.wait())
             await asyncio.sleep(0.05)
             await self._spawn()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal; nothing if it is gone just now."""
+        """Send a signal, if the process runs."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(number)
 
     async def stop(self, *, gently: bool) -> None:
-        """End it for good: by SIGTERM if `gently` and it heeds that in time, else by SIGKILL."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        """End the process for good: with SIGTERM first if `gently`, then with SIGKILL."""
+        if self._restarter is not None:
+            self._restarter.cancel()
+            await asyncio.gather(self._restarter, return_exceptions=True)
         if self.process is None:
             return
         self.signal(signal.SIGCONT)
@@ -118,20 +118,20 @@ class Process:
         self.process = None
 
 
-def _surroundings() -> dict[str, str]:
-    """Our environment, without the settings of some other Lengthwise on this machine."""
+def _environment() -> dict[str, str]:
+    """Return our environment, without the settings of another Lengthwise on this machine."""
     return {k: v for k, v in os.environ.items() if not k.startswith("LENGTHWISE_")}
 
 
 class System:
-    """All processes. Use as an async context manager: leaving it ends them all."""
+    """All processes. Use it as an async context manager, which ends them all."""
 
     def __init__(self, folder: Path, sizes: Sizes, ports: list[int]) -> None:
-        """Nothing runs yet.
+        """Prepare the broker. Nothing runs yet.
 
         Args:
             folder: For the logs and the broker's data; it must exist.
-            sizes: How many of everything.
+            sizes: The size of the system.
             ports: Free ports, one for each service.
         """
         self.sizes = sizes
@@ -143,12 +143,12 @@ class System:
         self._folder, self._ports = folder, ports
 
     async def __aenter__(self) -> System:
-        """The broker runs, and nothing else yet."""
+        """Start the broker."""
         await self.broker.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """End everything."""
+        """End all processes."""
         for process in (*self.workers, *self.services):
             await process.stop(gently=False)
         await self.broker.aclose()
@@ -157,7 +157,7 @@ class System:
         """Start the queue services, and wait until they are ready.
 
         Raises:
-            ChaosError: One was not, in time.
+            ChaosError: One was not ready in time.
         """
         tenants = self._folder / "tenants.json"
         tenants.write_text(
@@ -176,8 +176,8 @@ class System:
                 "LENGTHWISE_QUEUE_DURABILITY": self.sizes.durability,
                 "LENGTHWISE_QUEUE_PORT": str(port),
                 "LENGTHWISE_QUEUE_PREDICTOR_URL": predictor_url,
-                # Never late: a late prediction would change a job's place afterwards, and the
-                # checker could not tell whether its order was right.
+                # Long, because a late prediction would change a job's place afterwards, and the
+                # order could not be checked.
                 "LENGTHWISE_QUEUE_PREDICTOR_TIMEOUT_MS": "10000",
                 "LENGTHWISE_QUEUE_TENANTS_FILE": str(tenants),
                 "LENGTHWISE_QUEUE_SHUTDOWN_GRACE_S": "1",
@@ -193,16 +193,16 @@ class System:
                 await self._until_ready(http, url)
 
     async def _until_ready(self, http: httpx.AsyncClient, url: str) -> None:
-        ends = asyncio.get_running_loop().time() + _PATIENCE_S
+        ends = asyncio.get_running_loop().time() + _READY_S
         while asyncio.get_running_loop().time() < ends:
             with contextlib.suppress(httpx.TransportError):
                 if (await http.get(url + "/readyz")).is_success:
                     return
             await asyncio.sleep(0.05)
-        raise ChaosError(f"a queue service did not get ready; its log is in {self._folder}")
+        raise ChaosError(f"a queue service did not become ready; its log is in {self._folder}")
 
     async def start_workers(self, engine_url: Mapping[str, str]) -> None:
-        """Start the workers; name -> where each finds the engine."""
+        """Start the workers. `engine_url`: name -> URL of its engine."""
         sizes = self.sizes
         for name, url in engine_url.items():
             env = {
@@ -224,5 +224,5 @@ class System:
             self.workers.append(worker)
 
     def worker(self, name: str) -> Process:
-        """The worker of that name."""
+        """Return the worker with this name."""
         return next(w for w in self.workers if w.name == name)

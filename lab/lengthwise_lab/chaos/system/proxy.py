@@ -1,8 +1,8 @@
-"""A TCP proxy that can be told to misbehave: before Redis, and between a primary and its replica.
+"""A TCP proxy that can delay, cut and drop: in front of Redis, and between primary and replica.
 
-It looks at no bytes: a request is what a client sends, its reply is what comes back next, which is
-exact for clients that wait for their answers, as ours do. Called by system.py and nemesis.py, and
-by tests of the store and of the worker.
+It does not parse the traffic: the next bytes after a request count as its reply. That is exact for
+clients that wait for their replies, as ours do. Called by broker.py and nemesis.py, and by tests of
+the store and of the worker.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import cast
 
 
 class Proxy:
-    """Connects whoever comes to its `port` to `target`, which may change at any time."""
+    """Connects clients of `port` to `target_port`, which may change at any time."""
 
     def __init__(self, target_port: int, *, tls: ssl.SSLContext | None = None) -> None:
-        """Nothing listens yet; the target is on this machine. `tls`: spoken by those who come."""
+        """Store the target, a port of this machine. `tls`: used on the clients' side."""
         self.target_port, self._tls = target_port, tls
         self.port = 0
-        #: Everything is late by this, s, each way; the order is kept.
+        #: Delay of all traffic, s, in each direction; the order is kept.
         self.delay_s = 0.0
-        self.shut = False  #: Whoever comes is cut off at once.
-        self.drop_left = 0  #: So many replies will not be delivered: their connections are cut.
-        self.dropped = 0  #: How many were not.
+        self.shut = False  #: Whether new connections are cut at once.
+        self.drop_left = 0  #: How many of the next replies are dropped, with their connections.
+        self.dropped = 0  #: How many replies were dropped.
         self.links: set[_Link] = set()
         self.connecting: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -40,16 +40,16 @@ class Proxy:
         self.port = int(self._server.sockets[0].getsockname()[1])
 
     async def aclose(self) -> None:
-        """Listen no more, cut what is left, and return when all of it is closed."""
+        """Stop listening, cut all connections, and return when they are closed."""
         if self._server is not None:
             self._server.close()
-        await _turns()  # who was just let in is a link only after some of them
+        await _turns()  # an accepted connection becomes a link only after some turns
         self.cut()
         await asyncio.gather(*self.connecting, return_exceptions=True)
-        await _turns()  # a socket is closed one behind its transport's `abort`
+        await _turns()  # a socket is closed one turn after its transport's `abort`
 
     def cut(self) -> int:
-        """Cut all connections; how many there were."""
+        """Cut all connections. Return their number."""
         links = list(self.links)
         for link in links:
             link.abort()
@@ -57,7 +57,7 @@ class Proxy:
 
     @contextmanager
     def closed(self) -> Iterator[None]:
-        """Inside the block nobody gets through."""
+        """Cut all connections, and refuse new ones inside the block."""
         self.shut = True
         self.cut()
         try:
@@ -67,13 +67,13 @@ class Proxy:
 
 
 async def _turns() -> None:
-    """Some turns of the event loop: as many as an accepted connection needs to be handed over."""
+    """Wait as many turns of the event loop as an accepted connection needs."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
 class _Link:
-    """One client's connection, and the one made for it."""
+    """A client's connection, and the connection to the target for it."""
 
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy
@@ -141,7 +141,7 @@ class _End(asyncio.Protocol):
         self.link.abort()
 
     def send(self, data: bytes, delay_s: float) -> None:
-        """Deliver later, and never before what came earlier."""
+        """Send after a delay, and never before earlier data."""
         if self.transport is not None and delay_s <= 0 and not self._late:
             self.transport.write(data)
             return
@@ -153,7 +153,7 @@ class _End(asyncio.Protocol):
     def _flush(self) -> None:
         loop = asyncio.get_running_loop()
         if self.transport is None:
-            return  # comes again when it is connected
+            return  # called again when it is connected
         while self._late and self._late[0][0] <= loop.time():
             _, data = self._late.popleft()
             if not self.closed:
