@@ -28,7 +28,9 @@ class ErrorObject(View):
     param: str | None = Field(
         description="The field, parameter or header that is wrong; null: none in particular"
     )
-    code: str | None = Field(description="A stable name of the error; null: the type says it all")
+    code: str | None = Field(
+        description="A stable name of the error; null: `type` is specific enough"
+    )
 
 
 class ErrorBody(View):

@@ -20,7 +20,7 @@ TICK_MS = 1_000
 #: A worker without a heartbeat for this long is forgotten, ms.
 WORKER_TTL_MS = 30_000
 
-#: How often a job is tried in all, unless its request says otherwise.
+#: How many attempts a job has in all, unless its request says otherwise.
 MAX_ATTEMPTS = 3
 
 #: The longest wait for a prediction, the whole call, ms; docs/research/experiments.md, "a burst

@@ -1,6 +1,7 @@
-"""Logs as one JSON object a line, so that they can be searched by job and queue.
+"""Write logs as JSON, one object a line, so that they can be searched by job and queue.
 
-Called once, by `__main__`. What is logged: ids, counts, times. Never: prompts, answers, keys.
+Called once, by `__main__` of each process. Logs contain ids, counts and times; never prompts,
+answers or keys.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-#: What every record has; the rest is what the caller gave in `extra`.
+#: The attributes of every record; the others are from the caller's `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as JSON: time, level, logger, message, and the fields of `extra`."""
+    """Formats a record as JSON: time, level, logger, message, and the fields of `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line of JSON."""
+        """Format a record as one line of JSON."""
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -32,7 +33,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up(level: str) -> None:
-    """Send every log of this process to standard error as JSON, from `level` up."""
+    """Write the logs of this process, from `level` up, to standard error as JSON."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -1,7 +1,7 @@
-"""How a chat becomes the one text that the length predictor reads.
+"""Turn a chat into the one text that the length predictor reads.
 
-Training, the predictor and the queue service must agree on this to the letter, or the model is
-asked about text of a kind that it never saw.
+Training, the predictor and the queue service must produce exactly the same text. Otherwise the
+predictor is asked about a kind of text that it has never seen.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-#: Longest text that is handed to the predictor, characters; see `clip`.
+#: The longest text that is sent to the predictor, characters; see `clip`.
 MAX_PROMPT_CHARS = 16_384
 
 
 def message_text(content: Any) -> str:
-    """The text of one message's `content`: a string, or the text parts of a multimodal list."""
+    """Return the text of a message's `content`: a string, or the text parts of a list."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
@@ -24,10 +24,10 @@ def message_text(content: Any) -> str:
 
 
 def render_prompt(messages: Sequence[Any]) -> str:
-    """One text for a chat: a lone user message as it is, otherwise `role: text` paragraphs.
+    """Render a chat as one text: a single message unchanged, several as `role: text` paragraphs.
 
     Args:
-        messages: OpenAI chat messages; what is not a message with text adds nothing.
+        messages: OpenAI chat messages; an entry without text is ignored.
     """
     turns = [
         (str(m.get("role", "user")), message_text(m.get("content")))
@@ -41,7 +41,7 @@ def render_prompt(messages: Sequence[Any]) -> str:
 
 
 def clip(text: str, limit: int = MAX_PROMPT_CHARS) -> str:
-    """At most `limit` characters, both ends kept: what is asked stands first or last."""
+    """Cut a text to `limit` characters, keeping both ends: the question is often first or last."""
     if len(text) <= limit:
         return text
     half = limit // 2

@@ -1,8 +1,8 @@
-"""The life of a job: states, events, and `TRANSITIONS`, the one table of legal moves.
+"""The life of a job: its states, its events, and `TRANSITIONS`, the table of legal moves.
 
-Every event is one Lua script (`queue_service/lengthwise_queue/lua/<event>.lua`), whose header
-repeats its rows of the table; a test holds the two equal, and docs/concepts/life-of-a-job.md
-prints the picture.
+Every event is one Lua script (`queue_service/lengthwise_store/lua/<event>.lua`). Its header repeats
+its rows of the table, and a test compares the two. docs/concepts/life-of-a-job.md prints the table
+as a diagram.
 """
 
 from __future__ import annotations
@@ -11,38 +11,38 @@ from enum import StrEnum
 
 
 class JobState(StrEnum):
-    """Where a job is in its life."""
+    """The state of a job."""
 
-    SCHEDULED = "scheduled"  #: Accepted, not to be served before a given time (delay or retry).
-    QUEUED = "queued"  #: Waiting in the line; the job with the smallest due time is next.
-    RUNNING = "running"  #: Leased to a worker; goes back to the line when the lease runs out.
+    SCHEDULED = "scheduled"  #: Accepted, but waits for its delay, or for its retry.
+    QUEUED = "queued"  #: Waits to be served; the job with the smallest due time is next.
+    RUNNING = "running"  #: Leased to a worker; goes back to the queue when the lease expires.
     SUCCEEDED = "succeeded"  #: Answered. Exactly one result was accepted.
-    FAILED = "failed"  #: Will not be tried again; in the dead letters with its reason.
-    CANCELLED = "cancelled"  #: Its owner, or the client that hung up, no longer wants it.
-    EXPIRED = "expired"  #: Not finished before its deadline.
+    FAILED = "failed"  #: Is not tried again; a dead letter, with the reason.
+    CANCELLED = "cancelled"  #: Withdrawn by its owner, or its client has disconnected.
+    EXPIRED = "expired"  #: Did not finish before its deadline.
 
 
-#: Ended. Only a failed job can be given a new life, by hand (`redrive`).
+#: The final states. Only a failed job can leave its state, by `redrive`.
 TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED})
 
 
 class Event(StrEnum):
-    """What can happen to a job. Each is one Lua script and one `JobStore` method of its name."""
+    """What can happen to a job. Each event is one Lua script and one `JobStore` method."""
 
-    SUBMIT = "submit"  #: A client hands a job in.
+    SUBMIT = "submit"  #: A client submits a job.
     CLAIM = "claim"  #: A worker takes the next jobs, on a lease.
-    BEAT = "beat"  #: A worker extends its leases and hears what was cancelled or lost.
+    BEAT = "beat"  #: A worker extends its leases, and learns which were cancelled or lost.
     EMIT = "emit"  #: A worker appends output.
-    FINISH = "finish"  #: A worker ends its claim: done, failed, to be retried, or handed back.
-    CANCEL = "cancel"  #: The owner withdraws the job.
-    REDRIVE = "redrive"  #: An operator gives a dead letter a new life.
+    FINISH = "finish"  #: A worker ends its claim: done, failed, to be retried, or released.
+    CANCEL = "cancel"  #: The owner cancels the job.
+    REDRIVE = "redrive"  #: An admin puts a dead letter back into the queue.
     REPRICE = "reprice"  #: A waiting job gets another predicted length.
-    TICK = "tick"  #: Time passes: leases end, delays end, deadlines pass.
+    TICK = "tick"  #: Time passes: leases and delays end, deadlines pass.
 
 
 _S = JobState
 
-#: (state, event) -> the states it may lead to. `None` is a job that does not exist yet.
+#: (state, event) -> the states that may follow. `None` is a job that does not exist yet.
 TRANSITIONS: dict[tuple[JobState | None, Event], tuple[JobState, ...]] = {
     (None, Event.SUBMIT): (_S.QUEUED, _S.SCHEDULED),
     (_S.QUEUED, Event.CLAIM): (_S.RUNNING, _S.EXPIRED),
@@ -69,7 +69,7 @@ TRANSITIONS: dict[tuple[JobState | None, Event], tuple[JobState, ...]] = {
 
 
 def as_mermaid() -> str:
-    """The table as a Mermaid state diagram, one line a move."""
+    """Render the table as a Mermaid state diagram, one line for each move."""
     lines = ["stateDiagram-v2"]
     for (source, event), targets in TRANSITIONS.items():
         lines += [f"    {source or '[*]'} --> {target} : {event}" for target in targets]

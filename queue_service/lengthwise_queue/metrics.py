@@ -64,7 +64,7 @@ class Metrics:
 
     def __init__(self, tenants: TenantRegistry) -> None:
         self.registry = CollectorRegistry()
-        self.tenants = tenant_metrics.Tenants(tenants)
+        self.tenants = tenant_metrics.TenantMetrics(tenants)
         self.registry.register(self.tenants)
         ProcessCollector(registry=self.registry)
         self.requests = self._counter(
@@ -112,8 +112,8 @@ class Metrics:
         self.unauthorized = self._counter(
             "unauthorized_total", "Requests without an API key, or with a wrong one"
         )
-        self._lines = store_metrics.Lines(LENGTH_BUCKETS)
-        self.registry.register(self._lines)
+        self._queues = store_metrics.QueueMetrics(LENGTH_BUCKETS)
+        self.registry.register(self._queues)
         self.store_up = Gauge(
             "lengthwise_store_up", "1 if Redis answered this scrape", registry=self.registry
         )
@@ -165,10 +165,10 @@ class Metrics:
             waiting: Of each queue with waiting jobs, the predicted tokens of a sample of them.
         """
         self.store_up.set(snapshots is not None)
-        self.tenants.snapshots = self._lines.snapshots = list(
+        self.tenants.snapshots = self._queues.snapshots = list(
             snapshots or ()
         )  # a store that is away shows nothing stale
-        self._lines.waiting = {
+        self._queues.waiting = {
             name: Counts(map(length_bucket, lengths)) for name, lengths in waiting.items()
         }
         return generate_latest(self.registry)

@@ -17,7 +17,8 @@ from lengthwise_queue.background.fallback_controller import FallbackController
 from lengthwise_queue.background.idle_queue_ticker import IdleQueueTicker
 from lengthwise_queue.background.tasks import BackgroundTasks
 from lengthwise_queue.metrics import Metrics
-from lengthwise_queue.prediction.client import PredictorClient, Predictors
+from lengthwise_queue.prediction.client import PredictorClient
+from lengthwise_queue.prediction.predictors import Predictors
 from lengthwise_queue.scheduling.snapshot import QueueCache
 from lengthwise_queue.settings import Settings
 from lengthwise_queue.tenants.registry import TenantRegistry

@@ -208,7 +208,7 @@ class _Run:
         self._begin(done.next_claims, now_s)
 
     async def _look(self, now_s: float, accepted: int) -> None:
-        await self._watch.look()
+        await self._watch.check()
         snapshot = self._snapshot = await self._book.read(self._queue)
         self._snapshot_s = now_s
         answers = snapshot.stats.answers

@@ -1,1 +1,1 @@
-"""A checked request becomes a job, or is refused with a reason."""
+"""Turn a checked request into a job, or refuse it with a reason."""

@@ -1,6 +1,6 @@
 """Refuse jobs: those that would wait too long, and those that the store does not accept.
 
-Called by `submit`. A refusal is an error that tells the client what to do, and when to retry.
+Called by `submit`. The message of a refusal has what the client can do, and when to retry.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ from lengthwise_queue.background.tasks import BackgroundTasks
 from lengthwise_queue.errors import BadRequest, ModelNotFound, QueueDraining, QueueOverloaded
 from lengthwise_queue.metrics import Metrics, refusal
 from lengthwise_queue.prediction.calibration import shape_of
-from lengthwise_queue.prediction.client import Fallback, Predictors
+from lengthwise_queue.prediction.client import Fallback
+from lengthwise_queue.prediction.predictors import Predictors
 from lengthwise_queue.scheduling import pricing
 from lengthwise_queue.scheduling.pricing import Price
 from lengthwise_queue.scheduling.snapshot import QueueCache, QueueSnapshot
@@ -179,9 +180,7 @@ class Admission:
             if not repeatable:
                 # The job may have been written before the reply was lost, and the client gets an
                 # error. (With a key, or an id, the next try finds the job.)
-                self._tasks.start(
-                    withdraw(self._store, queue, job.id, "submit was not confirmed")
-                )
+                self._tasks.start(withdraw(self._store, queue, job.id, "submit was not confirmed"))
             raise
         is_new = isinstance(result, Accepted) and not result.duplicate
         if asked.late is not None and is_new:

@@ -1,1 +1,1 @@
-"""Periodic work of the queue service: idle queues and metrics of the store."""
+"""Work beside the requests: periodic jobs, background tasks, and metrics read from the store."""

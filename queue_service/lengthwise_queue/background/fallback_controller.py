@@ -30,9 +30,9 @@ class FallbackController:
 
     async def run(self) -> None:
         """Check every `EVERY_S`, until cancelled."""
-        await repeat(self.look, every_s=EVERY_S, what="prediction quality")
+        await repeat(self.check, every_s=EVERY_S, what="prediction quality")
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Check every queue once.
 
         Raises:

@@ -1,8 +1,9 @@
-"""Tick the queues that no worker serves. (Other queues are ticked by their workers.)
+"""Tick the queues that no worker serves.
 
-Without a tick a delay never ends, so an autoscaler at zero replicas would see no work; a deadline
-never passes, so a client would wait for ever; and workers that have ended would still be counted.
-Every replica of the queue service runs this; the store accepts one tick at a time.
+The workers of a queue tick it while there are any. Without a tick a delay never ends, so an
+autoscaler at zero replicas would see no work; a deadline never passes, so a client would wait for
+ever; and workers that have ended would still be counted. Every replica of the queue service runs
+this; the store accepts one tick at a time.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ class IdleQueueTicker:
 
     async def run(self) -> None:
         """Check every `EVERY_S`, until cancelled."""
-        await repeat(self.look, every_s=EVERY_S, what="idle queues")
+        await repeat(self.check, every_s=EVERY_S, what="idle queues")
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Check every queue once.
 
         Raises:

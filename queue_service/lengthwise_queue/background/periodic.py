@@ -1,4 +1,4 @@
-"""Something that is looked at for ever. Called by the loops of the queue service."""
+"""Repeat a step for ever. Called by the periodic jobs of the queue service."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from lengthwise_store.errors import StoreUnavailable
 log = logging.getLogger(__name__)
 
 
-async def repeat(look: Callable[[], Awaitable[None]], *, every_s: float, what: str) -> NoReturn:
-    """Look every `every_s`, until cancelled; errors are logged, and end nothing.
+async def repeat(step: Callable[[], Awaitable[None]], *, every_s: float, what: str) -> NoReturn:
+    """Run a step every `every_s`, until cancelled; log its errors and continue.
 
     Args:
-        look: One look; it may raise `StoreUnavailable`, which the next look mends.
-        every_s: The pause before each look, s.
-        what: Is looked at, for the log.
+        step: May raise `StoreUnavailable`: Redis does not answer, and the next step tries again.
+        every_s: The pause before each step, s.
+        what: The name of the job, for the log.
     """
     while True:
         await asyncio.sleep(every_s)
         try:
-            await look()
+            await step()
         except StoreUnavailable:
-            log.debug("the store is away", extra={"look": what})
+            log.debug("redis does not answer", extra={"job": what})
         except Exception:
-            log.exception("a look failed", extra={"look": what})
+            log.exception("a periodic job failed", extra={"job": what})

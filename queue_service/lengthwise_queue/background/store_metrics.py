@@ -167,9 +167,7 @@ def _gauges(snapshots: list[QueueSnapshot]) -> Iterator[Metric]:
 
 
 def _counters(snapshots: list[QueueSnapshot]) -> Iterator[Metric]:
-    jobs = CounterMetricFamily(
-        "lengthwise_jobs", "Events of the jobs", labels=["service", "event"]
-    )
+    jobs = CounterMetricFamily("lengthwise_jobs", "Events of the jobs", labels=["service", "event"])
     expired = CounterMetricFamily(
         "lengthwise_leases_expired", "Jobs whose worker sent no heartbeat", labels=["service"]
     )

@@ -1,4 +1,4 @@
-"""The metrics of tenants. The label `tenant` is one that there is now, else `other`: bounded."""
+"""Export the metrics of tenants. The label `tenant` is an existing tenant or `other`: bounded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lengthwise_queue.scheduling.snapshot import QueueSnapshot
 from lengthwise_queue.tenants.registry import TenantRegistry
 
 
-class Tenants(Collector):
+class TenantMetrics(Collector):
     """One scrape's view of the tenants; `snapshots` is set before each."""
 
     def __init__(self, registry: TenantRegistry) -> None:
@@ -22,22 +22,22 @@ class Tenants(Collector):
         self._jobs: Counter[tuple[str, str]] = Counter()
 
     def count(self, tenant: str, outcome: str) -> None:
-        """A job of a tenant was `accepted` or `refused` here."""
+        """Count a job of a tenant that this replica `accepted` or `refused`."""
         self._jobs[self._registry.label(tenant), outcome] += 1
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing beforehand: a collector may be asked before there is a scrape."""
+        """Return nothing: the registry calls this before the first scrape."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Every family."""
+        """Return every family."""
         known = self._registry
         for name, what, value in (
             ("tenants", "Tenants in force", len(known)),
-            ("open_mode", "1: no API key is needed, and everybody is an admin", known.is_open),
+            ("open_mode", "1: no API key is needed, and every caller is an admin", known.is_open),
             (
                 "tenants_file_ok",
-                "0: the tenants file cannot be taken as it is, and an older one is in force",
+                "0: the tenants file is invalid, and an older one is in force",
                 known.healthy,
             ),
             (
@@ -48,21 +48,21 @@ class Tenants(Collector):
         ):
             yield GaugeMetricFamily(f"lengthwise_{name}", what, value=float(value))
         jobs = CounterMetricFamily(
-            "lengthwise_tenant_jobs", "Jobs handed in here", labels=["tenant", "outcome"]
+            "lengthwise_tenant_jobs", "Jobs submitted to this replica", labels=["tenant", "outcome"]
         )
         for (tenant, outcome), count in self._jobs.items():
             jobs.add_metric([tenant, outcome], count)
         yield jobs
-        yield from self._lines()
+        yield from self._backlogs()
 
-    def _lines(self) -> Iterator[Metric]:
+    def _backlogs(self) -> Iterator[Metric]:
         depths: Counter[tuple[str, str]] = Counter()
         dead: Counter[tuple[str, str]] = Counter()
         for snapshot in self.snapshots:
-            for line in snapshot.stats.tenants:
-                labels = snapshot.queue.name, self._registry.label(line.tenant)
-                depths[labels] += line.depth
-                dead[labels] += line.dead
+            for backlog in snapshot.stats.tenants:
+                labels = snapshot.queue.name, self._registry.label(backlog.tenant)
+                depths[labels] += backlog.depth
+                dead[labels] += backlog.dead
         for name, what, values in (
             ("tenant_queue_depth", "Jobs waiting", depths),
             ("tenant_queue_dead", "Jobs that failed for good and were not redriven", dead),

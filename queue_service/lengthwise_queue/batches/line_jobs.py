@@ -105,7 +105,7 @@ class LineJobs:
         try:
             snapshot = await self._service.queue_cache.get(self._batch.tenant(), self._batch.queue)
         except BadRequest:
-            return window  # the tenant may no longer use the model; each line's result says so
+            return window  # the tenant may no longer use the model; every line gets that error
         return min(window, max(snapshot.settings.max_depth // 2, 1))
 
     async def _open(self, room: int) -> bool:

@@ -1,1 +1,1 @@
-"""Predicted lengths: asking for them, correcting them, and deciding whether to trust them."""
+"""Predicted lengths: request them, correct them, and judge whether they are good enough."""

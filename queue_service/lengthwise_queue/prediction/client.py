@@ -1,7 +1,8 @@
-"""Asks the predictor how long an answer will be, within a deadline; a dead one stops nobody.
+"""Ask the predictor how long an answer will be, within a deadline.
 
-Called by `intake` once per job. No answer in time means no prediction, and the job is priced at
-its service's median length; an answer that comes late still gives it the right price.
+Called by `admission.submit` once per job. Without an answer in time the job has no prediction, and
+is priced at the median length of its queue; a late answer still corrects the price. A predictor
+that does not answer delays no job by more than the deadline.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from lengthwise_contract.prediction import (
     Prediction,
     PredictRequest,
 )
-from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.prediction.circuit_breaker import Breaker
 
 log = logging.getLogger(__name__)
@@ -38,54 +38,60 @@ class Fallback(StrEnum):
     NO_TEXT = "no_text"  #: The prompt is token ids or images only.
     TIMEOUT = "timeout"  #: No answer within the deadline.
     ERROR = "error"  #: It cannot be reached, or answered with an error.
-    OPEN = "open"  #: It failed lately, and was not asked.
+    OPEN = "open"  #: It has failed before, and was not asked.
 
 
-#: Prompts of one call. A call's prompts wait for each other, so they must fit the deadline.
+#: The most prompts of one call. They wait for each other, so all must fit into the deadline.
 MAX_BATCH = 32
 
-#: A call is given up after so many times the deadline of a job; what comes in between is too late
-#: for the jobs, which have gone on without it, and tells that the predictor lives but is slow.
+#: A call is cancelled after this many times the deadline of a job. An answer after the deadline is
+#: too late for its jobs, but shows that the predictor works and is slow.
 GIVE_UP_AFTER = 5
 
-#: Calls under way at once: one is answered while the next is on its way.
+#: The most calls at the same time: the predictor works on one while the next is sent.
 MAX_CALLS = 2
 
+#: How long an idle connection is kept, s.
 _KEEP_IDLE_S = 4.0
 
-#: Questions whose jobs have gone on without an answer, and that are still to be answered, at most.
+#: The most late questions: their jobs were submitted without a prediction, and may still get one.
 MAX_LATE = 1000
 
 
 @dataclass
 class _Question:
-    """One job's prompt, in line for the next call."""
+    """One job's prompt, queued for the next call."""
 
     request: PredictRequest
     answer: asyncio.Future[Prediction | Fallback]
-    late: bool = False  #: Its job has gone on without the answer.
+    late: bool = False  #: Its job was submitted without the answer.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What there was at the deadline; `late`: what may still come (cancel it to give it up)."""
+    """What there is at the deadline.
+
+    Attributes:
+        prediction: None: there is no prediction.
+        late: A prediction that may still come; the caller awaits or cancels it.
+    """
 
     prediction: Prediction | None
     late: asyncio.Future[Prediction | Fallback] | None = None
 
 
 class PredictorClient:
-    """One predictor, its connections and its breaker.
+    """One predictor, its connections and its circuit breaker.
 
-    What comes while calls are under way is asked in the next one: a burst of a hundred jobs is a
-    handful of calls, or most of them would miss the deadline for the cost of HTTP alone. A lone
-    job never waits for company.
+    The prompts that arrive during a call are sent together in the next one: a burst of a hundred
+    jobs is a few calls. With one call each, most would miss the deadline for the cost of HTTP
+    alone. A single job never waits for others.
 
     Args:
-        base_url: Where it listens; None: there is none, and nothing is ever asked.
-        timeout_ms: Longest wait for one prediction, connecting included, ms.
-        on_answer: Told how long each answered job waited for it, s.
-        on_fallback: Told of each job without a prediction, and why.
+        base_url: Where the predictor listens; None: there is no predictor.
+        timeout_ms: The longest wait for one prediction, connecting included, ms.
+        on_answer: Called for each prediction, with how long its job waited for it, s.
+        on_fallback: Called for each job without a prediction, with the reason.
     """
 
     def __init__(
@@ -102,14 +108,14 @@ class PredictorClient:
         self._on_answer = on_answer
         self._on_fallback = on_fallback
         self._breaker = Breaker()
-        self._line: deque[_Question] = deque()
+        self._queue: deque[_Question] = deque()
         self._calls: set[asyncio.Task[None]] = set()
-        self._late_line: deque[_Question] = deque()
+        self._late_queue: deque[_Question] = deque()
         self._late = 0
-        self._asking = 0  #: Calls under way. (A task that has ended is still in `_calls`.)
+        self._asking = 0  #: Running calls. (A task that has ended is still in `_calls`.)
 
     async def ask(self, model: str, text: str | None) -> Asked:
-        """The predicted length of the answer to `text`; its absence is counted."""
+        """Predict the length of the answer to `text`; count the jobs without a prediction."""
         started_s = time.monotonic()
         answer = await self._ask(model, text, started_s)
         if isinstance(answer, Prediction):
@@ -133,7 +139,7 @@ class PredictorClient:
         question = _Question(
             PredictRequest(model=model, prompt=text), asyncio.get_running_loop().create_future()
         )
-        self._line.append(question)
+        self._queue.append(question)
         if self._asking < MAX_CALLS:
             self._asking += 1
             call = asyncio.create_task(self._call(self._url))
@@ -142,8 +148,8 @@ class PredictorClient:
         await asyncio.wait({question.answer}, timeout=self._timeout_s)
         late_s = time.monotonic() - now_s - self._timeout_s
         if not question.answer.done() and late_s > 0:
-            # A loop that was busy (a burst is being read) meets the timer before an answer that
-            # has long been in the socket: as late as we are ourselves, it may be.
+            # An event loop that was busy (it reads a burst) runs the timer before it reads an
+            # answer that is in the socket already. So the answer may be as late as this task is.
             await asyncio.wait({question.answer}, timeout=min(late_s, self._timeout_s))
         if not question.answer.done():
             question.late = True
@@ -159,14 +165,14 @@ class PredictorClient:
         self._late -= 1
 
     async def _call(self, url: str) -> None:
-        """Ask what is in line, until nothing is."""
+        """Send the queued questions, until there are none."""
         self._http = self._http or _session()
         try:
-            await self._ask_line(self._http, url)
+            await self._ask_queue(self._http, url)
         finally:
             self._asking -= 1
 
-    async def _ask_line(self, http: aiohttp.ClientSession, url: str) -> None:
+    async def _ask_queue(self, http: aiohttp.ClientSession, url: str) -> None:
         while batch := self._next_batch():
             in_time = any(not question.late for question in batch)
             body = PredictBatchRequest(inputs=[question.request for question in batch])
@@ -193,15 +199,15 @@ class PredictorClient:
 
     def _next_batch(self) -> list[_Question]:
         batch: list[_Question] = []
-        while self._line and len(batch) < MAX_BATCH:
-            question = self._line.popleft()
+        while self._queue and len(batch) < MAX_BATCH:
+            question = self._queue.popleft()
             if not question.answer.done():
-                (self._late_line if question.late else batch).append(question)
-        # Those that are late anyway are asked only when the predictor has nothing else to do: in a
-        # call with the others they would make those late too.
+                (self._late_queue if question.late else batch).append(question)
+        # Late questions are sent only when the predictor has nothing else to do: in a call with
+        # others they would make those late, too.
         if not batch and self._asking <= 1:
-            while self._late_line and len(batch) < MAX_BATCH:
-                question = self._late_line.popleft()
+            while self._late_queue and len(batch) < MAX_BATCH:
+                question = self._late_queue.popleft()
                 if not question.answer.done():
                     batch.append(question)
         return batch
@@ -218,43 +224,11 @@ class PredictorClient:
         was_open = self._breaker.is_open
         self._breaker.failed(time.monotonic())
         if self._breaker.is_open and not was_open:
-            log.warning("predictor given up for now", extra={"reason": reason})
-
-
-class Predictors:
-    """The predictors of all queues: the one that most share, and those of a queue's own.
-
-    Each has connections and a breaker of its own, so that a dead one costs only its queue.
-
-    Args:
-        shared_url: Of the shared one; None: there is none.
-        make: Makes the client of a URL.
-    """
-
-    def __init__(
-        self, shared_url: str | None, make: Callable[[str | None], PredictorClient]
-    ) -> None:
-        self._make = make
-        self._shared = make(shared_url)
-        self._own: dict[str, PredictorClient] = {}
-
-    def of(self, settings: QueueSettings) -> PredictorClient:
-        """The predictor that a queue with these settings asks."""
-        url = settings.predictor_url
-        if url is None:
-            return self._shared
-        # Only an admin sets URLs, so there are about as many as queues.
-        if url not in self._own:
-            self._own[url] = self._make(url or None)
-        return self._own[url]
-
-    async def aclose(self) -> None:
-        """Close the connections of all."""
-        await asyncio.gather(*(c.aclose() for c in (self._shared, *self._own.values())))
+            log.warning("predictor fails and is not asked for a while", extra={"reason": reason})
 
 
 def _batch_url(base_url: str) -> str:
-    """Where batches are asked at this predictor.
+    """Return the URL of the predictor for a batch of prompts.
 
     Raises:
         ValueError: `base_url` is not an http or https URL.
@@ -270,20 +244,20 @@ def _batch_url(base_url: str) -> str:
 
 
 def _session() -> aiohttp.ClientSession:
-    """Keep-alive connections to the predictor."""
+    """Make a session with keep-alive connections to the predictor."""
     return aiohttp.ClientSession(
         headers={"Content-Type": "application/json"},
         skip_auto_headers=("Accept-Encoding",),
-        timeout=aiohttp.ClientTimeout(total=None),  # a call has a limit, and is cancelled by it
-        # No number of connections is too large: the calls are limited. Idle ones are dropped before
-        # the predictor does it (uvicorn waits 5 s), or a question would meet a closing one.
+        timeout=aiohttp.ClientTimeout(total=None),  # the call itself has a limit
+        # The calls are limited, so the connections need no limit. Idle ones are closed before the
+        # predictor closes them (uvicorn: after 5 s), or a question would meet a closing one.
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_IDLE_S),
         cookie_jar=aiohttp.DummyCookieJar(),
     )
 
 
 class _BadAnswer(Exception):
-    """The predictor answered, but with no prediction."""
+    """The predictor answered, but not with the predictions."""
 
 
 def _read(status: int, content: bytes, asked: int) -> list[Prediction]:
@@ -292,8 +266,8 @@ def _read(status: int, content: bytes, asked: int) -> list[Prediction]:
     try:
         predictions = PredictBatchResponse.model_validate_json(content).predictions
     except ValidationError as exc:
-        # Not the error's text: it quotes what was sent.
+        # The error's own text would quote the prompt.
         raise _BadAnswer(f"the predictions have {exc.error_count()} wrong fields") from None
     if len(predictions) != asked:
-        raise _BadAnswer(f"{asked} prompts were asked, {len(predictions)} were answered")
+        raise _BadAnswer(f"{asked} prompts were sent, {len(predictions)} predictions came")
     return predictions

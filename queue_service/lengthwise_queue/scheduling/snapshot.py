@@ -89,7 +89,7 @@ class QueueCache:
         return self._since.get(name, 0.0)
 
     async def read(self, name: str) -> QueueSnapshot:
-        """Read the queue of that name now, whoever may use it.
+        """Read the queue of that name now, without a check of the tenant.
 
         Raises:
             ModelNotFound: No queue has that name.

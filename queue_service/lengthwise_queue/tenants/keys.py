@@ -1,8 +1,8 @@
-"""API keys: how one is made, what is kept of it, and whose it is. Pure.
+"""API keys: make one, hash one, and find the tenant of one. Pure.
 
-Only a key's SHA-256 is kept. A slow hash (bcrypt, Argon2) is for passwords, which can be guessed:
-it makes each guess dear. A key here is 256 random bits, so there is nothing to guess, and a slow
-hash would only make every request dear. That is why a short key is refused.
+Only the SHA-256 of a key is stored. A slow hash (bcrypt, Argon2) is for passwords, which can be
+guessed: it makes each guess expensive. A key here is 256 random bits and cannot be guessed, so a
+slow hash would only make every request expensive. That is why a short key is refused.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from collections.abc import Iterable
 
 from lengthwise_queue.tenants.tenant import HASH_PREFIX, Tenant
 
-#: Begins every key: secret scanners find it, and clients that look for `sk-` are content.
+#: The prefix of every key. Secret scanners find it, and some clients require `sk-`.
 KEY_PREFIX = "sk-lw-"
 
-#: Shortest key that may be hashed, characters: 128 random bits in hexadecimal.
+#: The shortest key that may be hashed, characters: 128 random bits in hexadecimal.
 MIN_KEY = 32
 
 _HASH = re.compile(rf"{HASH_PREFIX}[0-9a-f]{{64}}")
 
 
 def new_key() -> str:
-    """A new key: 256 bits from the system's random source."""
+    """Make a new key: 256 bits from the system's random source."""
     return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def hash_key(key: str) -> str:
-    """What the tenants file holds of a key.
+    """Hash a key for the tenants file.
 
     Raises:
-        ValueError: It is too short to be random, or it is a hash already.
+        ValueError: The key is too short to be random, or it is a hash already.
     """
     if _HASH.fullmatch(key):
         raise ValueError("this is a hash already; a hash of a hash matches no key")
@@ -50,12 +50,12 @@ def _digest(key: str) -> bytes:
 
 
 class KeyRing:
-    """The tenants of one moment, and whose a key is.
+    """The tenants in force, found by their keys.
 
-    How long a look-up takes tells nothing of the keys that there are: the table is keyed by an HMAC
-    under a secret of this process, so how far a look-up gets depends on nothing that a caller can
-    know or choose, and the digests are compared in constant time. It is one look-up, however many
-    keys there are.
+    The time of a look-up reveals nothing about the existing keys. The table is indexed by an HMAC
+    under a secret of this process, so a caller can neither know nor choose how far a look-up gets,
+    and the digests are compared in constant time. A look-up takes the same time for any number of
+    keys.
     """
 
     def __init__(self, tenants: Iterable[Tenant]) -> None:
@@ -68,7 +68,7 @@ class KeyRing:
                 self._owners[self._blind(digest)] = digest, tenant
 
     def owner(self, key: str) -> Tenant | None:
-        """Whose key this is; None: nobody's."""
+        """Return the tenant of a key; None: no tenant has it."""
         digest = _digest(key)
         found = self._owners.get(self._blind(digest))
         if found is None or not hmac.compare_digest(found[0], digest):

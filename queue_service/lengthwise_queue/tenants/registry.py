@@ -1,7 +1,7 @@
-"""The tenants that are in force, taken from the file or the environment, and kept current.
+"""The tenants in force: read from the tenants file or the environment, and kept current.
 
-The file is looked at all the time, by its content: a Kubernetes Secret is mounted as a link that is
-swapped, whose times tell nothing, and notifications of changes do not reach network file systems.
+The content of the file is read periodically. Its times are of no use, because Kubernetes mounts a
+Secret as a link and swaps the link; and change notifications do not work on network file systems.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from lengthwise_queue.errors import WrongKey
 from lengthwise_queue.settings import Settings
 from lengthwise_queue.tenants import keys as api_keys
 from lengthwise_queue.tenants.keys import KeyRing
-from lengthwise_queue.tenants.tenant import EVERYBODY, HASH_PREFIX, MAX_FILE, Tenant, read_tenants
+from lengthwise_queue.tenants.tenant import EVERYONE, HASH_PREFIX, MAX_FILE, Tenant, read_tenants
 
 log = logging.getLogger(__name__)
 
-#: How often the file is looked at, s. (A kubelet takes up to a minute to bring a changed Secret.)
-LOOK_EVERY_S = 1.0
+#: The pause between two reads of the file, s. (A kubelet takes up to a minute to update a Secret.)
+READ_EVERY_S = 1.0
 
 
 class TenantRegistry:
-    """Who is who.
+    """Finds the tenant of a key or of a name.
 
     Args:
-        settings: Those of the process: `tenants_file`, or `api_key`, or neither: the open mode.
+        settings: Of the process: `tenants_file`, or `api_key`, or neither (the open mode).
 
     Raises:
-        ValueError: There is a file or a key, and it cannot be taken. At the start there is nothing
-            older to keep, and to open the door instead would be the worst answer.
+        ValueError: The file or the key is invalid. At the start there is no older version to keep,
+            and the open mode would be the wrong fallback.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._file = settings.tenants_file
-        self._seen = b""  #: What was found at the last look, good or not.
+        self._seen = b""  #: The content at the last read, valid or not.
         self._in_force = b""
-        self._ring = KeyRing(())  #: All that is in force: a reload binds this one name.
-        self.healthy = True  #: False: the file as it is now cannot be taken; the old one counts.
+        self._ring = KeyRing(())  #: Everything in force: a reload replaces this one object.
+        self.healthy = True  #: False: the file is invalid now; the last valid one is in force.
         self.loaded_s = time.time()
         self.is_open = False
         if self._file is not None:
@@ -47,7 +47,7 @@ class TenantRegistry:
             try:
                 self._take(read_tenants(raw))
             except ValueError as exc:
-                raise ValueError(f"{self._file} cannot be taken: {exc}") from None
+                raise ValueError(f"{self._file} is invalid: {exc}") from None
             self._seen = self._in_force = raw
         elif settings.api_key is not None:
             key = settings.api_key.get_secret_value()
@@ -62,24 +62,24 @@ class TenantRegistry:
             self._take((owner,))
         else:
             self.is_open = True
-            self._ring = KeyRing([EVERYBODY])
+            self._ring = KeyRing([EVERYONE])
             log.warning(
-                "OPEN MODE: no API keys. Everybody who reaches this service may use it, change its "
-                "queues and read every job. Set LENGTHWISE_QUEUE_TENANTS_FILE or "
+                "OPEN MODE: no API keys. Every client that reaches this service may use it, change "
+                "its queues and read every job. Set LENGTHWISE_QUEUE_TENANTS_FILE or "
                 "LENGTHWISE_QUEUE_API_KEY"
             )
 
     def authenticate(self, key: str | None) -> Tenant:
-        """Whose request it is.
+        """Return the tenant of a request.
 
         Args:
-            key: What the client gave as its API key; None: nothing.
+            key: The API key that the client sent; None: it sent none.
 
         Raises:
-            WrongKey: There are keys, and this is none of them.
+            WrongKey: Keys are required, and no tenant has this one.
         """
         if self.is_open:
-            return EVERYBODY
+            return EVERYONE
         if not key:
             raise WrongKey(
                 "This service needs an API key. Send it in the header `Authorization: Bearer "
@@ -94,36 +94,36 @@ class TenantRegistry:
         return owner
 
     def named(self, name: str) -> Tenant | None:
-        """The tenant of that name, for work that goes on without a request; None: there is none."""
-        return self._ring.by_name.get(EVERYBODY.name if self.is_open else name)
+        """Return the tenant of that name, for work without a request; None: there is none."""
+        return self._ring.by_name.get(EVERYONE.name if self.is_open else name)
 
     def weight(self, name: str) -> float:
-        """A tenant's weight; that of one which is gone: 1."""
+        """Return the weight of a tenant; 1 if it no longer exists."""
         found = self.named(name)
         return 1.0 if found is None else found.weight
 
     def label(self, name: str) -> str:
-        """The name as a metric's label: that of a tenant there is, else `other`."""
+        """Return the label of a tenant for metrics: its name if it exists, else `other`."""
         return name if name in self._ring.by_name else "other"
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return how many tenants there are."""
         return len(self._ring.by_name)
 
     async def keep_current(self) -> None:
-        """Look at the file, for ever. A broken one changes nothing but `healthy`, and is logged."""
+        """Read the file periodically. An invalid one is logged, and changes only `healthy`."""
         while self._file is not None:
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(READ_EVERY_S)
             try:
-                await asyncio.to_thread(self.look)
-            except Exception:  # the last to hear of it: a key withdrawn tomorrow must not work
-                log.exception("tenants file was not looked at")
+                await asyncio.to_thread(self.reload)
+            except Exception:  # the loop must not end: a key withdrawn tomorrow must not work
+                log.exception("reading the tenants file failed")
 
-    def look(self) -> None:
-        """Take the file as it is now, if it is good and was the same at the look before.
+    def reload(self) -> None:
+        """Read the file, and use it if it is valid and was the same at the last read.
 
-        Twice, because a file that is written in place can be seen cut short, and half a list of
-        tenants reads like a whole one.
+        Two reads, because a file that is written in place may be read half-written, and half a list
+        of tenants looks like a whole one.
         """
         if self._file is None:
             return
@@ -134,7 +134,7 @@ class TenantRegistry:
             return
         if raw == self._in_force:
             if not self.healthy:
-                log.info("tenants file is good again", extra={"path": str(self._file)})
+                log.info("tenants file is valid again", extra={"path": str(self._file)})
             self.healthy, self._seen = True, raw
             return
         if raw != self._seen:
@@ -151,7 +151,7 @@ class TenantRegistry:
     def _refuse(self, why: str, raw: bytes) -> None:
         if self.healthy or raw != self._seen:  # once for each content, not once a second
             log.error(
-                "tenants file cannot be taken, the tenants before it stay in force",
+                "tenants file is invalid, the last valid one stays in force",
                 extra={"path": str(self._file), "reason": why},
             )
         self.healthy, self._seen = False, raw
@@ -167,11 +167,11 @@ class TenantRegistry:
             },
         )
         if not any(tenant.admin and tenant.keys for tenant in tenants):
-            log.warning("no tenant with a key is an admin: nobody can change a queue")
+            log.warning("no tenant with a key is an admin: no client can change a queue")
 
 
 def _read(path: Path) -> bytes:
-    """The file's content, a little over the limit at most.
+    """Read the file, up to one byte over the limit.
 
     Raises:
         ValueError: It cannot be read.

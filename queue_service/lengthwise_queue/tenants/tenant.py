@@ -1,6 +1,6 @@
-"""Tenants: who may ask for what, and how much of it. Values, and the reading of their file.
+"""Tenants: what each may use, and how much; and the parser of the tenants file. Pure.
 
-Called by `tenant_registry`, which keeps the file's content current, and by the `lengthwise tenants`
+Called by `registry`, which keeps the content of the file current, and by the `lengthwise tenants`
 commands, which check it.
 """
 
@@ -20,61 +20,72 @@ from pydantic import (
     model_validator,
 )
 
-#: Begins what is kept of a key, and says how it was made.
+#: The prefix of the hash of a key; it names the algorithm.
 HASH_PREFIX = "sha256:"
 
-#: Largest file, bytes: that of a Kubernetes Secret.
+#: The largest file, bytes: the limit of a Kubernetes Secret.
 MAX_FILE = 2**20
 
 KeyHash = Annotated[str, StringConstraints(pattern=rf"^{HASH_PREFIX}[0-9a-f]{{64}}$")]
 
 
 class Tenant(BaseModel):
-    """One tenant. Its limits are per service: each model's queue counts for itself."""
+    """One tenant. Its limits hold for each model's queue separately."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    # It is a part of Redis keys, where a colon would let one tenant write another's.
+    # The name is a part of Redis keys, where a colon would let one tenant write another's keys.
     name: str = Field(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9_.]*[a-z0-9])?$")
-    keys: tuple[KeyHash, ...] = Field(default=(), description="Hashes of its API keys")
-    weight: float = Field(
-        default=1.0, ge=0.01, le=100, description="Its share of the tokens when all are busy"
+    keys: tuple[KeyHash, ...] = Field(
+        default=(), description="Hashes of its API keys; none: no client can be this tenant"
     )
-    requests_per_minute: int | None = Field(default=None, ge=1, description="null: no limit")
+    weight: float = Field(
+        default=1.0,
+        ge=0.01,
+        le=100,
+        description="Its share of the output tokens while several tenants have jobs waiting",
+    )
+    requests_per_minute: int | None = Field(
+        default=None, ge=1, description="Jobs that it may submit per minute; null: no limit"
+    )
     tokens_per_minute: int | None = Field(
-        default=None, ge=1, description="Output tokens; null: no limit"
+        default=None,
+        ge=1,
+        description="Predicted output tokens of these per minute; null: no limit",
     )
     services: tuple[str, ...] = Field(
-        default=("*",), description="Models it may ask, `*` stands for any text; an admin any"
+        default=("*",),
+        description="Models that it may use; `*` matches any text. An admin may use every model",
     )
     depth_share: float = Field(
-        default=1.0, gt=0, le=1, description="Part of a queue's max_depth that it may fill"
+        default=1.0, gt=0, le=1, description="Share of a queue's `max_depth` that its jobs may take"
     )
     admin: bool = Field(
-        default=False, description="May change and pause queues, redrive, and see every job"
+        default=False,
+        description="Whether it may change and pause queues, redrive jobs, and see every job",
     )
 
     def may_use(self, service: str) -> bool:
-        """Whether it may ask this model."""
+        """Return whether the tenant may use this model."""
         return self.admin or any(fnmatchcase(service, pattern) for pattern in self.services)
 
     def max_depth(self, queue_max_depth: int) -> int | None:
-        """How many of its jobs may wait in a queue; None: as many as the queue takes."""
+        """Return how many of its jobs may wait in a queue; None: as many as the queue allows."""
         if self.depth_share >= 1:
             return None
         return max(1, math.floor(self.depth_share * queue_max_depth))
 
 
-#: Everybody, where there are no keys: the open mode of a laptop.
-EVERYBODY = Tenant(name="default", admin=True)
+#: The tenant of every client where there are no keys: the open mode of a laptop.
+EVERYONE = Tenant(name="default", admin=True)
 
 
 class TenantsFile(BaseModel):
-    """The whole file."""
+    """The content of the file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    # A file without tenants would lock everybody out: more likely it was cut short.
+    # A file without tenants would lock every client out. More likely it is incomplete.
     tenants: tuple[Tenant, ...] = Field(min_length=1, max_length=10_000)
 
     @model_validator(mode="after")
@@ -83,7 +94,7 @@ class TenantsFile(BaseModel):
         owners: dict[str, str] = {}
         for tenant in self.tenants:
             if tenant.name in names:
-                raise ValueError(f"the tenant {tenant.name!r} is there twice")
+                raise ValueError(f"the tenant {tenant.name!r} is listed twice")
             names.add(tenant.name)
             for key in tenant.keys:
                 if owners.setdefault(key, tenant.name) != tenant.name:
@@ -94,14 +105,14 @@ class TenantsFile(BaseModel):
 
 
 def read_tenants(raw: bytes) -> tuple[Tenant, ...]:
-    """The tenants of a file, YAML or JSON.
+    """Parse a file, YAML or JSON.
 
     Raises:
-        ValueError: It cannot be taken as it is. The message says where and why, and never quotes
-            the file: somebody may have put a key there instead of its hash.
+        ValueError: The file is invalid. The message names the place and the reason, and never
+            quotes the file: it may contain a key instead of its hash.
     """
     if len(raw) > MAX_FILE:
-        raise ValueError(f"the file has {len(raw)} bytes, and at most {MAX_FILE} are read")
+        raise ValueError(f"the file has {len(raw)} bytes; the limit is {MAX_FILE}")
     try:
         content = yaml.safe_load(raw)
     except yaml.MarkedYAMLError as exc:

@@ -29,11 +29,11 @@ def tokenizer(tmp_path: Path) -> str:
 def measure(content: Any, field: str = "messages", **settings: Any) -> BadRequest | None:
     if field == "messages":
         body = {"messages": [{"role": "user", "content": text} for text in content]}
-        checked = CHAT.parse({"model": "m"} | body)
+        parsed = CHAT.parse({"model": "m"} | body)
     else:
-        checked = COMPLETIONS.parse({"model": "m", "prompt": content})
+        parsed = COMPLETIONS.parse({"model": "m", "prompt": content})
     try:
-        asyncio.run(PromptLength().check(QueueSettings(**settings), checked))
+        asyncio.run(PromptLength().check(QueueSettings(**settings), parsed))
     except BadRequest as exc:
         return exc
     return None
@@ -61,7 +61,7 @@ def test_messages_count_together(tokenizer: str) -> None:
     assert not refused(measure(["a " * 60, "a " * 30], **settings))
 
 
-def test_without_a_tokenizer_only_the_certain_is_refused() -> None:
+def test_without_a_tokenizer_only_what_is_certainly_too_long_is_refused() -> None:
     limit = 100 * MAX_BYTES_PER_TOKEN
     assert not refused(measure(["x" * (limit - 1)], max_model_len=100))
     assert refused(measure(["x" * limit], max_model_len=100))
@@ -71,7 +71,7 @@ def test_without_a_limit_nothing_is_refused() -> None:
     assert not refused(measure(["x" * 1_000_000]))
 
 
-def test_token_ids_are_counted_as_they_are() -> None:
+def test_token_ids_are_counted_one_by_one() -> None:
     assert refused(measure([1] * 100, field="prompt", max_model_len=100))
     assert not refused(measure([1] * 99, field="prompt", max_model_len=100))
 
@@ -84,29 +84,29 @@ def test_each_prompt_of_a_list_counts_alone(tokenizer: str) -> None:
     assert error.param == "prompt"
 
 
-def test_a_tokenizer_that_is_not_here_leaves_it_to_the_engine(tmp_path: Path) -> None:
+def test_without_the_tokenizer_file_the_engine_decides(tmp_path: Path) -> None:
     gone = str(tmp_path / "gone.json")
     assert not refused(measure(["a " * 200], max_model_len=100, tokenizer=gone))
 
 
 def test_a_prompt_that_cannot_be_too_long_is_not_counted(tmp_path: Path) -> None:
-    # This file would not even load: it is not opened.
+    # This is a folder and cannot be loaded, so the test shows whether it was opened.
     settings = QueueSettings(max_model_len=100, tokenizer=str(tmp_path))
     lengths = PromptLength()
     for text, opened in (("a" * 99, False), ("a" * 100, True)):
-        checked = COMPLETIONS.parse({"model": "m", "prompt": text})
-        asyncio.run(lengths.check(settings, checked))
+        parsed = COMPLETIONS.parse({"model": "m", "prompt": text})
+        asyncio.run(lengths.check(settings, parsed))
         assert (str(tmp_path) in lengths._tokenizers) == opened
 
 
-def test_a_file_that_is_no_tokenizer_is_refused_when_it_is_set(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_tokenizer_is_refused_when_it_is_set(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text("{}")
     with pytest.raises(ValueError, match=r"not a tokenizer\.json"):
         asyncio.run(PromptLength().load(str(path)))
 
 
-def test_a_prompt_that_is_too_long_never_reaches_the_line(idle_front: Any, tokenizer: str) -> None:
+def test_a_prompt_that_is_too_long_is_never_queued(idle_front: Any, tokenizer: str) -> None:
     idle_front.put_queue(max_model_len=50, tokenizer=tokenizer)
     messages = [{"role": "user", "content": "a " * 50}]
     answer = idle_front.http.post("/v1/chat/completions", json=idle_front.chat(messages=messages))

@@ -1,4 +1,4 @@
-"""How long a new job would wait, and when the refused come back."""
+"""How long a new job would wait, and when refused clients should retry."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SETTINGS = QueueSettings(default_ms_per_token=20, default_tokens=100)
 
 def stats(*, slots: int = 4, tenants: dict[str, int] | None = None, **changes: Any) -> QueueStats:
     worker = WorkerView(id="w", slots=slots, running=0, engine="e", seen_ms=0)
-    lines = [
+    backlogs = [
         TenantBacklog(tenant=name, depth=depth, scheduled=0, dead=0, virtual_time=0)
         for name, depth in (tenants or {}).items()
     ]
@@ -33,7 +33,7 @@ def stats(*, slots: int = 4, tenants: dict[str, int] | None = None, **changes: A
         "median_tokens": None,
         "counters": {},
         "workers": [worker] if slots else [],
-        "tenants": lines,
+        "tenants": backlogs,
     }
     return QueueStats(**(fields | changes))
 
@@ -44,52 +44,51 @@ def wait_ms(seen: QueueStats, weights: dict[str, float] | None = None, **more: f
     )
 
 
-def test_one_tenant_waits_for_the_whole_line() -> None:
+def test_a_single_tenant_waits_for_the_whole_backlog() -> None:
     seen = stats(tenants={"me": 10}, backlog_tokens=1000.0)
     assert wait_ms(seen) == pytest.approx(1000 * 20 / 4)
     assert wait_ms(seen, more_tokens=1000) == pytest.approx(2000 * 20 / 4)
 
 
-def test_a_tenant_does_not_wait_for_what_another_has_dumped() -> None:
+def test_a_tenant_does_not_wait_for_the_flood_of_another() -> None:
     seen = stats(tenants={"me": 1, "them": 2999}, backlog_tokens=300_000.0)
     whole_ms = 300_000 * 20 / 4
     assert wait_ms(seen) == pytest.approx(whole_ms * 2 / 3001 * 2)
     assert wait_ms(seen, {"me": 3.0}) == pytest.approx(whole_ms * 2 / 3001 * 4 / 3)
 
 
-def test_a_tenant_never_waits_longer_than_the_whole_line() -> None:
+def test_a_tenant_never_waits_longer_than_the_whole_backlog() -> None:
     seen = stats(tenants={"me": 2999, "them": 1}, backlog_tokens=300_000.0)
     assert wait_ms(seen) == pytest.approx(300_000 * 20 / 4)
 
 
-def test_nobody_can_tell_without_a_worker() -> None:
+def test_without_a_worker_the_wait_is_unknown() -> None:
     assert wait_ms(stats(slots=0, tenants={"me": 1}, backlog_tokens=100.0)) is None
     assert retry_after.start_every_s(SETTINGS, stats(slots=0)) is None
 
 
-def test_starts_follow_each_other_at_the_lines_own_pace() -> None:
+def test_jobs_start_at_the_pace_of_the_queue() -> None:
     seen = stats(tenants={"me": 10}, backlog_tokens=2000.0)
     assert retry_after.start_every_s(SETTINGS, seen) == pytest.approx(200 * 0.02 / 4)
     assert retry_after.start_every_s(SETTINGS, stats()) == pytest.approx(100 * 0.02 / 4)
 
 
-def test_the_refused_come_back_one_after_the_other() -> None:
+def test_refused_clients_retry_one_after_the_other() -> None:
     retry_after = RetryAfter()
-    said = [retry_after.after_s("q", "", room_in_s=2, step_s=2, now_s=100) for _ in range(4)]
-    assert said == [2, 4, 6, 8]
+    times = [retry_after.after_s("q", "", room_in_s=2, step_s=2, now_s=100) for _ in range(4)]
+    assert times == [2, 4, 6, 8]
     assert retry_after.after_s("q", "", room_in_s=2, step_s=2, now_s=105) == 5
     assert retry_after.after_s("other", "", room_in_s=2, step_s=2, now_s=105) == 2
     assert retry_after.after_s("q", "", room_in_s=2, step_s=2, now_s=10_000) == 2
 
 
-def test_the_time_to_stay_away_is_within_what_clients_obey() -> None:
+def test_the_time_is_within_what_clients_respect() -> None:
     retry_after = RetryAfter()
     assert retry_after.after_s("q", "", room_in_s=0.001, step_s=0.001, now_s=0) == 1
-    for _ in range(3):  # and a long line of refused never pushes it out of reach for ever
+    for _ in range(3):  # many refused clients do not push it out of reach
         assert retry_after.after_s("q", "", room_in_s=9999, step_s=50, now_s=0) == LATEST_S
     assert retry_after.after_s("q", "", room_in_s=1, step_s=1, now_s=300) == 1
 
 
-def test_nothing_is_promised_where_nothing_moves() -> None:
-    said = RetryAfter().after_s("q", "", room_in_s=0, step_s=None, now_s=0)
-    assert said == UNKNOWN_S
+def test_without_a_worker_the_time_is_a_constant() -> None:
+    assert RetryAfter().after_s("q", "", room_in_s=0, step_s=None, now_s=0) == UNKNOWN_S

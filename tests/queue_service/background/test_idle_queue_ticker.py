@@ -1,4 +1,4 @@
-"""Time passes for a queue without workers too, against a real Valkey; time is `store.now_ms`."""
+"""A queue without workers is ticked, on a real Valkey; the time is `store.now_ms`."""
 
 from __future__ import annotations
 
@@ -66,45 +66,45 @@ async def state(store: JobStore) -> JobState:
     return job.state
 
 
-def test_a_deadline_passes_in_a_queue_that_nobody_serves(redis_url: str) -> None:
-    # A request to a model without a worker was not answered 504 at its deadline, nor ever.
-    async def body(store: JobStore, unattended: IdleQueueTicker) -> None:
+def test_a_deadline_passes_in_a_queue_that_no_worker_serves(redis_url: str) -> None:
+    # A request to a model without a worker never got its 504.
+    async def body(store: JobStore, ticker: IdleQueueTicker) -> None:
         await submit(store, ttl_ms=1000)
         store.now_ms = T0 + 1001
-        await unattended.look()
+        await ticker.check()
         assert await state(store) is JobState.EXPIRED
 
     run(body, redis_url)
 
 
-def test_a_delayed_job_enters_the_line_that_wakes_the_first_replica(redis_url: str) -> None:
-    # With `minReplicas: 0` nothing waited as long as no worker ticked, so no worker was started.
-    async def body(store: JobStore, unattended: IdleQueueTicker) -> None:
+def test_a_delayed_job_enters_the_queue_and_so_wakes_the_first_replica(redis_url: str) -> None:
+    # With `minReplicas: 0` no job waited until a worker ticked, so no worker was started.
+    async def body(store: JobStore, ticker: IdleQueueTicker) -> None:
         await submit(store, delay_ms=1000)
         store.now_ms = T0 + 1001
-        await unattended.look()
+        await ticker.check()
         assert (await store.stats(Q)).depth == 1
 
     run(body, redis_url)
 
 
 def test_the_last_worker_is_forgotten_like_any_other(redis_url: str) -> None:
-    # It was shown for ever, and `explain` said "it should start in about 0.0 s".
-    async def body(store: JobStore, unattended: IdleQueueTicker) -> None:
+    # It was shown for ever, and `explain` returned "it should start in about 0.0 s".
+    async def body(store: JobStore, ticker: IdleQueueTicker) -> None:
         await beat(store)
         store.now_ms = T0 + store.settings.worker_ttl_ms + 1
-        await unattended.look()
+        await ticker.check()
         assert (await store.stats(Q)).workers == []
 
     run(body, redis_url)
 
 
-def test_a_queue_is_left_to_its_living_worker(redis_url: str) -> None:
-    async def body(store: JobStore, unattended: IdleQueueTicker) -> None:
+def test_a_queue_with_a_worker_is_not_ticked(redis_url: str) -> None:
+    async def body(store: JobStore, ticker: IdleQueueTicker) -> None:
         await submit(store, ttl_ms=1000)
         store.now_ms = T0 + 1001
         await beat(store)
-        await unattended.look()
+        await ticker.check()
         assert await state(store) is JobState.QUEUED  # until that worker ticks
 
     run(body, redis_url)

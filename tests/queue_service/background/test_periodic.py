@@ -1,4 +1,4 @@
-"""A loop that looks for ever."""
+"""A step that is repeated for ever."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from lengthwise_store.errors import StoreUnavailable
 @pytest.mark.parametrize(
     ("error", "logged"), [(StoreUnavailable("away"), False), (RuntimeError("odd"), True)]
 )
-def test_a_look_that_fails_is_followed_by_the_next(
+def test_a_step_that_fails_is_followed_by_the_next(
     error: Exception, logged: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    looks = 0
+    steps = 0
     again = asyncio.Event()
 
-    async def look() -> None:
-        nonlocal looks
-        looks += 1
-        if looks == 1:
+    async def step() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 1:
             raise error
         again.set()
 
     async def body() -> None:
-        task = asyncio.create_task(repeat(look, every_s=0.001, what="it"))
+        task = asyncio.create_task(repeat(step, every_s=0.001, what="it"))
         async with asyncio.timeout(30):
             await again.wait()
         task.cancel()

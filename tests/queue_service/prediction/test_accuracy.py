@@ -1,4 +1,4 @@
-"""Whether predictions put answers in order, against counting every pair."""
+"""The accuracy of an order, compared with a count of every pair."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LENGTHS = st.lists(
 
 
 @given(LENGTHS)
-def test_the_accuracy_is_that_of_counting_every_pair(
+def test_the_accuracy_is_the_share_of_all_pairs(
     lengths: list[tuple[float | None, int]],
 ) -> None:
     known = [(p, a) for p, a in lengths if p is not None]
@@ -34,6 +34,8 @@ def test_the_accuracy_is_that_of_counting_every_pair(
     [(lambda n: n, 1.0), (lambda n: -n, 0.0), (lambda n: 7, 0.5)],
     ids=["always-right", "always-wrong", "always-the-same"],
 )
-def test_the_ends_of_the_scale_mean_what_they_say(predicted: object, want: float) -> None:
+def test_the_ends_of_the_scale_are_1_and_0_and_its_middle_is_a_coin(
+    predicted: object, want: float
+) -> None:
     assert callable(predicted)
     assert pair_accuracy([(float(predicted(n)), n) for n in range(1, 30)]) == want

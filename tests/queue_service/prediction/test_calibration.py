@@ -1,4 +1,4 @@
-"""The correction of predicted lengths by what answers really were."""
+"""The correction of predicted lengths by the real ones."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def stream(
     seed: int = 1,
     skill: float = 1.0,
 ) -> list[MeasuredAnswer]:
-    """Answers `wrong_by` times as long as predicted; 0.54 is what p10 and p90 claim."""
+    """Answers `wrong_by` times as long as predicted; 0.54 is the spread of the predictions."""
     rng = random.Random(seed)  # noqa: S311 - a reproducible stream
     made = []
     for _ in range(n):
@@ -75,7 +75,7 @@ def stream(
 
 @settings(max_examples=200, deadline=None)
 @given(ANY_ANSWERS, TOKENS, TOKENS, SHAPES)
-def test_whatever_was_answered_prompts_of_one_shape_keep_their_rank_and_quantiles_their_order(
+def test_prompts_of_one_shape_keep_their_rank_and_quantiles_their_order(
     answers: list[MeasuredAnswer], one: float, other: float, shape: Shape
 ) -> None:
     fitted = fit(answers)
@@ -90,7 +90,7 @@ def test_whatever_was_answered_prompts_of_one_shape_keep_their_rank_and_quantile
     assert abs(fitted.moved(math.log(low), shape) - math.log(low)) < 1.2
 
 
-def test_what_the_prompts_length_says_of_this_llm_is_learned() -> None:
+def test_the_influence_of_the_prompts_length_is_learned() -> None:
     rng = random.Random(1)  # noqa: S311 - a reproducible stream
     seen = []
     for _ in range(256):
@@ -107,13 +107,13 @@ def test_what_the_prompts_length_says_of_this_llm_is_learned() -> None:
         )
     fitted = fit(seen)
     brief, lengthy = shape_of("x" * 50), shape_of("x" * 3000)
-    said = [fitted.quantiles(around(150), shape)[1] for shape in (brief, lengthy)]
-    assert said[0] > 3 * said[1]
+    medians = [fitted.quantiles(around(150), shape)[1] for shape in (brief, lengthy)]
+    assert medians[0] > 3 * medians[1]
     known = [(fitted.quantiles(a.raw, a.shape)[1], a.tokens) for a in seen if a.raw]
     assert (tau_b(known) or 0) > (tau_b((a.priced, a.tokens) for a in seen) or 0) + 0.2
 
 
-def test_a_shape_that_says_nothing_moves_nothing() -> None:
+def test_a_shape_without_influence_moves_nothing() -> None:
     rng = random.Random(2)  # noqa: S311 - a reproducible stream
     seen = [
         replace(a, shape=(rng.randint(20, 90), rng.randint(0, 40))) for a in stream(256, seed=3)
@@ -130,14 +130,14 @@ def test_the_shape_of_a_prompt(text: str, want: Shape) -> None:
 
 
 def test_without_answers_nothing_is_corrected() -> None:
-    said = Prediction(
+    prediction = Prediction(
         model_version="v", p10_tokens=1, p50_tokens=2, p90_tokens=3, mean_tokens=2, rank_score=0.5
     )
-    assert IDENTITY.apply(said) is said
-    assert fit(stream(MIN_SAMPLES - 1, wrong_by=9)).apply(said) is said
+    assert IDENTITY.apply(prediction) is prediction
+    assert fit(stream(MIN_SAMPLES - 1, wrong_by=9)).apply(prediction) is prediction
 
 
-def test_a_predictor_that_is_right_is_left_about_as_it_is() -> None:
+def test_a_predictor_that_is_right_is_hardly_corrected() -> None:
     fitted = fit(stream(256))
     for middle in (40, 150, 600):
         assert fitted.quantiles(around(middle))[1] == pytest.approx(middle, rel=0.25)
@@ -146,24 +146,24 @@ def test_a_predictor_that_is_right_is_left_about_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("wrong_by", [0.2, 4.0])
-def test_a_constant_factor_is_found_and_taken_out(wrong_by: float) -> None:
+def test_a_constant_factor_is_found_and_corrected(wrong_by: float) -> None:
     fitted = fit(stream(256, wrong_by=wrong_by))
     assert fitted.quantiles(around(150))[1] == pytest.approx(150 * wrong_by, rel=0.25)
     assert fitted.factor == pytest.approx(wrong_by, rel=0.2)
 
 
-@pytest.mark.parametrize("spread", [0.1, 0.54, 1.3], ids=["narrow", "honest", "wide"])
-def test_the_quantiles_come_to_hold_four_answers_of_five(spread: float) -> None:
+@pytest.mark.parametrize("spread", [0.1, 0.54, 1.3], ids=["narrow", "right", "wide"])
+def test_four_answers_of_five_are_within_the_calibrated_quantiles(spread: float) -> None:
     fitted = fit(stream(256, wrong_by=3, spread=spread))
     fresh = stream(2000, wrong_by=3, spread=spread, seed=2)
     after = coverage((fitted.quantiles(a.raw), a) for a in fresh if a.raw)
     assert after == pytest.approx(0.8, abs=0.08)
 
 
-def test_a_predictor_that_knows_nothing_comes_to_say_about_the_same_of_all() -> None:
+def test_the_predictions_of_a_predictor_without_skill_become_nearly_equal() -> None:
     fitted = fit(stream(256, skill=0.0))
     short, long = fitted.quantiles(around(30))[1], fitted.quantiles(around(1000))[1]
-    assert short < long < 3.0 * short  # 33 times as long, said the predictor
+    assert short < long < 3.0 * short  # the predictor returned 33 times as long
 
 
 def test_reversed_predictions_keep_their_rank_and_lose_their_differences() -> None:
@@ -186,12 +186,12 @@ def test_answers_cut_at_their_cap_do_not_count_as_short() -> None:
     assert fit(cut).quantiles(around(300))[1] > 220
 
 
-def test_where_all_is_cut_nothing_is_pulled_down() -> None:
+def test_where_all_answers_are_cut_no_prediction_becomes_shorter() -> None:
     fitted = fit(stream(256, cap=2))
     assert fitted.quantiles(around(300))[1] >= 299
 
 
-def test_a_request_for_several_answers_teaches_nothing_of_one() -> None:
+def test_a_request_for_several_answers_is_not_learned_from() -> None:
     several = [
         MeasuredAnswer(
             tokens=900, priced=300, raw=around(100), calibrated=around(100), predictor="v", count=3
@@ -200,7 +200,7 @@ def test_a_request_for_several_answers_teaches_nothing_of_one() -> None:
     assert fit(several).samples == 0
 
 
-def test_each_predictor_version_has_a_calibration_of_its_own() -> None:
+def test_each_predictor_version_has_its_own_calibration() -> None:
     old = [
         MeasuredAnswer(
             tokens=500, priced=100, raw=around(100), calibrated=around(100), predictor="old"

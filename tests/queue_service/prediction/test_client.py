@@ -1,4 +1,4 @@
-"""Asking the predictor: real sockets, and predictors of every kind of bad health."""
+"""Requests to the predictor over real sockets, with many kinds of failures."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ LATE = answers_of("late")
 async def predictor(
     *answers: Callable[[int], bytes] | bytes | None,
 ) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """A server that gives one answer a request, the last for ever.
+    """A server with one answer for each request; the last answer repeats.
 
-    None is no answer in time: `LATE` goes out before the connection's next answer, if any.
+    None is no answer in time: `LATE` is sent before the connection's next answer, if any.
     """
     asked: list[bytes] = []
     serving: set[asyncio.Task[None] | None] = set()
@@ -101,8 +101,8 @@ async def predictor(
         await asyncio.gather(*(task for task in serving if task))
 
 
-class Told:
-    """What the client reported."""
+class Reports:
+    """What the client reported to its callbacks."""
 
     def __init__(self) -> None:
         self.answers: list[float] = []
@@ -119,9 +119,9 @@ class Told:
 
 def test_a_prediction_is_fetched_over_one_connection() -> None:
     async def body() -> None:
-        told = Told()
+        reports = Reports()
         async with predictor(GOOD) as (url, asked):
-            client = told.client(url)
+            client = reports.client(url)
             for _ in range(3):
                 assert (await client.ask("org/m", "How long? \u00e9")).prediction == ANSWER
             await client.aclose()
@@ -129,8 +129,8 @@ def test_a_prediction_is_fetched_over_one_connection() -> None:
             inputs=[PredictRequest(model="org/m", prompt="How long? \u00e9")]
         )
         assert [PredictBatchRequest.model_validate_json(a) for a in asked] == [want] * 3
-        assert len(told.answers) == 3
-        assert told.fallbacks == []
+        assert len(reports.answers) == 3
+        assert reports.fallbacks == []
 
     asyncio.run(body())
 
@@ -160,22 +160,22 @@ def test_a_prediction_is_fetched_over_one_connection() -> None:
 )
 def test_a_bad_answer_is_a_counted_fallback(answer: bytes | None, why: Fallback) -> None:
     async def body() -> None:
-        told = Told()
+        reports = Reports()
         async with predictor(answer) as (url, _):
-            client = told.client(url, timeout_ms=200 if why is Fallback.TIMEOUT else 5000)
+            client = reports.client(url, timeout_ms=200 if why is Fallback.TIMEOUT else 5000)
             assert (await client.ask("m", "x")).prediction is None
             await client.aclose()
-        assert told.fallbacks == [why]
-        assert told.answers == []
+        assert reports.fallbacks == [why]
+        assert reports.answers == []
 
     asyncio.run(body())
 
 
-def test_a_burst_is_a_handful_of_calls_and_everybody_gets_the_answer_to_its_own_prompt() -> None:
+def test_a_burst_is_a_few_calls_and_each_job_gets_the_answer_to_its_own_prompt() -> None:
     async def body() -> None:
-        told = Told()
+        reports = Reports()
         async with predictor(GOOD) as (url, asked):
-            client = told.client(url)
+            client = reports.client(url)
             prompts = [f"prompt {i}" for i in range(100)]
             answers = await asyncio.gather(*(client.ask("m", p) for p in prompts))
             await client.aclose()
@@ -186,13 +186,13 @@ def test_a_burst_is_a_handful_of_calls_and_everybody_gets_the_answer_to_its_own_
         assert [a.prediction.p50_tokens for a in answers if a.prediction is not None] == [
             place[p] for p in prompts
         ]
-        assert told.fallbacks == []
+        assert reports.fallbacks == []
 
     asyncio.run(body())
 
 
-class _Elsewhere(BaseHTTPRequestHandler):
-    """A predictor on a thread of its own."""
+class _OtherThread(BaseHTTPRequestHandler):
+    """A predictor on another thread."""
 
     protocol_version = "HTTP/1.1"
     answered = threading.Semaphore(0)
@@ -208,35 +208,35 @@ class _Elsewhere(BaseHTTPRequestHandler):
 
 def test_an_answer_that_came_while_the_loop_was_busy_is_not_late() -> None:
     async def body(url: str) -> None:
-        told = Told()
-        client = told.client(url, timeout_ms=200)
+        reports = Reports()
+        client = reports.client(url, timeout_ms=200)
         assert (await client.ask("m", "connect")).prediction == ANSWER
-        assert _Elsewhere.answered.acquire(timeout=20)
+        assert _OtherThread.answered.acquire(timeout=20)
         asking = asyncio.create_task(client.ask("m", "x"))
         for _turn in range(3):  # the question is sent; its answer cannot have been read yet
             await asyncio.sleep(0)
         assert not asking.done()
-        assert _Elsewhere.answered.acquire(timeout=20)
+        assert _OtherThread.answered.acquire(timeout=20)
         time.sleep(0.3)  # noqa: ASYNC251 - the loop is busy, for longer than the deadline
         assert (await asking).prediction == ANSWER
         await client.aclose()
-        assert told.fallbacks == []
+        assert reports.fallbacks == []
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Elsewhere) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _OtherThread) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         asyncio.run(body(f"http://127.0.0.1:{server.server_port}"))
         server.shutdown()
 
 
-def test_nobody_there_is_a_counted_fallback() -> None:
+def test_a_closed_port_is_a_counted_fallback() -> None:
     async def body() -> None:
         async with predictor(GOOD) as (url, _):
             pass  # its port is closed again
-        told = Told()
-        client = told.client(url)
+        reports = Reports()
+        client = reports.client(url)
         assert (await client.ask("m", "x")).prediction is None
         await client.aclose()
-        assert told.fallbacks == [Fallback.ERROR]
+        assert reports.fallbacks == [Fallback.ERROR]
 
     asyncio.run(body())
 
@@ -246,21 +246,21 @@ def test_nobody_there_is_a_counted_fallback() -> None:
     [(None, "x", Fallback.OFF), ("http://127.0.0.1:1", None, Fallback.NO_TEXT)],
     ids=["no predictor", "no text"],
 )
-def test_what_cannot_be_asked_is_a_counted_fallback(
+def test_without_a_predictor_or_a_text_there_is_a_counted_fallback(
     url: str | None, text: str | None, why: Fallback
 ) -> None:
-    told = Told()
-    assert asyncio.run(told.client(url).ask("m", text)).prediction is None
-    assert told.fallbacks == [why]
+    reports = Reports()
+    assert asyncio.run(reports.client(url).ask("m", text)).prediction is None
+    assert reports.fallbacks == [why]
 
 
-def test_a_late_answer_is_never_taken_for_the_next_ones() -> None:
-    # The first answer comes after its deadline. Were its connection used again, the second
-    # question would get it.
+def test_a_late_answer_is_not_taken_for_the_next_one() -> None:
+    # The first answer comes after its deadline. If its connection were used again, the second
+    # question would get that answer.
     async def body() -> None:
-        told = Told()
+        reports = Reports()
         async with predictor(None, GOOD) as (url, _):
-            client = told.client(url, timeout_ms=1000)
+            client = reports.client(url, timeout_ms=1000)
             assert (await client.ask("m", "one")).prediction is None
             assert (await client.ask("m", "two")).prediction == ANSWER
             await client.aclose()
@@ -270,7 +270,7 @@ def test_a_late_answer_is_never_taken_for_the_next_ones() -> None:
 
 @asynccontextmanager
 async def slow_predictor(release: asyncio.Event) -> AsyncIterator[str]:
-    """A server that answers nothing before `release`."""
+    """A server that does not answer before `release`."""
     serving: set[asyncio.Task[None] | None] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -298,28 +298,28 @@ async def slow_predictor(release: asyncio.Event) -> AsyncIterator[str]:
         await asyncio.gather(*(task for task in serving if task))
 
 
-def test_an_answer_that_comes_after_its_deadline_is_still_given() -> None:
+def test_an_answer_after_its_deadline_is_still_delivered() -> None:
     async def body() -> None:
-        told, release = Told(), asyncio.Event()
+        reports, release = Reports(), asyncio.Event()
         async with slow_predictor(release) as url:
-            client = told.client(url, timeout_ms=500)
+            client = reports.client(url, timeout_ms=500)
             asked = await client.ask("m", "x")
             assert asked.prediction is None
             assert asked.late is not None
             release.set()
             assert await asyncio.wait_for(asked.late, 5) == ANSWER
             await client.aclose()
-        assert told.fallbacks == [Fallback.TIMEOUT]
-        assert told.answers == []
+        assert reports.fallbacks == [Fallback.TIMEOUT]
+        assert reports.answers == []
 
     asyncio.run(body())
 
 
-def test_a_question_that_was_late_before_it_was_sent_is_asked_when_nothing_else_is() -> None:
+def test_a_question_that_is_late_before_it_is_sent_is_sent_last() -> None:
     async def body() -> None:
-        told, release = Told(), asyncio.Event()
+        reports, release = Reports(), asyncio.Event()
         async with slow_predictor(release) as url:
-            client = told.client(url, timeout_ms=500)
+            client = reports.client(url, timeout_ms=500)
             many = [client.ask("m", f"prompt {i}") for i in range(MAX_CALLS * MAX_BATCH + 5)]
             asked = await asyncio.gather(*many)
             release.set()
@@ -331,11 +331,11 @@ def test_a_question_that_was_late_before_it_was_sent_is_asked_when_nothing_else_
     asyncio.run(body())
 
 
-def test_a_late_answer_that_never_comes_ends_as_a_fallback() -> None:
+def test_a_late_answer_that_never_comes_is_a_fallback() -> None:
     async def body() -> None:
-        told = Told()
+        reports = Reports()
         async with slow_predictor(asyncio.Event()) as url:
-            client = told.client(url, timeout_ms=20)
+            client = reports.client(url, timeout_ms=20)
             asked = await client.ask("m", "x")
             assert asked.late is not None
             assert await asyncio.wait_for(asked.late, 5) is Fallback.TIMEOUT
@@ -344,20 +344,20 @@ def test_a_late_answer_that_never_comes_ends_as_a_fallback() -> None:
     asyncio.run(body())
 
 
-def test_no_more_than_so_many_late_answers_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_late_answers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predictor_client, "MAX_LATE", 3)
 
     async def body() -> None:
-        told, release = Told(), asyncio.Event()
+        reports, release = Reports(), asyncio.Event()
         async with slow_predictor(release) as url:
-            client = told.client(url, timeout_ms=500)
+            client = reports.client(url, timeout_ms=500)
             asked = await asyncio.gather(*(client.ask("m", f"prompt {i}") for i in range(8)))
             waited_for = [a.late for a in asked if a.late is not None]
             assert len(waited_for) == 3
             release.set()
             await asyncio.wait_for(asyncio.gather(*waited_for), 5)
             await client.aclose()
-        assert told.fallbacks == [Fallback.TIMEOUT] * 8
+        assert reports.fallbacks == [Fallback.TIMEOUT] * 8
 
     asyncio.run(body())
 
@@ -366,9 +366,9 @@ def test_a_connection_that_the_predictor_closed_is_replaced() -> None:
     closing = answers_of(headers="Connection: close\r\n")
 
     async def body() -> None:
-        told = Told()
+        reports = Reports()
         async with predictor(closing) as (url, asked):
-            client = told.client(url)
+            client = reports.client(url)
             for _ in range(3):
                 assert (await client.ask("m", "x")).prediction == ANSWER
             await client.aclose()
@@ -377,30 +377,30 @@ def test_a_connection_that_the_predictor_closed_is_replaced() -> None:
     asyncio.run(body())
 
 
-def test_a_dead_predictor_is_soon_not_asked_any_more() -> None:
+def test_a_dead_predictor_is_soon_no_longer_asked() -> None:
     async def body() -> None:
-        told = Told()
+        reports = Reports()
         async with predictor(None) as (url, asked):
-            client = told.client(url, timeout_ms=100)
+            client = reports.client(url, timeout_ms=100)
             started_s = time.monotonic()
             for _ in range(FAILURES_TO_OPEN + 200):
                 assert (await client.ask("m", "x")).prediction is None
             took_s = time.monotonic() - started_s
             await client.aclose()
-            # Each probe is one question more, and on a slow machine there is time for some.
+            # Each probe is one more question, and a slow machine has time for some.
             probes = 1 + int(took_s / FIRST_PAUSE_S)
-            # And the last calls were under way when the breaker opened.
+            # And the last calls were running when the breaker opened.
             most = FAILURES_TO_OPEN + MAX_CALLS + probes
             assert FAILURES_TO_OPEN <= len(asked) <= most
-        assert told.fallbacks.count(Fallback.OPEN) >= 150 - probes
+        assert reports.fallbacks.count(Fallback.OPEN) >= 150 - probes
 
     asyncio.run(body())
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:80", "ftp://x", "http://"])
-def test_a_url_that_is_none_is_refused_at_once(url: str) -> None:
+def test_an_invalid_url_is_refused_at_once(url: str) -> None:
     with pytest.raises(ValueError, match="expected a URL"):
-        Told().client(url)
+        Reports().client(url)
 
 
 # ------------------------------------------------------------------------------- the breaker
@@ -435,7 +435,7 @@ def test_a_good_probe_closes_the_breaker() -> None:
     assert all(breaker.allows(FIRST_PAUSE_S) for _ in range(3))
 
 
-def test_failed_probes_come_ever_more_rarely_up_to_a_bound() -> None:
+def test_failed_probes_become_rarer_down_to_a_bound() -> None:
     breaker, now_s, probes = opened(), 0.0, []
     while now_s < 60:
         if breaker.allows(now_s):
@@ -497,14 +497,14 @@ def serve_and_explain(make_front: Callable[..., Any], until: Any, url: str) -> N
         seen = front.http.get(f"/v1/jobs/{front.submit()}/explain").json()
         return seen if seen["calibrated"] and seen["calibration_samples"] >= 32 else None
 
-    seen = until(corrected, "a job is priced by what answers were")
+    seen = until(corrected, "a job is priced with a correction")
     assert seen["prediction"]["p50_tokens"] == pytest.approx(ANSWER.p50_tokens, rel=1e-3)
     assert 4 < seen["calibrated"]["p50_tokens"] < 7.5
     assert seen["predicted_tokens"] > 2 * ANSWER.p50_tokens
     assert "corrected by what answers were" in seen["why"]
     assert seen["prediction_quality"] == "healthy"
-    assert seen["rank_accuracy"] is None  # all were predicted alike
-    # The same for a second replica, which has seen none of it.
+    assert seen["rank_accuracy"] is None  # all predictions are equal
+    # A second replica, which served none of these jobs, has the same correction.
     other = make_front(predictor_url=url, predictor_timeout_ms=5000)
     again = other.http.get(f"/v1/jobs/{other.submit()}/explain").json()
     assert again["calibrated"]["p50_tokens"] == pytest.approx(
@@ -521,7 +521,7 @@ def serve_and_explain(make_front: Callable[..., Any], until: Any, url: str) -> N
     other.close()
 
 
-def test_a_queue_with_a_predictor_of_its_own_asks_that_one(
+def test_a_queue_with_its_own_predictor_asks_that_one(
     make_front: Callable[..., Any],
 ) -> None:
     async def body() -> None:
@@ -534,14 +534,14 @@ def test_a_queue_with_a_predictor_of_its_own_asks_that_one(
 
 def submit_to_three(make_front: Callable[..., Any], shared: str, own: str) -> None:
     front = make_front(predictor_url=shared, predictor_timeout_ms=5000)
-    for url in (None, own, ""):  # the shared one's, its own, none
+    for url in (None, own, ""):  # the shared predictor, its own, none
         front.put_queue(predictor_url=url)
         front.submit()
     assert front.metric("predictor_fallbacks_total", reason="off") == 1
     front.close()
 
 
-def test_a_job_whose_prediction_was_late_gets_its_right_place_after_all(
+def test_a_job_with_a_late_prediction_is_moved_to_its_place(
     make_front: Callable[..., Any], until: Callable[[Callable[[], Any], str], Any]
 ) -> None:
     async def body() -> None:
@@ -556,10 +556,10 @@ def test_a_job_whose_prediction_was_late_gets_its_right_place_after_all(
                 first = front.job(job_id)
                 assert first["predicted_tokens"] == 77
                 loop.call_soon_threadsafe(release.set)
-                until(lambda: front.job(job_id)["predicted_tokens"] == 2, "it is priced anew")
-                told = front.http.get(f"/v1/jobs/{job_id}/explain").json()
-                assert told["prediction"] == ANSWER.model_dump()
-                assert told["due_ms"] < first["due_ms"]
+                until(lambda: front.job(job_id)["predicted_tokens"] == 2, "it is priced again")
+                seen = front.http.get(f"/v1/jobs/{job_id}/explain").json()
+                assert seen["prediction"] == ANSWER.model_dump()
+                assert seen["due_ms"] < first["due_ms"]
                 until(
                     lambda: front.metric("late_predictions_total", outcome="repriced") == 1,
                     "it is counted",

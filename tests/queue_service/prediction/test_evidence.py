@@ -1,4 +1,4 @@
-"""What the last answers say of the next job."""
+"""What the last answers show for the price of the next job."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from lengthwise_store.prediction_record import MeasuredAnswer
 def answers(count: int, *, predictor: str = "aaaa", right: bool = True) -> list[MeasuredAnswer]:
     """Answers of 10, 20, ... tokens, predicted exactly, or the other way round."""
     lengths = [10 * (n + 1) for n in range(count)]
-    said = lengths if right else lengths[::-1]
+    predicted = lengths if right else lengths[::-1]
     return [
         MeasuredAnswer(
             tokens=tokens, priced=priced, raw=(priced, priced, priced), predictor=predictor
         )
-        for tokens, priced in zip(lengths, said, strict=True)
+        for tokens, priced in zip(lengths, predicted, strict=True)
     ]
 
 
-def test_few_answers_say_nothing() -> None:
+def test_few_answers_are_no_evidence() -> None:
     assert evidence_of(answers(31)) == NO_EVIDENCE
     assert NO_EVIDENCE.rank_accuracy("aaaa") is None
 
 
-def test_the_usual_length_is_the_mean_of_what_was_predicted() -> None:
+def test_the_usual_length_is_the_mean_predicted_length() -> None:
     unpredicted = [MeasuredAnswer(tokens=100_000, priced=None)] * 10
     assert evidence_of(answers(100) + unpredicted).usual_tokens == pytest.approx(505)
 
 
-def test_each_predictor_is_believed_by_its_own_answers() -> None:
+def test_each_predictor_is_judged_by_its_own_answers() -> None:
     seen = evidence_of(
         answers(40)
         + answers(40, predictor="bbbb", right=False)
@@ -38,4 +38,4 @@ def test_each_predictor_is_believed_by_its_own_answers() -> None:
     )
     assert seen.rank_accuracy("aaaa") == 1
     assert seen.rank_accuracy("bbbb") == 0
-    assert seen.rank_accuracy("cccc") is None  # too few to tell
+    assert seen.rank_accuracy("cccc") is None  # too few answers

@@ -1,4 +1,4 @@
-"""When short-first is suspended, and when it is trusted again."""
+"""When `sjf` is suspended, and when it resumes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def answer(predicted: float | None, actual: int) -> MeasuredAnswer:
 
 
 def answers(n: int, noise: float, seed: int = 1) -> list[MeasuredAnswer]:
-    """Predictions that are right (0), right on the whole (1), or drawn from a hat (9)."""
+    """Answers whose predictions are right (noise 0), mostly right (1) or random (9)."""
     rng = random.Random(seed)  # noqa: S311 - a reproducible stream
     actual = [int(rng.lognormvariate(5, 1)) + 1 for _ in range(n)]
     return [answer(a * rng.lognormvariate(0, noise), a) for a in actual]
@@ -42,7 +42,7 @@ def reversed_(n: int) -> list[MeasuredAnswer]:
 
 
 def alike(n: int) -> list[MeasuredAnswer]:
-    """What the front of a long line looks like under short-first: all predicted about equal."""
+    """The front of a long queue under `sjf`: all predictions are about equal."""
     rng = random.Random(1)  # noqa: S311
     return [answer(100 * rng.uniform(1, 1.3), rng.randint(20, 400)) for _ in range(n)]
 
@@ -69,24 +69,24 @@ def alike(n: int) -> list[MeasuredAnswer]:
         "noisy",
         "random",
         "reversed",
-        "reversed, and found out after 32 answers",
-        "too few to condemn",
-        "reversed lately",
-        "alike, which nobody could order",
-        "too few to acquit",
-        "recovered, and plainly so",
-        "no predictions, no news",
+        "reversed, and detected after 32 answers",
+        "too few to suspend",
+        "reversed only recently",
+        "alike, which no predictor could order",
+        "too few to resume",
+        "recovered beyond doubt",
+        "no predictions, no change",
         "recovered",
         "still random",
     ],
 )
-def test_short_first_is_suspended_while_its_predictions_are_useless(
+def test_sjf_is_suspended_while_its_predictions_are_degraded(
     seen: list[MeasuredAnswer], fallback: bool, want: bool
 ) -> None:
     assert fallback_wanted(seen, fallback=fallback, settings=SETTINGS) is want
 
 
-def test_between_the_limit_and_its_margin_the_verdict_stays_as_it_is() -> None:
+def test_between_the_limit_and_its_margin_the_judgement_does_not_change() -> None:
     seen = next(
         seen
         for seen in (answers(256, 3.0, seed) for seed in range(100))
@@ -98,7 +98,7 @@ def test_between_the_limit_and_its_margin_the_verdict_stays_as_it_is() -> None:
 
 @settings(max_examples=50)
 @given(st.integers(0, 10**6))
-def test_a_good_predictor_is_seldom_condemned_and_a_reversed_one_always(seed: int) -> None:
+def test_a_good_predictor_is_not_suspended_and_a_reversed_one_always_is(seed: int) -> None:
     assert fallback_wanted(reversed_(64), fallback=False, settings=SETTINGS)
     assert not fallback_wanted(answers(256, 0.7, seed), fallback=False, settings=SETTINGS)
 
@@ -112,22 +112,22 @@ async def serve(store: JobStore, first: int, predict: dict[int, float], count: i
     """Answer jobs whose predictions are right (`predict` empty) or reversed."""
     for i in range(count):
         actual = 10 + (i * 37) % 400
-        said = float(predict.get(i, actual if predict == {} else 500 - actual))
+        tokens = float(predict.get(i, actual if predict == {} else 500 - actual))
         job = NewJob(
             id=f"{first + i:06}",
             endpoint="/v1/completions",
             body=b"{}",
             job_class="interactive",
-            slack_ms=3 * said,
-            predicted_tokens=said,
-            predicted_ms=said,
+            slack_ms=3 * tokens,
+            predicted_tokens=tokens,
+            predicted_ms=tokens,
             prediction=Prediction(
                 model_version="v",
-                p10_tokens=said / 2,
-                p50_tokens=said,
-                p90_tokens=said * 2,
-                mean_tokens=said,
-                rank_score=said,
+                p10_tokens=tokens / 2,
+                p50_tokens=tokens,
+                p90_tokens=tokens * 2,
+                mean_tokens=tokens,
+                rank_score=tokens,
             ),
             max_attempts=1,
             delay_ms=0,
@@ -140,7 +140,7 @@ async def serve(store: JobStore, first: int, predict: dict[int, float], count: i
         await store.finish("q", claim.lease, done, worker_id="w")
 
 
-def test_reversed_predictions_end_in_order_of_acceptance_and_good_ones_end_that(
+def test_reversed_predictions_suspend_sjf_and_good_ones_resume_it(
     redis_url: str,
 ) -> None:
     def covered(stats: QueueStats) -> float | None:
@@ -150,18 +150,18 @@ def test_reversed_predictions_end_in_order_of_acceptance_and_good_ones_end_that(
         store = JobStore(redis_url)
         try:
             await store.put_queue("q", SETTINGS)
-            watch = FallbackController(store, QueueCache(store))
+            controller = FallbackController(store, QueueCache(store))
             await serve(store, 0, {0: 1.0})
-            await watch.look()
+            await controller.check()
             stats = await store.stats("q")
             assert (stats.fallback, stats.active_policy) == (True, "fcfs")
             assert (covered(stats) or 1) < 0.5
-            # What the verdict rests on is not judged again: ten good answers change nothing.
+            # Answers that were judged are not judged again: ten good ones change nothing.
             await serve(store, 900, {}, count=10)
-            await watch.look()
+            await controller.check()
             assert (await store.stats("q")).fallback
             await serve(store, 1000, {})
-            await watch.look()
+            await controller.check()
             stats = await store.stats("q")
             assert (stats.fallback, stats.active_policy) == (False, "sjf")
             assert covered(stats) == 1.0
@@ -171,35 +171,36 @@ def test_reversed_predictions_end_in_order_of_acceptance_and_good_ones_end_that(
     asyncio.run(body())
 
 
-def test_answers_older_than_the_drift_window_neither_condemn_nor_acquit(redis_url: str) -> None:
+def test_answers_older_than_the_drift_window_neither_suspend_nor_resume(redis_url: str) -> None:
     hour_ms = 3_600_000
 
     async def body() -> None:
         store = JobStore(redis_url)
         try:
             await store.put_queue("q", SETTINGS)
-            watch, start_ms = FallbackController(store, QueueCache(store)), 1_700_000_000_000.0
+            start_ms = 1_700_000_000_000.0
+            controller = FallbackController(store, QueueCache(store))
             store.now_ms = start_ms
-            await serve(store, 0, {0: 1.0})  # reversed, but nobody looked at the time
+            await serve(store, 0, {0: 1.0})  # reversed, but not checked then
             store.now_ms = start_ms + 2 * hour_ms
-            await serve(store, 500, {}, count=20)  # too few to tell
-            await watch.look()
+            await serve(store, 500, {}, count=20)  # too few to judge
+            await controller.check()
             assert not (await store.stats("q")).fallback
             await store.put_queue("q", SETTINGS.model_copy(update={"drift_window_ms": None}))
             await serve(store, 600, {}, count=1)
-            await watch.look()
+            await controller.check()
             stats = await store.stats("q")
-            assert stats.fallback  # of any age, they do
+            assert stats.fallback  # without a window, answers of any age count
             assert stats.answers[0].at_s == (start_ms + 2 * hour_ms) / 1000
             await store.put_queue("q", SETTINGS)
-            await serve(store, 700, {})  # good ones, but not looked at either
+            await serve(store, 700, {})  # good ones, but not checked then
             store.now_ms = start_ms + 4 * hour_ms
             await serve(store, 1000, {0: 1.0}, count=20)
-            await watch.look()
+            await controller.check()
             assert (await store.stats("q")).fallback
             view = queue_view(next(iter(await QueueCache(store).read_all())))
             assert view.prediction_quality == "degraded"
-            assert view.coverage is not None  # of the last twenty alone
+            assert view.coverage is not None  # of the last twenty answers only
         finally:
             await store.aclose()
 
@@ -207,7 +208,7 @@ def test_answers_older_than_the_drift_window_neither_condemn_nor_acquit(redis_ur
 
 
 def test_answers_of_an_unknown_age_count() -> None:
-    # The list may hold what a version of before the drift window wrote.
+    # Versions before the drift window wrote entries without an age.
     stats = read_stats(
         [b"1700000000000.0", 0, 0, 0, [], b"", [b"10 12 100 5 10 20 14 10"] * 3, [], [], []]
     )

@@ -1,4 +1,4 @@
-"""A long answer that finds a long line is told how far it may be overtaken, over HTTP."""
+"""The overtaking bound of a long answer that finds a long queue, over HTTP."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from lengthwise_store.store import JobStore
 
 Front = Any  # tests/queue_service/conftest.py
 
-#: What the queue has answered: predicted and real tokens, as often. The mean prediction is 20.
+#: The answers of the queue: (predicted, real) tokens. The mean prediction is 20.
 RIGHT = [(10.0, 10)] * 30 + [(50.0, 50)] * 10
 COIN = [(10.0, 10), (10.0, 50), (50.0, 10), (50.0, 50)] * 10
-#: ms that a token takes, slots that serve, and tokens that wait when the job comes.
+#: The cost of a token, ms; the slots; and the tokens that wait when the job is submitted.
 PACE_MS, SLOTS, WAITING = 10.0, 2, 4000.0
 
 
@@ -52,7 +52,7 @@ class _Sixty(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Write no log."""
 
 
 @contextlib.contextmanager
@@ -87,12 +87,12 @@ def job(number: int, tokens: float) -> NewJob:
 
 
 async def fill(url: str, queue: str, answered: list[tuple[float, int]]) -> None:
-    """Answer these, then leave `WAITING` tokens in the line before `SLOTS` busy slots."""
+    """Answer these, then leave `WAITING` tokens in the queue and all `SLOTS` slots busy."""
     store = JobStore(url)
     try:
         await store.put_queue(queue, QueueSettings(calibrate=False))
-        for number, (said, tokens) in enumerate(answered):
-            assert isinstance(await store.submit(queue, job(number, said)), Accepted)
+        for number, (predicted, tokens) in enumerate(answered):
+            assert isinstance(await store.submit(queue, job(number, predicted)), Accepted)
             [claim] = await store.claim(queue, worker_id="w", count=1)
             done = Outcome(kind=OutcomeKind.OK, output_tokens=tokens, service_ms=PACE_MS * tokens)
             await store.finish(queue, claim.lease, done, worker_id="w")
@@ -104,8 +104,8 @@ async def fill(url: str, queue: str, answered: list[tuple[float, int]]) -> None:
         await store.aclose()
 
 
-def told(make_front: Callable[..., Front], predictor: str, **settings: Any) -> Explanation:
-    """What a job is told when it comes; it is predicted to have three times the usual."""
+def explained(make_front: Callable[..., Front], predictor: str, **settings: Any) -> Explanation:
+    """Submit a job predicted to have three times the usual length, and return its explanation."""
     front = make_front(predictor_url=predictor, predictor_timeout_ms=5000)
     if settings:
         front.put_queue(calibrate=False, **settings)
@@ -125,7 +125,7 @@ def told(make_front: Callable[..., Front], predictor: str, **settings: Any) -> E
     ],
     ids=["good predictions", "switched off", "few answers", "a coin"],
 )
-def test_a_long_answer_is_told_its_bound_by_the_line_it_found(
+def test_the_bound_of_a_long_answer_follows_the_queue_that_it_found(
     redis_url: str,
     make_front: Callable[..., Front],
     answered: list[tuple[float, int]],
@@ -134,7 +134,7 @@ def test_a_long_answer_is_told_its_bound_by_the_line_it_found(
 ) -> None:
     asyncio.run(fill(redis_url, "org/model-1.5", answered))
     with predictor() as url:
-        seen = told(make_front, url, **settings)
+        seen = explained(make_front, url, **settings)
     assert seen.predicted_tokens == pytest.approx(60)
     assert seen.overtake_bound_ms == pytest.approx(want_ms, rel=1e-3)
     assert seen.due_ms == pytest.approx(seen.accepted_ms + seen.overtake_bound_ms, abs=0.01)

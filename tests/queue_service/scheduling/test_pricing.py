@@ -1,4 +1,4 @@
-"""What a job is expected to cost."""
+"""The expected cost of a job."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ def test_a_class_adds_its_offset_and_an_unknown_one_is_an_error() -> None:
         price(job_class="vip")
 
 
-def test_a_long_answer_that_found_a_line_is_due_by_the_line() -> None:
+def test_the_due_time_of_a_long_answer_follows_the_queue_that_it_found() -> None:
     found: dict[str, Any] = {
         "wait_ms": 60_000.0,
         "usual_tokens": 50.0,
         "rank_accuracy": lambda tag: 0.9,
     }
-    # 2 times the wait, of which 2 x 0.9 - 1 is deserved, and 16 of 17 for twice the usual length.
+    # 2 times the wait, times 2 x 0.9 - 1 for the accuracy, times 16/17 for twice the usual length.
     assert price(**found).slack_ms == pytest.approx(2 * 60_000 * 0.8 * 16 / 17)
     assert price(prediction=None, **found).slack_ms == pytest.approx(3 * 6000)
 
@@ -106,7 +106,7 @@ def test_every_length_has_a_bucket(tokens: float, want: str) -> None:
     assert length_bucket(tokens) == want
 
 
-def test_a_price_rests_on_the_calibrated_length_and_says_on_what() -> None:
+def test_a_price_uses_the_calibrated_length_and_records_its_basis() -> None:
     seen = [
         MeasuredAnswer(
             tokens=400,

@@ -1,4 +1,4 @@
-"""The tenants file, and what may be in it."""
+"""The tenants file and its content."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ tenants:
 
 
 @pytest.mark.parametrize(
-    ("raw", "says"),
+    ("raw", "reason"),
     [
         (b"", "the file"),
         (b"tenants: []", "tenants"),
@@ -41,7 +41,7 @@ tenants:
         (b"\xff\xfe\xff", "neither YAML nor JSON"),
         (b"[" * 100_000, "neither YAML nor JSON"),
         (b"- 1", "the file"),
-        (b"x" * (2**20 + 1), "at most"),
+        (b"x" * (2**20 + 1), "the limit is"),
         (file(nmae="b"), "tenants.0.nmae"),
         (file(weight=0), "tenants.0.weight"),
         (file(depth_share=1.5), "tenants.0.depth_share"),
@@ -72,8 +72,8 @@ tenants:
         "one key for two",
     ],
 )
-def test_a_file_that_cannot_be_taken_says_where_and_why(raw: bytes, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_an_invalid_file_is_refused_with_the_place_and_the_reason(raw: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
         read_tenants(raw)
 
 
@@ -101,12 +101,14 @@ def test_a_broken_file_is_not_quoted() -> None:
         ([], "llama", False),
     ],
 )
-def test_a_tenant_may_use_what_a_pattern_names(services: list[str], name: str, want: bool) -> None:
+def test_a_tenant_may_use_the_models_that_its_patterns_match(
+    services: list[str], name: str, want: bool
+) -> None:
     assert Tenant(name="a", services=tuple(services)).may_use(name) is want
 
 
 @pytest.mark.parametrize(("share", "want"), [(1, None), (0.5, 5), (0.01, 1), (0.999, 9)])
-def test_a_share_is_a_part_of_the_queue_and_never_nothing(share: float, want: int | None) -> None:
+def test_a_share_of_the_queue_is_at_least_one_job(share: float, want: int | None) -> None:
     assert Tenant(name="a", depth_share=share).max_depth(10) == want
 
 
