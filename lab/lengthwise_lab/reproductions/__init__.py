@@ -1,1 +1,1 @@
-"""The four research systems, reproduced and then corrected."""
+"""The headline numbers of four research systems: reproduced, corrected, and beside our own."""

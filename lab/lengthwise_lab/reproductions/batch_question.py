@@ -1,7 +1,7 @@
-"""A question about static batches: the same prompts, all there at once, batched in several ways.
+"""A question about static batches: the same prompts, all sent at once, batched in several ways.
 
-What `lengthwise lab run` does with `kind = "batches"`; a line that a policy orders is
-simulator/config.py. Lengths are those of sequence scheduling, with `--data` the recorded ones.
+`lengthwise lab run` reads it if `kind = "batches"`; simulator/question.py has the questions about
+queues. Lengths are those of sequence scheduling, with `--data` the recorded ones.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from lengthwise_lab.reproductions.recorded_lengths import Ints, sampled
 from lengthwise_lab.reproductions.seqsch.grouping import SEQSCH_TABLE, by_length, by_table, in_order
 from lengthwise_lab.reproductions.seqsch.replay import (
     Failures,
-    Plan,
-    Tally,
+    MakeBatches,
+    ReplayCost,
     describe_replays,
     replay,
     step_s,
@@ -26,23 +26,23 @@ from lengthwise_lab.reproductions.seqsch.replay import (
 from lengthwise_lab.reproductions.table.details import BUCKETS
 from lengthwise_worker.engines.transformers.sequence_scheduling import Batch, by_memory
 
-#: What the chat template adds to each prompt, tokens.
+#: The chat template's part of each prompt, tokens.
 _TEMPLATE = 40
 
 Way = Literal["as-they-come", "sorted", "table-restarted", "table-resumed", "memory"]
 
-#: For a reader; `memory` is the product's own mode `sequence`.
+#: The ways in words; `memory` is the product's own mode `sequence`.
 WAYS: dict[Way, str] = {
     "as-they-come": "batches in order, each until its longest answer ends",
     "sorted": "sorted by predicted length, each until its longest answer ends",
-    "table-restarted": "sizes by the published table; what meets its cap begins again",
-    "table-resumed": "sizes by the published table; what meets its cap goes on",
-    "memory": "Lengthwise: cut by memory so that time is least; what meets its cap goes on",
+    "table-restarted": "sizes by the published table; an answer that meets its cap restarts",
+    "table-resumed": "sizes by the published table; an answer that meets its cap is resumed",
+    "memory": "Lengthwise: cut by memory for least time; an answer that meets its cap is resumed",
 }
 
 
 class BatchQuestion(BaseModel):
-    """Some prompts, and ways to batch them."""
+    """Some prompts, and the ways to batch them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,43 +51,47 @@ class BatchQuestion(BaseModel):
     policies: list[Way] = Field(min_length=1, description="Ways to batch")
     prompts: int = Field(default=1024, ge=1, le=100_000)
     group: int = Field(default=256, ge=1, description="Prompts that are planned together")
-    batch: int = Field(default=16, ge=1, description="Size where no table and no memory says it")
+    batch: int = Field(
+        default=16, ge=1, description="Size of a batch, where no table and no memory decides"
+    )
     seeds: list[int] = Field(default=[42], min_length=1)
     error_tokens: float = Field(
         default=90.0, ge=0, description="Standard deviation of the predictions' error"
     )
-    memory_tokens: int = Field(default=30_000, ge=1, description="Prompts and answers at once")
+    memory_tokens: int = Field(
+        default=30_000, ge=1, description="Tokens of prompts and answers in memory"
+    )
 
 
-def answer_batches(
+def compare_batchings(
     question: BatchQuestion, data: Path | None, *, progress: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
-    """The figures of every way.
+    """Replay every way of a question.
 
     Args:
         question: The prompts and the ways.
-        data: A folder of recorded lengths; None: a stand-in with the published moments.
-        progress: Called with each way as it begins.
+        data: The folder of recorded lengths; None: stand-ins with the published moments.
+        progress: Called with each way before it is replayed.
 
     Returns:
-        `question` as it was read, and `policies`: for each way `table_details.describe` of its
-        answers, with answers a second and the share of all token slots that answers needed.
+        `question` as it was read, and `policies`: for each way `details.describe` of its answers,
+        with answers a second and the share of all token slots that the answers used.
     """
     answers = sampled(data, split=None)
     found: dict[str, Any] = {}
     for way in question.policies:
         progress(way)
-        tallies, tokens = [], []
+        costs, tokens = [], []
         for seed in question.seeds:
             rng = np.random.default_rng(seed)
-            # Drawn anew where more are wanted than there are.
+            # Draw with replacement if the question has more prompts than the data.
             scarce = question.prompts > len(answers.greedy)
             rows = rng.choice(len(answers.greedy), question.prompts, replace=scarce)
             error = rng.normal(0, question.error_tokens, question.prompts)
             predicted = np.rint(answers.samples[rows].max(axis=1) + error)
             lengths = answers.greedy[rows].tolist()
             prompts = (answers.prompt_tokens[rows] + _TEMPLATE).tolist()
-            tallies.append(
+            costs.append(
                 _serve(
                     question,
                     way,
@@ -99,9 +103,9 @@ def answer_batches(
             )
             tokens.append(lengths)
         found[way] = {
-            **describe_replays(tallies, tokens, policy=WAYS[way]),
-            "answers_per_s": float(np.mean([tally.per_s for tally in tallies])),
-            "effective_token_ratio": float(np.mean([tally.effective_of_all for tally in tallies])),
+            **describe_replays(costs, tokens, policy=WAYS[way]),
+            "answers_per_s": float(np.mean([cost.per_s for cost in costs])),
+            "effective_token_ratio": float(np.mean([cost.effective_of_all for cost in costs])),
         }
     return {"question": question.model_dump(), "policies": found}
 
@@ -113,7 +117,7 @@ def _serve(
     lengths: Sequence[int],
     prompts: Sequence[int],
     cap: int,
-) -> Tally:
+) -> ReplayCost:
     def plan(group: Sequence[int]) -> list[Batch]:
         known: list[int] = predicted[list(group)].tolist()
         if way == "as-they-come":
@@ -129,7 +133,7 @@ def _serve(
             )
         return by_table(known, SEQSCH_TABLE)
 
-    whole: Plan = plan
+    whole: MakeBatches = plan
     failures = {
         "as-they-come": Failures.NEVER,
         "sorted": Failures.NEVER,
@@ -141,7 +145,7 @@ def _serve(
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """The answer as Markdown tables."""
+    """Return the comparison as Markdown tables."""
     ways = result["policies"].items()
     lines = [f"# {result['question']['title']}", "", f"*{_seconds(result)}*"]
     lines += _head("way", "answers/s", "effective tokens, %", "met their cap, %", "peak tokens")
@@ -149,7 +153,7 @@ def as_markdown(result: dict[str, Any]) -> str:
         met = found["met_their_cap"] * found["runs"] / found["requests"]
         ratio = found["effective_token_ratio"]
         lines.append(
-            _line(way, found["answers_per_s"], 100 * ratio, 100 * met, found["peak_tokens"])
+            _table_row(way, found["answers_per_s"], 100 * ratio, 100 * met, found["peak_tokens"])
         )
     lines += _head(
         "way: completion, s", "mean", "p50", "p99", "max", *(f"{name} tokens" for name in BUCKETS)
@@ -157,7 +161,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     for way, found in ways:
         took = (found["completion_s"][point] for point in ("mean", "p50", "p99", "max"))
         lines.append(
-            _line(way, *took, *(found["buckets"][bucket].get("mean") for bucket in BUCKETS))
+            _table_row(way, *took, *(found["buckets"][bucket].get("mean") for bucket in BUCKETS))
         )
     lines += _head(
         "way", "Jain of slowdowns", "slowdown p50", "p99", "longest wait, s",
@@ -166,7 +170,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     for way, found in ways:
         fair, starved = found["fairness"], found["starvation"]
         lines.append(
-            _line(
+            _table_row(
                 way, fair["jain_of_slowdowns"], fair["slowdown"]["p50"], fair["slowdown"]["p99"],
                 starved["max_wait_s"], 100 * starved["share_waiting_over_10_times_its_length"],
                 starved["max_places_lost"],
@@ -183,7 +187,7 @@ def _head(*names: str) -> list[str]:
     ]
 
 
-def _line(way: str, *numbers: float | None) -> str:
+def _table_row(way: str, *numbers: float | None) -> str:
     cells = ["-" if number is None else f"{number:.4g}" for number in numbers]
     return "| " + " | ".join([way, *cells]) + " |"
 

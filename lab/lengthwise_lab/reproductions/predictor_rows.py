@@ -1,6 +1,7 @@
-"""What the seeds say of their predictors, without any schedule; see docs/research/reproductions.md.
+"""The rows about SSJF's and sequence scheduling's predictors, without any schedule.
 
-LTR's are in simulator/ltr_tau.py, the probabilistic model's in problen_rows.py.
+docs/research/reproductions.md explains them. LTR's are in ltr/tau.py, the probabilistic model's in
+problen/rows.py.
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ from scipy.stats import kendalltau
 
 from lengthwise_lab.reproductions.recorded_lengths import Ints, classified, sampled
 from lengthwise_lab.reproductions.seqsch.strategies import ERROR_SD
-from lengthwise_lab.reproductions.table.row import About, Absent, Kind, Row, Seed, without_requests
+from lengthwise_lab.reproductions.table.row import (
+    About,
+    Absent,
+    Kind,
+    System,
+    TableRow,
+    without_requests,
+)
 
-#: Where SSJF cuts lengths into classes, tokens.
+#: The bounds of SSJF's length classes, tokens.
 _FIVE, _THREE = (42, 141, 294, 503), (141, 503)
 
-#: Of its classifiers on the 85,482 answers that are published with their classes.
+#: The figures of its classifiers on the 85,482 answers that are published with their classes.
 _SSJF = {
     "three classes": {"accuracy": 80.66, "tau-b": 0.567, "Pearson's r": 0.670,
                       "pair accuracy": 70.6, "MAE by class medians": 80.4},
@@ -27,12 +35,12 @@ _SSJF = {
                      "pair accuracy": 77.7, "MAE by class medians": 69.1},
 }  # fmt: skip
 _UNITS = {"accuracy": "%", "pair accuracy": "%", "MAE by class medians": "tokens"}
-#: A figure's last published digit, and what another reading of a class's edge changes.
+#: A tolerance for each figure: its last published digit, and the reading of a class's bound.
 _DIGIT = {"accuracy": 0.2, "tau-b": 0.002, "Pearson's r": 0.002, "pair accuracy": 0.2,
           "MAE by class medians": 0.3}  # fmt: skip
 
-#: Of sequence scheduling's tuned LLM, and of a second sample of the same prompt: mean error,
-#: tokens, and shares within 50 and 100 tokens, %.
+#: Sequence scheduling's tuned LLM, and a second sample of the same prompt as a prediction: mean
+#: error, tokens, and shares within 50 and 100 tokens, %.
 _PERCEIVER, _CEILING = (62.0, 59.0, 81.0), (42.6, 72.0, 88.0)
 _CEILING_TAU = 0.668
 _WITHIN = (("mean error", "tokens"), ("within 50 tokens", "%"), ("within 100 tokens", "%"))
@@ -41,13 +49,13 @@ _RANKS = "how near predictions come to answers whose lengths are recorded"
 _STAND_IN = "stand-in lengths and classes, made to have their tau"
 
 
-def rows(data: Path | None) -> Sequence[Row]:
-    """SSJF's classifiers and sequence scheduling's perceiver; takes a second."""
+def rows(data: Path | None) -> Sequence[TableRow]:
+    """Return the rows of SSJF's classifiers and sequence scheduling's perceiver; takes a second."""
     return [*_ssjf(data), *_not_published(), *_seqsch(data)]
 
 
 def _row(
-    seed: Seed,
+    system: System,
     name: str,
     setting: str,
     unit: str,
@@ -60,14 +68,14 @@ def _row(
     missing: Absent = Absent.INPUTS,
     about: About = About.PREDICTOR,
     why: str = _RANKS,
-) -> Row:
+) -> TableRow:
     absent = {"ours": Absent.NO_ORDER}
     if reproduced is None:
         absent |= {"reproduced": missing, "corrected": missing}
     else:
         absent["corrected"] = Absent.NO_DEFECT
-    return Row(
-        seed=seed,
+    return TableRow(
+        system=system,
         name=name,
         setting=setting,
         unit=unit,
@@ -81,7 +89,7 @@ def _row(
     )
 
 
-def _ssjf(data: Path | None) -> list[Row]:
+def _ssjf(data: Path | None) -> list[TableRow]:
     answers = classified(data)
     found = []
     for name, edges, classes in (
@@ -107,11 +115,11 @@ def _ssjf(data: Path | None) -> list[Row]:
 
 
 def _figures(tokens: Ints, classes: Ints, edges: Sequence[int]) -> dict[str, float]:
-    """What is said of classes beside the lengths that they are to foretell."""
+    """Measure predicted classes against the true lengths."""
     right = np.searchsorted(edges, tokens, side="right")
     tau = float(kendalltau(tokens, classes).statistic)
     medians = np.array([np.median(tokens[classes == c]) for c in range(len(edges) + 1)])
-    # Of all pairs of different length, a tie of the classes counts as half right; tau-b is the
+    # Of all pairs of different length, a tie of the classes counts as half right. tau-b is the
     # surplus of right pairs over the geometric mean of the pairs without ties.
     pairs, tied, tied_classes = (_pairs(values) for values in ((len(tokens),), tokens, classes))
     surplus = tau * np.sqrt((pairs - tied) * (pairs - tied_classes))
@@ -125,12 +133,12 @@ def _figures(tokens: Ints, classes: Ints, edges: Sequence[int]) -> dict[str, flo
 
 
 def _pairs(values: Sequence[int] | Ints) -> float:
-    """Pairs of equal values; of one number, all pairs of so many."""
+    """Count the pairs of equal values; of a single number n, all pairs of n things."""
     counts = np.asarray(values) if len(values) == 1 else np.unique(values, return_counts=True)[1]
     return float((counts.astype(float) * (counts - 1) / 2).sum())
 
 
-def _not_published() -> list[Row]:
+def _not_published() -> list[TableRow]:
     found = [
         _row("SSJF", "predictor: MAE of the regression", "full data set", "tokens", 65.0, "paper",
              note="theirs: 63 to 66, read from a figure"),
@@ -154,7 +162,7 @@ def _not_published() -> list[Row]:
     return found
 
 
-def _seqsch(data: Path | None) -> list[Row]:
+def _seqsch(data: Path | None) -> list[TableRow]:
     answers = sampled(data)
     stand_in = "" if answers.recorded else "stand-in lengths"
     longest = answers.samples.max(axis=1)
@@ -184,7 +192,7 @@ _Three = tuple[float, float, float]
 def _perceived(
     longest: Ints, noisy: NDArray[np.float64], cold: Ints, warm: Ints
 ) -> list[tuple[str, str, _Three, _Three, Kind, str, float | None]]:
-    """Name, setting, their figures, ours, whence, a note, and how far ours may be off."""
+    """Return name, setting, their figures, ours, their origin, a note, and our tolerance."""
     return [
         ("perceiver", "its tuned LLM, longest of four samples", _PERCEIVER, _errors(longest, noisy),
          "readme", "reproduced: the normal error that stands for it in the replays", None),
@@ -194,6 +202,6 @@ def _perceived(
 
 
 def _errors(truth: Ints, guess: Ints | NDArray[np.float64]) -> _Three:
-    """Mean error, tokens, and shares within 50 and 100, %."""
+    """Return the mean error, tokens, and the shares within 50 and 100 tokens, %."""
     off = np.abs(truth - guess)
     return float(off.mean()), float(100 * (off <= 50).mean()), float(100 * (off <= 100).mean())

@@ -1,7 +1,8 @@
-"""The recorded lengths that the seeds' experiments run on, or stand-ins with the same moments.
+"""The recorded lengths of the four research systems' experiments, or stand-ins like them.
 
-Called by the `rows` of this package. With a folder of data (`--data`) the published numbers come
-out to the last digit where its files are whole; without, about so.
+Called by the sources of rows. With the folder of recorded data (`--data`) the published numbers are
+reproduced to the last digit where its files are complete; without it approximately, because the
+stand-ins have the same moments.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _LMSYS = "lengthsonly_lmsys1m_ssjf.csv.gz"
 _AZURE = "traces_azure2023_conv.csv.gz"
 _ALPACA = "lengths_alpaca_vicuna7b.jsonl.gz"
 
-#: The fraction of a millisecond on which the Azure trace begins. SSJF cuts its times to whole
+#: The fraction of a millisecond at which the Azure trace begins. SSJF cuts its times to whole
 #: milliseconds of the clock; our copy of the trace begins at 0.
 _AZURE_BEGINS_MS = 0.59
 
@@ -32,9 +33,10 @@ _SEED = 20251121
 
 @dataclass(frozen=True, kw_only=True)
 class Classified:
-    """Answers of one LLM, and the class that each of two predictors put them in.
+    """Answers of one LLM, and the classes that two predictors chose for them.
 
-    `tokens`, `three`, `five`: int64, (rows,); a higher class is longer. `recorded`: not a stand-in.
+    `tokens`, `three`, `five`: int64, (rows,); a higher class is longer. `recorded`: False for
+    stand-ins.
     """
 
     tokens: Ints
@@ -44,7 +46,7 @@ class Classified:
 
 
 def classified(data: Path | None) -> Classified:
-    """SSJF's test set: LMSYS-Chat-1M answers of Vicuna-13B with its BERT classifiers' classes."""
+    """Return SSJF's test set: answers of Vicuna-13B on LMSYS-Chat-1M, classified by its BERTs."""
     if data is None or not (data / _LMSYS).is_file():
         return _like_lmsys()
     columns = _columns(data / _LMSYS, ("output_tokens", "pred_class2", "pred_class5"))
@@ -53,9 +55,9 @@ def classified(data: Path | None) -> Classified:
 
 
 def azure_ms(data: Path | None) -> list[int]:
-    """Arrivals of the Azure 2023 conversation trace, ms, whole."""
+    """Return the arrivals of the Azure 2023 conversation trace, whole ms."""
     if data is None or not (data / _AZURE).is_file():
-        # 19,366 gaps of 180.8 ms in the mean with a coefficient of variation of 1.09.
+        # 19,366 gaps with a mean of 180.8 ms and a coefficient of variation of 1.09.
         shape = 1.09**-2
         gaps = np.random.default_rng(_SEED).gamma(shape, 180.8 / shape, 19_366)
         return [int(at) for at in np.cumsum(gaps).tolist()]
@@ -68,7 +70,7 @@ class Sampled:
     """Prompts, each answered several times by one LLM.
 
     `prompt_tokens`: int64, (rows,). `samples`: int64, (rows, samples), output tokens, at most
-    `cap`. `greedy`: int64, (rows,), of the greedy answer. `recorded`: not a stand-in.
+    `cap`. `greedy`: int64, (rows,), of the greedy answer. `recorded`: False for stand-ins.
     """
 
     prompt_tokens: Ints
@@ -79,11 +81,11 @@ class Sampled:
 
 
 def sampled(data: Path | None, *, split: str | None = "val") -> Sampled:
-    """Sequence scheduling's lengths: Alpaca prompts answered by Vicuna-7B at four temperatures.
+    """Return sequence scheduling's lengths: Alpaca prompts, Vicuna-7B at four temperatures.
 
     Args:
-        data: The folder; None: a stand-in.
-        split: `val` or `train`, its own halves; None: both.
+        data: The folder of recorded data; None: stand-ins.
+        split: `val` or `train`, the halves of the data set; None: both.
     """
     if data is None or not (data / _ALPACA).is_file():
         return _like_alpaca(8_000 if split else 16_000)
@@ -112,13 +114,13 @@ def _columns(path: Path, names: tuple[str, ...]) -> list[list[str]]:
     return [[row[name] for row in rows] for name in names]
 
 
-#: Quantiles of the LMSYS answers, tokens, and between them straight lines.
+#: Quantiles of the LMSYS answers, tokens; linear between them.
 _LMSYS_QUANTILES = {
     0.0: 2, 0.1: 13, 0.25: 41, 0.5: 140, 0.75: 294, 0.9: 397, 0.95: 447, 0.99: 502, 1.0: 511,
 }  # fmt: skip
 
-#: How many of the 85,482 each classifier put in each class, and the noise on a normal score of the
-#: true length that gives its published tau-b (0.567 and 0.635): tried out.
+#: How many of the 85,482 answers each classifier put in each class, and the noise on a normal score
+#: of the true length that gives its published tau-b (0.567 and 0.635), found by trial.
 _THREE, _THREE_NOISE = (42_645, 40_732, 2_105), 0.70
 _FIVE, _FIVE_NOISE = (21_495, 21_336, 19_822, 20_410, 2_419), 0.70
 
@@ -139,8 +141,8 @@ def _like_lmsys() -> Classified:
 def _classes(
     ranks: NDArray[np.float64], counts: tuple[int, ...], noise: float, rng: np.random.Generator
 ) -> Ints:
-    """Cut a noisy view of the ranks into classes of the given sizes."""
-    # A logistic score instead of a normal one: no quantile function of the normal in numpy.
+    """Cut the ranks, with noise, into classes of the given sizes."""
+    # A logistic score instead of a normal one: numpy has no quantile function of the normal.
     score = np.log(ranks / (1 - ranks)) / 1.702 + noise * rng.standard_normal(len(ranks))
     classes = np.empty(len(ranks), dtype=np.int64)
     classes[np.argsort(score, kind="stable")] = np.repeat(np.arange(len(counts)), counts)
@@ -148,10 +150,10 @@ def _classes(
 
 
 def _like_alpaca(rows: int) -> Sampled:
-    """Prompts whose medians and spread are as measured, capped at 512.
+    """Draw prompts with the measured medians and spread, capped at 512 tokens.
 
-    Log-normal: the middle 37/105/176 tokens at p25/p50/p75 are not quite that, so a third of the
-    prompts are short ones; within a prompt the coefficient of variation is 0.28 in the median.
+    The measured 37/105/176 tokens at p25/p50/p75 are not quite log-normal, so a third of the
+    prompts are drawn short. Within a prompt the median coefficient of variation is 0.28.
     """
     rng = np.random.default_rng(_SEED)
     short = rng.random(rows) < 0.36

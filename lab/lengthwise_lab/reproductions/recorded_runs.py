@@ -1,4 +1,4 @@
-"""A simulation looked at request by request, as the table describes them. Called by its rows."""
+"""Run a simulation and keep the times of every request. Called by the sources of rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lengthwise_lab.reproductions.table.details import Run
+from lengthwise_lab.reproductions.table.details import RequestTimes
 from lengthwise_lab.simulator.engines import BatchingEngine, IndependentSlots
 from lengthwise_lab.simulator.policies import policy_named
 from lengthwise_lab.simulator.simulation import RunLimits, SimulationResult, simulate
@@ -19,24 +19,24 @@ from lengthwise_lab.simulator.workloads.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recorded:
-    """What came of a simulation, in sum and one by one."""
+class RecordedRun:
+    """A finished simulation, and the times of its requests."""
 
     result: SimulationResult
-    run: Run
+    times: RequestTimes
 
 
-#: A fit takes longer than a small run, and looks at nothing but the lengths.
+#: Fitted predictors, because a fit takes longer than a small run. It depends on the lengths alone.
 _FITTED: dict[tuple[int, str, float | None], tuple[Lengths, Predictor]] = {}
 
 
 def predicting(workload: Workload, name: str, tau: float | None) -> tuple[Workload, Predictor]:
-    """The workload with predictions of that kind; the predictor is fitted once for its lengths."""
-    told = replace(workload, predictor=name, tau=tau)
+    """Return the workload with predictions of that kind; each predictor is fitted once."""
+    predicted = replace(workload, predictor=name, tau=tau)
     key = (id(workload.lengths), name, tau)
     if key not in _FITTED or _FITTED[key][0] is not workload.lengths:
-        _FITTED[key] = (workload.lengths, told.fitted_predictor())
-    return told, _FITTED[key][1]
+        _FITTED[key] = (workload.lengths, predicted.fitted_predictor())
+    return predicted, _FITTED[key][1]
 
 
 def record(
@@ -47,16 +47,16 @@ def record(
     *,
     limits: RunLimits | None = None,
     **options: Any,
-) -> Recorded:
-    """Serve a workload that fits into memory, and keep the times of every request.
+) -> RecordedRun:
+    """Simulate a workload that fits into memory, and keep the times of every request.
 
     Args:
-        workload: What comes.
-        predictor: From `workload.fitted_predictor()`, or that of the same workload.
-        engine: What serves it.
+        workload: The requests.
+        predictor: From `workload.fitted_predictor()`, or from a workload of the same lengths.
+        engine: The engine that serves them.
         policy: A name of policies.py.
-        limits: When to end early; what has not ended by then is in the run without an end.
-        options: For `simulate`.
+        limits: When to end early; a request that has not ended by then has no end.
+        options: More arguments of `simulate`.
     """
     seen: list[Jobs] = []
 
@@ -79,9 +79,9 @@ def record(
         for name in ("prompt", "output", "arrival_s")
     )
     record = result.histograms.record[: len(tokens)]
-    return Recorded(
+    return RecordedRun(
         result=result,
-        run=Run(
+        times=RequestTimes(
             arrival_s=arrival_s,
             start_s=record[:, 0],
             end_s=record[:, 2],
@@ -94,7 +94,7 @@ def record(
 def _alone_s(
     engine: BatchingEngine | IndependentSlots, prompt: np.ndarray, tokens: np.ndarray
 ) -> np.ndarray:
-    """What requests take on an idle engine, s."""
+    """Return how long requests take on an idle engine, s."""
     if isinstance(engine, IndependentSlots):
         return engine.work(tokens)
     decoding = tokens * (engine.step_ms + engine.decode_ms)

@@ -1,4 +1,4 @@
-"""Static batches by predicted length."""
+"""Static batches, grouped by predicted length."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_table_of_the_probabilistic_model(length: int, bucket: int, want: in
 
 
 def test_a_small_rest_of_a_bucket_joins_the_next_longer_one() -> None:
-    # 64 of 150 make a batch of their own, the 31 left over are fewer than half of one.
+    # 64 answers of 150 tokens make a batch; the other 31 are fewer than half a batch.
     batches = by_table([150] * 95 + [400], SEQSCH_TABLE)
     assert [(len(batch.members), batch.cap) for batch in batches] == [
         (64, 150),

@@ -1,4 +1,4 @@
-"""Batches from distributions of lengths."""
+"""Batches from predicted distributions of lengths."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from lengthwise_lab.reproductions.problen.search import (
     answer_quantiles,
+    corrected_search,
     given_the_prompt,
-    mended_search,
     published_search,
     quantiles,
     smoothed,
@@ -18,7 +18,7 @@ from lengthwise_worker.engines.transformers.sequence_scheduling import Batch
 
 
 def at(*lengths: int, longest: int = 200) -> NDArray[np.float64]:
-    """One row for each length, which is certain."""
+    """Return one row for each length, which is certain."""
     found = np.zeros((len(lengths), longest + 1))
     found[np.arange(len(lengths)), lengths] = 1
     return found
@@ -44,7 +44,7 @@ def test_a_distribution_is_conditioned_on_being_longer_than_the_prompt() -> None
     assert got.sum() == pytest.approx(1)
 
 
-def test_a_prompt_as_long_as_all_that_is_predicted_leaves_the_longest_answer() -> None:
+def test_a_prompt_longer_than_the_whole_prediction_leaves_the_longest_answer() -> None:
     got = given_the_prompt(at(10), np.array([199]))
     assert got[0, -1] == 1
 
@@ -55,14 +55,16 @@ def everything_at(threshold: float, answers: NDArray[np.float64], few_fail: floa
 
 
 def test_the_search_lets_the_one_long_answer_fail_when_the_others_are_short() -> None:
-    # 15 of 16 take 10 tokens for certain; a cap of 10 lets one come back for 90 more.
+    # 15 of 16 certainly take 10 tokens; with a cap of 10 one is resumed for 90 more.
     answers = at(*[10] * 15, 100)
 
     def plan(threshold: float) -> list[Batch]:
         return everything_at(threshold, answers, few_fail=0.5)
 
     assert (
-        mended_search(answers, plan, base=16, step_s=lambda size: 1.0 * size, thresholds=(0.2, 0.9))
+        corrected_search(
+            answers, plan, base=16, step_s=lambda size: 1.0 * size, thresholds=(0.2, 0.9)
+        )
         == 0.2
     )
 
@@ -73,14 +75,16 @@ def test_the_search_lets_nothing_fail_when_a_step_costs_the_same_at_any_size() -
     def plan(threshold: float) -> list[Batch]:
         return everything_at(threshold, answers, few_fail=0.5)
 
-    # Eight failures in batches of four last twice 90 steps.
-    seconds = mended_search(answers, plan, base=4, step_s=lambda size: 1.0, thresholds=(0.2, 0.9))
+    # Eight failures in batches of four take twice 90 steps.
+    seconds = corrected_search(
+        answers, plan, base=4, step_s=lambda size: 1.0, thresholds=(0.2, 0.9)
+    )
     assert seconds == 0.9
 
 
 def test_the_published_search_counts_the_longest_of_all_rests_for_each_second_batch() -> None:
     # 32 of 64 fail, of which 31 lack one token and one lacks 90: two second batches, and both are
-    # taken to last 90 steps; so no failures look much cheaper.
+    # counted with 90 steps; so no failures look much cheaper.
     answers = at(*[10] * 32, *[11] * 31, 100)
 
     def plan(threshold: float) -> list[Batch]:

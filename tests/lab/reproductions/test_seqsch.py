@@ -1,4 +1,4 @@
-"""Sequence scheduling replayed by steps."""
+"""Sequence scheduling, replayed by steps."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lengthwise_lab.reproductions.seqsch.grouping import SEQSCH_TABLE, by_table, in_order
-from lengthwise_lab.reproductions.seqsch.replay import Failures, Tally, replay, step_s
+from lengthwise_lab.reproductions.seqsch.replay import Failures, ReplayCost, replay, step_s
 from lengthwise_lab.reproductions.seqsch.rows import rows
 from lengthwise_worker.engines.transformers.sequence_scheduling import Batch
 
 
-def two(caps: tuple[int, int], failures: Failures) -> Tally:
+def two(caps: tuple[int, int], failures: Failures) -> ReplayCost:
     """Answers of 10, 50, 20 and 80 tokens; the first two run together, then the others."""
     plan = [Batch(members=(0, 1), cap=caps[0]), Batch(members=(2, 3), cap=caps[1])]
     return replay([10, 50, 20, 80], [5] * 4, lambda _: plan, failures, full_cap=100, base=2)
@@ -26,7 +26,7 @@ def test_without_failure_collection_a_batch_runs_until_all_have_finished() -> No
     assert got.effective == 160 / 264
 
 
-def test_a_restart_throws_away_what_there_was() -> None:
+def test_a_restart_discards_the_tokens_so_far() -> None:
     got = two((30, 30), Failures.RESTART)
     # 30 and 30 steps, and 80 for the two failures together.
     assert (got.steps, got.computed, got.failed) == (140, 280, 2)
@@ -35,7 +35,7 @@ def test_a_restart_throws_away_what_there_was() -> None:
     assert got.effective_of_all == 160 / 280
 
 
-def test_a_resumed_answer_goes_on_from_what_it_has() -> None:
+def test_a_resumed_answer_continues_from_its_tokens() -> None:
     got = two((30, 30), Failures.RESUME)
     # The two failures lack 20 and 50 tokens.
     assert (got.steps, got.computed, got.failed) == (110, 220, 2)
@@ -46,7 +46,7 @@ def test_the_published_code_restarts_the_answers_at_the_wrong_places() -> None:
     got = replay(
         [10, 50, 20, 80], [5] * 4, lambda _: plan, Failures.RESTART_WRONG, full_cap=100, base=2
     )
-    # Only answer 3 failed, first in the schedule: so answer 0, first in the group, is made again.
+    # Only answer 3 failed, first in the schedule: so answer 0, first in the group, is restarted.
     assert got.failed == 1
     assert got.kept == 10 + 50 + 20 + 10
     assert got.steps == 30 + 50 + 10
@@ -89,7 +89,7 @@ def test_resuming_never_computes_more_than_restarting(actual: list[int]) -> None
     assert go(Failures.RESUME) <= go(Failures.RESTART)
 
 
-def test_the_rows_reproduce_the_replay_and_resuming_beats_what_was_published() -> None:
+def test_the_rows_reproduce_the_replay_and_resuming_beats_the_published_restarts() -> None:
     found = {(row.name, row.setting.split(",", 1)[0], row.kind): row for row in rows(None)}
     assert all(row.agrees for row in found.values() if row.tolerance is not None)
     published = next(

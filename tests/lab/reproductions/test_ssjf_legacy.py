@@ -1,15 +1,20 @@
-"""SSJF's simulator is reproduced to the last float: its completions, its draws, its mistakes."""
+"""SSJF's simulator is reproduced to the last float: completions, draws and defects."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from lengthwise_lab.reproductions.ssjf.jobs import Arrivals, LegacyDraws, Lengths, duration_s
+from lengthwise_lab.reproductions.ssjf.jobs import (
+    ClassedLengths,
+    LegacyArrivals,
+    LegacyDraws,
+    duration_s,
+)
 from lengthwise_lab.reproductions.ssjf.legacy import (
-    Batches,
     Completion,
-    Job,
+    LegacyBatching,
+    LegacyJob,
     Order,
     figures,
     simulate,
@@ -18,12 +23,16 @@ from lengthwise_lab.reproductions.ssjf.legacy import (
 A = ((0, 2), (1, 3), (2, 1), (3, 2))
 B = ((0, 5), (0, 1), (1, 2), (1, 8), (2, 1), (30, 4))
 
-ONE, TWO, TWO_DYNAMIC = Batches(size=1), Batches(size=2), Batches(size=2, dynamic=True)
-TWO_AT_ONCE = Batches(size=2, wait_s=0)
-TWO_DYNAMIC_AT_ONCE = Batches(size=2, wait_s=0, dynamic=True)
+ONE, TWO, TWO_DYNAMIC = (
+    LegacyBatching(size=1),
+    LegacyBatching(size=2),
+    LegacyBatching(size=2, dynamic=True),
+)
+TWO_AT_ONCE = LegacyBatching(size=2, wait_s=0)
+TWO_DYNAMIC_AT_ONCE = LegacyBatching(size=2, wait_s=0, dynamic=True)
 FCFS, SJF = Order.FCFS, Order.ORACLE
 
-#: What the original program printed: job -> completion, s.
+#: The output of the original program: job -> completion, s.
 GOLDEN = [
     ("A", ONE, FCFS, {0: 2, 1: 5, 2: 6, 3: 8}),
     ("A", ONE, SJF, {0: 2, 2: 3, 3: 5, 1: 8}),
@@ -43,9 +52,9 @@ GOLDEN = [
 ]
 
 
-def jobs(which: str) -> list[Job]:
+def jobs(which: str) -> list[LegacyJob]:
     rows = A if which == "A" else B
-    return [Job(number, arrival, length) for number, (arrival, length) in enumerate(rows)]
+    return [LegacyJob(number, arrival, length) for number, (arrival, length) in enumerate(rows)]
 
 
 @pytest.mark.parametrize(
@@ -57,50 +66,50 @@ def jobs(which: str) -> list[Job]:
         for which, batches, order, _ in GOLDEN
     ],
 )
-def test_completions_are_those_that_the_original_printed(
-    which: str, batches: Batches, order: Order, want: dict[int, float]
+def test_completions_are_those_of_the_original(
+    which: str, batches: LegacyBatching, order: Order, want: dict[int, float]
 ) -> None:
     got = simulate(jobs(which), order, batches)
     assert [(done.job.number, done.ended_s) for done in got] == list(want.items())
 
 
-def test_the_last_job_never_runs_when_it_meets_an_empty_line() -> None:
+def test_the_last_job_never_runs_when_it_arrives_at_an_empty_queue() -> None:
     got = simulate(jobs("B"), SJF, ONE)
     assert 5 not in {done.job.number for done in got}
     assert figures(got).served == 5
 
 
 def test_first_come_first_served_idles_the_whole_wait_for_a_job_that_is_alone() -> None:
-    alone = [Job(0, 0, 1)]
+    alone = [LegacyJob(0, 0, 1)]
     assert simulate(alone, FCFS, TWO)[0].ended_s == 11
     assert simulate(alone, FCFS, TWO_AT_ONCE)[0].ended_s == 1
 
 
 def test_unfinished_jobs_go_back_to_the_front_in_reverse() -> None:
-    # Jobs 1 and 2 are left after the first second, and job 2, pushed last, then stands in front.
-    three = Batches(size=3, wait_s=0, dynamic=True)
-    got = simulate([Job(0, 0, 1), Job(1, 0, 4), Job(2, 0, 4)], FCFS, three)
+    # Jobs 1 and 2 are left after the first second, and job 2, put back last, is then in front.
+    three = LegacyBatching(size=3, wait_s=0, dynamic=True)
+    got = simulate([LegacyJob(0, 0, 1), LegacyJob(1, 0, 4), LegacyJob(2, 0, 4)], FCFS, three)
     assert [done.job.number for done in got] == [0, 2, 1]
 
 
-def test_who_waited_more_than_a_hundred_seconds_turns_the_whole_line_to_waiting_order() -> None:
-    long = Job(0, 0, 150.0, predicted_s=1)
-    first_in_line = Job(1, 1, 40.0, predicted_s=9)
-    second = Job(2, 2, 30.0, predicted_s=8)
-    got = simulate([long, first_in_line, second], Order.PREDICTED, ONE)
+def test_a_wait_of_more_than_a_hundred_seconds_puts_the_whole_queue_in_waiting_order() -> None:
+    long = LegacyJob(0, 0, 150.0, predicted_s=1)
+    first_in_queue = LegacyJob(1, 1, 40.0, predicted_s=9)
+    second = LegacyJob(2, 2, 30.0, predicted_s=8)
+    got = simulate([long, first_in_queue, second], Order.PREDICTED, ONE)
     assert [done.job.number for done in got] == [0, 1, 2]
 
 
 def test_the_figures_count_throughput_at_the_first_quarter_of_completions() -> None:
     ends = [1.0, 2.0, 3.0, 4.0, 50.0, 60.0, 70.0, 80.0]
-    done = [Completion(Job(n, 0, 1), 0, end, 0) for n, end in enumerate(ends)]
+    done = [Completion(LegacyJob(n, 0, 1), 0, end, 0) for n, end in enumerate(ends)]
     got = figures(done)
     assert got.early_per_s == 1 / 2
     assert got.whole_per_s == 8 / 80
     assert got.p99_s == pytest.approx(79.3)
 
 
-LENGTHS = Lengths(
+LENGTHS = ClassedLengths(
     tokens=np.arange(2, 512, dtype=np.int64),
     classes={"five": np.arange(510, dtype=np.int64) // 102},
 )
@@ -108,7 +117,7 @@ LENGTHS = Lengths(
 
 def test_draws_are_numpys_global_generator_seeded_with_42() -> None:
     draws = LegacyDraws(LENGTHS)
-    got = draws.jobs(5, Arrivals(kind="poisson", level=2))["five"]
+    got = draws.jobs(5, LegacyArrivals(kind="poisson", level=2))["five"]
 
     np.random.seed(42)
     counts = np.random.poisson(2, 2)
@@ -124,21 +133,25 @@ def test_draws_are_numpys_global_generator_seeded_with_42() -> None:
 
 def test_the_generator_is_not_seeded_again_between_runs() -> None:
     draws = LegacyDraws(LENGTHS)
-    first, second = (draws.jobs(9, Arrivals(kind="poisson", level=2))["five"] for _ in range(2))
+    first, second = (
+        draws.jobs(9, LegacyArrivals(kind="poisson", level=2))["five"] for _ in range(2)
+    )
     assert [job.duration_s for job in first] != [job.duration_s for job in second]
 
 
 @pytest.mark.parametrize(
-    "arrivals", [Arrivals(kind="gamma", level=3), Arrivals(kind="uniform", level=2)], ids=str
+    "arrivals",
+    [LegacyArrivals(kind="gamma", level=3), LegacyArrivals(kind="uniform", level=2)],
+    ids=str,
 )
-def test_gaps_are_sorted_so_that_the_load_only_falls(arrivals: Arrivals) -> None:
+def test_gaps_are_sorted_so_that_the_load_only_falls(arrivals: LegacyArrivals) -> None:
     got = LegacyDraws(LENGTHS).jobs(50, arrivals)["five"]
     gaps = np.diff([0, *(job.arrival_s for job in got)])
     assert (np.diff(gaps) >= -1e-9).all()
 
 
 def test_a_trace_in_milliseconds_is_replayed_in_seconds() -> None:
-    trace = Arrivals(kind="trace", level=10, trace_ms=[1_000, 1_123, 1_300])
+    trace = LegacyArrivals(kind="trace", level=10, trace_ms=[1_000, 1_123, 1_300])
     got = LegacyDraws(LENGTHS).jobs(3, trace)["five"]
     assert [job.arrival_s for job in got] == [0.0, 12.3, 30.0]
 

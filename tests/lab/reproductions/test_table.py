@@ -13,32 +13,30 @@ from typer.testing import CliRunner
 
 from lengthwise_cli.main import build
 from lengthwise_lab.errors import BadChoice
-from lengthwise_lab.reproductions import predictor_rows as predictors
+from lengthwise_lab.reproductions import predictor_rows
 from lengthwise_lab.reproductions.ltr import rows as ltr_rows
 from lengthwise_lab.reproductions.problen import rows as problen_rows
 from lengthwise_lab.reproductions.seqsch import rows as seqsch_rows
-from lengthwise_lab.reproductions.ssjf import cross_check as check
+from lengthwise_lab.reproductions.ssjf import cross_check, steady_load, sweeps
 from lengthwise_lab.reproductions.ssjf import rows as ssjf_rows
-from lengthwise_lab.reproductions.ssjf import steady_load as slots
-from lengthwise_lab.reproductions.ssjf import sweeps
-from lengthwise_lab.reproductions.table import row as table
+from lengthwise_lab.reproductions.table import sources
 from lengthwise_lab.reproductions.table.chart import draw
-from lengthwise_lab.reproductions.table.details import Run, describe
+from lengthwise_lab.reproductions.table.details import RequestTimes, describe
 from lengthwise_lab.reproductions.table.markdown import as_markdown
 from lengthwise_lab.reproductions.table.row import (
     About,
     Absent,
-    Row,
+    TableRow,
     as_dict,
-    collect,
     lacks,
     of_requests,
     without_requests,
 )
+from lengthwise_lab.reproductions.table.sources import collect
 
 SOME = describe(
     [
-        Run(
+        RequestTimes(
             arrival_s=np.zeros(2),
             start_s=np.array([0.0, 1.0]),
             end_s=np.array([1.0, 3.0]),
@@ -51,7 +49,7 @@ SOME = describe(
 NONE = {"corrected": Absent.NO_DEFECT, "ours": Absent.NO_ORDER}
 
 
-def row(**changes: Any) -> Row:
+def row(**changes: Any) -> TableRow:
     values: dict[str, Any] = {
         "theirs": 10.0,
         "reproduced": 10.4,
@@ -59,7 +57,9 @@ def row(**changes: Any) -> Row:
         "absent": NONE,
         "details": of_requests("w", baseline=SOME, reproduced=SOME),
     }
-    return Row(seed="LTR", name="n", setting="a | b", unit="s", kind="blog", **(values | changes))
+    return TableRow(
+        system="LTR", name="n", setting="a | b", unit="s", kind="blog", **(values | changes)
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def row(**changes: Any) -> Row:
     ],
     ids=["within", "beyond", "no claim", "nothing to compare with"],
 )
-def test_a_row_says_whether_the_reproduction_is_within_its_tolerance(
+def test_a_row_knows_whether_the_reproduction_is_within_its_tolerance(
     changes: dict[str, float | None], want: bool | None
 ) -> None:
     assert row(**changes).agrees is want
@@ -82,13 +82,13 @@ def test_the_table_holds_the_rows_of_every_source(monkeypatch: pytest.MonkeyPatc
     source = ModuleType("some_source")
     vars(source)["rows"] = lambda data: [row(), row(reproduced=12.0)]
     monkeypatch.setitem(sys.modules, "some_source", source)
-    monkeypatch.setattr(table, "SOURCES", {"mine": "some_source:rows"})
+    monkeypatch.setattr(sources, "SOURCES", {"mine": "some_source:rows"})
     result = collect(None)
     assert [r["agrees"] for r in result["rows"]] == [True, False]
     text = as_markdown(result)
     assert "a / b" in text
     assert "12 (!)" in text
-    # Both rows are of the same run, which stands there once.
+    # Both rows have the same run, which is printed once.
     assert text.count("| 1-2 | w | baseline, reproduced | fcfs | 2 |") == 1
 
 
@@ -107,8 +107,8 @@ WITHOUT_BUCKETS = {key: value for key, value in SOME.items() if key != "buckets"
             "reproduced has a number, and a reason to have none",
         ),
         ({"absent": NONE | {"ours": "too late"}}, "ours is empty for no stated reason"),
-        ({"details": {}}, "it does not say what it is about"),
-        ({"details": without_requests(About.COST, "")}, "does not say why it has no requests"),
+        ({"details": {}}, "its details have no subject"),
+        ({"details": without_requests(About.COST, "")}, "give no reason for having no requests"),
         ({"details": of_requests("w", baseline=SOME)}, "reproduced lacks completion_s"),
         ({"details": of_requests("w", reproduced=SOME)}, "baseline lacks starvation"),
         (
@@ -126,7 +126,7 @@ def test_what_a_row_leaves_out_is_named(changes: dict[str, Any], want: str) -> N
     assert any(want in one for one in found) if want else found == []
 
 
-#: Rows that are about no requests, by seed and by what they are about instead.
+#: The number of rows that are not about requests, by system and by subject.
 WITHOUT_REQUESTS = {
     ("SSJF", "a predictor"): 12,
     ("SSJF", "the cost of predicting"): 2,
@@ -140,12 +140,12 @@ WITHOUT_REQUESTS = {
 
 @pytest.fixture(scope="module")
 def small_table() -> dict[str, Any]:
-    """Every row there is, of runs too small for their numbers to mean anything."""
+    """Return every row, of runs too small for their numbers to mean anything."""
     with pytest.MonkeyPatch.context() as changed:
-        changed.setattr(check, "SEEDS", range(2))
-        changed.setattr(check, "JOBS", 100)
-        changed.setattr(slots, "SEEDS", 1)
-        changed.setattr(slots, "JOBS", 100)
+        changed.setattr(cross_check, "SEEDS", range(2))
+        changed.setattr(cross_check, "JOBS", 100)
+        changed.setattr(steady_load, "SEEDS", 1)
+        changed.setattr(steady_load, "JOBS", 100)
         changed.setattr(sweeps, "RUNS", 1)
         changed.setattr(ltr_rows, "BURST", 100)
         changed.setattr(ltr_rows, "SYNTHETIC", 1000)
@@ -156,33 +156,35 @@ def small_table() -> dict[str, Any]:
             "rows": [
                 found
                 for module in (
-                    ssjf_rows, seqsch_rows, problen_rows, check, ltr_rows, predictors,
+                    ssjf_rows, seqsch_rows, problen_rows, cross_check, ltr_rows, predictor_rows,
                 )
                 for found in module.rows(None)
             ]
         }  # fmt: skip
 
 
-def test_every_row_has_all_its_details_or_says_why_it_has_not(small_table: dict[str, Any]) -> None:
-    assert len(table.SOURCES) == 6  # as many as the fixture runs
+def test_every_row_has_all_its_details_or_a_reason_for_having_none(
+    small_table: dict[str, Any],
+) -> None:
+    assert len(sources.SOURCES) == 6  # as many as the fixture runs
     assert [(one.name, one.setting, lacks(one)) for one in small_table["rows"] if lacks(one)] == []
 
 
 def test_only_rows_about_predictors_have_no_requests(small_table: dict[str, Any]) -> None:
     found = Counter(
-        (one.seed, str(one.details["about"]))
+        (one.system, str(one.details["about"]))
         for one in small_table["rows"]
         if one.details["about"] != About.REQUESTS
     )
     assert found == WITHOUT_REQUESTS
 
 
-def test_a_row_about_requests_has_our_policy_beside_theirs(small_table: dict[str, Any]) -> None:
+def test_a_row_about_requests_has_a_number_of_our_policy(small_table: dict[str, Any]) -> None:
     rows = [one for one in small_table["rows"] if one.details["about"] == About.REQUESTS]
     assert all(one.ours is not None for one in rows)
     for one in rows:
-        # What could not be reproduced is the pairwise predictor; what has no defect is FCFS, the
-        # oracle, and the simulations that have none of SSJF's.
+        # Only the pairwise predictor could not be reproduced. FCFS, the oracle and the simulations
+        # other than SSJF's have no defect to correct.
         assert one.reproduced is not None or "pairwise" in one.name
         assert (
             one.corrected is not None
@@ -203,7 +205,7 @@ def test_the_whole_table_is_json_and_markdown_that_names_every_row(
     assert set(tables) == {11, 15}
 
 
-def test_the_picture_of_a_table_stands_rows_without_numbers(tmp_path: Path) -> None:
+def test_a_table_with_rows_without_numbers_can_be_drawn(tmp_path: Path) -> None:
     rows = [row(), row(theirs=None), row(reproduced=None), row(details=PREDICTOR)]
     draw(
         {"rows": [{"row": n, **as_dict(one)} for n, one in enumerate(rows)]}, tmp_path / "table.png"
@@ -211,14 +213,14 @@ def test_the_picture_of_a_table_stands_rows_without_numbers(tmp_path: Path) -> N
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_several_rows_note_stands_once_below_them() -> None:
+def test_a_note_that_several_rows_share_is_printed_once_below_them() -> None:
     rows = [row(note=f"own {n}; shared by all") for n in range(3)]
     text = as_markdown({"rows": [{"row": n, **as_dict(one)} for n, one in enumerate(rows)]})
     assert text.count("shared by all") == 1
     assert "| [1] own 2 |" in text
 
 
-def test_the_command_gives_markdown_to_a_file_and_all_of_it_to_json() -> None:
+def test_the_command_prints_markdown_to_a_pipe_and_everything_as_json() -> None:
     plain, as_json = (
         CliRunner().invoke(build(), ["lab", "table", "--only", "seqsch", *flags])
         for flags in ([], ["--json"])
@@ -230,11 +232,11 @@ def test_the_command_gives_markdown_to_a_file_and_all_of_it_to_json() -> None:
     assert found["details"]["columns"]["ours"]["completion_s"]["count"] == 5 * 1024
 
 
-def test_a_part_that_is_not_there_is_refused_with_the_list() -> None:
+def test_an_unknown_part_is_refused_with_the_list_of_the_known() -> None:
     with pytest.raises(BadChoice, match="nonsense"):
         collect(None, ["nonsense"])
 
 
-def test_a_data_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_data_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadChoice, match="gone"):
         collect(tmp_path / "gone")

@@ -1,4 +1,4 @@
-"""What is said of requests beside a headline number."""
+"""The details of the requests behind a headline number."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lengthwise_lab.reproductions.table.details import BUCKETS, Run, describe, quantiles, spread
+from lengthwise_lab.reproductions.table.details import (
+    BUCKETS,
+    RequestTimes,
+    describe,
+    quantiles,
+    spread,
+)
 
 NEVER = float("nan")
 
 
-def run(*rows: tuple[float, float, float, float, float]) -> Run:
-    """Of (arrival, start, end, alone, tokens)."""
+def run(*rows: tuple[float, float, float, float, float]) -> RequestTimes:
+    """Make the times from rows of (arrival, start, end, alone, tokens)."""
     columns = np.array(rows, float).T
-    return Run(
+    return RequestTimes(
         arrival_s=columns[0],
         start_s=columns[1],
         end_s=columns[2],
@@ -24,11 +30,11 @@ def run(*rows: tuple[float, float, float, float, float]) -> Run:
     )
 
 
-#: One slot, shortest first: the long job came first and is overtaken by both of the others.
+#: One slot, shortest first: the long job arrived first and is overtaken by both others.
 LONG_LAST = run((0, 3, 13, 10, 300), (1, 1, 2, 1, 10), (2, 2, 3, 1, 64))
 
 
-def test_completion_is_from_sending_to_the_whole_answer() -> None:
+def test_completion_is_from_sending_to_the_complete_answer() -> None:
     got = describe([LONG_LAST], policy="sjf")
     assert got["completion_s"] == {"count": 3, "mean": 5.0, "p50": 1.0, "p99": 12.76, "max": 13.0}
 
@@ -55,7 +61,7 @@ def test_overtaking_is_counted_in_seconds_and_in_places() -> None:
     assert (got["max_lag_s"], got["max_places_lost"], got["max_wait_s"]) == (2, 2, 3)
 
 
-def test_who_starts_at_the_same_instant_has_overtaken_nobody() -> None:
+def test_a_request_that_starts_at_the_same_instant_has_not_overtaken() -> None:
     together = run((0, 5, 6, 1, 1), (4, 5, 6, 1, 1))
     got = describe([together], policy="static batches")["starvation"]
     assert (got["max_lag_s"], got["max_places_lost"]) == (0, 0)

@@ -1,4 +1,4 @@
-"""Fitting the simulator's engine: a known one is found again from the times that it would give."""
+"""Fitting the simulator's engine: a known one is recovered from the times that it gives."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRUE = BatchingEngine(slots=8, step_ms=30.0, decode_ms=4.0, prefill_ms=0.8, cont
 
 
 def workload(seed: int, *, rate_per_s: float, arm: str = "fcfs") -> MeasuredRun:
-    """What a `bench serve` against the true engine would have measured."""
+    """Return what a `bench serve` against the true engine would measure."""
     rng = np.random.default_rng(seed)
     output = rng.integers(5, 200, 150)
     jobs = jobs_of(
@@ -35,9 +35,9 @@ def workload(seed: int, *, rate_per_s: float, arm: str = "fcfs") -> MeasuredRun:
     return MeasuredRun(step=0, arm=arm, seed=seed, jobs=jobs, completion_s=exact)
 
 
-def test_a_known_engine_is_found_again_and_foretells_another_load_and_order() -> None:
+def test_a_known_engine_is_recovered_and_predicts_another_load_and_order() -> None:
     found = fit([workload(1, rate_per_s=0.5), workload(2, rate_per_s=1.5)], slots=8)
-    # What a full and an empty batch cost is what the times depend on.
+    # The times depend on the cost of a full batch and of a batch of one.
     for n in (1, 8):
         assert found.step_ms + n * found.decode_ms == pytest.approx(30 + 4 * n, rel=0.1)
     assert found.prefill_ms == pytest.approx(0.8, rel=0.3)
@@ -82,9 +82,9 @@ def test_samples_are_split_into_steps_arms_and_seeds_and_failures_are_left_out(
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        pytest.param("{", "not of `bench serve --out`", id="no JSON"),
-        pytest.param("{}", "not of `bench serve --out`", id="no sample"),
-        pytest.param("", "holds no request", id="empty"),
+        pytest.param("{", "not from `bench serve --out`", id="not JSON"),
+        pytest.param("{}", "not from `bench serve --out`", id="not a sample"),
+        pytest.param("", "holds no successful request", id="empty"),
     ],
 )
 def test_a_file_without_samples_is_refused(tmp_path: Path, text: str, why: str) -> None:
@@ -94,7 +94,7 @@ def test_a_file_without_samples_is_refused(tmp_path: Path, text: str, why: str) 
         read_samples(path)
 
 
-def test_a_fitted_engine_is_kept_as_json(tmp_path: Path) -> None:
+def test_a_fitted_engine_is_stored_as_json(tmp_path: Path) -> None:
     path = tmp_path / "engine.json"
     path.write_text(TRUE.model_dump_json())
     assert read_engine(path) == TRUE

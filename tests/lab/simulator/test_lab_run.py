@@ -58,14 +58,14 @@ def test_a_bad_question_is_refused_and_the_field_is_named(
         read_question(path)
 
 
-def test_a_policy_that_is_not_there_is_refused_when_the_question_is_read(tmp_path: Path) -> None:
+def test_an_unknown_policy_is_refused_when_the_question_is_read(tmp_path: Path) -> None:
     path = tmp_path / "question.json"
     path.write_text(json.dumps({"policies": ["fastest"], "load": 1}))
     with pytest.raises(BadChoice, match="fastest"):
         read_question(path)
 
 
-def test_the_same_question_gets_the_same_answer(tmp_path: Path) -> None:
+def test_the_same_question_gives_the_same_result_twice(tmp_path: Path) -> None:
     path = tmp_path / "question.toml"
     path.write_text(SMALL)
     first, second = (compare_policies(read_question(path), None) for _ in range(2))
@@ -76,28 +76,30 @@ def test_the_same_question_gets_the_same_answer(tmp_path: Path) -> None:
     assert as_markdown(first).count("| due-3 |") == 4
 
 
-def test_a_run_says_the_same_of_its_requests_as_the_table_does(tmp_path: Path) -> None:
-    """Histograms that need no memory, and every request by itself: two ways to the same figures."""
+def test_a_run_and_the_table_give_the_same_figures_of_the_same_requests(tmp_path: Path) -> None:
+    """The histograms and the times of every request are two ways to the same figures."""
     path = tmp_path / "question.toml"
     path.write_text(SMALL.replace("seeds = [1, 2]", "seeds = [1]"))
     question = read_question(path)
     workload = question.workload(1, None)
     found = record(workload, workload.fitted_predictor(), question.engine, "due-3")
-    short, whole = summarize(found.result), describe([found.run], policy="due-3")
+    histograms, times = summarize(found.result), describe([found.times], policy="due-3")
     for figure in ("mean", "p50", "p99", "max"):
         for got, want in (
-            (short["completion_s"], whole["completion_s"]),
-            (short["fairness"]["slowdown"], whole["fairness"]["slowdown"]),
-            *((short["buckets"][name], whole["buckets"][name]) for name in ("1-64", "65-256")),
+            (histograms["completion_s"], times["completion_s"]),
+            (histograms["fairness"]["slowdown"], times["fairness"]["slowdown"]),
+            *((histograms["buckets"][name], times["buckets"][name]) for name in ("1-64", "65-256")),
         ):
-            # A bin is 1 % wide, and numpy draws a line between two requests where we take one.
+            # A bin is 1 % wide, and numpy interpolates between two requests where we take one.
             assert got[figure] == pytest.approx(want[figure], rel=0.12 if figure == "p99" else 0.03)
-    assert short["fairness"]["jain_of_slowdowns"] == pytest.approx(
-        whole["fairness"]["jain_of_slowdowns"], rel=1e-4
+    assert histograms["fairness"]["jain_of_slowdowns"] == pytest.approx(
+        times["fairness"]["jain_of_slowdowns"], rel=1e-4
     )
     for share in ("share_waiting_over_10_times_its_length", "share_waiting_over_100_s"):
-        assert short["starvation"][share] == pytest.approx(whole["starvation"][share], rel=1e-4)
-    assert short["starvation"]["max_lag_s"] == pytest.approx(whole["starvation"]["max_lag_s"])
+        assert histograms["starvation"][share] == pytest.approx(
+            times["starvation"][share], rel=1e-4
+        )
+    assert histograms["starvation"]["max_lag_s"] == pytest.approx(times["starvation"]["max_lag_s"])
 
 
 def test_the_command_writes_json_markdown_and_a_picture(tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ policies = ["as-they-come", "sorted", "table-restarted", "table-resumed", "memor
 """
 
 
-def test_a_question_about_batches_sets_ways_to_make_them_beside_each_other(tmp_path: Path) -> None:
+def test_a_question_about_batches_compares_the_ways_to_make_them(tmp_path: Path) -> None:
     question, markdown, png = (tmp_path / name for name in ("q.toml", "a.md", "a.png"))
     question.write_text(BATCHES)
     flags = ["--json", "--markdown", str(markdown), "--png", str(png)]
@@ -148,7 +150,7 @@ def test_a_bad_question_about_batches_is_refused_and_the_field_is_named(tmp_path
 
 @pytest.mark.slow
 def test_the_clean_check_of_ssjf_agrees_with_the_other_simulator_at_high_load() -> None:
-    """With published quantiles for lengths, and noise of their tau for their classes."""
+    """Lengths from published quantiles, and noise with the tau of SSJF's classes."""
     found = {(row.name[:10], row.setting): row for row in rows(None)}
     for setting in ("8 slots, load 1.2, clean simulator", "1 slot, load 0.9, clean simulator"):
         assert found["oracle SJF", setting].agrees

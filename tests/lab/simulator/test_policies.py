@@ -1,4 +1,4 @@
-"""What every policy must do, and what each one is for."""
+"""Every policy serves every request, and each one keeps its own promise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lengthwise_lab.simulator.workloads.workload import Workload
 from lengthwise_queue.scheduling.policy import overtake_bound_ms, slack_ms
 from lengthwise_store.fair_order import merge
 
-#: Little memory, so that requests are preempted for want of it as well.
+#: Little memory, so that requests are also preempted when KV blocks run out.
 TIGHT = BatchingEngine(
     slots=8, step_ms=20, decode_ms=0.5, prefill_ms=0.1, token_budget=256, kv_blocks=200
 )
@@ -74,10 +74,10 @@ def test_every_policy_ends_every_request_and_leaves_the_engine_empty(
 @pytest.mark.parametrize(
     "name", ["fcfs", "due-0", "due-0.3", "due-3", "due-30", "due-3-wait-2", "due-0-wait-9"]
 )
-def test_no_job_is_overtaken_by_one_that_came_later_than_its_slack(name: str) -> None:
+def test_no_request_is_overtaken_by_one_that_arrived_later_than_its_slack(name: str) -> None:
     outcome = served(name, replace(workload(3000), shares=(1.0,)))
     found = summarize(outcome)["starvation"]
-    # A tie of due times goes to whoever came first, so never more than its slack.
+    # Of equal due times the first to arrive is served first, so never more than the slack.
     assert found["max_excess_s"] <= 1e-9
     assert (found["max_lag_s"] > 0) == (name not in ("fcfs", "due-0"))
 
@@ -98,7 +98,7 @@ def test_the_due_times_are_those_of_the_product() -> None:
     assert due_times("sjf", 3)(tokens, tokens * 21).tolist() == want
 
 
-def test_following_the_wait_gains_what_k_loses_in_an_overload_that_lasts() -> None:
+def test_the_wait_factor_gains_what_k_alone_loses_in_a_lasting_overload() -> None:
     load = replace(workload(3000, load=1.2), shares=(1.0,))
     means = {
         name: summarize(served(name, load))["completion_s"]["mean"]
@@ -109,7 +109,7 @@ def test_following_the_wait_gains_what_k_loses_in_an_overload_that_lasts() -> No
     assert gained["due-3-wait-2"] > 0.45 * gained["sjf-oracle"]
 
 
-def test_the_line_of_a_reversed_predictor_is_not_followed() -> None:
+def test_the_wait_earns_no_credit_when_the_predictor_is_reversed() -> None:
     load = replace(workload(1000, load=1.2), shares=(1.0,), predictor="reversed", tau=None)
     ends = [
         served(name, load, recorded=1000).histograms.record[:, 2]
@@ -119,9 +119,9 @@ def test_the_line_of_a_reversed_predictor_is_not_followed() -> None:
 
 
 @pytest.mark.parametrize("past_the_bound", [False, True], ids=["within", "past"])
-def test_a_request_may_be_overtaken_for_as_long_as_the_product_says(past_the_bound: bool) -> None:
-    # A token a second, one slot. 200 runs and 100 waits when 60 comes: it finds 100 s of work.
-    # The rest comes much later, and makes 60 the usual length.
+def test_a_request_may_be_overtaken_up_to_the_bound_of_the_product(past_the_bound: bool) -> None:
+    # A token a second, one slot. When 60 arrives, 200 runs and 100 waits: it finds 100 s of work.
+    # The rest arrives much later, and makes 60 the usual length.
     output = np.array([200, 100, 60, 1] + [58] * 41)
     bound_s = overtake_bound_ms(60.0, 0.0, float(output.mean()), 2 * 100.0)
     assert 90 < bound_s < 110
@@ -137,7 +137,7 @@ def test_tenants_are_served_in_the_order_of_the_product() -> None:
     output, tenant = rng.integers(1, 40, 60), rng.integers(0, 3, 60)
     jobs = jobs_of(np.zeros(60), output, tenant=tenant)
     outcome = simulate([jobs], ONE, policy_named("fair"), weights=(1.0, 2.0, 1.0), recorded=60)
-    lines = {
+    waiting = {
         str(who): [
             (int(job), float(output[job]) / (2.0 if who == 1 else 1.0))
             for job in sorted(np.flatnonzero(tenant == who), key=lambda j: (output[j], j))
@@ -145,10 +145,10 @@ def test_tenants_are_served_in_the_order_of_the_product() -> None:
         for who in range(3)
     }
     # The predictions are exact, so the correction at the end changes nothing.
-    assert np.argsort(outcome.histograms.record[:, 0]).tolist() == merge(lines, {}, 60)
+    assert np.argsort(outcome.histograms.record[:, 0]).tolist() == merge(waiting, {}, 60)
 
 
-def test_a_tenant_that_floods_the_line_does_not_hold_up_the_other() -> None:
+def test_a_tenant_that_floods_the_queue_does_not_delay_the_other() -> None:
     output = np.full(300, 10)
     tenant = np.repeat([0, 1], [280, 20])
     arrivals = np.concatenate([np.zeros(280), np.full(20, 1.0)])
@@ -164,7 +164,7 @@ def test_a_tenant_that_floods_the_line_does_not_hold_up_the_other() -> None:
     assert last["vtc"] < 450
 
 
-def test_highest_response_ratio_serves_whoever_waited_longest_for_its_length() -> None:
+def test_highest_response_ratio_serves_the_longest_wait_for_its_length() -> None:
     # At 100 s: (100 - 1 + 50) / 50 = 2.98 against (100 - 90 + 6) / 6 = 2.67.
     jobs = jobs_of(np.array([0.0, 1.0, 90.0]), np.array([100, 50, 6]))
     outcome = simulate([jobs], ONE, policy_named("hrrn"), recorded=3)
@@ -181,7 +181,7 @@ def test_the_published_aging_of_ssjf_serves_the_oldest_after_100_seconds() -> No
 
 
 def test_the_starvation_rule_of_ltr_runs_an_idle_request_after_200_steps_for_10() -> None:
-    """A stream of short ones would keep the long one out for ever."""
+    """Without the rule, a stream of short requests keeps the long one waiting."""
     engine = BatchingEngine(slots=1, step_ms=1000)
     output = np.concatenate([[30], np.full(60, 10)])
     jobs = jobs_of(np.concatenate([[0.0], np.arange(60) * 10 + 0.5]), output)
@@ -190,11 +190,11 @@ def test_the_starvation_rule_of_ltr_runs_an_idle_request_after_200_steps_for_10(
         for name in ("ltr", "ltr-starvation")
     }
     assert ends["ltr"][0, 2] == ends["ltr"][:, 2].max()
-    # Evicted by the first short one, it waits 200 steps, runs 10, and is evicted again.
+    # Preempted by the first short one, it waits 200 steps, runs 10, and is preempted again.
     assert ends["ltr-starvation"][0, 3] < 230
 
 
-def test_a_newcomer_does_not_preempt_one_that_has_nearly_ended() -> None:
+def test_a_new_request_does_not_preempt_one_that_has_nearly_ended() -> None:
     engine = BatchingEngine(slots=1, step_ms=1000)
     jobs = jobs_of(np.array([0.0, 90.0]), np.array([100, 50]))
     limited = simulate([jobs], engine, policy_named("remaining"), spread=0.3, recorded=2)
@@ -211,7 +211,7 @@ def test_pairwise_insertion_by_a_perfect_judge_is_shortest_first() -> None:
     )
 
 
-def test_chunks_hand_back_what_is_longer_than_predicted() -> None:
+def test_a_request_longer_than_its_quota_is_requeued() -> None:
     engine = BatchingEngine(slots=1, step_ms=1000)
     jobs = jobs_of(np.array([0.0, 1.0]), np.array([400, 20]))
     wrong = jobs.with_predictions(np.array([50.0, 20.0]))
@@ -231,13 +231,15 @@ def test_a_noisy_predictor_reaches_its_tau_on_requests_it_was_not_fitted_to(tau:
 
 
 @pytest.mark.parametrize(("name", "want"), [("reversed", -1), ("constant", 0), ("random", 0)])
-def test_useless_predictors_are_useless(name: str, want: float) -> None:
+def test_predictors_without_rank_information_have_the_tau_of_their_kind(
+    name: str, want: float
+) -> None:
     load = replace(workload(5000), predictor=name)
     jobs = next(load.pieces(load.fitted_predictor()))
     assert tau_b(jobs.output.astype(float), jobs.predicted) == pytest.approx(want, abs=0.03)
 
 
-def test_bursts_have_the_rate_that_was_asked_for() -> None:
+def test_bursty_arrivals_have_the_configured_rate() -> None:
     for arrivals in (Gamma(cv=3), OnOff(on_s=5, off_s=20)):
         load = replace(workload(200_000), arrivals=arrivals, rate_per_s=10.0, predictor="oracle")
         times = np.concatenate([p.arrival_s for p in load.pieces(load.fitted_predictor())])
@@ -263,6 +265,6 @@ def test_a_request_that_can_never_fit_is_refused() -> None:
         simulate([jobs], TIGHT, policy_named("fcfs"))
 
 
-def test_a_policy_that_is_not_there_is_refused_with_the_list() -> None:
+def test_an_unknown_policy_is_refused_with_the_list_of_the_known() -> None:
     with pytest.raises(BadChoice, match="mlfq-aging"):
         policy_named("due-minus")

@@ -1,4 +1,4 @@
-"""The simulator beside queueing theory, where theory has an answer."""
+"""The simulator agrees with queueing theory, where theory has a formula."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def jobs_at(rate_per_s: float, tokens: np.ndarray, seed: int = 4) -> Jobs:
 
 
 def served(policy: str, jobs: Jobs, slots: int = 1) -> SimulationResult:
-    """One token is one millisecond, so lengths are as good as continuous."""
+    """One token is one millisecond, so lengths are nearly continuous."""
     engine = IndependentSlots(kind="independent", slots=slots, request_ms=0, token_ms=1)
     return simulate([jobs], engine, policy_named(policy))
 
@@ -39,7 +39,7 @@ def two_point_tokens(seed: int = 2) -> np.ndarray:
 
 @pytest.mark.parametrize("load", [0.5, 0.8])
 @pytest.mark.parametrize("tokens", [exponential_tokens, two_point_tokens])
-def test_first_come_first_served_waits_as_pollaczek_and_khinchine_say(
+def test_first_come_first_served_waits_as_the_pollaczek_khinchine_formula(
     load: float, tokens: Callable[[], np.ndarray]
 ) -> None:
     size = tokens() / 1000
@@ -49,7 +49,7 @@ def test_first_come_first_served_waits_as_pollaczek_and_khinchine_say(
     assert got == pytest.approx(want, rel=0.05)
 
 
-def test_the_exponential_line_has_the_quantiles_of_theory() -> None:
+def test_the_exponential_queue_has_the_quantiles_of_theory() -> None:
     got = summarize(served("fcfs", jobs_at(0.8, exponential_tokens())))["completion_s"]
     # Time in an M/M/1 is exponential with mean 1 / (mu - lambda).
     assert got["mean"] == pytest.approx(5.0, rel=0.05)
@@ -57,7 +57,7 @@ def test_the_exponential_line_has_the_quantiles_of_theory() -> None:
     assert got["p99"] == pytest.approx(5 * math.log(100), rel=0.08)
 
 
-def test_shortest_first_waits_as_cobham_and_phipps_say() -> None:
+def test_shortest_first_waits_as_the_formula_of_cobham_and_phipps() -> None:
     tokens, load = two_point_tokens(), 0.8
     size = tokens / 1000
     rate = load / size.mean()
@@ -71,8 +71,8 @@ def test_shortest_first_waits_as_cobham_and_phipps_say() -> None:
     assert waits[4, 1] / waits[4, 0] == pytest.approx(want_long, rel=0.07)
 
 
-def test_shortest_remaining_first_takes_as_long_as_schrage_and_miller_say() -> None:
-    """For exponential sizes of mean 1 s, their integral, summed numerically."""
+def test_shortest_remaining_first_takes_as_long_as_the_integral_of_schrage_and_miller() -> None:
+    """Their integral for exponential sizes of mean 1 s, summed numerically."""
     load = 0.8
     x = np.linspace(1e-4, 30, 60_000)
     step = x[1] - x[0]
@@ -87,7 +87,7 @@ def test_shortest_remaining_first_takes_as_long_as_schrage_and_miller_say() -> N
 
 
 @pytest.mark.parametrize("slots", [2, 8])
-def test_many_slots_wait_as_erlang_c_says(slots: int) -> None:
+def test_many_slots_wait_as_the_erlang_c_formula(slots: int) -> None:
     load = 0.85
     offered = load * slots
     tail = offered**slots / math.factorial(slots) / (1 - load)
@@ -97,7 +97,7 @@ def test_many_slots_wait_as_erlang_c_says(slots: int) -> None:
     assert got["wait_s"]["mean"] == pytest.approx(want, rel=0.06)
 
 
-def test_a_batch_that_is_never_full_takes_each_request_its_own_steps() -> None:
+def test_in_a_batch_that_is_never_full_each_request_takes_its_own_steps() -> None:
     engine = BatchingEngine(slots=4, step_ms=10, prefill_ms=1, token_budget=512)
     jobs = jobs_of(np.array([0.0, 100.0]), np.array([50, 1]), prompt=np.array([100, 700]))
     outcome = simulate([jobs], engine, policy_named("fcfs"), recorded=2)
@@ -107,13 +107,13 @@ def test_a_batch_that_is_never_full_takes_each_request_its_own_steps() -> None:
         outcome.histograms.record[:, 2],
     )
     assert first == pytest.approx([0.0, 100.0])
-    # The first step computes the prompt and gives a token; 49 steps more.
+    # The first step computes the prompt and makes a token; 49 more steps follow.
     assert ttft == pytest.approx([0.110, 100 + 0.01 + 0.512 + 0.01 + 0.188])
     assert end == pytest.approx([0.110 + 0.490, ttft[1]])
 
 
-def test_jumping_over_many_steps_ends_when_single_steps_would() -> None:
-    """Attention makes each step longer than the one before; the sum has a closed form."""
+def test_a_jump_over_many_steps_takes_as_long_as_single_steps() -> None:
+    """Attention makes each step longer than the last; the sum has a closed form."""
     engine = BatchingEngine(slots=3, step_ms=10, decode_ms=2, context_ms=0.01)
     jobs = jobs_of(np.zeros(2), np.array([40, 90]), prompt=np.array([10, 20]))
     outcome = simulate([jobs], engine, policy_named("fcfs"), recorded=2)

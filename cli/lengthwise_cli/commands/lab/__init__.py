@@ -1,1 +1,1 @@
-"""`lengthwise lab`: the simulator and the reproductions."""
+"""`lengthwise lab`: the simulator and the reproductions of the four research systems."""

@@ -1,1 +1,1 @@
-"""vllm-ltr: its runs on simulated engines."""
+"""LTR (vllm-ltr): its headline numbers on simulated engines."""

@@ -1,8 +1,7 @@
-"""LTR's headline numbers: its burst, its rates, its synthetic-data runs, on simulated engines.
+"""The rows of LTR: its burst, its rates and its synthetic-data runs, on simulated engines.
 
-What can be expected to carry over from its engines to ours (ltr_models.py) is the shape, who wins
-and by roughly what factor, not the digits: no tolerance is claimed, except where a number is plain
-arithmetic.
+The engines (models.py) are assumed, so the comparison is of the shape: which policy wins, and by
+roughly what factor. No tolerance is claimed, except where a number is plain arithmetic.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from lengthwise_lab.reproductions.ltr.models import Model, Runs, Served, models
+from lengthwise_lab.reproductions.ltr.models import LtrModel, LtrRun, LtrRuns, models
 from lengthwise_lab.reproductions.ltr.tau import tau_rows
 from lengthwise_lab.reproductions.recorded_runs import record
 from lengthwise_lab.reproductions.table.details import describe
-from lengthwise_lab.reproductions.table.row import Absent, Kind, Row, of_requests
+from lengthwise_lab.reproductions.table.row import Absent, Kind, TableRow, of_requests
 from lengthwise_lab.simulator.core.state import FINISHED
 from lengthwise_lab.simulator.engines import IndependentSlots
 from lengthwise_lab.simulator.policies import OURS, policy_named
@@ -25,15 +24,15 @@ from lengthwise_lab.simulator.workloads.arrivals import Burst, Poisson
 from lengthwise_lab.simulator.workloads.lengths import Lengths
 from lengthwise_lab.simulator.workloads.workload import Workload
 
-#: As published: prompts of the burst, of the synthetic-data runs, seconds of a rate.
+#: As published: prompts of the burst, prompts of the synthetic-data runs, seconds of a rate.
 BURST, SYNTHETIC, RATE_S = 2000, 10_000, 60
 RATES = {"8B": (2, 4, 8, 16, 32, 64), "70B": (2, 4, 8, 16, 32)}
 
 _NOTE = "assumed engine, substitute lengths, noise of their tau"
 
 
-def rows(data: Path | None) -> list[Row]:
-    """LTR's toy example, its burst, its rates, its synthetic-data runs, its rankers."""
+def rows(data: Path | None) -> list[TableRow]:
+    """Return LTR's rows: toy example, burst, rates, synthetic-data runs, rankers."""
     small, large = models(data)
     found = _toy()
     for model in (small, large):
@@ -41,30 +40,32 @@ def rows(data: Path | None) -> list[Row]:
     return [*found, *tau_rows(small.lengths, large.lengths)]
 
 
-def _row(name: str, setting: str, unit: str, theirs: float | None, kind: Kind, **more: Any) -> Row:
+def _row(
+    name: str, setting: str, unit: str, theirs: float | None, kind: Kind, **more: Any
+) -> TableRow:
     absent = {} if theirs is not None else {"theirs": Absent.NOT_PUBLISHED}
-    return Row(
-        seed="LTR", name=name, setting=setting, unit=unit, theirs=theirs, kind=kind,
+    return TableRow(
+        system="LTR", name=name, setting=setting, unit=unit, theirs=theirs, kind=kind,
         absent={**absent, **more.pop("absent", {})}, **{"note": _NOTE, **more},
     )  # fmt: skip
 
 
-def _details(workload: str, **runs: Served) -> dict[str, Any]:
+def _details(workload: str, **runs: LtrRun) -> dict[str, Any]:
     return of_requests(workload, **{name: run.details for name, run in runs.items()})
 
 
-def _toy() -> list[Row]:
-    """Three requests one after the other: the example that the blog opens with."""
+def _toy() -> list[TableRow]:
+    """Simulate three requests one after the other: the example at the start of the blog."""
     lengths = Lengths(
         prompt=np.ones(3, np.int64), output=np.array([10, 2, 1]), recorded=np.full(3, -1)
     )
     engine = IndependentSlots(kind="independent", slots=1, request_ms=0, token_ms=1000)
     workload = Workload(lengths=lengths, requests=3, arrivals=Burst(), in_order=True)
-    per_token, said = {}, {}
+    per_token, details = {}, {}
     for name, policy in (("baseline", "fcfs"), ("ltr", "sjf"), ("ours", OURS)):
-        run = record(workload, workload.fitted_predictor(), engine, policy).run
+        run = record(workload, workload.fitted_predictor(), engine, policy).times
         per_token[name] = float(((run.end_s - run.arrival_s) / run.tokens).mean())
-        said[name] = describe([run], policy=policy_named(policy).about)
+        details[name] = describe([run], policy=policy_named(policy).about)
     where = "10, 2 and 1 tokens at once, one slot, 1 s a token"
     found = []
     for name, unit, theirs, of, value, ours, tolerance in (
@@ -82,16 +83,16 @@ def _toy() -> list[Row]:
                 note="lengths that give both of their figures; they name none",
                 absent={"corrected": Absent.NO_DEFECT},
                 details=of_requests(
-                    "toy example", baseline=said["baseline"], reproduced=said[of],
-                    ours=said["ours"],
+                    "toy example", baseline=details["baseline"], reproduced=details[of],
+                    ours=details["ours"],
                 ),
             )
         )  # fmt: skip
     return found
 
 
-def _burst(model: Model) -> list[Row]:
-    runs = Runs(model, Workload(lengths=model.lengths, requests=BURST, arrivals=Burst()))
+def _burst(model: LtrModel) -> list[TableRow]:
+    runs = LtrRuns(model, Workload(lengths=model.lengths, requests=BURST, arrivals=Burst()))
     fcfs, ltr, fair, ours = (runs.serve(name) for name in ("fcfs", "ltr", "ltr-starvation", "ours"))
     where = f"{BURST:,} prompts at once, {model.label}"
     details = _details(where, baseline=fcfs, reproduced=ltr, corrected=fair, ours=ours,
@@ -114,7 +115,7 @@ def _burst(model: Model) -> list[Row]:
         ),
     ]  # fmt: skip
     for width in ("10", "82", "820"):
-        # The classes are cut from predictions as good as the ranker's: what they lose is theirs.
+        # The classes are cut from predictions as good as the ranker's: any loss comes from the cut.
         classes = runs.serve(f"ltr-classes-{width}")
         rows.append(
             _row(
@@ -130,7 +131,7 @@ def _burst(model: Model) -> list[Row]:
     return rows
 
 
-def _rates(model: Model) -> list[Row]:
+def _rates(model: LtrModel) -> list[TableRow]:
     rows = []
     for rate in RATES[model.label]:
         workload = Workload(
@@ -139,7 +140,7 @@ def _rates(model: Model) -> list[Row]:
             arrivals=Poisson(),
             rate_per_s=float(rate),
         )
-        runs = Runs(model, workload)
+        runs = LtrRuns(model, workload)
         fcfs, ltr, fair, ours = (
             runs.serve(name) for name in ("fcfs", "ltr", "ltr-starvation", "ours")
         )
@@ -157,11 +158,11 @@ def _rates(model: Model) -> list[Row]:
         )
 
         def row(
-            name: str, metric: str, over: tuple[Served, ...], theirs: float | None,
+            name: str, metric: str, over: tuple[LtrRun, ...], theirs: float | None,
             kind: Kind = "blog", note: str = _NOTE,
             where: str = where, details: dict[str, Any] = details,
-        ) -> Row:  # fmt: skip
-            """`over`: what stands above each of the four; a ratio of means."""
+        ) -> TableRow:  # fmt: skip
+            """Make a row of ratios of means: the first run of `over` over each of the others."""
             above, *below = over
             values = [round(above.mean(metric) / run.mean(metric), 2) for run in below]
             return _row(name, where, "x", theirs, kind, reproduced=values[0], corrected=values[1],
@@ -201,10 +202,10 @@ def _rates(model: Model) -> list[Row]:
 
 
 def _inverse(
-    name: str, where: str, metric: str, under: Served, runs: tuple[Served, Served, Served],
+    name: str, where: str, metric: str, under: LtrRun, runs: tuple[LtrRun, LtrRun, LtrRun],
     theirs: float | None, details: dict[str, Any],
-) -> Row:  # fmt: skip
-    """A row where less is better: means over that of `under`."""
+) -> TableRow:  # fmt: skip
+    """Make a row where less is better: the mean of each run over that of `under`."""
     values = [round(run.mean(metric) / under.mean(metric), 2) for run in runs]
     note = (
         ""
@@ -218,15 +219,15 @@ def _inverse(
                 ours=values[2], note=note + _NOTE, details=details)  # fmt: skip
 
 
-def _gain(fcfs: Served, other: Served) -> float:
+def _gain(fcfs: LtrRun, other: LtrRun) -> float:
     return round(fcfs.mean("s_per_token") / other.mean("s_per_token"), 2)
 
 
-def _synthetic(model: Model) -> list[Row]:
+def _synthetic(model: LtrModel) -> list[TableRow]:
     workload = Workload(lengths=model.lengths, requests=SYNTHETIC, arrivals=Burst())
-    first = Runs(model, workload, RunLimits(stop_after=SYNTHETIC // 10))
-    timed = Runs(model, workload, RunLimits(stop_at_s=300))
-    whole = Runs(model, workload)
+    first = LtrRuns(model, workload, RunLimits(stop_after=SYNTHETIC // 10))
+    timed = LtrRuns(model, workload, RunLimits(stop_at_s=300))
+    whole = LtrRuns(model, workload)
     names = ("fcfs", "ltr", "ours", "sjf", "srpt-oracle")
     seconds = {name: now_s(first.serve(name).result) for name in names}
     ended = {name: int(timed.serve(name).result.state.i[FINISHED]) for name in names}
@@ -237,7 +238,7 @@ def _synthetic(model: Model) -> list[Row]:
     where = f"{SYNTHETIC:,} prompts at once, {model.label}"
     named = model.label == "8B"
 
-    def details(runs: Runs, until: str) -> dict[str, Any]:
+    def details(runs: LtrRuns, until: str) -> dict[str, Any]:
         return _details(
             f"{where}, {until}", baseline=runs.serve("fcfs"), reproduced=runs.serve("ltr"),
             baseline_whole=whole.serve("fcfs"), corrected=whole.serve("ltr"),

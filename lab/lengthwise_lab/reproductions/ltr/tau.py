@@ -1,8 +1,7 @@
-"""Kendall's tau of LTR's rankers and classifiers, and what classes cost. Called by ltr_rows.py.
+"""The rows about LTR's rankers and classifiers, and the loss of tau by classes. Called by rows.py.
 
-The rankers need Llama 3's answers and a GPU to be trained again. What a simulator can show is
-their lesson: scores of the ranker's tau, cut into equally wide classes, lose it when the classes
-are wide.
+Training the rankers again needs Llama 3's answers and a GPU. A simulator can show their lesson:
+scores with the ranker's tau lose it when they are cut into classes of equal, large width.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from lengthwise_lab.reproductions.recorded_runs import predicting
-from lengthwise_lab.reproductions.table.row import About, Absent, Kind, Row, without_requests
+from lengthwise_lab.reproductions.table.row import About, Absent, Kind, TableRow, without_requests
 from lengthwise_lab.simulator.workloads.lengths import Lengths
 from lengthwise_lab.simulator.workloads.predictions import tau_b
 from lengthwise_lab.simulator.workloads.workload import Workload
@@ -26,21 +25,21 @@ _TAUS: tuple[tuple[str, str, float, tuple[tuple[int, int, float], ...]], ...] = 
     ("ShareGPT", "8B", 0.52, ()),
 )  # fmt: skip
 
-#: Accuracy of its ten classes, %, which says nothing of their rank.
+#: Accuracy of its ten classes, %, which is independent of their rank.
 _ACCURACY = (("LMSYS", "8B", 97.0), ("ShareGPT", "8B", 92.0))
 
-#: Of a third party that trained them again.
+#: The tau-b that a third party found when it trained them again.
 _AGAIN = (("ranker of OPT-125M", 0.559), ("10 classes", 0.194), ("BERT-base, margin loss", 0.596))
 
 _REQUESTS = 10_000
 
 
-def tau_rows(small: Lengths, large: Lengths) -> list[Row]:
-    """All of LTR's rows about its predictors.
+def tau_rows(small: Lengths, large: Lengths) -> list[TableRow]:
+    """Return all of LTR's rows about its predictors.
 
     Args:
         small: Lengths of the 8B.
-        large: Of the 70B.
+        large: Lengths of the 70B.
     """
     lengths = {"8B": small, "70B": large}
     found = []
@@ -72,8 +71,8 @@ def tau_rows(small: Lengths, large: Lengths) -> list[Row]:
         ("training on 10,000 prompts", "min", 5.0, "theirs: less than 5 minutes"),
     ):
         found.append(
-            Row(
-                seed="LTR", name=name, setting="OPT ranker beside its LLM, A100", unit=unit,
+            TableRow(
+                system="LTR", name=name, setting="OPT ranker beside its LLM, A100", unit=unit,
                 theirs=theirs, kind="blog", note=note,
                 absent={"reproduced": Absent.HARDWARE, "corrected": Absent.HARDWARE,
                         "ours": Absent.NO_ORDER},
@@ -94,13 +93,13 @@ def _row(
     unit: str = "",
     *,
     reproduced: float | None = None,
-) -> Row:
+) -> TableRow:
     missing = Absent.MODEL if reproduced is None else Absent.NO_DEFECT
     absent = {"corrected": missing, "ours": Absent.NO_ORDER}
     if reproduced is None:
         absent["reproduced"] = Absent.MODEL
-    return Row(
-        seed="LTR",
+    return TableRow(
+        system="LTR",
         name=name,
         setting=setting,
         unit=unit,
@@ -116,7 +115,7 @@ def _row(
 
 
 def _in_classes(lengths: Lengths, tau: float, width: int) -> tuple[float, float]:
-    """Scores of that tau in classes of that width, tokens: their tau-b, and the share in theirs."""
+    """Cut scores of that tau into classes of `width` tokens; return their tau-b and accuracy."""
     workload, predictor = predicting(Workload(lengths=lengths, requests=_REQUESTS), "noisy", tau)
     jobs = next(replace(workload, seed=7).pieces(predictor))
     classes = np.floor(jobs.predicted / width)

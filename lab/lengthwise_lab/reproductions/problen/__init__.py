@@ -1,1 +1,1 @@
-"""The probabilistic length model: batches from distributions."""
+"""The probabilistic length model: batches from predicted distributions of lengths."""

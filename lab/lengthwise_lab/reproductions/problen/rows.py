@@ -1,4 +1,4 @@
-"""The probabilistic length model's rows of `lengthwise lab table`."""
+"""The rows of the probabilistic length model; docs/research/reproductions.md explains them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from lengthwise_lab.reproductions.problen.search import (
     Distributions,
     answer_quantiles,
+    corrected_search,
     given_the_prompt,
-    mended_search,
     published_search,
     quantiles,
     smoothed,
@@ -24,7 +24,7 @@ from lengthwise_lab.reproductions.recorded_lengths import Ints, sampled
 from lengthwise_lab.reproductions.seqsch.grouping import PROBLEN_TABLE, by_table, in_order
 from lengthwise_lab.reproductions.seqsch.replay import (
     Failures,
-    Tally,
+    ReplayCost,
     describe_replays,
     replay,
     step_s,
@@ -32,27 +32,28 @@ from lengthwise_lab.reproductions.seqsch.replay import (
 from lengthwise_lab.reproductions.table.row import (
     About,
     Absent,
-    Row,
+    TableRow,
     of_requests,
     without_requests,
 )
 from lengthwise_worker.engines.transformers.sequence_scheduling import Batch, by_memory
 
-#: As published: so many prompts, in groups, and the threshold of its rule.
+#: As published: the number of prompts, the size of a group, and the threshold of its rule.
 _PROMPTS, _GROUP, _THRESHOLD, _BASE, _LONGEST = 8_192, 256, 0.6, 16, 1_024
 
-#: What the chat template adds to each prompt, tokens, and the memory of our batches: what the
-#: published table takes at its peak is more.
+#: The chat template's part of each prompt, tokens, and the memory of our batches, which is less
+#: than the peak of the published table.
 _TEMPLATE, _MEMORY_TOKENS = 40, 30_000
 
-#: The stand-in for the predictor: the log of the length is known to so much beside the sampling.
-#: The median of its distributions is then as far off as sequence scheduling's.
+#: The stand-in for the predictor: the standard error of the log of the length, beside the scatter
+#: of sampling. The median of its distributions is then as far off as the predictor of sequence
+#: scheduling.
 _LOG_ERROR = 0.45
 
-#: Thresholds that our search tries: a cut by memory takes longer than one by a table.
+#: The thresholds of our search: fewer, because a cut by memory takes longer than one by a table.
 _OUR_THRESHOLDS = tuple(percent / 100 for percent in range(30, 100, 5))
 
-#: Mass that is left of one answer of so many tokens after the published smoothing.
+#: (tokens of one answer, its mass after the published smoothing).
 _MASSES = ((5, 0.57), (16, 0.70), (32, 0.85), (1_000, 0.78))
 
 _NO_WEIGHTS = "needs Llama-2's hidden states; `lengthwise train` has the head"
@@ -60,15 +61,15 @@ _NO_WEIGHTS = "needs Llama-2's hidden states; `lengthwise train` has the head"
 
 @dataclass(frozen=True, kw_only=True)
 class _Workload:
-    """`totals`: prompt and answer. `predicted`: distributions of totals, (rows, 1,025)."""
+    """`totals`: prompt and answer, tokens. `predicted`: distributions of totals, (rows, 1,025)."""
 
     prompts: Ints
     totals: Ints
     predicted: Distributions
 
 
-def rows(data: Path | None) -> Sequence[Row]:
-    """All of its rows; takes about half a minute."""
+def rows(data: Path | None) -> Sequence[TableRow]:
+    """Return all of the probabilistic length model's rows; takes about half a minute."""
     found = [*_model_rows(), *_smoothing_rows()]
     work, recorded = _workload(data)
     stand_in = "" if recorded else "stand-in lengths; "
@@ -78,16 +79,16 @@ def rows(data: Path | None) -> Sequence[Row]:
     ours = _ours(work)
     answers = (work.totals - work.prompts).tolist()
 
-    def said_of(tally: Tally, policy: str) -> Mapping[str, Any]:
+    def described(cost: ReplayCost, policy: str) -> Mapping[str, Any]:
         # The reproduction serves the last group alone.
-        return describe_replays([tally], [answers[-tally.answers :]], policy=policy)
+        return describe_replays([cost], [answers[-cost.answers :]], policy=policy)
 
     behind = {
-        "baseline": said_of(vanilla, "batches of 16 as they come"),
-        "baseline_reproduced": said_of(
+        "baseline": described(vanilla, "batches of 16 as they come"),
+        "baseline_reproduced": described(
             _published(work, last, _vanilla, Failures.NEVER), "batches of 16, the last group only"
         ),
-        "ours": said_of(ours, "batches by memory at a searched quantile, resumed"),
+        "ours": described(ours, "batches by memory at a searched quantile, resumed"),
     }
     for name, plan in (("rule 0.6, VBS and FCR", _rule), ("search, VBS and FCR", _searched)):
         published = _published(work, last, plan, Failures.RESUME)
@@ -95,8 +96,8 @@ def rows(data: Path | None) -> Sequence[Row]:
         details = of_requests(
             f"8,192 prompts at once: {name}",
             **behind,
-            reproduced=said_of(published, f"{name}, the last group only"),
-            corrected=said_of(whole, name),
+            reproduced=described(published, f"{name}, the last group only"),
+            corrected=described(whole, name),
         )
         for what, unit, figure in (
             ("effective token ratio", "%", _ratio),
@@ -105,8 +106,8 @@ def rows(data: Path | None) -> Sequence[Row]:
             ("failure ratio", "%", _failures),
         ):
             found.append(
-                Row(
-                    seed="ProbLen",
+                TableRow(
+                    system="ProbLen",
                     name=what,
                     setting=f"{name}, 8,192 prompts, groups of 256",
                     unit=unit,
@@ -124,15 +125,15 @@ def rows(data: Path | None) -> Sequence[Row]:
     return found
 
 
-def _model_rows() -> list[Row]:
+def _model_rows() -> list[TableRow]:
     absent = {
         "reproduced": Absent.INPUTS,
         "corrected": Absent.INPUTS,
         "ours": Absent.NO_ORDER,
     }
     return [
-        Row(
-            seed="ProbLen",
+        TableRow(
+            system="ProbLen",
             name=name,
             setting=setting,
             unit=unit,
@@ -156,14 +157,14 @@ def _model_rows() -> list[Row]:
     ]
 
 
-def _smoothing_rows() -> list[Row]:
+def _smoothing_rows() -> list[TableRow]:
     counts = np.zeros((len(_MASSES), _LONGEST + 1))
     counts[np.arange(len(_MASSES)), [tokens for tokens, _ in _MASSES]] = 1
     published = smoothed(counts, keep_mass=False).sum(axis=1)
-    mended = smoothed(counts, keep_mass=True).sum(axis=1)
+    corrected = smoothed(counts, keep_mass=True).sum(axis=1)
     return [
-        Row(
-            seed="ProbLen",
+        TableRow(
+            system="ProbLen",
             name="mass of one answer after smoothing",
             setting=f"{tokens} tokens, kernel of 32",
             unit="",
@@ -177,7 +178,7 @@ def _smoothing_rows() -> list[Row]:
                 About.TARGET, "what the model is to learn of one answer, by its own kernel"
             ),
         )
-        for (tokens, mass), was, now in zip(_MASSES, published, mended, strict=True)
+        for (tokens, mass), was, now in zip(_MASSES, published, corrected, strict=True)
     ]
 
 
@@ -187,7 +188,7 @@ def _workload(data: Path | None) -> tuple[_Workload, bool]:
     picked = rng.permutation(len(answers.greedy))[:_PROMPTS]
     samples = answers.samples[picked]
     prompts = np.minimum(answers.prompt_tokens[picked] + _TEMPLATE, 500)
-    # What comes is the last sample; the prediction has seen the others, dimly.
+    # The answer is the last sample; the prediction is a noisy mean of the others.
     logs = np.log(samples[:, :-1]).mean(axis=1)
     centre = logs + rng.normal(0, _LOG_ERROR, _PROMPTS)
     spread = float(np.std(np.log(samples[:, -1]) - centre))
@@ -199,7 +200,7 @@ def _workload(data: Path | None) -> tuple[_Workload, bool]:
 
 
 def _log_normal(centre: NDArray[np.float64], spread: float, prompts: Ints) -> Distributions:
-    """Of total lengths, (rows, 1,025): nothing up to the prompt, the rest as the answer is long."""
+    """Return distributions of total lengths, (rows, 1,025): no mass up to the prompt."""
     ends = np.log(np.arange(1, _LONGEST + 1) + 0.5)
     # A logistic CDF of the same standard deviation: numpy has none of the normal.
     scale = spread * np.sqrt(3) / np.pi
@@ -213,11 +214,11 @@ def _log_normal(centre: NDArray[np.float64], spread: float, prompts: Ints) -> Di
     return totals
 
 
-_Plan = Callable[[_Workload, Ints], list[Batch]]
+_MakeBatches = Callable[[_Workload, Ints], list[Batch]]
 
 
-def _published(work: _Workload, which: Ints, plan: _Plan, failures: Failures) -> Tally:
-    """Caps and lengths count the prompt, as its code does."""
+def _published(work: _Workload, which: Ints, plan: _MakeBatches, failures: Failures) -> ReplayCost:
+    """Replay a plan whose caps and lengths count the prompt, as in its code."""
     return replay(
         work.totals[which].tolist(),
         [0] * len(which),
@@ -248,8 +249,8 @@ def _searched(work: _Workload, group: Ints) -> list[Batch]:
     return plan(published_search(work.predicted[group], plan, base=_BASE))
 
 
-def _ours(work: _Workload) -> Tally:
-    """Batches by memory at the searched quantile of the answers' own lengths."""
+def _ours(work: _Workload) -> ReplayCost:
+    """Replay batches by memory at the searched quantile of the answers' own lengths."""
 
     def best(group: Sequence[int]) -> list[Batch]:
         rows = np.array(group)
@@ -265,7 +266,7 @@ def _ours(work: _Workload) -> Tally:
             )
 
         return plan(
-            mended_search(answers, plan, base=_BASE, step_s=step_s, thresholds=_OUR_THRESHOLDS)
+            corrected_search(answers, plan, base=_BASE, step_s=step_s, thresholds=_OUR_THRESHOLDS)
         )
 
     return replay(
@@ -279,13 +280,13 @@ def _ours(work: _Workload) -> Tally:
     )
 
 
-def _ratio(tally: Tally) -> float:
-    return 100 * tally.effective_of_all
+def _ratio(cost: ReplayCost) -> float:
+    return 100 * cost.effective_of_all
 
 
-def _per_s(tally: Tally) -> float:
-    return tally.per_s
+def _per_s(cost: ReplayCost) -> float:
+    return cost.per_s
 
 
-def _failures(tally: Tally) -> float:
-    return 100 * tally.failure_ratio
+def _failures(cost: ReplayCost) -> float:
+    return 100 * cost.failure_ratio

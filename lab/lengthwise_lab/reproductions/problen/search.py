@@ -1,6 +1,6 @@
-"""Batches from distributions: a quantile as the length, and the search for the quantile.
+"""Batch sizes from distributions: a quantile as the length, and the search for the quantile.
 
-The publication's rules, and the same with its defects mended. Called by problen_rows.py.
+The publication's rules, and the same with their defects fixed. Called by rows.py.
 
 Source: Zhang et al., "Optimizing LLM throughput with probabilistic length modeling and dynamic
 scheduling", ICDE 2025; semantics of its published code.
@@ -27,13 +27,13 @@ SIGMA = 32.0
 
 
 def smoothed(counts: Distributions, sigma: float = SIGMA, *, keep_mass: bool) -> Distributions:
-    """Lengths that were sampled, smoothed by a normal kernel: what the model is to learn.
+    """Smooth sampled lengths by a normal kernel, as the target of the model.
 
     Args:
         counts: (rows, lengths), each row sums to 1.
         sigma: Width of the kernel, tokens.
-        keep_mass: Whether a row still sums to 1. As published it does not: what the kernel pushes
-            over an end is lost, 43 % of it for an answer of 5 tokens.
+        keep_mass: Whether a row still sums to 1. As published it does not: the mass that the kernel
+            moves beyond an end is lost, 43 % of it for an answer of 5 tokens.
 
     Returns:
         (rows, lengths).
@@ -49,9 +49,9 @@ def smoothed(counts: Distributions, sigma: float = SIGMA, *, keep_mass: bool) ->
 
 
 def quantiles(distributions: Distributions, threshold: float, prompt_tokens: Ints) -> Ints:
-    """As published: the least total length with so much of the mass, and more than the prompt.
+    """Return, as published, the least total length with so much mass that exceeds the prompt.
 
-    A distribution that never reaches the threshold, by rounding, gets 0, and so the prompt and one.
+    A distribution that never reaches the threshold, by rounding, gets 0, and so the prompt plus 1.
     """
     reached = (np.cumsum(distributions, axis=1) >= threshold).argmax(axis=1)
     lengths: Ints = np.maximum(reached, prompt_tokens + 1)
@@ -59,16 +59,16 @@ def quantiles(distributions: Distributions, threshold: float, prompt_tokens: Int
 
 
 def answer_quantiles(answers: Distributions, threshold: float) -> Ints:
-    """Mended: of the answers' own lengths, from `given_the_prompt`; tokens, >= 1."""
+    """Return the quantiles of the answers' own lengths, from `given_the_prompt`; tokens, >= 1."""
     cumulated = np.cumsum(answers, axis=1)
-    # The last is 1 by definition, whatever the rounding says.
+    # The last is 1 by definition, even where rounding makes it less.
     cumulated[:, -1] = 1.0
     lengths: Ints = np.maximum((cumulated >= threshold).argmax(axis=1), 1)
     return lengths
 
 
 def given_the_prompt(distributions: Distributions, prompt_tokens: Ints) -> Distributions:
-    """Of the answers' own lengths: shifted by the prompt, and conditioned on it; same shape."""
+    """Return distributions of the answers' own lengths, given the prompt's length; same shape."""
     rows, width = distributions.shape
     places = np.arange(width)[None, :] + np.asarray(prompt_tokens)[:, None]  # (rows, width)
     inside = places < width
@@ -90,23 +90,23 @@ def published_search(
     base: int,
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> float:
-    """As published: the threshold whose plan is expected to take the fewest steps.
+    """Return, as published, the threshold whose plan has the fewest expected steps.
 
-    A batch takes the expected maximum of its members; what is beyond the cap is put just behind it,
-    and comes back as the expected maximum of *all* rests, once for each `base` expected failures.
+    A batch takes the expected maximum of its members; mass beyond the cap is put just behind the
+    cap. Failures take the expected maximum of *all* rests, once for each `base` of them.
 
     Args:
-        distributions: Of total lengths.
-        plan: The batches at a threshold; their caps are total lengths.
+        distributions: Distributions of total lengths.
+        plan: Makes the batches at a threshold; their caps are total lengths.
         base: Batch size of the second attempts.
-        thresholds: Those to try.
+        thresholds: The thresholds to try.
     """
     width = distributions.shape[1]
     logs = _log(np.cumsum(distributions, axis=1))  # of the CDFs
 
     def cost(threshold: float) -> float:
         steps, failures = 0.0, 0.0
-        no_rest = np.zeros(width)  # log of the CDF of the longest rest of all
+        no_rest = np.zeros(width)  # log of the CDF of the longest of all rests
         for batch in plan(threshold):
             members, cap = list(batch.members), min(batch.cap, width - 1)
             longest = np.exp(logs[members].sum(axis=0))
@@ -119,7 +119,7 @@ def published_search(
     return min(thresholds, key=cost)
 
 
-def mended_search(
+def corrected_search(
     answers: Distributions,
     plan: Callable[[float], Sequence[Batch]],
     *,
@@ -127,24 +127,24 @@ def mended_search(
     step_s: Callable[[int], float],
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> float:
-    """The threshold whose plan is expected to take the least time.
+    """Return the threshold whose plan has the least expected time.
 
-    A step costs what it does at the batch's size; a second batch lasts as long as the longest of
+    A step costs what it does at the batch's size. A second batch takes as long as the longest of
     *its* rests, not of all.
 
     Args:
-        answers: Of the answers' lengths, from `given_the_prompt`.
-        plan: The batches at a threshold; their caps are lengths of answers.
+        answers: Distributions of the answers' lengths, from `given_the_prompt`.
+        plan: Makes the batches at a threshold; their caps are lengths of answers.
         base: Batch size of the second attempts.
-        step_s: One step, s, by batch size.
-        thresholds: Those to try.
+        step_s: The time of one step by batch size, s.
+        thresholds: The thresholds to try.
     """
     logs = _log(np.cumsum(answers, axis=1))  # of the CDFs
     width = answers.shape[1]
 
     def cost(threshold: float) -> float:
         seconds, failures = 0.0, 0.0
-        rests = np.zeros(width)  # mass of the rests' lengths, over all that may fail
+        rests = np.zeros(width)  # mass of the rests' lengths, over all answers that may fail
         for batch in plan(threshold):
             members, cap = list(batch.members), min(batch.cap, width - 1)
             longest = np.exp(logs[members].sum(axis=0))
@@ -169,5 +169,5 @@ def _log(cumulated: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _mean(cumulated: NDArray[np.float64]) -> float:
-    """Of a length with this CDF over 0, 1, 2, ..."""
+    """Return the mean of a length with this CDF over 0, 1, 2, ..."""
     return float((1.0 - cumulated).sum())

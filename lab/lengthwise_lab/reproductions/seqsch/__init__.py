@@ -1,1 +1,1 @@
-"""Sequence Scheduling: its batches, replayed and corrected."""
+"""Sequence scheduling: its static batches, replayed and corrected."""

@@ -1,7 +1,7 @@
-"""Static batches made by predicted length: who runs with whom, how many, and up to which cap. Pure.
+"""Group prompts into static batches by predicted length: members, sizes and caps. Pure.
 
-The publications' ways: sorting, and a table of batch sizes for each length. Ours, by memory, is the
-worker's own: `lengthwise_worker.engines.transformers.sequence_scheduling`. Called by the replays of this package.
+The publications' ways: sorting, and a table of batch sizes for each length. Our way, by memory, is
+the worker's `sequence_scheduling`. Called by the replays of this package.
 
 Sources: Zheng et al., "Response length perception and sequence scheduling", arXiv 2305.13144
 (variable batch size); Zhang et al., ICDE 2025 (the second table).
@@ -18,7 +18,7 @@ from lengthwise_worker.engines.transformers.sequence_scheduling import Batch
 
 @dataclass(frozen=True, kw_only=True)
 class SizeTable:
-    """How many answers a batch holds, by the bucket of its length.
+    """The size of a batch, by the bucket of its length.
 
     `cell`: width of a bucket, tokens. `sizes`: (longest bucket, batch size), ascending; beyond the
     last one `base`.
@@ -29,23 +29,23 @@ class SizeTable:
     base: int = 16
 
     def bucket(self, length: float) -> int:
-        """The length, rounded up to a bucket's end, tokens."""
+        """Round a length up to the end of its bucket, tokens."""
         return -(-int(length) // self.cell) * self.cell
 
     def size(self, bucket: int) -> int:
-        """How many answers a batch of this bucket holds."""
+        """Return the size of a batch of this bucket."""
         return next((size for longest, size in self.sizes if bucket <= longest), self.base)
 
 
-#: Of sequence scheduling: lengths of the answer.
+#: Sequence scheduling's table: lengths of the answer.
 SEQSCH_TABLE = SizeTable(cell=50, sizes=((50, 256), (100, 128), (150, 64), (200, 32)))
 
-#: Of the probabilistic length model: lengths of prompt and answer together.
+#: The probabilistic length model's table: lengths of prompt and answer together.
 PROBLEN_TABLE = SizeTable(cell=100, sizes=((200, 256), (400, 128), (600, 64), (800, 32)))
 
 
 def in_order(count: int, *, size: int, cap: int) -> list[Batch]:
-    """Batches as the answers come: no scheduling at all."""
+    """Batch answers in their order: no scheduling at all."""
     return [
         Batch(members=tuple(range(first, min(first + size, count))), cap=cap)
         for first in range(0, count, size)
@@ -53,7 +53,7 @@ def in_order(count: int, *, size: int, cap: int) -> list[Batch]:
 
 
 def by_length(lengths: Sequence[float], *, size: int) -> list[Batch]:
-    """Sorted by predicted length, and cut into batches; the cap is the longest prediction."""
+    """Sort by predicted length and cut into batches; the cap is the longest prediction."""
     order = _ascending(lengths)
     batches = [order[first : first + size] for first in range(0, len(order), size)]
     return [
@@ -63,10 +63,10 @@ def by_length(lengths: Sequence[float], *, size: int) -> list[Batch]:
 
 
 def by_table(lengths: Sequence[float], table: SizeTable) -> list[Batch]:
-    """Variable batch size: short answers in large batches, each bucket cut by itself.
+    """Batch each bucket separately, short answers in large batches (variable batch size).
 
-    What is left of a bucket, if it is less than half a batch and less than `base`, joins the next
-    longer bucket that there is.
+    The rest of a bucket joins the next longer bucket, if it is smaller than half a batch or than
+    `base`, whichever is larger.
     """
     buckets: dict[int, list[int]] = {}
     for at in _ascending(lengths):

@@ -1,7 +1,7 @@
-"""Sequence scheduling replayed by counting decoding steps: no GPU, and within 2 % of its own runs.
+"""Replay sequence scheduling by counting decoding steps: no GPU, within 2 % of its own runs.
 
-Called by seqsch_rows.py and problen_rows.py. A step makes one token for each answer of a batch,
-finished or not; a batch ends with its longest answer, or at its cap.
+Called by rows.py, problen/rows.py and batch_question.py. A step makes one token for each answer of
+a batch, finished or not; a batch ends with its longest answer, or at its cap.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 
 from lengthwise_lab.reproductions.recorded_lengths import Ints
 from lengthwise_lab.reproductions.seqsch.grouping import in_order
-from lengthwise_lab.reproductions.table.details import Run, describe
+from lengthwise_lab.reproductions.table.details import RequestTimes, describe
 from lengthwise_worker.engines.transformers.sequence_scheduling import Batch
 
-#: What the seconds of these replays are.
+#: The meaning of the seconds of these replays.
 SECONDS = "seconds by decoding steps; all prompts are there at 0, an answer when its batch ends"
 
 #: One decoding step, s, by batch size: the line through the two points that follow from the
@@ -28,28 +28,28 @@ STEP_S, STEP_PER_ANSWER_S = 0.0075, 0.00151
 
 
 def step_s(size: int) -> float:
-    """What one decoding step of so many answers costs, s."""
+    """Return the time of one decoding step of so many answers, s."""
     return STEP_S + STEP_PER_ANSWER_S * size
 
 
 class Failures(StrEnum):
-    """What becomes of answers that are not finished at their batch's cap."""
+    """What happens to answers that are not finished at their batch's cap."""
 
-    NEVER = "never"  #: A batch goes on until all have finished.
-    RESTART = "restart"  #: All over again, with the full cap, in batches at the end.
-    #: As published: the same, but of the answers that stand at these places of the unsorted group.
+    NEVER = "never"  #: A batch continues until all have finished.
+    RESTART = "restart"  #: They restart with the full cap, in batches at the end.
+    #: As published: the same, but for the answers at the same places of the unsorted group.
     RESTART_WRONG = "restart the wrong ones"
-    RESUME = "resume"  #: From what they have, in batches at the end.
+    RESUME = "resume"  #: They continue from their tokens, in batches at the end.
 
 
 @dataclass(kw_only=True)
-class Tally:
-    """What a replay cost.
+class ReplayCost:
+    """The cost of a replay.
 
-    `kept`: tokens of the answers. `computed`: token slots of all steps, padding, finished answers
-    and thrown-away attempts included. `last`: the same, but of an answer's last batch only, which
-    is what the publication counts. `steps`: decoding steps. `seconds`: by `step_s`. `failed`:
-    answers that met a cap. `peak_tokens`: the largest batch's answers, at their cap, with prompts.
+    `kept`: tokens of the answers. `computed`: token slots of all steps, with padding, finished
+    answers and discarded attempts. `last`: the same, but of an answer's last batch only, which the
+    publication counts. `steps`: decoding steps. `seconds`: by `step_s`. `failed`: answers that met
+    a cap. `peak_tokens`: the largest batch's answers, at their cap, with prompts.
     """
 
     answers: int = 0
@@ -62,27 +62,27 @@ class Tally:
     batches: int = 0
     peak_tokens: int = 0
     ends: dict[int, int] = field(default_factory=dict)  #: Answer -> steps of its last batch.
-    began_s: dict[int, float] = field(default_factory=dict)  #: Answer -> when its first batch did.
-    ended_s: dict[int, float] = field(default_factory=dict)  #: Answer -> when its last batch did.
+    began_s: dict[int, float] = field(default_factory=dict)  #: Answer -> start of its first batch.
+    ended_s: dict[int, float] = field(default_factory=dict)  #: Answer -> end of its last batch.
 
     @property
     def average_length(self) -> float:
-        """The publication's: steps of an answer's last batch and one, mean over the answers."""
+        """The publication's average length: steps of an answer's last batch plus one, mean."""
         return self.last / self.answers
 
     @property
     def effective(self) -> float:
-        """The publication's effective token ratio: `kept` of `last`."""
+        """The publication's effective token ratio: `kept` over `last`."""
         return self.kept / self.last
 
     @property
     def effective_of_all(self) -> float:
-        """The same of all that was computed, wasted attempts included."""
+        """The effective token ratio of all that was computed, with discarded attempts."""
         return self.kept / self.computed
 
     @property
     def failure_ratio(self) -> float:
-        """Answers that met a cap, of all."""
+        """The share of answers that met a cap."""
         return self.failed / self.answers
 
     @property
@@ -90,11 +90,11 @@ class Tally:
         """Answers a second."""
         return self.answers / self.seconds
 
-    def run(self, tokens: Sequence[int]) -> Run:
-        """The answers one by one; `tokens` of each, without what it had from the start."""
+    def run(self, tokens: Sequence[int]) -> RequestTimes:
+        """Return the times of the answers; `tokens` of each, less those it had at the start."""
         rows = range(self.answers)
         lengths = np.asarray(tokens, float)
-        return Run(
+        return RequestTimes(
             arrival_s=np.zeros(self.answers),
             start_s=np.array([self.began_s[row] for row in rows]),
             end_s=np.array([self.ended_s[row] for row in rows]),
@@ -104,36 +104,36 @@ class Tally:
 
 
 def describe_replays(
-    tallies: Sequence[Tally], tokens: Sequence[Sequence[int]], *, policy: str
+    costs: Sequence[ReplayCost], tokens: Sequence[Sequence[int]], *, policy: str
 ) -> Mapping[str, Any]:
-    """What is said of the answers of some replays (`table_details`), and of their steps.
+    """Return the details of the answers of some replays (`details.describe`), and their steps.
 
     Args:
-        tallies: One for each draw of answers.
-        tokens: Of each draw's answers.
-        policy: How they were batched.
+        costs: One for each draw of answers.
+        tokens: The lengths of each draw's answers.
+        policy: The way of batching, for a reader.
     """
     return describe(
-        [tally.run(lengths) for tally, lengths in zip(tallies, tokens, strict=True)],
+        [cost.run(lengths) for cost, lengths in zip(costs, tokens, strict=True)],
         policy=policy,
         time=SECONDS,
         more={
-            "steps": float(np.mean([tally.steps for tally in tallies])),
-            "batches": float(np.mean([tally.batches for tally in tallies])),
-            "met_their_cap": float(np.mean([tally.failed for tally in tallies])),
-            "peak_tokens": max(tally.peak_tokens for tally in tallies),
+            "steps": float(np.mean([cost.steps for cost in costs])),
+            "batches": float(np.mean([cost.batches for cost in costs])),
+            "met_their_cap": float(np.mean([cost.failed for cost in costs])),
+            "peak_tokens": max(cost.peak_tokens for cost in costs),
         },
     )
 
 
 #: Makes the batches of one group: the group's rows -> batches of places in the group.
-Plan = Callable[[Sequence[int]], list[Batch]]
+MakeBatches = Callable[[Sequence[int]], list[Batch]]
 
 
 def replay(
     actual: Sequence[int],
     prompt_tokens: Sequence[int],
-    plan: Plan,
+    plan: MakeBatches,
     failures: Failures,
     *,
     group: int = 256,
@@ -141,22 +141,23 @@ def replay(
     base: int = 16,
     given: Sequence[int] | None = None,
     plan_again: Callable[[Sequence[int], Sequence[int]], list[Batch]] | None = None,
-) -> Tally:
-    """Serve all answers, group after group.
+) -> ReplayCost:
+    """Replay all answers, group after group.
 
     Args:
-        actual: Their lengths, tokens; one beyond a cap is cut there.
-        prompt_tokens: Of each, for the memory.
-        plan: How a group is batched.
-        failures: What becomes of the unfinished.
+        actual: Their lengths, tokens; an answer beyond the full cap is cut there.
+        prompt_tokens: The prompt of each, for the memory.
+        plan: Makes the batches of a group.
+        failures: What happens to the unfinished.
         group: Answers that are planned together.
-        full_cap: No answer becomes longer, tokens.
+        full_cap: The longest answer, tokens.
         base: Batch size of the second attempts.
-        given: Tokens that each has from the start, if lengths and caps count those; None: 0.
-        plan_again: How the unfinished rows are batched: (rows, tokens that each has) -> batches of
-            places among them, with caps of the whole answer; None: in order, `base` at once.
+        given: Tokens that each has at the start, if lengths and caps count those; None: 0.
+        plan_again: Makes the batches of the unfinished rows: (rows, tokens that each has) ->
+            batches of places among them, with caps of the whole answer; None: in order, `base` at
+            once.
     """
-    tally = Tally(answers=len(actual))
+    cost = ReplayCost(answers=len(actual))
     lengths = np.asarray(actual)
     starts = [0] * len(actual) if given is None else given
     for first in range(0, len(actual), group):
@@ -167,14 +168,14 @@ def replay(
         for batch in plan(rows):
             members = [rows[place] for place in batch.members]
             cap = full_cap if failures is Failures.NEVER else batch.cap
-            _decode(tally, members, lengths, prompt_tokens, cap, has)
+            _decode(cost, members, lengths, prompt_tokens, cap, has)
             scheduled += members
             if failures is not Failures.NEVER:
                 unfinished += [row for row in members if lengths[row] > cap and cap < full_cap]
-        tally.failed += len(unfinished)
+        cost.failed += len(unfinished)
         if failures is Failures.RESTART_WRONG:
             _restart_wrong(
-                tally, rows, scheduled, unfinished, lengths, prompt_tokens, full_cap, base
+                cost, rows, scheduled, unfinished, lengths, prompt_tokens, full_cap, base
             )
             continue
         resumes = failures is Failures.RESUME
@@ -190,16 +191,16 @@ def replay(
                 cap = min(batch.cap, full_cap)
                 if not resumes:
                     has.update((row, starts[row]) for row in members)
-                _decode(tally, members, lengths, prompt_tokens, cap, has)
+                _decode(cost, members, lengths, prompt_tokens, cap, has)
                 left += [row for row in members if lengths[row] > cap and cap < full_cap]
             unfinished = left
-    tally.kept += int(np.minimum(lengths, full_cap).sum()) - sum(starts)
-    tally.last = sum(tally.ends.values())
-    return tally
+    cost.kept += int(np.minimum(lengths, full_cap).sum()) - sum(starts)
+    cost.last = sum(cost.ends.values())
+    return cost
 
 
 def _restart_wrong(
-    tally: Tally,
+    cost: ReplayCost,
     rows: Sequence[int],
     scheduled: Sequence[int],
     failed: Sequence[int],
@@ -208,47 +209,47 @@ def _restart_wrong(
     full_cap: int,
     base: int,
 ) -> None:
-    """As published: at the places of the failed in the schedule, the unsorted group is served."""
+    """Restart as published: the failed answers' places are looked up in the unsorted group."""
     unfinished = set(failed)
     places = [place for place, row in enumerate(scheduled) if row in unfinished]
     for first in range(0, len(places), base):
         batch = places[first : first + base]
         wrong = [rows[place] for place in batch]
-        ends, began, ended = dict(tally.ends), dict(tally.began_s), dict(tally.ended_s)
-        _decode(tally, wrong, lengths, prompt_tokens, full_cap, {})
-        steps = tally.ends[wrong[0]]
-        tally.ends, tally.began_s, tally.ended_s = ends, began, ended
+        ends, began, ended = dict(cost.ends), dict(cost.began_s), dict(cost.ended_s)
+        _decode(cost, wrong, lengths, prompt_tokens, full_cap, {})
+        steps = cost.ends[wrong[0]]
+        cost.ends, cost.began_s, cost.ended_s = ends, began, ended
         for place in batch:
             right = scheduled[place]
-            tally.ends[right], tally.ended_s[right] = steps, tally.seconds
-            # The answer to another prompt is handed out, and counted.
-            tally.kept += min(int(lengths[rows[place]]), full_cap)
-            tally.kept -= min(int(lengths[right]), full_cap)
+            cost.ends[right], cost.ended_s[right] = steps, cost.seconds
+            # The answer to another prompt is returned, and counted.
+            cost.kept += min(int(lengths[rows[place]]), full_cap)
+            cost.kept -= min(int(lengths[right]), full_cap)
 
 
 def _decode(
-    tally: Tally,
+    cost: ReplayCost,
     members: Sequence[int],
     lengths: Ints,
     prompt_tokens: Sequence[int],
     cap: int,
     has: dict[int, int],
 ) -> None:
-    """One batch, to its end or its cap; `has` holds the tokens that each answer has."""
+    """Decode one batch to its end or its cap; `has` holds the tokens that each answer has."""
     before = [has.get(row, 0) for row in members]
     steps = max(
         min(int(lengths[row]), cap) - begun for row, begun in zip(members, before, strict=True)
     )
     for row in members:
-        tally.began_s.setdefault(row, tally.seconds)
-    tally.batches += 1
-    tally.steps += steps
-    tally.computed += steps * len(members)
-    tally.seconds += steps * step_s(len(members))
+        cost.began_s.setdefault(row, cost.seconds)
+    cost.batches += 1
+    cost.steps += steps
+    cost.computed += steps * len(members)
+    cost.seconds += steps * step_s(len(members))
     longest_prompt = max(
         prompt_tokens[row] + begun for row, begun in zip(members, before, strict=True)
     )
-    tally.peak_tokens = max(tally.peak_tokens, len(members) * (longest_prompt + steps))
+    cost.peak_tokens = max(cost.peak_tokens, len(members) * (longest_prompt + steps))
     for row in members:
         has[row] = min(int(lengths[row]), cap)
-        tally.ends[row], tally.ended_s[row] = steps + 1, tally.seconds
+        cost.ends[row], cost.ended_s[row] = steps + 1, cost.seconds

@@ -1,4 +1,4 @@
-"""Sequence scheduling's rows of `lengthwise lab table`: docs/research/reproductions.md."""
+"""The rows of sequence scheduling; docs/research/reproductions.md explains them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from statistics import fmean
 from typing import Any
 
 from lengthwise_lab.reproductions.recorded_lengths import sampled
-from lengthwise_lab.reproductions.seqsch.replay import Tally, describe_replays
+from lengthwise_lab.reproductions.seqsch.replay import ReplayCost, describe_replays
 from lengthwise_lab.reproductions.seqsch.strategies import ANSWERS, RUNS, Strategy, strategies
-from lengthwise_lab.reproductions.table.row import Kind, Row, of_requests
+from lengthwise_lab.reproductions.table.row import Kind, TableRow, of_requests
 
-#: (strategy, average length, effective ratio %, failures %, answers/s) by the README.
+#: (strategy, average length, effective ratio %, failures %, answers/s) from the README.
 _README: tuple[tuple[str, float, float, float | None, float], ...] = (
     ("vanilla", 370.84, 33.91, None, 1.39),
     ("untuned perception", 374.83, 33.53, None, 1.32),
@@ -21,7 +21,8 @@ _README: tuple[tuple[str, float, float, float | None, float], ...] = (
     ("ground truth, VBS and FCR", 196.34, 61.57, None, 2.69),
 )
 
-#: Another replay of the same 1,024 answers and lengths, not all of which are public here.
+#: (strategy, average length, effective ratio %) from another replay of the same 1,024 answers, not
+#: all of which are in our copy.
 _REPLAYED: tuple[tuple[str, float, float], ...] = (
     ("vanilla", 364.5, 34.3),
     ("ground truth, sorted", 176.5, 70.9),
@@ -30,12 +31,12 @@ _REPLAYED: tuple[tuple[str, float, float], ...] = (
     ("noise, VBS and FCR", 239.1, 49.1),
 )
 
-#: How far a reproduction may be off: three times what runs scatter by, a fifth of it for the draws
-#: that are averaged, and what the prompts that are not public here may change.
+#: Tolerances of a reproduction: three times the scatter of runs, a fifth of it for the averaged
+#: draws, and the effect of the prompts that are not in our copy.
 _LENGTH_TOLERANCE, _RATIO_TOLERANCE = 15.0, 2.5
 
 
-#: Their decoding steps, of the same replay; the last with predictions, its restarts mended.
+#: Their decoding steps, of the same replay; the last with predictions, its restarts fixed.
 _STEPS: tuple[tuple[str, float], ...] = (
     ("vanilla", 23_263),
     ("ground truth, sorted", 11_231),
@@ -44,22 +45,22 @@ _STEPS: tuple[tuple[str, float], ...] = (
     ("noise, VBS and FCR, right prompts", 13_923),
 )
 
-#: One draw scatters by 3 % in steps, and its longest answers make most of that.
+#: One draw scatters by 3 % in steps, mostly because of its longest answers.
 _STEPS_TOLERANCE = 0.08
 
-#: What else they say of throughput, over vanilla, %.
+#: Other published gains of throughput over vanilla, %.
 _GAINS: tuple[tuple[str, float, Kind, str], ...] = (
     ("as the abstract has it", 86.0, "paper", "its README's two throughputs give 65 %"),
     ("as the README has it", 65.5, "readme", "2.30 over 1.39 answers/s"),
 )
 
 
-#: A figure of a tally: (as published, with all waste).
-_Figure = Callable[[Tally], tuple[float, float]]
+#: A figure of a replay: (as published, with all waste).
+_Figure = Callable[[ReplayCost], tuple[float, float]]
 
 
-def rows(data: Path | None) -> Sequence[Row]:
-    """All of sequence scheduling's rows; takes some seconds."""
+def rows(data: Path | None) -> Sequence[TableRow]:
+    """Return all of sequence scheduling's rows; takes some seconds."""
     answers = sampled(data)
     runs: dict[str, list[Strategy]] = {}
     for seed in range(42, 42 + RUNS):
@@ -69,7 +70,7 @@ def rows(data: Path | None) -> Sequence[Row]:
     make = {name: _Rows(name, each, stand_in) for name, each in runs.items()}
     found = []
     for name, length, ratio, failures, per_s in _README:
-        # The README's are measured on a GPU, where the predictor's failures are its own.
+        # The README's numbers are measured on a GPU, with the failures of its own predictor.
         of = make[name]
         found.append(of.row("average length", "tokens", length, "readme", _length))
         found.append(of.row("effective token ratio", "%", ratio, "readme", _ratio))
@@ -133,42 +134,42 @@ _SUBSTITUTES = {
 }
 
 
-def _length(tally: Tally) -> tuple[float, float]:
-    return tally.average_length, tally.computed / tally.answers
+def _length(cost: ReplayCost) -> tuple[float, float]:
+    return cost.average_length, cost.computed / cost.answers
 
 
-def _all_of_it(tally: Tally) -> tuple[float, float]:
-    return tally.computed / tally.answers, tally.computed / tally.answers
+def _all_of_it(cost: ReplayCost) -> tuple[float, float]:
+    return cost.computed / cost.answers, cost.computed / cost.answers
 
 
-def _ratio(tally: Tally) -> tuple[float, float]:
-    return 100 * tally.effective, 100 * tally.effective_of_all
+def _ratio(cost: ReplayCost) -> tuple[float, float]:
+    return 100 * cost.effective, 100 * cost.effective_of_all
 
 
-def _wasted(tally: Tally) -> tuple[float, float]:
-    published, all_of_it = _ratio(tally)
+def _wasted(cost: ReplayCost) -> tuple[float, float]:
+    published, all_of_it = _ratio(cost)
     return 100 - published, 100 - all_of_it
 
 
-def _failures(tally: Tally) -> tuple[float, float]:
-    return 100 * tally.failure_ratio, 100 * tally.failure_ratio
+def _failures(cost: ReplayCost) -> tuple[float, float]:
+    return 100 * cost.failure_ratio, 100 * cost.failure_ratio
 
 
-def _per_s(tally: Tally) -> tuple[float, float]:
-    return tally.per_s, tally.per_s
+def _per_s(cost: ReplayCost) -> tuple[float, float]:
+    return cost.per_s, cost.per_s
 
 
-def _steps(tally: Tally) -> tuple[float, float]:
-    return tally.steps, tally.steps
+def _steps(cost: ReplayCost) -> tuple[float, float]:
+    return cost.steps, cost.steps
 
 
 class _Rows:
-    """Makes the rows of one strategy.
+    """The rows of one strategy.
 
     Args:
         name: The strategy.
         each: One for each draw of answers.
-        stand_in: What a note says if the lengths are not the recorded ones.
+        stand_in: The note of lengths that are not recorded; empty: they are.
     """
 
     def __init__(self, name: str, each: Sequence[Strategy], stand_in: str) -> None:
@@ -186,9 +187,9 @@ class _Rows:
         *,
         note: str = "",
         tolerance: float | None = None,
-    ) -> Row:
-        """A row of one figure, the mean over the draws."""
-        mended = [one.mended or one.published for one in self._each]
+    ) -> TableRow:
+        """Make the row of one figure, the mean over the draws."""
+        corrected = [one.corrected or one.published for one in self._each]
         counts = "corrected: wasted attempts counted" if figure in (_length, _ratio) else ""
         return self._row(
             what,
@@ -196,18 +197,18 @@ class _Rows:
             theirs,
             kind,
             fmean(figure(one.published)[0] for one in self._each),
-            fmean(figure(one)[1] for one in mended),
+            fmean(figure(one)[1] for one in corrected),
             fmean(figure(one.ours)[1] for one in self._each),
             (note, counts),
             tolerance,
         )
 
-    def gain(self, what: str, theirs: float, kind: Kind, note: str) -> Row:
-        """A row of throughput over that of no scheduling, %."""
+    def gain(self, what: str, theirs: float, kind: Kind, note: str) -> TableRow:
+        """Make the row of the gain of throughput over no scheduling, %."""
         vanilla = fmean(one.vanilla.per_s for one in self._each)
 
-        def over(tallies: Sequence[Tally]) -> float:
-            return 100 * (fmean(tally.per_s for tally in tallies) / vanilla - 1)
+        def over(costs: Sequence[ReplayCost]) -> float:
+            return 100 * (fmean(cost.per_s for cost in costs) / vanilla - 1)
 
         return self._row(
             what,
@@ -215,7 +216,7 @@ class _Rows:
             theirs,
             kind,
             over([one.published for one in self._each]),
-            over([one.mended or one.published for one in self._each]),
+            over([one.corrected or one.published for one in self._each]),
             over([one.ours for one in self._each]),
             (note, _SECONDS),
             None,
@@ -232,10 +233,10 @@ class _Rows:
         ours: float,
         notes: Sequence[str],
         tolerance: float | None,
-    ) -> Row:
+    ) -> TableRow:
         substitute = _SUBSTITUTES.get(self._name, "")
-        return Row(
-            seed="SeqSch",
+        return TableRow(
+            system="SeqSch",
             name=what,
             setting=f"{self._name}, {ANSWERS} answers, groups of 256",
             unit=unit,
@@ -251,7 +252,7 @@ class _Rows:
 
     def _of_requests(self) -> dict[str, Any]:
         tokens = [one.tokens for one in self._each]
-        mended = self._each[0].mended is not None
+        corrected = self._each[0].corrected is not None
         return of_requests(
             f"{ANSWERS} prompts at once: {self._name}",
             baseline=describe_replays(
@@ -261,9 +262,9 @@ class _Rows:
                 [one.published for one in self._each], tokens, policy=self._name
             ),
             corrected=describe_replays(
-                [one.mended or one.published for one in self._each],
+                [one.corrected or one.published for one in self._each],
                 tokens,
-                policy=self._name + (", resumed in the right order" if mended else ""),
+                policy=self._name + (", resumed in the right order" if corrected else ""),
             ),
             ours=describe_replays(
                 [one.ours for one in self._each], tokens, policy="batches by memory, resumed"

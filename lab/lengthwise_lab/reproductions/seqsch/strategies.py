@@ -1,4 +1,4 @@
-"""Sequence scheduling's ways to serve prompts: as published, mended, ours. See seqsch_rows.py."""
+"""Sequence scheduling's ways to batch prompts: as published, corrected, ours."""
 
 from __future__ import annotations
 
@@ -10,45 +10,52 @@ import numpy as np
 
 from lengthwise_lab.reproductions.recorded_lengths import Ints, Sampled
 from lengthwise_lab.reproductions.seqsch.grouping import SEQSCH_TABLE, by_length, by_table, in_order
-from lengthwise_lab.reproductions.seqsch.replay import Failures, Plan, Tally, replay, step_s
+from lengthwise_lab.reproductions.seqsch.replay import (
+    Failures,
+    MakeBatches,
+    ReplayCost,
+    replay,
+    step_s,
+)
 from lengthwise_worker.engines.transformers.sequence_scheduling import Batch, by_memory
 
-#: Answers of a run, as published, and runs, each of another draw: one run of 1,024 scatters by 9
-#: tokens of average length and 1 point of effective ratio.
+#: Answers of a run, as published, and the number of runs, each of another draw. One run of 1,024
+#: scatters by 9 tokens of average length and 1 point of effective ratio.
 ANSWERS, RUNS = 1024, 5
 
-#: The published predictor's mean error is 62 tokens, of predictions between 1 and the cap: so wide
-#: a normal error has it once it is cut there. The other replay's has it before, and 54 after.
+#: Widths of the normal error of predictions, tokens. The published predictor's mean error is 62
+#: tokens, of predictions between 1 and the cap: the first width has it once it is cut there. The
+#: other replay's error has it before the cut, and 54 after.
 ERROR_SD, _REPLAYED_SD = 90.0, 62 / 0.798
 
-#: The predictions' quantile up to which our batches go, and their memory: about what the published
-#: table takes at its peak on these prompts.
+#: The quantile of the predictions that is our batches' cap, and their memory: about the peak of the
+#: published table on these prompts.
 _QUANTILE, _MEMORY_TOKENS = 0.5, 30_000
 
-#: What the chat template adds to each prompt, tokens.
+#: The chat template's part of each prompt, tokens.
 _TEMPLATE = 40
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """Three ways to do one thing, and no scheduling: as published, mended, ours.
+    """One strategy as published, corrected and by our way, and no scheduling.
 
-    `mended` is `published` where only the counting is; `tokens`: of the answers.
+    `corrected` is None where only the counting is corrected; `tokens`: lengths of the answers.
     """
 
-    published: Tally
-    mended: Tally | None
-    ours: Tally
-    vanilla: Tally
+    published: ReplayCost
+    corrected: ReplayCost | None
+    ours: ReplayCost
+    vanilla: ReplayCost
     tokens: Sequence[int]
 
 
 def strategies(answers: Sampled, seed: int) -> dict[str, Strategy]:
-    """Every strategy on one draw of answers.
+    """Replay every strategy on one draw of answers.
 
     Args:
-        answers: To draw from.
-        seed: Of the draw, and of the predictions' errors.
+        answers: The answers to draw from.
+        seed: The random seed of the draw, and of the predictions' errors.
     """
     picked = np.random.RandomState(seed).permutation(len(answers.greedy))[:ANSWERS]
     actual = answers.greedy[picked].tolist()
@@ -64,16 +71,16 @@ def strategies(answers: Sampled, seed: int) -> dict[str, Strategy]:
     useless = rng.permutation(longest)
     margin = round(NormalDist().inv_cdf(_QUANTILE) * ERROR_SD)
 
-    def go(plan: Plan, failures: Failures) -> Tally:
+    def go(plan: MakeBatches, failures: Failures) -> ReplayCost:
         return replay(actual, prompts, plan, failures, full_cap=cap)
 
-    def table(lengths: Ints) -> Plan:
+    def table(lengths: Ints) -> MakeBatches:
         return lambda group: by_table(lengths[group].tolist(), SEQSCH_TABLE)
 
-    def sort(lengths: Ints) -> Plan:
+    def sort(lengths: Ints) -> MakeBatches:
         return lambda group: by_length(lengths[group].tolist(), size=16)
 
-    def memory(lengths: Ints) -> Plan:
+    def memory(lengths: Ints) -> MakeBatches:
         def plan(group: Sequence[int]) -> list[Batch]:
             return by_memory(
                 lengths[group].tolist(),
@@ -94,8 +101,8 @@ def strategies(answers: Sampled, seed: int) -> dict[str, Strategy]:
     noise_restart = go(table(replayed), Failures.RESTART)
     noise_wrong = go(table(replayed), Failures.RESTART_WRONG)
 
-    def strategy(published: Tally, mended: Tally | None, our: Tally) -> Strategy:
-        return Strategy(published, mended, our, vanilla, actual)
+    def strategy(published: ReplayCost, corrected: ReplayCost | None, our: ReplayCost) -> Strategy:
+        return Strategy(published, corrected, our, vanilla, actual)
 
     wrong = go(table(noisy), Failures.RESTART_WRONG)
     return {

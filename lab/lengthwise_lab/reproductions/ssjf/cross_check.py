@@ -1,8 +1,8 @@
-"""SSJF without its simulator's artefacts: independent slots, true Poisson, nobody made to idle.
+"""SSJF without its simulator's artefacts: independent slots, true Poisson arrivals, no idling.
 
-The setting is that of an independent simulation made when SSJF was studied (references/seeds.md,
-the clean cross-check): service 0.1 s + 0.02 s a token, 2,000 jobs, no aging. So these rows
-hold our simulator to another one, and show what SSJF's gain is when it is measured fairly.
+The setting is that of an independent simulation, the "clean simulator" of the rows: service
+0.1 s + 0.02 s a token, 2,000 jobs, no aging. So these rows compare our simulator with another one,
+and show SSJF's gain when it is measured fairly.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ import numpy as np
 
 from lengthwise_lab.reproductions.recorded_runs import predicting, record
 from lengthwise_lab.reproductions.table.details import describe, rounded
-from lengthwise_lab.reproductions.table.row import Absent, Row, of_requests
+from lengthwise_lab.reproductions.table.row import Absent, TableRow, of_requests
 from lengthwise_lab.simulator.engines import IndependentSlots
-from lengthwise_lab.simulator.policies import OURS, policy_named
+from lengthwise_lab.simulator.policies import K_ALONE, OURS, policy_named
 from lengthwise_lab.simulator.workloads.lengths import Lengths, published, read_lengths
 from lengthwise_lab.simulator.workloads.workload import Workload
 
-#: 5 seeds, as theirs were, leave 10 % of noise in the mean at load 0.9.
+#: 5 random seeds, as in the other simulation, leave 10 % of noise in the mean at load 0.9.
 JOBS, SEEDS = 2000, range(20)
-#: How often the five classes order a pair of jobs rightly, ties counted as a half.
+#: How often the five classes order a pair of jobs correctly; a tie counts as a half.
 PAIR_ACCURACY = 0.777
 FILE = "lengthsonly_lmsys1m_ssjf.csv.gz"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Setting:
-    """One line of the cross-check: mean of FCFS in s, cuts in %, then quantiles of multi-cls."""
+class _CheckSetting:
+    """One setting of the cross-check: mean of FCFS, s; cuts, %; p99 with five classes, s."""
 
     slots: int
     load: float
@@ -43,31 +43,31 @@ class _Setting:
 
 
 _SETTINGS = (
-    _Setting(slots=1, load=0.7, fcfs_s=10.84, oracle=25.2, cls=15.9, multi=18.5, p99_s=59),
-    _Setting(slots=1, load=0.9, fcfs_s=28.47, oracle=45.9, cls=31.5, multi=34.3, p99_s=179),
-    _Setting(slots=2, load=0.9, fcfs_s=14.82, oracle=36.9, cls=24.6, multi=27.1, p99_s=78),
-    _Setting(slots=8, load=0.9, fcfs_s=5.57, oracle=15.4, cls=10.5, multi=11.8, p99_s=20),
-    _Setting(slots=8, load=1.2, fcfs_s=74.4, oracle=58.2, cls=36.6, multi=42.4, p99_s=516),
-    _Setting(slots=32, load=0.9, fcfs_s=4.02, oracle=4.6, cls=3.1, multi=3.5, p99_s=11.7),
-    _Setting(slots=32, load=1.2, fcfs_s=23.1, oracle=49.5, cls=31.6, multi=36.3, p99_s=145),
+    _CheckSetting(slots=1, load=0.7, fcfs_s=10.84, oracle=25.2, cls=15.9, multi=18.5, p99_s=59),
+    _CheckSetting(slots=1, load=0.9, fcfs_s=28.47, oracle=45.9, cls=31.5, multi=34.3, p99_s=179),
+    _CheckSetting(slots=2, load=0.9, fcfs_s=14.82, oracle=36.9, cls=24.6, multi=27.1, p99_s=78),
+    _CheckSetting(slots=8, load=0.9, fcfs_s=5.57, oracle=15.4, cls=10.5, multi=11.8, p99_s=20),
+    _CheckSetting(slots=8, load=1.2, fcfs_s=74.4, oracle=58.2, cls=36.6, multi=42.4, p99_s=516),
+    _CheckSetting(slots=32, load=0.9, fcfs_s=4.02, oracle=4.6, cls=3.1, multi=3.5, p99_s=11.7),
+    _CheckSetting(slots=32, load=1.2, fcfs_s=23.1, oracle=49.5, cls=31.6, multi=36.3, p99_s=145),
 )
 
-#: Column: the policy, and what it is told.
+#: Name of a run: the policy, and its predictions.
 _RUNS = {
     "fcfs": ("fcfs", "oracle"),
     "oracle": ("sjf-oracle", "oracle"),
     "cls": ("sjf", "three"),
     "multi": ("sjf", "five"),
     "ours": (OURS, "five"),
-    "k_alone": ("due-3", "five"),
+    "k_alone": (K_ALONE, "five"),
     "hrrn": ("hrrn", "five"),
 }
 
-_TOLD = {"oracle": "", "three": ", three classes", "five": ", five classes"}
+_PREDICTIONS = {"oracle": "", "three": ", three classes", "five": ", five classes"}
 
 
-def rows(data: Path | None) -> list[Row]:
-    """Two rows a setting: what knowing the lengths would gain, and what SSJF's predictor gains."""
+def rows(data: Path | None) -> list[TableRow]:
+    """Return five rows for each setting, and the row of pairwise predictions."""
     tables = _tables(data)
     real = data is not None
     found = [row for setting in _SETTINGS for row in _rows_of(setting, tables, real=real)]
@@ -85,7 +85,9 @@ def _tables(data: Path | None) -> Mapping[str, Lengths]:
     }
 
 
-def _rows_of(setting: _Setting, tables: Mapping[str, Lengths], *, real: bool) -> list[Row]:
+def _rows_of(
+    setting: _CheckSetting, tables: Mapping[str, Lengths], *, real: bool
+) -> list[TableRow]:
     runs = {name: _measure(setting, name, tables, real=real) for name in _RUNS}
     fcfs = float(runs["fcfs"]["completion_s"]["mean"])
 
@@ -95,9 +97,9 @@ def _rows_of(setting: _Setting, tables: Mapping[str, Lengths], *, real: bool) ->
     where = _where(setting)
     note = "" if real else "lengths from published quantiles, predictions of the same tau"
 
-    def row(name: str, unit: str, theirs: float, of: str, **more: Any) -> Row:
-        return Row(
-            seed="SSJF",
+    def row(name: str, unit: str, theirs: float, of: str, **more: Any) -> TableRow:
+        return TableRow(
+            system="SSJF",
             setting=where,
             kind="other simulator",
             name=name,
@@ -145,13 +147,13 @@ def _rows_of(setting: _Setting, tables: Mapping[str, Lengths], *, real: bool) ->
     ]  # fmt: skip
 
 
-def _where(setting: _Setting) -> str:
+def _where(setting: _CheckSetting) -> str:
     slots = "1 slot" if setting.slots == 1 else f"{setting.slots} slots"
     return f"{slots}, load {setting.load}, clean simulator"
 
 
-def _pairwise_row(tables: Mapping[str, Lengths], *, real: bool) -> Row:
-    """Insertion by comparing pairs: their predictions are not published, their accuracy is not."""
+def _pairwise_row(tables: Mapping[str, Lengths], *, real: bool) -> TableRow:
+    """Make the row of insertion by comparing pairs, whose predictions are not published."""
     setting = _SETTINGS[1]
     where = _where(setting)
     runs = {
@@ -162,8 +164,8 @@ def _pairwise_row(tables: Mapping[str, Lengths], *, real: bool) -> Row:
         means = [float(runs[one]["completion_s"]["mean"]) for one in (name, "fcfs")]
         return round(100 * (1 - means[0] / means[1]), 2)
 
-    return Row(
-        seed="SSJF",
+    return TableRow(
+        system="SSJF",
         name="mean completion time by pairwise predictions, cut against FCFS",
         setting=where,
         unit="%",
@@ -182,11 +184,11 @@ def _pairwise_row(tables: Mapping[str, Lengths], *, real: bool) -> Row:
 
 
 def _measure(
-    setting: _Setting, name: str, tables: Mapping[str, Lengths], *, real: bool
+    setting: _CheckSetting, name: str, tables: Mapping[str, Lengths], *, real: bool
 ) -> dict[str, Any]:
-    """All that is said of the requests, and by how much runs of another seed differ."""
-    policy, told = _RUNS.get(name) or ("ssjf-pairwise", "five")
-    lengths = tables["three" if told == "three" else "five"]
+    """Return the details of the requests, and how much runs of different random seeds differ."""
+    policy, known = _RUNS.get(name) or ("ssjf-pairwise", "five")
+    lengths = tables["three" if known == "three" else "five"]
     engine = IndependentSlots(kind="independent", slots=setting.slots, request_ms=100, token_ms=20)
     work = engine.seconds_of_work(lengths.prompt.astype(float), lengths.output.astype(float))
     workload = Workload(
@@ -196,12 +198,12 @@ def _measure(
     )
     workload, predictor = predicting(
         workload,
-        "oracle" if told == "oracle" else "recorded" if real else "noisy",
-        {"three": 0.567, "five": 0.635}.get(told),
+        "oracle" if known == "oracle" else "recorded" if real else "noisy",
+        {"three": 0.567, "five": 0.635}.get(known),
     )
     runs = [
         record(replace(workload, seed=seed), predictor, engine, policy,
-               pair_accuracy=PAIR_ACCURACY).run
+               pair_accuracy=PAIR_ACCURACY).times
         for seed in SEEDS
     ]  # fmt: skip
     took = [run.end_s - run.arrival_s for run in runs]
@@ -209,7 +211,7 @@ def _measure(
     # 2 * sqrt(1/5 + 1/20) = 1 standard deviation of a run.
     return describe(
         runs,
-        policy=policy_named(policy).about + _TOLD[told],
+        policy=policy_named(policy).about + _PREDICTIONS[known],
         more={
             "mean_sd_s": rounded(np.std([times.mean() for times in took], ddof=1)),
             "p99_sd_s": rounded(np.std([np.quantile(times, 0.99) for times in took], ddof=1)),

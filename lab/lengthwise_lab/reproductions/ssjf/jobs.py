@@ -1,7 +1,7 @@
-"""The jobs of SSJF's experiments: arrivals and lengths as its simulator draws them, and corrected.
+"""The jobs of SSJF's experiments, drawn as its simulator draws them.
 
-Called by ssjf_sweeps.py. The original draws from numpy's global generator, seeded once with 42 and
-never again, so a run depends on all before it: a `LegacyDraws` object is one such process.
+Called by sweeps.py. The original draws from numpy's global generator, which is seeded once with 42,
+so a run depends on all runs before it: a `LegacyDraws` object is one such process.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise_lab.reproductions.ssjf.legacy import Job
+from lengthwise_lab.reproductions.ssjf.legacy import LegacyJob
 
-#: Duration of a job: this and so much for each output token, s; nothing else matters.
+#: Duration of a job, s: a constant, and a time for each output token.
 CONSTANT_S, PER_TOKEN_S = 0.1, 0.02
 
 _SEED = 42
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lengths:
-    """Answers with their predictions.
+class ClassedLengths:
+    """Answers with their predicted classes.
 
     `tokens`: int64, (rows,), output tokens. `classes`: predictor's name -> int64, (rows,), the
-    class that it put the answer in; higher is longer.
+    class that it chose; higher is longer.
     """
 
     tokens: NDArray[np.int64]
@@ -34,8 +34,8 @@ class Lengths:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arrivals:
-    """A kind of arrivals. `level` is what a sweep changes.
+class LegacyArrivals:
+    """A kind of arrivals. A sweep changes `level`.
 
     `kind`: `poisson` (level: jobs/s), `gamma` (level: the gaps' coefficient of variation; `rate`:
     jobs/s), `uniform` (level: jobs/s), `trace` (level: its milliseconds are divided by this).
@@ -48,30 +48,30 @@ class Arrivals:
 
 
 class LegacyDraws:
-    """The original's random numbers, from its start on.
+    """The original's random numbers, from its start.
 
     Args:
-        lengths: What jobs are drawn from.
+        lengths: The answers that jobs are drawn from.
     """
 
-    def __init__(self, lengths: Lengths) -> None:
+    def __init__(self, lengths: ClassedLengths) -> None:
         self._lengths = lengths
         self._numpy = np.random.RandomState(_SEED)
         self._python = random.Random(_SEED)  # noqa: S311 - the original's own generator
 
-    def jobs(self, count: int, arrivals: Arrivals) -> dict[str, list[Job]]:
-        """The next run's jobs: the same for every predictor, but for the prediction.
+    def jobs(self, count: int, arrivals: LegacyArrivals) -> dict[str, list[LegacyJob]]:
+        """Draw the next run's jobs; those of two predictors differ only in the prediction.
 
         Args:
-            count: How many jobs; <= rows of lengths.
-            arrivals: When they come.
+            count: The number of jobs; <= rows of lengths.
+            arrivals: The arrival process.
         """
         times = self._times(count, arrivals)
         rows = self._numpy.choice(len(self._lengths.tokens), size=count, replace=False)
         tokens = self._lengths.tokens[rows].tolist()
         return {
             name: [
-                Job(number, arrival_s, duration_s(length), duration_s(predicted))
+                LegacyJob(number, arrival_s, duration_s(length), duration_s(predicted))
                 for number, (arrival_s, length, predicted) in enumerate(
                     zip(times, tokens, classes[rows].tolist(), strict=True)
                 )
@@ -79,10 +79,10 @@ class LegacyDraws:
             for name, classes in self._lengths.classes.items()
         }
 
-    def _times(self, count: int, arrivals: Arrivals) -> list[float]:
+    def _times(self, count: int, arrivals: LegacyArrivals) -> list[float]:
         draw, level = self._numpy, arrivals.level
         if arrivals.kind == "poisson":
-            # A count for each whole second, and all of it comes at that second.
+            # A count for each whole second; all of its jobs arrive at that second.
             seconds = int(count / level)
             counts = draw.poisson(level, seconds)
             while counts.sum() < count:
@@ -99,11 +99,11 @@ class LegacyDraws:
             gaps = draw.gamma((1 / level) ** 2, level**2 / arrivals.rate, count)
         else:
             gaps = draw.uniform(1 / (level - 0.5), 1 / (level + 0.5), count)
-        # Sorted: the shortest gaps first, so that the load only ever falls.
+        # Sorted, as published: the shortest gaps first, so the load only falls.
         sums: list[float] = np.cumsum(np.sort(gaps)).tolist()
         return sums
 
 
 def duration_s(tokens: float) -> float:
-    """How long a job of so many tokens runs, s, to the hundredth."""
+    """Return how long a job of so many tokens runs, s, to the hundredth."""
     return round(CONSTANT_S + tokens * PER_TOKEN_S, 2)

@@ -1,7 +1,7 @@
-"""SSJF's own queue simulator, float for float, with its defects; ssjf_corrected.py has none.
+"""SSJF's own queue simulator, float for float, with its defects; corrected.py has none of them.
 
-Kept so that its published figures can be told apart from what causes them. What is wrong with it:
-docs/research/reproductions.md. Called by ssjf_sweeps.py; the tests hold it to completions that the
+It separates the published figures from the defects that cause them. The defects are in
+docs/research/reproductions.md. Called by sweeps.py; the tests compare it with completions that the
 original program printed.
 
 Source: semantics of the simulator published with Qiu et al., "Efficient interactive LLM serving
@@ -17,13 +17,13 @@ from enum import StrEnum
 
 import numpy as np
 
-#: Above so many seconds of waiting, or so many times its own duration, the longest waiter has the
-#: whole line served in the order of waiting.
+#: When the longest waiter has waited more than so many seconds, or so many times its own duration,
+#: the whole queue is served in the order of waiting.
 _STARVED_S, _STARVED_FACTOR = 100, 10
 
 
 class Order(StrEnum):
-    """Which job is next."""
+    """The order of service."""
 
     FCFS = "fcfs"
     ORACLE = "oracle"  #: Shortest true duration first.
@@ -31,11 +31,11 @@ class Order(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batches:
-    """How jobs run together.
+class LegacyBatching:
+    """How jobs are batched.
 
     `size`: jobs at once, >= 1. `wait_s`: how long FCFS, and only FCFS, waits for a batch to fill.
-    `dynamic`: who has finished leaves and the batch is made anew; else all end with the longest.
+    `dynamic`: finished jobs leave and the batch is formed again; else all end with the longest.
     """
 
     size: int = 1
@@ -44,8 +44,8 @@ class Batches:
 
 
 @dataclass(slots=True)
-class Job:
-    """One job. Times in seconds; `arrival_s` is an int where the original's is."""
+class LegacyJob:
+    """One job of the original. Times in seconds; `arrival_s` is an int where the original's is."""
 
     number: int
     arrival_s: float
@@ -55,9 +55,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One job that ran. `started_s`: when it last entered a batch, `first_s`: when it first did."""
+    """One job that ran. `started_s`, `first_s`: when it entered its last and its first batch."""
 
-    job: Job
+    job: LegacyJob
     started_s: float
     ended_s: float
     first_s: float
@@ -65,9 +65,9 @@ class Completion:
 
 @dataclass(slots=True)
 class _Live:
-    """A job with what the simulation changes. `waited_s` is the original's own, wrong count."""
+    """A job and its changing values. `waited_s` is the original's own, wrong count."""
 
-    job: Job
+    job: LegacyJob
     left_s: float
     waited_s: float = 0
     started_s: float = 0
@@ -75,9 +75,9 @@ class _Live:
 
 
 class _Clock:
-    """Time as the original keeps it: in slices of a second, with what is left of the last one.
+    """Time in slices of a second, with the rest of the last slice, as in the original.
 
-    The slices cancel out but for the rounding of their sums, and that decides ties.
+    The slices cancel out except for the rounding of their sums, which decides ties.
     """
 
     def __init__(self) -> None:
@@ -99,9 +99,9 @@ class _Clock:
         """Idle until an instant, s.
 
         Args:
-            instant: Until when; the past is no wait.
-            whole_slices: Whether a slice that was cut is followed by whole ones (shortest first) or
-                by its like (FCFS, which for that reason first mends a slice of nothing).
+            instant: The end of the wait; an instant in the past is no wait.
+            whole_slices: Whether a cut slice is followed by whole ones (shortest first), or by
+                slices of the same length (FCFS, which therefore first replaces a slice of 0 s).
         """
         if not whole_slices and round(self._slice, 2) == 0:
             self._slice = 1
@@ -115,13 +115,13 @@ class _Clock:
                 self.now = instant
 
 
-def simulate(jobs: Sequence[Job], order: Order, batches: Batches) -> list[Completion]:
-    """Run the jobs; those that the original never runs are missing from the answer.
+def simulate(jobs: Sequence[LegacyJob], order: Order, batches: LegacyBatching) -> list[Completion]:
+    """Run the jobs; the result lacks those that the original never runs.
 
     Args:
         jobs: In any order; >= 1.
-        order: Which is next.
-        batches: How they run together.
+        order: The order of service.
+        batches: How they are batched.
 
     Returns:
         The completions, in the order in which they happened.
@@ -132,7 +132,7 @@ def simulate(jobs: Sequence[Job], order: Order, batches: Batches) -> list[Comple
     return _shortest_first(lives, order, batches)
 
 
-def _first_come(lives: list[_Live], batches: Batches) -> list[Completion]:
+def _first_come(lives: list[_Live], batches: LegacyBatching) -> list[Completion]:
     queue, clock = deque(lives), _Clock()
     done: list[Completion] = []
     while queue:
@@ -147,12 +147,12 @@ def _first_come(lives: list[_Live], batches: Batches) -> list[Completion]:
         full = len(batch) == batches.size
         begins = batch[-1].job.arrival_s if full else clock.now + batches.wait_s
         clock.wait_until(begins, whole_slices=False)
-        # Back to the very front one by one, so in reverse.
+        # Each is put back at the very front, so they end up reversed.
         queue.extendleft(_run(batch, clock, batches, done))
     return done
 
 
-def _shortest_first(lives: list[_Live], order: Order, batches: Batches) -> list[Completion]:
+def _shortest_first(lives: list[_Live], order: Order, batches: LegacyBatching) -> list[Completion]:
     queue: list[_Live] = []
     done: list[Completion] = []
     clock, arrived, last_end = _Clock(), 0, 0.0
@@ -163,7 +163,7 @@ def _shortest_first(lives: list[_Live], order: Order, batches: Batches) -> list[
             queue.append(lives[arrived])
             arrived += 1
 
-    # The last to arrive is forgotten if it meets an empty line: this is the original's condition.
+    # The last job is lost if it arrives at an empty queue: this is the original's condition.
     while arrived < len(lives) - 1 or queue:
         if not queue:
             clock.wait_until(lives[arrived].job.arrival_s, whole_slices=True)
@@ -187,9 +187,9 @@ def _shortest_first(lives: list[_Live], order: Order, batches: Batches) -> list[
 
 
 def _run(
-    batch: list[_Live], clock: _Clock, batches: Batches, done: list[Completion]
+    batch: list[_Live], clock: _Clock, batches: LegacyBatching, done: list[Completion]
 ) -> list[_Live]:
-    """Run a batch until it is made anew; those that have not finished, in its order."""
+    """Run a batch until it is formed again; return its unfinished jobs, in order."""
     for live in batch:
         live.started_s = clock.now
         if live.first_s is None:
@@ -209,8 +209,8 @@ def _run(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
-    """What the original reports of one run, and the throughput of all of it.
+class LegacyFigures:
+    """The figures that the original reports of one run, and the throughput of the whole run.
 
     `mean_s`, `p99_s`: from arrival to completion, s. `wait_s`: mean, until the job last entered a
     batch, s. `early_per_s`: jobs finished at the 25th percentile of the completions, by its time,
@@ -225,13 +225,13 @@ class Figures:
     served: int
 
 
-def figures(completions: Sequence[Completion]) -> Figures:
-    """The figures of a run, of >= 1 completions."""
+def figures(completions: Sequence[Completion]) -> LegacyFigures:
+    """Return the figures of a run of >= 1 completions."""
     count = len(completions)
     ends = sorted(done.ended_s for done in completions)
     took = [done.ended_s - done.job.arrival_s for done in completions]
     early = int(np.percentile(range(count), 25))
-    return Figures(
+    return LegacyFigures(
         mean_s=sum(took) / count,
         p99_s=float(np.percentile(took, 99)),
         wait_s=sum(done.started_s - done.job.arrival_s for done in completions) / count,

@@ -1,8 +1,8 @@
 """SSJF's sweeps: its own figures reproduced, and the same workloads served without its defects.
 
-Called by ssjf_rows.py. One legacy process makes the Poisson, gamma and trace sweeps of one way of
-batching, in this order, on one stream of random numbers; the published figures average the points
-that it plots, which are every second one.
+Called by rows.py. One legacy process makes the Poisson, gamma and trace sweeps of one way of
+batching, in this order, from one stream of random numbers. The published figures average the
+plotted points, which are every second one.
 """
 
 from __future__ import annotations
@@ -15,34 +15,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise_lab.reproductions.recorded_lengths import Classified
-from lengthwise_lab.reproductions.ssjf.corrected import (
-    AgedLine,
-    DueLine,
-    Evidence,
-    KeyLine,
-    Line,
-    Times,
-    serve,
-    served,
-)
+from lengthwise_lab.reproductions.ssjf.corrected import JobTimes, figures_of, serve
 from lengthwise_lab.reproductions.ssjf.jobs import (
     CONSTANT_S,
     PER_TOKEN_S,
-    Arrivals,
+    ClassedLengths,
+    LegacyArrivals,
     LegacyDraws,
-    Lengths,
 )
 from lengthwise_lab.reproductions.ssjf.legacy import (
-    Batches,
     Completion,
-    Job,
+    LegacyBatching,
+    LegacyJob,
     Order,
     figures,
     simulate,
 )
-from lengthwise_lab.reproductions.table.details import Floats, Run, describe
+from lengthwise_lab.reproductions.ssjf.queues import (
+    AgedQueue,
+    DueTimeQueue,
+    KeyQueue,
+    PredictorStats,
+    WaitingQueue,
+)
+from lengthwise_lab.reproductions.table.details import RequestTimes, describe
+from lengthwise_lab.simulator.core.state import Floats
 
-#: The points that the original plots; jobs of a run, and runs of a point.
+#: The points that the original plots; the jobs of a run, and the runs of a point.
 LEVELS: Mapping[str, Sequence[float]] = {
     "poisson": (1, 3, 5, 7, 9),
     "gamma": (1, 2, 3, 4, 5),
@@ -50,7 +49,7 @@ LEVELS: Mapping[str, Sequence[float]] = {
 }
 JOBS, RUNS = 50, 20
 
-#: What is compared, for a reader. `ssjf3`, `ssjf5` are its classifiers; legacy runs lack `ours`.
+#: The schedulers in words. `ssjf3`, `ssjf5` are its classifiers; legacy runs lack `ours`.
 NAMES: Mapping[str, str] = {
     "fcfs": "first come, first served",
     "oracle": "shortest first, true lengths",
@@ -69,7 +68,7 @@ NAMES: Mapping[str, str] = {
 class Point:
     """Means over all runs of a sweep. `early_per_s` is None where it was not measured.
 
-    `details`: all that is said of the jobs (lengthwise_lab.reproductions.table.details).
+    `details`: from `details.describe`.
     """
 
     mean_s: float
@@ -79,27 +78,29 @@ class Point:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-#: Of one kind of arrivals: scheduler -> what it made of them.
+#: The results of one kind of arrivals, by scheduler.
 Sweep = dict[str, Point]
 
 
 def class_tokens(tokens: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """What a prediction of each class is worth to our policy, tokens, (classes,): their mean."""
+    """Return the mean length of each class, (classes,), tokens: the prediction for our policy."""
     return np.bincount(classes, weights=tokens) / np.bincount(classes)
 
 
-def legacy(answers: Classified, trace_ms: Sequence[int], batches: Batches) -> dict[str, Sweep]:
-    """All sweeps of one way of batching, as SSJF's own simulator makes them."""
-    lengths = Lengths(
+def legacy(
+    answers: Classified, trace_ms: Sequence[int], batches: LegacyBatching
+) -> dict[str, Sweep]:
+    """Run all sweeps of one way of batching in SSJF's own simulator."""
+    lengths = ClassedLengths(
         tokens=answers.tokens, classes={"ssjf3": answers.three, "ssjf5": answers.five}
     )
     draws = LegacyDraws(lengths)
     sweeps = {}
     for kind, levels in LEVELS.items():
         runs: dict[str, list[tuple[float, ...]]] = {}
-        ran: dict[str, list[Run]] = {}
+        ran: dict[str, list[RequestTimes]] = {}
         for level in _each(levels):
-            jobs = draws.jobs(JOBS, Arrivals(kind=kind, level=level, trace_ms=trace_ms))
+            jobs = draws.jobs(JOBS, LegacyArrivals(kind=kind, level=level, trace_ms=trace_ms))
             for name, order in (
                 ("fcfs", Order.FCFS),
                 ("oracle", Order.ORACLE),
@@ -126,38 +127,40 @@ def legacy(answers: Classified, trace_ms: Sequence[int], batches: Batches) -> di
     return sweeps
 
 
-def corrected(answers: Classified, trace_ms: Sequence[int], batches: Batches) -> dict[str, Sweep]:
-    """The same sweeps with exact Poisson arrivals, gaps in their own order and no defects.
+def corrected(
+    answers: Classified, trace_ms: Sequence[int], batches: LegacyBatching
+) -> dict[str, Sweep]:
+    """Run the same sweeps with exact Poisson arrivals, gaps in their own order and no defects.
 
-    A trace's level says how much slower it runs than it was recorded: `1000 / level` times.
+    A trace of level x is replayed `1000 / x` times slower than it was recorded.
     """
     rng = np.random.default_rng(42)
     worth = {
         name: CONSTANT_S + PER_TOKEN_S * class_tokens(answers.tokens, classes)[classes]
         for name, classes in (("ssjf3", answers.three), ("ssjf5", answers.five))
     }
-    evidence = evidence_of(answers)
+    stats = predictor_stats(answers)
     sweeps = {}
     for kind, levels in LEVELS.items():
         runs: dict[str, list[tuple[float, ...]]] = {}
-        ran: dict[str, list[Run]] = {}
+        ran: dict[str, list[RequestTimes]] = {}
         for level in _each(levels):
             arrivals = _arrivals(rng, kind, level, trace_ms)
             rows = rng.choice(len(answers.tokens), size=JOBS, replace=False)
             tokens = answers.tokens[rows]
             durations = (CONSTANT_S + PER_TOKEN_S * tokens).tolist()
             three, five = worth["ssjf3"][rows].tolist(), worth["ssjf5"][rows].tolist()
-            every = lines(arrivals, durations, three, five, slots=batches.size, evidence=evidence)
-            for name, line in every.items():
+            every = queues_of(arrivals, durations, three, five, slots=batches.size, stats=stats)
+            for name, queue in every.items():
                 times = serve(
                     arrivals,
                     durations,
-                    line,
+                    queue,
                     slots=batches.size,
                     static=not batches.dynamic,
                 )
                 ran.setdefault(name, []).append(as_run(arrivals, durations, tokens, times))
-                got = served(arrivals, durations, times.ends_s)
+                got = figures_of(arrivals, durations, times.ends_s)
                 runs.setdefault(name, []).append((got.mean_s, got.p99_s, got.whole_per_s))
         sweeps[kind] = {
             name: Point(
@@ -171,39 +174,39 @@ def corrected(answers: Classified, trace_ms: Sequence[int], batches: Batches) ->
     return sweeps
 
 
-def lines(
+def queues_of(
     arrivals_s: Sequence[float],
     durations_s: Sequence[float],
     three_s: Sequence[float],
     five_s: Sequence[float],
     *,
     slots: int,
-    evidence: Evidence,
-) -> dict[str, Line]:
-    """An empty line for each order; `three_s` and `five_s` are predicted durations, s."""
+    stats: PredictorStats,
+) -> dict[str, WaitingQueue]:
+    """Return an empty queue for each order; `three_s` and `five_s` are predicted durations, s."""
     return {
-        "fcfs": KeyLine(arrivals_s),
-        "oracle": KeyLine(durations_s),
-        "ssjf3": AgedLine(arrivals_s, three_s),
-        "ssjf5": AgedLine(arrivals_s, five_s),
-        "ours": DueLine(arrivals_s, five_s, slots=slots, evidence=evidence),
+        "fcfs": KeyQueue(arrivals_s),
+        "oracle": KeyQueue(durations_s),
+        "ssjf3": AgedQueue(arrivals_s, three_s),
+        "ssjf5": AgedQueue(arrivals_s, five_s),
+        "ours": DueTimeQueue(arrivals_s, five_s, slots=slots, stats=stats),
     }
 
 
-def evidence_of(answers: Classified) -> Evidence:
-    """What a queue would know of the five-class predictor."""
+def predictor_stats(answers: Classified) -> PredictorStats:
+    """Return a queue's knowledge of the five-class predictor."""
     worth = CONSTANT_S + PER_TOKEN_S * class_tokens(answers.tokens, answers.five)[answers.five]
-    return Evidence.of(worth.tolist(), answers.tokens.tolist())
+    return PredictorStats.of(worth.tolist(), answers.tokens.tolist())
 
 
 def as_run(
     arrivals_s: Sequence[float],
     durations_s: Sequence[float],
     tokens: NDArray[np.int64],
-    times: Times,
-) -> Run:
-    """A run as it is described: jobs in order of arrival."""
-    return Run(
+    times: JobTimes,
+) -> RequestTimes:
+    """Return the times of a run, with jobs in order of arrival."""
+    return RequestTimes(
         arrival_s=np.asarray(arrivals_s, float),
         start_s=np.asarray(times.starts_s),
         end_s=np.asarray(times.ends_s),
@@ -212,13 +215,13 @@ def as_run(
     )
 
 
-def _as_they_ran(jobs: Sequence[Job], done: Sequence[Completion]) -> Run:
-    """A legacy run as it is described; a job that was forgotten never ended."""
+def _as_they_ran(jobs: Sequence[LegacyJob], done: Sequence[Completion]) -> RequestTimes:
+    """Return the times of a legacy run; a lost job never ended."""
     start, end = np.full((2, len(jobs)), np.nan)
     for one in done:
         start[one.job.number], end[one.job.number] = one.first_s, one.ended_s
     durations: Floats = np.array([job.duration_s for job in jobs])
-    return Run(
+    return RequestTimes(
         arrival_s=np.array([float(job.arrival_s) for job in jobs]),
         start_s=start,
         end_s=end,
@@ -242,7 +245,7 @@ def _arrivals(
     if kind == "poisson":
         gaps = rng.exponential(1 / level, JOBS)
     else:
-        gaps = rng.gamma(level**-2, level**2 / Arrivals(kind=kind, level=level).rate, JOBS)
+        gaps = rng.gamma(level**-2, level**2 / LegacyArrivals(kind=kind, level=level).rate, JOBS)
     sums: list[float] = np.cumsum(gaps).tolist()
     return sums
 

@@ -1,1 +1,1 @@
-"""The table of headline numbers: theirs, reproduced, corrected, ours."""
+"""The table of headline numbers: its rows, their sources, and how they are shown."""

@@ -1,4 +1,4 @@
-"""The table of the seeds' numbers as one picture. Called by `lengthwise lab table --png`."""
+"""Draw the table as one picture. Called by `lengthwise lab table --png`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _INK = "#1f2328"
 _COLORS = {"reproduced": "#8a8f98", "corrected": "#c9a227", "ours": "#1f6feb"}
 _FIGURES = {"mean": "o", "p99": "s", "max": "^"}
 
-#: What each run is set over: what served the same workload by the same rules, in this order.
+#: The baseline of each run: the first of these that served the same workload by the same rules.
 _BASELINES = {
     "reproduced": ("baseline_reproduced", "baseline"),
     "corrected": ("baseline_whole", "baseline"),
@@ -27,33 +27,33 @@ _BASELINES = {
 #: Beyond these a point is drawn at the edge, as an arrow.
 _MOST, _LEAST_RATIO, _MOST_RATIO = 2.5, 0.1, 10.0
 
-#: Inches: the page; of each panel where it begins and how wide it is; of each line of text.
+#: Inches: the page; the left edge and the width of each panel; the height of a line of text.
 _WIDTH, _TOP, _BETWEEN = 19.0, 1.2, 0.95
 _LEFT, _RIGHT = (5.9, 4.0), (13.9, 4.8)
 _LINE, _WORKLOAD = 0.17, 0.27
-#: Letters that fit beside a panel.
+#: The letters that fit beside a panel.
 _LEFT_LABEL, _RIGHT_LABEL = 105, 62
 
-#: A workload with its runs by name.
+#: A workload, and its runs by name.
 _Workload = tuple[str, Mapping[str, Any]]
 
 
 def draw(table: Mapping[str, Any], path: Path) -> None:
-    """Each seed in two panels: its numbers over what it reports, and the requests behind them.
+    """Draw each system in two panels: its numbers over what it reports, and the requests behind.
 
-    Left: every row that has a number of theirs; 1 is what they report. Right: of every workload
+    Left: every row with a published number; 1 is what they report. Right: for every workload the
     mean, p99 and maximum of the completion times over those without a schedule, by the same rules;
-    left of 1 is better.
+    less than 1 is better.
 
     Args:
-        table: What `collect` gave.
-        path: Of the PNG; its folder is there.
+        table: The result of `collect`.
+        path: The PNG; its folder exists.
     """
     panels = []
-    for seed in dict.fromkeys(row["seed"] for row in table["rows"]):
-        rows = [row for row in table["rows"] if row["seed"] == seed]
+    for system in dict.fromkeys(row["system"] for row in table["rows"]):
+        rows = [row for row in table["rows"] if row["system"] == system]
         numbers = [row for row in rows if row["theirs"] and _has_point(row)]
-        panels.append((seed, numbers, _workloads(rows)))
+        panels.append((system, numbers, _workloads(rows)))
     heights = [
         max(_LINE * len(numbers), _WORKLOAD * len(workloads), 0.6)
         for _, numbers, workloads in panels
@@ -61,13 +61,13 @@ def draw(table: Mapping[str, Any], path: Path) -> None:
     tall = _TOP + sum(heights) + _BETWEEN * len(panels)
     figure = Figure(figsize=(_WIDTH, tall))
     top = tall - _TOP
-    for (seed, numbers, workloads), height in zip(panels, heights, strict=True):
+    for (system, numbers, workloads), height in zip(panels, heights, strict=True):
         if numbers:
             axes = _panel(figure, _LEFT, top, _LINE * len(numbers), tall)
-            _numbers(axes, f"{seed}: numbers over what they report", numbers)
+            _numbers(axes, f"{system}: numbers over what they report", numbers)
         if workloads:
             axes = _panel(figure, _RIGHT, top, _WORKLOAD * len(workloads), tall)
-            _requests(axes, f"{seed}: completion times over no schedule", workloads)
+            _requests(axes, f"{system}: completion times over no schedule", workloads)
         top -= height + _BETWEEN
     _legend(figure, tall)
     figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
@@ -76,7 +76,7 @@ def draw(table: Mapping[str, Any], path: Path) -> None:
 def _panel(
     figure: Figure, place: tuple[float, float], top: float, height: float, tall: float
 ) -> Axes:
-    """Axes of so many inches, whose upper edge is so far from the page's lower one."""
+    """Add axes of so many inches, whose upper edge is `top` inches above the page's lower edge."""
     begins, wide = place
     height = max(height, 0.6)
     return figure.add_axes((begins / _WIDTH, (top - height) / tall, wide / _WIDTH, height / tall))
@@ -87,12 +87,12 @@ def _has_point(row: Mapping[str, Any]) -> bool:
 
 
 def _workloads(rows: Sequence[Mapping[str, Any]]) -> list[_Workload]:
-    """The runs of each workload, of all rows that are about it."""
+    """Return the runs of each workload, from all rows about it."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
         if row["details"].get("about") == About.REQUESTS and row["details"]["columns"]:
             runs = found.setdefault(row["details"]["workload"], {})
-            # Where rows differ in what they reproduce, the last: the best of the classifiers.
+            # Rows differ in what they reproduce; the last one counts, the best of the classifiers.
             runs.update(row["details"]["columns"])
     return list(found.items())
 
@@ -175,6 +175,6 @@ def _legend(figure: Figure, tall: float) -> None:
         bbox_to_anchor=(0.01, 1 - 0.45 / tall), borderaxespad=0,
     )  # fmt: skip
     figure.text(
-        0.015, 1 - 0.25 / tall, "The seeds' numbers: theirs, reproduced, corrected, ours",
+        0.015, 1 - 0.25 / tall, "The four research systems: theirs, reproduced, corrected, ours",
         fontsize=15, fontweight="bold", color=_INK, va="center",
     )  # fmt: skip

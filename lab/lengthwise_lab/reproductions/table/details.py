@@ -1,7 +1,7 @@
-"""What a row of the table has beside its number: the same figures for every run of requests.
+"""The details behind a row's number: the same figures for every run of requests.
 
-A headline number is one figure of a workload; this is the rest of it, so that a mean cannot hide a
-tail. Called by every source of rows that has requests; those that have none say so (table.py).
+A headline number is one figure of a workload. The details are the rest, so that a mean cannot hide
+a tail. Called by every source of rows about requests.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from lengthwise_lab.simulator.core.state import Floats
 #: The names of the length buckets.
 BUCKETS = bucket_names(BUCKET_EDGES)
 
-#: What every run of requests is described by. table.py holds the rows to it.
+#: The figures of every run of requests; `row.lacks` checks that none is missing.
 KEYS = ("policy", "time", "runs", "requests", "completion_s", "buckets", "fairness", "starvation")
 
 SIMULATED = "simulated seconds"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """Some requests served by one policy; all (n,), in the order in which they were sent.
+class RequestTimes:
+    """The times of requests served by one policy; all (n,), in the order of sending.
 
     Attributes:
         arrival_s: When each was sent, s.
-        start_s: When it was first given a slot; by SSJF's own rules, when it last was, s.
-        end_s: When its answer was whole, s; NaN: it never was.
+        start_s: When it first got a slot; by SSJF's own rules, when it last got one, s.
+        end_s: When its answer was complete, s; NaN: never.
         alone_s: What it takes on an idle engine, s.
-        tokens: Of its answer.
+        tokens: The length of its answer.
     """
 
     arrival_s: Floats
@@ -50,29 +50,30 @@ class Run:
 
 
 def describe(
-    runs: Sequence[Run],
+    runs: Sequence[RequestTimes],
     *,
     policy: str,
     time: str = SIMULATED,
     more: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """All that is said of requests.
+    """Return the figures of some runs.
 
-    Counts are added up over the runs and maxima are the largest of all; every other figure is the
-    mean over the runs of each run's own, as the seeds report theirs.
+    Counts are summed over the runs, and maxima are the largest of all. Every other figure is the
+    mean over the runs of each run's own figure, as the four research systems report theirs.
 
     Args:
-        runs: Of one policy over one kind of workload; >= 1, each with >= 1 request that ended.
-        policy: What decided who is next.
-        time: What the seconds are.
-        more: What else this source knows of the runs.
+        runs: Runs of one policy over one kind of workload; >= 1, each with >= 1 finished request.
+        policy: The order of service, for a reader.
+        time: The meaning of the seconds.
+        more: More figures of this source.
 
     Returns:
-        The `KEYS`: `completion_s` from sending to the whole answer, and in `buckets` by output
+        The `KEYS`: `completion_s` from sending to the complete answer, and in `buckets` by output
         tokens; `fairness` between requests, by their slowdown (completion over what the request
-        takes alone): 1 of Jain's index is the same slowdown for all; `starvation`: waits for the
-        first slot, the share that waited long, by how much later a request came that was started
-        before (`max_lag_s`), how many places a request lost, and how many were never served.
+        takes alone): Jain's index is 1 if all slowdowns are the same; `starvation`: waits for the
+        first slot, the share that waited long, by how much later at most a request was sent that
+        started before another (`max_lag_s`), how many places a request lost at most, and how many
+        were never served.
     """
     ended = [~np.isnan(run.end_s) for run in runs]
     took = [(run.end_s - run.arrival_s)[there] for run, there in zip(runs, ended, strict=True)]
@@ -102,7 +103,7 @@ def describe(
 
 
 def spread(runs: Sequence[Floats]) -> dict[str, Any]:
-    """Count, mean, p50, p99 and maximum; a run without a value is left out of the means."""
+    """Return count, mean, p50, p99 and maximum; means leave out runs without a value."""
     full = [values for values in runs if len(values)]
     if not full:
         return {"count": 0}
@@ -117,7 +118,7 @@ def spread(runs: Sequence[Floats]) -> dict[str, Any]:
 
 
 def quantiles(values: Floats, shares: Sequence[float]) -> list[float]:
-    """As np.quantile gives them, which takes ten times as long for the few jobs of a run."""
+    """Return the same as np.quantile, ten times as fast for the few jobs of a run."""
     ordered = np.sort(values)
     found = []
     for share in shares:
@@ -128,12 +129,12 @@ def quantiles(values: Floats, shares: Sequence[float]) -> list[float]:
     return found
 
 
-def _starvation(runs: Sequence[Run], ended: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:
+def _starvation(runs: Sequence[RequestTimes], ended: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:
     waits = [(run.start_s - run.arrival_s)[there] for run, there in zip(runs, ended, strict=True)]
     p99 = np.mean([quantiles(wait, (0.99,))[0] for wait in waits])
 
     def share(late: Callable[[Floats, Floats], NDArray[np.bool_]]) -> float:
-        """Of the requests that were served."""
+        """Return the share of the served requests."""
         each = [
             late(wait, run.alone_s[there]).mean()
             for wait, run, there in zip(waits, runs, ended, strict=True)
@@ -156,20 +157,20 @@ def _starvation(runs: Sequence[Run], ended: Sequence[NDArray[np.bool_]]) -> dict
     }
 
 
-def _lags(run: Run, ended: NDArray[np.bool_]) -> float:
-    """By how much later one came that was started before another, at most, s."""
+def _lags(run: RequestTimes, ended: NDArray[np.bool_]) -> float:
+    """Return by how much later at most a request was sent that started before another, s."""
     arrival, start = run.arrival_s[ended], run.start_s[ended]
     order = np.argsort(start, kind="stable")
-    sent, begun = arrival[order], start[order]
+    sent, began = arrival[order], start[order]
     latest = np.maximum.accumulate(sent)
-    # Who starts at the same instant has overtaken nobody: the latest of those strictly before.
-    before = np.searchsorted(begun, begun, side="left")
+    # A request that starts at the same instant has not overtaken: only those strictly before count.
+    before = np.searchsorted(began, began, side="left")
     overtaken = before > 0
     return float(np.max(latest[before[overtaken] - 1] - sent[overtaken], initial=0.0))
 
 
-def _places_lost(run: Run, ended: NDArray[np.bool_]) -> int:
-    """How many places later than it came a request was started, at most."""
+def _places_lost(run: RequestTimes, ended: NDArray[np.bool_]) -> int:
+    """Return how many places later than in order of sending a request started, at most."""
     start = run.start_s[ended]
     began = np.empty(len(start), np.int64)
     began[np.argsort(start, kind="stable")] = np.arange(len(start))
@@ -181,5 +182,5 @@ def _jain(values: Floats) -> float:
 
 
 def rounded(value: float | np.floating[Any]) -> float:
-    """Six digits: more would be the machine's rounding."""
+    """Round to six digits, which every machine gives alike."""
     return float(f"{float(value):.6g}")

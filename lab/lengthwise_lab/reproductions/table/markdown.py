@@ -1,4 +1,4 @@
-"""The table of the seeds' numbers as Markdown. Called by `lengthwise lab table`."""
+"""Show the table as Markdown. Called by `lengthwise lab table`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 from lengthwise_lab.reproductions.table.details import BUCKETS
 from lengthwise_lab.reproductions.table.row import COLUMNS, About, Absent
 
-#: The letter that stands in an empty cell.
+#: The letter in an empty cell.
 _LETTERS = dict(zip(Absent, "abcdefgh", strict=False))
 
-#: From so many rows on what a note says is a footnote.
+#: A note that so many rows share is a footnote.
 _OFTEN = 3
 
-#: What the runs behind a row are called.
+#: The names of the runs behind a row.
 _RUNS = {
     "baseline_reproduced": "baseline, by their rules",
     "baseline": "baseline",
@@ -32,52 +32,57 @@ _RUNS = {
 _LEGEND = """\
 *Theirs* is what they report, *reproduced* the same by their own rules, *corrected* without their
 defects, *ours* our policy on the same workload. Lengths are {lengths};
-docs/research/reproductions.md says what
-the rows mean. (!): a reproduction beyond its tolerance. A letter stands where there is no number:
+docs/research/reproductions.md explains the rows. (!): a reproduction beyond its tolerance. A letter
+replaces a missing number:
 
 """
 
 _BEHIND = f"""\
-Completion is from sending to the whole answer. Slowdown is completion over what the request takes
-alone; Jain's index over the requests' slowdowns is 1 if all have the same. A request starved if it
-waited more than 10 times what it takes alone; *overtaken* is by how much later one came that was
-started before, and how many places a request lost, at most. By length: the mean for
-{" / ".join(BUCKETS)} output tokens.
+Completion is from sending to the complete answer. Slowdown is completion over what the request
+takes alone; Jain's index over the requests' slowdowns is 1 if all have the same. A request starved
+if it waited more than 10 times what it takes alone; *overtaken* is by how much later a request was
+sent that started before another, and how many places a request lost, at most. By length: the mean
+for {" / ".join(BUCKETS)} output tokens.
 """
 
 
 def as_markdown(table: Mapping[str, Any], *, runs_too: bool = True) -> str:
-    """The rows of `collect`: a table for each seed, and below it the runs behind its numbers.
+    """Return the rows of `collect` as a table for each system, and the runs behind its numbers.
 
     Args:
-        table: What `collect` gave.
-        runs_too: Whether the runs behind the numbers are shown, which wants a wide page.
+        table: The result of `collect`.
+        runs_too: Whether the runs behind the numbers are shown, which needs a wide page.
     """
     lengths = "recorded" if table.get("data") else "stand-ins with the published moments"
-    lines = ["# The seeds' numbers", "", _LEGEND.rstrip("\n").format(lengths=lengths), ""]
+    lines = [
+        "# The four research systems' numbers",
+        "",
+        _LEGEND.rstrip("\n").format(lengths=lengths),
+        "",
+    ]
     lines += [f"- **{letter}**: {reason}" for reason, letter in _LETTERS.items()]
     if runs_too:
         lines += ["", _BEHIND.rstrip("\n")]
-    by_seed = sorted(table["rows"], key=lambda row: _order(table["rows"], row["seed"]))
-    for seed, group in groupby(by_seed, key=lambda row: row["seed"]):
+    by_system = sorted(table["rows"], key=lambda row: _order(table["rows"], row["system"]))
+    for system, group in groupby(by_system, key=lambda row: row["system"]):
         rows = list(group)
-        lines += ["", f"## {seed}", "", *_numbers(rows)]
+        lines += ["", f"## {system}", "", *_numbers(rows)]
         runs = behind(rows)
         if runs and runs_too:
-            lines += ["", f"### The requests behind {seed}'s rows", "", *_requests(runs)]
+            lines += ["", f"### The requests behind {system}'s rows", "", *_requests(runs)]
         lines += ["", *_without(rows)]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _order(rows: Sequence[Mapping[str, Any]], seed: str) -> int:
-    """A seed's place: that of its first row."""
-    return next(at for at, row in enumerate(rows) if row["seed"] == seed)
+def _order(rows: Sequence[Mapping[str, Any]], system: str) -> int:
+    """Return a system's place: that of its first row."""
+    return next(at for at, row in enumerate(rows) if row["system"] == system)
 
 
 def _numbers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The rows; what several notes say stands once below them."""
-    said = Counter(part for row in rows for part in row["note"].split("; ") if part)
-    often = [part for part, times in said.items() if times >= _OFTEN]
+    """Return the rows; a note that several rows share is printed once, below them."""
+    notes = Counter(part for row in rows for part in row["note"].split("; ") if part)
+    often = [part for part, times in notes.items() if times >= _OFTEN]
     footnotes = {part: f"[{number}]" for number, part in enumerate(often, start=1)}
     lines = _head("row", "what", "setting", *(f"{name}:" for name in COLUMNS), "unit", "by", "note")
     for row in rows:
@@ -89,9 +94,16 @@ def _numbers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         for before, part in pairwise(parts):
             note += (" " if before in footnotes else "; ") + footnotes.get(part, part)
         lines.append(
-            _line(str(row["row"]), row["name"], row["setting"], *numbers, row["unit"], row["kind"],
-                  note)
-        )  # fmt: skip
+            _table_row(
+                str(row["row"]),
+                row["name"],
+                row["setting"],
+                *numbers,
+                row["unit"],
+                row["kind"],
+                note,
+            )
+        )
     if footnotes:
         lines += ["", *(f"- {number} {part}" for part, number in footnotes.items())]
     return lines
@@ -104,8 +116,8 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
 
 
 @dataclass
-class Behind:
-    """One run: the rows that it is behind, its workload, what it is called there, its details."""
+class RunBehindRows:
+    """One run: the rows that show it, its workload, its names in those rows, its details."""
 
     rows: list[int]
     workload: str
@@ -113,9 +125,9 @@ class Behind:
     run: Mapping[str, Any]
 
 
-def behind(rows: Sequence[Mapping[str, Any]]) -> list[Behind]:
-    """Every run once, whatever number of rows it is behind; those of a workload together."""
-    found: dict[str, Behind] = {}
+def behind(rows: Sequence[Mapping[str, Any]]) -> list[RunBehindRows]:
+    """Return every run once, with all rows that show it; the runs of a workload are together."""
+    found: dict[str, RunBehindRows] = {}
     for row in rows:
         if row["details"].get("about") != About.REQUESTS:
             continue
@@ -124,9 +136,9 @@ def behind(rows: Sequence[Mapping[str, Any]]) -> list[Behind]:
             if name not in columns:
                 continue
             key = json.dumps(columns[name], sort_keys=True)
-            one = found.setdefault(key, Behind([], workload, [], columns[name]))
+            one = found.setdefault(key, RunBehindRows([], workload, [], columns[name]))
             one.rows.append(row["row"])
-            # A row that picks among settings has a long name for one that has a short one.
+            # A row that picks among settings names its workload at length; show the shortest.
             one.workload = min(one.workload, workload, key=len)
             if shown not in one.names:
                 one.names.append(shown)
@@ -137,7 +149,7 @@ def behind(rows: Sequence[Mapping[str, Any]]) -> list[Behind]:
     return sorted(found.values(), key=lambda one: (places[one.workload], order.index(one.names[0])))
 
 
-def _requests(runs: Sequence[Behind]) -> list[str]:
+def _requests(runs: Sequence[RunBehindRows]) -> list[str]:
     lines = _head(
         "rows", "workload", "run", "served by", "mean, s:", "p50:", "p99:", "max:",
         "by length, s:", "Jain:", "slowdown p50 / p99:", "longest wait, s:", "starved, %:",
@@ -152,7 +164,7 @@ def _requests(runs: Sequence[Behind]) -> list[str]:
         took, fair, starved = run["completion_s"], run["fairness"], run["starvation"]
         slow = fair["slowdown"]
         lines.append(
-            _line(
+            _table_row(
                 _ranges(one.rows), "" if one.workload == last else one.workload,
                 ", ".join(one.names), served,
                 *(_number(took[point]) for point in ("mean", "p50", "p99", "max")),
@@ -169,7 +181,7 @@ def _requests(runs: Sequence[Behind]) -> list[str]:
 
 
 def _without(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which rows have no requests, and why."""
+    """List the rows that have no requests, with the reason."""
     reasons: dict[tuple[str, str], list[int]] = {}
     for row in rows:
         about = row["details"].get("about")
@@ -182,7 +194,7 @@ def _without(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """`1, 3-5` for 1, 3, 4, 5."""
+    """Return `1, 3-5` for 1, 3, 4, 5."""
     found = []
     for _, run in groupby(enumerate(sorted(set(numbers))), key=lambda pair: pair[1] - pair[0]):
         several = [number for _, number in run]
@@ -197,12 +209,12 @@ def _number(value: float | None) -> str:
 
 
 def _head(*names: str) -> list[str]:
-    """The first two lines of a table; a name that ends in a colon is of numbers."""
+    """Return the first two lines of a table; numbers are in columns whose name ends in a colon."""
     return [
-        _line(*(name.rstrip(":") for name in names)),
+        _table_row(*(name.rstrip(":") for name in names)),
         "| " + " | ".join("---:" if name.endswith(":") else "---" for name in names) + " |",
     ]
 
 
-def _line(*cells: str) -> str:
+def _table_row(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"
