@@ -22,10 +22,10 @@ log = logging.getLogger("lengthwise_queue")
 
 
 class Server(uvicorn.Server):
-    """A server that says so when it is about to stop: readers of job streams go elsewhere."""
+    """A server that ends streams when it shuts down, so that their readers resume elsewhere."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting, and give open answers their time."""
+        """Stop accepting connections, and let open answers finish."""
         app = self.config.app
         if isinstance(app, FastAPI):
             app.state.service.draining.set()
@@ -33,7 +33,7 @@ class Server(uvicorn.Server):
 
 
 def make_server(settings: Settings) -> Server:
-    """A server for one app, not yet running."""
+    """Make the server of one app; it does not run yet."""
     return Server(
         uvicorn.Config(
             create_app(settings),
@@ -41,7 +41,7 @@ def make_server(settings: Settings) -> Server:
             port=settings.port,
             loop="uvloop",
             http="httptools",
-            log_config=None,  # ours is set up already
+            log_config=None,  # logging is set up already
             access_log=False,  # each route logs its outcome, with the job's id
             server_header=False,
             timeout_graceful_shutdown=settings.shutdown_grace_s,
@@ -50,10 +50,10 @@ def make_server(settings: Settings) -> Server:
 
 
 async def _refuse_unfit(settings: Settings) -> None:
-    """Look at Redis before anything is promised; one that is away may yet come.
+    """Check the settings of Redis before the service starts. Redis may also come up later.
 
     Raises:
-        StoreUnfit: Its settings contradict ours.
+        StoreUnfit: Its settings do not fit those of the service.
     """
     store = JobStore(settings.redis_address(), store_settings(settings))
     try:
@@ -61,41 +61,41 @@ async def _refuse_unfit(settings: Settings) -> None:
     except StoreUnfit:
         raise
     except StoreUnavailable as exc:
-        log.warning("redis is away at the start", extra={"problem": exc.message})
+        log.warning("redis does not answer at startup", extra={"problem": exc.message})
     finally:
         await store.aclose()
 
 
-def _bad_settings(wrong: ValidationError) -> str:
-    """One line for each variable that is missing or wrong; what it holds is not repeated."""
+def _describe(exc: ValidationError) -> str:
+    """Write one line for each variable that is missing or wrong, without its value."""
     lines = []
-    for error in wrong.errors(include_url=False, include_input=False, include_context=False):
+    for error in exc.errors(include_url=False, include_input=False, include_context=False):
         name = "_".join(str(part) for part in error["loc"]).upper() or "*"
-        said = error["msg"].removeprefix("Value error, ")
-        lines.append(f"lengthwise_queue: LENGTHWISE_QUEUE_{name}: {said}\n")
+        message = error["msg"].removeprefix("Value error, ")
+        lines.append(f"lengthwise_queue: LENGTHWISE_QUEUE_{name}: {message}\n")
     return "".join(lines)
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT, and exit with 0; 2: Redis or a setting must be otherwise."""
-    # uvicorn raises the signal again when it is done; by default that would look like a crash.
+    """Serve until SIGTERM or SIGINT, then exit with 0. Exit with 2 on a wrong setting or Redis."""
+    # uvicorn raises the signal again when it has stopped. By default that looks like a crash.
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda *_: sys.exit(0))
     try:
         settings = Settings()
     except ValidationError as exc:
-        sys.stderr.write(_bad_settings(exc))
+        sys.stderr.write(_describe(exc))
         sys.exit(2)
     logs.set_up(settings.log_level)
     log.info("queue service starts", extra={"host": settings.host, "port": settings.port})
     try:
         asyncio.run(_refuse_unfit(settings))
     except StoreUnfit as exc:
-        log.error("redis is not fit", extra={"problem": exc.message})
+        log.error("redis is configured wrongly", extra={"problem": exc.message})
         sys.exit(2)
     try:
         server = make_server(settings)
-    except ValueError as exc:  # the tenants file, or the API key
+    except ValueError as exc:  # the tenants file or the API key is not valid
         log.error("queue service cannot start", extra={"reason": str(exc)})
         sys.exit(1)
     server.run()

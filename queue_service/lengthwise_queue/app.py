@@ -1,4 +1,4 @@
-"""The queue service as an ASGI app: wiring, lifespan, and how an error becomes an answer."""
+"""The queue service as an ASGI app: its parts, its lifespan, and the response to each error."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from lengthwise_store.errors import JobEnded, LengthwiseError
 from lengthwise_store.settings import StoreSettings
 from lengthwise_store.store import JobStore
 
-#: How each error is answered; one that is not here, as its nearest base.
+#: The HTTP status of each error. An error that is not in the table has that of its base class.
 STATUS: dict[type[LengthwiseError], int] = {
     errors.BadRequest: 400,
     errors.ModelNotFound: 404,
@@ -72,15 +72,16 @@ _ROUTERS = (
     health.router,
 )
 
-#: `Retry-After` of a 503 that says nothing itself, s.
+#: `Retry-After` of a 503 whose error sets none, s.
 RETRY_503_S = 1.0
 
-#: By so much of the time, and by so many seconds at least, those who come again are spread.
+#: `Retry-After` is longer at random by up to this part of it, and up to this many s at least, so
+#: that clients do not all return at the same time.
 SPREAD, LEAST_SPREAD_S = 0.1, 0.5
 
 
 def store_settings(settings: Settings) -> StoreSettings:
-    """What the store is told of our settings."""
+    """Return the settings that concern the store."""
     return StoreSettings(
         durability=settings.durability,
         durability_replicas=settings.durability_replicas,
@@ -89,10 +90,10 @@ def store_settings(settings: Settings) -> StoreSettings:
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The app. It connects when it starts, and does not mind if Redis is not there yet.
+    """Make the app. It connects to Redis when it starts, and also starts without Redis.
 
     Raises:
-        ValueError: The tenants file, or the API key, cannot be taken.
+        ValueError: The tenants file or the API key is not valid.
     """
     tenants = TenantRegistry(settings)
 
@@ -118,21 +119,21 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     app.add_exception_handler(LengthwiseError, _on_error)
-    app.add_exception_handler(RequestValidationError, _on_bad_parameter)
+    app.add_exception_handler(RequestValidationError, _on_wrong_parameter)
     app.add_exception_handler(HTTPException, _on_no_route)
-    app.add_exception_handler(ClientDisconnect, _on_half_a_body)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_bug)
     return app
 
 
 def status_of(error: LengthwiseError) -> int:
-    """The HTTP status of an error: the engine's own, or that of the table."""
+    """Return the HTTP status of an error: the engine's own status, or that of the table."""
     if isinstance(error, JobEnded) and error.status is not None and 400 <= error.status <= 599:
         return error.status
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
-def _answer(error: LengthwiseError, status: int) -> Response:
+def _error_response(error: LengthwiseError, status: int) -> Response:
     headers: dict[str, str] = {}
     wait_s = error.retry_after_s
     if wait_s is None and status == 503 and not isinstance(error, JobEnded):
@@ -147,8 +148,8 @@ def _answer(error: LengthwiseError, status: int) -> Response:
         headers["x-should-retry"] = "false"  # OpenAI's client repeats every 409
     if isinstance(error, JobEnded):
         headers[JOB_ID_HEADER] = error.job_id
-        # OpenAI's client repeats a 409 and every 5xx by itself. This job was tried as often as
-        # was asked for; once more is the caller's decision.
+        # OpenAI's client repeats a 409 and every 5xx on its own. This job has had its attempts, so
+        # the caller must decide about another one.
         headers["x-should-retry"] = "false"
     return Response(
         to_json(error.as_openai()), status, headers=headers, media_type="application/json"
@@ -156,7 +157,7 @@ def _answer(error: LengthwiseError, status: int) -> Response:
 
 
 def _retry_after(wait_s: float) -> dict[str, str]:
-    """When to come again. Never earlier than is true, and spread, so that not all come at once."""
+    """Make the headers with the time to wait: never shorter than `wait_s`, and spread."""
     spread_s = max(wait_s * SPREAD, LEAST_SPREAD_S)
     ms = min(1000 * (wait_s + spread_s * random.random()), 1000 * LATEST_S)  # noqa: S311
     # OpenAI's clients read the first; the second is HTTP's, in whole seconds.
@@ -165,28 +166,28 @@ def _retry_after(wait_s: float) -> dict[str, str]:
 
 async def _on_error(request: Request, exc: Exception) -> Response:
     error = exc if isinstance(exc, LengthwiseError) else LengthwiseError(str(exc))
-    return _answer(error, status_of(error))
+    return _error_response(error, status_of(error))
 
 
-async def _on_bad_parameter(request: Request, exc: Exception) -> Response:
+async def _on_wrong_parameter(request: Request, exc: Exception) -> Response:
     first = exc.errors()[0] if isinstance(exc, RequestValidationError) else {}
     param = str(first.get("loc", ("",))[-1])
-    return _answer(BadRequest(f"`{param}` is wrong: {first.get('msg')}.", param=param), 400)
+    return _error_response(BadRequest(f"`{param}` is wrong: {first.get('msg')}.", param=param), 400)
 
 
 async def _on_no_route(request: Request, exc: Exception) -> Response:
     status = exc.status_code if isinstance(exc, HTTPException) else 500
-    asked = f"{request.method} {request.url.path}"
+    requested = f"{request.method} {request.url.path}"
     if status == 405:
-        return _answer(WrongMethod(asked, allowed=_allowed(request)), status)
+        return _error_response(WrongMethod(requested, allowed=_allowed(request)), status)
     error = BadRequest(
-        f"There is no {asked}. GET /openapi.json lists what there is.", code="unknown_url"
+        f"There is no {requested}. GET /openapi.json lists all URLs.", code="unknown_url"
     )
-    return _answer(error, status)
+    return _error_response(error, status)
 
 
 def _allowed(request: Request) -> str:
-    """The methods of a path; the framework's own answer names those of its first route alone."""
+    """Return the methods of a path. FastAPI would name only those of its first route."""
     routes = [route for router in _ROUTERS for route in router.routes if isinstance(route, Route)]
     matching = (r.path for r in routes if r.matches(request.scope)[0] is not Match.NONE)
     path = next(matching, None)
@@ -194,11 +195,11 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted(methods - {"HEAD"}))
 
 
-async def _on_half_a_body(request: Request, exc: Exception) -> Response:
+async def _on_disconnect(request: Request, exc: Exception) -> Response:
     of(request).metrics.requests.labels("", "client_disconnected").inc()
-    return Response(status_code=CLIENT_CLOSED_REQUEST)  # nobody is there to read it
+    return Response(status_code=CLIENT_CLOSED_REQUEST)  # it has no reader
 
 
 async def _on_bug(request: Request, exc: Exception) -> Response:
-    # The server logs the traceback; the client learns nothing of the inside.
-    return _answer(LengthwiseError("The server met a bug of its own; its log has more."), 500)
+    # The server logs the traceback. The client gets no details.
+    return _error_response(LengthwiseError("Internal error. The log of the server has more."), 500)

@@ -1,32 +1,25 @@
-"""What can go wrong in the queue service, and what a caller does about it.
+"""The errors of the queue service, and what the client does about each.
 
 ```
 LengthwiseError
-├── BadRequest              400  the client changes its request
-│   ├── ModelNotFound       404
-│   ├── WrongMethod         405  the URL is there for `allowed`
-│   ├── BodyTooLarge        413
-│   ├── StorageFull         413  its files would take more room than there is
-│   └── UnsupportedMedia    415
-├── WrongKey                401  the client sends an API key that is in force
-├── AdminOnly               403  the client uses an admin's key
-├── JobNotFound             404  no such job (or not yours)
-├── ObjectNotFound          404  no such file, batch or response (or not yours)
-├── NotRedrivable           409  the dead letter stays dead
-├── KeyConflict             422  the idempotency key names another request
-├── QueueOverloaded         429  the client waits `retry_after_s`
-├── QueueDraining           503  the queue takes no new jobs; the client waits, or goes elsewhere
-├── StoreUnavailable        503  Redis is away; the client tries again
-│   ├── NotConfirmed        503  it may be accepted, and is not as safe as promised; tries again
-│   └── StoreUnfit          503  Redis must be set up otherwise; a process does not start on it
-├── AttemptRestarted        502  a retry's output cannot continue what was already sent
-└── JobEnded                     the job was accepted, and ended without an answer
-    ├── JobFailed           502  or the engine's own status and body
-    ├── JobCancelled        409  somebody withdrew it
-    └── JobExpired          504  not finished before its deadline
+├── BadRequest              400  the request is wrong; change it
+│   ├── ModelNotFound       404  no queue serves the model
+│   ├── WrongMethod         405  the URL exists, but only for the methods in `allowed`
+│   ├── BodyTooLarge        413  the body is over the size limit
+│   └── UnsupportedMedia    415  the body is not JSON, or is compressed
+├── WrongKey                401  the API key is missing or wrong; send a valid one
+├── AdminOnly               403  use an admin's key
+├── JobNotFound             404  no such job, or it belongs to another tenant
+├── ObjectNotFound          404  no such file, batch or response, or another tenant's
+├── NotRedrivable           409  the dead letter cannot be queued again
+├── KeyConflict             422  the idempotency key was used for another request
+├── QueueOverloaded         429  a limit of the queue or tenant is reached; wait `retry_after_s`
+├── QueueDraining           503  the queue accepts no new jobs; wait, or use another queue
+└── AttemptRestarted        502  the output of a new attempt cannot continue the stream
 ```
 
-Each carries the OpenAI error fields; `app.py` turns it into the answer, and nobody else does.
+The errors of the store (`lengthwise_store.errors`) share the base.
+Each error carries the fields of OpenAI's error object. Only `app.py` turns errors into responses.
 """
 
 from __future__ import annotations
@@ -48,12 +41,12 @@ class ModelNotFound(BadRequest):
 
 
 class WrongMethod(BadRequest):
-    """The URL is there, but not for this method."""
+    """The URL exists, but not for this method."""
 
     code = "unknown_url"
 
-    def __init__(self, asked: str, *, allowed: str) -> None:
-        super().__init__(f"There is no {asked}, but this URL takes {allowed}.")
+    def __init__(self, requested: str, *, allowed: str) -> None:
+        super().__init__(f"There is no {requested}, but this URL takes {allowed}.")
         self.allowed = allowed
 
 
@@ -64,20 +57,20 @@ class BodyTooLarge(BadRequest):
 
 
 class UnsupportedMedia(BadRequest):
-    """The body is of a type or encoding that is not read."""
+    """The body has a media type or an encoding that is not supported."""
 
     code = "unsupported_media_type"
 
 
 class WrongKey(LengthwiseError):
-    """The request has no API key, or one that nobody has."""
+    """The request has no API key, or one that belongs to no tenant."""
 
     type = "invalid_request_error"  # OpenAI's; its clients raise AuthenticationError by the status
     code = "invalid_api_key"
 
 
 class AdminOnly(LengthwiseError):
-    """The key is good, and its tenant may not do this."""
+    """The key is valid, but its tenant is not an admin."""
 
     type = "invalid_request_error"
     code = "admin_only"
@@ -98,7 +91,7 @@ class ObjectNotFound(LengthwiseError):
 
 
 class NotRedrivable(LengthwiseError):
-    """The job has no new life to be given."""
+    """The job cannot be queued again."""
 
     type = "invalid_request_error"
     code = "not_redrivable"
@@ -112,21 +105,21 @@ class KeyConflict(LengthwiseError):
 
 
 class QueueOverloaded(LengthwiseError):
-    """The queue is at its cap."""
+    """A limit of the queue or of the tenant is reached."""
 
     type = "rate_limit_error"
     code = "queue_full"
 
 
 class QueueDraining(LengthwiseError):
-    """The queue serves what it has and takes nothing new."""
+    """The queue serves its jobs and accepts no new ones."""
 
     type = "server_error"
     code = "queue_draining"
 
 
 class AttemptRestarted(LengthwiseError):
-    """A new attempt does not repeat what was already sent, so the stream cannot go on."""
+    """A new attempt does not repeat what was already sent, so the stream cannot continue."""
 
     type = "server_error"
     code = "attempt_restarted"

@@ -1,4 +1,4 @@
-"""Settings of the queue service's process, from the environment (`LENGTHWISE_QUEUE_*`)."""
+"""Settings of the queue service's process, read from the environment (`LENGTHWISE_QUEUE_*`)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ from typing import Literal
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from lengthwise_contract.defaults import (
+    BATCH_COMPLETION_S,
+    BATCH_LEASE_MS,
+    BATCH_WINDOW,
+    FILE_TTL_S,
+    MAX_BODY_BYTES,
+    PREDICTOR_TIMEOUT_MS,
+)
 from lengthwise_store.redis.settings import RedisSettings
 
 
 class Settings(RedisSettings):
-    """One field, one environment variable: `redis_url` is `LENGTHWISE_QUEUE_REDIS_URL`."""
+    """Each field is one environment variable: `redis_url` is `LENGTHWISE_QUEUE_REDIS_URL`."""
 
     model_config = SettingsConfigDict(
         env_prefix="LENGTHWISE_QUEUE_",
@@ -21,49 +29,72 @@ class Settings(RedisSettings):
     )
 
     host: str = Field(default="127.0.0.1", description="Address to listen on")
-    port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on; 0: any free")
+    port: int = Field(
+        default=8080, ge=0, le=65535, description="Port to listen on; 0: any free port"
+    )
     predictor_url: str | None = Field(
-        default=None, description="Base URL of the predictor; null: every job gets the fallback"
+        default=None,
+        description="Base URL of the predictor; null: every job gets the fallback length",
     )
     predictor_timeout_ms: float = Field(
-        default=20, gt=0, le=10_000, description="Longest wait for a prediction, the whole call, ms"
+        default=PREDICTOR_TIMEOUT_MS,
+        gt=0,
+        le=10_000,
+        description="The longest wait for a prediction, the whole call, ms",
     )
     max_body_bytes: int = Field(
-        default=4 * 2**20, ge=1024, description="Largest request body, bytes; 413 above"
+        default=MAX_BODY_BYTES,
+        ge=1024,
+        description="The largest request body, bytes; a larger one gets a 413",
     )
     max_file_bytes: int = Field(
-        default=200 * 2**20, ge=1024, description="Largest uploaded file, bytes; 413 above"
+        default=200 * 2**20,
+        ge=1024,
+        description="The largest uploaded file, bytes; a larger one gets a 413",
     )
     tenant_file_bytes: int = Field(
-        default=2 * 2**30, ge=1024, description="All files of one tenant together, bytes"
+        default=2 * 2**30, ge=1024, description="Limit on all files of one tenant together, bytes"
     )
     total_file_bytes: int = Field(
-        default=8 * 2**30, ge=1024, description="All files together, bytes; they are in Redis"
+        default=8 * 2**30,
+        ge=1024,
+        description="Limit on all files together, bytes; they are stored in Redis",
     )
     file_ttl_s: int = Field(
-        default=30 * 86_400, ge=1, description="A file disappears so long after it was made, s"
+        default=FILE_TTL_S, ge=1, description="A file expires this long after it was made, s"
     )
     tenants_file: Path | None = Field(
-        default=None, description="Tenants and the hashes of their API keys; docs/guides/tenants.md"
+        default=None,
+        description="Tenants and the hashes of their API keys, docs/guides/tenants.md; null: no "
+        "file",
     )
     api_key: SecretStr | None = Field(
-        default=None, description="The one key, or its hash, where there is no file; null: open"
+        default=None,
+        description="The only API key, or its hash, without a tenants file; null: open to all",
     )
     batch_window: int = Field(
-        default=256, ge=1, le=10_000, description="Lines of one batch that are jobs at once"
+        default=BATCH_WINDOW,
+        ge=1,
+        le=10_000,
+        description="Most lines of one batch that are jobs at the same time",
     )
     batch_lease_ms: int = Field(
-        default=15_000,
+        default=BATCH_LEASE_MS,
         ge=1000,
-        description="A batch whose replica is silent for so long is taken over by another, ms",
+        description="Another replica takes over a batch whose replica was silent for this long, ms",
     )
     batch_completion_s: int = Field(
-        default=86_400, ge=1, le=30 * 86_400, description='What a batch\'s "24h" are here, s'
+        default=BATCH_COMPLETION_S,
+        ge=1,
+        le=30 * 86_400,
+        description='Length of the completion window that a batch calls "24h", s',
     )
     shutdown_grace_s: int = Field(
-        default=30, ge=0, description="On SIGTERM, how long open answers may go on, s"
+        default=30, ge=0, description="On SIGTERM, how long open answers may continue, s"
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Records below this level are not logged"
+    )
 
     @model_validator(mode="after")
     def _one_source_of_keys(self) -> Settings:

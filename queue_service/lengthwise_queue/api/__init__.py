@@ -1,1 +1,1 @@
-"""The REST API: jobs, queues, health."""
+"""The routes of jobs, queues and health."""

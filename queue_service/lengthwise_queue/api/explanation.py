@@ -16,7 +16,13 @@ from lengthwise_store.queues import Mode, Position
 
 
 def explanation(job: Job, snapshot: QueueSnapshot, position: Position | None) -> Explanation:
-    """Why a job stands where it stands."""
+    """Explain a job's place in its queue.
+
+    Args:
+        job: The job.
+        snapshot: The queue, as it is now.
+        position: The job's place, if it waits.
+    """
     settings, stats = snapshot.settings, snapshot.stats
     ahead_ms = None
     if position is not None:
@@ -59,10 +65,10 @@ def explanation(job: Job, snapshot: QueueSnapshot, position: Position | None) ->
     )
 
 
-def _quantiles(said: Quantiles | None) -> LengthQuantiles | None:
-    if said is None:
+def _quantiles(calibrated: Quantiles | None) -> LengthQuantiles | None:
+    if calibrated is None:
         return None
-    p10, p50, p90 = said
+    p10, p50, p90 = calibrated
     return LengthQuantiles(p10_tokens=p10, p50_tokens=p50, p90_tokens=p90)
 
 
@@ -72,11 +78,11 @@ def _why(
     if job.state is JobState.RUNNING:
         return f"A worker is answering it now, attempt {job.attempt}.{_compared(job)}"
     if job.state is JobState.SCHEDULED:
-        return "It is not in the line yet: it waits for its delay, or for its retry, to be over."
+        return "It is not in the queue yet: it waits for the end of its delay, or for its retry."
     if job.state is not JobState.QUEUED or position is None:
         return f"It is not waiting: it is {job.state}.{_compared(job)}"
     if position.ahead == 0:
-        place = "It is its tenant's next."
+        place = "It is the next of its tenant's jobs."
     else:
         are = "is" if position.ahead == 1 else "are"
         place = (
@@ -85,47 +91,49 @@ def _why(
         )
     if _others_wait(job, snapshot):
         place += (
-            " Other tenants wait too: between tenants the output tokens are shared by weight, "
-            f"and this tenant's is {job.weight:g}."
+            " Jobs of other tenants wait too. Tenants share the output tokens by weight, and the "
+            f"weight of this tenant is {job.weight:g}."
         )
     if snapshot.stats.mode is Mode.PAUSED:
-        start = "The queue is paused, so nothing starts until it is resumed."
+        start = "The queue is paused, so no job starts until it is resumed."
     elif ahead_ms is None:
-        start = "No worker serves this queue, so nothing moves: start one."
+        start = "No worker serves this queue, so no job starts: start a worker."
     else:
         start = f"It should start in about {ahead_ms / 1000:.1f} s."
     return f"{place} {start} {_rule(job, snapshot)}"
 
 
 def _others_wait(job: Job, snapshot: QueueSnapshot) -> bool:
-    return any(line.depth > 0 and line.tenant != job.tenant for line in snapshot.stats.tenants)
+    return any(one.depth > 0 and one.tenant != job.tenant for one in snapshot.stats.tenants)
 
 
 def _compared(job: Job) -> str:
-    """What first come, first served would have made of its wait."""
+    """Compare the job's wait with its wait under first come, first served."""
     if job.fcfs_wait_ms is None or job.started_ms is None:
         return ""
     waited_s = max(job.started_ms - job.since_ms, 0.0) / 1000
     return (
-        f" It waited {waited_s:.1f} s; first come, first served it would have been "
+        f" It waited {waited_s:.1f} s; with first come, first served it would have waited "
         f"{job.fcfs_wait_ms / 1000:.1f} s."
     )
 
 
 def _rule(job: Job, snapshot: QueueSnapshot) -> str:
-    """Why it falls due when it does, by the order that is in force now."""
-    source = "predicted" if job.prediction is not None else "assumed, for want of a prediction"
+    """Explain the job's due time, by the order of service that is in force now."""
+    source = (
+        "predicted" if job.prediction is not None else "assumed, because there is no prediction"
+    )
     if job.prediction is not None and job.basis.calibrated is not None:
         source = (
-            f"predicted (the predictor's median is {job.prediction.p50_tokens:.0f}, corrected by "
-            f"what answers were to {job.basis.calibrated[1]:.0f})"
+            f"predicted (the predictor's median is {job.prediction.p50_tokens:.0f}; calibration by "
+            f"recent answers makes it {job.basis.calibrated[1]:.0f})"
         )
     length = f"{job.predicted_tokens:.0f} output tokens were {source}"
     length = length[0].upper() + length[1:]
     if snapshot.stats.fallback and snapshot.settings.policy == "sjf":
         return (
-            f"{length}, but they do not count now: the predictions were found useless, so the "
-            "queue serves in order of acceptance until they are better."
+            f"{length}, but predictions do not count now: their quality is degraded, so the "
+            "queue serves in order of acceptance until it is healthy again."
         )
     if snapshot.stats.active_policy != "sjf":
         return (
@@ -133,12 +141,12 @@ def _rule(job: Job, snapshot: QueueSnapshot) -> str:
         )
     due_s = (job.due_ms - job.since_ms) / 1000
     return (
-        f"{length}, so it falls due {due_s:.1f} s after it came, and whatever falls due earlier "
-        f"goes first: of its class, nothing that comes more than {_bound_ms(job) / 1000:.1f} s "
-        "after it."
+        f"{length}, so the job is due {due_s:.1f} s after it came. Jobs that are due earlier are "
+        f"served first. No job of its class that comes more than {_bound_ms(job) / 1000:.1f} s "
+        "after it is among them."
     )
 
 
 def _bound_ms(job: Job) -> float:
-    """How much later a job of its class may come and still overtake it under `sjf`, ms."""
+    """Return how much later a job of its class can come and still overtake it with `sjf`, ms."""
     return max(job.slack_ms - job.offset_ms, 0.0)

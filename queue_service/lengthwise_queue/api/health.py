@@ -1,4 +1,4 @@
-"""For the machinery around the service: is it alive, can it serve, and its figures."""
+"""Liveness, readiness and metrics, for the platform that runs the service."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz")
 async def healthz(request: Request) -> dict[str, str]:
-    """The process is alive. Says nothing about Redis: a restart would not bring that back.
+    """Report that the process is alive. Redis is not checked: a restart would not bring it back.
 
-    `access` is `open` where no API key is needed, and everybody is an admin.
+    `access` is `open` if no API key is needed; then every client is an admin.
     """
     return {"status": "ok", "access": "open" if of(request).tenants.is_open else "keys"}
 
 
 @router.get("/readyz", responses=openapi.errors(503))
 async def readyz(request: Request) -> dict[str, str]:
-    """Requests can be accepted: Redis answers, and the process is not about to stop."""
+    """Report whether requests are accepted: Redis answers, and the process does not shut down."""
     service = of(request)
     if service.draining.is_set():
-        raise StoreUnavailable("This process is stopping; ask another.", code="draining")
+        raise StoreUnavailable(
+            "This process is shutting down; ask another replica.", code="draining"
+        )
     await service.store.check()
     service.metrics.show_memory(service.store.memory)
     return {"status": "ok"}
@@ -39,7 +41,7 @@ async def readyz(request: Request) -> dict[str, str]:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def metrics(request: Request) -> Response:
-    """Prometheus's text format; the queues are read as they are now."""
+    """Return the metrics in Prometheus's text format. Each scrape reads the queues."""
     service = of(request)
     try:
         snapshots = await service.queue_cache.read_all()

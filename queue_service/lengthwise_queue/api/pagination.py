@@ -1,4 +1,4 @@
-"""A tenant's jobs, page by page, over one queue or all of them. Called by `GET /v1/jobs`."""
+"""Lists a tenant's jobs page by page, over one queue or all of them. Called by `GET /v1/jobs`."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ async def list_jobs(
     after: str | None,
     limit: int,
 ) -> JobPage:
-    """One page: queue after queue by name, each in the order of `JobStore.jobs`.
+    """Return one page: the queues in order of their names, each in the order of `JobStore.jobs`.
 
     Args:
-        store: Where the jobs are.
-        queues: The names of the queues to look at.
-        tenant: Whose jobs.
-        state: Of this state only.
+        store: The store of the jobs.
+        queues: Names of the queues to list.
+        tenant: Owner of the jobs.
+        state: List only jobs in this state.
         after: `JobPage.after` of the page before; None: from the start.
-        limit: How many, at most.
+        limit: Most jobs of the page.
 
     Raises:
         BadRequest: `after` is not a cursor of this listing.
@@ -55,15 +55,15 @@ async def list_jobs(
         if page.after is not None:
             return JobPage(jobs=jobs, after=_write_cursor(name, page.after))
         if len(jobs) >= limit:
-            # "\0" is behind this name, and before every other.
+            # "\0" sorts after this name, and before every other.
             return JobPage(jobs=jobs, after=_write_cursor(name + "\0", None))
     return JobPage(jobs=jobs, after=None)
 
 
 def wrong_cursor() -> BadRequest:
-    """What was given as `after` came from no page of this listing."""
+    """Make the error for an `after` that is not from this listing."""
     return BadRequest(
-        "`after` must be the `next_after` of a page of this very listing, with the same filters. "
+        "`after` must be the `next_after` of a page of the same listing, with the same filters. "
         "Leave it out to start from the beginning.",
         param="after",
         code="invalid_cursor",

@@ -1,4 +1,4 @@
-"""Queues: what there is, how each behaves and is run, its dead letters, the line as it stands."""
+"""Queues: list, view, configure, pause, drain and resume them; their jobs and dead letters."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from lengthwise_store.queues import JobPage, Mode
 
 router = APIRouter(tags=["queues"], dependencies=SECURED, responses=openapi.ALWAYS)
 
-#: A queue is named as its model. Braces would break the Redis keys' hash tag.
+#: A queue has the name of its model. Braces would break the hash tag of its Redis keys.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]*(/[A-Za-z0-9._:@+-]+)*")
 
-#: Longest name, characters; that of `PredictRequest.model`.
+#: Longest name, characters; the same limit as that of `PredictRequest.model`.
 MAX_NAME = 256
 
-#: What a name may not end with, because it stands for another page -> how that is asked for.
-_PAGES = {
+#: A name must not end with one of these, because they are other URLs -> their method.
+_SUBRESOURCES = {
     "/snapshot": "GET",
     "/dead": "GET",
     "/dead/redrive": "POST",
@@ -43,20 +43,20 @@ _PAGES = {
 
 @router.get("/v1/queues")
 async def list_queues(request: Request) -> QueueList:
-    """Every queue that one may use."""
+    """List the queues that your tenant may use."""
     service, tenant = of(request), tenant_of(request)
-    pages = [p for p in await service.queue_cache.read_all() if tenant.may_use(p.queue.name)]
+    queues = [q for q in await service.queue_cache.read_all() if tenant.may_use(q.queue.name)]
     if tenant.admin:
-        return QueueList(data=[views.queue_view(page) for page in pages])
-    return QueueList(data=[_tenants_view(service, tenant, page) for page in pages])
+        return QueueList(data=[views.queue_view(snapshot) for snapshot in queues])
+    return QueueList(data=[_tenants_view(service, tenant, snapshot) for snapshot in queues])
 
 
-# Before `/v1/queues/{name:path}`, which would take the last word for a part of the name.
+# Before `/v1/queues/{name:path}`, which would take the last word as a part of the name.
 @router.get("/v1/queues/{name:path}/snapshot", responses=openapi.errors(400, 404))
 async def get_snapshot(request: Request, name: str, limit: PageSize = 50) -> SnapshotView:
-    """The next jobs, those running, and the last finished; at most `limit` of each.
+    """Return the next jobs, those that run, and the last that finished; at most `limit` of each.
 
-    An admin sees everybody's, a tenant its own.
+    An admin sees the jobs of all tenants, a tenant its own.
     """
     service, tenant = of(request), tenant_of(request)
     await service.queue_cache.get(tenant, name)
@@ -72,7 +72,7 @@ async def list_dead(
     limit: PageSize = 50,
     tenant: TenantName = None,
 ) -> JobList:
-    """The dead letters, the newest first: a tenant's own; for an admin, tenant after tenant."""
+    """List your dead letters, the newest first. An admin sees those of all tenants, by tenant."""
     page = await _dead(request, name, tenant, after, limit)
     return views.job_list(page.jobs, page.after)
 
@@ -85,9 +85,9 @@ async def redrive_dead(
     limit: PageSize = 100,
     tenant: TenantName = None,
 ) -> RedriveReport:
-    """Give up to `limit` dead letters a new life; for admins, it passes every limit.
+    """Queue up to `limit` dead letters again. For admins; no limit of the queue applies.
 
-    What cannot be served again stays where it is: go on behind it with `next_after`.
+    A dead letter that cannot be served again stays. Use `next_after` to continue after it.
     """
     admin_of(request)
     store = of(request).store
@@ -103,25 +103,25 @@ async def redrive_dead(
 
 @router.post("/v1/queues/{name:path}/pause", responses=openapi.errors(403, 404))
 async def pause_queue(request: Request, name: str) -> QueueView:
-    """Take jobs and serve none; what runs, goes on. Again changes nothing."""
+    """Pause the queue: it accepts jobs, but starts none. Running jobs continue."""
     return await _set_mode(request, name, Mode.PAUSED)
 
 
 @router.post("/v1/queues/{name:path}/drain", responses=openapi.errors(403, 404))
 async def drain_queue(request: Request, name: str) -> QueueView:
-    """Serve what there is and take nothing new: new jobs get a 503. Again changes nothing."""
+    """Drain the queue: it serves its jobs, and refuses new ones with a 503."""
     return await _set_mode(request, name, Mode.DRAINING)
 
 
 @router.post("/v1/queues/{name:path}/resume", responses=openapi.errors(403, 404))
 async def resume_queue(request: Request, name: str) -> QueueView:
-    """Take and serve again, after a pause or a drain. Again changes nothing."""
+    """Resume the queue after a pause or a drain."""
     return await _set_mode(request, name, Mode.OPEN)
 
 
 @router.get("/v1/queues/{name:path}", responses=openapi.errors(404))
 async def get_queue(request: Request, name: str) -> QueueView | TenantQueueView:
-    """One queue: for an admin the whole line, for a tenant its own part."""
+    """Return one queue: for an admin the whole queue, for a tenant its own part."""
     service, tenant = of(request), tenant_of(request)
     if tenant.admin:
         await service.queue_cache.get(tenant, name)
@@ -135,14 +135,14 @@ async def get_queue(request: Request, name: str) -> QueueView | TenantQueueView:
     openapi_extra=openapi.json_body(QueueSettings, required=False),
 )
 async def put_queue(request: Request, name: str) -> QueueView:
-    """Create a queue, or give it new settings: what is left out gets its default."""
+    """Create a queue, or replace its settings. A setting that is left out gets its default."""
     service, _ = of(request), admin_of(request)
-    page = next((page for page in _PAGES if name.endswith(page)), None)
-    if page is not None:
-        raise WrongMethod(f"PUT /v1/queues/{name}", allowed=_PAGES[page])
+    suffix = next((suffix for suffix in _SUBRESOURCES if name.endswith(suffix)), None)
+    if suffix is not None:
+        raise WrongMethod(f"PUT /v1/queues/{name}", allowed=_SUBRESOURCES[suffix])
     if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
         raise BadRequest(
-            f"A queue's name must be that of a model: 1 to {MAX_NAME} letters, digits and "
+            f"A queue must have the name of its model: 1 to {MAX_NAME} letters, digits and "
             "`._:@+-`, in parts divided by `/`.",
             param="name",
         )
@@ -170,16 +170,17 @@ async def _dead(
     request: Request, name: str, named: str | None, after: str | None, limit: int
 ) -> JobPage:
     service, tenant = of(request), tenant_of(request)
-    whose = [named_by(request, named)]
+    owners = [named_by(request, named)]
     await service.queue_cache.get(tenant, name)
     if tenant.admin and named is None:
-        fresh = await service.queue_cache.read(name)  # whose first job died just now is among them
-        whose = [line.tenant for line in fresh.stats.tenants]
+        # Read anew, so that a tenant whose first job has just died is included.
+        fresh = await service.queue_cache.read(name)
+        owners = [backlog.tenant for backlog in fresh.stats.tenants]
     try:
-        return await service.store.dead(name, whose, after=after, limit=limit)
+        return await service.store.dead(name, owners, after=after, limit=limit)
     except ValueError:
         raise wrong_cursor() from None
 
 
-def _tenants_view(service: Service, tenant: Tenant, page: QueueSnapshot) -> TenantQueueView:
-    return views.tenant_queue_view(page, tenant, service.tenants.weight)
+def _tenants_view(service: Service, tenant: Tenant, snapshot: QueueSnapshot) -> TenantQueueView:
+    return views.tenant_queue_view(snapshot, tenant, service.tenants.weight)

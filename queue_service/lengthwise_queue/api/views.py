@@ -1,4 +1,4 @@
-"""What the store says, as the bodies of the contract. Pure."""
+"""Makes the response bodies of the contract from the store's values. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lengthwise_store.queues import JobSnapshot
 
 
 def job_view(job: Job, response: dict[str, Any] | None) -> JobView:
-    """A job as its owner sees it."""
+    """Make the view of a job for its owner."""
     return JobView(
         id=job.id,
         queue=job.queue,
@@ -49,7 +49,7 @@ def job_view(job: Job, response: dict[str, Any] | None) -> JobView:
 
 
 def new_job_view(queue: str, job: NewJob, accepted: Accepted) -> JobView:
-    """A job that was accepted just now."""
+    """Make the view of a job that has just been accepted."""
     return JobView(
         id=accepted.id,
         queue=queue,
@@ -65,14 +65,14 @@ def new_job_view(queue: str, job: NewJob, accepted: Accepted) -> JobView:
 
 
 def job_list(jobs: list[Job], after: str | None) -> JobList:
-    """A part of a listing; what the jobs answered is left to `GET /v1/jobs/{id}`."""
+    """Make one page of a listing. It leaves out the answers; `GET /v1/jobs/{id}` has them."""
     return JobList(
         data=[job_view(job, None) for job in jobs], has_more=after is not None, next_after=after
     )
 
 
 def queue_view(snapshot: QueueSnapshot) -> QueueView:
-    """The line as it stands, for an admin."""
+    """Make the view of a queue for an admin."""
     settings, stats = snapshot.settings, snapshot.stats
     backlog_ms = pricing.drain_ms(settings, stats, stats.backlog_tokens)
     oldest_ms = stats.oldest_accepted_ms
@@ -113,13 +113,13 @@ def queue_view(snapshot: QueueSnapshot) -> QueueView:
         workers=stats.workers,
         tenants=[
             TenantBacklogView(
-                tenant=line.tenant,
-                depth=line.depth,
-                scheduled=line.scheduled,
-                dead=line.dead,
-                virtual_time=line.virtual_time,
+                tenant=backlog.tenant,
+                depth=backlog.depth,
+                scheduled=backlog.scheduled,
+                dead=backlog.dead,
+                virtual_time=backlog.virtual_time,
             )
-            for line in stats.tenants
+            for backlog in stats.tenants
         ],
     )
 
@@ -127,9 +127,12 @@ def queue_view(snapshot: QueueSnapshot) -> QueueView:
 def tenant_queue_view(
     snapshot: QueueSnapshot, tenant: Tenant, weight_of: Callable[[str], float]
 ) -> TenantQueueView:
-    """The line for one tenant: its own jobs, and nothing of the others' but how long it waits."""
+    """Make the view of a queue for a tenant: its own jobs, and how long a new one would wait.
+
+    Of the other tenants it reveals only the wait that they cause.
+    """
     settings, stats = snapshot.settings, snapshot.stats
-    own = next((line for line in stats.tenants if line.tenant == tenant.name), None)
+    own = next((one for one in stats.tenants if one.tenant == tenant.name), None)
     wait_ms = retry_after.predicted_wait_ms(
         settings, stats, tenant=tenant.name, weight_of=weight_of
     )
@@ -151,13 +154,13 @@ def _seconds(ms: float | None) -> float | None:
     return None if ms is None else ms / 1000
 
 
-def snapshot_view(line: JobSnapshot) -> SnapshotView:
-    """The next jobs, those running, and the last finished."""
+def snapshot_view(snapshot: JobSnapshot) -> SnapshotView:
+    """Make the view of the next jobs, those that run, and the last ones that finished."""
     return SnapshotView(
-        now_ms=line.now_ms,
-        waiting=[_snapshot_entry(job) for job in line.waiting],
-        running=[_snapshot_entry(job) for job in line.running],
-        finished=[_snapshot_entry(job) for job in line.finished],
+        now_ms=snapshot.now_ms,
+        waiting=[_snapshot_entry(job) for job in snapshot.waiting],
+        running=[_snapshot_entry(job) for job in snapshot.running],
+        finished=[_snapshot_entry(job) for job in snapshot.finished],
     )
 
 

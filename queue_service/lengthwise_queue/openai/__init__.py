@@ -1,1 +1,1 @@
-"""The OpenAI API: one module per endpoint."""
+"""The OpenAI API. Begin with `routes.serve`; each endpoint is a module, listed in `registry`."""

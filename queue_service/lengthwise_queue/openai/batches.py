@@ -1,4 +1,4 @@
-"""OpenAI's batches: make one of an uploaded file, look, list, cancel. `batch_runner` works."""
+"""OpenAI's batches: create, retrieve, list and cancel them. `batches/` executes them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import uuid
 from typing import Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lengthwise_contract.jobs import EndpointPath
 from lengthwise_queue.auth import SECURED, tenant_of
@@ -24,7 +24,7 @@ router = APIRouter(tags=["batches"], dependencies=SECURED, responses=openapi.ALW
 
 
 class ExpiresAfter(BaseModel):
-    """How long the files of the results are kept."""
+    """How long the result files are kept."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -33,7 +33,7 @@ class ExpiresAfter(BaseModel):
 
 
 class BatchRequest(BaseModel):
-    """`POST /v1/batches`, as OpenAI has it."""
+    """A body of `POST /v1/batches`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,6 +43,13 @@ class BatchRequest(BaseModel):
     metadata: dict[str, str] | None = Field(default=None, max_length=16)
     output_expires_after: ExpiresAfter | None = None
 
+    @field_validator("metadata")
+    @classmethod
+    def _short_metadata(cls, metadata: dict[str, str] | None) -> dict[str, str] | None:
+        if any(len(name) > 64 or len(value) > 512 for name, value in (metadata or {}).items()):
+            raise ValueError("keys have at most 64 characters, and values at most 512")
+        return metadata
+
 
 @router.post(
     "/v1/batches",
@@ -50,44 +57,37 @@ class BatchRequest(BaseModel):
     responses=openapi.errors(400, 413, 415),
 )
 async def create_batch(request: Request) -> dict[str, Any]:
-    """Make a batch of an uploaded file. Its lines are checked before any of them runs."""
+    """Create a batch from an uploaded file. All lines are checked before the first one runs."""
     service, tenant = of(request), tenant_of(request).name
     raw = await read_body(request, service.settings.max_body_bytes)
-    asked = parse_model(raw, BatchRequest)
-    for name, value in (asked.metadata or {}).items():
-        if len(name) > 64 or len(value) > 512:
-            raise BadRequest(
-                "`metadata` may have keys of at most 64 and values of at most 512 characters.",
-                param="metadata",
-                code="invalid_value",
-            )
-    file = await service.files.get(tenant, asked.input_file_id)
+    body = parse_model(raw, BatchRequest)
+    file = await service.files.get(tenant, body.input_file_id)
     if file is None:
         raise BadRequest(
             "`input_file_id` names no file of yours. Upload one with POST /v1/files.",
             param="input_file_id",
             code="invalid_value",
         )
-    keep = asked.output_expires_after
+    keep = body.output_expires_after
     batch_id = f"batch_{uuid.uuid4().hex}"
     try:
         made = await service.batches.create(
             batch_id,
             tenant=tenant,
-            endpoint=asked.endpoint,
+            endpoint=body.endpoint,
             input_file_id=file.id,
-            metadata=asked.metadata,
+            metadata=body.metadata,
             window_ms=service.settings.batch_completion_s * 1000,
             output_ttl_ms=service.files.limits.ttl_ms if keep is None else keep.seconds * 1000,
         )
     except StoreUnavailable:
-        # It may have been written, and its client was told that it was not.
-        service.tasks.start(_withdraw(service, batch_id))
+        # The batch may have been stored all the same, while its client gets an error.
+        service.tasks.start(_cancel(service, batch_id))
         raise
     if not made:
         raise StorageFull(
-            f"You have {MAX_BATCHES} batches, the most that are kept. The oldest disappear by "
-            "themselves; try again later.",
+            f"You have {MAX_BATCHES} batches, which is the limit. Old batches expire; try again "
+            "later.",
             code="too_many_batches",
         )
     service.batch_made.set()
@@ -100,7 +100,7 @@ async def list_batches(
     after: str | None = Query(default=None, max_length=100),
     limit: int = Query(default=20, ge=1, le=100),
 ) -> dict[str, Any]:
-    """Your batches, the newest first."""
+    """List your batches, the newest first."""
     batches, more = await of(request).batches.page(
         tenant_of(request).name, after=after, limit=limit
     )
@@ -109,13 +109,13 @@ async def list_batches(
 
 @router.get("/v1/batches/{batch_id}", responses=openapi.errors(404))
 async def get_batch(request: Request, batch_id: str) -> dict[str, Any]:
-    """One batch, with how many of its requests are done."""
+    """Return one batch, with the number of its finished requests."""
     return batch_view(await _batch(request, batch_id))
 
 
 @router.post("/v1/batches/{batch_id}/cancel", responses=openapi.errors(404))
 async def cancel_batch(request: Request, batch_id: str) -> dict[str, Any]:
-    """Withdraw a batch: what runs is stopped, what is done stays; again changes nothing."""
+    """Cancel a batch. Running requests are stopped; the results so far are kept."""
     service = of(request)
     await _batch(request, batch_id)
     await service.batches.cancel(batch_id)
@@ -123,8 +123,8 @@ async def cancel_batch(request: Request, batch_id: str) -> dict[str, Any]:
     return batch_view(await _batch(request, batch_id))
 
 
-async def _withdraw(service: Service, batch_id: str) -> None:
-    with contextlib.suppress(StoreUnavailable):  # then it was hardly written
+async def _cancel(service: Service, batch_id: str) -> None:
+    with contextlib.suppress(StoreUnavailable):  # then it was most likely not stored
         await service.batches.cancel(batch_id)
 
 
@@ -132,15 +132,15 @@ async def _batch(request: Request, batch_id: str) -> Batch:
     batch = await of(request).batches.get(tenant_of(request).name, batch_id)
     if batch is None:
         raise ObjectNotFound(
-            "There is no such batch. Its id may be wrong, or it is too old to be kept; "
-            "GET /v1/batches lists yours.",
+            "There is no such batch. Its id may be wrong, or it has expired; GET /v1/batches lists "
+            "your batches.",
             param="batch_id",
         )
     return batch
 
 
 def batch_view(batch: Batch) -> dict[str, Any]:
-    """OpenAI's batch object."""
+    """Make OpenAI's batch object."""
     at = {
         f"{status}_at": batch.at[status] // 1000 if status in batch.at else None
         for status in BatchStatus

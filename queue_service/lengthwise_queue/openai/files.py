@@ -1,4 +1,4 @@
-"""OpenAI's files: upload, list, look, read, delete. They are what batches read and write."""
+"""OpenAI's files: upload, list, download and delete them. Batches read and write files."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from lengthwise_store.files.store import LONGEST_TTL_MS, FileGone, FileWriter, S
 
 router = APIRouter(tags=["files"], dependencies=SECURED, responses=openapi.ALWAYS)
 
-#: What an uploaded file may be for. OpenAI has more; nothing here would read those.
+#: The only purpose of an uploaded file. Nothing here reads files of OpenAI's other purposes.
 PURPOSE = "batch"
 
-#: Longest name of a file, characters; a longer one is cut.
+#: Longest name of a file, characters. A longer name is cut.
 MAX_FILENAME = 255
 
 _FORM: dict[str, Any] = {
@@ -60,7 +60,7 @@ _CONTENT: openapi.Responses = {
 
 @router.post("/v1/files", openapi_extra=_FORM, responses=openapi.errors(400, 413, 415))
 async def upload_file(request: Request) -> dict[str, Any]:
-    """Upload a file, of any size up to the limit; it is stored as it comes."""
+    """Upload a file. It is stored as it arrives, and never held in memory as a whole."""
     service, tenant = of(request), tenant_of(request).name
     limit = service.settings.max_file_bytes
     declared = request.headers.get("content-length", "")
@@ -76,13 +76,13 @@ async def upload_file(request: Request) -> dict[str, Any]:
         return file_view(await upload.commit())
     except BaseException:
         if upload.writer is not None:
-            # In the background: the client may be gone, and this task with it.
-            service.tasks.start(_abandoned(upload.writer))
+            # In the background, because the client may be gone, and this task with it.
+            service.tasks.start(_abandon(upload.writer))
         raise
 
 
 class _Upload:
-    """What has come of one upload."""
+    """One upload: the form's fields and the file so far."""
 
     def __init__(self, service: Service, tenant: str) -> None:
         self.writer: FileWriter | None = None
@@ -91,7 +91,7 @@ class _Upload:
         self._fields: dict[str, str] = {}
 
     async def take(self, event: Field | FileBegin | bytes) -> None:
-        """The form's next event."""
+        """Process the next event of the form."""
         match event:
             case Field():
                 self._fields[event.name] = event.value
@@ -113,7 +113,7 @@ class _Upload:
                 await self.writer.write(event)
 
     async def commit(self) -> StoredFile:
-        """The file, when the form has ended."""
+        """Complete the file at the end of the form."""
         purpose = self._fields.get("purpose")
         if purpose is None:
             raise BadRequest(
@@ -123,7 +123,7 @@ class _Upload:
             )
         if purpose != PURPOSE:
             raise BadRequest(
-                "`purpose` must be `batch`: files are kept for batches only.",
+                "`purpose` must be `batch`: files are only stored for batches.",
                 param="purpose",
                 code="invalid_value",
             )
@@ -133,14 +133,14 @@ class _Upload:
                 param="file",
                 code="missing_required_parameter",
             )
-        wanted_ms = _wanted_ttl_ms(self._fields)
-        if wanted_ms is not None:
-            self.writer.ttl_ms = wanted_ms
+        ttl_ms = _ttl_ms(self._fields)
+        if ttl_ms is not None:
+            self.writer.ttl_ms = ttl_ms
         return await self.writer.commit()
 
 
-async def _abandoned(writer: FileWriter) -> None:
-    with contextlib.suppress(Exception):  # it disappears by itself, if this does not work
+async def _abandon(writer: FileWriter) -> None:
+    with contextlib.suppress(Exception):  # if this fails, the file expires
         await writer.abandon()
 
 
@@ -152,7 +152,7 @@ async def list_files(
     limit: int = Query(default=10_000, ge=1, le=10_000),
     order: Literal["asc", "desc"] = "desc",
 ) -> dict[str, Any]:
-    """Your files."""
+    """List your files."""
     files, more = await of(request).files.page(
         tenant_of(request).name, purpose=purpose, after=after, limit=limit, order=order
     )
@@ -161,7 +161,7 @@ async def list_files(
 
 @router.get("/v1/files/{file_id}", responses=openapi.errors(404))
 async def get_file(request: Request, file_id: str) -> dict[str, Any]:
-    """One file, without its content."""
+    """Return one file, without its content."""
     return file_view(await _file(request, file_id))
 
 
@@ -171,34 +171,34 @@ async def get_file(request: Request, file_id: str) -> dict[str, Any]:
     responses=_CONTENT | openapi.errors(404),
 )
 async def get_content(request: Request, file_id: str) -> Response:
-    """A file's content, sent as it is read."""
+    """Download a file. Its content is sent as it is read."""
     file = await _file(request, file_id)
     blocks = of(request).files.read(file)
-    # The first before the headers: a file whose content is gone is a 404, not a broken answer.
+    # The first block is read before the headers are sent, so that a file without content is a 404.
     try:
         first = await anext(blocks, b"")
     except FileGone:
-        raise _missing() from None
+        raise _not_found() from None
     return StreamingResponse(
         _chain(first, blocks),
         media_type="application/octet-stream",
         headers={
             "Content-Length": str(file.bytes),
-            "Content-Disposition": f'attachment; filename="{_plain(file.filename)}"',
+            "Content-Disposition": f'attachment; filename="{_quotable(file.filename)}"',
         },
     )
 
 
 @router.delete("/v1/files/{file_id}", responses=openapi.errors(404))
 async def delete_file(request: Request, file_id: str) -> dict[str, Any]:
-    """Delete a file. A batch that still reads it fails."""
+    """Delete a file. A batch that still reads the file fails."""
     file = await _file(request, file_id)
     await of(request).files.drop(file.id, file.content)
     return {"id": file_id, "object": "file", "deleted": True}
 
 
 def file_view(file: StoredFile) -> dict[str, Any]:
-    """OpenAI's file object."""
+    """Make OpenAI's file object."""
     return {
         "id": file.id,
         "object": "file",
@@ -215,14 +215,14 @@ def file_view(file: StoredFile) -> dict[str, Any]:
 async def _file(request: Request, file_id: str) -> StoredFile:
     file = await of(request).files.get(tenant_of(request).name, file_id)
     if file is None:
-        raise _missing()
+        raise _not_found()
     return file
 
 
-def _missing() -> ObjectNotFound:
+def _not_found() -> ObjectNotFound:
     return ObjectNotFound(
         "There is no such file. Its id may be wrong, or it was deleted or has expired; "
-        "GET /v1/files lists yours.",
+        "GET /v1/files lists your files.",
         param="file_id",
     )
 
@@ -233,7 +233,7 @@ async def _chain(first: bytes, blocks: AsyncIterator[bytes]) -> AsyncIterator[by
         yield block
 
 
-def _wanted_ttl_ms(fields: dict[str, str]) -> int | None:
+def _ttl_ms(fields: dict[str, str]) -> int | None:
     seconds = fields.get("expires_after[seconds]")
     if seconds is None:
         return None
@@ -250,8 +250,8 @@ def _wanted_ttl_ms(fields: dict[str, str]) -> int | None:
     return int(seconds) * 1000
 
 
-def _plain(name: str) -> str:
-    """A name that may stand between quotes in a header."""
+def _quotable(name: str) -> str:
+    """Make a name safe between the quotes of a header."""
     return re.sub(r'[^\x20-\x7e]|["\\]', "_", name)
 
 

@@ -1,7 +1,7 @@
-"""A multipart form as it comes: its fields, and the bytes of its one file, never the whole body.
+"""Reads a multipart form piece by piece: its fields, and the bytes of its one file.
 
-Starlette's own form would spool the file to a disk that a container may not have. The parser is
-python-multipart's; this hands its callbacks on, in order. Called by the upload of files.
+Starlette's form parser would write the file to a disk that a container may not have. This module
+turns the callbacks of python-multipart's parser into events. Called by the upload of files.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from lengthwise_queue.errors import BadRequest, UnsupportedMedia
 
-#: Of all fields that are not the file, bytes.
+#: Limit on all fields together, without the file, bytes.
 MAX_FIELD_BYTES = 65_536
 
-#: Parts of a form.
+#: Most parts of a form.
 MAX_PARTS = 32
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field that is not a file, whole."""
+    """A complete field that is not a file."""
 
     name: str
     value: str
@@ -40,16 +40,16 @@ FormEvent = Field | FileBegin | bytes
 
 
 class FormReader:
-    """One request's form. `feed` it the body piece by piece, then `close` it."""
+    """Reads the form of one request: `feed` with each piece of the body, then `close`."""
 
     def __init__(self, content_type: str) -> None:
-        """Nothing is read yet.
+        """Prepare the parser.
 
         Args:
             content_type: The request's `Content-Type`.
 
         Raises:
-            UnsupportedMedia: It is no multipart form.
+            UnsupportedMedia: The body is not a multipart form.
         """
         kind, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
@@ -61,7 +61,7 @@ class FormReader:
         self._events: list[FormEvent] = []
         self._header = [bytearray(), bytearray()]
         self._headers: dict[bytes, bytes] = {}
-        self._name: str | None = None  #: Of the field that is being read; None: it is the file.
+        self._name: str | None = None  #: Name of the field that is read; None: it is the file.
         self._value = bytearray()
         self._field_bytes = 0
         self._parts = 0
@@ -84,10 +84,10 @@ class FormReader:
             raise _broken(exc) from exc
 
     def feed(self, piece: bytes) -> list[FormEvent]:
-        """What a further piece of the body brings.
+        """Parse the next piece of the body.
 
         Raises:
-            BadRequest: It is not what a form looks like, or a field is too long.
+            BadRequest: The form is malformed, or a field is too long.
         """
         try:
             self._parser.write(piece)
@@ -97,10 +97,10 @@ class FormReader:
         return events
 
     def close(self) -> None:
-        """The body has ended.
+        """Check that the form is complete at the end of the body.
 
         Raises:
-            BadRequest: The form has not.
+            BadRequest: The form is cut off.
         """
         if not self._ended:
             raise BadRequest("The form is cut off: its last boundary is missing. Send it again.")

@@ -18,15 +18,15 @@ from lengthwise_queue.openai.endpoint import Endpoint
 
 
 class _Diverged(Exception):
-    """The new attempt says something else than the client already has."""
+    """The new attempt differs from what the client already has."""
 
 
 @dataclass
 class _Choice:
-    """What the client has of one choice; text by its field (`content`, `text`, ...)."""
+    """The part of one choice that the client has; texts by field (`content`, `text`, ...)."""
 
     parts: dict[str, list[str]] = field(default_factory=dict)
-    sent: dict[str, str] = field(default_factory=dict)  #: When the current attempt began.
+    sent: dict[str, str] = field(default_factory=dict)  #: At the start of the current attempt.
     repeated: dict[str, int] = field(default_factory=dict)  #: Characters of `sent` seen again.
     role_sent: bool = False
     opaque: bool = False  #: Something was sent that cannot be compared, such as a tool call.
@@ -34,11 +34,11 @@ class _Choice:
     finished: bool = False
 
     def caught_up(self) -> bool:
-        """Whether the current attempt has repeated all that was sent before it."""
+        """Return whether the current attempt has repeated everything that was sent before it."""
         return all(self.repeated.get(name, 0) >= len(text) for name, text in self.sent.items())
 
     def note(self, name: str, value: Any) -> None:
-        """Remember that `value` goes to the client."""
+        """Record that `value` is sent to the client."""
         if name == "role":
             self.role_sent = True
         elif isinstance(value, str):
@@ -48,18 +48,18 @@ class _Choice:
 
 
 class Splicer:
-    """One client's stream: what it has, and what of each chunk it still needs."""
+    """Finds the part of each chunk that one client still needs."""
 
     def __init__(self, endpoint: Endpoint[Any], job_id: str) -> None:
         self._endpoint = endpoint
         self._job_id = job_id
         self._choices: dict[int, _Choice] = {}
-        self._identity: dict[str, Any] = {}  # the first attempt's `id` and `created`
+        self._identity: dict[str, Any] = {}  #: `id` and `created` of the first attempt.
         self._replaying = False
         self._unreadable = False
 
     def new_attempt(self) -> None:
-        """The chunks that follow are those of a new attempt."""
+        """Note that the chunks that follow belong to a new attempt."""
         self._replaying = bool(self._choices) or self._unreadable
         for choice in self._choices.values():
             choice.sent = {name: "".join(parts) for name, parts in choice.parts.items()}
@@ -68,19 +68,19 @@ class Splicer:
             choice.opaque_before = choice.opaque
 
     def end(self) -> None:
-        """The answer is complete.
+        """Check the complete answer.
 
         Raises:
-            AttemptRestarted: It is shorter than what was sent.
+            AttemptRestarted: The answer is shorter than what was sent.
         """
         if not all(choice.caught_up() for choice in self._choices.values()):
             raise self._restarted()
 
     def feed(self, data: bytes) -> bytes | None:
-        """What to send of the next chunk; None: the client has it all.
+        """Return the part of the next chunk to send; None: the client has all of it.
 
         Raises:
-            AttemptRestarted: The new attempt does not repeat what was sent, or nobody can tell.
+            AttemptRestarted: The new attempt does not repeat what was sent, or cannot be compared.
         """
         chunk = parse_chunk(data)
         if not self._replaying:
@@ -94,8 +94,8 @@ class Splicer:
     def _restarted(self) -> AttemptRestarted:
         path = f"/v1/jobs/{self._job_id}"
         return AttemptRestarted(
-            "The worker was lost in mid-answer, and the new attempt cannot be joined to what was "
-            f"sent, so this stream ends. GET {path} has the whole answer when it is done; "
+            "The worker was lost during the answer, and the new attempt does not continue what was "
+            f"sent, so this stream ends. GET {path} returns the whole answer when it is complete; "
             f"{path}/stream has the new attempt from its start."
         )
 
@@ -136,7 +136,7 @@ class Splicer:
         )
         finish = choice.get("finish_reason")
         if cut and choice.get("logprobs"):
-            raise _Diverged  # they belong to tokens, and one was cut in two
+            raise _Diverged  # a logprob belongs to a whole token, and one was cut in two
         if (new or finish is not None) and not known.caught_up():
             raise _Diverged  # shorter than what was sent, or in another order
         if known.finished:

@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
+from tests.waiting import eventually
 
 PATIENCE_S = 30.0
 
@@ -32,14 +32,12 @@ def process(
     command = [sys.executable, "-m", "lengthwise_queue"]
     running = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
     url = f"http://127.0.0.1:{port}"
-    end_s = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end_s and running.poll() is None:
-        try:
-            httpx.get(f"{url}/healthz")
-        except httpx.TransportError:
-            time.sleep(0.05)
-        else:
-            break
+
+    def answers() -> bool:
+        assert running.poll() is None, "the queue service ended"
+        return httpx.get(f"{url}/healthz").is_success
+
+    eventually(answers, "the queue service answers", ignoring=(httpx.TransportError,))
     yield running, url
     if running.poll() is None:
         running.kill()

@@ -444,11 +444,11 @@ def test_explain_says_that_the_predictions_do_not_count_now(idle_front: Front) -
         await store.aclose()
 
     job_id = idle_front.submit()
-    assert "falls due" in explained(idle_front, job_id).why
+    assert "is due" in explained(idle_front, job_id).why
     asyncio.run(suspend())
     told = explained(idle_front, job_id)
     assert (told.fallback, told.policy, told.active_policy) == (True, "sjf", "fcfs")
-    assert "found useless" in told.why
+    assert "their quality is degraded" in told.why
     view = QueueView.model_validate(idle_front.http.get(f"/v1/queues/{idle_front.model}").json())
     assert (view.fallback, view.active_policy, view.settings.policy) == (True, "fcfs", "sjf")
 

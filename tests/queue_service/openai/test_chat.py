@@ -397,7 +397,7 @@ def test_the_official_client_survives_a_comment_between_two_chunks(
     async def script(claim: Claim) -> Steps:
         yield says("Hel")
         await asyncio.to_thread(commented.wait, 20)
-        await asyncio.sleep(0.2)  # for the official client, who does not say when it was sent one
+        await asyncio.sleep(0.2)  # time passes: the official client does not report comments
         yield says("lo")
 
     front.worker.script = script

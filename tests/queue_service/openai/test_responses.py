@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -11,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 import redis
+from tests.waiting import eventually_async
 
 from lengthwise_contract.jobs import JobError
 from lengthwise_queue.openai.responses import routes
@@ -251,8 +251,7 @@ class Slow:
 
     async def script(self, claim: Claim) -> AsyncIterator[bytes | Outcome]:
         for number in range(4):
-            while not self._steps.acquire(blocking=False):  # noqa: ASYNC110 - another thread's
-                await asyncio.sleep(0.01)
+            await eventually_async(lambda: self._steps.acquire(blocking=False), "the next step")
             yield self._says(f"w{number} ", finish="stop" if number == 3 else None)
 
     def step(self, times: int = 1) -> None:

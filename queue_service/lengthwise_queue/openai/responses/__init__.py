@@ -1,1 +1,1 @@
-"""OpenAI's Responses API."""
+"""OpenAI's Responses API: requests become chat jobs, and answers become response objects."""
