@@ -8,6 +8,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from lengthwise_contract.defaults import RELOAD_EVERY_S
+
 #: The model that ships with the package.
 BUNDLED = Path(__file__).parent / "bundled"
 
@@ -29,7 +31,7 @@ class PredictorSettings(BaseSettings):
         "spelling, and requests whose `predictor` is that name; each takes its own memory",
     )
     reload_every_s: float = Field(
-        default=5.0,
+        default=RELOAD_EVERY_S,
         ge=0,
         le=86_400,
         description="How often model folders are checked for changes, s. A changed model (or a "

@@ -1,4 +1,4 @@
-"""Made-up lengths that follow from what is asked for, as files that `lengthwise train` reads."""
+"""Made-up lengths that follow from the prompt's topic, as files that `lengthwise train` reads."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def _write_rows(path: Path, *, count: int = 130, cap: int | None = None) -> Path
 
 @pytest.fixture(scope="session")
 def write_rows() -> Callable[..., Path]:
-    """Writes JSONL rows of two LLMs, one twice as talkative: (path, count=, cap=) to the path."""
+    """Writes JSONL rows of two LLMs, one twice as wordy: (path, count=, cap=) to the path."""
     return _write_rows

@@ -1,4 +1,4 @@
-"""The service over HTTP with the bundled model: what the queue service and an operator meet."""
+"""The service over HTTP with the bundled model, as the queue service and its operator use it."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def predict(client: TestClient, prompt: str, model: str = SEEN) -> Prediction:
     return Prediction.model_validate(answer.json())
 
 
-def test_a_prompt_is_answered_with_ordered_positive_quantiles(client: TestClient) -> None:
+def test_a_prompt_gets_ordered_positive_quantiles(client: TestClient) -> None:
     got = predict(client, "Explain how a heat pump works.")
     assert 0 < got.p10_tokens <= got.p50_tokens <= got.p90_tokens
     assert got.p10_tokens < got.p90_tokens
     assert got.model_version == client.get("/v1/model").json()["version"]
 
 
-def test_a_chat_of_one_message_is_the_prompt_itself(client: TestClient) -> None:
+def test_a_chat_of_one_message_is_predicted_as_its_prompt(client: TestClient) -> None:
     text = "Give me three names for a cat."
     chat = client.post(
         "/v1/predict", json={"model": SEEN, "messages": [{"role": "user", "content": text}]}
@@ -50,7 +50,7 @@ def test_a_chat_of_one_message_is_the_prompt_itself(client: TestClient) -> None:
     assert Prediction.model_validate(chat.json()) == predict(client, text)
 
 
-def test_a_batch_is_answered_in_its_order_as_one_by_one(client: TestClient) -> None:
+def test_a_batch_is_answered_in_order_and_as_one_by_one(client: TestClient) -> None:
     prompts = ["Hi.", "Write a long story about a whale. " * 20, "2+2?", "def f(x):\n    return"]
     body = {"inputs": [{"model": SEEN, "prompt": p} for p in prompts]}
     answer = client.post("/v1/predict/batch", json=body)
@@ -95,9 +95,9 @@ def test_a_batch_larger_than_a_forward_pass_is_answered_whole(client: TestClient
     ],
 )  # fmt: skip
 def test_any_text_is_answered(client: TestClient, text: str) -> None:
-    raw = json.dumps({"model": SEEN, "prompt": text})  # escapes, so that surrogates travel
+    raw = json.dumps({"model": SEEN, "prompt": text})  # with escapes, which can carry surrogates
     answer = client.post("/v1/predict", content=raw)
-    # JSON's grammar allows a lone surrogate; our parser refuses it, which is an answer too.
+    # JSON's grammar allows a lone surrogate; the parser refuses it, which is a valid response.
     if answer.status_code == 400:
         assert "surrogate" in text
         return
@@ -105,23 +105,23 @@ def test_any_text_is_answered(client: TestClient, text: str) -> None:
     assert 0 < got.p10_tokens <= got.p50_tokens <= got.p90_tokens < 1e7
 
 
-def test_an_llm_nobody_has_seen_is_answered_and_counted(client: TestClient) -> None:
+def test_an_unknown_llm_is_answered_and_counted(client: TestClient) -> None:
     before = metric(client, "lengthwise_predictor_unknown_llm_total")
     got = predict(client, "What is a monad?", model="someone/brand-new-llm")
     assert got.p50_tokens > 0
     assert metric(client, "lengthwise_predictor_unknown_llm_total") == before + 1
 
 
-def test_the_more_talkative_of_two_llms_is_predicted_longer(client: TestClient) -> None:
+def test_the_wordier_of_two_llms_is_predicted_longer(client: TestClient) -> None:
     def total(model: str) -> float:
         return sum(predict(client, prompt, model).p50_tokens for prompt in LONG)
 
-    # On open questions gemma-3 answers with several times the words of Mistral 7B.
+    # To open questions, gemma-3 gives several times the words of Mistral 7B.
     assert total("google/gemma-3-4b-it") > 1.5 * total("mistralai/Mistral-7B-Instruct-v0.3")
 
 
 @pytest.mark.parametrize(
-    ("body", "param", "says"),
+    ("body", "param", "message"),
     [
         ({"model": SEEN}, None, "exactly one of"),
         ({"model": SEEN, "prompt": "x", "messages": []}, None, "exactly one of"),
@@ -132,8 +132,8 @@ def test_the_more_talkative_of_two_llms_is_predicted_longer(client: TestClient) 
     ],
     ids=["neither", "both", "no model", "empty model", "a number", "unknown field"],
 )
-def test_a_wrong_body_is_refused_with_what_to_change(
-    client: TestClient, body: dict[str, Any], param: str | None, says: str
+def test_a_wrong_body_is_refused_and_the_message_says_what_to_change(
+    client: TestClient, body: dict[str, Any], param: str | None, message: str
 ) -> None:
     answer = client.post("/v1/predict", json=body)
     assert answer.status_code == 400
@@ -141,11 +141,11 @@ def test_a_wrong_body_is_refused_with_what_to_change(
     assert set(error) == {"message", "type", "param", "code"}
     assert error["type"] == "invalid_request_error"
     assert error["param"] == param
-    assert says in error["message"]
+    assert message in error["message"]
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[1]", b"\xff\xfe"], ids=repr)
-def test_what_is_not_json_is_refused(client: TestClient, raw: bytes) -> None:
+def test_a_body_that_is_not_json_is_refused(client: TestClient, raw: bytes) -> None:
     answer = client.post("/v1/predict", content=raw)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "invalid_request"
@@ -159,7 +159,7 @@ def test_a_batch_of_a_wrong_size_is_refused(client: TestClient, count: int) -> N
     assert answer.json()["error"]["param"] == "inputs"
 
 
-def test_a_body_over_the_limit_is_refused_by_name_of_the_setting(client: TestClient) -> None:
+def test_a_body_over_the_limit_is_refused_and_the_setting_is_named(client: TestClient) -> None:
     answer = client.post("/v1/predict", json={"model": SEEN, "prompt": "x" * 3_000_001})
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "body_too_large"
@@ -169,7 +169,7 @@ def test_a_body_over_the_limit_is_refused_by_name_of_the_setting(client: TestCli
 @pytest.mark.parametrize(
     ("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/v1/predict", 405)]
 )
-def test_a_wrong_path_or_method_is_told_what_is_served(
+def test_a_wrong_path_or_method_gets_the_list_of_routes(
     client: TestClient, method: str, path: str, status: int
 ) -> None:
     answer = client.request(method, path)
@@ -177,9 +177,9 @@ def test_a_wrong_path_or_method_is_told_what_is_served(
     assert "POST /v1/predict" in answer.json()["error"]["message"]
 
 
-def test_ready_only_while_the_model_is_loaded() -> None:
+def test_the_service_is_ready_only_while_the_model_is_loaded() -> None:
     app = create_app(PredictorSettings())
-    cold = TestClient(app)  # its lifespan has not begun
+    cold = TestClient(app)  # its lifespan has not started
     for path in ("/readyz", "/v1/model"):
         assert cold.get(path).status_code == 503
     early = cold.post("/v1/predict", json={"model": SEEN, "prompt": "x"})
@@ -193,7 +193,7 @@ def test_ready_only_while_the_model_is_loaded() -> None:
     assert cold.get("/readyz").status_code == 503
 
 
-def test_the_card_says_what_is_loaded_and_what_was_measured(client: TestClient) -> None:
+def test_the_card_reports_what_is_loaded_and_what_was_measured(client: TestClient) -> None:
     card = client.get("/v1/model").json()
     assert card["provider"] == "CPUExecutionProvider"
     assert SEEN in card["llms"]
@@ -210,7 +210,7 @@ def test_metrics_count_requests_by_status(client: TestClient) -> None:
     assert (metric(client, ok), metric(client, bad)) == (before[0] + 1, before[1] + 1)
 
 
-def test_two_apps_in_one_process_count_apart(client: TestClient) -> None:
+def test_two_apps_in_one_process_count_separately(client: TestClient) -> None:
     predict(client, "x")
     with TestClient(create_app(PredictorSettings())) as other:
         assert metric(other, "lengthwise_predictor_batch_size_count") == 0

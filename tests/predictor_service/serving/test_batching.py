@@ -1,6 +1,7 @@
-"""The micro-batcher: nobody waits for company, nobody is lost, nobody gets another's answer.
+"""The micro-batcher: no request waits for others, is lost, or gets another request's rows.
 
-The model is replaced by one whose pass we can hold open, since what is tested is who is in it.
+The model is replaced by one whose pass can be held open, because the tests check which texts are in
+a pass.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from lengthwise_predictor.model import Encoded, LengthModel
 
 
 class HeldModel:
-    """Answers a text with its length, but only while its gate is open."""
+    """Returns a text's length, but only while its gate is open."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
-        self.begun = threading.Event()
+        self.started = threading.Event()
         self.sizes: list[int] = []
 
     def encode(self, text: str, llm: str) -> Encoded:
@@ -34,7 +35,7 @@ class HeldModel:
 
     def run(self, batch: Sequence[Encoded]) -> NDArray[np.float32]:
         self.sizes.append(len(batch))
-        self.begun.set()
+        self.started.set()
         assert self.gate.wait(30)
         return np.array([[len(e.ids)] * 4 for e in batch], dtype=np.float32)
 
@@ -43,7 +44,7 @@ def batcher(model: HeldModel, *, max_batch: int = 8, max_waiting: int = 100) -> 
     return Batcher(
         cast(LengthModel, model),
         max_batch=max_batch,
-        latency_target_ms=60_000,  # held open on purpose: the size must not adapt to that
+        latency_target_ms=60_000,  # passes are held open: the batch size must not adapt to that
         max_waiting=max_waiting,
     )
 
@@ -52,17 +53,17 @@ def lengths(rows: Sequence[NDArray[np.float32]]) -> list[int]:
     return [int(r[0]) for r in rows]
 
 
-async def begun(model: HeldModel) -> None:
-    assert await asyncio.to_thread(model.begun.wait, 30)
+async def started(model: HeldModel) -> None:
+    assert await asyncio.to_thread(model.started.wait, 30)
 
 
-def test_a_lone_request_runs_at_once_and_what_comes_meanwhile_runs_together() -> None:
+def test_a_lone_request_runs_at_once_and_later_ones_run_together() -> None:
     async def scenario() -> None:
         model = HeldModel()
         b = batcher(model)
         b.start()
         first = asyncio.create_task(b.predict([("a", "m")]))
-        await begun(model)  # nobody else has asked, and the pass has begun
+        await started(model)  # the pass has started, with no other request
         later = [asyncio.create_task(b.predict([("b" * n, "m")])) for n in range(2, 7)]
         await asyncio.sleep(0)
         assert b.waiting == 5
@@ -90,13 +91,13 @@ def test_a_large_request_is_served_in_passes_of_at_most_max_batch() -> None:
     asyncio.run(scenario())
 
 
-def test_what_nobody_waits_for_any_more_is_not_run() -> None:
+def test_a_cancelled_request_is_not_run() -> None:
     async def scenario() -> None:
         model = HeldModel()
         b = batcher(model)
         b.start()
         first = asyncio.create_task(b.predict([("a", "m")]))
-        await begun(model)
+        await started(model)
         left = asyncio.create_task(b.predict([("bb", "m")]))
         stays = asyncio.create_task(b.predict([("ccc", "m")]))
         await asyncio.sleep(0)
@@ -112,13 +113,13 @@ def test_what_nobody_waits_for_any_more_is_not_run() -> None:
     asyncio.run(scenario())
 
 
-def test_above_max_waiting_a_request_is_refused_with_what_to_do() -> None:
+def test_above_max_waiting_a_request_is_refused_and_the_message_says_what_to_do() -> None:
     async def scenario() -> None:
         model = HeldModel()
         b = batcher(model, max_waiting=2)
         b.start()
         tasks = [asyncio.create_task(b.predict([("a", "m")]))]
-        await begun(model)
+        await started(model)
         tasks += [asyncio.create_task(b.predict([("a", "m")])) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="add replicas") as refused:
@@ -126,13 +127,13 @@ def test_above_max_waiting_a_request_is_refused_with_what_to_do() -> None:
         assert refused.value.retry_after_s == 1
         model.gate.set()
         await asyncio.gather(*tasks)
-        await b.predict([("a", "m")])  # and once the line is short again, it is served
+        await b.predict([("a", "m")])  # once the queue is short again, it is served
         await b.stop()
 
     asyncio.run(scenario())
 
 
-def test_a_pass_that_fails_fails_its_own_requests_only() -> None:
+def test_a_failed_pass_fails_only_its_own_requests() -> None:
     async def scenario() -> None:
         model = HeldModel()
         model.gate.set()
@@ -146,7 +147,7 @@ def test_a_pass_that_fails_fails_its_own_requests_only() -> None:
     asyncio.run(scenario())
 
 
-def test_a_stopped_batcher_refuses_what_waits_and_what_comes() -> None:
+def test_a_stopped_batcher_refuses_waiting_and_new_requests() -> None:
     async def scenario() -> None:
         model = HeldModel()
         b = batcher(model)
@@ -154,7 +155,7 @@ def test_a_stopped_batcher_refuses_what_waits_and_what_comes() -> None:
             await b.predict([("early", "m")])
         b.start()
         running = asyncio.create_task(b.predict([("a", "m")]))
-        await begun(model)
+        await started(model)
         waiting = asyncio.create_task(b.predict([("b", "m")]))
         await asyncio.sleep(0)
         stopping = asyncio.create_task(b.stop())

@@ -1,4 +1,4 @@
-"""The pure text side: what is counted, what is cleaned, which names mean one LLM."""
+"""Text features: what is counted, what is cleaned, and which names mean the same LLM."""
 
 from __future__ import annotations
 
@@ -45,24 +45,24 @@ def test_every_text_has_finite_features_of_bounded_size(text: str) -> None:
         ("Éa", "non_ascii_share", 0.5),
     ],
 )
-def test_a_count_is_what_its_name_says(text: str, name: str, want: float) -> None:
+def test_a_count_matches_its_name(text: str, name: str, want: float) -> None:
     assert feature(text, name) == pytest.approx(want)
 
 
 @given(st.text())
-def test_normalised_text_has_no_control_characters_and_stays_so(text: str) -> None:
+def test_normalised_text_has_no_control_characters_and_does_not_change_again(text: str) -> None:
     got = normalise(text)
     assert not [c for c in got if ord(c) < 32 and c not in "\n\t"]
     assert normalise(got) == got
     got.encode("utf-8")
 
 
-def test_ordinary_text_is_left_as_it_is() -> None:
+def test_ordinary_text_is_not_changed() -> None:
     text = string.ascii_letters + " ¿Qué? 量子\n\tx"
     assert normalise(text) == text
 
 
-def test_a_lone_surrogate_becomes_something_utf8_can_hold() -> None:
+def test_a_lone_surrogate_becomes_a_character_that_utf8_can_hold() -> None:
     assert normalise("a\ud800b") == "a?b"
 
 
@@ -85,7 +85,7 @@ def test_a_window_keeps_both_ends(ids: list[int], limit: int) -> None:
         ("hf/path/to/Phi-4-mini-instruct/", "Phi 4 mini"),
     ],
 )
-def test_spellings_of_one_llm_meet(one: str, other: str) -> None:
+def test_spellings_of_one_llm_have_one_canonical_name(one: str, other: str) -> None:
     assert canonical_llm(one) == canonical_llm(other)
 
 
@@ -97,5 +97,5 @@ def test_spellings_of_one_llm_meet(one: str, other: str) -> None:
         ("openai/davinci-t0-ft", "openai/davinci-superni-ft"),
     ],
 )
-def test_different_llms_stay_apart(one: str, other: str) -> None:
+def test_different_llms_have_different_canonical_names(one: str, other: str) -> None:
     assert canonical_llm(one) != canonical_llm(other)

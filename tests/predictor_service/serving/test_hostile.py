@@ -1,6 +1,6 @@
-"""Whatever is sent is answered or refused, with the error's shape, and soon.
+"""Hostile input: every request gets a response or an error object, and in time.
 
-Soon means within the suite's time limit; each input here once took, or would take, far longer.
+In time means within the suite's time limit; each input here once took, or would take, far longer.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def test_any_prompt_without_lone_surrogates_is_answered(client: TestClient, text
         "a number of a million digits", "a long name", "lone surrogates", "nothing but NUL",
     ],
 )  # fmt: skip
-def test_a_monstrous_body_is_answered_or_refused(client: TestClient, raw: bytes) -> None:
+def test_a_huge_body_is_answered_or_refused(client: TestClient, raw: bytes) -> None:
     check(client.post("/v1/predict", content=raw), "/v1/predict")
 
 
@@ -123,9 +123,11 @@ def test_a_monstrous_body_is_answered_or_refused(client: TestClient, raw: bytes)
     ],
     ids=["line ends", "blank lines", "a gap", "a word", "dots", "dashes"],
 )
-def test_text_made_to_slow_the_expressions_down_does_not(client: TestClient, text: str) -> None:
-    # 16,384 line ends took 3 s: `^\s*` runs over line ends, from each line anew. 60 of them would
-    # take longer than a test may.
+def test_text_designed_to_slow_the_regular_expressions_does_not(
+    client: TestClient, text: str
+) -> None:
+    # 16,384 line ends took 3 s: `^\s*` scans over line ends, again from each line. 60 such texts
+    # would exceed the time limit of a test.
     answer = client.post(
         "/v1/predict/batch", json={"inputs": [{"model": "m", "prompt": text}] * 60}
     )

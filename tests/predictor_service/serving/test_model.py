@@ -1,4 +1,4 @@
-"""The bundled model itself: that it loads, is bounded, and has learned what length depends on."""
+"""The bundled model: it loads, its output is bounded, and it has learned what length depends on."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def test_any_text_gets_ordered_finite_quantiles(model: LengthModel, text: str, l
     assert np.isfinite(got.rank_score)
 
 
-def test_one_text_is_answered_alike_alone_and_beside_longer_ones(model: LengthModel) -> None:
+def test_a_text_gets_the_same_prediction_alone_and_beside_longer_ones(model: LengthModel) -> None:
     texts = ["Hi", "word " * 40, "What is 3 + 4?\n" * 200]
     together = model.run([model.encode(t, SEEN) for t in texts])
     for text, row in zip(texts, together, strict=True):
         alone = model.run([model.encode(text, SEEN)])[0]
-        assert np.abs(alone - row).max() < 1e-3  # padding leaks nothing
+        assert np.abs(alone - row).max() < 1e-3  # padding has no effect
 
 
-def test_the_network_puts_quantiles_in_order_by_itself(model: LengthModel) -> None:
+def test_the_network_returns_quantiles_in_order(model: LengthModel) -> None:
     rows = model.run([model.encode("ab " * n, UNSEEN) for n in range(64)])
     assert (rows[:, 0] <= rows[:, 1]).all()
     assert (rows[:, 1] <= rows[:, 2]).all()
 
 
-def test_an_unseen_llm_has_wider_quantiles_than_a_seen_one(model: LengthModel) -> None:
+def test_an_unknown_llm_has_wider_quantiles_than_a_known_one(model: LengthModel) -> None:
     texts = ["Describe the water cycle.", "Write a function that sorts a list.", "Who was Plato?"]
     seen = model.run([model.encode(t, SEEN) for t in texts])
     unseen = model.run([model.encode(t, UNSEEN) for t in texts])
@@ -133,7 +133,7 @@ def test_a_card_without_a_field_is_refused_by_its_name(copy: Path) -> None:
         LengthModel(copy, provider="cpu")
 
 
-def test_cuda_where_there_is_none_is_refused_with_what_to_install() -> None:
+def test_cuda_without_cuda_is_refused_and_the_message_says_what_to_install() -> None:
     import onnxruntime as ort
 
     if "CUDAExecutionProvider" in ort.get_available_providers():

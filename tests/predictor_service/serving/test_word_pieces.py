@@ -1,4 +1,4 @@
-"""The quick way to token ids: the tokenizer's own answer, or none."""
+"""The fast way to token ids: the same as the tokenizer's, or none."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def slow(tokenizer: Tokenizer, text: str) -> list[int]:
 
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(alphabet=string.printable, max_size=300))
-def test_plain_text_has_the_ids_that_the_tokenizer_gives(
+def test_plain_text_gets_the_tokenizers_ids(
     tokenizer: Tokenizer, pieces: WordPieces, text: str
 ) -> None:
     clean = normalise(text)
@@ -48,7 +48,7 @@ def test_plain_text_has_the_ids_that_the_tokenizer_gives(
         "",
     ],
 )
-def test_odd_words_have_the_ids_that_the_tokenizer_gives(
+def test_odd_words_get_the_tokenizers_ids(
     tokenizer: Tokenizer, pieces: WordPieces, text: str
 ) -> None:
     assert pieces.ids(text) == slow(tokenizer, text)
@@ -57,11 +57,11 @@ def test_odd_words_have_the_ids_that_the_tokenizer_gives(
 @pytest.mark.parametrize(
     "text", ["na\u00efve", "\u4f60\u597d", "a [SEP] b", "x[MASK]", " ".join(["qxzj" * 20] * 30)]
 )
-def test_what_only_the_tokenizer_knows_or_does_faster_is_left_to_it(
+def test_texts_that_need_the_tokenizer_or_are_faster_with_it_are_left_to_it(
     pieces: WordPieces, text: str
 ) -> None:
     assert pieces.ids(text) is None
 
 
-def test_of_another_kind_of_tokenizer_nothing_is_guessed() -> None:
+def test_another_kind_of_tokenizer_gets_no_ids() -> None:
     assert WordPieces(Tokenizer(models.WordLevel({"a": 1}, unk_token="a"))).ids("a") is None

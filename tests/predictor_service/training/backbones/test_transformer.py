@@ -1,4 +1,4 @@
-"""Backbones: real Hugging Face models of a few thousand weights, saved as big ones are."""
+"""Hugging Face backbones: real models of a few thousand weights, saved as large ones are."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ WINDOW = 24
 
 
 def save_backbone(folder: Path, kind: str) -> Path:
-    """A tiny model with random weights and a tokenizer of its own, as `save_pretrained` leaves it.
+    """Save a tiny model with random weights and its own tokenizer, as `save_pretrained` does.
 
     Args:
-        folder: Made.
+        folder: Created.
         kind: `bert`, with [CLS] and [SEP], or `opt`, with </s> in front and padding number 1.
     """
     specials = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"] if kind == "bert" else ["<s>", "<pad>", "</s>"]
@@ -114,7 +114,7 @@ def test_a_hugging_face_model_learns_is_exported_and_served(
 ) -> None:
     mine = config(str(backbone), tune_epochs=tune_epochs)
     metrics = train_task(mine, data, tmp_path)
-    assert metrics["tau_b"] > 0.3  # random weights read little, but some
+    assert metrics["tau_b"] > 0.3  # random weights carry little information, but some
     assert metrics["parity_max"] < 1e-3
     model = LengthModel(tmp_path / "fp32", provider="cpu")
     model.warm_up(2)
@@ -133,7 +133,7 @@ def test_a_transformer_is_exported_small_from_its_folder_alone(
     folder = save_backbone(tmp_path / "bert", "bert")
     train_task(config(str(folder)), data, tmp_path / "run")
     for file in folder.iterdir():
-        file.unlink()  # the run keeps what it needs
+        file.unlink()  # the run has its own copy of what it needs
     card = export_run(tmp_path / "run", precision)
     assert card["parity_max"] < 0.5
     assert LengthModel(tmp_path / "run" / precision, provider="cpu").card["precision"] in (
@@ -150,7 +150,7 @@ def test_a_transformer_is_exported_small_from_its_folder_alone(
 def test_a_folder_is_read_as_the_hub_lays_it_out(
     tmp_path: Path, kind: str, marks: tuple[str, ...]
 ) -> None:
-    # The hub's OPT has no tokenizer.json and older BERTs have a pickle of weights.
+    # The hub's OPT has no tokenizer.json, and older BERTs have a pickle of weights.
     folder = save_backbone(tmp_path / kind, kind)
     if kind == "bert":
         words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "please", "give"]
@@ -173,7 +173,7 @@ def test_a_folder_is_read_as_the_hub_lays_it_out(
     assert encoder.causal == (kind == "opt")
 
 
-def test_the_vector_is_that_of_the_model_itself(backbone: Path) -> None:
+def test_the_vector_is_the_models_own(backbone: Path) -> None:
     encoder, tokenizer = load_backbone(BackboneConfig(name=str(backbone), window=WINDOW))
     model = transformers.AutoModel.from_pretrained(backbone).eval()
     text = "Please give me a recipe"
@@ -203,7 +203,7 @@ def test_a_long_prompt_keeps_both_ends_and_the_special_tokens(backbone: Path) ->
     assert inside == [*ids[: encoder.max_tokens - tail], *ids[-tail:]]
 
 
-def test_a_shorter_neighbours_special_tokens_stand_at_its_own_end(tmp_path: Path) -> None:
+def test_the_special_tokens_of_a_shorter_text_are_at_its_own_end(tmp_path: Path) -> None:
     folder = save_backbone(tmp_path / "bert", "bert")
     encoder, _ = load_backbone(BackboneConfig(name=str(folder), window=WINDOW))
     full, there = encoder.with_specials(torch.tensor([[9, 9, 9, 9], [9, 9, 0, 0]]))
@@ -216,7 +216,7 @@ def test_a_shorter_neighbours_special_tokens_stand_at_its_own_end(tmp_path: Path
     [({"layers": 9}, "has 3"), ({"window": 400}, "at most 64"), ({"window": 4}, "no room")],
     ids=["layers", "window", "no room"],
 )
-def test_a_backbone_that_cannot_do_what_is_asked_says_so(
+def test_settings_that_a_backbone_does_not_support_are_refused(
     tmp_path: Path, wrong: dict[str, Any], message: str
 ) -> None:
     folder = save_backbone(tmp_path / "bert", "bert")
@@ -231,7 +231,7 @@ def test_hidden_states_of_an_llm_train_a_predictor_of_their_own(data: Path, tmp_
     assert hidden_states.collect_vectors(str(llm), prompts, vectors) > 0
     mine = config("hidden")
     metrics = train_task(mine, data, tmp_path / "run", hidden=vectors)
-    assert metrics["tau_b"] > 0.3  # random weights read little, but some
+    assert metrics["tau_b"] > 0.3  # random weights carry little information, but some
     prompt = prompts[0]
     model = hidden_states.HiddenModel(tmp_path / "run" / "fp32")
     answer = model.predict(prompt, hidden_states.lookup_vectors(vectors, [prompt])[0], "terse-1b")

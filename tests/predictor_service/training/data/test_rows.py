@@ -1,4 +1,4 @@
-"""Files of lengths that nobody has seen before."""
+"""Files of lengths in unknown condition."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def written(folder: Path, *rows: Any, name: str = "data.jsonl") -> Path:
     return path
 
 
-def test_one_number_or_many_samples_from_a_plain_or_a_zipped_file(tmp_path: Path) -> None:
+def test_plain_and_zipped_files_hold_one_number_or_many_samples(tmp_path: Path) -> None:
     many = GOOD | {"output_tokens": [5, 7], "source": "s"}
     for name in ("a.jsonl", "a.jsonl.gz"):
         [one, two] = read(written(tmp_path, GOOD, many, name=name)).rows
@@ -41,7 +41,7 @@ def test_a_chat_is_rendered_as_in_service_and_kept(tmp_path: Path) -> None:
     ("line", "want"),
     [
         ("{", "not JSON"),
-        ("[1]", "a JSON object is wanted"),
+        ("[1]", "a JSON object is required"),
         ({"model": "m", "output_tokens": 5}, "neither a `prompt`"),
         (GOOD | {"prompt": 7}, "`prompt` is int"),
         (GOOD | {"prompt": "  "}, "the prompt is empty"),
@@ -70,7 +70,7 @@ def test_a_bad_line_is_named_by_its_number_and_fault(tmp_path: Path, line: Any, 
         read(path, strict=True)
 
 
-def test_a_byte_of_another_encoding_costs_its_line_and_not_the_file(tmp_path: Path) -> None:
+def test_a_byte_of_another_encoding_spoils_its_line_and_not_the_file(tmp_path: Path) -> None:
     # One Latin-1 letter in 300 lines once refused all of them, with no line's number.
     path = written(tmp_path, *[GOOD] * 20)
     with path.open("ab") as file:
@@ -102,13 +102,13 @@ def test_an_answer_at_the_cap_is_censored(tmp_path: Path) -> None:
     assert row.censored == (False, True)
 
 
-def test_degenerate_rows_are_left_out_unless_they_are_asked_for(tmp_path: Path) -> None:
+def test_degenerate_rows_are_left_out_by_default(tmp_path: Path) -> None:
     path = written(tmp_path, GOOD, GOOD | {"degenerate": True})
     assert (len(read(path).rows), read(path).degenerate) == (1, 1)
     assert len(read(path, keep_degenerate=True).rows) == 2
 
 
-def test_training_rows_about_prompts_that_are_asked_are_left_out(tmp_path: Path) -> None:
+def test_training_rows_about_scored_prompts_are_left_out(tmp_path: Path) -> None:
     train = LengthTable(read(written(tmp_path, GOOD, GOOD | {"prompt": "other"})).rows)
     data = LengthTable(read(written(tmp_path, GOOD | {"prompt": "hello ", "model": "x"})).rows)
     assert without_prompts_of(train, data).prompts == ["other"]

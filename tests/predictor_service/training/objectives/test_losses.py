@@ -1,4 +1,4 @@
-"""The losses of the tasks against numbers worked out by hand."""
+"""The losses of the tasks, compared with numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_listmle_is_the_likelihood_of_the_right_order() -> None:
     assert float(wrong) > float(got)
 
 
-def test_listmle_survives_scores_of_any_size() -> None:
+def test_listmle_is_finite_for_scores_of_any_size() -> None:
     utility = torch.tensor([500.0, 0.0, -500.0], requires_grad=True)
     length = torch.tensor([1.0, 2.0, 3.0])
     loss = list_mle(utility, length, marks(NO, NO, NO), torch.arange(3))
@@ -56,7 +56,7 @@ def test_listmle_breaks_ties_by_the_permutation_given() -> None:
     assert float(second) == pytest.approx(math.log(1 + math.e))
 
 
-def test_listmle_of_a_cut_answer_asks_only_that_it_comes_after_the_short_ones() -> None:
+def test_listmle_of_a_cut_answer_requires_only_that_it_comes_after_the_short_ones() -> None:
     length, order = torch.tensor([10.0, 512.0, 512.0]), torch.arange(3)
     cut = marks(NO, YES, YES)
     a = list_mle(torch.tensor([1.0, 0.0, -3.0]), length, cut, order)
@@ -84,7 +84,7 @@ def test_a_pair_whose_shorter_answer_was_cut_is_unknown() -> None:
 def test_smoothing_loses_no_mass_at_the_edges(bins: int) -> None:
     kernel = edge_renormalised_kernel(bins, 32.0)
     assert torch.allclose(kernel.sum(1), torch.ones(bins), atol=1e-5)
-    # A plain convolution keeps 0.57 of an answer of 5 tokens (references: measured on the seed).
+    # A plain convolution keeps 0.57 of an answer of 5 tokens, as in the published system.
     place = torch.arange(1024.0)
     plain = torch.exp(-0.5 * ((place - 5) / 32) ** 2) / (32 * math.sqrt(2 * math.pi))
     assert float(plain.sum()) == pytest.approx(0.57, abs=0.01)
@@ -103,7 +103,7 @@ def test_smoothing_by_hand_of_three_bins() -> None:
     assert torch.allclose(edge_renormalised_kernel(3, 1.0), want, atol=1e-6)
 
 
-def test_the_histograms_divergence_is_nothing_at_the_smoothed_target() -> None:
+def test_the_histograms_divergence_is_zero_at_the_smoothed_target() -> None:
     kernel = edge_renormalised_kernel(8, 1.0)
     label = torch.tensor([[2, 2, 5, 0]])
     known, cut = torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, 4, dtype=torch.bool)
@@ -116,7 +116,7 @@ def test_the_histograms_divergence_is_nothing_at_the_smoothed_target() -> None:
     assert float(even) == pytest.approx(want, abs=1e-6)
 
 
-def test_a_histogram_pays_for_a_cut_answer_only_below_its_cap() -> None:
+def test_a_histogram_has_a_loss_for_a_cut_answer_only_below_its_cap() -> None:
     kernel = edge_renormalised_kernel(4, 0.0)
     label, known = torch.tensor([[2]]), torch.tensor([[True]])
     cut = torch.tensor([[True]])
@@ -134,7 +134,7 @@ def test_classes_by_hand_with_weights_and_a_cut_answer() -> None:
     assert float(got) == pytest.approx(want, abs=1e-6)
 
 
-def test_a_cumulative_link_asks_a_cut_answer_nothing_above_its_class() -> None:
+def test_a_cumulative_link_ignores_thresholds_above_the_class_of_a_cut_answer() -> None:
     score, thresholds = torch.tensor([0.0]), torch.tensor([-1.0, 1.0])
     label, known = torch.tensor([[1]]), torch.tensor([[True]])
     beyond_first = -math.log(1 / (1 + math.exp(-1)))

@@ -1,4 +1,4 @@
-"""Two prompts in one input: what is read, what is learned, and how a list is ordered by it."""
+"""Two prompts in one input: what is read, what is learned, and how it is served."""
 
 from __future__ import annotations
 
@@ -19,14 +19,9 @@ from lengthwise_training.backbones.transformer import TransformerEncoder  # noqa
 from lengthwise_training.export.onnx_export import Precision  # noqa: E402
 from lengthwise_training.fitting.config import FitConfig  # noqa: E402
 from lengthwise_training.fitting.cross_predictor import CrossPredictor, choose_anchors  # noqa: E402
-from lengthwise_training.fitting.insertion import insertion_orders  # noqa: E402
 from lengthwise_training.objectives.tasks import Task  # noqa: E402
 from lengthwise_training.runs.all_tasks import train_all  # noqa: E402
-from lengthwise_training.runs.run import (  # noqa: E402
-    export_run,
-    prepare_run,
-    train_task,
-)
+from lengthwise_training.runs.run import export_run, prepare_run, train_task  # noqa: E402
 
 CONFIG = FitConfig(
     task=Task.PAIR_CROSS_ENCODER,
@@ -70,7 +65,7 @@ def opt() -> TransformerEncoder:
     return TransformerEncoder(model, specials=([2], []), pad_id=1, window=16, pooling="last")
 
 
-def test_bert_reads_a_pair_as_it_was_taught_to_read_two_sentences() -> None:
+def test_bert_reads_a_pair_as_it_was_trained_to_read_two_sentences() -> None:
     encoder = bert()
     first, second = torch.tensor([[9, 8, 7]]), torch.tensor([[5, 6]])
     ids = torch.tensor([[1, 9, 8, 7, 2, 5, 6, 2]])  # [CLS] first [SEP] second [SEP]
@@ -80,7 +75,7 @@ def test_bert_reads_a_pair_as_it_was_taught_to_read_two_sentences() -> None:
         assert torch.allclose(encoder(first, second), want, atol=1e-5)
 
 
-def test_where_states_are_averaged_a_pair_is_the_difference_of_its_texts() -> None:
+def test_with_mean_pooling_a_pair_is_the_difference_of_its_texts() -> None:
     encoder = bert()
     encoder.pooling = "mean"
     ids = torch.tensor([[1, 9, 8, 7, 2, 5, 6, 2]])
@@ -92,7 +87,7 @@ def test_where_states_are_averaged_a_pair_is_the_difference_of_its_texts() -> No
         assert torch.allclose(got, want, atol=1e-5)
 
 
-def test_a_decoder_reads_the_second_text_behind_the_first_and_answers_at_its_end() -> None:
+def test_a_decoder_reads_the_second_text_behind_the_first_and_uses_its_last_state() -> None:
     encoder = opt()
     first, second = torch.tensor([[9, 8, 7]]), torch.tensor([[5, 6]])
     with torch.inference_mode():
@@ -102,7 +97,7 @@ def test_a_decoder_reads_the_second_text_behind_the_first_and_answers_at_its_end
 
 
 @pytest.mark.parametrize("make", [bert, opt], ids=["bert", "opt"])
-def test_who_else_is_in_the_batch_does_not_change_a_pair(
+def test_other_pairs_in_the_batch_do_not_change_a_pair(
     make: Callable[[], TransformerEncoder],
 ) -> None:
     encoder = make()
@@ -121,12 +116,12 @@ def test_a_small_cross_encoder_is_exported_from_its_folder_and_served(
     write_rows: Callable[..., Path], tmp_path: Path, precision: Precision
 ) -> None:
     metrics = train_task(CONFIG, write_rows(tmp_path / "rows.jsonl"), tmp_path / "run")
-    # Lists of its test rows, ordered by asking about pairs: about log2(n) questions a prompt.
+    # Lists of its test rows, ordered by pairwise comparisons: about log2(n) per prompt.
     assert metrics["inserted_tau_b"] > 0.25
     assert 2 < metrics["questions_per_prompt"] < 6
     assert metrics["latency_p50_ms"] > 0
     card = export_run(tmp_path / "run", precision)
-    # Int8 takes its scale from all the anchors at once, and costs a cross-encoder more than others.
+    # Int8 takes its scale from all anchors at once, so a cross-encoder loses more than others.
     assert card["parity_max"] < (2 if precision is Precision.INT8 else 0.1)
     model = LengthModel(tmp_path / "run" / precision, provider="cpu")
     short = model.predict("Please give me a name for number 3.", "terse-1b")
@@ -134,7 +129,7 @@ def test_a_small_cross_encoder_is_exported_from_its_folder_and_served(
     assert short.rank_score < long.rank_score
 
 
-def test_a_pretrained_cross_encoder_learns_for_three_epochs_unless_told_otherwise() -> None:
+def test_a_pretrained_cross_encoder_learns_for_three_epochs_by_default() -> None:
     large = dataclasses.replace(CONFIG, backbone=BackboneConfig(name="some/bert"), epochs=15)
     assert (large.passes, large.tuned) == (3, 3)
     assert dataclasses.replace(large, tune_epochs=5).passes == 5
@@ -170,24 +165,6 @@ def test_anchors_are_spread_over_the_ranks_and_short_where_there_is_a_choice() -
     assert [sizes[i] for i in chosen] == [3] * 5
     assert np.abs(chosen - np.array([10, 30, 50, 70, 90])).max() <= 4
     assert len(choose_anchors(logs[:3], sizes[:3], 8)) <= 3  # fewer prompts than anchors
-
-
-def test_insertion_sorts_several_lists_with_the_fewest_questions_at_once() -> None:
-    rng = np.random.default_rng(0)
-    lists = [rng.permutation(1000)[:n].tolist() for n in (50, 1, 33)]
-    calls = 0
-
-    def longer(questions: list[tuple[int, int, int]]) -> list[bool]:
-        nonlocal calls
-        calls += 1
-        return [lists[g][item] > lists[g][other] for g, item, other in questions]
-
-    orders, asked = insertion_orders([len(one) for one in lists], longer)
-    for one, order in zip(lists, orders, strict=True):
-        assert [one[i] for i in order] == sorted(one)
-    assert asked <= sum(np.ceil(np.log2(i + 1)) for n in (50, 33) for i in range(n))
-    assert calls < asked  # one call answers a question about each list
-    assert insertion_orders([], longer) == ([], 0)
 
 
 def test_a_model_of_fewer_anchors_takes_the_saved_ones(

@@ -27,11 +27,11 @@ def record(**more: Any) -> dict[str, Any]:
     ],
     ids=["unmarked", "finish of all", "finish of each", "censored", "cap"],
 )
-def test_an_answer_is_cut_if_any_mark_says_so(more: dict[str, Any], want: tuple[bool, ...]) -> None:
+def test_an_answer_is_cut_if_any_mark_is_set(more: dict[str, Any], want: tuple[bool, ...]) -> None:
     assert row_of(record(**more)).censored == want
 
 
-def test_a_cap_that_is_told_outdoes_the_row() -> None:
+def test_a_given_cap_overrides_the_row() -> None:
     row = usable_row(row_of(record(cap=1000)), cap_tokens=5)
     assert isinstance(row, LengthRow)
     assert row.censored == (True, True)
@@ -91,7 +91,7 @@ def test_samples_of_one_prompt_and_llm_are_pooled_and_keep_their_marks() -> None
     assert got.lengths().tolist() == [3, 9, 4, 7]
 
 
-def test_near_duplicates_never_stand_on_both_sides_of_the_split() -> None:
+def test_near_duplicates_are_never_on_both_sides_of_the_split() -> None:
     text = "Given a data frame with columns a and b and c, return the rows where all are unique "
     rows = [
         LengthRow(f"{text} variant {i}", "a", "castillo/DS1000", (10,), (False,)) for i in range(30)
@@ -99,7 +99,7 @@ def test_near_duplicates_never_stand_on_both_sides_of_the_split() -> None:
     assert len(set(layout(rows).folds.tolist())) == 1
 
 
-def test_the_folds_are_by_prompt_and_stay_put_when_rows_are_drawn() -> None:
+def test_the_folds_are_by_prompt_and_do_not_change_when_rows_are_drawn() -> None:
     rows = [
         LengthRow(f"prompt {i}", llm, "own", (i + 1,), (False,)) for i in range(200) for llm in "ab"
     ]
@@ -115,7 +115,7 @@ def test_the_folds_are_by_prompt_and_stay_put_when_rows_are_drawn() -> None:
     assert draw(whole, sample=60, test_rows=15, seed=1).fingerprint() != part.fingerprint()
 
 
-def test_evaluate_gets_the_very_same_rows() -> None:
+def test_the_table_for_scoring_has_the_same_rows() -> None:
     rows = [
         LengthRow("p", "a", "x", (3, 5, 7), (False, False, True)),
         LengthRow("q", "b", "y", (9,), (False,)),

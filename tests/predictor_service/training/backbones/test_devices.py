@@ -1,4 +1,4 @@
-"""Where it computes: the choice, and that a step of training mixes no two devices."""
+"""Devices: the choice, and that no training step mixes two devices."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from lengthwise_training.runs.run import (  # noqa: E402
     trainer_type,
 )
 
-without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
 
 @without_gpu
-def test_cuda_that_is_not_there_is_refused_with_the_way_out() -> None:
+def test_missing_cuda_is_refused_and_the_message_says_what_to_do() -> None:
     with pytest.raises(DeviceAbsent, match=r"sees no CUDA device; .*--device auto"):
         torch_device("cuda")
 
@@ -61,7 +61,7 @@ def test_a_model_on_a_device_that_onnx_runtime_lacks_is_refused() -> None:
     assert ServedModel(BUNDLED, "auto").model.provider == "CPUExecutionProvider"
 
 
-def test_a_run_is_gone_on_with_on_the_device_it_began_on(
+def test_a_run_continues_only_on_the_device_it_started_on(
     write_rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     config = FitConfig(
@@ -77,11 +77,11 @@ def test_a_run_is_gone_on_with_on_the_device_it_began_on(
 
 
 @pytest.mark.parametrize("task", list(Task), ids=str)
-def test_a_step_of_training_computes_on_the_device_alone(
+def test_a_training_step_computes_on_one_device_only(
     task: Task, write_rows: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Without a GPU, PyTorch's `meta` device stands in: it computes shapes only, and refuses tensors
-    # of another device as CUDA would. Its optimizers are not fused.
+    # PyTorch's `meta` device replaces the GPU: it computes shapes only, and refuses tensors of
+    # another device, as CUDA does. Its optimizers are not fused.
     adam = torch.optim.AdamW
 
     def unfused(groups: Any, **more: Any) -> Any:
@@ -99,4 +99,4 @@ def test_a_step_of_training_computes_on_the_device_alone(
 
 class _Bar:
     def update(self) -> None:
-        """Nobody looks."""
+        """Do nothing."""

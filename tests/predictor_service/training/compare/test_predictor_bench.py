@@ -1,4 +1,4 @@
-"""The bench of predictions: its shape and its honesty; what it measures is the machine's."""
+"""The speed measurement: the shape of its rows, and that it pins one core."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def test_rounds_count_by_their_medians() -> None:
     assert cell.as_row()["per_s"] == 1000.0
 
 
-def test_a_text_has_the_tokens_that_are_asked_for() -> None:
+def test_a_text_has_the_requested_tokens() -> None:
     model = LengthModel(BUNDLED, provider="cpu")
     for tokens in (16, 64, 256, 1024):
         assert tokens - 2 <= model.count_tokens(text_of(model, tokens)) <= tokens
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="not Linux")
-def test_only_one_core_is_used_and_the_others_are_given_back() -> None:
+def test_only_one_core_is_used_and_the_others_are_restored() -> None:
     before = os.sched_getaffinity(0)
     with one_core() as core:
         assert os.sched_getaffinity(0) == {core}

@@ -1,4 +1,4 @@
-"""A model that is adapted to lengths: it is what serving loads, and it learned."""
+"""An adapted model: serving loads it, and it has learned."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lengthwise_training.compare.served_model import ServedModel
 from lengthwise_training.data.rows import LengthRow, LengthTable
 from lengthwise_training.scoring.scores import score
 
-#: What no model would guess: length by colour; the second LLM answers at thrice the length.
+#: Length by colour, which no model guesses; the second LLM's answers are three times as long.
 COLOURS = {"red": 20, "green": 60, "blue": 200, "yellow": 600}
 
 
@@ -45,7 +45,7 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_serving_loads_it_and_it_knows_the_llms_by_any_spelling(adapted: Path) -> None:
+def test_serving_loads_it_and_it_knows_the_llms_in_any_spelling(adapted: Path) -> None:
     model = LengthModel(adapted, provider="cpu")
     assert model.version.endswith("+adapted")
     assert model.llm_row("long-7b-instruct") == model.llm_row("org/long-7b") != 0
@@ -67,8 +67,8 @@ def test_it_ranks_prompts_that_it_has_not_seen_for_each_llm(adapted: Path) -> No
     assert got.coverage > 0.6
 
 
-def test_the_file_says_what_was_fitted(adapted: Path) -> None:
-    """`adapt` itself refuses to write another; here on prompts that it did not check."""
+def test_the_file_predicts_what_was_fitted(adapted: Path) -> None:
+    """`write_adapted_model` checks this itself; here on prompts that it did not check."""
     test = rows(8, first=300)
     fit = AdaptedPredictor(ViewExtractor(BUNDLED, LengthModel(BUNDLED, provider="cpu")), rows(160))
     fitted = fit.predict(test).p50
@@ -86,7 +86,7 @@ def test_any_text_is_answered(adapted: Path, text: str) -> None:
     assert 1 <= answer.p10_tokens <= answer.p50_tokens <= answer.p90_tokens < 100_000
 
 
-def test_an_adapted_model_has_no_more_view_to_lose(adapted: Path, tmp_path: Path) -> None:
+def test_an_adapted_model_cannot_be_adapted_again(adapted: Path, tmp_path: Path) -> None:
     """It keeps the view, but not the part that names it: adapting starts from the original."""
     with pytest.raises(NoKernelView):
         write_adapted_model(rows(40), adapted, tmp_path / "again")
@@ -96,6 +96,6 @@ def test_words_add_up_over_tokens_and_pairs() -> None:
     assert buckets([5, 6], 100).tolist() == [5, 6, 100 + (5 * 31_337 + 6 * 7) % 32_768]
     ids = [[1, 2], [1, 3], [1, 2], [1, 3]]
     fit = fit_words(ids, np.arange(4), np.array([1.0, -1.0, 1.0, -1.0]), vocabulary=10)
-    said = fit.away(ids)
-    assert said[0] > 0 > said[1]
-    assert said[0] == said[2]
+    away = fit.away(ids)
+    assert away[0] > 0 > away[1]
+    assert away[0] == away[2]

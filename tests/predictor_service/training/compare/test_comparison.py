@@ -1,4 +1,4 @@
-"""Scores against cases known by hand, and the table on rows whose answer is known."""
+"""The comparison of predictors, on rows whose answer is known."""
 
 from __future__ import annotations
 
@@ -18,13 +18,7 @@ from lengthwise_training.compare.comparison import compare
 from lengthwise_training.compare.model_names import names_of
 from lengthwise_training.data.rows import LengthRow, LengthTable
 from lengthwise_training.data.splits import fold_of
-from lengthwise_training.scoring.baselines import (
-    BAG_OF_WORDS,
-    BAG_OF_WORDS_TOGETHER,
-    CEILING,
-    ceiling,
-)
-from lengthwise_training.scoring.scores import PredictedLengths, pair_accuracy, score
+from lengthwise_training.scoring.baselines import BAG_OF_WORDS, BAG_OF_WORDS_TOGETHER, CEILING
 
 WORDS = {"alpha": 20, "beta": 60, "gamma": 200, "delta": 600}
 
@@ -45,54 +39,6 @@ def some_rows(count: int, first: int = 0, llms: tuple[str, ...] = ("a", "b")) ->
     return LengthTable(rows)
 
 
-def test_the_truth_scores_full_marks_and_its_reverse_none() -> None:
-    table = LengthTable([row(f"p{i}", "m", 10 + i) for i in range(30)])
-    truth = np.arange(10.0, 40.0)
-    got = score(table, PredictedLengths(truth, truth - 1, truth + 1))
-    assert got is not None
-    assert (got.tau_b, got.pair_accuracy, got.spearman) == pytest.approx((1, 1, 1))
-    assert (got.mae_tokens, got.within_50, got.coverage) == (0, 1, 1)
-    assert got.pinball == pytest.approx(0.2 / 3)
-    back = score(table, PredictedLengths(-truth))
-    assert back is not None
-    assert (back.tau_b, back.pair_accuracy) == pytest.approx((-1, 0))
-
-
-def test_pairs_that_tie_in_truth_are_left_out_and_ties_said_are_half_right() -> None:
-    truth = np.array([1.0, 1.0, 2.0])
-    assert pair_accuracy(np.array([5.0, 1.0, 9.0]), truth) == pytest.approx(1)
-    assert pair_accuracy(np.array([5.0, 1.0, 5.0]), truth) == pytest.approx(0.75)
-
-
-def test_rank_is_within_each_llm() -> None:
-    table = some_rows(40)
-    got = score(table, PredictedLengths(np.where(table.llms == "a", 1.0, 2.0)))
-    assert got is not None
-    assert got.tau_b == 0
-    assert got.tau_b_pooled is not None
-    assert got.tau_b_pooled > 0.1
-
-
-def test_an_answer_cut_at_the_cap_is_an_error_only_for_what_falls_short_of_it() -> None:
-    table = LengthTable([row("p", "m", 100, cut=True), row("q", "m", 50)])
-    got = score(
-        table,
-        PredictedLengths(np.array([400.0, 50.0]), np.array([1.0, 40.0]), np.array([2.0, 60.0])),
-    )
-    assert got is not None
-    assert (got.mae_tokens, got.coverage, got.censored) == (0, 1, 0.5)
-    short = score(table, PredictedLengths(np.array([70.0, 50.0])))
-    assert short is not None
-    assert short.mae_tokens == 15
-
-
-def test_rows_of_one_sample_have_no_ceiling() -> None:
-    table = LengthTable([row("p", "m", 5), row("q", "m", 5, 9)])
-    predicted = ceiling(table)
-    assert np.isnan(predicted.p50[0])
-    assert predicted.p50[1] in (5, 9)
-
-
 def test_every_predictor_is_scored_on_the_same_rows_and_the_words_are_learned() -> None:
     data = some_rows(40, first=1000)
     report = compare(data, some_rows(80), [BUNDLED], held_out=True)
@@ -111,13 +57,13 @@ def test_every_predictor_is_scored_on_the_same_rows_and_the_words_are_learned() 
     llms = [r for r in report.held_out if r["held_out"] == "llm"]
     assert {r["llm"] for r in llms} == {"all", "a", "b"}
     unseen = {r["predictor"]: r for r in llms if r["llm"] == "all"}
-    assert unseen[BAG_OF_WORDS]["tau_b"] > 0.7  # the other LLM's words tell
+    assert unseen[BAG_OF_WORDS]["tau_b"] > 0.7  # the other LLM's words carry over
     json.dumps(report.as_json(), allow_nan=False)
 
 
 def test_one_bag_of_words_for_all_learns_what_is_long_for_one_llm_only() -> None:
-    # Its trees once did not see the LLM: with people and GPT-3 among the writers it lost 0.07 of
-    # tau-b on the other LLMs, so that whatever was compared with it looked better than it was.
+    # Its trees once did not see the LLM: with people and GPT-3 among the authors it lost 0.07 of
+    # tau-b on the other LLMs, so predictors compared with it looked better than they were.
     def opposed(count: int, first: int, third: str = "a") -> LengthTable:
         words = ("alpha beta", "gamma delta")
         rows = []
@@ -142,8 +88,8 @@ def test_one_bag_of_words_for_all_learns_what_is_long_for_one_llm_only() -> None
 
 
 def test_the_distance_to_the_ceiling_is_taken_on_rows_that_have_one() -> None:
-    # Rows of one sample have no ceiling; over all rows the model was once compared with a ceiling
-    # of other, easier rows of the same LLM.
+    # Rows of one sample have no ceiling; a mean over all rows once compared the model with the
+    # ceiling of other, easier rows of the same LLM.
     many = some_rows(40, llms=("a",)).rows
     one = [row(f"tell me about {i} things", "a", 10 + (i * 37) % 500) for i in range(40)]
     both = compare(LengthTable([*many, *one]), None, [BUNDLED], adapt=False)
@@ -157,9 +103,9 @@ def test_llms_that_a_model_does_not_know_are_noted() -> None:
     assert "x/new" in note
 
 
-def test_a_constant_ranks_nothing_of_sources_that_were_held_out() -> None:
-    # What a fit lacks is the held-out source's own level: long where that is short. Ranked
-    # together with other fits' answers, the constant had a tau-b of -0.27.
+def test_a_constant_has_no_rank_on_held_out_sources() -> None:
+    # A fit lacks the held-out source's level: it is long where that is short. Ranked together with
+    # other fits' predictions, the constant had a tau-b of -0.27.
     def two_sources(count: int, first: int) -> LengthTable:
         rows = some_rows(count, first, llms=("a",)).rows
         return LengthTable(
@@ -187,7 +133,7 @@ def test_cross_validation_learns_from_other_prompts_of_the_same_file() -> None:
     assert any("3 parts by prompt" in n for n in report.notes)
 
 
-def test_a_cross_validated_constant_ranks_nothing() -> None:
+def test_a_cross_validated_constant_has_no_rank() -> None:
     # The median of the other parts is high where a part's own answers are short: tau-b was -0.14.
     report = compare(some_rows(120, llms=("a",)), None, [], folds=5, adapt=False)
     [constant] = [r for r in report.rows if (r["predictor"], r["llm"]) == ("constant", "a")]
@@ -195,7 +141,7 @@ def test_a_cross_validated_constant_ranks_nothing() -> None:
 
 
 def test_rows_that_were_split_by_the_same_hash_are_cross_validated() -> None:
-    # All prompts of a validation file were in one part, so that nothing was fitted at all.
+    # All prompts of a validation file were once in one part, so that nothing was fitted.
     validation = [r for r in some_rows(400, llms=("a",)).rows if fold_of(r.prompt, 5) == 0]
     assert len(validation) > 40
     report = compare(LengthTable(validation), None, [], folds=5, adapt=False)

@@ -1,4 +1,4 @@
-"""Training end to end on tiny made-up data: that it learns, measures honestly and exports whole."""
+"""The bundled model's training, from end to end on tiny made-up data."""
 
 from __future__ import annotations
 
@@ -32,21 +32,15 @@ from lengthwise_training.bundled.dataset import (  # noqa: E402
     validation_rows,
 )
 from lengthwise_training.bundled.dataset_scores import score_dataset  # noqa: E402
-from lengthwise_training.bundled.kernel import (  # noqa: E402
-    KernelConfig,
-    fit_regression,
-    fit_topics,
-    pair_buckets,
-    similarity,
-)
-from lengthwise_training.bundled.length_loss import length_loss, pair_loss  # noqa: E402
-from lengthwise_training.bundled.network import LengthHead  # noqa: E402
+from lengthwise_training.bundled.kernel import KernelConfig  # noqa: E402
 from lengthwise_training.bundled.network_training import fit_network  # noqa: E402
 from lengthwise_training.bundled.train import train  # noqa: E402
 from lengthwise_training.bundled.train_config import TrainConfig  # noqa: E402
 from lengthwise_training.bundled.unseen import measure_unseen  # noqa: E402
 
 DIM, HEADS, WIDE, LAYERS = 16, 2, 32, 2
+
+
 TINY = TrainConfig(
     sources=None,
     epochs=16,
@@ -63,11 +57,13 @@ TINY = TrainConfig(
     threads=1,
     version="tiny",
 )
+
+
 TOPICS = {"poem": 40, "essay": 900, "capital": 8, "function": 250, "recipe": 400, "name": 4}
 
 
 def tiny_backbone() -> Backbone:
-    """An encoder with random weights, in the shape of a real one, and the real tokenizer."""
+    """Make an encoder with random weights, in the shape of a real one, and the real tokenizer."""
     rng = torch.Generator().manual_seed(0)
     tokenizer = Tokenizer.from_file(str(BUNDLED / "tokenizer.json"))
     tokenizer.no_padding()
@@ -101,7 +97,7 @@ def tiny_backbone() -> Backbone:
 
 
 def write_records(directory: Path, count: int = 240) -> None:
-    """Prompts whose length follows from their topic, for two LLMs, one twice as talkative."""
+    """Write prompts whose length follows from their topic, for two LLMs, one twice as wordy."""
     rng = np.random.default_rng(0)
     lines = []
     for i in range(count):
@@ -130,12 +126,12 @@ def trained(
     return train(dataset, tiny_backbone(), out, TINY, hold_out=True), out
 
 
-def test_what_was_trained_ranks_prompts_it_has_not_seen(
+def test_a_trained_model_ranks_prompts_it_has_not_seen(
     trained: tuple[dict[str, Any], Path], dataset: Dataset
 ) -> None:
     card, _ = trained
     compared = card["compared"]
-    # The topic alone says the length but for the noise, so the ceiling is near.
+    # Except for the noise, the topic alone determines the length, so the ceiling is near.
     ceiling = compared["ceiling: mean of the other samples"]["tau_b"]
     assert card["metrics"]["tau_b"] > 0.9 * ceiling
     assert card["metrics"]["tau_b"] > compared["prompt length"]["tau_b"] + 0.3
@@ -144,12 +140,12 @@ def test_what_was_trained_ranks_prompts_it_has_not_seen(
     assert 0.6 < card["metrics"]["coverage"] < 0.95
 
 
-def test_what_was_trained_tells_the_llms_apart(trained: tuple[dict[str, Any], Path]) -> None:
+def test_a_trained_model_distinguishes_the_llms(trained: tuple[dict[str, Any], Path]) -> None:
     model = LengthModel(trained[1], provider="cpu")
     text = "Please give me a recipe for number 1000, and take care of 7."
     terse = model.predict(text, "terse-1b").p50_tokens
     chatty = model.predict(text, "chatty-1b").p50_tokens
-    other = model.predict(text, "never-heard-of").p50_tokens
+    other = model.predict(text, "unknown").p50_tokens
     assert 1.5 < chatty / terse < 2.7
     assert terse < other < chatty
 
@@ -203,7 +199,7 @@ def test_the_encoder_reads_both_ends_and_no_padding() -> None:
     assert torch.allclose(encoder(padded), base, atol=1e-5)
 
 
-def test_units_that_say_nothing_are_cut_without_a_trace_and_others_are_not() -> None:
+def test_pruning_idle_units_changes_nothing_and_pruning_others_does() -> None:
     ids = torch.arange(200, 216).unsqueeze(0)
     encoder = tiny_backbone().encoder(2, 17)
     with torch.no_grad():
@@ -215,7 +211,7 @@ def test_units_that_say_nothing_are_cut_without_a_trace_and_others_are_not() -> 
     assert not torch.allclose(encoder.prune([ids], WIDE // 4)(ids), base, atol=1e-3)
 
 
-def test_writers_that_are_not_served_count_once_a_source_and_only_if_they_weigh() -> None:
+def test_authors_that_are_not_served_count_once_per_source_and_only_with_a_weight() -> None:
     records = [
         LengthRecord("Why is the sky blue?", "human", "riddles", (9,)),
         LengthRecord("Why is the sea salt?", "human", "questions", (90,)),
@@ -234,87 +230,17 @@ def test_writers_that_are_not_served_count_once_a_source_and_only_if_they_weigh(
     assert torch.allclose(counted, texts.features[2:].mean(0))
 
 
-def test_the_head_puts_quantiles_in_order_whatever_its_weights() -> None:
-    torch.manual_seed(1)
-    head = LengthHead(8, torch.tensor([3.0, 4.0, 5.0]), torch.ones(3))
-    with torch.no_grad():
-        head.shared.weight.mul_(500)
-        head.own.weight.normal_(std=5.0)
-    out = head(torch.randn(64, 8))
-    assert (out[..., 0] <= out[..., 1]).all()
-    assert (out[..., 1] <= out[..., 2]).all()
-
-
-def test_the_loss_is_least_at_the_true_quantiles() -> None:
-    samples = torch.linspace(3.0, 5.0, 101).view(1, 1, -1)
-    known = torch.ones(1, 1, dtype=torch.bool)
-    mean = float(samples.exp().mean().log())
-
-    def loss(p10: float, p50: float, p90: float) -> float:
-        out = torch.tensor([[[p10, p50, p90, mean]]])
-        return float(length_loss(out, samples, known, pair_weight=0.0))
-
-    best = loss(3.2, 4.0, 4.8)
-    for worse in [(3.0, 4.0, 4.8), (3.4, 4.0, 4.8), (3.2, 4.2, 4.8), (3.2, 4.0, 4.6)]:
-        assert loss(*worse) > best
-
-
-def test_pairs_of_different_llms_or_of_the_unknown_do_not_count() -> None:
-    length = torch.tensor([[1.0, 9.0], [2.0, 0.0]])
-    known = torch.tensor([[True, True], [True, False]])
-    each = torch.ones(2)
-    right = pair_loss(torch.tensor([[0.0, 9.0], [1.0, 5.0]]), length, known, each)
-    wrong = pair_loss(torch.tensor([[1.0, 9.0], [0.0, 5.0]]), length, known, each)
-    elsewhere = pair_loss(torch.tensor([[0.0, -9.0], [1.0, 50.0]]), length, known, each)
-    assert right < wrong
-    assert right == elsewhere
-
-
-def test_the_kernel_recalls_its_points_and_falls_back_to_the_mean_far_away() -> None:
-    view = torch.tensor([[0.0], [1.0], [2.0]])
-    target = np.array([[1.0, 0.0], [2.0, 0.0], [6.0, 4.0]])
-    known = np.array([[True, False], [True, False], [True, True]])
-    regression = fit_regression(view, target, known, KernelConfig(ridge=1e-6, own_ridge=1e-6))
-    got = regression(torch.tensor([[0.0], [1.0], [2.0], [1000.0]])).numpy()
-    assert got[:3, 0] == pytest.approx([1.0, 2.0, 6.0], abs=1e-3)
-    assert got[3] == pytest.approx([3.0, 4.0], abs=1e-3)
-
-
-def test_likeness_is_one_at_home_and_falls_with_distance() -> None:
-    a = torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]])
-    got = similarity(a[:1], a, a.square().sum(1))[0].tolist()
-    assert got[0] == pytest.approx(1.0, abs=1e-3)
-    assert got[0] > got[1] > got[2] > 0
-
-
-def test_topics_in_the_network_are_those_of_the_singular_vectors_they_came_from() -> None:
-    rng = np.random.default_rng(0)
-    texts = [rng.integers(1, 40, rng.integers(2, 30)).tolist() for _ in range(60)]
-    topics = fit_topics(texts, 50, 5)
-    got = torch.cat([topics(torch.tensor([t])) for t in texts]).numpy()
-    padded = topics(torch.tensor([texts[0] + [0] * 7])).numpy()
-    assert padded[0] == pytest.approx(got[0], abs=1e-5)
-    # By hand: 1 + log(count) times IDF, scaled to length 1, on the table's rows over IDF.
-    table = topics.table.weight.numpy()
-    for text, topic in zip(texts[:5], got[:5], strict=True):
-        pairs = pair_buckets(torch.tensor(text[:-1]), torch.tensor(text[1:]), 50).tolist()
-        ids, counts = np.unique([*text, *pairs], return_counts=True)
-        weight = 1 + np.log(counts)
-        length = np.sqrt((weight**2 * table[ids, 0]).sum())
-        assert topic == pytest.approx(weight @ table[ids, 1:] / length, abs=1e-4)
-
-
-def test_an_unseen_llm_is_ranked_by_what_others_answered(tmp_path: Path) -> None:
+def test_prompts_of_an_unseen_llm_are_ranked_by_other_llms_answers(tmp_path: Path) -> None:
     write_records(tmp_path)
     data = build_dataset(read_records(tmp_path, sources=None))
     got = measure_unseen(data, tiny_backbone(), TINY, llms=["lab/chatty-1b"])
     assert got["this model"] == got["this model, LLM not named"]
     assert got["this model"].tau_b > 0.5
-    with pytest.raises(ValueError, match="lab/nobody"):
-        measure_unseen(data, tiny_backbone(), TINY, llms=["lab/nobody"])
+    with pytest.raises(ValueError, match="lab/missing"):
+        measure_unseen(data, tiny_backbone(), TINY, llms=["lab/missing"])
 
 
-def test_of_an_unseen_source_only_prompts_that_no_other_source_has_are_asked(
+def test_for_an_unseen_source_only_prompts_that_no_other_source_has_are_scored(
     dataset: Dataset,
 ) -> None:
     there = [LengthRecord(dataset.prompts[0], "lab/terse-1b", "elsewhere", (40,))]

@@ -1,4 +1,4 @@
-"""The scores: each against a case whose answer is known by hand."""
+"""The scores of the bundled model's card, compared with cases known by hand; and the probe."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_reverse_scores_minus_one() -> None:
     assert got.pair_accuracy == pytest.approx(0)
 
 
-def test_knowing_only_the_llm_is_worth_nothing_within_one() -> None:
+def test_knowing_only_the_llm_gives_no_rank_within_it() -> None:
     data = rows()
     got = score_dataset(data, np.where(data.llm_index == 0, 10.0, 1000.0))
     assert got.tau_b == 0
@@ -72,13 +72,13 @@ def test_coverage_is_of_every_sample() -> None:
     assert score_dataset(data, low, (low, high)).coverage == pytest.approx(0.5)
 
 
-def test_pairs_that_tie_in_truth_are_left_out_and_ties_said_are_half_right() -> None:
+def test_pairs_that_tie_in_truth_are_left_out_and_predicted_ties_are_half_right() -> None:
     truth = np.array([1.0, 1.0, 2.0])
     assert pair_accuracy(np.array([5.0, 1.0, 9.0]), truth) == 1
     assert pair_accuracy(np.array([5.0, 1.0, 5.0]), truth) == pytest.approx(0.75)
 
 
-def test_the_ceiling_does_not_look_at_the_sample_that_is_scored() -> None:
+def test_the_ceiling_does_not_use_the_scored_sample() -> None:
     data = rows(noise=10)
     scored = one_sample(data)
     want = (data.samples.sum(axis=1) - scored) / 3
@@ -90,7 +90,9 @@ def test_sources_with_one_sample_a_prompt_have_no_ceiling_and_are_left_out() -> 
     once = [LengthRecord(f"q{i}", "a", "once", (i + 1,)) for i in range(5)]
     often = [LengthRecord(f"p{i}", "a", "often", (i + 1, i + 9)) for i in range(5)]
     assert set(many_sampled(build_dataset([*once, *often])).row_sources) == {"often"}
-    assert set(many_sampled(build_dataset(once)).row_sources) == {"once"}  # nothing else to go by
+    assert set(many_sampled(build_dataset(once)).row_sources) == {
+        "once"
+    }  # there is no other source
 
 
 def test_the_table_has_a_line_for_each_predictor() -> None:
@@ -125,7 +127,7 @@ def test_the_bag_of_words_learns_from_words() -> None:
         assert score_dataset(test, baseline(train, test)).tau_b > 0.5
 
 
-def test_the_bundled_model_tells_everyday_short_prompts_from_long_ones() -> None:
+def test_the_bundled_model_ranks_everyday_short_prompts_below_long_ones() -> None:
     ranks = probe.ranked(LengthModel(BUNDLED, provider="cpu"), "smollm2-135m")
     assert len(ranks) == 40
     assert probe.in_order(ranks) > 0.9

@@ -1,4 +1,4 @@
-"""Reading records and splitting them by prompt."""
+"""The bundled model's records: reading, layout and the split by prompt."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lengthwise_training.bundled.dataset import (
     validation_rows,
 )
 from lengthwise_training.data.sources import REDISTRIBUTABLE_SOURCES
-from lengthwise_training.data.splits import fold_of, near_duplicates
+from lengthwise_training.data.splits import near_duplicates
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -25,7 +25,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
 
 
-def test_both_kinds_of_file_are_read_and_other_files_passed_over(tmp_path: Path) -> None:
+def test_both_kinds_of_file_are_read_and_other_files_are_skipped(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", [{"prompt": "p", "model": "m", "output_tokens": 3}])
     write(tmp_path / "b.jsonl.gz", [{"prompt": "q", "model": "m", "output_tokens": [4, 5]}])
     write(tmp_path / "c.jsonl", [{"prompt": "no lengths here"}])
@@ -45,7 +45,7 @@ def test_both_kinds_of_file_are_read_and_other_files_passed_over(tmp_path: Path)
     ],
     ids=["ran away", "blank", "empty answer", "a base model", "no model"],
 )
-def test_a_row_that_teaches_nothing_is_left_out(tmp_path: Path, row: dict[str, Any]) -> None:
+def test_a_row_without_information_is_left_out(tmp_path: Path, row: dict[str, Any]) -> None:
     good = {"prompt": "good", "model": "m", "output_tokens": 3}
     write(tmp_path / "a.jsonl", [row, good])
     assert [r.prompt for r in read_records(tmp_path, sources=None)] == ["good"]
@@ -58,7 +58,7 @@ def test_messages_are_rendered_as_in_service(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["alpaca", "sharegpt", "vicuna"])
-def test_what_may_not_be_redistributed_is_no_source_of_the_bundled_model(word: str) -> None:
+def test_sources_that_may_not_be_redistributed_do_not_train_the_bundled_model(word: str) -> None:
     assert not [s for s in REDISTRIBUTABLE_SOURCES if word in s.lower()]
 
 
@@ -76,7 +76,7 @@ def test_a_folder_without_records_is_an_error_that_says_what_to_put_there(tmp_pa
         read_records(tmp_path)
 
 
-def test_each_prompt_stands_once_and_short_samples_repeat() -> None:
+def test_each_prompt_is_listed_once_and_short_samples_repeat() -> None:
     data = build_dataset(
         [LengthRecord("p", "a", "s", (1, 2, 3)), LengthRecord("p", "b", "s", (7,))]
     )
@@ -85,7 +85,7 @@ def test_each_prompt_stands_once_and_short_samples_repeat() -> None:
     assert data.samples.tolist() == [[1, 2, 3], [7, 7, 7]]
 
 
-def test_no_prompt_is_on_both_sides_of_the_split_and_the_share_is_as_asked() -> None:
+def test_no_prompt_is_on_both_sides_of_the_split_and_the_share_is_as_requested() -> None:
     records = [LengthRecord(f"prompt {i}", llm, "s", (1,)) for i in range(2000) for llm in "ab"]
     data = build_dataset(records)
     held = validation_rows(data)
@@ -101,16 +101,6 @@ def test_the_split_does_not_move_when_records_are_added() -> None:
         zip(many.prompts, validation_rows(many)[np.argsort(many.prompt_index)], strict=True)
     )
     assert [side[p] for p in few.prompts] == validation_rows(few).tolist()
-
-
-def test_a_fold_does_not_depend_on_the_last_digit_by_which_the_test_set_was_cut() -> None:
-    import hashlib
-
-    texts = [f"text {i}" for i in range(3000)]
-    digits = [int(hashlib.sha256(t.encode()).hexdigest(), 16) % 10 for t in texts]
-    kept = [fold_of(t, 5) for t, digit in zip(texts, digits, strict=True) if digit >= 2]
-    share = kept.count(0) / len(kept)
-    assert 0.17 < share < 0.23
 
 
 def test_rewritten_copies_of_a_problem_stay_on_one_side() -> None:
