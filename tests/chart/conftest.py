@@ -1,4 +1,4 @@
-"""The chart as Helm 4 renders it: its own Go code, through the wheel helm-python-sdk."""
+"""Render the chart with Helm 4's own Go code, from the wheel helm-python-sdk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def chart_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def render() -> Render:
-    """A function from values to the objects that `helm install` would make of them."""
+    """render(values) -> the objects that `helm install` would create."""
 
     def objects(
         values: dict[str, Any] | None = None, *, name: str = "lw", namespace: str = "llm"

@@ -1,4 +1,4 @@
-"""The manifests of examples/ and of the README's kind: accepted by the schema, and by its rules."""
+"""The manifests of examples/ fit the schema and break no rule."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_there_is_an_example_for_each_way_to_serve() -> None:
 
 
 @each_example
-def test_an_example_fits_the_definition_and_has_no_field_that_it_lacks(path: Path) -> None:
-    """The API server drops unknown fields without a word; here they are an error."""
+def test_an_example_fits_the_crd_and_has_no_unknown_field(path: Path) -> None:
+    """The API server drops unknown fields silently; here they are an error."""
     (definition,) = (ROOT / "crds").glob("*.yaml")
     crd = yaml.safe_load(definition.read_text())
     (version,) = crd["spec"]["versions"]
@@ -49,7 +49,7 @@ def test_an_example_fits_the_definition_and_has_no_field_that_it_lacks(path: Pat
 
 
 def strict(schema: dict[str, Any]) -> dict[str, Any]:
-    """The properties of a schema, no others allowed at any depth."""
+    """Return the properties of a schema, closed to unknown fields at every depth."""
 
     def close(part: Any) -> Any:
         if isinstance(part, list):
@@ -77,9 +77,7 @@ def test_an_example_breaks_no_rule(path: Path) -> None:
 
 @each_example
 @pytest.mark.parametrize("version", ["1.25", "1.37"])
-def test_what_the_operator_makes_of_an_example_fits_the_schema_of_kubernetes(
-    path: Path, version: str
-) -> None:
+def test_the_children_of_an_example_fit_the_schema_of_kubernetes(path: Path, version: str) -> None:
     example = manifest(path)
     stamps = {"namespace": "llm", "uid": "u", "generation": 1}
     stamps["creationTimestamp"] = "2026-01-01T00:00:00Z"
@@ -96,5 +94,5 @@ def test_what_the_operator_makes_of_an_example_fits_the_schema_of_kubernetes(
 
 
 @each_example
-def test_an_example_begins_by_saying_what_it_is_for(path: Path) -> None:
+def test_an_example_begins_with_a_comment_about_its_purpose(path: Path) -> None:
     assert path.read_text().startswith("# ")

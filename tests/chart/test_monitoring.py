@@ -1,4 +1,4 @@
-"""Dashboards and alerts against a real Prometheus that scrapes a really running stack."""
+"""Dashboards and alerts, with a real Prometheus that scrapes a running stack."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import yaml
+from tests import waiting
 
 from lengthwise_cli.local import ports
 from lengthwise_lab.dashboards import pictures as dashboard_pictures
@@ -33,16 +35,16 @@ ALERTS = CHART / "files" / "alerts.yaml"
 DASHBOARDS = sorted((CHART / "dashboards").glob("*.json"))
 RUNBOOKS = Path(__file__).parents[2] / "docs" / "operate" / "runbooks.md"
 
-#: Longest that a process may take to come up, s.
+#: Longest time for a process to start, s.
 WITHIN_S = 60.0
 
-#: What `$__rate_interval` becomes; scrapes are a second apart.
+#: The value of `$__rate_interval`; there is a scrape every second.
 RATE_INTERVAL = "8s"
 
-#: Where to keep the pictures; unset: nowhere, and the load is shorter.
+#: Folder for the pictures; unset: none are stored, and the load is shorter.
 PICTURES = os.environ.get("LENGTHWISE_PICTURES")
 
-#: What the local stack cannot have, and who has it.
+#: Metrics that the local stack lacks, and where they come from.
 ELSEWHERE = {
     "lengthwise_autoscaler_desired_replicas": "the operator",
     "lengthwise_operator_service_ready": "the operator",
@@ -60,11 +62,7 @@ def alerts() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {WITHIN_S:.0f} s: {what}"
-        time.sleep(0.1)
+eventually = partial(waiting.eventually, within_s=WITHIN_S, every_s=0.1)
 
 
 def answers(url: str) -> bool:
@@ -74,7 +72,7 @@ def answers(url: str) -> bool:
         return False
 
 
-# ------------------------------------------------------------------------------- on paper
+# ------------------------------------------------------------- without a stack
 
 
 @needs_prometheus
@@ -110,9 +108,9 @@ def test_every_alert_has_its_section_in_the_runbooks(alert: str) -> None:
     assert re.search(rf"^##+ {alert}$", RUNBOOKS.read_text(), re.MULTILINE)
 
 
-def test_an_alerts_values_reach_the_rule(render: Any) -> None:
-    wish = {"threshold": 42, "for": "3m", "severity": "page"}
-    rules = {"LengthwiseBacklogLong": wish, "LengthwiseWaitLong": {"enabled": False}}
+def test_the_values_of_an_alert_change_its_rule(render: Any) -> None:
+    change = {"threshold": 42, "for": "3m", "severity": "page"}
+    rules = {"LengthwiseBacklogLong": change, "LengthwiseWaitLong": {"enabled": False}}
     values = {"monitoring": {"prometheusRule": {"enabled": True, "rules": rules}}}
     (rule,) = [o for o in render(values) if o["kind"] == "PrometheusRule"]
     by_name = {r["alert"]: r for r in rule["spec"]["groups"][0]["rules"]}
@@ -131,14 +129,14 @@ def test_an_alerts_values_reach_the_rule(render: Any) -> None:
     ],
     ids=["unknown", "no-threshold"],
 )
-def test_a_value_that_would_change_nothing_is_refused(
+def test_a_value_without_effect_is_refused(
     render: Any, rules: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(Exception, match=complaint):
         render({"monitoring": {"prometheusRule": {"enabled": True, "rules": rules}}})
 
 
-def test_dashboards_have_what_grafana_needs_and_every_panel_says_what_it_shows() -> None:
+def test_dashboards_are_valid_and_every_panel_has_a_description() -> None:
     count = 0
     for path in DASHBOARDS:
         dashboard = json.loads(path.read_text())
@@ -153,7 +151,7 @@ def test_dashboards_have_what_grafana_needs_and_every_panel_says_what_it_shows()
                 for y in range(at["y"], at["y"] + at["h"])
             }
             assert at["x"] + at["w"] <= 24
-            assert not cells & taken, f"{panel['title']} lies on another panel"
+            assert not cells & taken, f"{panel['title']} overlaps another panel"
             taken |= cells
             if panel["type"] != "row":
                 count += 1
@@ -162,20 +160,20 @@ def test_dashboards_have_what_grafana_needs_and_every_panel_says_what_it_shows()
     assert 20 <= count <= 25
 
 
-def test_what_the_local_stack_lacks_is_exported_by_the_operator() -> None:
-    """The rest of ELSEWHERE, vLLM's own names, is looked up in a real vLLM by the cluster tests."""
+def test_the_operator_exports_the_metrics_that_the_local_stack_lacks() -> None:
+    """The cluster tests look up the rest of ELSEWHERE, vLLM's metrics, in a real vLLM."""
     exported = {metric.name for metric in OperatorMetrics().registry.collect()}
     wanted = {name for name in ELSEWHERE if name.startswith("lengthwise_")}
     assert wanted
     assert wanted <= exported
 
 
-# ------------------------------------------------------------------------------- running
+# ------------------------------------------------------------- with a stack
 
 
 @dataclass
 class Monitored:
-    """A stack under load, and the Prometheus that watches it."""
+    """A stack under load, and the Prometheus that scrapes it."""
 
     prometheus: dashboards.Prometheus
     start_s: float
@@ -191,7 +189,7 @@ class Monitored:
 
 
 def environment_of(parent: int, module: str) -> dict[str, str]:
-    """The environment of a running program: what a stack told its children."""
+    """Read the environment that the stack gave to one of its programs."""
     for folder in Path("/proc").iterdir():
         try:
             line = (folder / "cmdline").read_bytes().decode().split("\0")
@@ -205,7 +203,7 @@ def environment_of(parent: int, module: str) -> dict[str, str]:
 
 
 async def load(url: str, *, waves: int, each: int, every_s: float) -> None:
-    """Bursts of chat requests whose real lengths follow what their author expected."""
+    """Send bursts of chat requests; short prompts get short answers."""
     chance = random.Random(5)  # noqa: S311 - not for secrets
     bodies = workload.bundled_bodies(max_tokens=400)
 
@@ -227,7 +225,7 @@ async def load(url: str, *, waves: int, each: int, every_s: float) -> None:
                     )
                 )
             await http.post("/v1/chat/completions", json={"model": "simulated"})  # a 400
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(every_s)  # the time between two waves
         await asyncio.gather(*tasks)
 
 
@@ -266,7 +264,7 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
         eventually(lambda: answers(f"http://127.0.0.1:{port}/readyz") and serving(), "the stack")
         worker = environment_of(up.pid, "lengthwise_worker")["LENGTHWISE_WORKER_METRICS_PORT"]
         predictor = environment_of(up.pid, "lengthwise_predictor")["LENGTHWISE_PREDICTOR_PORT"]
-        # The labels that the monitors of chart and operator put on by relabeling.
+        # The labels that the monitors of chart and operator add by relabeling.
         jobs = {
             "queue": (port, {"component": "queue"}),
             "predictor": (predictor, {"component": "predictor"}),
@@ -327,10 +325,8 @@ def test_every_query_of_a_panel_returns_data(monitored: Monitored, expr: str) ->
 @needs_prometheus
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: str(rule["alert"]))
-def test_every_alert_looks_at_series_that_are_there(
-    monitored: Monitored, rule: dict[str, Any]
-) -> None:
-    """So an alert that is quiet is quiet because all is well, not because of a misspelt name."""
+def test_every_alert_uses_series_that_exist(monitored: Monitored, rule: dict[str, Any]) -> None:
+    """An alert with a misspelt name would never fire."""
     monitored.prometheus.now(rule["expr"])
     for name in set(re.findall(r"\blengthwise_\w+", rule["expr"])):
         if name not in ELSEWHERE:
@@ -339,15 +335,15 @@ def test_every_alert_looks_at_series_that_are_there(
 
 @needs_prometheus
 @pytest.mark.slow
-def test_no_alert_fires_while_all_is_well(monitored: Monitored) -> None:
+def test_no_alert_fires_on_a_healthy_stack(monitored: Monitored) -> None:
     firing = monitored.prometheus.now('ALERTS{alertstate="firing"}')
     assert [series.labels["alertname"] for series in firing] == []
 
 
 @needs_prometheus
 @pytest.mark.slow
-def test_the_mean_wait_of_prometheus_is_that_of_the_store(monitored: Monitored) -> None:
-    """One figure of the dashboard, all the way: the counterfactual is of the same jobs."""
+def test_wait_and_counterfactual_wait_are_of_the_same_jobs(monitored: Monitored) -> None:
+    """The dashboard divides one by the other."""
     [ours] = monitored.prometheus.now("lengthwise_job_wait_seconds_count")
     [fcfs] = monitored.prometheus.now("lengthwise_fcfs_counterfactual_wait_seconds_count")
     assert ours.values == fcfs.values
@@ -357,7 +353,7 @@ def test_the_mean_wait_of_prometheus_is_that_of_the_store(monitored: Monitored) 
 @needs_prometheus
 @pytest.mark.slow
 def test_the_pictures_can_be_drawn(monitored: Monitored, tmp_path: Path) -> None:
-    """For docs/: `LENGTHWISE_PICTURES=docs/pictures pytest tests/chart -k pictures` keeps them."""
+    """For docs/: `LENGTHWISE_PICTURES=docs/pictures pytest tests/chart -k pictures` stores them."""
     folder = Path(PICTURES or tmp_path)
     for path in DASHBOARDS:
         title, panels = dashboards.read(path)

@@ -1,7 +1,7 @@
-"""Who may talk to whom, by the NetworkPolicies of the chart and of the operator together.
+"""Which pods may connect to which, by the NetworkPolicies of the chart and of the operator.
 
-No cluster that we can start enforces them, so the rules are evaluated here: a connection is allowed
-if no policy selects the target, or one that does has a rule for the source and the port.
+The test cluster does not enforce them, so this module evaluates the rules: a connection is allowed
+if no policy selects the target, or if one that does has a rule for the source and the port.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RELEASE, TEAM, MONITORING = "llm", "research", "monitoring"
 
 @dataclass(frozen=True, kw_only=True)
 class Pod:
-    """As much of a pod as a policy looks at."""
+    """The part of a pod that policies evaluate."""
 
     namespace: str
     labels: Object
@@ -33,7 +33,7 @@ class Pod:
 
 
 def selects(selector: Object, labels: Object) -> bool:
-    assert set(selector) <= {"matchLabels"}, "this test knows matchLabels only"
+    assert set(selector) <= {"matchLabels"}, "this test supports only matchLabels"
     return bool(selector.get("matchLabels", {}).items() <= labels.items())
 
 
@@ -48,14 +48,14 @@ def from_peer(peer: Object, source: Pod, policy_namespace: str) -> bool:
 
 
 def allowed(policies: list[Object], source: Pod, target: Pod, port: int) -> bool:
-    """Whether the network would let `source` connect to `port` of `target`."""
-    about = [
+    """Whether the policies allow `source` to connect to `port` of `target`."""
+    selecting = [
         p
         for p in policies
         if p["metadata"]["namespace"] == target.namespace
         and selects(p["spec"]["podSelector"], target.labels)
     ]
-    for policy in about:
+    for policy in selecting:
         assert policy["spec"]["policyTypes"] == ["Ingress"]
         for rule in policy["spec"].get("ingress", []):
             ports = [target.ports.get(p["port"], p["port"]) for p in rule.get("ports", [])]
@@ -64,7 +64,7 @@ def allowed(policies: list[Object], source: Pod, target: Pod, port: int) -> bool
                 not peers or any(from_peer(p, source, target.namespace) for p in peers)
             ):
                 return True
-    return not about
+    return not selecting
 
 
 def pod_of(workload: Object, namespace: str) -> Pod:
@@ -78,7 +78,7 @@ def pod_of(workload: Object, namespace: str) -> Pod:
 
 
 class Installed:
-    """A release in one namespace, an LLMService in another, and strangers in both."""
+    """A release in one namespace, an LLMService in another, and unrelated pods in both."""
 
     def __init__(self, rendered: list[Object]) -> None:
         workloads = {
@@ -86,7 +86,7 @@ class Installed:
             for o in rendered
             if o["kind"] in ("Deployment", "StatefulSet")
         }
-        told = {
+        settings = {
             e["name"].removeprefix("LENGTHWISE_OPERATOR_").lower(): e.get("value", "")
             for e in workloads["operator"]["spec"]["template"]["spec"]["containers"][0]["env"]
         }
@@ -100,7 +100,9 @@ class Installed:
             spec=LLMServiceSpec.model_validate({"model": {"uri": "hf://org/model"}}),
         )
         apis = Apis(pdb_version="policy/v1", pod_monitors=False)
-        made = all_children(service, OperatorSettings.model_validate(told).installation(), apis, 1)
+        made = all_children(
+            service, OperatorSettings.model_validate(settings).installation(), apis, 1
+        )
         self.policies = [
             {**o, "metadata": {**o["metadata"], "namespace": RELEASE}}
             for o in rendered
@@ -112,10 +114,10 @@ class Installed:
             namespace=RELEASE, labels=helm_test["metadata"]["labels"], ports={}
         )
         self.pods["engine"] = pod_of(next(m for m in made if m["kind"] == "Deployment"), TEAM)
-        nobody = Pod(namespace=RELEASE, labels={"app": "x"}, ports={})
+        unrelated = Pod(namespace=RELEASE, labels={"app": "x"}, ports={})
         self.pods |= {
-            "stranger": nobody,
-            "stranger elsewhere": replace(nobody, namespace=TEAM),
+            "unrelated": unrelated,
+            "unrelated elsewhere": replace(unrelated, namespace=TEAM),
             "other engine": replace(self.pods["engine"], namespace="support"),
             "prometheus": Pod(
                 namespace=MONITORING,
@@ -134,13 +136,13 @@ class Installed:
 
 @pytest.fixture
 def closed(render: Any) -> Installed:
-    """The defaults."""
+    """With the default values."""
     return Installed(render(namespace=RELEASE))
 
 
 @pytest.fixture
 def watched(render: Any) -> Installed:
-    """The same, with a Prometheus that may read the metrics."""
+    """With the default values and a Prometheus that may read the metrics."""
     name = {"kubernetes.io/metadata.name": MONITORING}
     peers = [{"namespaceSelector": {"matchLabels": name}}]
     values = {
@@ -151,41 +153,41 @@ def watched(render: Any) -> Installed:
 
 
 @pytest.mark.parametrize("port", [8000, 8082, 22], ids=["vllm", "worker", "any other"])
-def test_nobody_reaches_an_engine_but_the_worker_in_its_pod(closed: Installed, port: int) -> None:
-    """Containers of one pod share an address; no policy stands between them."""
+def test_no_other_pod_reaches_an_engine(closed: Installed, port: int) -> None:
+    """The worker is in the same pod, to which policies do not apply."""
     assert closed.who_reaches("engine", port) == set()
 
 
-def test_prometheus_alone_reads_an_engines_metrics(watched: Installed) -> None:
+def test_only_prometheus_reads_the_metrics_of_an_engine(watched: Installed) -> None:
     assert watched.who_reaches("engine", 8000) == {"prometheus"}
     assert watched.who_reaches("engine", 8082) == {"prometheus"}
     assert watched.who_reaches("engine", 22) == set()
 
 
-def test_the_queue_service_and_the_workers_alone_reach_valkey(watched: Installed) -> None:
+def test_only_the_queue_service_and_the_workers_reach_valkey(watched: Installed) -> None:
     assert watched.who_reaches("valkey", 6379) == {"queue", "engine", "other engine"}
 
 
-# The operator was missing: where policies are enforced no LLMService would have become Ready.
-def test_the_queue_service_asks_the_predictor_and_the_operator_looks_after_it(
+# The operator was missing once: where policies are enforced, no LLMService would become Ready.
+def test_only_the_queue_service_and_the_operator_reach_the_predictor(
     closed: Installed,
 ) -> None:
     assert closed.who_reaches("predictor", 8081) == {"queue", "operator"}
 
 
-def test_nobody_reaches_the_operator_but_for_its_metrics(watched: Installed) -> None:
+def test_only_prometheus_reaches_the_operator(watched: Installed) -> None:
     assert watched.who_reaches("operator", 8083) == set()
     assert watched.who_reaches("operator", 8084) == {"prometheus"}
 
 
-def test_everybody_reaches_the_queue_service_on_its_one_port(closed: Installed) -> None:
+def test_every_pod_reaches_the_queue_service_on_its_one_port(closed: Installed) -> None:
     assert closed.who_reaches("queue", 8080) == set(closed.pods) - {"queue"}
     assert closed.who_reaches("queue", 22) == set()
 
 
-def test_only_named_clients_reach_a_queue_service_that_names_them(render: Any) -> None:
+def test_clients_from_limits_who_reaches_the_queue_service(render: Any) -> None:
     peers = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": TEAM}}}]
     found = Installed(render({"networkPolicy": {"clientsFrom": peers}}, namespace=RELEASE))
     assert found.who_reaches("queue", 8080) == {
-        *("operator", "helm test", "engine", "stranger elsewhere")
+        *("operator", "helm test", "engine", "unrelated elsewhere")
     }

@@ -1,4 +1,4 @@
-"""What the chart makes of its values: valid, locked down, and wired to the programs it runs."""
+"""The objects of the chart are valid, restricted, and use settings that the programs have."""
 
 from __future__ import annotations
 
@@ -116,12 +116,12 @@ def test_every_object_fits_the_schema_of_kubernetes(
 ) -> None:
     for document in render(values):
         if document["apiVersion"].startswith("monitoring.coreos.com/"):
-            continue  # not Kubernetes' own; see test_monitors_name_ports_that_are_there
+            continue  # not Kubernetes' own; see test_monitors_name_ports_that_exist
         kubernetes_validate.validate(document, version, strict=True)
 
 
 @each_set
-def test_every_object_has_the_labels_that_say_whose_it_is(render: Any, values: Object) -> None:
+def test_every_object_has_the_labels_of_the_release(render: Any, values: Object) -> None:
     for document in render({**values, "extraObjects": []}):
         labels = document["metadata"]["labels"]
         assert labels["app.kubernetes.io/part-of"] == "lengthwise"
@@ -129,7 +129,7 @@ def test_every_object_has_the_labels_that_say_whose_it_is(render: Any, values: O
 
 
 @pytest.mark.parametrize("name", ["lw", "lengthwise", "a" * 53])
-def test_names_fit_whatever_the_release_is_called(render: Any, name: str) -> None:
+def test_names_fit_for_every_name_of_the_release(render: Any, name: str) -> None:
     longest = max(len(o["metadata"]["name"]) for o in render(EVERYTHING, name=name))
     assert longest <= 63
 
@@ -146,7 +146,7 @@ def test_every_service_selects_the_pods_of_one_workload(render: Any, values: Obj
 
 
 @each_set
-def test_every_pod_keeps_to_the_restricted_profile(render: Any, values: Object) -> None:
+def test_every_pod_meets_the_restricted_profile(render: Any, values: Object) -> None:
     for pod in pods(render(values)):
         security = pod["spec"]["securityContext"]
         assert security["runAsNonRoot"] is True
@@ -165,12 +165,12 @@ def test_every_pod_keeps_to_the_restricted_profile(render: Any, values: Object) 
         }
 
 
-def test_only_the_pod_that_asks_for_it_runs_anything_as_root(render: Any) -> None:
-    """`fixPermissions` is for hostPath volumes; nothing else may hold an init container."""
+def test_only_fix_permissions_runs_a_container_as_root(render: Any) -> None:
+    """`fixPermissions` is for hostPath volumes; no other pod may have an init container."""
     assert not any("initContainers" in pod["spec"] for pod in pods(render()))
-    fixing = [p for p in pods(render(EVERYTHING)) if "initContainers" in p["spec"]]
-    assert [p["metadata"]["labels"]["app.kubernetes.io/component"] for p in fixing] == ["valkey"]
-    assert fixing[0]["spec"]["initContainers"][0]["securityContext"]["capabilities"] == {
+    with_init = [p for p in pods(render(EVERYTHING)) if "initContainers" in p["spec"]]
+    assert [p["metadata"]["labels"]["app.kubernetes.io/component"] for p in with_init] == ["valkey"]
+    assert with_init[0]["spec"]["initContainers"][0]["securityContext"]["capabilities"] == {
         "drop": ["ALL"],
         "add": ["CHOWN"],
     }
@@ -186,21 +186,23 @@ def test_pods_run_as_the_user_of_their_images(render: Any, chart_folder: Path) -
     assert {(s["runAsUser"], s["runAsGroup"]) for s in ours} == {(10001, 10001)}
 
 
-def test_the_charts_version_of_the_images_is_that_of_the_distribution(chart_folder: Path) -> None:
+def test_the_app_version_of_the_chart_is_the_version_of_the_distribution(
+    chart_folder: Path,
+) -> None:
     project = tomllib.loads((chart_folder.parents[1] / "pyproject.toml").read_text())["project"]
     chart = yaml.safe_load((chart_folder / "Chart.yaml").read_text())
     assert chart["appVersion"] == project["version"]
 
 
 @each_set
-def test_only_the_operator_gets_a_token_of_the_cluster(render: Any, values: Object) -> None:
+def test_only_the_operator_gets_a_service_account_token(render: Any, values: Object) -> None:
     for pod in pods(render(values)):
         if pod["metadata"]["labels"]["app.kubernetes.io/component"] != "operator":
             assert pod["spec"]["automountServiceAccountToken"] is False
 
 
 @each_set
-def test_no_right_of_the_operator_is_a_wildcard_or_touches_secrets_or_runs_commands(
+def test_the_operator_has_no_wildcard_and_no_right_on_secrets_or_commands(
     render: Any, values: Object
 ) -> None:
     rules = [r for o in of_kind(render(values), "ClusterRole", "Role") for r in o["rules"]]
@@ -235,7 +237,7 @@ def test_a_namespaced_operator_has_no_right_outside_its_namespaces(render: Any) 
     assert [a for a in arguments if "namespace" in a] == ["--namespace=llm", "--namespace=research"]
 
 
-def test_a_namespaced_operator_elsewhere_may_look_at_the_queue_service_alone(render: Any) -> None:
+def test_a_namespaced_operator_may_list_only_the_queue_service_elsewhere(render: Any) -> None:
     objects = render({"operator": {"watchNamespaces": ["research"]}})
     [role] = [r for r in of_kind(objects, "Role") if r["metadata"].get("namespace") != "research"]
     want = {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["list"]}
@@ -243,11 +245,11 @@ def test_a_namespaced_operator_elsewhere_may_look_at_the_queue_service_alone(ren
     container = named(objects, "Deployment", "lw-lengthwise-operator")["spec"]["template"]["spec"][
         "containers"
     ][0]
-    told = {e["name"]: e.get("value") for e in container["env"]}
-    assert told["LENGTHWISE_OPERATOR_QUEUE_DEPLOYMENT"] == "llm/lw-lengthwise-queue"
+    env = {e["name"]: e.get("value") for e in container["env"]}
+    assert env["LENGTHWISE_OPERATOR_QUEUE_DEPLOYMENT"] == "llm/lw-lengthwise-queue"
 
 
-def test_with_an_external_redis_there_is_no_valkey_and_everyone_reads_the_users_secret(
+def test_with_an_external_redis_there_is_no_valkey_and_every_program_reads_the_users_secret(
     render: Any,
 ) -> None:
     objects = render(EXTERNAL)
@@ -256,23 +258,23 @@ def test_with_an_external_redis_there_is_no_valkey_and_everyone_reads_the_users_
     env = queue["spec"]["template"]["spec"]["containers"][0]["env"]
     assert env[0]["valueFrom"]["secretKeyRef"] == {"name": "my-redis", "key": "url"}
     operator = named(objects, "Deployment", "lw-lengthwise-operator")
-    told = {
+    env = {
         e["name"]: e.get("value")
         for e in operator["spec"]["template"]["spec"]["containers"][0]["env"]
     }
-    assert told["LENGTHWISE_OPERATOR_REDIS_SECRET_NAME"] == "my-redis"
+    assert env["LENGTHWISE_OPERATOR_REDIS_SECRET_NAME"] == "my-redis"
 
 
 def test_queue_service_and_workers_reach_a_secured_redis_in_the_same_way(render: Any) -> None:
-    """Two programs write this, the chart's templates and the operator; their settings are alike."""
+    """The chart's templates write the one, the operator the other."""
     objects = render(SECURED)
     queue = named(objects, "Deployment", "lw-lengthwise-queue")["spec"]["template"]["spec"]
     operator = named(objects, "Deployment", "lw-lengthwise-operator")["spec"]["template"]["spec"]
-    told = {
+    settings = {
         e["name"].removeprefix("LENGTHWISE_OPERATOR_").lower(): e.get("value")
         for e in operator["containers"][0]["env"]
     }
-    redis = OperatorSettings.model_validate(told).installation().redis
+    redis = OperatorSettings.model_validate(settings).installation().redis
     worker = {e["name"].removeprefix("LENGTHWISE_WORKER_"): e for e in redis_env(redis)}
     wanted = {
         e["name"].removeprefix("LENGTHWISE_QUEUE_"): e
@@ -309,12 +311,12 @@ def test_the_values_of_files_and_batches_reach_the_queue_service(render: Any) ->
         }
     }
     pod = named(render(values), "Deployment", "lw-lengthwise-queue")["spec"]["template"]["spec"]
-    told = {
+    settings = {
         e["name"].removeprefix("LENGTHWISE_QUEUE_").lower(): e.get("value")
         for e in pod["containers"][0]["env"]
         if "REDIS" not in e["name"]
     }
-    got = QueueServiceSettings.model_validate(told)
+    got = QueueServiceSettings.model_validate(settings)
     assert (got.tenant_file_bytes, got.total_file_bytes) == (5_000_000_000, 9_000_000_000)
     assert (got.file_ttl_s, got.batch_window, got.batch_lease_ms) == (60, 7, 20_000)
     assert got.batch_completion_s == 3600
@@ -333,10 +335,10 @@ def test_the_jobs_are_never_evicted_and_are_written_to_disk(render: Any) -> None
 
 
 @each_set
-def test_every_setting_that_the_chart_hands_out_is_one_that_its_program_has(
+def test_every_variable_of_the_chart_is_a_setting_of_its_program(
     render: Any, values: Object
 ) -> None:
-    """A misspelt variable would be ignored without a word."""
+    """A program ignores a misspelt variable silently."""
     fields = {
         "LENGTHWISE_QUEUE_": set(QueueServiceSettings.model_fields),
         "LENGTHWISE_OPERATOR_": set(OperatorSettings.model_fields),
@@ -382,14 +384,14 @@ def test_the_models_of_the_shared_predictor_are_folders_of_a_claim(
     assert len(settings.models) == len(values.get("models", {}))
 
 
-def test_a_pod_is_given_longer_to_stop_than_its_program_takes(render: Any) -> None:
+def test_the_grace_period_of_a_pod_is_longer_than_that_of_its_program(render: Any) -> None:
     values = {"queue": {"preStopSeconds": 7, "shutdownGraceSeconds": 300}}
     pod = named(render(values), "Deployment", "lw-lengthwise-queue")["spec"]["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] > 307
 
 
 @pytest.mark.parametrize(
-    ("values", "complaint"),
+    ("values", "message"),
     [
         ({"qeueu": {}}, "qeueu"),
         ({"queue": {"replicas": 0}}, "replicas"),
@@ -414,7 +416,7 @@ def test_a_pod_is_given_longer_to_stop_than_its_program_takes(render: Any) -> No
             "unknown",
             "too-few",
             "models-without-a-claim",
-            "less-than-never",
+            "negative-interval",
             "no-redis-at-all",
             "not-a-choice",
             "not-a-peer",
@@ -424,10 +426,10 @@ def test_a_pod_is_given_longer_to_stop_than_its_program_takes(render: Any) -> No
         "no-secret-for-the-pair",
     ],
 )
-def test_values_that_cannot_work_are_refused_with_their_name(
-    render: Any, values: Object, complaint: str
+def test_invalid_values_are_refused_with_their_name(
+    render: Any, values: Object, message: str
 ) -> None:
-    with pytest.raises(helm_python.HelmError, match=complaint):
+    with pytest.raises(helm_python.HelmError, match=message):
         render(values)
 
 
@@ -436,14 +438,14 @@ def test_api_keys_without_one_for_the_operator_are_refused(render: Any) -> None:
         render({"tenants": {"existingSecret": "tenants"}})
 
 
-def test_helm_lint_has_no_complaint(chart_folder: Path) -> None:
+def test_helm_lint_finds_nothing(chart_folder: Path) -> None:
     found = helm_python.lint(str(chart_folder))
-    # Helm would like an icon; that is a wish (severity 1), not a warning.
+    # Helm recommends an icon with severity 1, which is not a warning.
     assert [m for m in found["messages"] if m["severity"] > 1] == []
     assert found["errors"] == []
 
 
-def test_every_value_says_what_it_is_in_the_schema(chart_folder: Path) -> None:
+def test_every_value_is_in_the_schema(chart_folder: Path) -> None:
     """values.yaml and values.schema.json are two copies; this holds them equal."""
     values = yaml.safe_load((chart_folder / "values.yaml").read_text())
     schema = yaml.safe_load((chart_folder / "values.schema.json").read_text())
@@ -461,16 +463,14 @@ def test_every_value_says_what_it_is_in_the_schema(chart_folder: Path) -> None:
     compare(values, schema, "")
 
 
-def test_the_charts_copy_of_the_definitions_is_the_source(chart_folder: Path) -> None:
+def test_the_charts_copy_of_the_crd_is_its_source(chart_folder: Path) -> None:
     copies = {p.name: p.read_text() for p in (chart_folder / "files" / "crds").glob("*.yaml")}
     source = chart_folder.parents[1] / "crds"
     assert copies == {p.name: p.read_text() for p in source.glob("*.yaml")}
     assert copies
 
 
-def test_the_definitions_are_rendered_whole_and_kept_on_uninstall(
-    render: Any, chart_folder: Path
-) -> None:
+def test_the_crd_is_rendered_whole_and_kept_on_uninstall(render: Any, chart_folder: Path) -> None:
     (got,) = of_kind(render(), "CustomResourceDefinition")
     (path,) = (chart_folder.parents[1] / "crds").glob("*.yaml")
     want = yaml.safe_load(path.read_text())
@@ -480,7 +480,7 @@ def test_the_definitions_are_rendered_whole_and_kept_on_uninstall(
 
 
 @pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
-def test_the_notes_name_the_service_that_is_there(chart_folder: Path, values: Object) -> None:
+def test_the_notes_name_the_service_that_exists(chart_folder: Path, values: Object) -> None:
     with helm_python.Chart.load(chart_folder) as chart:
         texts = chart.render(values, name="lw", namespace="llm")
     notes = next(t for path, t in texts.items() if path.endswith("NOTES.txt"))
@@ -495,8 +495,8 @@ def test_the_notes_name_the_service_that_is_there(chart_folder: Path, values: Ob
     assert yaml.safe_load(manifest[1])["kind"] == "LLMService"
 
 
-def test_monitors_name_ports_that_are_there(render: Any) -> None:
-    """A monitor that matches nothing scrapes nothing, and says so nowhere."""
+def test_monitors_name_ports_that_exist(render: Any) -> None:
+    """A monitor that matches nothing scrapes nothing, without an error."""
     objects = render(EVERYTHING)
     for monitor in of_kind(objects, "ServiceMonitor"):
         want = monitor["spec"]["selector"]["matchLabels"].items()
@@ -508,7 +508,7 @@ def test_monitors_name_ports_that_are_there(render: Any) -> None:
         assert endpoint["port"] in {p["name"] for p in services[0]["spec"]["ports"]}
         assert {"action": "labeldrop", "regex": "service"} in endpoint["relabelings"]
     for monitor in of_kind(objects, "PodMonitor"):
-        # The operator's metrics have the `namespace` of an LLMService, which is to win.
+        # The operator's metrics have the `namespace` of an LLMService, which takes precedence.
         assert all(e["honorLabels"] for e in monitor["spec"]["podMetricsEndpoints"])
         want = monitor["spec"]["selector"]["matchLabels"].items()
         chosen = [p for p in pods(objects) if want <= p["metadata"]["labels"].items()]
@@ -516,7 +516,7 @@ def test_monitors_name_ports_that_are_there(render: Any) -> None:
         assert {e["port"] for e in monitor["spec"]["podMetricsEndpoints"]} <= ports
 
 
-def test_network_policies_name_ports_that_are_there(render: Any) -> None:
+def test_network_policies_name_ports_that_exist(render: Any) -> None:
     objects = render(EVERYTHING)
     policies = of_kind(objects, "NetworkPolicy")
     assert len(policies) == 4

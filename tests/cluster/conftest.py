@@ -14,7 +14,8 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import helm_python
 import httpx
 import pytest
 import yaml
+from tests import waiting
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "lengthwise"
@@ -130,25 +132,19 @@ class Kubectl:
 
 def _reached_soon(url: str) -> bool:
     """Whether anything answers there within 15 s."""
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
-        with suppress(httpx.TransportError):
-            httpx.get(f"{url}/healthz", timeout=5)
-            return True
-        time.sleep(0.5)
-    return False
+    try:
+        return waiting.eventually(
+            lambda: httpx.get(f"{url}/healthz", timeout=5) is not None,
+            "an answer",
+            within_s=15,
+            every_s=0.5,
+            ignoring=(httpx.TransportError,),
+        )
+    except AssertionError:
+        return False
 
 
-def eventually(condition: Callable[[], bool], what: str, *, within_s: float = WITHIN_S) -> None:
-    """Wait for it.
-
-    Raises:
-        AssertionError: It did not come true in time.
-    """
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {within_s:.0f} s: {what}"
-        time.sleep(0.5)
+eventually = partial(waiting.eventually, within_s=WITHIN_S, every_s=0.5)
 
 
 @pytest.fixture(scope="session")

@@ -330,7 +330,7 @@ def test_the_overtake_bound_follows_the_wait_as_far_as_the_manifest_says(
         def bound_ms(factor: float, **queue: Any) -> float:
             lw.apply(queue=queue)
             until(lambda: lw.settings()["overtake_wait_factor"] == factor, f"{factor}")
-            time.sleep(2)  # what prices a job is at most a second old
+            time.sleep(2)  # time passes: the settings that price a job are at most a second old
             return float(lw.explained(LONG, 800)["overtake_bound_ms"])
 
         alone = bound_ms(0, overtakeWaitFactor=0)

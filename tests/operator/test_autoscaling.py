@@ -32,7 +32,7 @@ def work(seconds: float, *, depth: int = 10, in_flight: int = 0) -> Demand:
 def run(
     demands: list[Demand | None], *, current: int = 1, bounds: Bounds = BOUNDS, every_s: float = 5
 ) -> list[ScalingDecision]:
-    """Decisions in a row, each given the history of the last."""
+    """Make decisions one after the other, each with the history of the last."""
     history: tuple[ReplicaSample, ...] = ()
     out = []
     for i, demand in enumerate(demands):
@@ -47,14 +47,14 @@ def test_the_first_job_wakes_a_replica_at_once() -> None:
     assert (decision.replicas, decision.reason) == (1, ScalingReason.WOKEN)
 
 
-def test_a_backlog_over_the_target_brings_as_many_replicas_as_meet_it() -> None:
+def test_a_backlog_over_the_target_adds_as_many_replicas_as_meet_it() -> None:
     decision = run([work(100)])[0]
     assert (decision.replicas, decision.reason) == (4, ScalingReason.BACKLOG)
     assert "100.0 s of predicted work" in decision.message
     assert "target 30 s" in decision.message
 
 
-def test_work_that_trembles_around_the_target_changes_nothing() -> None:
+def test_a_backlog_that_fluctuates_around_the_target_changes_nothing() -> None:
     demands: list[Demand | None] = [work(60 * f) for f in (0.95, 1.05, 0.98, 1.09, 0.96) * 20]
     assert {d.replicas for d in run(demands, current=2)} == {2}
 
@@ -70,10 +70,10 @@ def test_the_maximum_is_never_exceeded_and_is_named() -> None:
     assert "the maximum" in decision.message
 
 
-def test_a_replica_goes_only_after_the_whole_delay() -> None:
+def test_a_replica_is_removed_only_after_the_whole_delay() -> None:
     decisions = run([work(100, in_flight=0), *[IDLE] * 70])
     changed = [i for i, d in enumerate(decisions) if i and d.replicas != decisions[i - 1].replicas]
-    assert changed == [61]  # 61 looks 5 s apart: the first idle one was 300 s before
+    assert changed == [61]  # the first idle decision was 300 s earlier; one decision every 5 s
     assert decisions[-1].reason is ScalingReason.STEADY
     assert decisions[61].reason is ScalingReason.IDLE
 
@@ -89,13 +89,13 @@ def test_running_jobs_keep_the_replicas_that_hold_them() -> None:
     assert decisions[-1].replicas == 3  # 17 jobs, 8 slots each
 
 
-def test_nothing_changes_while_nobody_knows_the_queue() -> None:
+def test_nothing_changes_while_the_demand_is_unknown() -> None:
     decisions = run([None] * 100, current=3)
     assert {d.replicas for d in decisions} == {3}
     assert decisions[-1].reason is ScalingReason.NO_SIGNAL
 
 
-def test_a_gap_in_what_is_known_starts_the_delay_anew() -> None:
+def test_an_unknown_demand_restarts_the_delay() -> None:
     demands = [*[IDLE] * 40, None, *[IDLE] * 59]
     assert {d.replicas for d in run(demands, current=2)} == {2}
 
@@ -105,7 +105,7 @@ def test_a_restarted_operator_scales_nothing_down_before_the_delay_is_over() -> 
     assert (decision.replicas, decision.reason) == (4, ScalingReason.STABILIZING)
 
 
-def test_bounds_that_change_act_at_once() -> None:
+def test_changed_bounds_take_effect_at_once() -> None:
     decision = decide_replicas(0, 9, (), IDLE, BOUNDS)
     assert (decision.replicas, decision.reason) == (4, ScalingReason.BOUNDS)
 
@@ -116,7 +116,7 @@ def test_without_a_delay_the_replicas_follow_the_work_at_once() -> None:
 
 
 @pytest.mark.parametrize("current", [0, 1, 3])
-def test_replicas_that_still_load_are_not_asked_for_twice(current: int) -> None:
+def test_replicas_that_still_load_are_not_requested_twice(current: int) -> None:
     assert needed_replicas(current, work(100), BOUNDS) == 4
 
 
@@ -166,10 +166,10 @@ def test_there_is_a_replica_whenever_there_is_work(
 
 @settings(deadline=None)
 @given(st.lists(demands, min_size=2, max_size=60), bounds)
-def test_no_replica_goes_that_was_needed_within_the_delay(
+def test_no_replica_is_removed_that_was_needed_within_the_delay(
     seen: list[Demand | None], limits: Bounds
 ) -> None:
-    # This is the promise against flapping: down never undoes an up within the delay.
+    # The guarantee against flapping: a decision to scale up is never reverted within the delay.
     every_s = 5.0
     decisions = run(seen, current=limits.min_replicas, bounds=limits, every_s=every_s)
     for i in range(1, len(decisions)):
@@ -186,7 +186,7 @@ def test_no_replica_goes_that_was_needed_within_the_delay(
 
 @settings(deadline=None)
 @given(demands, st.integers(0, 12), bounds)
-def test_steady_demand_settles_after_one_change_up_or_down(
+def test_steady_demand_causes_at_most_one_change(
     demand: Demand | None, current: int, limits: Bounds
 ) -> None:
     decisions = run([demand] * 60, current=current, bounds=limits)
@@ -210,7 +210,7 @@ def test_more_work_never_needs_fewer_replicas(
 
 @settings(deadline=None)
 @given(st.floats(1, 1000), bounds)
-def test_what_is_asked_for_meets_the_target_within_the_tolerance(
+def test_the_needed_replicas_meet_the_target_within_the_tolerance(
     seconds: float, limits: Bounds
 ) -> None:
     replicas = needed_replicas(1, work(seconds), limits)

@@ -77,7 +77,7 @@ def test_every_child_is_owned_and_labelled(make: Any) -> None:
         assert labels["lengthwise.dev/service"] == "chat"
 
 
-def test_vllm_is_told_what_the_spec_says(service: MakeService) -> None:
+def test_the_spec_becomes_arguments_of_vllm(service: MakeService) -> None:
     made = service(
         model={"uri": "hf://org/m", "name": "m-chat", "revision": "v2", "maxModelLen": 4096},
         engine={"maxNumSeqs": 32, "args": ["--enforce-eager"]},
@@ -109,13 +109,13 @@ def test_vllm_is_told_what_the_spec_says(service: MakeService) -> None:
         ("vllm/vllm-openai:v1.0", True),
     ],
 )
-def test_an_old_vllm_is_not_given_a_flag_that_it_does_not_know(
+def test_an_old_vllm_does_not_get_a_flag_that_it_lacks(
     service: MakeService, image: str, knows: bool
 ) -> None:
     assert ("--shutdown-timeout" in vllm_args(service(engine={"image": image}))) == knows
 
 
-def test_a_users_own_shutdown_timeout_wins(service: MakeService) -> None:
+def test_a_users_shutdown_timeout_takes_precedence(service: MakeService) -> None:
     args = vllm_args(service(engine={"args": ["--shutdown_timeout=7"]}))
     assert "--shutdown-timeout" not in args
 
@@ -129,7 +129,7 @@ def test_a_users_own_shutdown_timeout_wins(service: MakeService) -> None:
         ("pvc://claim", "/mnt/model"),
     ],
 )
-def test_every_kind_of_uri_leads_to_what_vllm_serves(
+def test_every_kind_of_uri_becomes_the_model_argument(
     service: MakeService, uri: str, want: str
 ) -> None:
     assert vllm_args(service(model={"uri": uri}))[0] == want
@@ -159,7 +159,7 @@ def test_tensor_parallelism_sets_the_argument_the_gpus_and_the_shared_memory(mak
     assert mounts["shm"] == "/dev/shm"  # noqa: S108 - the container's
 
 
-def test_one_gpu_is_not_invented_for_an_engine_that_asked_for_none(make: Any) -> None:
+def test_an_engine_without_limits_gets_no_gpu(make: Any) -> None:
     assert container(make(), "main")["resources"] == {}
 
 
@@ -167,20 +167,20 @@ def test_shared_memory_of_zero_mounts_none(make: Any) -> None:
     assert all(v["name"] != "shm" for v in pod(make(sharedMemorySize="0"))["volumes"])
 
 
-def test_the_worker_gets_redis_from_the_secret_and_never_its_value(make: Any) -> None:
+def test_the_worker_gets_the_redis_url_by_reference_to_the_secret(make: Any) -> None:
     worker = container(make(), "worker")
     want = {"secretKeyRef": {"name": "lw-redis", "key": "url"}}
     assert env(worker)["LENGTHWISE_WORKER_REDIS_URL"] == want
 
 
-def test_the_worker_claims_as_much_as_the_engine_works_on(make: Any) -> None:
+def test_the_worker_has_as_many_slots_as_the_engine_has_sequences(make: Any) -> None:
     engine = {"maxNumSeqs": 48}
     assert env(container(make(engine=engine), "worker"))["LENGTHWISE_WORKER_SLOTS"] == "48"
     capped = make(engine=engine, queue={"maxInFlightPerReplica": 12})
     assert env(container(capped, "worker"))["LENGTHWISE_WORKER_SLOTS"] == "12"
 
 
-def test_the_worker_hands_back_before_the_engine_is_killed(make: Any) -> None:
+def test_the_worker_returns_its_jobs_before_the_engine_is_killed(make: Any) -> None:
     found = make(drain={"preStopSeconds": 20, "shutdownTimeoutSeconds": 30})
     grace = float(env(container(found, "worker"))["LENGTHWISE_WORKER_SHUTDOWN_GRACE_S"])
     main = container(found, "main")
@@ -194,7 +194,7 @@ def test_the_engine_waits_for_the_worker_to_end(make: Any, tmp_path: Path) -> No
     command = container(found, "main")["lifecycle"]["preStop"]["exec"]["command"]
     worker = env(container(found, "worker"))
     assert worker["LENGTHWISE_WORKER_ENDED_FILE"] in command[-1]
-    # The hook itself, with the file where the test can make it: it ends as soon as it is there.
+    # Run the hook with a path that the test can create: it ends as soon as the file exists.
     here = tmp_path / "ended"
     command[-1] = command[-1].replace(worker["LENGTHWISE_WORKER_ENDED_FILE"], str(here))
     hook = subprocess.Popen(command)
@@ -207,7 +207,7 @@ def test_the_engine_waits_for_the_worker_to_end(make: Any, tmp_path: Path) -> No
         hook.kill()
 
 
-def test_our_containers_meet_the_restricted_profile(make: Any) -> None:
+def test_worker_and_predictor_meet_the_restricted_profile(make: Any) -> None:
     found = make(predictor={"replicas": 1})
     predictor = found["Deployment", "chat-predictor"]["spec"]["template"]["spec"]["containers"][0]
     for ours in (container(found, "worker"), predictor):
@@ -225,12 +225,12 @@ def test_a_hub_token_comes_from_the_named_secret(make: Any) -> None:
     assert env(container(found, "main"))["HF_TOKEN"] == want
 
 
-def test_a_users_variable_wins_over_ours(make: Any) -> None:
+def test_a_users_variable_overrides_the_operators(make: Any) -> None:
     found = make(engine={"env": [{"name": "VLLM_NO_USAGE_STATS", "value": "0"}]})
     assert env(container(found, "main"))["VLLM_NO_USAGE_STATS"] == "0"
 
 
-def test_a_cache_is_made_or_an_existing_one_is_used(make: Any) -> None:
+def test_a_claim_is_created_or_an_existing_one_is_used(make: Any) -> None:
     managed = make(modelCache={"size": "9Gi", "storageClassName": "fast"})
     claim = managed["PersistentVolumeClaim", "chat-model-cache"]["spec"]
     assert claim["resources"]["requests"]["storage"] == "9Gi"
@@ -251,7 +251,7 @@ def test_a_cache_is_made_or_an_existing_one_is_used(make: Any) -> None:
     ],
     ids=["one", "two", "up-to-three", "up-to-one"],
 )
-def test_a_disruption_budget_stands_where_there_can_be_two_replicas(
+def test_there_is_a_disruption_budget_if_there_can_be_two_replicas(
     make: Any, spec: dict[str, Any], want: bool
 ) -> None:
     assert (("PodDisruptionBudget", "chat-engine") in make(**spec)) == want
@@ -263,7 +263,7 @@ def test_an_old_api_server_gets_the_old_version_of_the_budget(make: Any) -> None
     assert found["PodDisruptionBudget", "chat-engine"]["apiVersion"] == "policy/v1beta1"
 
 
-def test_a_pod_monitor_is_made_only_where_the_api_exists(make: Any) -> None:
+def test_a_pod_monitor_is_created_only_where_the_api_exists(make: Any) -> None:
     assert ("PodMonitor", "chat-engine") not in make()
     having = Apis(pdb_version="policy/v1", pod_monitors=True)
     monitor = make(with_apis=having)["PodMonitor", "chat-engine"]
@@ -271,7 +271,7 @@ def test_a_pod_monitor_is_made_only_where_the_api_exists(make: Any) -> None:
     assert ports == ["http", "worker-metrics"]
 
 
-def test_nobody_reaches_the_engine_but_who_may_scrape_it(
+def test_only_the_monitoring_namespace_reaches_the_engine(
     make: Any, installation: Installation, apis: Apis, service: MakeService
 ) -> None:
     assert make()["NetworkPolicy", "chat-engine"]["spec"]["ingress"] == []
@@ -314,20 +314,20 @@ def test_which_predictor_serves(
     assert predictor_of(made, replace(installation, predictor_url=shared)) == want
 
 
-def test_a_predictor_of_ones_own_is_read_from_its_claim(make: Any) -> None:
+def test_a_users_model_is_mounted_from_its_claim(make: Any) -> None:
     found = make(predictor={"model": "pvc://lengths/v3"})
     spec = found["Deployment", "chat-predictor"]["spec"]["template"]["spec"]
     assert env(spec["containers"][0])["LENGTHWISE_PREDICTOR_MODEL_DIR"] == "/mnt/model/v3"
     assert env(spec["containers"][0])["LENGTHWISE_PREDICTOR_RELOAD_EVERY_S"] == "5"
 
 
-def test_how_often_a_predictor_looks_for_a_new_model_is_told_in_seconds(make: Any) -> None:
+def test_the_reload_interval_becomes_seconds(make: Any) -> None:
     found = make(predictor={"model": "pvc://lengths/v3", "reloadEvery": "1m30s"})
     spec = found["Deployment", "chat-predictor"]["spec"]["template"]["spec"]
     assert env(spec["containers"][0])["LENGTHWISE_PREDICTOR_RELOAD_EVERY_S"] == "90"
 
 
-def test_the_longest_name_still_makes_names_that_fit_into_dns(make: Any) -> None:
+def test_children_of_the_longest_name_have_valid_dns_names(make: Any) -> None:
     found = make(name="n" * MAX_NAME, modelCache={}, predictor={"replicas": 1})
     assert all(len(name) <= 63 for _, name in found)
 
@@ -337,7 +337,7 @@ def test_the_same_service_gives_the_same_manifests(make: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "code", "says"),
+    ("files", "code", "output"),
     [
         (["m/config.json"], 0, ""),
         (["m/params.json"], 0, ""),
@@ -346,8 +346,8 @@ def test_the_same_service_gives_the_same_manifests(make: Any) -> None:
     ],
     ids=["config", "params", "no-model", "no-folder"],
 )
-def test_the_model_check_tells_what_is_there_instead(
-    tmp_path: Path, files: list[str], code: int, says: str
+def test_the_model_check_reports_what_is_there_instead(
+    tmp_path: Path, files: list[str], code: int, output: str
 ) -> None:
     for file in files:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
@@ -359,7 +359,7 @@ def test_the_model_check_tells_what_is_there_instead(
         check=False,
     )
     assert done.returncode == code
-    assert says in done.stdout
+    assert output in done.stdout
 
 
 def test_the_secrets_of_redis_are_mounted_in_the_worker_and_not_in_the_engine(

@@ -1,4 +1,4 @@
-"""What a stranger reads in `kubectl describe`, from the statuses that Kubernetes really gives."""
+"""Conditions as `kubectl describe` shows them, from statuses in the form that Kubernetes writes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def waiting(name: str, reason: str, message: str = "", **more: Any) -> dict[str,
 
 
 def crashed(name: str, log: str, *, code: int = 1, reason: str = "Error") -> dict[str, Any]:
-    """A container in CrashLoopBackOff, with its last words."""
+    """A container in CrashLoopBackOff, with the end of its log."""
     ended = {"terminated": {"exitCode": code, "reason": reason, "message": log}}
     return waiting(name, "CrashLoopBackOff", lastState=ended, restartCount=2)
 
@@ -107,28 +107,28 @@ def judge(service: MakeService, installation: Installation, facts: MakeFacts) ->
     return judge
 
 
-def test_everything_well_is_ready(judge: Any) -> None:
+def test_a_healthy_service_is_ready(judge: Any) -> None:
     found = judge()
     assert set(found) == set(ConditionType)
     assert {c.status for c in found.values()} == {"True"}
     assert found[ConditionType.READY].reason == "Ready"
 
 
-def test_ready_takes_the_reason_of_what_is_not(judge: Any) -> None:
+def test_ready_takes_the_reason_of_a_condition_that_is_not_true(judge: Any) -> None:
     found = judge(queue=None, queue_problem="the queue service does not answer")
     ready = found[ConditionType.READY]
     assert (ready.status, ready.reason) == ("Unknown", "QueueServiceUnreachable")
     assert ready.message == "QueueReady: the queue service does not answer"
 
 
-def test_what_is_false_counts_for_more_than_what_is_unknown(judge: Any) -> None:
+def test_a_false_condition_takes_precedence_over_an_unknown_one(judge: Any) -> None:
     found = judge(name_owner="other/chat", deployments={})
     assert found[ConditionType.ENGINE].status == "Unknown"
     assert found[ConditionType.READY].reason == "NameTaken"
     assert found[ConditionType.READY].status == "False"
 
 
-def test_a_service_that_sleeps_is_ready_and_says_so(judge: Any) -> None:
+def test_a_service_without_replicas_is_ready_with_the_reason(judge: Any) -> None:
     found = judge(deployments={"chat-engine": deployment(wanted=0)})
     assert (found[ConditionType.READY].status, found[ConditionType.READY].reason) == (
         "True",
@@ -136,8 +136,8 @@ def test_a_service_that_sleeps_is_ready_and_says_so(judge: Any) -> None:
     )
 
 
-def test_every_reason_given_is_documented(judge: Any) -> None:
-    # `_condition` looks its status up in REASONS, so this walks the words that are put together.
+def test_every_reason_of_a_fault_is_documented(judge: Any) -> None:
+    # `_condition` looks up the status in REASONS; the reasons of faults come from `diagnosis.py`.
     documented = {reason for table in REASONS.values() for reason in table}
     for fault in FAULTS:
         assert fault[1] in documented
@@ -230,18 +230,18 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("broken", "reason", "says"), FAULTS, ids=[f[1] for f in FAULTS])
+@pytest.mark.parametrize(("broken", "reason", "text"), FAULTS, ids=[f[1] for f in FAULTS])
 def test_a_pod_that_does_not_run_is_explained(
-    judge: Any, broken: dict[str, Any], reason: str, says: str
+    judge: Any, broken: dict[str, Any], reason: str, text: str
 ) -> None:
     found = judge(deployments={"chat-engine": deployment()}, pods=[broken])
     engine = found[ConditionType.ENGINE]
     assert (engine.status, engine.reason) == ("False", reason)
-    assert says in engine.message
+    assert text in engine.message
     assert found[ConditionType.READY].reason == reason
 
 
-def test_a_fault_beside_replicas_that_answer_degrades_and_stops_nothing(judge: Any) -> None:
+def test_a_fault_beside_ready_replicas_degrades_the_engine(judge: Any) -> None:
     found = judge(
         deployments={"chat-engine": deployment(wanted=2, available=1, total=2)}, pods=[FAULTS[1][0]]
     )
@@ -250,13 +250,13 @@ def test_a_fault_beside_replicas_that_answer_degrades_and_stops_nothing(judge: A
     assert "ImagePullFailed" in engine.message
 
 
-def test_a_rollout_under_way_is_ready(judge: Any) -> None:
+def test_a_service_is_ready_during_a_rollout(judge: Any) -> None:
     found = judge(deployments={"chat-engine": deployment(available=1, fresh=1, total=2)})
     assert found[ConditionType.ENGINE].reason == "RollingOut"
     assert found[ConditionType.READY].status == "True"
 
 
-def test_a_change_that_its_controller_has_not_seen_yet_is_a_rollout_under_way(judge: Any) -> None:
+def test_a_change_that_the_controller_has_not_observed_is_a_rollout(judge: Any) -> None:
     # A test on a cluster found the service Ready, with the new generation, and the old engine.
     stale = deployment(available=1)
     stale["metadata"]["generation"] = 2
@@ -271,7 +271,7 @@ def test_an_engine_that_still_loads_is_starting(judge: Any) -> None:
     assert found[ConditionType.ENGINE].reason == "Starting"
 
 
-def test_a_pod_on_its_way_out_is_no_fault() -> None:
+def test_a_pod_that_is_being_deleted_is_no_fault() -> None:
     leaving = pod(containers=[crashed("main", "Error")])
     leaving["metadata"]["deletionTimestamp"] = "2026-03-01T11:59:30Z"
     assert diagnose([leaving], []) is None
@@ -296,7 +296,7 @@ def test_a_volume_that_cannot_be_mounted_is_found_in_the_warnings() -> None:
     assert (fault.reason, "type check" in fault.message) == ("VolumeNotMounted", True)
 
 
-def test_only_pods_that_hang_without_a_reason_are_asked_about(now: datetime) -> None:
+def test_only_stuck_pods_without_a_cause_are_looked_up(now: datetime) -> None:
     silent = pod(name="a", phase="Pending", containers=[waiting("main", "ContainerCreating")])
     fresh = pod(name="b", phase="Pending", created="2026-03-01T11:59:55Z")
     explained = FAULTS[1][0]
@@ -309,13 +309,13 @@ def test_what_the_api_server_refuses_is_a_condition(judge: Any) -> None:
     assert (engine.reason, engine.message) == ("ManifestRefused", "spec.x: Forbidden: no")
 
 
-def test_two_services_with_one_model_name_tell_the_younger(judge: Any) -> None:
+def test_of_two_services_with_one_model_name_the_younger_reports_it(judge: Any) -> None:
     queue = judge(name_owner="other/chat")[ConditionType.QUEUE]
     assert (queue.status, queue.reason) == ("False", "NameTaken")
     assert "other/chat" in queue.message
 
 
-def test_a_changed_model_name_is_refused_with_the_way_out(judge: Any) -> None:
+def test_a_changed_model_name_is_refused_with_the_remedy(judge: Any) -> None:
     queue = judge(served_queue="old-name")[ConditionType.QUEUE]
     assert queue.reason == "ModelNameChanged"
     assert "create a second LLMService" in queue.message
@@ -324,40 +324,40 @@ def test_a_changed_model_name_is_refused_with_the_way_out(judge: Any) -> None:
 @pytest.mark.parametrize(
     ("mode", "reason"), [("paused", "Paused"), ("draining", "Draining"), ("open", "Accepting")]
 )
-def test_the_queues_mode_is_told(judge: Any, facts: MakeFacts, mode: str, reason: str) -> None:
+def test_the_mode_of_the_queue_is_the_reason(
+    judge: Any, facts: MakeFacts, mode: str, reason: str
+) -> None:
     assert judge(queue=facts(mode=mode))[ConditionType.QUEUE].reason == reason
 
 
-def test_a_queue_that_takes_jobs_is_told_without_numbers(judge: Any, facts: MakeFacts) -> None:
+def test_the_message_of_an_accepting_queue_has_no_numbers(judge: Any, facts: MakeFacts) -> None:
     # A number in the message would be a write to the cluster for every job.
     messages = {judge(queue=facts(depth=n))[ConditionType.QUEUE].message for n in (0, 5)}
     assert len(messages) == 1
 
 
-def test_a_predictor_that_lost_its_rank_is_told_with_the_measure(
-    judge: Any, facts: MakeFacts
-) -> None:
+def test_a_low_rank_accuracy_is_reported_with_its_value(judge: Any, facts: MakeFacts) -> None:
     low = facts(fallback_active=True, rank_accuracy=0.52, active_policy="fcfs")
     predictor = judge(queue=low)[ConditionType.PREDICTOR]
     assert (predictor.status, predictor.reason) == ("False", "RankAccuracyLow")
     assert "0.52" in predictor.message
 
 
-def test_a_predictor_that_is_away_is_told_with_what_happens_meanwhile(judge: Any) -> None:
+def test_an_unreachable_predictor_is_reported_with_the_consequence(judge: Any) -> None:
     away = PredictorFacts(version="", problem="http://p does not answer")
     predictor = judge(predictor=away)[ConditionType.PREDICTOR]
     assert predictor.reason == "Unreachable"
     assert "every job is assumed to have the median length" in predictor.message
 
 
-def test_a_model_that_the_predictor_refused_is_told_with_what_predicts_instead(judge: Any) -> None:
+def test_a_refused_model_is_reported_with_the_model_that_predicts(judge: Any) -> None:
     refused = PredictorFacts(version="v1", problem="", refused="cannot read /model/m/model.json")
     predictor = judge(predictor=refused)[ConditionType.PREDICTOR]
     assert (predictor.status, predictor.reason) == ("False", "ModelRefused")
     assert predictor.message == "cannot read /model/m/model.json; v1 predicts instead"
 
 
-def test_a_predictor_of_ones_own_that_crashes_is_explained(judge: Any) -> None:
+def test_a_crash_of_the_services_own_predictor_is_explained(judge: Any) -> None:
     dead = pod(part="predictor", containers=[crashed("main", "ModelUnusable: no model.onnx")])
     away = PredictorFacts(version="", problem="refused")
     found = judge(spec={"predictor": {"replicas": 1}}, predictor=away, pods=[dead])
@@ -393,15 +393,15 @@ def test_the_autoscalers_reason_and_numbers_are_the_scaling_condition(judge: Any
     assert (scaling.reason, scaling.message) == ("BacklogAboveTarget", "1 -> 2 replicas: ...")
 
 
-def test_a_broken_rule_is_told_by_ready_with_its_lesson(judge: Any) -> None:
+def test_a_broken_rule_is_the_reason_of_ready(judge: Any) -> None:
     found = judge(broken=["give replicas or autoscaling, not both"])
     ready = found[ConditionType.READY]
     assert (ready.status, ready.reason) == ("False", "InvalidSpec")
     assert "not both" in ready.message
-    assert found[ConditionType.ENGINE].status == "True"  # what ran goes on
+    assert found[ConditionType.ENGINE].status == "True"  # the engine continues
 
 
-def test_deleting_is_told_with_what_is_left(judge: Any, facts: MakeFacts) -> None:
+def test_a_deletion_is_reported_with_the_remaining_jobs(judge: Any, facts: MakeFacts) -> None:
     found = judge(
         deleted="2026-03-01T11:59:00Z", queue=facts(mode="draining", depth=3, in_flight=2)
     )

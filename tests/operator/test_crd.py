@@ -1,4 +1,4 @@
-"""The CRD file against the models, and the CEL rules against their Python twins."""
+"""The CRD file equals the models, and each CEL rule agrees with its Python function."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def spec_schema() -> dict[str, Any]:
 
 
 def defaulted(value: Any, schema: dict[str, Any]) -> Any:
-    """What the API server makes of a manifest: the schema's defaults filled in, recursively."""
+    """Fill in the defaults of the schema, recursively, as the API server does."""
     if isinstance(value, dict):
         out = copy.deepcopy(value)
         for name, child in schema.get("properties", {}).items():
@@ -79,12 +79,12 @@ def nodes(schema: dict[str, Any], path: str = "spec") -> list[tuple[str, dict[st
     return found
 
 
-def test_the_file_is_what_the_models_say() -> None:
+def test_the_file_is_what_the_models_generate() -> None:
     # If this breaks: make generate
     assert yaml.safe_load(FILE.read_text()) == crd.build()
 
 
-def test_every_field_is_typed_and_explained() -> None:
+def test_every_field_has_a_type_and_a_description() -> None:
     schema = version()["schema"]["openAPIV3Schema"]
     for part in ("spec", "status"):
         for path, node in nodes(schema["properties"][part], part):
@@ -93,7 +93,7 @@ def test_every_field_is_typed_and_explained() -> None:
             assert path.endswith("[]") or node.get("description"), path
 
 
-def test_no_part_keeps_unknown_fields_but_kubernetes_own_objects() -> None:
+def test_only_kubernetes_own_objects_keep_unknown_fields() -> None:
     kept = {
         path
         for path, node in nodes(spec_schema())
@@ -107,7 +107,7 @@ def test_no_part_keeps_unknown_fields_but_kubernetes_own_objects() -> None:
     }
 
 
-def test_a_structural_schema_uses_no_word_that_the_api_server_forbids() -> None:
+def test_the_schema_uses_no_keyword_that_the_api_server_forbids() -> None:
     forbidden = {"$ref", "$defs", "title", "anyOf", "definitions", "opaque", "map_keys"}
     for path, node in nodes(version()["schema"]["openAPIV3Schema"], ""):
         assert not forbidden & set(node), path
@@ -126,7 +126,7 @@ def test_the_minimal_manifest_is_one_line_and_breaks_no_rule() -> None:
 
 
 def _json_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """A structural schema as plain JSON Schema: IntOrString is either, and nothing unknown."""
+    """Convert a structural schema to JSON Schema, in which unknown fields are errors."""
     out = {k: v for k, v in schema.items() if not k.startswith("x-")}
     if schema.get("x-kubernetes-int-or-string"):
         return {"type": ["integer", "string"]}
@@ -207,7 +207,7 @@ def test_every_rule_has_a_bad_example() -> None:
     surge=st.sampled_from([0, 1, "0%", "25%"]),
     ttl=st.sampled_from(["1s", "999ms", "1h30m", "800h"]),
 )
-def test_cel_and_python_judge_alike(
+def test_cel_and_python_agree(
     name: str,
     uri: str,
     revision: str,
@@ -247,7 +247,7 @@ def test_cel_and_python_judge_alike(
     ],
     ids=["same", "served-name", "larger-cache", "other-class", "no-cache"],
 )
-def test_a_change_that_would_lose_something_is_refused(
+def test_a_change_that_would_lose_jobs_or_weights_is_refused(
     old: dict[str, Any], new: dict[str, Any], allowed: bool
 ) -> None:
     before, after = (defaulted(MINIMAL | c, spec_schema()) for c in (old, new))

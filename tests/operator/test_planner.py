@@ -1,4 +1,4 @@
-"""Decisions as a whole: what is seen goes in, what is done comes out."""
+"""Whole plans: the observed state is the input, the actions are the output."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def engine_replicas(found: ServicePlan) -> int:
     return int(deployment["spec"]["replicas"])
 
 
-def test_deciding_twice_changes_nothing(plan: Any) -> None:
+def test_a_second_plan_changes_nothing(plan: Any) -> None:
     first = plan()
     second = plan(status=first.status, state=first.state)
     assert second.status is None
@@ -86,29 +86,29 @@ def test_zero_replicas_are_zero(plan: Any) -> None:
     assert engine_replicas(plan(replicas=0)) == 0
 
 
-def test_a_queue_that_is_not_there_is_made(plan: Any) -> None:
+def test_a_missing_queue_is_created(plan: Any) -> None:
     made = plan(seen={"queue": None}, queue={"policy": "fcfs", "maxDepth": 7, "requestTTL": "1m"})
     assert made.queue_settings["policy"] == "fcfs"
     assert made.queue_settings["max_depth"] == 7
     assert made.queue_settings["request_ttl_ms"] == 60_000
 
 
-def test_settings_that_the_spec_does_not_speak_of_are_not_sent(
+def test_settings_that_the_spec_does_not_determine_are_not_sent(
     plan: Any, service: MakeService, facts: MakeFacts
 ) -> None:
     there = queue_settings(service()) | {"max_model_len": 2048, "overtake_factor": 9.0}
     settings = plan(seen={"queue": facts(settings=there)}).queue_settings
-    assert "max_model_len" not in settings  # the worker's
+    assert "max_model_len" not in settings  # the worker sets it
     assert settings["overtake_factor"] == 3
 
 
-def test_a_setting_that_the_queue_service_does_not_know_is_not_sent(
+def test_a_setting_that_the_queue_service_lacks_is_not_sent(
     plan: Any, service: MakeService, facts: MakeFacts
 ) -> None:
     there = queue_settings(service())
     assert plan(seen={"queue": facts(settings=there)}).queue_settings is None
-    knows = facts(settings={**there, "min_rank_accuracy": 0.9})
-    assert plan(seen={"queue": knows}).queue_settings["min_rank_accuracy"] == 0.6
+    having = facts(settings={**there, "min_rank_accuracy": 0.9})
+    assert plan(seen={"queue": having}).queue_settings["min_rank_accuracy"] == 0.6
 
 
 def test_the_drift_window_and_the_record_are_sent_to_the_queue(
@@ -132,7 +132,7 @@ def test_the_drift_window_and_the_record_are_sent_to_the_queue(
     ],
     ids=["shared", "off", "own", "external"],
 )
-def test_the_queue_service_is_told_which_predictor_to_ask(
+def test_the_queue_service_gets_the_url_of_the_predictor(
     plan: Any, service: MakeService, facts: MakeFacts, predictor: dict[str, Any], want: str | None
 ) -> None:
     there = queue_settings(service()) | {"predictor_url": "http://before"}
@@ -147,13 +147,13 @@ def test_a_broken_rule_changes_nothing_but_the_status(plan: Any) -> None:
     assert [e.type for e in found.events if e.reason == "InvalidSpec"] == ["Warning"]
 
 
-def test_a_service_whose_queue_is_another_ones_touches_nothing(plan: Any) -> None:
+def test_a_service_whose_queue_belongs_to_another_changes_nothing(plan: Any) -> None:
     found = plan(seen={"name_owner": "other/chat"})
     assert (list(found.apply), found.queue_settings) == ([], None)
-    assert "queue" not in found.status  # those are the other's numbers
+    assert "queue" not in found.status  # the numbers are those of the other service
 
 
-def test_the_engine_is_left_as_it_is_while_the_queue_service_is_rolled_out(plan: Any) -> None:
+def test_the_engine_is_not_changed_during_a_rollout_of_the_queue_service(plan: Any) -> None:
     here = {"deployments": {"chat-engine": engine()}, "others": [("Deployment", "chat-engine")]}
     found = plan(seen={**here, "queue_rolling": True})
     sent = [(m["kind"], m["metadata"]["name"]) for m in found.apply]
@@ -173,7 +173,7 @@ def test_a_child_that_is_no_longer_wanted_is_deleted(plan: Any) -> None:
     assert plan(seen={"others": others}).delete == [("PodDisruptionBudget", "chat-engine")]
 
 
-def test_the_autoscaler_starts_at_its_minimum_and_wakes_on_a_job(
+def test_the_autoscaler_starts_at_its_minimum_and_scales_up_for_a_job(
     plan: Any, facts: MakeFacts
 ) -> None:
     asleep = plan(autoscaling={}, seen={"deployments": {}})
@@ -186,14 +186,14 @@ def test_the_autoscaler_starts_at_its_minimum_and_wakes_on_a_job(
     assert "1 jobs wait" in event.message
 
 
-def test_work_is_measured_in_what_one_replica_needs(plan: Any, facts: MakeFacts) -> None:
+def test_the_backlog_is_measured_in_time_of_one_replica(plan: Any, facts: MakeFacts) -> None:
     # 64 slots, 20 ms a token: 384,000 tokens are 120 s for one replica, so 4 meet 30 s.
     job = facts(depth=400, backlog_tokens=384_000.0)
     found = plan(autoscaling={"maxReplicas": 9}, seen={"queue": job})
     assert found.scaling.replicas == 4
 
 
-def test_a_deployment_scaled_by_hand_is_put_back(plan: Any) -> None:
+def test_a_deployment_scaled_by_hand_is_scaled_back(plan: Any) -> None:
     found = plan(
         autoscaling={"minReplicas": 1},
         seen={"deployments": {"chat-engine": engine(5)}},
@@ -202,7 +202,7 @@ def test_a_deployment_scaled_by_hand_is_put_back(plan: Any) -> None:
     assert engine_replicas(found) == 1
 
 
-def test_a_restarted_operator_takes_over_what_was_wanted(plan: Any) -> None:
+def test_a_restarted_operator_keeps_the_desired_replicas(plan: Any) -> None:
     found = plan(
         autoscaling={},
         status={"desiredReplicas": 3},
@@ -211,7 +211,7 @@ def test_a_restarted_operator_takes_over_what_was_wanted(plan: Any) -> None:
     assert engine_replicas(found) == 3
 
 
-def test_a_paused_queue_wakes_nobody(plan: Any, facts: MakeFacts) -> None:
+def test_a_paused_queue_starts_no_replica(plan: Any, facts: MakeFacts) -> None:
     job = facts(depth=9, backlog_tokens=1e6, mode="paused")
     found = plan(autoscaling={}, seen={"queue": job}, status={"desiredReplicas": 0})
     assert found.scaling.replicas == 0
@@ -265,7 +265,7 @@ def test_a_deletion_stops_admission_first(plan: Any, facts: MakeFacts) -> None:
     ],
     ids=["waiting", "running", "empty", "still-open"],
 )
-def test_a_deletion_waits_for_the_line(
+def test_a_deletion_waits_for_the_queued_jobs(
     plan: Any, facts: MakeFacts, queue: dict[str, Any], gone: bool
 ) -> None:
     assert plan(deleted="2026-03-01T11:59:00Z", seen={"queue": facts(**queue)}).gone == gone
@@ -278,7 +278,7 @@ def test_a_deletion_waits_no_longer_than_its_limit(plan: Any, facts: MakeFacts) 
     assert plan(deleted="2026-03-01T11:59:29Z", drain=drain, seen=stuck).gone
 
 
-def test_a_deletion_wakes_an_engine_for_the_jobs_in_line(plan: Any, facts: MakeFacts) -> None:
+def test_a_deletion_starts_an_engine_for_the_queued_jobs(plan: Any, facts: MakeFacts) -> None:
     found = plan(
         deleted="2026-03-01T11:59:58Z",
         autoscaling={},
@@ -291,23 +291,23 @@ def test_a_deletion_wakes_an_engine_for_the_jobs_in_line(plan: Any, facts: MakeF
 @pytest.mark.parametrize(
     ("deleted", "gone"), [("2026-03-01T11:59:30Z", False), ("2026-03-01T11:58:59Z", True)]
 )
-def test_a_queue_service_that_is_away_holds_a_deletion_up_for_a_minute_only(
+def test_an_unreachable_queue_service_delays_a_deletion_for_one_minute(
     plan: Any, deleted: str, gone: bool
 ) -> None:
-    seen = {"queue": None, "queue_problem": "away"}
+    seen = {"queue": None, "queue_problem": "unreachable"}
     assert plan(deleted=deleted, seen=seen).gone == gone
 
 
-def test_a_service_that_never_had_the_queue_goes_at_once(plan: Any) -> None:
+def test_a_service_that_never_had_the_queue_is_deleted_at_once(plan: Any) -> None:
     found = plan(deleted="2026-03-01T11:59:59Z", seen={"name_owner": "other/chat"})
     assert (found.gone, found.queue_command) == (True, "")
 
 
-def test_a_service_made_anew_opens_its_old_queue_again(plan: Any, facts: MakeFacts) -> None:
+def test_a_recreated_service_resumes_its_old_queue(plan: Any, facts: MakeFacts) -> None:
     left = facts(mode="draining", settings={})
     found = plan(seen={"deployments": {}, "queue": left, "served_queue": None})
     assert found.queue_command == "resume"
 
 
-def test_a_queue_that_somebody_drains_by_hand_is_left_alone(plan: Any, facts: MakeFacts) -> None:
+def test_a_queue_that_an_admin_drains_is_not_resumed(plan: Any, facts: MakeFacts) -> None:
     assert plan(seen={"queue": facts(mode="draining")}).queue_command == ""

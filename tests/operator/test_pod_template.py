@@ -4,8 +4,8 @@ from typing import Any
 
 from lengthwise_operator.children.pod_template import merge, merge_template
 
-OURS: dict[str, Any] = {
-    "metadata": {"labels": {"app": "ours"}, "annotations": {}},
+BASE: dict[str, Any] = {
+    "metadata": {"labels": {"app": "operator"}, "annotations": {}},
     "spec": {
         "containers": [
             {
@@ -23,54 +23,54 @@ OURS: dict[str, Any] = {
 
 
 def test_a_container_of_the_same_name_is_merged_field_by_field() -> None:
-    merged = merge(OURS, {"spec": {"containers": [{"name": "main", "tty": True}]}})
-    assert merged["spec"]["containers"][0] == {**OURS["spec"]["containers"][0], "tty": True}
-    assert merged["spec"]["containers"][1] == OURS["spec"]["containers"][1]
+    merged = merge(BASE, {"spec": {"containers": [{"name": "main", "tty": True}]}})
+    assert merged["spec"]["containers"][0] == {**BASE["spec"]["containers"][0], "tty": True}
+    assert merged["spec"]["containers"][1] == BASE["spec"]["containers"][1]
 
 
-def test_a_container_of_another_name_is_added_behind_ours() -> None:
-    merged = merge(OURS, {"spec": {"containers": [{"name": "logs", "image": "x"}]}})
+def test_a_container_of_another_name_is_added_at_the_end() -> None:
+    merged = merge(BASE, {"spec": {"containers": [{"name": "logs", "image": "x"}]}})
     assert [c["name"] for c in merged["spec"]["containers"]] == ["main", "worker", "logs"]
 
 
 def test_variables_are_merged_by_name() -> None:
     change = {"name": "main", "env": [{"name": "B", "value": "3"}, {"name": "C", "value": "4"}]}
-    merged = merge(OURS, {"spec": {"containers": [change]}})
+    merged = merge(BASE, {"spec": {"containers": [change]}})
     env = {e["name"]: e["value"] for e in merged["spec"]["containers"][0]["env"]}
     assert env == {"A": "1", "B": "3", "C": "4"}
 
 
 def test_arguments_are_replaced_as_a_whole() -> None:
-    merged = merge(OURS, {"spec": {"containers": [{"name": "main", "args": ["other"]}]}})
+    merged = merge(BASE, {"spec": {"containers": [{"name": "main", "args": ["other"]}]}})
     assert merged["spec"]["containers"][0]["args"] == ["other"]
 
 
 def test_tolerations_are_added_once() -> None:
     change = {"spec": {"tolerations": [{"key": "gpu"}, {"key": "spot"}]}}
-    assert merge(OURS, change)["spec"]["tolerations"] == [{"key": "gpu"}, {"key": "spot"}]
+    assert merge(BASE, change)["spec"]["tolerations"] == [{"key": "gpu"}, {"key": "spot"}]
 
 
-def test_null_takes_a_field_away() -> None:
-    assert "volumes" not in merge(OURS, {"spec": {"volumes": None}})["spec"]
+def test_null_removes_a_field() -> None:
+    assert "volumes" not in merge(BASE, {"spec": {"volumes": None}})["spec"]
 
 
-def test_neither_side_is_changed() -> None:
-    theirs = {"spec": {"containers": [{"name": "main", "args": ["other"]}]}}
-    before = repr((OURS, theirs))
-    merge_template(OURS, theirs)
-    assert repr((OURS, theirs)) == before
+def test_neither_input_is_changed() -> None:
+    override = {"spec": {"containers": [{"name": "main", "args": ["other"]}]}}
+    before = repr((BASE, override))
+    merge_template(BASE, override)
+    assert repr((BASE, override)) == before
 
 
-def test_the_labels_by_which_pods_are_found_cannot_be_taken_over() -> None:
-    merged = merge_template(OURS, {"metadata": {"labels": {"app": "theirs", "team": "a"}}})
-    assert merged["metadata"]["labels"] == {"app": "ours", "team": "a"}
+def test_the_labels_that_select_the_pods_cannot_be_changed() -> None:
+    merged = merge_template(BASE, {"metadata": {"labels": {"app": "user", "team": "a"}}})
+    assert merged["metadata"]["labels"] == {"app": "operator", "team": "a"}
 
 
 def test_a_port_without_a_protocol_gets_tcp_which_server_side_apply_needs() -> None:
     change = {"spec": {"containers": [{"name": "logs", "ports": [{"containerPort": 1}]}]}}
-    merged = merge_template(OURS, change)
+    merged = merge_template(BASE, change)
     assert merged["spec"]["containers"][2]["ports"] == [{"containerPort": 1, "protocol": "TCP"}]
 
 
 def test_a_template_may_set_nothing_but_metadata_and_spec() -> None:
-    assert "status" not in merge_template(OURS, {"status": {}, "kind": "Pod"})
+    assert "status" not in merge_template(BASE, {"status": {}, "kind": "Pod"})

@@ -35,16 +35,24 @@ def deployment(
         (deployment(wanted=0), True),
         ({"metadata": {"generation": 1}, "spec": {}}, False),
     ],
-    ids=["done", "not begun", "an old pod", "one too many", "one is away", "none wanted", "new"],
+    ids=[
+        "done",
+        "not observed",
+        "an old pod",
+        "one too many",
+        "one unavailable",
+        "none wanted",
+        "new",
+    ],
 )
-def test_a_deployment_is_rolled_out_when_all_its_pods_are_new_and_answer(
+def test_a_deployment_is_rolled_out_when_all_pods_are_new_and_available(
     found: dict[str, Any], want: bool
 ) -> None:
     assert rolled_out(found) is want
 
 
 class Cluster:
-    """Has one Deployment, and counts who asks."""
+    """Has one Deployment, and records the calls."""
 
     def __init__(self, found: dict[str, Any] | Refused | None) -> None:
         self.found = found
@@ -57,7 +65,7 @@ class Cluster:
         return self.found
 
 
-def under_way(rollout: QueueRollout, times: int = 1) -> list[bool]:
+def in_progress(rollout: QueueRollout, times: int = 1) -> list[bool]:
     async def ask() -> list[bool]:
         return [await rollout.in_progress() for _ in range(times)]
 
@@ -72,25 +80,25 @@ def under_way(rollout: QueueRollout, times: int = 1) -> list[bool]:
         (None, False),
         (Refused("forbidden"), False),
     ],
-    ids=["done", "under way", "no such Deployment", "no right to look"],
+    ids=["done", "in progress", "no such Deployment", "no right to list"],
 )
-def test_what_cannot_be_seen_is_not_waited_for(
+def test_workers_wait_only_for_a_visible_rollout(
     found: dict[str, Any] | Refused | None, want: bool
 ) -> None:
     cluster = Cluster(found)
-    assert under_way(QueueRollout("lw/queue", cluster), times=5) == [want] * 5
-    assert cluster.asked == [("lw", "queue")]  # two hundred services ask at once
+    assert in_progress(QueueRollout("lw/queue", cluster), times=5) == [want] * 5
+    assert cluster.asked == [("lw", "queue")]  # one call, although many services ask at once
 
 
-def test_without_the_deployments_name_nobody_is_asked() -> None:
+def test_without_a_deployment_name_the_cluster_is_not_asked() -> None:
     cluster = Cluster(deployment(updatedReplicas=1))
-    assert under_way(QueueRollout("", cluster)) == [False]
+    assert in_progress(QueueRollout("", cluster)) == [False]
     assert cluster.asked == []
 
 
-def test_a_rollout_that_does_not_end_is_not_waited_for_without_end(
+def test_workers_do_not_wait_forever_for_a_rollout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(queue_rollout, "GIVE_UP_S", 0.0)
     rollout = QueueRollout("lw/queue", Cluster(deployment(updatedReplicas=1)))
-    assert under_way(rollout) == [False]
+    assert in_progress(rollout) == [False]

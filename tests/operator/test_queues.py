@@ -1,16 +1,16 @@
-"""The operator's side of the queue service's API, against the real service on a real Valkey."""
+"""The operator's clients: a real queue service on a real Valkey, and a stub predictor."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
+from tests.waiting import eventually
 
 from lengthwise_operator.clients.predictors import PredictorClient, predictor_facts
 from lengthwise_operator.clients.queue_service import QueueServiceClient
@@ -27,35 +27,34 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def url(redis_url: str) -> Iterator[str]:
-    """A queue service, as the operator reaches it."""
+    """URL of a running queue service."""
     server = make_server(Settings(redis_url=redis_url, port=0))
     thread = threading.Thread(target=server.run)
     thread.start()
-    ends = time.monotonic() + 20
-    while not server.started:
-        assert time.monotonic() < ends
-        time.sleep(0.01)
+    eventually(lambda: server.started, "the queue service starts")
     port = server.servers[0].sockets[0].getsockname()[1]
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join(20)
 
 
-def talk(url: str, words: Callable[[QueueServiceClient], Awaitable[Any]]) -> Any:
-    """Run a conversation with the queue service."""
+def call(url: str, calls: Callable[[QueueServiceClient], Awaitable[Any]]) -> Any:
+    """Run calls of the queue service; return their result."""
 
     async def run() -> Any:
         service = QueueServiceClient(url, None, OperatorMetrics())
         try:
-            return await words(service)
+            return await calls(service)
         finally:
             await service.aclose()
 
     return asyncio.run(run())
 
 
-def test_what_a_spec_says_is_what_the_queue_service_takes(url: str, service: MakeService) -> None:
-    # The two sides name the settings by themselves: here is where they would come apart.
+def test_the_settings_of_a_spec_are_those_that_the_queue_service_stores(
+    url: str, service: MakeService
+) -> None:
+    # Operator and queue service name the settings independently; this compares the names.
     made = service(
         model={"uri": "hf://o/m", "name": "org/m-1.5", "maxModelLen": 4096},
         queue={
@@ -67,11 +66,11 @@ def test_what_a_spec_says_is_what_the_queue_service_takes(url: str, service: Mak
         },
     )
 
-    async def words(queues: QueueServiceClient) -> Any:
+    async def calls(queues: QueueServiceClient) -> Any:
         await queues.put(made.queue, queue_settings(made))
         return await queues.read_all()
 
-    found = talk(url, words)["org/m-1.5"]
+    found = call(url, calls)["org/m-1.5"]
     sent = queue_settings(made)
     assert {name: found.settings[name] for name in sent} == sent
     assert found.active_policy == "shadow"
@@ -79,47 +78,47 @@ def test_what_a_spec_says_is_what_the_queue_service_takes(url: str, service: Mak
     assert {"min_rank_accuracy", "predictor_url"} <= set(found.settings)
 
 
-def test_settings_that_are_not_spoken_of_stay_as_they_are_at_that_moment(url: str) -> None:
-    # The operator used to put back what it had seen up to 5 s before: `calibrate`, turned off by
-    # hand just before a change of the manifest, was on again.
-    async def words(queues: QueueServiceClient) -> Any:
+def test_settings_that_are_not_sent_keep_their_current_values(url: str) -> None:
+    # The operator once sent back all settings as of its last poll, up to 5 s old: if an admin turned
+    # `calibrate` off just before a change of the manifest, the change turned it on again.
+    async def calls(queues: QueueServiceClient) -> Any:
         await queues.put("m", {"max_depth": 7, "calibrate": False})
         await queues.put("m", {"max_depth": 8})
         return (await queues.read_all())["m"].settings
 
-    settings = talk(url, words)
+    settings = call(url, calls)
     assert (settings["max_depth"], settings["calibrate"]) == (8, False)
 
 
 def test_a_queue_is_drained_and_resumed(url: str) -> None:
-    async def words(queues: QueueServiceClient) -> list[str]:
+    async def calls(queues: QueueServiceClient) -> list[str]:
         await queues.put("m", {})
         modes = []
-        for word in ("drain", "resume"):
-            await queues.command("m", word)
+        for command in ("drain", "resume"):
+            await queues.command("m", command)
             modes.append((await queues.read_all())["m"].mode)
         return modes
 
-    assert talk(url, words) == ["draining", "open"]
+    assert call(url, calls) == ["draining", "open"]
 
 
-def test_settings_that_are_wrong_are_refused_with_the_services_words(url: str) -> None:
+def test_invalid_settings_are_refused_with_the_message_of_the_service(url: str) -> None:
     with pytest.raises(Refused, match="max_depth"):
-        talk(url, lambda queues: queues.put("m", {"max_depth": 0}))
+        call(url, lambda queues: queues.put("m", {"max_depth": 0}))
 
 
-def test_a_command_to_no_queue_is_refused(url: str) -> None:
+def test_a_command_to_a_missing_queue_is_refused(url: str) -> None:
     with pytest.raises(Refused, match="404"):
-        talk(url, lambda queues: queues.command("nobody", "drain"))
+        call(url, lambda queues: queues.command("missing", "drain"))
 
 
-def test_nobody_there_is_unreachable_and_says_where() -> None:
+def test_an_unreachable_service_is_reported_with_its_address() -> None:
     with pytest.raises(Unreachable, match=r"http://127\.0\.0\.1:1"):
-        talk("http://127.0.0.1:1", lambda queues: queues.read_all())
+        call("http://127.0.0.1:1", lambda queues: queues.read_all())
 
 
 class _Ready(BaseHTTPRequestHandler):
-    """A predictor's /readyz, counting who asks."""
+    """A predictor's /readyz, which records the calls."""
 
     asked: ClassVar[list[str]] = []
     models: ClassVar[dict[str, dict[str, str]]] = {
@@ -140,7 +139,7 @@ class _Ready(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
-def test_a_predictor_is_asked_once_within_a_while_and_tells_of_the_model_of_each_queue() -> None:
+def test_one_answer_of_a_predictor_is_reused_for_the_models_of_all_queues() -> None:
     async def run(url: str) -> Any:
         predictors = PredictorClient()
         answers = [await predictors.ask(url, queue) for queue in ("any", "chat", "code")]
@@ -164,20 +163,20 @@ def test_a_predictor_is_asked_once_within_a_while_and_tells_of_the_model_of_each
 
 
 @pytest.mark.parametrize(
-    ("said", "version"),
+    ("body", "version"),
     [({"model_version": "v6"}, "v6"), ({}, ""), ({"models": ["chat"], "model_version": 7}, "7")],
-    ids=["an earlier version", "of another make", "of yet another"],
+    ids=["an earlier version", "without any field", "of other types"],
 )
-def test_a_predictor_need_not_tell_of_its_models(said: Any, version: str) -> None:
-    assert predictor_facts(said, "chat") == PredictorFacts(version=version, problem="")
+def test_a_predictor_without_a_list_of_models_is_ready(body: Any, version: str) -> None:
+    assert predictor_facts(body, "chat") == PredictorFacts(version=version, problem="")
 
 
-def test_a_predictor_that_is_away_is_a_problem_with_its_address() -> None:
+def test_an_unreachable_predictor_is_reported_with_its_address() -> None:
     async def run() -> Any:
         predictors = PredictorClient()
-        said = await predictors.ask("http://127.0.0.1:1", "chat")
+        facts = await predictors.ask("http://127.0.0.1:1", "chat")
         await predictors.aclose()
-        return said
+        return facts
 
-    said = asyncio.run(run())
-    assert "http://127.0.0.1:1 does not answer" in said.problem
+    facts = asyncio.run(run())
+    assert "http://127.0.0.1:1 does not answer" in facts.problem

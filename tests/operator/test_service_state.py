@@ -1,4 +1,4 @@
-"""What counts as drift: the fingerprint of a child."""
+"""Which changes of a child count as drift: the fingerprint."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def changed(*path: str, to: Any) -> dict[str, Any]:
         ("metadata", "annotations", "deployment.kubernetes.io/revision"),
     ],
 )
-def test_what_controllers_write_is_no_drift(path: tuple[str, ...]) -> None:
+def test_a_field_that_controllers_write_is_no_drift(path: tuple[str, ...]) -> None:
     assert fingerprint(changed(*path, to="9")) == fingerprint(CHILD)
 
 
@@ -56,5 +56,5 @@ def test_what_controllers_write_is_no_drift(path: tuple[str, ...]) -> None:
         ("metadata", "ownerReferences"),
     ],
 )
-def test_what_a_hand_changes_is_drift(path: tuple[str, ...]) -> None:
+def test_a_field_that_a_user_changes_is_drift(path: tuple[str, ...]) -> None:
     assert fingerprint(changed(*path, to="9")) != fingerprint(CHILD)

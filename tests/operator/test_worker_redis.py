@@ -1,4 +1,4 @@
-"""What the worker is told about Redis is what its own settings understand."""
+"""The variables for Redis that the operator sets are settings that the worker reads."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def values(redis: WorkerRedis) -> dict[str, str]:
     return {e["name"]: e["value"] for e in redis_env(redis) if "value" in e}
 
 
-def test_choices_are_those_of_the_worker() -> None:
+def test_the_choices_are_those_of_the_worker() -> None:
     assert set(get_args(DurabilityMode)) == {str(mode) for mode in durability.Durability}
     assert set(get_args(TlsVerifyMode)) == {str(mode) for mode in redis_settings.TlsVerify}
 
@@ -50,7 +50,7 @@ def test_a_plain_redis_needs_its_url_and_nothing_else() -> None:
     assert redis_volumes(plain) == redis_mounts(plain) == []
 
 
-def test_the_worker_reads_all_that_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worker_reads_every_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in values(SECURED).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("LENGTHWISE_WORKER_REDIS_URL", "rediss+sentinel://host/primary")
@@ -65,15 +65,15 @@ def test_the_worker_reads_all_that_it_is_told(monkeypatch: pytest.MonkeyPatch) -
     assert str(access.password.file) == "/etc/lengthwise/redis/password"
 
 
-def test_every_file_that_the_worker_is_told_of_is_mounted() -> None:
+def test_every_file_in_a_variable_is_mounted() -> None:
     folders = {m["name"]: m["mountPath"] for m in redis_mounts(SECURED)}
-    there = {
+    mounted = {
         f"{folders[v['name']]}/{item['path']}"
         for v in redis_volumes(SECURED)
         for item in v["secret"]["items"]
     }
-    told = {value for name, value in values(SECURED).items() if name.endswith("_FILE")}
-    assert told == there
+    named = {value for name, value in values(SECURED).items() if name.endswith("_FILE")}
+    assert named == mounted
     assert all(m["readOnly"] for m in redis_mounts(SECURED))
 
 

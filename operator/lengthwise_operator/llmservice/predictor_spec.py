@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from lengthwise_contract.defaults import RELOAD_EVERY_S
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_operator.llmservice.fields import DURATION, Part, duration_of
 from lengthwise_operator.llmservice.pod_spec import Resources
@@ -58,7 +59,7 @@ class PredictorSpec(Part):
         "predictor; 1m to 720h, such as 1h30m. 0s: the last 256 answers count, however old.",
     )
     reload_every: str = Field(
-        default="5s",
+        default=duration_of(round(RELOAD_EVERY_S * 1000)),
         pattern=DURATION,
         max_length=32,
         description="How often a predictor with its own model checks the model's folder for a "

@@ -71,9 +71,9 @@ def _measure(cluster: Any, rig: Any, options: argparse.Namespace) -> dict[str, A
 
     cluster.until("all ready", all_ready, within_s=300)
     ready_s = time.monotonic() - started
-    time.sleep(45)  # the last echoes of what was made
+    time.sleep(45)  # time passes: the last events of the creation
     made = rig.metrics()
-    time.sleep(options.rest_s)
+    time.sleep(options.rest_s)  # time passes: the operator at rest is measured
     rested = rig.metrics()
 
     change = {"spec": {"queue": {"maxDepth": 77}, "engine": {"maxNumSeqs": 8}}}

@@ -25,6 +25,7 @@ import helm_python
 import httpx
 import pytest
 import yaml
+from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[3]
 QUEUE_IMAGE = os.environ.get("LENGTHWISE_TEST_QUEUE_IMAGE", "lengthwise/queue:0.1.0")
@@ -40,14 +41,8 @@ def free_port() -> int:
 
 
 def until(what: str, look: Callable[[], Any], *, within_s: float = 60) -> Any:
-    """What `look` says as soon as it is true; fails with `what` and its last word."""
-    ends, last = time.monotonic() + within_s, None
-    while time.monotonic() < ends:
-        last = look()
-        if last:
-            return last
-        time.sleep(0.5)
-    raise AssertionError(f"not within {within_s} s: {what}; last: {last!r}")
+    """Return what `look` returns as soon as it is true."""
+    return eventually(look, what, within_s=within_s, every_s=0.5)
 
 
 class Kube:
@@ -124,7 +119,7 @@ class Rig:
             self._forward = subprocess.Popen(
                 forward, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
-            time.sleep(1)
+            time.sleep(1)  # kubectl does not report when it listens
         try:
             return httpx.get(f"{self.url}/readyz", timeout=5).is_success
         except httpx.HTTPError:

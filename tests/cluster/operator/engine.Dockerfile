@@ -1,7 +1,6 @@
-# The simulated engine as an image, for tests only: the queue service's, with the worker's sources.
+# The simulated engine, for tests only. The queue service's image has its dependencies.
 ARG BASE=lengthwise/queue:0.1.0
 FROM ${BASE}
-COPY contract /src/contract
-COPY queue_service /src/queue_service
-ENV PYTHONPATH=/src/contract:/src/queue_service
+COPY queue_service/lengthwise_worker /src/lengthwise_worker
+ENV PYTHONPATH=/src
 ENTRYPOINT ["python", "-m", "lengthwise_worker.engines.simulated"]

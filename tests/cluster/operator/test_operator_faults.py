@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.cluster.operator.conftest import Rig
@@ -146,10 +146,7 @@ def test_a_predictor_of_ones_own_is_started(rig: Rig, made: Made) -> None:
         seen = rig.kube.get("deployment", "own-predictor")
         return seen and seen["status"].get("availableReplicas") == 1
 
-    ends = time.monotonic() + 90
-    while not runs():
-        assert time.monotonic() < ends, rig.condition("own", "PredictorReady")
-        time.sleep(1)
+    eventually(runs, "the predictor is available", within_s=90, every_s=1)
 
 
 def _json(manifest: Any) -> str:

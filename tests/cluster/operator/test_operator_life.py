@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import openai
 import pytest
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.cluster.operator.conftest import Rig
@@ -22,13 +23,7 @@ Made = Callable[..., Any]
 
 
 def wait(look: Callable[[], Any], *, within_s: float = 60) -> Any:
-    ends, last = time.monotonic() + within_s, None
-    while time.monotonic() < ends:
-        last = look()
-        if last:
-            return last
-        time.sleep(0.5)
-    raise AssertionError(f"not within {within_s} s; last: {last!r}")
+    return eventually(look, "the condition of the test", within_s=within_s, every_s=0.5)
 
 
 class Load:
@@ -124,7 +119,7 @@ def test_what_others_add_to_a_child_is_left_to_them(rig: Rig, made: Made) -> Non
     rig.wait_ready("foreign")
     rig.kube("annotate", "deployment", "foreign-engine", "team.example/owner=a")
     generation = rig.kube.get("deployment", "foreign-engine")["metadata"]["generation"]
-    time.sleep(6)  # a look of the operator, which the annotation wakes
+    time.sleep(6)  # time passes: the annotation wakes the operator, which must change nothing
     seen = rig.kube.get("deployment", "foreign-engine")["metadata"]
     assert seen["annotations"]["team.example/owner"] == "a"
     assert seen["generation"] == generation
@@ -134,7 +129,7 @@ def test_a_service_at_rest_is_left_at_rest(rig: Rig, made: Made) -> None:
     # An operator that writes without need wears etcd out, and hides the writes that matter.
     made(rig.simulated("rest"))
     rig.wait_ready("rest")
-    time.sleep(5)
+    time.sleep(5)  # time passes: the last writes of the creation
 
     def versions() -> list[str]:
         found = [
@@ -144,7 +139,7 @@ def test_a_service_at_rest_is_left_at_rest(rig: Rig, made: Made) -> None:
         return [f["metadata"]["resourceVersion"] for f in found]
 
     before = versions()
-    time.sleep(45)  # longer than a resync
+    time.sleep(45)  # time passes: longer than a resync
     assert versions() == before
 
 
@@ -253,7 +248,7 @@ def test_a_service_deleted_with_jobs_in_line_answers_them_all_first(rig: Rig, ma
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(rig.ask, "leaving", tokens=150, timeout_s=100) for _ in range(8)]
         wait(lambda: rig.kube.get("deployment", "leaving-engine") is not None)
-        time.sleep(2)
+        time.sleep(2)  # time passes: the clients have submitted their jobs
         rig.kube("delete", "llmservices.lengthwise.dev", "leaving", "--wait=false")
         answers = [a.result(timeout=120) for a in asked]
     assert [a.status_code for a in answers] == [200] * 8
