@@ -45,6 +45,9 @@ FILE_TTL_S = 30 * 86_400
 #: The largest request body, bytes.
 MAX_BODY_BYTES = 4 * 2**20
 
+#: The pause between two checks of a predictor's folder for a new model, s.
+RELOAD_EVERY_S = 5.0
+
 #: Replicas of Redis that must confirm a write under the durability `replica`.
 DURABILITY_REPLICAS = 1
 

@@ -1,4 +1,4 @@
-"""Settings of a worker's process, from the environment (`LENGTHWISE_WORKER_*`)."""
+"""Settings of a worker process, from the environment (`LENGTHWISE_WORKER_*`)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr, WithJsonSchema
 from pydantic_settings import SettingsConfigDict
 
+from lengthwise_contract.defaults import BEAT_MS, LEASE_MS, TICK_MS
 from lengthwise_store.redis.settings import RedisSettings
 from lengthwise_worker.batching import BatchingMode
 from lengthwise_worker.engines import ENGINES, known_engine
@@ -22,7 +23,7 @@ EngineName = Annotated[
 
 
 def _new_id() -> str:
-    """Unique for each process, readable in `lengthwise top`; safety does not depend on it."""
+    """Make an id that is unique for each process and readable; safety does not depend on it."""
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
 
 
@@ -95,9 +96,9 @@ class Settings(RedisSettings):
         default=25, ge=0, le=1000, description="Pieces of an answer within this are sent as one, ms"
     )
 
-    lease_ms: int = Field(default=15_000, ge=100, description="See StoreSettings; all alike, ms")
-    beat_ms: int = Field(default=5_000, ge=20, description="See StoreSettings, ms")
-    tick_ms: int = Field(default=1_000, ge=20, description="See StoreSettings, ms")
+    lease_ms: int = Field(default=LEASE_MS, ge=100, description="See StoreSettings; all alike, ms")
+    beat_ms: int = Field(default=BEAT_MS, ge=20, description="See StoreSettings, ms")
+    tick_ms: int = Field(default=TICK_MS, ge=20, description="See StoreSettings, ms")
     shutdown_grace_s: float = Field(
         default=30, ge=0, description="On SIGTERM, how long running answers may go on, s"
     )

@@ -37,15 +37,17 @@ def up(
     ] = None,
     context_tokens: Annotated[
         int, typer.Option(min=64, help="llama.cpp: context of each slot, tokens.")
-    ] = 2048,
+    ] = StackSettings.context_tokens,
     slots: Annotated[
         int, typer.Option(min=1, max=4096, help="Requests that the engine runs at once.")
-    ] = 8,
+    ] = StackSettings.slots,
     batching: Annotated[
         Batching, typer.Option(help="How the worker fills the engine.")
-    ] = Batching.CONTINUOUS,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
+    ] = StackSettings.batching,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = StackSettings.host,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port to listen on.")
+    ] = StackSettings.port,
     redis_url: Annotated[
         str | None, typer.Option(help="Use this Redis or Valkey. Default: an embedded one.")
     ] = None,
@@ -78,7 +80,7 @@ def up(
     ] = None,
     predictor_timeout_ms: Annotated[
         float, typer.Option(min=1, max=10_000, help="Longest wait for a prediction, ms.")
-    ] = 250,
+    ] = StackSettings.predictor_timeout_ms,
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"], typer.Option(help="Level of the log files.")
     ] = "INFO",

@@ -1,8 +1,8 @@
-"""An LLM that the predictor does not know, answer by answer: what calibration makes of it.
+"""Measure calibration on an LLM that the predictor was not trained on, answer by answer.
 
-`lengthwise bench calibration` calls `measure`. The prompts of a JSONL are asked in turn, under a
-name that no model was trained on; after each answer the product's own calibration knows one answer
-more. Beside it stands a bag of words that is fitted, at each step, on all answers so far.
+`lengthwise bench calibration` calls `measure`. The prompts of a JSONL are predicted one after the
+other, under a name that no model was trained on. The product's calibration gets each answer. The
+baseline is a bag of words that is fitted, at each step, on all earlier answers.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lengthwise_contract.defaults import ANSWERS_KEPT
 from lengthwise_contract.prompts import render_prompt
 from lengthwise_lab.errors import BadWorkload
 from lengthwise_lab.loadtest.measures import tau_b
@@ -26,16 +27,13 @@ from lengthwise_store.prediction_record import MeasuredAnswer, Quantiles
 #: Ends of the windows that are reported, answers.
 STEPS = (100, 250, 500, 1000, 2000, 4000)
 
-#: What the queue keeps: calibration knows no more.
-_KEPT = 256
-
 #: A name that no predictor was trained on.
-_UNKNOWN_LLM = "an-llm-that-nobody-has-seen"
+_UNKNOWN_LLM = "an-unknown-llm"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredPrompt:
-    """One prompt, and how long its answer was."""
+    """One prompt and the length of its answer."""
 
     prompt: str
     tokens: int
@@ -44,29 +42,29 @@ class MeasuredPrompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """Answers `first` up to but not including `end`; MAE in tokens, of the median."""
+    """The answers from `first` to `end`, exclusive. MAE of the median, tokens."""
 
     first: int
     end: int
     raw_mae: float
     calibrated_mae: float
-    bag_of_words_mae: float | None  #: None: before there was anything to fit it on.
+    bag_of_words_mae: float | None  #: None: there are no earlier answers to fit it on.
     raw_coverage: float | None
     calibrated_coverage: float | None
-    tau_b: float | None  #: Of the prediction as it came.
+    tau_b: float | None  #: Of the uncalibrated prediction.
     calibrated_tau_b: float | None
     bag_of_words_tau_b: float | None
 
     def as_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Return the window for `--json`."""
         return asdict(self)
 
 
 def read(path: Path, *, llm: str | None, limit: int, seed: int) -> list[MeasuredPrompt]:
-    """Prompts and lengths of one LLM, in random order; of several samples of an answer the last.
+    """Read prompts and lengths of one LLM, in random order. Of several samples, use the last.
 
     Raises:
-        BadWorkload: The file has no such rows.
+        BadWorkload: The file has too few valid rows.
     """
     open_text: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     found: list[MeasuredPrompt] = []
@@ -85,28 +83,28 @@ def read(path: Path, *, llm: str | None, limit: int, seed: int) -> list[Measured
     if len(found) < STEPS[0]:
         whose = "" if llm is None else f" of {llm}"
         raise BadWorkload(f"{path} has {len(found)} usable rows{whose}, at least {STEPS[0]} needed")
-    random.Random(seed).shuffle(found)  # noqa: S311 - an order, no secret
+    random.Random(seed).shuffle(found)  # noqa: S311 - not a secret
     return found[:limit]
 
 
 def measure(
-    asked: Sequence[MeasuredPrompt],
+    prompts: Sequence[MeasuredPrompt],
     predict: Callable[[str, str], Quantiles],
     bag_of_words: Callable[[Sequence[MeasuredPrompt], Sequence[MeasuredPrompt]], list[float]],
 ) -> list[Window]:
-    """Go through a stream.
+    """Predict and calibrate a stream of prompts.
 
     Args:
-        asked: In the order of asking.
+        prompts: The prompts, in order.
         predict: Prompt and name of the LLM -> p10, p50 and p90, tokens.
-        bag_of_words: Fitted on the first, the lengths of the second, tokens.
+        bag_of_words: Fits on the first argument and returns lengths of the second, tokens.
     """
     answers: list[MeasuredAnswer] = []
     calibrated: list[Quantiles] = []
-    for one in asked:
+    for one in prompts:
         raw = predict(one.prompt, _UNKNOWN_LLM)
-        if len(answers) % 8 == 0:  # as often as the queue service does
-            fitted = fit(answers[-_KEPT:])
+        if len(answers) % 8 == 0:  # as often as in the queue service
+            fitted = fit(answers[-ANSWERS_KEPT:])
         shape = shape_of(one.prompt)
         said = fitted.quantiles(raw, shape)
         calibrated.append(said)
@@ -121,15 +119,15 @@ def measure(
                 shape=shape,
             )
         )
-    ends = [*(step for step in STEPS if step < len(asked)), len(asked)]
+    ends = [*(step for step in STEPS if step < len(prompts)), len(prompts)]
     windows = []
     for first, end in zip([0, *ends], ends, strict=False):
-        rival = bag_of_words(asked[:first], asked[first:end]) if first else None
-        windows.append(_window(answers[first:end], first, rival))
+        baseline = bag_of_words(prompts[:first], prompts[first:end]) if first else None
+        windows.append(_window(answers[first:end], first, baseline))
     return windows
 
 
-def _window(answers: Sequence[MeasuredAnswer], first: int, rival: list[float] | None) -> Window:
+def _window(answers: Sequence[MeasuredAnswer], first: int, baseline: list[float] | None) -> Window:
     real = [float(a.tokens) for a in answers]
     raw = [a.raw[1] for a in answers if a.raw is not None]
     said = [a.calibrated[1] for a in answers if a.calibrated is not None]
@@ -138,14 +136,14 @@ def _window(answers: Sequence[MeasuredAnswer], first: int, rival: list[float] | 
         end=first + len(answers),
         raw_mae=_mae(raw, real),
         calibrated_mae=_mae(said, real),
-        bag_of_words_mae=None if rival is None else _mae(rival, real),
+        bag_of_words_mae=None if baseline is None else _mae(baseline, real),
         raw_coverage=coverage((a.raw, a) for a in answers if a.raw is not None),
         calibrated_coverage=coverage(
             (a.calibrated, a) for a in answers if a.calibrated is not None
         ),
         tau_b=tau_b(raw, real),
         calibrated_tau_b=tau_b(said, real),
-        bag_of_words_tau_b=None if rival is None else tau_b(rival, real),
+        bag_of_words_tau_b=None if baseline is None else tau_b(baseline, real),
     )
 
 

@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings
 
+from lengthwise_contract.defaults import DURABILITY_REPLICAS, DURABILITY_TIMEOUT_MS
 from lengthwise_store.redis.durability import Durability
 
 _SCHEMES = (
@@ -250,10 +251,16 @@ class RedisSettings(BaseSettings):
         default=Durability.ASYNC, description="async, replica or always; docs/operate/guarantees.md"
     )
     durability_replicas: int = Field(
-        default=1, ge=1, le=16, description="replica: this many replicas must confirm"
+        default=DURABILITY_REPLICAS,
+        ge=1,
+        le=16,
+        description="replica: this many replicas must confirm",
     )
     durability_timeout_ms: int = Field(
-        default=1000, ge=1, le=4000, description="Longest wait for that confirmation, ms"
+        default=DURABILITY_TIMEOUT_MS,
+        ge=1,
+        le=4000,
+        description="Longest wait for that confirmation, ms",
     )
 
     @model_validator(mode="after")
