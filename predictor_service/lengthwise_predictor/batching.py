@@ -158,9 +158,7 @@ class Batcher:
                     for w in batch:
                         w.future.cancel()
                     raise
-                except (
-                    Exception
-                ) as exc:  # the outermost loop: a bad batch must not stop the service
+                except Exception as exc:  # a bad batch must not stop the service
                     for w in batch:
                         if not w.future.done():
                             w.future.set_exception(exc)

@@ -74,7 +74,7 @@ class LengthModel:
         self._llms = {canonical_llm(n): i for i, n in enumerate(self.card["llms"]) if i != ANY_LLM}
         try:
             self._tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        except Exception as exc:  # tokenizers raises a bare Exception, whatever is wrong
+        except Exception as exc:  # tokenizers raises a bare Exception for every fault
             raise ModelUnusable(
                 f"cannot read {directory / 'tokenizer.json'}: {exc}; export the model again"
             ) from exc
@@ -230,11 +230,11 @@ def _session(path: Path, provider: str, intra_op_threads: int) -> ort.InferenceS
     options.log_severity_level = 3
     # Spinning threads would take CPU time from the other processes on the machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    wanted = choose_providers(provider, ort.get_available_providers())
+    providers = choose_providers(provider, ort.get_available_providers())
     try:
         # The CPU's fused skip-and-normalise operator is eight times slower than its two parts.
         return ort.InferenceSession(
-            str(path), options, providers=wanted, disabled_optimizers=["SkipLayerNormFusion"]
+            str(path), options, providers=providers, disabled_optimizers=["SkipLayerNormFusion"]
         )
-    except Exception as exc:  # onnxruntime raises a class of its own for each cause
+    except Exception as exc:  # onnxruntime has a class for each cause, without a base
         raise ModelUnusable(f"cannot load {path}: {exc}; export the model again") from exc

@@ -58,9 +58,8 @@ class ModelRegistry:
         self._problems: dict[str, str] = {}
         self._retiring: set[asyncio.Task[None]] = set()
         self._reload_requested = asyncio.Event()
-        self._changing = (
-            asyncio.Lock()
-        )  #: One change at a time, so at most one extra model is in memory.
+        #: One change at a time, so at most one extra model is in memory.
+        self._changing = asyncio.Lock()
         self._watch: asyncio.Task[None] | None = None
         metrics.latency_target.set(settings.latency_target_ms / 1000)
         metrics.waiting.set_function(
@@ -99,19 +98,19 @@ class ModelRegistry:
         return bool(self._served)
 
     def all(self) -> list[LoadedModel]:
-        """Every model in service, the default first."""
+        """Return every model in service, the default first."""
         return list(self._served.values())
 
     def problem(self, name: str) -> str:
-        """Why a model's folder is not what is served; "": no problem."""
+        """Return why a model's folder is not what is served; "": no problem."""
         return self._problems.get(name, "")
 
     def names(self) -> list[str]:
-        """Every configured model, in service or not, the default first."""
+        """Return every configured model, in service or not, the default first."""
         return list(self._folders)
 
     def version(self, name: str) -> str:
-        """Version of the model that serves the LLM of this name; "": nothing is loaded."""
+        """Return the version of the model that serves the LLM of this name; "": nothing is loaded."""
         served = self._served.get(name) or self._served.get(DEFAULT)
         return served.model.version if served else ""
 
@@ -136,7 +135,7 @@ class ModelRegistry:
         return self._served[name]
 
     def reload_soon(self) -> None:
-        """Reload every model, changed or not; called on SIGHUP."""
+        """Request a reload of every model, changed or not; called on SIGHUP."""
         self._refused.clear()
         self._reload_requested.set()
 

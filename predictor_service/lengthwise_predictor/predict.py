@@ -23,28 +23,28 @@ def registry_of(request: Request) -> ModelRegistry:
     return cast(ModelRegistry, request.app.state.models)
 
 
-async def predict_all(request: Request, wanted: Sequence[PredictRequest]) -> list[Prediction]:
+async def predict_all(request: Request, requests: Sequence[PredictRequest]) -> list[Prediction]:
     """Predict for each request; the texts of one model go to its batcher together.
 
     Args:
         request: The HTTP request, which gives access to the models and the metrics.
-        wanted: What to predict.
+        requests: What to predict.
 
     Returns:
-        The predictions, in the order of `wanted`.
+        The predictions, in the order of `requests`.
 
     Raises:
         PredictorError: A model is missing, not ready or overloaded.
     """
     models = registry_of(request)
-    texts = [_text(one) for one in wanted]
-    served = [models.for_llm(one.model, one.predictor) for one in wanted]
+    texts = [_text(one) for one in requests]
+    served = [models.for_llm(one.model, one.predictor) for one in requests]
     # Nothing is awaited before all are submitted, so no model can be replaced in between.
     groups: dict[str, list[int]] = {}
     for place, one in enumerate(served):
         groups.setdefault(one.name, []).append(place)
     unknown = sum(
-        one.model.llm_row(a.model) == ANY_LLM for one, a in zip(served, wanted, strict=True)
+        one.model.llm_row(a.model) == ANY_LLM for one, a in zip(served, requests, strict=True)
     )
     if unknown:
         request.app.state.metrics.unknown_llm.inc(unknown)
@@ -53,7 +53,7 @@ async def predict_all(request: Request, wanted: Sequence[PredictRequest]) -> lis
         for places in groups.values():
             batcher = served[places[0]].batcher
             submitted.append(
-                (places, batcher.submit([(texts[p], wanted[p].model) for p in places]))
+                (places, batcher.submit([(texts[p], requests[p].model) for p in places]))
             )
         found: dict[int, Prediction] = {}
         for places, rows in submitted:
@@ -64,7 +64,7 @@ async def predict_all(request: Request, wanted: Sequence[PredictRequest]) -> lis
         for _, rows in submitted:
             rows.cancel()  # the request has failed: the other rows are not needed
         raise
-    return [found[place] for place in range(len(wanted))]
+    return [found[place] for place in range(len(requests))]
 
 
 def _text(one: PredictRequest) -> str:

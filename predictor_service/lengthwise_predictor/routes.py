@@ -104,28 +104,28 @@ def add_routes(app: FastAPI) -> None:
 
 
 async def _predict(request: Request, body: bytes) -> str:
-    wanted = _parse(PredictRequest, body)
-    return (await predict_all(request, [wanted]))[0].model_dump_json()
+    parsed = _parse(PredictRequest, body)
+    return (await predict_all(request, [parsed]))[0].model_dump_json()
 
 
 async def _predict_batch(request: Request, body: bytes) -> str:
-    wanted = _parse(PredictBatchRequest, body)
-    predictions = await predict_all(request, wanted.inputs)
+    parsed = _parse(PredictBatchRequest, body)
+    predictions = await predict_all(request, parsed.inputs)
     return f'{{"predictions":[{",".join(p.model_dump_json() for p in predictions)}]}}'
 
 
 async def _rank(request: Request, body: bytes) -> str:
-    wanted = _parse(RankRequest, body)
+    parsed = _parse(RankRequest, body)
     predictions = await predict_all(
         request,
         [
             PredictRequest(
-                model=wanted.model,
+                model=parsed.model,
                 prompt=one if isinstance(one, str) else None,
                 messages=None if isinstance(one, str) else one,
-                predictor=wanted.predictor,
+                predictor=parsed.predictor,
             )
-            for one in wanted.prompts
+            for one in parsed.prompts
         ],
     )
     scores = [prediction.rank_score for prediction in predictions]

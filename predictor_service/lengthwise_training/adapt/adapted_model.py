@@ -48,19 +48,19 @@ def write_adapted_model(train: LengthTable, model: Path, out: Path) -> dict[str,
         ModelUnusable: That model cannot be loaded.
         RuntimeError: The written file does not compute the fit.
     """
-    viewer = ViewExtractor(model, LengthModel(model, provider="cpu"))
-    fit = AdaptedPredictor(viewer, train)
+    extractor = ViewExtractor(model, LengthModel(model, provider="cpu"))
+    fit = AdaptedPredictor(extractor, train)
     spread, left_out = _spread(fit, train)
     out.mkdir(parents=True, exist_ok=True)
     write_graph(fit, spread, model / "model.onnx", out / "model.onnx")
     shutil.copyfile(model / "tokenizer.json", out / "tokenizer.json")
-    old = viewer.model.card
+    old = extractor.model.card
     card: dict[str, Any] = {
         k: old[k] for k in ("max_tokens", "feature_names", "backbone", "precision") if k in old
     }
     rows = {str(m): int((train.llms == m).sum()) for m in np.unique(train.llms)}
     card |= {
-        "version": f"{viewer.model.version}+adapted",
+        "version": f"{extractor.model.version}+adapted",
         "llms": ["*", *fit.kernel.llms],
         "sources": None,
         "training_data": [
@@ -89,7 +89,7 @@ def _spread(fit: AdaptedPredictor, train: LengthTable) -> tuple[Array, float | N
     kernel = fit.kernel
     table = train.where(np.isin(np.arange(len(train)), kernel.rows))
     column = np.array([kernel.column(str(m)) for m in table.llms])
-    ids = fit.viewer.ids(table.prompts)
+    ids = fit.extractor.ids(table.prompts)
     target = table.log_mean() - kernel.base[column]
     part = np.array([fold_of(p, _FOLDS) for p in table.prompts])
     by_text = np.zeros(len(ids))
@@ -123,7 +123,7 @@ def _offsets(away: Array) -> list[float]:
 def _check(fit: AdaptedPredictor, spread: Array, train: LengthTable, out: Path) -> None:
     model = LengthModel(out, provider="cpu")
     prompts = train.prompts[:50]
-    want = fit.log_tokens(*fit.viewer.views_and_ids(prompts))
+    want = fit.log_tokens(*fit.extractor.views_and_ids(prompts))
     worst = 0.0
     for prompt, row in zip(prompts, want, strict=True):
         names = ["*", *fit.kernel.llms]

@@ -27,18 +27,18 @@ class AdaptedPredictor:
     The mean is 0.02 to 0.05 of tau-b better than either (docs/research/experiments.md).
     """
 
-    def __init__(self, viewer: ViewExtractor, train: LengthTable, *, seed: int = 0) -> None:
+    def __init__(self, extractor: ViewExtractor, train: LengthTable, *, seed: int = 0) -> None:
         """Fit on `train`."""
-        self.viewer = viewer
-        self.kernel = fit_kernel(viewer, train, seed=seed)
+        self.extractor = extractor
+        self.kernel = fit_kernel(extractor, train, seed=seed)
         level = {m: self.kernel.base[self.kernel.column(m)] for m in self.kernel.llms}
         at = np.array([level.get(str(m), np.nan) for m in train.llms])
         known = np.isfinite(at)  # the kernel may have kept no prompt of an LLM
         self.words = fit_words(
-            viewer.ids(train.prompts),
+            extractor.ids(train.prompts),
             train.prompt_index[known],
             (train.log_mean() - at)[known],
-            vocabulary=viewer.vocabulary,
+            vocabulary=extractor.vocabulary,
         )
 
     def log_tokens(self, views: Array, ids: Sequence[Sequence[int]]) -> Array:
@@ -48,7 +48,7 @@ class AdaptedPredictor:
 
     def predict(self, table: LengthTable) -> PredictedLengths:
         """Predict each row by its LLM's own lengths and all LLMs'; an unknown LLM by all LLMs'."""
-        by_llm = self.log_tokens(*self.viewer.views_and_ids(table.prompts))
+        by_llm = self.log_tokens(*self.extractor.views_and_ids(table.prompts))
         columns = {str(m): self.kernel.column(str(m)) for m in np.unique(table.llms)}
         log_tokens = by_llm[table.prompt_index, [columns[str(m)] for m in table.llms]]
         return PredictedLengths(np.maximum(np.expm1(log_tokens), 1.0))

@@ -43,7 +43,7 @@ def write_graph(fit: AdaptedPredictor, spread: Array, model: Path, out: Path) ->
     last = constant("axis_last", np.array([-1], dtype=np.int64))
     first = constant("axis_1", np.array([1], dtype=np.int64))
     points = fit.kernel.points.astype(np.float32)
-    view = fit.viewer.view_name
+    view = fit.extractor.view_name
     # The kernel.
     node("Mul", [view, view], "squared")
     node("ReduceSum", ["squared", last], "squares", keepdims=1)
@@ -128,10 +128,10 @@ def write_graph(fit: AdaptedPredictor, spread: Array, model: Path, out: Path) ->
 def _needed(graph: onnx.GraphProto, name: str) -> list[onnx.NodeProto]:
     """Return the nodes that `name` is computed from, in their order."""
     maker = {o: n for n in graph.node for o in n.output}
-    wanted, seen = [name], set()
-    while wanted:
-        one = wanted.pop()
+    names, seen = [name], set()
+    while names:
+        one = names.pop()
         if one in maker and one not in seen:
             seen.add(one)
-            wanted += maker[one].input
+            names += maker[one].input
     return [n for n in graph.node if any(o in seen for o in n.output)]

@@ -52,18 +52,17 @@ class KernelFit:
         return self.llms.index(llm) + 1 if llm in self.llms else 0
 
 
-def fit_kernel(viewer: ViewExtractor, train: LengthTable, *, seed: int = 0) -> KernelFit:
+def fit_kernel(extractor: ViewExtractor, train: LengthTable, *, seed: int = 0) -> KernelFit:
     """Fit on `train`, in closed form.
 
     The lengths of all LLMs together show which prompts get long answers; an LLM's own lengths show
-    how
-    it differs. The more rows an LLM has, the more its own count.
+    how it differs. The more rows an LLM has, the more its own count.
     """
     rng = np.random.default_rng(seed)
     kept = np.sort(rng.permutation(len(train.prompts))[:_MOST_PROMPTS])
     place = np.full(len(train.prompts), -1)
     place[kept] = np.arange(len(kept))
-    points = viewer.views([train.prompts[i] for i in kept])
+    points = extractor.views([train.prompts[i] for i in kept])
     kernel = similarity(points, points)
     at = place[train.prompt_index]
     rows, at = np.flatnonzero(at >= 0), at[at >= 0]

@@ -1,9 +1,8 @@
 """Hidden states of a served LLM, one vector for each prompt.
 
 `lengthwise collect --hidden-states` runs prompts through a Hugging Face model and writes the
-vectors,
-for `lengthwise train --backbone hidden`. Such a predictor needs the LLM's forward pass at every
-request, so the predictor service does not load it. `HiddenModel` predicts from vectors.
+vectors, for `lengthwise train --backbone hidden`. Such a predictor needs the LLM's forward pass at
+every request, so the predictor service does not load it. `HiddenModel` predicts from vectors.
 """
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False

@@ -110,8 +110,7 @@ class Encoder(nn.Module):
         """Keep, in place, only the most active feed-forward units on some texts.
 
         A unit's weight is its mean activation times the length of what it adds to the state. Half
-        of
-        MiniLM's units cost no rank quality once the rest is trained, and a third of the time.
+        of MiniLM's units cost no rank quality once the rest is trained, and a third of the time.
 
         Args:
             texts: int64 id tensors, (batch, seq) each, right-padded with 0.

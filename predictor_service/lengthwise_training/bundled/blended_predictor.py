@@ -20,8 +20,7 @@ class BlendedPredictor(nn.Module):
 
     The median is the mean, in logs, of the network's median and the kernel's mean. Spread is the
     network's, widened by factors that make p10 to p90 hold 80 % of unseen samples. Any other LLM is
-    the
-    equal mixture of the known ones: their mean, with their disagreement in its spread.
+    the equal mixture of the known ones: their mean, with their disagreement in its spread.
     """
 
     def __init__(

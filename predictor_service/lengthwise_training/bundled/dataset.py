@@ -169,8 +169,7 @@ def validation_rows(dataset: Dataset, *, folds: int = 5) -> NDArray[np.bool_]:
     """Choose the rows for validation: bool, (rows,); about 1 in `folds`, by prompt, never by row.
 
     A prompt's fold is a hash of its group, so the split does not change when records are added. The
-    last
-    decimal digit of the hash is not used: the separate test set was cut by it.
+    last decimal digit of the hash is not used: the separate test set was cut by it.
     """
     held = np.array([fold_of(g, folds) == 0 for g in dataset.groups])
     return np.asarray(held[dataset.prompt_index])

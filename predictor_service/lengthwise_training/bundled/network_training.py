@@ -39,7 +39,7 @@ def fit_network(
     """
     rng = np.random.default_rng(config.seed)
     rows, weight = _authors(dataset, config)
-    wanted = targets(rows)
+    lengths = targets(rows)
     used = np.unique(rows.prompt_index[weight.numpy()[rows.llm_index] > 0])
     share = np.array([config.thinned.get(dataset.sources[i], 1.0) for i in used])
     used = used[rng.random(len(used)) < share]
@@ -47,7 +47,7 @@ def fit_network(
     chosen = rng.choice(used, min(len(used), _PROMPTS_TO_PRUNE_BY), replace=False)
     _, groups = next(batches(texts, chosen, len(chosen), None))
     encoder.prune(groups, config.wide)
-    centre, spread = usual_lengths(wanted)
+    centre, spread = usual_lengths(lengths)
     network = LengthNetwork(
         encoder,
         (centre, spread),
@@ -68,8 +68,8 @@ def fit_network(
                     out = torch.cat([network(i, f) for i, f in zip(groups, features, strict=True)])
                 loss = length_loss(
                     out.float(),
-                    wanted.log_samples[chunk],
-                    wanted.known[chunk],
+                    lengths.log_samples[chunk],
+                    lengths.known[chunk],
                     pair_weight=config.pair_weight,
                     spread=spread,
                     weight=weight,
@@ -88,8 +88,7 @@ def _authors(dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Tensor]:
     """Return the rows by author, and each author's weight: float32, (authors,).
 
     An author that is not served counts separately for each source: a person's answers to riddles
-    and to
-    questions about the world have nothing in common.
+    and to questions about the world have nothing in common.
     """
     served = set(served_llms(dataset))
     names = list(dataset.llms)
@@ -109,10 +108,10 @@ def _authors(dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Tensor]:
     return dataclasses.replace(dataset, llms=names, llm_index=llm_index), weight
 
 
-def usual_lengths(wanted: LengthTargets) -> tuple[Tensor, Tensor]:
+def usual_lengths(lengths: LengthTargets) -> tuple[Tensor, Tensor]:
     """Compute mean and standard deviation of each author's log length: float32, (authors,)."""
-    log_mean = wanted.log_samples.mean(-1)
-    known = wanted.known.float()
+    log_mean = lengths.log_samples.mean(-1)
+    known = lengths.known.float()
     count = known.sum(0).clamp(min=1.0)
     centre = (log_mean * known).sum(0) / count
     spread = ((log_mean - centre).square() * known).sum(0).div(count).sqrt()

@@ -72,9 +72,8 @@ class Bert:
         with torch.inference_mode():
             want = self._model(input_ids=example).last_hidden_state.numpy()
         [got] = self._session.run(None, {"ids": ids, "mask": np.ones_like(ids)})
-        self.difference = float(
-            np.abs(want - got).max()
-        )  #: Largest, between PyTorch and ONNX Runtime.
+        #: Largest difference between PyTorch and ONNX Runtime.
+        self.difference = float(np.abs(want - got).max())
         self._model.to(self._device)
 
     def through_torch(self, tokens: int, batch: int) -> Call:

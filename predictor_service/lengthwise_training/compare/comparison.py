@@ -1,6 +1,6 @@
 """Compares predictors on the same rows: the table that `lengthwise evaluate` prints.
 
-It compares models that serving could load, asked with serving's own code; the baselines, fitted on
+It compares models that serving could load, run with serving's own code; the baselines, fitted on
 the training rows; each model adapted to these rows; and the ceiling, which is another sample of the
 same answer.
 """
@@ -55,8 +55,7 @@ def compare(
         train: Rows of other prompts, for the fitted predictors; see `without_prompts_of`.
         models: Folders of models.
         folds: Without `train`: fit on the data itself in so many parts, each row by a fit that has
-            not
-            seen its prompt; 0 fits no bag of words.
+            not seen its prompt; 0 fits no bag of words.
         adapt: Whether the models are also adapted to the training rows.
         held_out: Whether LLMs and sources are held out as well, which takes minutes.
         others: More predictors, by name.
@@ -83,14 +82,14 @@ def compare(
                 "them, its rows flatter it"
             )
         report.notes += unnamed_note(one, data)
-    viewers = view_extractors(served, report) if adapt else {}
+    extractors = view_extractors(served, report) if adapt else {}
     if train is not None:
-        fitted = fit_predictors(train, viewers, data)
+        fitted = fit_predictors(train, extractors, data)
         report.notes += untrained_note(fitted[BAG_OF_WORDS], data)
         for name, predictor in fitted.items():
             predicted[name], speed[name] = _timed(predictor, data)
     elif folds > 1:
-        predicted |= cross_validate(data, folds, viewers)
+        predicted |= cross_validate(data, folds, extractors)
         report.notes.append(
             f"no --train: the fitted predictors learn from the data itself, in {folds} parts by "
             "prompt"
@@ -104,7 +103,7 @@ def compare(
     for name, answers in predicted.items():
         report.rows += cells(data, name, answers, speed.get(name, Speed()))
     if held_out and train is not None:
-        report.held_out = hold_out_groups(data, train, served, viewers)
+        report.held_out = hold_out_groups(data, train, served, extractors)
     report.summary = summarise(report.rows, [m.name for m in served], data, predicted)
     return report
 

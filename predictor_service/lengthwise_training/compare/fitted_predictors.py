@@ -44,13 +44,13 @@ def view_extractors(
     served: Sequence[ServedModel], report: ComparisonReport
 ) -> dict[str, ViewExtractor]:
     """Open the kernel view of each model that has one; note those that have none."""
-    viewers = {}
+    extractors = {}
     for one in served:
         try:
-            viewers[one.name] = ViewExtractor(one.directory, one.model)
+            extractors[one.name] = ViewExtractor(one.directory, one.model)
         except NoKernelView as exc:
             report.notes.append(f"not adapted: {exc}")
-    return viewers
+    return extractors
 
 
 @dataclass(frozen=True)
@@ -69,48 +69,47 @@ def one_number_predictors(train: LengthTable) -> dict[str, ComparedPredictor]:
 
 
 def fit_predictors(
-    train: LengthTable, viewers: Mapping[str, ViewExtractor], asked: LengthTable
+    train: LengthTable, extractors: Mapping[str, ViewExtractor], rows: LengthTable
 ) -> dict[str, ComparedPredictor]:
-    """Fit everything that learns on the same rows; `asked` holds the rows to predict."""
-    words = BagOfWords(train, asked=set(map(str, asked.llms)))
+    """Fit everything that learns on the same rows, `train`, to predict `rows`."""
+    words = BagOfWords(train, llms=set(map(str, rows.llms)))
     out = one_number_predictors(train) | {BAG_OF_WORDS: words}
     if len(np.unique(train.llms)) > 1:
         out[BAG_OF_WORDS_TOGETHER] = _BagOfWordsForAll(words)
-    for name, viewer in viewers.items():
-        out[name + ADAPTED] = AdaptedPredictor(viewer, train)
+    for name, extractor in extractors.items():
+        out[name + ADAPTED] = AdaptedPredictor(extractor, train)
     return out
 
 
 def cross_validate(
-    data: LengthTable, folds: int, viewers: Mapping[str, ViewExtractor]
+    data: LengthTable, folds: int, extractors: Mapping[str, ViewExtractor]
 ) -> dict[str, PredictedLengths]:
     """Predict each part of the rows by fits on the other parts, brought to one level.
 
     A part with long answers leaves short ones to learn from. Without a correction, that alone gave
-    the
-    constant a tau-b of -0.14 on 300 rows, and took 0.014 from the bag of words. So the two
-    baselines
-    with one number are fitted on everything, and the others' parts are shifted to the level of all
-    rows,
-    LLM by LLM.
+    the constant a tau-b of -0.14 on 300 rows, and took 0.014 from the bag of words. So the two
+    baselines with one number are fitted on everything, and the others' parts are shifted to the
+    level of all rows, LLM by LLM.
     """
     # Salted: a file that was split by the plain hash would have all its prompts in one part.
     part = np.array([fold_of(p + _SALT, folds) for p in data.prompts])[data.prompt_index]
     log_mean = data.log_mean()
     p50: dict[str, Array] = {}
     for fold in tqdm(range(folds), desc="cross-validate", disable=None):
-        asked = part == fold
-        if not asked.any() or asked.all():
+        selected = part == fold
+        if not selected.any() or selected.all():
             continue
-        part_asked = data.where(asked)
+        part_rows = data.where(selected)
         level = np.ones(len(data))
-        for llm in np.unique(part_asked.llms):
+        for llm in np.unique(part_rows.llms):
             mine = data.llms == llm
-            if (mine & ~asked).any():
-                level[mine] = np.exp(log_mean[mine].mean() - log_mean[mine & ~asked].mean())
-        for name, predictor in fit_predictors(data.where(~asked), viewers, part_asked).items():
-            predicted = predictor.predict(part_asked)
-            p50.setdefault(name, np.full(len(data), math.nan))[asked] = predicted.p50 * level[asked]
+            if (mine & ~selected).any():
+                level[mine] = np.exp(log_mean[mine].mean() - log_mean[mine & ~selected].mean())
+        for name, predictor in fit_predictors(data.where(~selected), extractors, part_rows).items():
+            predicted = predictor.predict(part_rows)
+            p50.setdefault(name, np.full(len(data), math.nan))[selected] = (
+                predicted.p50 * level[selected]
+            )
     found = {name: one.predict(data) for name, one in one_number_predictors(data).items()}
     return {name: PredictedLengths(values) for name, values in p50.items()} | found
 
@@ -119,22 +118,24 @@ def hold_out_groups(
     data: LengthTable,
     train: LengthTable,
     served: Sequence[ServedModel],
-    viewers: Mapping[str, ViewExtractor],
+    extractors: Mapping[str, ViewExtractor],
 ) -> list[dict[str, Any]]:
     """Score fits that have not seen the row's LLM, or its source."""
     out = []
     for kind in ("llm", "source"):
-        mine, theirs = (data.llms, train.llms) if kind == "llm" else (data.sources, train.sources)
-        names = np.unique(mine)
+        groups, train_groups = (
+            (data.llms, train.llms) if kind == "llm" else (data.sources, train.sources)
+        )
+        names = np.unique(groups)
         p50: dict[str, Array] = {}
         for fold in tqdm(range(_HELD_OUT_FOLDS), desc=f"{kind} held out", disable=None):
             hidden = names[fold::_HELD_OUT_FOLDS]
-            asked, known = np.isin(mine, hidden), ~np.isin(theirs, hidden)
-            if not asked.any() or known.sum() < LEAST_ROWS:
+            selected, known = np.isin(groups, hidden), ~np.isin(train_groups, hidden)
+            if not selected.any() or known.sum() < LEAST_ROWS:
                 continue
-            part = data.where(asked)
-            for name, predictor in fit_predictors(train.where(known), viewers, part).items():
-                p50.setdefault(name, np.full(len(data), math.nan))[asked] = predictor.predict(
+            part = data.where(selected)
+            for name, predictor in fit_predictors(train.where(known), extractors, part).items():
+                p50.setdefault(name, np.full(len(data), math.nan))[selected] = predictor.predict(
                     part
                 ).p50
         predicted = {name: PredictedLengths(values) for name, values in p50.items()}

@@ -40,7 +40,7 @@ _WORDS = (
     "first, then list the questions that they ought to ask before they change anything at all. "
 )
 
-#: A call that takes longer than this is made once only: BERT on 32 long prompts takes 30 s, s.
+#: A call that takes longer than this, s, is made once: BERT on 32 long prompts takes half a minute.
 _SLOW_S = 1.0
 
 
@@ -137,8 +137,7 @@ def bench(
         batches: Batch sizes.
         rounds: Interleaved rounds.
         calls: Calls of a cell in a round, at most; a cell stops after 0.6 s, and a call that takes
-            over
-            a second is made once.
+            over a second is made once.
         bert: Whether BERT-base is measured beside them.
         device: Where all of them run. Texts are always tokenised on the core.
         on_step: Called with a description of the next measurement.

@@ -41,8 +41,7 @@ class ComparisonReport:
     Attributes:
         rows: One for each predictor and LLM (`source` all), each source (`llm` all), and all.
         held_out: The same, of fits that had not seen the row's LLM, or its source: one for each LLM
-            or
-            source, and `all`, the mean over them.
+            or source, and `all`, the mean over them.
         summary: The comparison in a few numbers.
         notes: What a reader of the numbers must know.
     """
@@ -107,10 +106,8 @@ def held_out_cells(
     """Return the held-out rows about one predictor: one for each LLM or source, and their mean.
 
     Rank is scored among the rows of one LLM or source only. Different groups were predicted by
-    different
-    fits, each without the lengths of its group: ranked together, a constant had a tau-b of -0.27,
-    and
-    the bag of words hardly more than 0.
+    different fits, each without the lengths of its group: ranked together, a constant had a tau-b
+    of -0.27, and the bag of words hardly more than 0.
 
     Args:
         table: The rows to predict.
@@ -137,7 +134,7 @@ def summarise(
     table: LengthTable,
     predicted: Mapping[str, PredictedLengths],
 ) -> dict[str, Any]:
-    """Summarise: mean tau-b over LLMs, gains over the bag of words, distances to the ceiling.
+    """Return mean tau-b over LLMs, gains over the bag of words, and distances to the ceiling.
 
     Args:
         rows: Of the report.

@@ -31,7 +31,7 @@ class Wording(StrEnum):
     LENGTH_ONLY = "length only"
 
 
-_ASKED = {
+_SUFFIX = {
     Wording.PERCEIVE_THEN_ANSWER: (
         "\n\nBegin with one line of the form `Length: N tokens`, your own estimate of how long "
         "your whole answer is going to be. Write the answer below that line."
@@ -40,7 +40,7 @@ _ASKED = {
 }
 
 #: Tokens that are read of the reply; a later estimate does not count.
-_READ = {Wording.PERCEIVE_THEN_ANSWER: 24, Wording.LENGTH_ONLY: 12}
+_READ_TOKENS = {Wording.PERCEIVE_THEN_ANSWER: 24, Wording.LENGTH_ONLY: 12}
 
 
 @dataclass
@@ -88,8 +88,7 @@ class SelfPerception:
         """Ask once for each prompt; where no length can be read, use the median of the others.
 
         A scheduler must place such a request too, so it counts; `cost.stated` is how many lengths
-        could be
-        read.
+        could be read.
 
         Raises:
             ValueError: The endpoint answers no request.
@@ -112,8 +111,8 @@ class SelfPerception:
                 self.cost.asked += 1
                 try:
                     reply = await client.complete(
-                        [{"role": "user", "content": prompt + _ASKED[self._wording]}],
-                        max_tokens=_READ[self._wording],
+                        [{"role": "user", "content": prompt + _SUFFIX[self._wording]}],
+                        max_tokens=_READ_TOKENS[self._wording],
                         temperature=0.0,
                     )
                 except ChatRequestFailed:

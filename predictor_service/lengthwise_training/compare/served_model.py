@@ -1,4 +1,4 @@
-"""A model folder asked with serving's own code, and the interface of compared predictors."""
+"""A model folder, run with serving's own code, and the interface of compared predictors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ComparedPredictor(Protocol):
 
 
 class ServedModel:
-    """A model folder that serving could load, asked with serving's code."""
+    """A model folder that serving could load, run with serving's code."""
 
     def __init__(self, directory: Path, device: Device = "cpu") -> None:
         """Load it.

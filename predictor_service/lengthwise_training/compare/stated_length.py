@@ -72,13 +72,10 @@ def stated_tokens(reply: str) -> float | None:
     """Return the length that a reply states, tokens; None where it states none.
 
     Tokens take precedence over words, words over sentences, lines, paragraphs and pages, and all
-    over a
-    number without a unit. The first of its kind counts, and of a range the middle. A number without
-    a
-    unit counts where it is called a length, or is nearly all of its line: an LLM that answers the
-    prompt instead writes years and numbered lists, and of 132 numbers in 300 replies of a small
-    LLM, 75
-    were such.
+    over a number without a unit. The first of its kind counts, and of a range the middle. A number
+    without a unit counts where it is called a length, or is nearly all of its line: an LLM that
+    answers the prompt instead writes years and numbered lists, and of 132 numbers in 300 replies of
+    a small LLM, 75 were such.
     """
     found: list[tuple[int, int, float]] = []
     taken: list[range] = []

@@ -38,8 +38,7 @@ class LengthProfile:
         cv: sd / mean; 1 is an exponential distribution's.
         quantiles: By name, `p50` and the like.
         tail_index: Hill's estimate on the largest 5 %: below 2 the variance has no limit, from 4 on
-            the
-            tail is light.
+            the tail is light.
         top_decile_share: Share of all tokens in the longest tenth of the answers.
         within_sd: Of samples of one prompt and LLM, pooled: sampling noise.
         between_sd: Of the true means of the prompts.
@@ -116,10 +115,8 @@ def variance_parts(
     """Return within and between standard deviation, and the intraclass correlation ICC(1).
 
     One-way analysis of variance over rows with at least two samples, whose numbers may differ
-    (Donner,
-    "A review of inference procedures for the intraclass correlation coefficient in the one-way
-    random
-    effects model", 1986). None with fewer than two such rows.
+    (Donner, "A review of inference procedures for the intraclass correlation coefficient in the
+    one-way random effects model", 1986). None with fewer than two such rows.
     """
     many = [scale(s) for s in samples if len(s) > 1]
     if len(many) < 2:

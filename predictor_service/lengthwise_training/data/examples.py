@@ -125,8 +125,7 @@ def read_rows(
     Args:
         path: `*.jsonl` or `*.jsonl.gz`, see `rows`.
         rounds: `multi` reads a dialogue as serving does, turn by turn; `single` keeps only rows
-            without
-            an earlier answer in them.
+            without an earlier answer in them.
         llms: Keep these only; None keeps all.
         cap_tokens: Samples this long or longer count as cut, in every row, tokens.
 

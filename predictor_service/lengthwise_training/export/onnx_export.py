@@ -166,7 +166,7 @@ class HalfEncoder(nn.Module):
         self.max_tokens, self.pad_id = encoder.max_tokens, encoder.pad_id
 
     def forward(self, ids: Tensor, second: Tensor | None = None) -> Tensor:
-        """float32, (batch, width)."""
+        """Encode texts, float32, (batch, width)."""
         return self.encoder(ids, second).to(torch.float32)
 
 

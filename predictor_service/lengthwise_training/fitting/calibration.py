@@ -2,8 +2,7 @@
 
 A rank score becomes tokens by isotonic regression of log length on score, with straight lines
 between the steps' middles, so that scores that were not tied stay apart. Then every task's middle
-is
-shifted until half of the answers are longer, and its p10 and p90 until a tenth lies beyond each.
+is shifted until half of the answers are longer, and its p10 and p90 until a tenth lies beyond each.
 Called by `fit`.
 """
 
@@ -37,8 +36,7 @@ def fit_calibration(
     Args:
         predictor: Trained.
         raw: The trunk's numbers for the validation rows, float32, (rows, outputs): for an unknown
-            LLM,
-            and for the right one.
+            LLM, and for the right one.
         tokens: float32, (rows, n), tokens.
         known: bool, (rows, n).
         cut: bool, (rows, n); such a sample counts as longer than any prediction.

@@ -30,8 +30,7 @@ class FitConfig:
         numbers: The tasks' own numbers.
         epochs: Passes over the training rows.
         tune_epochs: In how many of the first epochs the backbone learns too. After that its vectors
-            are
-            computed once, which makes the other epochs cheap. None: all for `tiny`, none for a
+            are computed once, which makes the other epochs cheap. None: all for `tiny`, none for a
             pretrained one.
         batch: Rows in a step; for ListMLE the size of a list.
         learning_rate: Peak, of all weights that start from random.

@@ -42,8 +42,7 @@ class PreparedRows:
             vectors.
         features: float32, (prompts, len(FEATURE_NAMES)).
         vectors: float32, (prompts, width), the unchanged encoder's output for each prompt; None
-            until
-            it is needed.
+            until it is needed.
         read_cpu_s: CPU time of computing `vectors`, s.
         raw_vectors: float32, (prompts, width), as collected from the served LLM, if they were.
     """

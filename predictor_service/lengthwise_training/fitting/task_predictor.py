@@ -132,8 +132,7 @@ class TaskPredictor(nn.Module):
 
         Args:
             inputs: int64, (batch, seq), right-padded; or float32, (batch, width), if the encoder
-                takes
-                vectors.
+                takes vectors.
             features: float32, (batch, feature_count).
             llm: int64, (batch,); 0 is any other LLM.
         """

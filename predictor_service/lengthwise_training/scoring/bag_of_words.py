@@ -44,20 +44,18 @@ class BagOfWords:
 
     Each LLM with enough rows has a fit of its own; a fit for all LLMs serves those with few rows or
     none. Which is better depends: with 430 prompts per LLM the fit for all had a tau-b of 0.457 and
-    the
-    own fits 0.361 (CASTILLO/Alpaca); with 3,400 prompts the own fits lead. The target is the mean
-    log
-    length.
+    the own fits 0.361 (CASTILLO/Alpaca); with 3,400 prompts the own fits lead. The target is the
+    mean log length.
     """
 
     def __init__(
-        self, train: LengthTable, *, asked: Collection[str] | None = None, seed: int = 0
+        self, train: LengthTable, *, llms: Collection[str] | None = None, seed: int = 0
     ) -> None:
         """Fit the baseline.
 
         Args:
             train: The rows to learn from.
-            asked: The LLMs that will be predicted; others get no fit of their own. None: all.
+            llms: The LLMs that will be predicted; others get no fit of their own. None: all.
             seed: Of everything random.
         """
         self._vectorizer = TfidfVectorizer(
@@ -75,7 +73,7 @@ class BagOfWords:
         self._own: dict[str, _RidgeAndTrees] = {}
         self._rows = counts
         for llm, count in counts.items():
-            if count >= LEAST_TRAINING_ROWS and (asked is None or llm in asked):
+            if count >= LEAST_TRAINING_ROWS and (llms is None or llm in llms):
                 mine = train.llms == llm
                 at = train.prompt_index[mine]
                 self._own[llm] = _RidgeAndTrees(wide[at], dense[at], target[mine], seed)
@@ -163,10 +161,8 @@ class _OneForAll:
     """The mean of a ridge that does not distinguish LLMs and of trees that do, by a category.
 
     Without the category the trees could not learn that what is long for one LLM is short for
-    another:
-    with people and GPT-3 among the authors, tau-b of 13 LLMs was 0.435 on CASTILLO's five sources,
-    and
-    0.501 with it. An unknown LLM is predicted as the mean of the known ones.
+    another: with people and GPT-3 among the authors, tau-b of 13 LLMs was 0.435 on CASTILLO's five
+    sources, and 0.501 with it. An unknown LLM is predicted as the mean of the known ones.
     """
 
     def __init__(
@@ -195,7 +191,7 @@ class _OneForAllOf:
         self._fit, self._wide, self._dense = fit, wide, dense
 
     def predict(self, llm: str, at: NDArray[np.int64]) -> Array:
-        """float64, (rows,); `at`: int64, (rows,), which prompts."""
+        """Predict rows of one LLM, float64, (rows,); `at`: int64, (rows,), which prompts."""
         code = self._fit.codes.get(llm)
         trees = self._of_any[at] if code is None else self._trees(code, at)
         return np.asarray(0.5 * (self._ridge[at] + trees))
@@ -218,8 +214,7 @@ class _Trees:
     """Boosted trees on one thread.
 
     Their threads wait for each other at every leaf: beside busy processes, two threads took ten
-    times as
-    long as one.
+    times as long as one.
     """
 
     def __init__(

@@ -40,5 +40,5 @@ def cheap_features(text: str) -> list[float]:
 
 
 def feature_matrix(texts: Sequence[str]) -> Array:
-    """float64, (texts, features)."""
+    """Return the counts of some texts, float64, (texts, features)."""
     return np.array([cheap_features(t) for t in texts], dtype=np.float64)

@@ -2,8 +2,7 @@
 
 Rank is scored within each LLM, because a queue holds one LLM, and then averaged. An answer that was
 cut at a cap ranks as the cap: longer than every shorter answer, and tied with other cut ones. In
-the
-errors only a prediction below the cap counts. Coverage and pinball loss leave cut answers out,
+the errors only a prediction below the cap counts. Coverage and pinball loss leave cut answers out,
 because their true length is unknown.
 """
 
@@ -138,8 +137,7 @@ def pair_accuracy(predicted: Array, truth: Array) -> float:
     """Compute the share of pairs in the right order; a predicted tie is half right.
 
     Pairs that tie in truth are left out. Computed from tau-b, whose numerator is the right pairs
-    minus
-    the wrong ones, in O(n log n).
+    minus the wrong ones, in O(n log n).
     """
     pairs = len(truth) * (len(truth) - 1) / 2
     ordered, ties = pairs - _tied(truth), pairs - _tied(predicted)
