@@ -41,11 +41,11 @@ def test_every_error_has_a_status_of_its_own_in_the_table() -> None:
     assert kinds == set(STATUS)
 
 
-@pytest.mark.parametrize(("said", "want"), [(400, 400), (None, 502), (200, 502), (99, 502)])
+@pytest.mark.parametrize(("status", "want"), [(400, 400), (None, 502), (200, 502), (99, 502)])
 def test_an_engines_status_is_passed_on_if_it_is_one_of_an_error(
-    said: int | None, want: int
+    status: int | None, want: int
 ) -> None:
-    assert status_of(JobFailed("no", job_id="j", status=said)) == want
+    assert status_of(JobFailed("no", job_id="j", status=status)) == want
 
 
 @pytest.mark.parametrize(
@@ -114,10 +114,11 @@ def test_a_body_without_a_declared_length_is_cut_off_at_the_limit(shared_front: 
     assert shared_front.metric("requests_total", service="", outcome="invalid") > 0
 
 
-def test_half_a_body_is_no_bug_of_ours(
+def test_a_client_that_disconnects_in_the_body_is_counted_and_logs_no_error(
     shared_front: Front, caplog: pytest.LogCaptureFixture, until: Until
 ) -> None:
-    # Starlette raises ClientDisconnect from the body; unhandled, that was a traceback in the log.
+    # Starlette raises ClientDisconnect while the body is read. Before it was handled, the log had a
+    # traceback.
     url = httpx.URL(shared_front.url)
     with socket.create_connection((url.host, url.port or 80)) as client:
         head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
@@ -144,7 +145,7 @@ def test_an_unknown_url_is_answered_in_openais_form(
 
 @pytest.fixture
 def mortal_valkey(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[ValkeyServer]:
-    """A Valkey of the test's own, that keeps its data over a restart."""
+    """A Valkey that only this test uses, and that keeps its data across a restart."""
     server = ValkeyServer(
         port=free_port(),
         data_dir=tmp_path,
@@ -161,7 +162,7 @@ def url_of(server: ValkeyServer) -> str:
     return f"redis://127.0.0.1:{server.port}/0"
 
 
-def test_without_redis_everything_is_a_503_at_once_and_comes_back(
+def test_without_redis_everything_is_a_503_at_once_and_works_again_afterwards(
     make_front: Callable[..., Front], mortal_valkey: ValkeyServer, until: Until
 ) -> None:
     front = make_front(url_of(mortal_valkey))
@@ -193,13 +194,13 @@ def test_without_redis_everything_is_a_503_at_once_and_comes_back(
     assert front.ended(front.submit())["state"] == "succeeded"
 
 
-@pytest.mark.parametrize("face", ["openai", "jobs"])
-def test_a_stream_goes_on_after_redis_was_away(
+@pytest.mark.parametrize("api", ["openai", "jobs"])
+def test_a_stream_continues_after_redis_was_down(
     make_front: Callable[..., Front],
     mortal_valkey: ValkeyServer,
     says: Says,
     until: Until,
-    face: str,
+    api: str,
 ) -> None:
     front = make_front(url_of(mortal_valkey))
     front.put_queue()
@@ -213,7 +214,7 @@ def test_a_stream_goes_on_after_redis_was_away(
     front.worker.script = script
     front.worker.start()
     method, path, body = "POST", "/v1/chat/completions", front.chat(stream=True)
-    if face == "jobs":
+    if api == "jobs":
         method, path, body = "GET", f"/v1/jobs/{front.submit()}/stream", None
     text = ""
     with front.http.stream(method, path, json=body) as answer:
@@ -254,7 +255,7 @@ def test_an_output_that_lost_its_end_does_not_keep_its_reader_waiting(
     asks.start()
     with redis.Redis.from_url(idle_front.redis_url) as client:
         [key] = until(lambda: client.keys("*job:*"), "the job is there")
-        client.hset(key, "state", "cancelled")  # and no END in the stream: only the record knows
+        client.hset(key, "state", "cancelled")  # only the record: the stream gets no END
     asks.join(20)
     assert answers, "the reader still waits"
     assert "job_cancelled" in answers[0].text
@@ -265,8 +266,8 @@ def test_an_output_that_lost_its_end_does_not_keep_its_reader_waiting(
 def test_a_job_whose_acceptance_was_not_confirmed_is_withdrawn_or_found_again(
     idle_front: Front, until: Until, monkeypatch: pytest.MonkeyPatch, key: str | None
 ) -> None:
-    # The script ran and its reply was lost. The client is told "not accepted", so nothing may run,
-    # unless it gave a key: then its next try must find the job, and find it alive.
+    # The script ran and its reply was lost. The client gets an error, so its job must not run. But
+    # if it sent a key, its next try must find the job, and find it queued.
     store = idle_front.server.config.app.state.service.store
     submit = store.submit
 
@@ -290,12 +291,12 @@ def test_a_job_whose_acceptance_was_not_confirmed_is_withdrawn_or_found_again(
 # ------------------------------------------------------------------------------- queues and health
 
 
-def test_new_settings_are_soon_in_force_at_every_replica(
+def test_every_replica_soon_uses_new_settings(
     idle_front: Front, make_front: Callable[..., Front], until: Until
 ) -> None:
     other = make_front()
 
-    def policy() -> str:  # asked elsewhere: to explain reads the settings anew
+    def policy() -> str:  # from another replica, because explain reads the settings anew
         return str(idle_front.http.get(f"/v1/jobs/{other.submit()}/explain").json()["policy"])
 
     assert policy() == "sjf"
@@ -353,7 +354,7 @@ def test_a_wrong_query_parameter_is_refused_in_openais_form(idle_front: Front) -
     assert answer.json()["error"]["param"] == "limit"
 
 
-def test_a_scrape_shows_the_line_by_predicted_length(idle_front: Front) -> None:
+def test_a_scrape_shows_the_queue_by_predicted_length(idle_front: Front) -> None:
     model = idle_front.model
     for max_tokens in (5, 20, 200):
         body = {"body": idle_front.chat(max_tokens=max_tokens)}
@@ -365,7 +366,7 @@ def test_a_scrape_shows_the_line_by_predicted_length(idle_front: Front) -> None:
     assert shown == {"0-64": 2, "64-256": 1, "256-1024": 0, "1024+": 0}
 
 
-def test_metrics_tell_what_happened(front: Front, until: Until) -> None:
+def test_metrics_count_what_happened(front: Front, until: Until) -> None:
     model = front.model
     front.http.post("/v1/chat/completions", json=front.chat())
     front.http.post("/v1/chat/completions", json=front.chat(temperature="hot"))
@@ -382,7 +383,7 @@ def test_metrics_tell_what_happened(front: Front, until: Until) -> None:
     assert front.metric("predicted_tokens_count", service=model) == 1
 
 
-def test_metrics_show_the_line_as_the_store_has_it(front: Front) -> None:
+def test_metrics_show_the_queue_as_it_is_in_the_store(front: Front) -> None:
     model = front.model
     front.http.post("/v1/chat/completions", json=front.chat())
     assert front.metric("jobs_total", service=model, event="accepted") == 1
@@ -396,9 +397,9 @@ def test_metrics_show_the_line_as_the_store_has_it(front: Front) -> None:
     assert front.metric("queue_policy", service=model, policy="sjf") == 1
     assert front.metric("predictor_fallback_active", service=model) == 0
     text = front.http.get("/metrics").text
-    # One answer says nothing about ranks, so there is no sample rather than a made-up one.
+    # One answer is not enough to measure ranks, so there is no sample.
     assert f'lengthwise_predictor_rank_accuracy{{service="{model}"}}' not in text
-    # A counter that is absent until the first of its kind hides that first one from an alert.
+    # If a counter appeared only with its first event, an alert would miss that event.
     assert f'lengthwise_leases_expired_total{{service="{model}"}} 0.0' in text
     assert f'lengthwise_jobs_total{{event="failed",service="{model}"}} 0.0' in text
 
@@ -411,7 +412,7 @@ def test_the_openapi_description_covers_the_jobs(shared_front: Front) -> None:
 def test_logs_are_json_with_their_ids_and_without_the_prompt(
     front: Front, caplog: pytest.LogCaptureFixture, until: Until
 ) -> None:
-    secret = "the-prompt-that-nobody-may-read"
+    secret = "a-prompt-that-must-not-be-logged"
     with caplog.at_level(logging.DEBUG, logger="lengthwise_queue"):
         messages = [{"role": "user", "content": secret}]
         front.http.post("/v1/chat/completions", json=front.chat(messages=messages))

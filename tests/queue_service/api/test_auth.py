@@ -1,7 +1,7 @@
-"""No tenant sees, cancels, streams, explains, lists or redrives what is another's: every route.
+"""No tenant sees, cancels, streams, explains, lists or redrives what belongs to another tenant.
 
-The routes are taken from the service's own OpenAPI document, so a new one cannot be forgotten: one
-with a path parameter that nobody here knows of fails the tests until somebody says what it names.
+The routes come from the service's OpenAPI document, so that a new route cannot be forgotten: one
+with an unknown path parameter fails these tests until `things` names an object for it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lengthwise_store.store import JobStore
 
 Front = Any  # tests/queue_service/conftest.py
 
-#: What needs no key: the machinery around the service, and the document itself.
+#: Routes that need no key: those for the platform that runs the service.
 OPEN = {"/healthz", "/readyz", "/metrics"}
 
 OPERATIONS = sorted(
@@ -44,7 +44,7 @@ ABOUT_A_MODEL = [(m, p) for m, p in SECURED if "{name}" in p or "{model}" in p]
 
 ALICE, BOB, ROOT = (api_keys.new_key() for _ in range(3))
 
-#: Stands in every prompt of Alice's.
+#: Part of every prompt of Alice's.
 SECRET = "alices-secret-words"
 
 
@@ -60,18 +60,18 @@ class House:
     things: dict[str, str]  #: Path parameter -> id of a thing of Alice's.
 
     def paths(self, path: str) -> Iterator[tuple[str, str]]:
-        """The path for each thing of Alice's that it can name, and for one that nobody has."""
+        """The path for each of Alice's objects that it can name, and for a missing object."""
         path = path.replace("{name}", self.front.model).replace("{model}", self.front.model)
-        nobodys = path
+        missing = path
         hers = [path]
         if "{job_id}" in path:
-            nobodys = path.replace("{job_id}", str(uuid.uuid4()))
+            missing = path.replace("{job_id}", str(uuid.uuid4()))
             hers = [path.replace("{job_id}", job_id) for job_id in self.jobs.values()]
         for name, known in self.things.items():
-            nobodys = nobodys.replace(f"{{{name}}}", f"{known[:-4]}0000")
+            missing = missing.replace(f"{{{name}}}", f"{known[:-4]}0000")
             hers = [one.replace(f"{{{name}}}", known) for one in hers]
-        assert "{" not in nobodys, f"say in `things` what {path} names"
-        return iter([(one, nobodys) for one in hers])
+        assert "{" not in missing, f"add an object for {path} to `things`"
+        return iter([(one, missing) for one in hers])
 
 
 def tenants_file(path: Path) -> Path:
@@ -86,7 +86,7 @@ def tenants_file(path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def house(valkey_port: int, tmp_path_factory: pytest.TempPathFactory, front_class: Any) -> Any:
-    """One for all tests here: none of them can change anything of Alice's."""
+    """One for all tests here: no test can change what belongs to Alice."""
     url = f"redis://127.0.0.1:{valkey_port}/2"
     with redis.Redis.from_url(url) as client:
         client.flushdb()
@@ -142,7 +142,7 @@ def house(valkey_port: int, tmp_path_factory: pytest.TempPathFactory, front_clas
 
 async def _claim(url: str, queue: str, *, fail: bool) -> None:
     """Take the next job, and leave it running, or let it fail for good."""
-    # Nobody beats: a lease of the usual length would run out in the midst of these tests.
+    # No worker sends heartbeats, so a lease of the usual length would expire during these tests.
     store = JobStore(url, StoreSettings(lease_ms=3_600_000))
     worker = WorkerView(id="w", slots=1, running=0, engine="none", seen_ms=0)
     await store.beat(queue, worker=worker, leases=[])
@@ -156,7 +156,7 @@ async def _claim(url: str, queue: str, *, fail: bool) -> None:
 
 
 def told(answer: httpx.Response) -> tuple[int, bytes, list[tuple[str, str]]]:
-    """All that an answer tells: with its headers, but for the time."""
+    """Everything in an answer that reveals something: also its headers, without the date."""
     headers = sorted((k, v) for k, v in answer.headers.items() if k != "date")
     return answer.status_code, answer.content, headers
 
@@ -166,14 +166,16 @@ def ask(client: httpx.Client, method: str, path: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize(("method", "path"), SECURED, ids=NAMES)
-def test_no_route_tells_a_tenant_of_what_is_anothers(house: House, method: str, path: str) -> None:
+def test_no_route_reveals_what_belongs_to_another_tenant(
+    house: House, method: str, path: str
+) -> None:
     before = _all_of_alices(house)
-    for hers, nobodys in house.paths(path):
+    for hers, missing in house.paths(path):
         answer = ask(house.bob, method, hers)
-        if hers != nobodys:
+        if hers != missing:
             want = (403, 404)
             assert answer.status_code in want
-            assert told(answer) == told(ask(house.bob, method, nobodys))
+            assert told(answer) == told(ask(house.bob, method, missing))
         for name in (*house.jobs.values(), *house.things.values()):
             assert name not in answer.text.replace(hers, "")
         assert SECRET not in answer.text
@@ -181,7 +183,7 @@ def test_no_route_tells_a_tenant_of_what_is_anothers(house: House, method: str, 
 
 
 def _all_of_alices(house: House) -> dict[str, Any]:
-    """Whatever Bob could have changed."""
+    """Everything that Bob could have changed."""
     jobs = {i: house.alice.get(f"/v1/jobs/{i}").json() for i in house.jobs.values()}
     file = house.alice.get(f"/v1/files/{house.things['file_id']}").json()
     batch = house.alice.get(f"/v1/batches/{house.things['batch_id']}").json()
@@ -208,14 +210,14 @@ def test_every_route_needs_a_key(house: House, method: str, path: str, key: str 
 
 
 @pytest.mark.parametrize("path", sorted(OPEN))
-def test_the_machinery_needs_no_key_and_is_told_of_no_job(house: House, path: str) -> None:
+def test_health_and_metrics_need_no_key_and_reveal_no_job(house: House, path: str) -> None:
     answer = httpx.get(house.front.url + path)
     assert answer.status_code == 200
     for name in (*house.jobs.values(), *house.things.values(), SECRET):
         assert name not in answer.text
 
 
-def test_a_key_is_taken_whatever_the_case_of_the_scheme(house: House) -> None:
+def test_a_key_is_accepted_in_every_case_of_the_scheme(house: House) -> None:
     headers = {"Authorization": f"bearer {BOB}"}
     assert httpx.get(f"{house.front.url}/v1/models", headers=headers).status_code == 200
     for wrong in (f"Basic {BOB}", BOB, f"Bearer {BOB}x", "Bearer"):
@@ -223,7 +225,7 @@ def test_a_key_is_taken_whatever_the_case_of_the_scheme(house: House) -> None:
         assert httpx.get(f"{house.front.url}/v1/models", headers=headers).status_code == 401
 
 
-def test_a_tenant_does_all_that_with_its_own(house: House) -> None:
+def test_a_tenant_can_do_all_that_with_its_own_jobs(house: House) -> None:
     queued = house.jobs["queued"]
     assert house.alice.get(f"/v1/jobs/{queued}").status_code == 200
     assert house.alice.get(f"/v1/jobs/{queued}/explain").status_code == 200
@@ -237,7 +239,7 @@ def test_a_tenant_does_all_that_with_its_own(house: House) -> None:
     assert queued in [entry.id for entry in line.waiting]
 
 
-def test_an_admin_sees_everybodys(house: House) -> None:
+def test_an_admin_sees_the_jobs_of_all_tenants(house: House) -> None:
     job = JobView.model_validate(house.root.get(f"/v1/jobs/{house.jobs['queued']}").json())
     assert job.tenant == "alice"
     listed = house.root.get("/v1/jobs", params={"tenant": "alice"}).json()["data"]
@@ -249,7 +251,7 @@ def test_an_admin_sees_everybodys(house: House) -> None:
     assert {entry["tenant"] for entry in line["waiting"]} == {"alice"}
 
 
-def test_a_tenant_that_names_another_is_refused_whether_there_is_one_or_not(house: House) -> None:
+def test_a_tenant_that_names_another_is_refused_whether_that_exists_or_not(house: House) -> None:
     for path in ("/v1/jobs", f"/v1/queues/{house.front.model}/dead"):
         answers = [house.bob.get(path, params={"tenant": t}) for t in ("alice", "nobody")]
         assert [a.status_code for a in answers] == [403, 403]
@@ -257,7 +259,7 @@ def test_a_tenant_that_names_another_is_refused_whether_there_is_one_or_not(hous
         assert house.bob.get(path, params={"tenant": "bob"}).status_code == 200
 
 
-def test_a_tenant_sees_of_a_queue_its_own_part(house: House) -> None:
+def test_a_tenant_sees_its_own_part_of_a_queue(house: House) -> None:
     raw = house.bob.get(f"/v1/queues/{house.front.model}").json()
     view = TenantQueueView.model_validate(raw)
     assert (view.depth, view.scheduled, view.dead) == (0, 0, 0)
@@ -266,7 +268,7 @@ def test_a_tenant_sees_of_a_queue_its_own_part(house: House) -> None:
     assert (hers["scheduled"], hers["dead"]) == (1, 1)
 
 
-def test_one_idempotency_key_of_two_tenants_names_two_jobs(house: House) -> None:
+def test_the_same_idempotency_key_of_two_tenants_names_two_jobs(house: House) -> None:
     body, headers = {"body": house.front.chat()}, {"Idempotency-Key": "same"}
     ids: dict[httpx.Client, set[str]] = {}
     for who in (house.alice, house.bob, house.alice):
@@ -280,12 +282,12 @@ def test_one_idempotency_key_of_two_tenants_names_two_jobs(house: House) -> None
         who.delete(f"/v1/jobs/{own}")
 
 
-#: What looking for a job may send; the rest is the test's own.
+#: Commands of a search for a job; the others are the test's own.
 READS = {"cmdstat_hget", "cmdstat_hmget", "cmdstat_hgetall", "cmdstat_hkeys", "cmdstat_hexists"}
 
 
-def test_looking_for_anothers_job_costs_what_looking_for_none_costs(quiet_redis_url: str) -> None:
-    # Round trips and commands, not times: those are as good as the machine is quiet.
+def test_a_search_for_anothers_job_costs_as_much_as_one_for_no_job(quiet_redis_url: str) -> None:
+    # Round trips and commands are counted, because times depend on the load of the machine.
     async def body() -> None:
         store = JobStore(quiet_redis_url)
         with redis.Redis.from_url(quiet_redis_url) as admin:
@@ -343,7 +345,7 @@ def two_models(make_front: Callable[..., Front], tmp_path: Path) -> tuple[Front,
     return front, front.client(BOB)
 
 
-def test_a_tenant_is_shown_only_the_models_it_may_use(
+def test_a_tenant_sees_only_the_models_it_may_use(
     two_models: tuple[Front, httpx.Client],
 ) -> None:
     front, bob = two_models
@@ -371,7 +373,7 @@ def test_a_model_that_a_tenant_may_not_use_does_not_exist_for_it(
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/jobs"])
-def test_a_model_that_a_tenant_may_not_use_takes_no_jobs_of_its(
+def test_a_model_that_a_tenant_may_not_use_accepts_none_of_its_jobs(
     two_models: tuple[Front, httpx.Client], path: str
 ) -> None:
     front, bob = two_models

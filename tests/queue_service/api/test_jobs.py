@@ -1,4 +1,4 @@
-"""Jobs over HTTP: hand in, look, withdraw, read and resume, explain."""
+"""Jobs over HTTP: submit, view, cancel, stream and resume, explain."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RETRY = Outcome(kind=OutcomeKind.RETRY, error=JobError(code="engine_lost", messa
 
 
 def events(text: str) -> list[Event]:
-    """The events of a stream, each as its fields."""
+    """Parse the events of a stream, each as its fields."""
     found = []
     for block in text.split("\n\n"):
         lines = [line for line in block.split("\n") if line and not line.startswith(":")]
@@ -60,7 +60,7 @@ def test_a_job_is_accepted_and_answered(front: Front) -> None:
 @pytest.mark.parametrize(
     ("given", "want"),
     [({}, True), ({"stream": None}, True), ({"stream": False}, False), ({"stream": True}, True)],
-    ids=["nothing said", "null", "false", "true"],
+    ids=["no field", "null", "false", "true"],
 )
 def test_a_job_streams_unless_its_body_says_otherwise(
     front: Front, given: dict[str, Any], want: bool
@@ -95,7 +95,7 @@ def test_a_running_job_shows_its_answer_so_far(front: Front, says: Says, until: 
     assert front.ended(job_id)["response"]["choices"][0]["message"]["content"] == "Hello"
 
 
-def test_a_failed_job_says_why(front: Front) -> None:
+def test_a_failed_job_has_its_error(front: Front) -> None:
     async def script(claim: Claim) -> Steps:
         error = JobError(code="bad_template", message="No.", status=400, body={"error": {}})
         yield Outcome(kind=OutcomeKind.ERROR, error=error)
@@ -167,7 +167,7 @@ def test_a_running_job_is_cancelled_at_the_engine(front: Front, until: Until) ->
 
 @pytest.mark.parametrize("path", ["", "/stream", "/explain"])
 def test_an_unknown_job_is_a_404(idle_front: Front, path: str) -> None:
-    answer = idle_front.http.get(f"/v1/jobs/nobody{path}")
+    answer = idle_front.http.get(f"/v1/jobs/none{path}")
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "job_not_found"
 
@@ -194,7 +194,7 @@ def test_resuming_a_finished_stream_at_any_point_gives_no_gap_and_no_repeat(
     assert events(query.text) == whole[3:]
 
 
-def test_nothing_behind_the_end_is_a_204(front: Front) -> None:
+def test_resuming_after_the_end_is_a_204(front: Front) -> None:
     job_id = front.submit()
     last = read(front, job_id)[-1]["id"]
     answer = front.http.get(f"/v1/jobs/{job_id}/stream", headers={"Last-Event-ID": last})
@@ -205,7 +205,7 @@ def test_nothing_behind_the_end_is_a_204(front: Front) -> None:
 def test_resuming_a_running_stream_at_any_point_gives_no_gap_and_no_repeat(
     front: Front, make_front: Callable[..., Front], says: Says, cut: int
 ) -> None:
-    # The reader leaves after `cut` events, while the engine goes on, and returns elsewhere.
+    # The reader disconnects after `cut` events, while the engine continues, and resumes elsewhere.
     left = threading.Event()
 
     async def script(claim: Claim) -> Steps:
@@ -236,7 +236,9 @@ def test_resuming_a_running_stream_at_any_point_gives_no_gap_and_no_repeat(
     assert [e["event"] for e in seen].count("end") == 1
 
 
-def test_a_new_attempt_tells_the_reader_to_start_over(front: Front, says: Says) -> None:
+def test_a_new_attempt_is_an_event_that_makes_the_reader_start_over(
+    front: Front, says: Says
+) -> None:
     async def script(claim: Claim) -> Steps:
         yield says(f"attempt {claim.lease.attempt}", finish="stop")
         if claim.lease.attempt == 1:
@@ -306,16 +308,16 @@ def test_a_stopping_process_sends_its_readers_elsewhere(
 # ------------------------------------------------------------------------------- why it waits
 
 
-def test_explain_tells_place_due_time_and_reason(idle_front: Front) -> None:
+def test_explain_returns_place_due_time_and_reason(idle_front: Front) -> None:
     idle_front.put_queue(default_tokens=100, default_ms_per_token=10, overtake_factor=2)
     first, second = idle_front.submit(), idle_front.submit()
-    told = Explanation.model_validate(idle_front.http.get(f"/v1/jobs/{second}/explain").json())
-    assert (told.position, told.tokens_ahead) == (1, 100)
-    assert told.due_ms == pytest.approx(told.accepted_ms + 2 * 100 * 10, abs=0.01)
-    assert told.prediction is None
-    assert told.estimated_start_ms is None
-    assert "1 of its tenant's jobs is ahead" in told.why
-    assert "No worker serves this queue" in told.why
+    explained = Explanation.model_validate(idle_front.http.get(f"/v1/jobs/{second}/explain").json())
+    assert (explained.position, explained.tokens_ahead) == (1, 100)
+    assert explained.due_ms == pytest.approx(explained.accepted_ms + 2 * 100 * 10, abs=0.01)
+    assert explained.prediction is None
+    assert explained.estimated_start_ms is None
+    assert "1 of its tenant's jobs is ahead" in explained.why
+    assert "No worker serves this queue" in explained.why
     assert "next" in idle_front.http.get(f"/v1/jobs/{first}/explain").json()["why"]
 
 
@@ -339,19 +341,19 @@ def test_explain_estimates_the_start_by_the_workers_slots(
     front.submit()
     job_id = front.submit()
     now_ms = front.http.get(f"{queue}/snapshot").json()["now_ms"]
-    told = Explanation.model_validate(front.http.get(f"/v1/jobs/{job_id}/explain").json())
-    assert told.estimated_start_ms is not None
-    # 100 tokens ahead, 10 ms a token, 4 slots: 250 ms from when the answer was made.
-    assert told.estimated_start_ms >= now_ms + 250
-    assert "1 of its tenant's jobs is ahead" in told.why
+    explained = Explanation.model_validate(front.http.get(f"/v1/jobs/{job_id}/explain").json())
+    assert explained.estimated_start_ms is not None
+    # 100 tokens ahead, 10 ms a token, 4 slots: 250 ms after the answer was made.
+    assert explained.estimated_start_ms >= now_ms + 250
+    assert "1 of its tenant's jobs is ahead" in explained.why
 
 
-def test_explain_of_a_finished_job_says_so(front: Front) -> None:
+def test_explain_of_a_finished_job_has_its_state(front: Front) -> None:
     job_id = front.submit()
     front.ended(job_id)
-    told = front.http.get(f"/v1/jobs/{job_id}/explain").json()
-    assert told["position"] is None
-    assert "succeeded" in told["why"]
+    explained = front.http.get(f"/v1/jobs/{job_id}/explain").json()
+    assert explained["position"] is None
+    assert "succeeded" in explained["why"]
 
 
 # ------------------------------------------------------------------------------- bad requests

@@ -1,4 +1,4 @@
-"""The process: settings from the environment, logs as JSON, and a polite end."""
+"""The process: settings from the environment, logs as JSON, and a clean shutdown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENCE_S = 30.0
 def process(
     redis_url: str, free_port: Callable[[], int]
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A queue service in a process of its own, serving; and its URL."""
+    """A running queue service in a separate process, and its URL."""
     port = free_port()
     env = os.environ | {
         "LENGTHWISE_QUEUE_REDIS_URL": redis_url,

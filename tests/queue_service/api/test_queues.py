@@ -1,4 +1,4 @@
-"""Running a queue over HTTP: modes, dead letters, redrive, and who may."""
+"""Queues over HTTP: modes, dead letters, redrive, and who may change them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def failed_job(front: Front) -> str:
 # ------------------------------------------------------------------------------- modes
 
 
-def test_a_paused_queue_takes_jobs_and_serves_them_when_it_is_resumed(front: Front) -> None:
+def test_a_paused_queue_accepts_jobs_and_serves_them_when_it_is_resumed(front: Front) -> None:
     assert put_mode(front, "pause").mode == "paused"
     job_id = front.submit()
     told = Explanation.model_validate(front.http.get(f"/v1/jobs/{job_id}/explain").json())
@@ -75,7 +75,7 @@ def test_a_draining_queue_refuses_with_503_and_serves_what_it_has(
 
 
 @pytest.mark.parametrize("verb", ["pause", "drain", "resume"])
-def test_a_mode_is_set_twice_as_well_as_once(idle_front: Front, verb: str) -> None:
+def test_setting_a_mode_twice_is_the_same_as_once(idle_front: Front, verb: str) -> None:
     assert put_mode(idle_front, verb).mode == put_mode(idle_front, verb).mode
 
 
@@ -93,7 +93,7 @@ def test_a_queue_may_be_named_like_a_verb(idle_front: Front) -> None:
         assert (answer.json()["name"], answer.json()["mode"]) == (name, "paused")
 
 
-def test_a_queue_is_not_named_like_a_page_of_another(idle_front: Front) -> None:
+def test_a_queue_cannot_have_the_name_of_a_subresource_of_another(idle_front: Front) -> None:
     for page, allowed in (("snapshot", "GET"), ("dead", "GET"), ("pause", "POST")):
         answer = idle_front.http.put(f"/v1/queues/a/{page}", json={})
         assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
@@ -116,7 +116,7 @@ def test_a_dead_letter_is_listed_and_redriven(front: Front) -> None:
     assert front.http.get(f"/v1/queues/{front.model}/dead").json()["data"] == []
 
 
-def test_a_redrive_again_changes_nothing(front: Front) -> None:
+def test_a_second_redrive_changes_nothing(front: Front) -> None:
     job_id = failed_job(front)
     put_mode(front, "pause")
     for _ in range(2):
@@ -156,7 +156,7 @@ def test_dead_letters_are_redriven_page_by_page(front: Front) -> None:
     "path", ["/v1/jobs", "/v1/queues/{model}/dead", "/v1/queues/{model}/dead/redrive"]
 )
 @pytest.mark.parametrize("after", ["x", "", "WyJhIl0", "bnVsbA", "WyJhIiwxXQ", "é", "=" * 500])
-def test_a_cursor_that_is_none_is_refused(idle_front: Front, path: str, after: str) -> None:
+def test_a_wrong_cursor_is_refused(idle_front: Front, path: str, after: str) -> None:
     method = "POST" if path.endswith("redrive") else "GET"
     path = path.replace("{model}", idle_front.model)
     answer = idle_front.http.request(method, path, params={"after": after})
@@ -167,7 +167,7 @@ def test_a_cursor_that_is_none_is_refused(idle_front: Front, path: str, after: s
 # ------------------------------------------------------------------------------- listing
 
 
-def test_jobs_are_listed_once_each_over_queues_and_pages(idle_front: Front) -> None:
+def test_each_job_is_listed_once_over_queues_and_pages(idle_front: Front) -> None:
     front = idle_front
     front.http.put("/v1/queues/another", json={})
     want = [front.submit(model=name) for name in (front.model, "another") for _ in range(5)]
@@ -230,7 +230,7 @@ def test_a_queue_is_changed_by_admins_only(
     for method, path in [
         ("PUT", queue),
         *(("POST", f"{queue}/{verb}") for verb in ("pause", "drain", "resume", "dead/redrive")),
-        ("POST", "/v1/jobs/whatever/redrive"),
+        ("POST", "/v1/jobs/any/redrive"),
     ]:
         answer = user.request(method, path)
         assert answer.status_code == 403, path
@@ -238,7 +238,7 @@ def test_a_queue_is_changed_by_admins_only(
     assert front.http.get(queue).json()["mode"] == "open"
 
 
-def test_the_view_of_a_queue_tells_what_is_really_served(front: Front) -> None:
+def test_the_view_of_a_queue_shows_the_order_of_service_in_force(front: Front) -> None:
     for _ in range(3):
         front.ended(front.submit())
     front.put_queue(policy="fcfs")
@@ -249,7 +249,7 @@ def test_the_view_of_a_queue_tells_what_is_really_served(front: Front) -> None:
     assert [line.tenant for line in view.tenants] == ["default"]
 
 
-def test_health_says_whether_keys_are_needed(make_front: Callable[..., Front]) -> None:
+def test_health_reports_whether_keys_are_needed(make_front: Callable[..., Front]) -> None:
     key = api_keys.new_key()
     assert make_front().http.get("/healthz").json()["access"] == "open"
     assert make_front(key=key, api_key=key).http.get("/healthz").json()["access"] == "keys"
@@ -276,7 +276,7 @@ def refused(front: Front, **headers: str) -> Any:
     return answer.json()["error"]
 
 
-def test_a_tenant_fills_its_share_of_the_queue_and_no_more(
+def test_a_tenant_can_fill_its_share_of_the_queue_and_no_more(
     make_front: Callable[..., Front], tmp_path: Path
 ) -> None:
     front = limited(make_front, tmp_path, depth_share=0.5)
@@ -288,7 +288,7 @@ def test_a_tenant_fills_its_share_of_the_queue_and_no_more(
     assert "2 may" in error["message"]
 
 
-def test_a_spent_minute_says_when_there_is_more(
+def test_a_tenant_over_its_rate_gets_the_time_until_the_next_request(
     make_front: Callable[..., Front], tmp_path: Path
 ) -> None:
     front = limited(make_front, tmp_path, requests_per_minute=2)
@@ -301,7 +301,7 @@ def test_a_spent_minute_says_when_there_is_more(
     assert 20_000 < int(answer.headers["retry-after-ms"]) <= 33_000
 
 
-def test_a_spent_minute_does_not_hide_a_job_from_its_idempotency_key(
+def test_a_tenant_over_its_rate_finds_a_job_by_its_idempotency_key(
     make_front: Callable[..., Front], tmp_path: Path
 ) -> None:
     front = limited(make_front, tmp_path, requests_per_minute=1, depth_share=0.1)
@@ -314,7 +314,7 @@ def test_a_spent_minute_does_not_hide_a_job_from_its_idempotency_key(
     assert len({a.json()["id"] for a in answers}) == 1
 
 
-def test_a_job_that_would_wait_too_long_is_refused_and_one_that_is_in_is_found(
+def test_a_job_that_would_wait_too_long_is_refused_and_an_accepted_one_is_found(
     make_front: Callable[..., Front], until: Until
 ) -> None:
     front = make_front()
@@ -348,7 +348,7 @@ def test_a_job_that_would_wait_too_long_is_refused_and_one_that_is_in_is_found(
     release.set()
 
 
-def test_the_refused_are_told_different_times(
+def test_refused_clients_get_different_times(
     make_front: Callable[..., Front], until: Until
 ) -> None:
     front = make_front()
@@ -366,7 +366,7 @@ def test_the_refused_are_told_different_times(
         answer = front.http.post("/v1/jobs", json={"body": front.chat()})
         assert answer.json()["error"]["code"] == "queue_full"
         times.append(int(answer.headers["retry-after-ms"]))
-    # A job starts every 4 s: the n-th who is refused is told n times that, and a little more.
+    # A job starts every 4 s: the n-th refused client gets n times that, and a little more.
     assert times == sorted(times)
     assert times[3] > times[0] + 8000
 
@@ -405,7 +405,7 @@ def test_a_tenant_is_a_label_only_while_it_is_in_the_file(
     assert front.http.get("/v1/jobs").status_code == 200
 
 
-def test_openais_client_knows_a_wrong_key_and_a_spent_minute(
+def test_openais_client_recognizes_a_wrong_key_and_a_rate_limit(
     make_front: Callable[..., Front], tmp_path: Path
 ) -> None:
     front = limited(make_front, tmp_path, requests_per_minute=1)
@@ -437,7 +437,7 @@ def explained(front: Front, job_id: str) -> Explanation:
     return Explanation.model_validate(front.http.get(f"/v1/jobs/{job_id}/explain").json())
 
 
-def test_explain_says_that_the_predictions_do_not_count_now(idle_front: Front) -> None:
+def test_explain_reports_that_predictions_do_not_count_now(idle_front: Front) -> None:
     async def suspend() -> None:
         store = JobStore(idle_front.redis_url)
         await store.set_fallback(idle_front.model, on=True)
@@ -453,7 +453,7 @@ def test_explain_says_that_the_predictions_do_not_count_now(idle_front: Front) -
     assert (view.fallback, view.active_policy, view.settings.policy) == (True, "fcfs", "sjf")
 
 
-def test_explain_says_that_other_tenants_have_their_share(
+def test_explain_reports_that_other_tenants_have_their_share(
     make_front: Callable[..., Front], tmp_path: Path
 ) -> None:
     keys = {name: api_keys.new_key() for name in ("root", "light", "heavy")}
@@ -476,7 +476,7 @@ def test_explain_says_that_other_tenants_have_their_share(
     assert "2.5" in told.why
 
 
-def test_a_job_that_ran_is_told_what_first_come_first_served_would_have_done(front: Front) -> None:
+def test_explain_compares_the_wait_with_first_come_first_served(front: Front) -> None:
     ids = [front.submit() for _ in range(5)]
     for job_id in ids:
         front.ended(job_id)

@@ -1,6 +1,6 @@
 """Schemathesis against a real process, its own OpenAPI document, and a Valkey that may be gone.
 
-Whatever is sent, the answer is one that the document names: no 5xx but the 503s it tells of, no
+Every answer to every request is one that the document describes: no 5xx but the documented 503, no
 body of another shape, no request that hangs.
 """
 
@@ -26,29 +26,29 @@ Until = Callable[[Callable[[], Any], str], Any]
 
 MODEL = "org/model-1.5"
 
-#: Always the same examples: a run that fails in CI fails at home.
+#: The same examples on every machine.
 SEED = "20261121"
 
-#: An answer takes longer than this only if it never comes, s.
+#: A request that takes longer than this has hung, s.
 HANGS_AFTER_S = "15"
 
-#: These wait for a worker, and what Schemathesis calls a model has none. A run of its own has.
+#: These wait for a worker, and the model names of Schemathesis have none. Another test has one.
 WAITING = r"^/v1/(chat/completions|completions|responses)$"
 
-#: The stream of a job that is not to start for a month is open for a month.
+#: The stream of a job that is delayed by a month stays open for a month.
 STREAMS = r"/stream$"
 
-#: Checks that do not apply, and why.
+#: Checks that do not apply, with the reason.
 NOT_CHECKED = [
-    "positive_data_acceptance",  # a model that does not exist is a 404, whatever its name
-    "negative_data_rejection",  # fields that we do not know are the engine's business
-    "use_after_free",  # DELETE withdraws a job; what it did stays readable for an hour
-    "missing_required_header",  # none is required but the key, which `ignored_auth` tries
+    "positive_data_acceptance",  # a valid name of a model that does not exist is a 404
+    "negative_data_rejection",  # the engine checks unknown fields
+    "use_after_free",  # DELETE cancels a job, which can be read for another hour
+    "missing_required_header",  # only the key is required, which `ignored_auth` checks
 ]
 
 
 class Process:
-    """`python -m lengthwise_queue` with a Valkey of its own, and API keys."""
+    """`python -m lengthwise_queue` with a separate Valkey, and API keys."""
 
     def __init__(self, folder: Path, until: Until, free_port: Callable[[], int]) -> None:
         self.valkey = ValkeyServer(
@@ -94,7 +94,7 @@ class Process:
         examples: int = 10,
         phases: str = "examples,coverage,fuzzing",
     ) -> None:
-        """Run Schemathesis; what it found, and the service's bugs, are the failure's message."""
+        """Run Schemathesis. Its findings and the log of the service are the failure's message."""
         command = [
             *(str(Path(sys.executable).with_name("st")), "run", document, "--url", self.url),
             *("--header", f"Authorization: Bearer {self.key}"),
@@ -130,7 +130,7 @@ def process(tmp_path: Path, until: Until, free_port: Callable[[], int]) -> Itera
     process.close()
 
 
-def test_every_answer_is_one_that_the_document_names(process: Process) -> None:
+def test_every_answer_is_one_that_the_document_describes(process: Process) -> None:
     process.try_all(
         f"{process.url}/openapi.json",
         *("--checks", "all", "--exclude-checks", ",".join(NOT_CHECKED)),
@@ -141,7 +141,7 @@ def test_every_answer_is_one_that_the_document_names(process: Process) -> None:
 def test_the_same_where_there_is_a_model_with_a_worker_and_a_job(
     process: Process, scripted_worker: Any
 ) -> None:
-    # Random names are of no model, and random ids of no job: here they are those that there are.
+    # Random names and ids exist for no model and no job, so this test uses existing ones.
     worker = scripted_worker(process.redis_url, MODEL)
     worker.start()
     try:
@@ -161,7 +161,7 @@ def test_the_same_where_there_is_a_model_with_a_worker_and_a_job(
 
 
 def _with(known: dict[str, str], node: Any) -> Any:
-    """The document with these parameters and fields bound to what is there."""
+    """The document with these parameters and fields bound to existing objects."""
     if isinstance(node, list):
         return [_with(known, item) for item in node]
     if not isinstance(node, dict):
@@ -175,9 +175,9 @@ def _with(known: dict[str, str], node: Any) -> Any:
     return made
 
 
-def test_without_redis_the_answer_is_a_503_that_the_document_names(process: Process) -> None:
+def test_without_redis_the_answer_is_a_503_that_the_document_describes(process: Process) -> None:
     process.stop_valkey()
-    # `not_a_server_error` would take the documented 503 for a mistake; a 500 is in no document.
+    # `not_a_server_error` would report the documented 503; a 500 is not documented.
     checks = (
         "status_code_conformance,content_type_conformance,response_schema_conformance,"
         "response_headers_conformance"
@@ -190,8 +190,8 @@ def test_without_redis_the_answer_is_a_503_that_the_document_names(process: Proc
 
 
 def test_a_redis_that_hangs_is_a_503_too(process: Process) -> None:
-    # A server that is stopped takes connections and answers nothing. Each command, and the
-    # handshake of each connection, was tried three times then: 45 s for one request.
+    # A stopped server accepts connections and answers nothing. Once, each command and handshake was
+    # tried three times, which took 45 s for one request.
     with redis.Redis.from_url(process.redis_url) as client:
         pid = int(client.info("server")["process_id"])
     headers = {"Authorization": f"Bearer {process.key}"}

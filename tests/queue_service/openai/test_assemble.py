@@ -1,4 +1,4 @@
-"""Putting the chunks of a stream together into one response."""
+"""Assembling the chunks of a stream into one response."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def chat(*chunks: bytes, **tokens: int) -> ChatCompletion:
     return ChatCompletion.model_validate(found, strict=True)
 
 
-def test_nothing_is_nothing() -> None:
+def test_no_chunks_are_no_response() -> None:
     assert assemble(CHAT, []) is None
 
 
-def test_a_whole_response_is_given_back_as_it_is() -> None:
+def test_a_complete_response_is_returned_unchanged() -> None:
     whole = {"object": "chat.completion", "choices": [{"message": {}}], "timings": {"a": 1}}
     assert assemble(CHAT, [json.dumps(whole).encode()]) == whole
 
@@ -58,7 +58,7 @@ def test_a_refusal_is_joined() -> None:
     assert (found.choices[0].message.refusal, found.choices[0].message.content) == ("I won't", None)
 
 
-def test_choices_stand_in_their_order_whatever_order_they_came_in() -> None:
+def test_choices_are_in_the_order_of_their_indexes() -> None:
     found = chat(
         chunk({"content": "b"}, index=1),
         chunk({"content": "a"}, index=0),
@@ -69,7 +69,7 @@ def test_choices_stand_in_their_order_whatever_order_they_came_in() -> None:
     assert [c.finish_reason for c in found.choices] == ["length", "stop"]
 
 
-def test_tool_calls_are_put_together_by_index() -> None:
+def test_tool_calls_are_joined_by_index() -> None:
     def call(index: int, **fields: Any) -> dict[str, Any]:
         return {"tool_calls": [{"index": index, **fields}]}
 
@@ -125,7 +125,7 @@ def test_completions_are_joined_with_their_logprobs() -> None:
     assert read.usage.total_tokens == 4
 
 
-def test_usage_is_the_engines_or_else_the_records() -> None:
+def test_usage_is_that_of_the_engine_or_else_of_the_record() -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     last = json.dumps(HEAD | {"choices": [], "usage": usage}).encode()
     words = chunk({"content": "a"}, finish_reason="stop")

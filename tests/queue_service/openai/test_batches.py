@@ -40,7 +40,7 @@ def jsonl(items: list[Any]) -> bytes:
 
 
 class Desk:
-    """What a user of batches does."""
+    """The steps of a user of batches."""
 
     def __init__(self, front: Any, until: Callable[..., Any]) -> None:
         self.front = front
@@ -58,7 +58,7 @@ class Desk:
             try:
                 now = self.client.batches.retrieve(batch.id)
             except openai.InternalServerError as exc:
-                if exc.status_code != 503:  # Redis is away: some tests make it so
+                if exc.status_code != 503:  # Redis is down in some tests
                     raise
                 return None
             return now if now.status in (statuses or ENDED) else None
@@ -195,13 +195,13 @@ def test_wrong_lines_fail_the_batch_and_are_named_by_number(desk: Desk) -> None:
     ("items", "code"),
     [
         ([], "empty_file"),
-        (lines("nobody/serves-this", 1), "model_not_found"),
+        (lines("no/worker-serves-this", 1), "model_not_found"),
         ([b"x" * 70_000], "line_too_long"),
         ([b"x"] * 50_001, "invalid_json_line"),
     ],
     ids=["empty", "unknown model", "long line", "many errors"],
 )
-def test_a_file_that_cannot_be_run_fails_the_batch(
+def test_a_file_that_cannot_be_executed_fails_the_batch(
     make_front: Callable[..., Any], until: Callable[..., Any], items: list[Any], code: str
 ) -> None:
     front = make_front(max_body_bytes=50_000)
@@ -248,9 +248,9 @@ def test_a_long_batch_does_not_fill_the_queue(idle_desk: Desk, until: Callable[.
     front = idle_desk.front
     front.put_queue(max_depth=20)
     made = idle_desk.make(lines(front.model, 60))
-    until(lambda: front.http.get(f"/v1/queues/{front.model}").json()["depth"] >= 10, "it is begun")
+    until(lambda: front.http.get(f"/v1/queues/{front.model}").json()["depth"] >= 10, "it runs")
     for _ in range(9):
-        front.submit()  # a person's requests still find room
+        front.submit()  # requests outside the batch still find room
     assert front.http.get(f"/v1/queues/{front.model}").json()["depth"] <= 20
     front.worker.start()
     batch = idle_desk.reaches(made)
@@ -321,7 +321,7 @@ def test_a_batch_whose_input_is_deleted_fails_and_keeps_its_results(desk: Desk) 
     desk.reaches(made, "in_progress")
     desk.client.files.delete(made.input_file_id)
     batch = desk.reaches(made)
-    # What was read before is finished; it fails where it has to read on.
+    # The lines that were read are finished; the batch fails at the next block.
     assert batch.status == "failed"
     assert [e.code for e in batch.errors.data] == ["input_file_gone"]
     done = batch.request_counts.completed
@@ -329,7 +329,7 @@ def test_a_batch_whose_input_is_deleted_fails_and_keeps_its_results(desk: Desk) 
     assert len(desk.read(batch.output_file_id)) == done
 
 
-def test_a_batch_begins_no_new_lines_while_there_is_no_room_for_their_results(
+def test_a_batch_starts_no_new_lines_while_there_is_no_room_for_their_results(
     make_front: Callable[..., Any], until: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def long(claim: Claim) -> AsyncIterator[bytes | Outcome]:
@@ -350,13 +350,13 @@ def test_a_batch_begins_no_new_lines_while_there_is_no_room_for_their_results(
     assert len(desk.read(batch.output_file_id)) == 45
 
 
-def test_a_batch_that_cannot_go_on_does_not_hold_up_another(
+def test_a_batch_that_cannot_continue_does_not_block_another(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "AT_ONCE", 1)
     monkeypatch.setattr(runner, "TURN_S", 0.1)
-    desk.front.http.put("/v1/queues/nobody-works-here", json={}).raise_for_status()
-    stuck = desk.make(lines("nobody-works-here", 5))
+    desk.front.http.put("/v1/queues/no-worker-here", json={}).raise_for_status()
+    stuck = desk.make(lines("no-worker-here", 5))
     desk.reaches(stuck, "in_progress")
     batch = desk.reaches(desk.make(lines(desk.front.model, 50)))
     assert batch.request_counts.completed == 50
@@ -364,7 +364,7 @@ def test_a_batch_that_cannot_go_on_does_not_hold_up_another(
     assert desk.reaches(stuck).request_counts.failed == 5
 
 
-def test_a_batch_goes_on_over_lost_connections_and_a_silent_redis(
+def test_a_batch_survives_lost_connections_and_a_silent_redis(
     make_front: Callable[..., Any], until: Callable[..., Any]
 ) -> None:
     front = make_front(batch_lease_ms=1000)
@@ -376,9 +376,9 @@ def test_a_batch_goes_on_over_lost_connections_and_a_silent_redis(
         for share in (100, 300, 500, 700):
             until(lambda s=share: desk.counts(made)["completed"] >= s, f"{share} are done")
             client.client_kill_filter(_type="normal", skipme=True)
-        # Longer than any command waits: whoever works on the batch gives up, and takes it again.
+        # Longer than any command waits: the replica of the batch gives up, and acquires it again.
         client.client_pause(6000)
-        client.ping()  # until it answers again: a client is told 503 meanwhile
+        client.ping()  # until it answers again: meanwhile a client gets a 503
     batch = desk.reaches(made)
     assert batch.request_counts.model_dump() == {"total": 1500, "completed": 1500, "failed": 0}
     results = desk.read(batch.output_file_id)
@@ -386,7 +386,7 @@ def test_a_batch_goes_on_over_lost_connections_and_a_silent_redis(
     assert front.http.get(f"/v1/queues/{front.model}").json()["accepted"] == 1500
 
 
-def test_batches_are_listed_behind_a_cursor(idle_desk: Desk) -> None:
+def test_batches_are_listed_after_a_cursor(idle_desk: Desk) -> None:
     made = [idle_desk.make(lines(idle_desk.front.model, 1)).id for _ in range(5)]
     client = idle_desk.client
     assert [b.id for b in client.batches.list(limit=2)] == made[::-1]  # the client turns the pages
@@ -394,7 +394,7 @@ def test_batches_are_listed_behind_a_cursor(idle_desk: Desk) -> None:
     assert ([b.id for b in page.data], page.has_more) == ([made[2], made[1]], True)
 
 
-def test_another_tenants_batch_is_not_there(
+def test_another_tenants_batch_is_not_found(
     idle_desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = idle_desk.make(lines(idle_desk.front.model, 1))

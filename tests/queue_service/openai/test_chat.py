@@ -1,4 +1,4 @@
-"""The OpenAI face, spoken to by the official client; the engine behind it is a script."""
+"""Chat and completions through the official OpenAI client; the engine is a script."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RETRY = Outcome(kind=OutcomeKind.RETRY, error=JobError(code="engine_lost", messa
 
 
 def failing(status: int, body: Any) -> Outcome:
-    error = JobError(code="engine_error", message="The engine said no.", status=status, body=body)
+    error = JobError(code="engine_error", message="The engine refused.", status=status, body=body)
     return Outcome(kind=OutcomeKind.ERROR, error=error)
 
 
@@ -49,7 +49,7 @@ def test_a_chat_streams(front: Front) -> None:
         assert text_of(stream) == "Hello, you"
 
 
-def test_a_streamed_chunk_is_the_engines_to_the_byte(front: Front, says: Says) -> None:
+def test_a_streamed_chunk_is_byte_for_byte_that_of_the_engine(front: Front, says: Says) -> None:
     odd = b'{"id":"x","choices":[{"index":0,"delta":{"content":"\\u00e9 1.0"}}],"weird":1.50}'
 
     async def script(claim: Claim) -> Steps:
@@ -158,7 +158,7 @@ def test_an_empty_message_list_is_refused(front: Front) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
-def test_an_engines_refusal_comes_through_with_its_status_and_body(
+def test_an_engines_refusal_is_returned_with_its_status_and_body(
     front: Front, stream: bool
 ) -> None:
     want = {"error": {"message": "too hot", "type": "BadRequestError", "param": "t", "code": 400}}
@@ -172,7 +172,7 @@ def test_an_engines_refusal_comes_through_with_its_status_and_body(
     assert answer.headers["x-lengthwise-job-id"]
 
 
-def test_a_failure_without_an_engines_word_is_ours_and_is_not_to_be_repeated(
+def test_a_failure_without_an_engines_error_is_a_502_that_clients_do_not_repeat(
     front: Front,
 ) -> None:
     async def script(claim: Claim) -> Steps:
@@ -198,7 +198,7 @@ def test_a_failure_after_the_first_chunk_ends_the_stream_with_an_error(
         text_of(client.chat.completions.create(model=front.model, messages=USER, stream=True))
 
 
-def test_a_job_withdrawn_by_another_is_a_409(front: Front, until: Until) -> None:
+def test_a_job_that_another_client_cancels_is_a_409(front: Front, until: Until) -> None:
     started = threading.Event()
 
     async def script(claim: Claim) -> Steps:
@@ -221,12 +221,12 @@ def test_a_job_withdrawn_by_another_is_a_409(front: Front, until: Until) -> None
     assert answers[0].json()["error"]["code"] == "job_cancelled"
 
 
-# ------------------------------------------------------------------------------- hanging up
+# ------------------------------------------------------------------------------- disconnects
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 @pytest.mark.parametrize("claimed", [False, True], ids=["waiting", "running"])
-def test_a_client_that_hangs_up_cancels_its_job(
+def test_a_client_that_disconnects_cancels_its_job(
     make_front: Callable[..., Front], until: Until, stream: bool, claimed: bool
 ) -> None:
     front = make_front()
@@ -250,7 +250,9 @@ def test_a_client_that_hangs_up_cancels_its_job(
     assert front.metric("requests_total", service=front.model, outcome="client_disconnected") == 1
 
 
-def test_hanging_up_in_mid_stream_cancels_the_job(front: Front, says: Says, until: Until) -> None:
+def test_disconnecting_during_the_stream_cancels_the_job(
+    front: Front, says: Says, until: Until
+) -> None:
     async def script(claim: Claim) -> Steps:
         yield says("Hel")
         await asyncio.sleep(60)
@@ -265,7 +267,7 @@ def test_hanging_up_in_mid_stream_cancels_the_job(front: Front, says: Says, unti
     assert front.ended(front.worker.aborted[0])["state"] == "cancelled"
 
 
-def test_with_an_idempotency_key_a_client_may_hang_up_and_come_back(
+def test_with_an_idempotency_key_a_client_can_disconnect_and_come_back(
     front: Front, until: Until
 ) -> None:
     release = threading.Event()
@@ -279,7 +281,7 @@ def test_with_an_idempotency_key_a_client_may_hang_up_and_come_back(
     with front.asked("/v1/chat/completions", body, **headers):
         until(lambda: front.worker.bodies, "the job is being answered")
     outcome = {"service": front.model, "outcome": "client_disconnected"}
-    until(lambda: front.metric("requests_total", **outcome) == 1, "the hang-up is noticed")
+    until(lambda: front.metric("requests_total", **outcome) == 1, "the disconnect is noticed")
     release.set()
     answer = front.http.post("/v1/chat/completions", json=body, headers=headers)
     assert answer.status_code == 200
@@ -287,7 +289,7 @@ def test_with_an_idempotency_key_a_client_may_hang_up_and_come_back(
 
 
 @pytest.mark.parametrize("cut", range(6))
-def test_a_chat_stream_that_broke_off_goes_on_as_the_jobs_stream(
+def test_a_chat_stream_that_broke_off_is_resumed_as_the_jobs_stream(
     front: Front, make_front: Callable[..., Front], cut: int
 ) -> None:
     body = front.chat(stream=True)
@@ -332,7 +334,7 @@ def test_a_second_attempt_that_repeats_itself_is_spliced(front: Front, says: Say
     assert [e["choices"][0]["finish_reason"] for e in events].count("stop") == 1
 
 
-def test_a_second_attempt_that_differs_ends_the_stream_and_says_where_the_answer_is(
+def test_a_second_attempt_that_differs_ends_the_stream_with_the_url_of_the_answer(
     front: Front, says: Says
 ) -> None:
     front.worker.script = attempts(says, ["Hel", "lo"], ["Good ", "day"])
@@ -351,12 +353,12 @@ def test_a_second_attempt_that_differs_ends_the_stream_and_says_where_the_answer
     assert answer == "Good day"
 
 
-def test_who_repeats_a_request_whose_attempt_restarted_gets_the_answer(
+def test_a_repeated_request_whose_attempt_restarted_gets_the_answer(
     front: Front, says: Says
 ) -> None:
-    # The stream that was under way when the worker died has to end with `attempt_restarted`. But
-    # its repetition under the same key ended so too, for ever: it was sent the first attempt's
-    # words before the second's, though nothing had been sent yet that those could contradict.
+    # The stream that is open when the worker dies must end with `attempt_restarted`. Once, each
+    # repetition with the same key ended so too: it was sent the words of the first attempt before
+    # those of the second, although the new client had nothing yet that these could contradict.
     front.worker.script = attempts(says, ["Hel", "lo"], ["Good ", "day"])
     got: list[str] = []
 
@@ -389,8 +391,8 @@ def test_a_plain_request_gets_the_last_attempts_answer(front: Front) -> None:
 def test_the_official_client_survives_a_comment_between_two_chunks(
     front: Front, says: Says, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Comments ended with a blank line at first, as is the custom. After an `id:` line OpenAI's
-    # client takes a blank line for an event, and raised JSONDecodeError (openai-python #2722).
+    # Comments once ended with the usual blank line. After an `id:` line, OpenAI's client takes a
+    # blank line for an event, and raised JSONDecodeError (openai-python #2722).
     monkeypatch.setattr("lengthwise_queue.openai.request_tracker.KEEP_ALIVE_S", 0.02)
     commented = threading.Event()
 
@@ -411,7 +413,7 @@ def test_the_official_client_survives_a_comment_between_two_chunks(
         assert text_of(stream) == "Hello"
 
 
-# ------------------------------------------------------------------------------- the line
+# ------------------------------------------------------------------------------- the queue
 
 
 def test_a_full_queue_is_a_429_with_a_time_to_come_back(
@@ -419,7 +421,7 @@ def test_a_full_queue_is_a_429_with_a_time_to_come_back(
 ) -> None:
     front = make_front()
     front.put_queue(max_depth=2, default_tokens=1000, default_ms_per_token=10)
-    front.worker.slots = 0  # it is there, so that speed is known, and takes nothing
+    front.worker.slots = 0  # it is registered, so that the speed is known, and claims no job
     for _ in range(2):
         front.submit()
     answer = front.http.post("/v1/chat/completions", json=front.chat())
@@ -431,7 +433,7 @@ def test_a_full_queue_is_a_429_with_a_time_to_come_back(
     assert front.metric("requests_total", service=front.model, outcome="refused") == 2
 
 
-def test_a_waiting_stream_is_kept_alive_and_knows_its_job(
+def test_a_waiting_stream_is_kept_alive_and_has_the_jobs_id(
     idle_front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lengthwise_queue.openai.request_tracker.HEADER_HOLD_S", 0.05)
@@ -448,7 +450,7 @@ def test_a_waiting_stream_is_kept_alive_and_knows_its_job(
 def test_an_expired_job_is_a_504(make_front: Callable[..., Front]) -> None:
     front = make_front()
     front.put_queue(request_ttl_ms=1000)
-    front.worker.slots = 0  # it lets time pass, and takes nothing
+    front.worker.slots = 0  # it makes jobs expire, and claims none
     front.worker.start()
     answer = front.http.post("/v1/chat/completions", json=front.chat())
     assert answer.status_code == 504

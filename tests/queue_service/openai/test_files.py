@@ -29,7 +29,7 @@ def content_keys(url: str) -> list[str]:
     return keys_of(url, "lw:files:*:content")
 
 
-def test_an_uploaded_file_can_be_listed_looked_at_read_and_deleted(idle_front: Any) -> None:
+def test_an_uploaded_file_can_be_listed_retrieved_downloaded_and_deleted(idle_front: Any) -> None:
     client = idle_front.openai()
     file = client.files.create(file=("lines.jsonl", LINES), purpose="batch")
     assert (file.object, file.bytes, file.filename) == ("file", len(LINES), "lines.jsonl")
@@ -47,7 +47,7 @@ def test_an_uploaded_file_can_be_listed_looked_at_read_and_deleted(idle_front: A
     assert content_keys(idle_front.redis_url) == []
 
 
-def test_a_file_of_many_blocks_comes_back_as_it_was(idle_front: Any) -> None:
+def test_a_file_of_many_blocks_is_downloaded_unchanged(idle_front: Any) -> None:
     data = hashlib.shake_128(b"seed").digest(3 * 2**20 + 17)
     client = idle_front.openai()
     file = client.files.create(file=("big", io.BytesIO(data)), purpose="batch")
@@ -62,7 +62,7 @@ def test_an_empty_file_is_a_file(idle_front: Any) -> None:
     assert client.files.content(file.id).content == b""
 
 
-def test_a_list_goes_on_behind_its_cursor(idle_front: Any) -> None:
+def test_a_list_continues_after_its_cursor(idle_front: Any) -> None:
     client = idle_front.openai()
     made = [client.files.create(file=(f"f{i}", b"x"), purpose="batch").id for i in range(5)]
     assert [f.id for f in client.files.list(limit=2)] == made[::-1]  # the client turns the pages
@@ -97,7 +97,7 @@ def test_a_wrong_form_is_a_400_that_names_the_part(
     until(lambda: not content_keys(idle_front.redis_url), "nothing of it stays")
 
 
-def test_a_body_that_is_no_form_is_a_415(idle_front: Any) -> None:
+def test_a_body_that_is_not_a_form_is_a_415(idle_front: Any) -> None:
     answer = idle_front.http.post("/v1/files", json={"purpose": "batch"})
     assert answer.status_code == 415
 
@@ -116,7 +116,7 @@ def test_a_form_that_is_cut_off_is_a_400_and_leaves_nothing(
     until(lambda: not content_keys(idle_front.redis_url), "its blocks are gone")
 
 
-def test_a_client_that_goes_in_mid_upload_leaves_nothing(
+def test_a_client_that_disconnects_during_an_upload_leaves_nothing(
     idle_front: Any, until: Callable[..., Any]
 ) -> None:
     url = httpx.URL(idle_front.url)
@@ -130,21 +130,21 @@ def test_a_client_that_goes_in_mid_upload_leaves_nothing(
         until(lambda: content_keys(idle_front.redis_url), "its first blocks are there")
         [key] = content_keys(idle_front.redis_url)
         with redis.Redis.from_url(idle_front.redis_url) as client:
-            assert 0 < client.pttl(key) <= 600_000  # if the server dies now, they go by themselves
+            assert 0 < client.pttl(key) <= 600_000  # if the server dies now, they expire
         assert list(idle_front.openai().files.list()) == []
     until(lambda: not content_keys(idle_front.redis_url), "they are gone")
 
 
 def test_a_file_over_the_limit_is_a_413(make_front: Callable[..., Any]) -> None:
     front = make_front(max_file_bytes=2**21)
-    for size in (2**21 + 1, 2**23):  # found out while it comes, and from its headers
+    for size in (2**21 + 1, 2**23):  # detected while it is read, and from its headers
         with pytest.raises(openai.APIStatusError, match="MAX_FILE_BYTES") as caught:
             front.openai().files.create(file=("f", b"0" * size), purpose="batch")
         assert caught.value.status_code == 413
     front.openai().files.create(file=("f", b"0" * 2**21), purpose="batch")
 
 
-def test_a_tenant_has_a_bound_on_all_its_files_and_deleting_makes_room(
+def test_a_tenant_has_a_limit_on_all_its_files_and_deleting_makes_room(
     make_front: Callable[..., Any],
 ) -> None:
     front = make_front(tenant_file_bytes=3 * 2**20)
@@ -168,7 +168,7 @@ def test_an_expired_file_is_gone_and_makes_room(
     client.files.create(file=("g", b"0" * (2 * 2**20)), purpose="batch")
 
 
-def test_all_files_together_have_a_bound(make_front: Callable[..., Any]) -> None:
+def test_all_files_together_have_a_limit(make_front: Callable[..., Any]) -> None:
     front = make_front(total_file_bytes=2**20)
     with pytest.raises(openai.APIStatusError, match="All files together"):
         front.openai().files.create(file=("f", b"0" * 2**20), purpose="batch")
@@ -182,7 +182,7 @@ def test_every_key_of_files_has_a_ttl(idle_front: Any) -> None:
         assert all(client.pttl(key) > 0 for key in keys)
 
 
-def test_another_tenants_file_is_not_there(
+def test_another_tenants_file_is_not_found(
     idle_front: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = idle_front.openai()
@@ -197,10 +197,10 @@ def test_another_tenants_file_is_not_there(
 
 
 @pytest.mark.parametrize("route", ["files", "batches", "responses"])
-def test_nothing_is_acknowledged_that_is_not_as_durable_as_was_promised(
+def test_a_write_that_is_not_as_durable_as_configured_is_not_acknowledged(
     make_front: Callable[..., Any], until: Callable[..., Any], route: str
 ) -> None:
-    sure = make_front()  # there is no replica that could confirm anything
+    sure = make_front()  # no replica can confirm a write
     sure.put_queue()
     file = sure.openai().files.create(file=("f", LINES), purpose="batch")
     strict = make_front(durability="replica", durability_timeout_ms=100).openai()
@@ -214,7 +214,7 @@ def test_nothing_is_acknowledged_that_is_not_as_durable_as_was_promised(
     with pytest.raises(openai.InternalServerError, match="0 of 1 replicas") as caught:
         asks[route]()
     assert caught.value.status_code == 503
-    if route == "batches":  # its client will make another
+    if route == "batches":  # its client creates another
         [batch] = sure.openai().batches.list()
         until(
             lambda: sure.openai().batches.retrieve(batch.id).status in ("cancelled", "failed"),
@@ -222,7 +222,7 @@ def test_nothing_is_acknowledged_that_is_not_as_durable_as_was_promised(
         )
 
 
-def test_a_form_with_its_file_first_is_read_too(idle_front: Any) -> None:
+def test_a_form_with_its_file_first_is_accepted(idle_front: Any) -> None:
     body = (
         b'--x\r\nContent-Disposition: form-data; name="file"; filename="f.jsonl"\r\n\r\n{}\r\n'
         b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--x--\r\n'

@@ -66,7 +66,7 @@ def test_a_response_is_answered_in_openais_shape(front: Any) -> None:
     assert client.responses.retrieve(response.id) == response
 
 
-def test_a_streamed_response_tells_every_event_once_and_numbered(front: Any) -> None:
+def test_a_streamed_response_has_every_event_once_and_numbered(front: Any) -> None:
     events = list(front.openai().responses.create(model=front.model, input="Hi", stream=True))
     assert [e.type for e in events] == TEXT_EVENTS
     assert [e.sequence_number for e in events] == list(range(len(events)))
@@ -184,10 +184,10 @@ def test_what_cannot_be_translated_is_a_400_that_names_the_field(
 
 def test_an_unknown_model_is_a_404(idle_front: Any) -> None:
     with pytest.raises(openai.NotFoundError, match="does not exist"):
-        idle_front.openai().responses.create(model="nobody", input="Hi")
+        idle_front.openai().responses.create(model="unknown", input="Hi")
 
 
-def test_fields_that_are_the_engines_business_reach_it(front: Any) -> None:
+def test_unknown_fields_reach_the_engine(front: Any) -> None:
     front.openai().responses.create(
         model=front.model, input="Hi", reasoning={"effort": "low"}, extra_body={"top_k": 4}
     )
@@ -195,7 +195,7 @@ def test_fields_that_are_the_engines_business_reach_it(front: Any) -> None:
     assert (sent["top_k"], sent["reasoning_effort"]) == (4, "low")
 
 
-def test_an_answer_that_is_cut_is_incomplete_and_says_why(
+def test_an_answer_that_is_cut_is_incomplete_with_a_reason(
     front: Any, says: Callable[..., bytes]
 ) -> None:
     async def cut(claim: Claim) -> AsyncIterator[bytes | Outcome]:
@@ -210,7 +210,7 @@ def test_an_answer_that_is_cut_is_incomplete_and_says_why(
     assert events[-1].type == "response.incomplete"
 
 
-def test_what_the_engine_refuses_is_told_with_its_status_and_in_a_failed_event(front: Any) -> None:
+def test_an_engines_refusal_is_returned_with_its_status_and_as_a_failed_event(front: Any) -> None:
     async def refuse(claim: Claim) -> AsyncIterator[bytes | Outcome]:
         said = {"error": {"message": "too long", "type": "BadRequestError", "code": 400}}
         error = JobError(code="refused", message="too long", status=400, body=said)
@@ -226,7 +226,7 @@ def test_what_the_engine_refuses_is_told_with_its_status_and_in_a_failed_event(f
     assert client.responses.retrieve(last.response.id).error == last.response.error
 
 
-def test_a_conversation_goes_on_from_a_previous_response(front: Any) -> None:
+def test_a_conversation_continues_from_a_previous_response(front: Any) -> None:
     client = front.openai()
     first = client.responses.create(model=front.model, input="One", instructions="Only for one.")
     second = client.responses.create(model=front.model, input="Two", previous_response_id=first.id)
@@ -243,7 +243,7 @@ def test_a_conversation_goes_on_from_a_previous_response(front: Any) -> None:
 
 
 class Slow:
-    """An engine that says one word each time it is told to."""
+    """An engine that sends one word at each step of the test."""
 
     def __init__(self, says: Callable[..., bytes]) -> None:
         self._says = says
@@ -285,7 +285,7 @@ def test_a_background_response_is_answered_at_once_and_read_later(
     assert client.responses.retrieve(response.id).output_text == "w0 w1 w2 w3 "
 
 
-def test_a_dropped_background_stream_goes_on_and_is_resumed_at_another_replica_without_a_gap(
+def test_a_dropped_background_stream_is_resumed_at_another_replica_without_a_gap(
     front: Any, make_front: Callable[..., Any], slow: Slow
 ) -> None:
     stream = front.openai().responses.create(
@@ -315,7 +315,7 @@ def test_a_dropped_background_stream_goes_on_and_is_resumed_at_another_replica_w
     assert again == events
 
 
-def test_every_number_can_be_resumed_behind(front: Any) -> None:
+def test_a_stream_can_be_resumed_after_every_number(front: Any) -> None:
     client = front.openai()
     events = list(
         client.responses.create(model=front.model, input="Hi", background=True, stream=True)
@@ -325,7 +325,7 @@ def test_every_number_can_be_resumed_behind(front: Any) -> None:
         assert list(rest) == events[number + 1 :]
 
 
-def test_a_background_response_outlives_a_client_that_hangs_up_at_once(
+def test_a_background_response_continues_when_its_client_disconnects_at_once(
     front: Any, slow: Slow, until: Callable[..., Any]
 ) -> None:
     client = front.openai()
@@ -337,7 +337,7 @@ def test_a_background_response_outlives_a_client_that_hangs_up_at_once(
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streaming", "plain"])
-def test_a_foreground_client_that_hangs_up_withdraws_its_response(
+def test_a_foreground_client_that_disconnects_cancels_its_response(
     front: Any, slow: Slow, until: Callable[..., Any], stream: bool
 ) -> None:
     client = front.openai()
@@ -384,7 +384,7 @@ def test_a_queued_response_is_cancelled_before_it_starts(idle_front: Any) -> Non
     ]
 
 
-def test_a_finished_response_stays_as_it_is_when_it_is_cancelled(
+def test_cancelling_a_finished_response_does_not_change_it(
     front: Any, until: Callable[..., Any]
 ) -> None:
     client = front.openai()
@@ -400,7 +400,7 @@ def test_only_background_responses_can_be_cancelled(front: Any) -> None:
         client.responses.cancel(response.id)
 
 
-def test_a_deleted_response_is_gone_and_its_job_withdrawn(idle_front: Any) -> None:
+def test_a_deleted_response_is_gone_and_its_job_cancelled(idle_front: Any) -> None:
     client = idle_front.openai()
     response = client.responses.create(model=idle_front.model, input="Hi", background=True)
     client.responses.delete(response.id)
@@ -418,7 +418,7 @@ def test_a_response_that_is_not_stored_cannot_be_retrieved(front: Any) -> None:
         client.responses.retrieve(response.id)
 
 
-def test_the_same_request_under_one_idempotency_key_is_one_response(idle_front: Any) -> None:
+def test_repeated_requests_with_one_idempotency_key_are_one_response(idle_front: Any) -> None:
     client = idle_front.openai()
     headers = {"Idempotency-Key": "k1"}
     made = [
@@ -439,7 +439,7 @@ def test_the_input_can_be_listed(idle_front: Any) -> None:
     assert [item.content for item in listed] == ["q0", "q1", "q2"]
 
 
-def test_a_worker_that_is_lost_in_mid_answer_leaves_no_gap_and_no_repeat(
+def test_a_worker_that_is_lost_during_an_answer_leaves_no_gap_and_no_repeat(
     front: Any, says: Callable[..., bytes]
 ) -> None:
     async def twice(claim: Claim) -> AsyncIterator[bytes | Outcome]:
@@ -459,7 +459,7 @@ def test_a_worker_that_is_lost_in_mid_answer_leaves_no_gap_and_no_repeat(
     assert events[-1].response.output_text == "Hello, you"
 
 
-def test_a_new_attempt_that_says_something_else_ends_the_stream_with_an_error(
+def test_a_new_attempt_that_differs_ends_the_stream_with_an_error(
     front: Any, says: Callable[..., bytes]
 ) -> None:
     async def differs(claim: Claim) -> AsyncIterator[bytes | Outcome]:
@@ -476,7 +476,7 @@ def test_a_new_attempt_that_says_something_else_ends_the_stream_with_an_error(
     assert whole.output_text == "attempt 2"  # the answer itself is not lost
 
 
-def test_another_tenants_response_is_not_there(
+def test_another_tenants_response_is_not_found(
     idle_front: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = idle_front.openai()
@@ -496,7 +496,7 @@ def test_another_tenants_response_is_not_there(
         )
 
 
-def test_a_record_goes_with_its_job(idle_front: Any) -> None:
+def test_a_record_expires_with_its_job(idle_front: Any) -> None:
     response = idle_front.openai().responses.create(
         model=idle_front.model, input="Hi", background=True
     )

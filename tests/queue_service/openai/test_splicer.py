@@ -26,7 +26,7 @@ def words(*texts: str, field: str = "content", index: int = 0) -> list[bytes]:
 
 
 def texts(chunks: list[bytes], field: str = "content", index: int = 0) -> str:
-    """What a client makes of the chunks it was sent."""
+    """The text that a client reads in the chunks that it was sent."""
     found = ""
     for data in chunks:
         for choice in json.loads(data)["choices"]:
@@ -36,7 +36,7 @@ def texts(chunks: list[bytes], field: str = "content", index: int = 0) -> str:
 
 
 def splice(*attempts: list[bytes]) -> list[bytes]:
-    """What a client is sent of an answer in several attempts."""
+    """The chunks that a client is sent of an answer in several attempts."""
     splicer = Splicer(CHAT, "j1")
     sent = []
     for number, attempt in enumerate(attempts):
@@ -87,12 +87,12 @@ def test_a_client_is_never_sent_a_mixture(text: str, other: str, at: list[int]) 
         assert texts([data for data in sent if data]) == other
 
 
-def test_a_first_attempt_passes_as_it_is() -> None:
+def test_a_first_attempt_is_unchanged() -> None:
     odd = [b'{ "choices": [ ] }', b"not json", chunk({"content": "x"}), b'{"error": 1}']
     assert splice(odd) == odd
 
 
-def test_an_attempt_after_nothing_was_sent_passes_as_it_is() -> None:
+def test_an_attempt_after_nothing_was_sent_is_unchanged() -> None:
     assert splice([], words("Hi")) == words("Hi")
 
 
@@ -166,7 +166,7 @@ PROBS = {"content": [{"token": "Hi", "logprob": -1}]}
         "a call for a text",
         "a token cut in two with its logprobs",
         "words where thoughts were",
-        "goes on after the end",
+        "continues after the end",
         "unreadable before",
         "unreadable after",
         "stops short",
@@ -177,7 +177,7 @@ def test_what_cannot_be_joined_ends_the_stream(first: list[bytes], second: list[
         splice(first, second)
 
 
-def test_a_tool_call_after_the_repeated_words_goes_on_to_its_end() -> None:
+def test_a_tool_call_after_the_repeated_words_is_sent_to_its_end() -> None:
     more = {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}
     sent = splice(words("Hi"), [*words("Hi"), chunk(CALL), chunk(more)])
     assert [json.loads(data)["choices"][0]["delta"] for data in sent[1:]] == [CALL, more]

@@ -1,15 +1,17 @@
-"""What is refused before anything is queued, and what is let through."""
+"""The bodies that are refused before they are queued, and those that pass."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from lengthwise_contract.jobs import EndpointPath
 from lengthwise_queue.admission.parsed_request import ParsedRequest
 from lengthwise_queue.errors import BadRequest
 from lengthwise_queue.openai.chat import CHAT
 from lengthwise_queue.openai.completions import COMPLETIONS
+from lengthwise_queue.openai.registry import ENDPOINTS
 
 USER = [{"role": "user", "content": "Hello there"}]
 CHAT_BODY: dict[str, Any] = {"model": "m", "messages": USER}
@@ -37,6 +39,7 @@ BAD_IN_BOTH: list[tuple[str, Any]] = [
     ("temperature", -0.1),
     ("temperature", True),
     ("temperature", float("inf")),
+    ("temperature", 10**400),  # too large for a float: this was a 500 once
     ("top_p", 1.5),
     ("n", 0),
     ("n", -1),
@@ -128,7 +131,7 @@ def test_a_wrong_completion_is_refused_by_name(field: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("missing", ["model", "messages"])
-def test_a_missing_field_is_called_missing(missing: str) -> None:
+def test_a_missing_field_has_the_code_of_a_missing_field(missing: str) -> None:
     with pytest.raises(BadRequest) as caught:
         CHAT.parse({k: v for k, v in CHAT_BODY.items() if k != missing})
     assert caught.value.code == "missing_required_parameter"
@@ -160,11 +163,11 @@ def test_a_refusal_never_quotes_text_of_the_request() -> None:
     ],
     ids=name,
 )
-def test_what_an_engine_may_understand_is_let_through(fields: dict[str, Any]) -> None:
+def test_a_body_that_an_engine_may_understand_passes(fields: dict[str, Any]) -> None:
     assert chat(**fields).model == "m"
 
 
-def test_what_is_found_in_a_chat() -> None:
+def test_the_facts_about_a_chat() -> None:
     found = chat(stream=True, n=2, max_tokens=5, max_completion_tokens=9)
     assert (found.stream, found.answers) == (True, 2)
     assert (found.max_tokens, found.max_tokens_param) == (9, "max_completion_tokens")
@@ -182,7 +185,7 @@ def test_what_is_found_in_a_chat() -> None:
     ],
     ids=["text", "texts", "tokens", "lists of tokens"],
 )
-def test_what_is_found_in_a_completion(
+def test_the_facts_about_a_completion(
     prompt: Any, answers: int, read: str | None, prompts: Any
 ) -> None:
     found = text(prompt=prompt, n=2, max_tokens=7)
@@ -190,12 +193,12 @@ def test_what_is_found_in_a_completion(
     assert (found.max_tokens, found.max_tokens_param) == (7, "max_tokens")
 
 
-def test_vllms_embedded_prompts_are_let_through() -> None:
+def test_embedded_prompts_of_vllm_pass() -> None:
     found = COMPLETIONS.parse({"model": "m", "prompt_embeds": "AAAA"})
     assert (found.prompts, found.answers, found.text) == ([], 1, None)
 
 
-def test_an_image_without_words_gives_the_predictor_nothing_to_read() -> None:
+def test_an_image_without_text_gives_the_predictor_no_text() -> None:
     assert chat(messages=[{"role": "user", "content": [PNG]}]).text is None
 
 
@@ -203,3 +206,30 @@ def test_thoughts_of_earlier_answers_do_not_count_towards_the_prompt() -> None:
     # Templates cut them out, so they must not make a prompt too long.
     earlier = {"role": "assistant", "content": "<think>long thoughts</think>\n\nShort answer "}
     assert chat(messages=[*USER, earlier]).prompts == [["Hello there", "Short answer"]]
+
+
+def test_every_path_of_the_contract_has_an_endpoint() -> None:
+    assert {endpoint.path for endpoint in ENDPOINTS} == set(get_args(EndpointPath))
+
+
+@pytest.mark.parametrize(
+    ("fields", "want"),
+    [
+        ({"n": 129}, "`n` must be an integer from 1 to 128, and is 129."),
+        ({"temperature": -1}, "`temperature` must be a number of at least 0, and is -1."),
+        ({"stream": "yes"}, "`stream` must be true or false, and is a string."),
+        ({"stop": ["a", 1]}, "`stop` must be a string or an array of strings, and is an array."),
+        (
+            {"messages": []},
+            "`messages` must be a non-empty array of objects, and is an empty array.",
+        ),
+        ({"model": 1}, "`model` must be a string of 1 to 256 characters, and is 1."),
+    ],
+    ids=name,
+)
+def test_the_message_describes_what_the_model_of_the_body_allows(
+    fields: dict[str, Any], want: str
+) -> None:
+    with pytest.raises(BadRequest) as caught:
+        chat(**fields)
+    assert caught.value.message == want
