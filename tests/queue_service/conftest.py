@@ -1,6 +1,6 @@
 """The app under a real server, over a real Valkey, with a worker whose engine is a script.
 
-The worker is the real store, claiming and emitting; only what the engine says is written down.
+The worker uses the real store to claim jobs and emit output; only the engine's output is scripted.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import contextlib
 import http.client
 import json
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar
 
 import httpx
 import openai
 import pytest
+from tests.waiting import eventually
 
 from lengthwise_contract.queue_views import WorkerView
 from lengthwise_queue.__main__ import make_server
@@ -29,21 +29,10 @@ T = TypeVar("T")
 #: What an engine does with a claim: bytes are emitted, an Outcome ends the claim.
 Script = Callable[[Claim], AsyncIterator[bytes | Outcome]]
 
-#: Nothing here takes as long; a condition that is not met by then never will be.
+#: Longest wait for a condition, s. Everything here is much faster.
 PATIENCE_S = 20.0
 
 MODEL = "org/model-1.5"
-
-
-def eventually(met: Callable[[], T | None], what: str) -> T:
-    """The first true value of `met`."""
-    end_s = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end_s:
-        value = met()
-        if value:
-            return value
-        time.sleep(0.01)
-    pytest.fail(f"never came true: {what}")
 
 
 class ScriptedWorker:
@@ -75,7 +64,7 @@ class ScriptedWorker:
             view = WorkerView(
                 id="w1", slots=self.slots, running=len(leases), engine="script", seen_ms=0
             )
-            with contextlib.suppress(Exception):  # Redis may be away: a worker lives on
+            with contextlib.suppress(Exception):  # Redis may be down: a worker continues
                 states = await store.beat(self._queue, worker=view, leases=leases)
                 for task, claim in running.items():
                     if states.get(claim.lease.job_id) is LeaseState.CANCEL:
@@ -84,7 +73,7 @@ class ScriptedWorker:
                 free = self.slots - len(leases)
                 for claim in await store.claim(self._queue, worker_id="w1", count=free):
                     running[asyncio.create_task(self._serve(store, claim))] = claim
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # the time between two polls of this worker
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -124,14 +113,14 @@ class Front:
         self.worker = ScriptedWorker(redis_url, MODEL)
 
     def client(self, key: str | None) -> httpx.Client:
-        """A client of its own, that sends this API key."""
+        """A new client that sends this API key."""
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         client = httpx.Client(base_url=self.url, timeout=PATIENCE_S, headers=headers)
         self._clients.append(client)
         return client
 
     def put_queue(self, **settings: Any) -> None:
-        """Create the queue, or change it; in force at once on this replica."""
+        """Create the queue, or change its settings; this replica uses them at once."""
         self.http.put(f"/v1/queues/{MODEL}", json=settings).raise_for_status()
 
     def openai(self) -> openai.OpenAI:
@@ -147,19 +136,19 @@ class Front:
 
     @contextlib.contextmanager
     def asked(self, path: str, body: dict[str, Any], **headers: str) -> Iterator[None]:
-        """A request is under way inside the block; at its end the client hangs up."""
+        """Send a request at the start of the block; at its end the client disconnects."""
         at = httpx.URL(self.url)
         connection = http.client.HTTPConnection(at.host, at.port, timeout=PATIENCE_S)
         try:
             sent = {"Content-Type": "application/json"} | headers
-            # Written as httpx writes it: a request that is repeated is known by its bytes.
+            # The same bytes as httpx sends: a repeated request is recognized by its bytes.
             connection.request("POST", path, json.dumps(body, separators=(",", ":")), sent)
             yield
         finally:
             connection.close()
 
     def submit(self, **fields: Any) -> str:
-        """Hand in a chat job; its id."""
+        """Submit a chat job. Returns its id."""
         answer = self.http.post("/v1/jobs", json={"body": self.chat(**fields)})
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
@@ -170,7 +159,7 @@ class Front:
         return dict(answer.json())
 
     def ended(self, job_id: str) -> dict[str, Any]:
-        """The job, once it has ended."""
+        """Wait for the end of the job. Returns the job."""
         over = {"succeeded", "failed", "cancelled", "expired"}
 
         def look() -> dict[str, Any] | None:
@@ -180,7 +169,7 @@ class Front:
         return eventually(look, f"job {job_id} ends")
 
     def metric(self, name: str, **labels: str) -> float:
-        """The value of one sample of a scrape; 0 where there is none."""
+        """The value of one sample of a scrape; 0 if there is no such sample."""
         for line in self.http.get("/metrics").text.splitlines():
             head, _, value = line.rpartition(" ")
             sample, _, given = head.partition("{")
@@ -192,7 +181,7 @@ class Front:
         return 0.0
 
     def close(self) -> None:
-        """Stop everything; once is enough."""
+        """Stop everything. A second call does nothing."""
         self.worker.stop()
         for client in self._clients:
             client.close()
@@ -225,7 +214,7 @@ def front(make_front: Callable[..., Front]) -> Front:
 
 @pytest.fixture
 def idle_front(make_front: Callable[..., Front]) -> Front:
-    """The same without a worker: what is accepted stays in the line."""
+    """The same without a worker: accepted jobs stay in the queue."""
     front = make_front()
     front.put_queue()
     return front
@@ -233,25 +222,25 @@ def idle_front(make_front: Callable[..., Front]) -> Front:
 
 @pytest.fixture(scope="session")
 def front_class() -> type[Front]:
-    """To start a queue service that lives longer than one test; it must be closed."""
+    """Starts a queue service that lives longer than one test; the test must close it."""
     return Front
 
 
 @pytest.fixture
 def scripted_worker() -> type[ScriptedWorker]:
-    """To serve a queue of a service that runs elsewhere; it must be stopped."""
+    """Serves a queue of a service that runs elsewhere; the test must stop it."""
     return ScriptedWorker
 
 
 @pytest.fixture(scope="session")
 def shared_front(valkey_port: int) -> Iterator[Front]:
-    """One server for all tests that only send what is refused: it has no queue, and no state."""
+    """One server for all tests whose requests are refused: it has no queue and no state."""
     front = Front(f"redis://127.0.0.1:{valkey_port}/1", max_body_bytes=16_384)
     yield front
     front.close()
 
 
-# ------------------------------------------------------------------------------- what engines say
+# ------------------------------------------------------------------------------- output of engines
 
 
 def chunk(
@@ -312,7 +301,7 @@ def whole(body: dict[str, Any]) -> bytes:
 
 
 async def hello(claim: Claim) -> AsyncIterator[bytes | Outcome]:
-    """A polite engine: the same few words, in as many choices as were asked for."""
+    """An engine that always sends the same words, in as many choices as were requested."""
     body = json.loads(claim.body)
     if not body.get("stream"):
         yield whole(body)
