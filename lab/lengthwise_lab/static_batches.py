@@ -1,6 +1,7 @@
-"""Static batches of a real model, as they come against sequence batches, in one process.
+"""Compare static batches in order of arrival with sequence batches, on a real model.
 
-The engine is the worker's own, without a queue before it. Called by `lengthwise bench sequence`.
+It runs the worker's own engine in this process, without a queue. Called by `lengthwise bench
+sequence`.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ class NoModel(LabError):
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One way to serve all prompts. `effective`: share of computed token slots that were answers.
+    """The result of one variant. `effective`: share of the computed token slots that are answers.
 
-    `failures`: answers that met the cap of a batch, each time, by answers. `ratio`: throughput as a
-    multiple of the first way's; `cpu_ratio`: the same by the process's CPU seconds, which a busy
-    machine does not change.
+    `failures`: how often an answer reached the cap of a batch, divided by the answers. `ratio`:
+    throughput as a multiple of the first variant's. `cpu_ratio`: the same by CPU seconds of the
+    process, which do not depend on the load of the machine.
     """
 
     name: str
@@ -55,37 +56,45 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Way:
+class _Variant:
     name: str
     mode: BatchingMode
     leave: bool  #: Whether finished answers leave a batch.
     predictions: str
 
 
-#: The first is plain static batching, as the publications measure it.
-_WAYS = (
-    _Way(name="static", mode=BatchingMode.STATIC, leave=False, predictions="useless"),
-    _Way(name="sequence, exact", mode=BatchingMode.SEQUENCE, leave=False, predictions="exact"),
-    _Way(name="sequence, noisy", mode=BatchingMode.SEQUENCE, leave=False, predictions="noisy"),
-    _Way(name="sequence, useless", mode=BatchingMode.SEQUENCE, leave=False, predictions="useless"),
-    _Way(
-        name="static, who ends leaves", mode=BatchingMode.STATIC, leave=True, predictions="useless"
+#: The first is plain static batching, which the publications measure.
+_VARIANTS = (
+    _Variant(name="static", mode=BatchingMode.STATIC, leave=False, predictions="uninformative"),
+    _Variant(name="sequence, exact", mode=BatchingMode.SEQUENCE, leave=False, predictions="exact"),
+    _Variant(name="sequence, noisy", mode=BatchingMode.SEQUENCE, leave=False, predictions="noisy"),
+    _Variant(
+        name="sequence, uninformative",
+        mode=BatchingMode.SEQUENCE,
+        leave=False,
+        predictions="uninformative",
     ),
-    _Way(
-        name="sequence, noisy, who ends leaves",
+    _Variant(
+        name="static, finished rows leave",
+        mode=BatchingMode.STATIC,
+        leave=True,
+        predictions="uninformative",
+    ),
+    _Variant(
+        name="sequence, noisy, finished rows leave",
         mode=BatchingMode.SEQUENCE,
         leave=True,
         predictions="noisy",
     ),
 )
 
-#: The log of a noisy prediction is off by so much: a mean error of some 40 % of the length, about
-#: what the bundled predictor has.
+#: Standard deviation of the log of a noisy prediction: a mean error of some 40 % of the length,
+#: about that of the bundled predictor.
 _NOISE = 0.5
 
 
 def load(model: Path, *, threads: int) -> StaticDecoder:
-    """The model, ready.
+    """Load a model.
 
     Raises:
         NoModel: It cannot be loaded, or PyTorch is missing.
@@ -109,45 +118,45 @@ def measure(
     batch: int,
     quantile: float,
     seed: int,
-    on_way: Callable[[str], None] = lambda _: None,
+    on_variant: Callable[[str], None] = lambda _: None,
 ) -> list[Measured]:
-    """Serve the same requests in every way, one way after the other.
+    """Serve the same requests with every variant, one after the other.
 
-    The memory is the same for all: what the largest batch of the first way takes if all its answers
-    go to their limit. Exact predictions are the lengths that the first way gave.
+    The memory is the same for all: that of the largest batch of the first variant if all its
+    answers reach their limit. Exact predictions are the lengths that the first variant measured.
 
     Args:
         decoder: From `load`.
         bodies: Chat bodies, with `max_tokens`.
         batch: Answers of a static batch.
-        quantile: Of the lengths, for the caps of sequence batches.
-        seed: Of the noise.
-        on_way: Hears of each way as it begins.
+        quantile: Quantile of the lengths for the caps of sequence batches.
+        seed: Seed of the noise.
+        on_variant: Called with the name of each variant when it starts.
     """
-    chance = random.Random(seed)  # noqa: S311 - not for secrets
+    rng = random.Random(seed)  # noqa: S311 - not for secrets
     prompts = [_prompt_tokens(decoder, body) for body in bodies]
     limits = [int(body["max_tokens"]) for body in bodies]
     memory_tokens = batch * (max(prompts) + max(limits))
-    _serve(decoder, bodies[:2], [1.0] * 2, _plan(BatchingMode.STATIC, batch, memory_tokens, 0.5))
+    _serve(decoder, bodies[:2], [1.0] * 2, _planner(BatchingMode.STATIC, batch, memory_tokens, 0.5))
     lengths: list[int] = []
     found: list[Measured] = []
-    for way in _WAYS:
-        on_way(way.name)
-        predictions = _predictions(way.predictions, lengths, limits, chance)
-        largest = batch if way.mode is BatchingMode.STATIC else len(bodies)
-        decoder.leave = way.leave
+    for variant in _VARIANTS:
+        on_variant(variant.name)
+        predictions = _predictions(variant.predictions, lengths, limits, rng)
+        largest = batch if variant.mode is BatchingMode.STATIC else len(bodies)
+        decoder.leave = variant.leave
         decoder.work = type(decoder.work)()
-        begun, cpu_begun = time.monotonic(), time.process_time()
+        start_s, cpu_start_s = time.monotonic(), time.process_time()
         answers, failed = _serve(
-            decoder, bodies, predictions, _plan(way.mode, largest, memory_tokens, quantile)
+            decoder, bodies, predictions, _planner(variant.mode, largest, memory_tokens, quantile)
         )
-        seconds, work = time.monotonic() - begun, decoder.work
-        cpu_seconds = time.process_time() - cpu_begun
+        seconds, work = time.monotonic() - start_s, decoder.work
+        cpu_seconds = time.process_time() - cpu_start_s
         tokens = [answer.output_tokens or 0 for answer in answers]
         lengths = lengths or tokens
         found.append(
             Measured(
-                name=way.name,
+                name=variant.name,
                 seconds=seconds,
                 answers_per_s=len(bodies) / seconds,
                 tokens_per_s=sum(tokens) / seconds,
@@ -166,23 +175,23 @@ def measure(
 
 
 def as_json(measured: Sequence[Measured], **settings: Any) -> dict[str, Any]:
-    """What a run gave, with its settings."""
+    """Return the results with their settings, for `--json`."""
     return {"settings": settings, "ways": [asdict(one) for one in measured]}
 
 
-def _plan(mode: BatchingMode, largest: int, memory_tokens: int, quantile: float) -> BatchPlanner:
+def _planner(mode: BatchingMode, largest: int, memory_tokens: int, quantile: float) -> BatchPlanner:
     return BatchPlanner(
         mode=mode, largest=largest, memory_tokens=memory_tokens, quantile=quantile, wait_s=0.5
     )
 
 
 def _predictions(
-    kind: str, lengths: Sequence[int], limits: Sequence[int], chance: random.Random
+    kind: str, lengths: Sequence[int], limits: Sequence[int], rng: random.Random
 ) -> list[float]:
     if kind == "exact":
         return [float(max(1, length)) for length in lengths]
     if kind == "noisy":
-        return [max(1.0, length * math.exp(chance.gauss(0, _NOISE))) for length in lengths]
+        return [max(1.0, length * math.exp(rng.gauss(0, _NOISE))) for length in lengths]
     return [limit / 2 for limit in limits]
 
 
@@ -197,12 +206,14 @@ def _serve(
     decoder: StaticDecoder,
     bodies: Sequence[Mapping[str, Any]],
     predictions: Sequence[float],
-    plan: BatchPlanner,
+    planner: BatchPlanner,
 ) -> tuple[list[EngineResponse], int]:
-    """The answers, and how often one met a cap."""
+    """Return the answers, and how often one reached a cap."""
 
     async def serve() -> tuple[list[EngineResponse], int]:
-        engine = TransformersEngine(model_path=None, alias="bench", planner=plan, decoder=decoder)
+        engine = TransformersEngine(
+            model_path=None, alias="bench", planner=planner, decoder=decoder
+        )
         await engine.start()
         try:
             calls = [

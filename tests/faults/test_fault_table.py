@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from lengthwise_lab.soak.run import BOUNDED
+from lengthwise_lab.soak.key_audit import BOUNDED
 
 TESTS = Path(__file__).parents[1]
 PAGE = (TESTS.parent / "docs/operate/faults.md").read_text()

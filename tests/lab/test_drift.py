@@ -1,4 +1,4 @@
-"""The streams whose predictor turns bad, through the real store on a real Valkey."""
+"""Streams whose predictor becomes bad, through the real store on a real Valkey."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lengthwise_lab.drift.unknown_llm import MeasuredPrompt, measure, read
 from lengthwise_lab.errors import BadWorkload
 from lengthwise_lab.loadtest.measures import tau_b
 
-WAYS = {
+VARIANTS = {
     "fcfs": QueueSettings(policy="fcfs"),
     "ours": QueueSettings(),
     "unwatched": QueueSettings(min_rank_accuracy=None, calibrate=False),
@@ -32,38 +32,36 @@ WAYS = {
 def served(
     redis_url: str, name: str, count: int
 ) -> tuple[StreamReport, list[StreamRequest], dict[str, Outcomes]]:
-    asked = streams.draw(STREAMS[name], count, rate_per_s=1.2, seed=3)
+    requests = streams.draw(STREAMS[name], count, rate_per_s=1.2, seed=3)
 
-    async def all_ways() -> dict[str, Outcomes]:
+    async def all_variants() -> dict[str, Outcomes]:
         return {
-            way: await serve(redis_url, asked, settings, queue=way, slots=2, ms_per_token=5.0)
-            for way, settings in WAYS.items()
+            name: await serve(redis_url, requests, settings, queue=name, slots=2, ms_per_token=5.0)
+            for name, settings in VARIANTS.items()
         }
 
-    runs = asyncio.run(all_ways())
-    return report(STREAMS[name], asked, runs), asked, runs
+    runs = asyncio.run(all_variants())
+    return report(STREAMS[name], requests, runs), requests, runs
 
 
 @pytest.mark.parametrize(
     ("name", "want"), [("steady", (0.45, 0.55)), ("random", (-0.1, 0.1)), ("reversed", (-1, -0.4))]
 )
-def test_a_stream_has_the_rank_quality_that_its_name_says(
-    name: str, want: tuple[float, float]
-) -> None:
-    asked = [r for r in streams.draw(STREAMS[name], 3000, rate_per_s=1, seed=1) if r.phase == 0]
-    tau = tau_b([r.p50_tokens for r in asked], [float(r.tokens) for r in asked])
+def test_a_stream_has_the_rank_quality_of_its_name(name: str, want: tuple[float, float]) -> None:
+    requests = [r for r in streams.draw(STREAMS[name], 3000, rate_per_s=1, seed=1) if r.phase == 0]
+    tau = tau_b([r.p50_tokens for r in requests], [float(r.tokens) for r in requests])
     assert tau is not None
     assert want[0] < tau < want[1]
-    inside = sum(r.p10_tokens <= r.tokens <= r.p90_tokens for r in asked) / len(asked)
+    inside = sum(r.p10_tokens <= r.tokens <= r.p90_tokens for r in requests) / len(requests)
     if name == "steady":
         assert inside == pytest.approx(0.8, abs=0.03)
 
 
 @pytest.mark.timeout(300)
-def test_a_reversed_predictor_is_found_out_and_costs_nothing_after_that(
+def test_a_reversed_predictor_is_detected_and_costs_nothing_after_that(
     redis_url: str, tmp_path: Path
 ) -> None:
-    found, asked, runs = served(redis_url, "reversed", 500)
+    found, requests, runs = served(redis_url, "reversed", 500)
     bad, good = found.phases
     assert bad.unwatched_ratio > 1.02
     assert bad.change is not None
@@ -72,24 +70,24 @@ def test_a_reversed_predictor_is_found_out_and_costs_nothing_after_that(
     assert bad.wrong_looks == 0
     assert good.settled
     assert found.coverage == pytest.approx(0.8, abs=0.1)
-    draw([found], [asked], [runs], limit=0.6, path=tmp_path / "drift.png")
+    draw([found], [requests], [runs], limit=0.6, path=tmp_path / "drift.png")
     assert (tmp_path / "drift.png").stat().st_size > 10_000
 
 
 @pytest.mark.timeout(300)
-def test_a_good_predictor_is_not_suspended_because_a_burst_leaves_in_order(redis_url: str) -> None:
-    # The last answers of a long line under short-first were predicted about equal, and half of
-    # their pairs are wrong. Judged by all pairs, a good predictor was suspended all along.
+def test_a_good_predictor_is_not_suspended_because_of_the_order_of_a_burst(redis_url: str) -> None:
+    # Under short-first the last answers of a long queue have similar predictions, and half of
+    # their pairs are in the wrong order. A rating by all pairs suspended a good predictor.
     found, _, runs = served(redis_url, "burst", 500)
     assert found.phases[0].wrong_looks == 0
     assert found.means_s["ours"] < 0.8 * found.means_s["fcfs"]
-    assert len(runs["ours"].looks) > 20
+    assert len(runs["ours"].observations) > 20
 
 
 @pytest.mark.timeout(300)
 def test_the_command_prints_json_and_writes_the_chart(tmp_path: Path) -> None:
-    asked = ["bench", "drift", "--stream", "scaled", "--requests", "300", "--json"]
-    done = CliRunner().invoke(build(), [*asked, "--out", str(tmp_path)])
+    command = ["bench", "drift", "--stream", "scaled", "--requests", "300", "--json"]
+    done = CliRunner().invoke(build(), [*command, "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     printed = json.loads(done.stdout)
     assert printed == json.loads((tmp_path / "drift.json").read_text())
@@ -108,16 +106,16 @@ def test_an_unknown_llm_is_calibrated_from_its_own_answers(tmp_path: Path) -> No
         prompt = f"Write {words} words about number {i}."
         lines.append(json.dumps({"prompt": prompt, "output_tokens": [tokens], "model": "m"}))
     (tmp_path / "data.jsonl").write_text("\n".join(lines))
-    asked = read(tmp_path / "data.jsonl", llm="m", limit=300, seed=1)
+    prompts = read(tmp_path / "data.jsonl", llm="m", limit=300, seed=1)
 
     def predict(prompt: str, llm: str) -> tuple[float, float, float]:
-        said = 12.0 * int(prompt.split()[1])  # four times too long, and far too sure
-        return said / 1.01, said, said * 1.01
+        tokens = 12.0 * int(prompt.split()[1])  # four times too long, and far too certain
+        return tokens / 1.01, tokens, tokens * 1.01
 
     def of_all(known: Sequence[MeasuredPrompt], unknown: Sequence[MeasuredPrompt]) -> list[float]:
         return [sum(one.tokens for one in known) / len(known)] * len(unknown)
 
-    windows = measure(asked, predict, of_all)
+    windows = measure(prompts, predict, of_all)
     assert [(w.first, w.end) for w in windows] == [(0, 100), (100, 250), (250, 300)]
     last = windows[-1]
     assert last.calibrated_mae < 0.3 * last.raw_mae
@@ -126,5 +124,5 @@ def test_an_unknown_llm_is_calibrated_from_its_own_answers(tmp_path: Path) -> No
     assert (last.raw_coverage or 0) < 0.2
     assert last.calibrated_coverage == pytest.approx(0.8, abs=0.2)
     assert last.calibrated_tau_b == pytest.approx(last.tau_b, abs=0.05)
-    with pytest.raises(BadWorkload, match="0 usable rows of nobody"):
-        read(tmp_path / "data.jsonl", llm="nobody", limit=300, seed=1)
+    with pytest.raises(BadWorkload, match="0 usable rows of unknown"):
+        read(tmp_path / "data.jsonl", llm="unknown", limit=300, seed=1)

@@ -1,4 +1,4 @@
-"""The soak in short: what it looks for, and that it would find it."""
+"""A short soak: it passes, and it finds a key that has no bound."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from lengthwise_store.keys import QueueKeys
 from lengthwise_store.settings import StoreSettings
 from lengthwise_store.store import JobStore
 
-#: Lives short enough for a test.
+#: Times short enough for a test.
 TIMES = StoreSettings(
     lease_ms=500, beat_ms=200, tick_ms=50, retention_ms=600, dead_retention_ms=800
 )
 
 
-def test_load_of_every_kind_leaves_nothing_without_a_bound() -> None:
+def test_load_of_every_kind_leaves_no_key_without_a_bound() -> None:
     report = asyncio.run(soak(seconds=4, rate=50, times=TIMES))
     assert report.strays == {}
     assert report.left == []
     assert report.ok
     assert report.submitted > 100
-    assert len(report.fates) == 10  # every kind of job came
+    assert len(report.fates) == 10  # every kind of job was submitted
 
 
 def test_a_key_that_is_left_behind_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,1 @@
-"""The Grafana dashboards: their queries, and pictures of them."""
+"""The Grafana dashboards of the chart: their queries, and pictures of them."""

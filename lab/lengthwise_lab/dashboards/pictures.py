@@ -1,8 +1,8 @@
-"""The Grafana dashboards of the chart, drawn without Grafana.
+"""Draw the Grafana dashboards of the chart without Grafana.
 
 `python -m lengthwise_lab.dashboards.pictures --prometheus URL --dashboard FILE --out PNG` makes the
-pictures of docs/guides/monitoring.md. The queries, units and legends are the dashboard's own; the
-drawing is ours, so a picture shows what Grafana would plot, not how Grafana looks.
+pictures of docs/guides/monitoring.md. The queries, units and legends come from the dashboard, so a
+picture shows the data that Grafana would plot; it does not look like Grafana.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lengthwise_lab.dashboards.queries import RATE_INTERVAL, Panel, Prometheus, 
 _PALETTE = ("#1f6feb", "#d1242f", "#2da44e", "#c9a227", "#8250df", "#bf3989", "#1b7c83", "#8a8f98")
 
 
-#: Grafana's names of colours, as far as the dashboards use them.
+#: The names of colours that the dashboards use.
 _NAMED = {
     "green": "#2da44e",
     "yellow": "#c9a227",
@@ -34,7 +34,7 @@ _NAMED = {
 
 
 def _amount(value: float, unit: str) -> str:
-    """A number with its unit, as short as Grafana would."""
+    """Format a number with its unit, as short as Grafana does."""
     if unit == "percentunit":
         return f"{100 * value:.0f} %"
     if unit == "s":
@@ -123,7 +123,7 @@ def draw(
     rate_interval: str,
     path: Path,
 ) -> None:
-    """Write a PNG of every panel over a stretch of time, seconds since the epoch."""
+    """Write a PNG of all panels for a time range, seconds since the epoch."""
     rows: list[list[Panel]] = []
     for panel in panels:
         width = 5 if panel.kind == "stat" else 4 if panel.row.startswith("Engines") else 3

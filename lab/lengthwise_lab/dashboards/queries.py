@@ -1,6 +1,6 @@
-"""The Grafana dashboards of the chart, read, and asked of a Prometheus.
+"""Read the Grafana dashboards of the chart, and send their queries to a Prometheus.
 
-Called by dashboard_pictures.py, and by the tests that ask a real Prometheus every query.
+Called by pictures.py, and by the tests that send every query to a real Prometheus.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 
 import httpx
 
-#: What Grafana would put in for `$__rate_interval`, at the 15 s interval of the chart's monitors.
+#: Grafana's value of `$__rate_interval` at the 15 s interval of the chart's monitors.
 RATE_INTERVAL = "1m"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One query of a panel; `legend` has Grafana's `{{label}}`."""
+    """One query of a panel. `legend` may contain Grafana's `{{label}}`."""
 
     expr: str
     legend: str
@@ -27,15 +27,15 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One panel; `kind` is Grafana's (`timeseries`, `stat`)."""
+    """One panel. `kind` is Grafana's (`timeseries`, `stat`)."""
 
     title: str
     kind: str
     unit: str
     targets: list[Target]
-    right: list[tuple[str, str]]  #: (pattern of legends, unit) of what is on the right axis.
-    dashed: list[str]  #: Patterns of the legends that are drawn dashed.
-    colors: dict[str, str]  #: Legend -> its fixed colour, by Grafana's name.
+    right: list[tuple[str, str]]  #: (pattern of legends, unit) of the series on the right axis.
+    dashed: list[str]  #: Patterns of the legends of dashed series.
+    colors: dict[str, str]  #: Legend -> Grafana's name of its fixed colour.
     stacked: bool
     top: float | None
     row: str
@@ -43,21 +43,21 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """What a query gave: `times`, seconds since the epoch, and as many `values`."""
+    """A series of a result: `times`, seconds since the epoch, and as many `values`."""
 
     labels: dict[str, str]
     times: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
 
     def name(self, legend: str) -> str:
-        """The legend with the labels put in."""
+        """Return the legend with the labels inserted."""
         if legend == "__auto":
             return ", ".join(f"{k}={v}" for k, v in self.labels.items() if k != "__name__")
         return re.sub(r"{{\s*(\w+)\s*}}", lambda m: self.labels.get(m[1], ""), legend).strip()
 
 
 def read(path: Path) -> tuple[str, list[Panel]]:
-    """The title of a dashboard, and its panels in their order."""
+    """Read a dashboard. Return its title and its panels in their order."""
     dashboard = json.loads(path.read_text(encoding="utf-8"))
     panels, row = [], ""
     for raw in dashboard["panels"]:
@@ -69,13 +69,13 @@ def read(path: Path) -> tuple[str, list[Panel]]:
         right, dashed, colors = [], [], {}
         for override in raw["fieldConfig"]["overrides"]:
             pattern = override["matcher"]["options"]
-            said = {p["id"]: p["value"] for p in override["properties"]}
-            if said.get("custom.axisPlacement") == "right":
-                right.append((pattern, said.get("unit", defaults["unit"])))
-            if "custom.lineStyle" in said:
+            properties = {p["id"]: p["value"] for p in override["properties"]}
+            if properties.get("custom.axisPlacement") == "right":
+                right.append((pattern, properties.get("unit", defaults["unit"])))
+            if "custom.lineStyle" in properties:
                 dashed.append(pattern)
-            if "color" in said:
-                colors[pattern] = said["color"]["fixedColor"]
+            if "color" in properties:
+                colors[pattern] = properties["color"]["fixedColor"]
         panels.append(
             Panel(
                 title=raw["title"],
@@ -96,16 +96,16 @@ def read(path: Path) -> tuple[str, list[Panel]]:
 def expand(
     expr: str, *, span_s: float, service: str = ".+", rate_interval: str = RATE_INTERVAL
 ) -> str:
-    """A query with Grafana's variables put in: `service` is a pattern of names."""
+    """Insert Grafana's variables into a query. `service`: a pattern of names."""
     filled = expr.replace("$__rate_interval", rate_interval).replace("$service", service)
     return filled.replace("$__range", f"{max(1, round(span_s))}s")
 
 
 class Prometheus:
-    """The two queries of a Prometheus's HTTP API."""
+    """A client of the two query endpoints of a Prometheus."""
 
     def __init__(self, url: str) -> None:
-        """`url` is its root."""
+        """Create a client. `url`: the root."""
         self._http = httpx.Client(base_url=url, timeout=30)
 
     def close(self) -> None:
@@ -113,34 +113,34 @@ class Prometheus:
         self._http.close()
 
     def now(self, expr: str) -> list[Series]:
-        """What `expr` gives now.
+        """Return the value of `expr` now.
 
         Raises:
-            ValueError: Prometheus refuses the query; the message is its own.
+            ValueError: Prometheus refuses the query; the message is that of Prometheus.
         """
         return [
             Series(labels=r["metric"], times=[float(r["value"][0])], values=[float(r["value"][1])])
-            for r in self._ask("query", {"query": expr})
+            for r in self._query("query", {"query": expr})
         ]
 
     def over(self, expr: str, *, start_s: float, end_s: float, step_s: float) -> list[Series]:
-        """What `expr` gave between two moments, seconds since the epoch.
+        """Return the values of `expr` between two times, seconds since the epoch.
 
         Raises:
-            ValueError: Prometheus refuses the query; the message is its own.
+            ValueError: Prometheus refuses the query; the message is that of Prometheus.
         """
-        asked = {"query": expr, "start": start_s, "end": end_s, "step": step_s}
+        parameters = {"query": expr, "start": start_s, "end": end_s, "step": step_s}
         return [
             Series(
                 labels=r["metric"],
                 times=[float(t) for t, _ in r["values"]],
                 values=[float(v) for _, v in r["values"]],
             )
-            for r in self._ask("query_range", asked)
+            for r in self._query("query_range", parameters)
         ]
 
-    def _ask(self, what: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
-        answer = self._http.post(f"/api/v1/{what}", data=asked).json()
+    def _query(self, endpoint: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+        answer = self._http.post(f"/api/v1/{endpoint}", data=parameters).json()
         if answer["status"] != "success":
-            raise ValueError(f"{answer.get('error')} in {asked['query']}")
+            raise ValueError(f"{answer.get('error')} in {parameters['query']}")
         return list(answer["data"]["result"])

@@ -1,1 +1,1 @@
-"""What the queue does when its predictor turns bad: streams, a run, a report, a chart."""
+"""How the queue reacts when its predictor becomes bad: streams, a run, a report, a chart."""

@@ -1,4 +1,7 @@
-"""Every stream as a row: what requests waited, and what the watch saw. Needs matplotlib."""
+"""Draw each stream: completion times, and the measured quality of the predictor.
+
+Needs matplotlib. Called by `lengthwise bench drift`.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,11 @@ _COLORS = {"fcfs": "#8a8f98", "ours": "#1f6feb", "unwatched": "#d1495b"}
 _LABELS = {
     "fcfs": "first come, first served",
     "ours": "Lengthwise",
-    "unwatched": "short first, unwatched and uncalibrated",
+    "unwatched": "short first, without fallback and calibration",
 }
 
-#: Requests that one point of a curve is the mean of, as a share of all.
-_SMOOTH = 25
+#: Number of points of a curve; each is the mean of as many requests.
+_POINTS = 25
 
 
 def draw(
@@ -35,22 +38,22 @@ def draw(
     """Write a PNG.
 
     Args:
-        reports: One of each stream.
-        requests: Of each stream.
-        runs: Of each stream, by way.
+        reports: The report of each stream.
+        requests: The requests of each stream.
+        runs: The outcomes of each stream, by variant.
         limit: `min_rank_accuracy`.
-        path: Of the PNG; its folder is there.
+        path: The PNG. Its folder must exist.
     """
     rows = len(reports)
     figure = Figure(figsize=(13, 2.9 * rows + 0.8), layout="constrained")
     axes = figure.subplots(rows, 2, squeeze=False)
-    for row, (report, asked, run) in enumerate(zip(reports, requests, runs, strict=True)):
-        _completions(axes[row][0], report, asked, run, legend=row == 0)
-        _watch(axes[row][1], report, asked, run["ours"], limit, legend=row == 0)
+    for row, (report, stream_requests, run) in enumerate(zip(reports, requests, runs, strict=True)):
+        _completions(axes[row][0], report, stream_requests, run, legend=row == 0)
+        _quality(axes[row][1], report, stream_requests, run["ours"], limit, legend=row == 0)
     axes[rows - 1][0].set_xlabel("request, by arrival")
     axes[rows - 1][1].set_xlabel("requests answered")
     figure.suptitle(
-        "A predictor that turns bad: shaded where the queue serves first come, first served",
+        "A predictor that becomes bad: shaded while the queue serves first come, first served",
         fontsize=13,
         fontweight="bold",
         x=0.01,
@@ -67,16 +70,16 @@ def _completions(
     *,
     legend: bool,
 ) -> None:
-    step = max(1, len(requests) // _SMOOTH)
-    for way in ("unwatched", "fcfs", "ours"):
-        done = runs[way].completion_s
+    step = max(1, len(requests) // _POINTS)
+    for variant in ("unwatched", "fcfs", "ours"):
+        done = runs[variant].completion_s
         parts = [done[i : i + step] for i in range(0, len(done) - step + 1, step)]
         axes.plot(
             [i * step + step / 2 for i in range(len(parts))],
             [sum(part) / len(part) for part in parts],
-            color=_COLORS[way],
-            linewidth=2.2 if way == "ours" else 1.5,
-            label=_LABELS[way],
+            color=_COLORS[variant],
+            linewidth=2.2 if variant == "ours" else 1.5,
+            label=_LABELS[variant],
         )
     _shade(axes, runs["ours"], report)
     axes.set_ylabel("mean completion, s")
@@ -86,7 +89,7 @@ def _completions(
         axes.legend(loc="upper left", fontsize=8.5)
 
 
-def _watch(
+def _quality(
     axes: Axes,
     report: StreamReport,
     requests: Sequence[StreamRequest],
@@ -100,12 +103,14 @@ def _watch(
         ("coverage", "#2da44e", "-"),
         ("raw_coverage", "#2da44e", ":"),
     ):
-        # None is a gap in the line.
-        seen = [getattr(look, name) for look in ours.looks]
+        # None is a gap in the curve.
+        seen = [getattr(observation, name) for observation in ours.observations]
         values = [math.nan if value is None else value for value in seen]
-        at = [look.answered for look in ours.looks]
-        axes.plot(at, values, style, color=color, label=_WATCH[name])
-    axes.axhline(limit, color="#d1495b", linewidth=1, linestyle="--", label="limit of the rank")
+        at = [observation.answered for observation in ours.observations]
+        axes.plot(at, values, style, color=color, label=_QUALITY_LABELS[name])
+    axes.axhline(
+        limit, color="#d1495b", linewidth=1, linestyle="--", label="limit of the rank accuracy"
+    )
     _shade(axes, ours, report, by="answered")
     axes.set_ylim(0, 1.02)
     axes.set_xlim(0, len(requests))
@@ -113,25 +118,25 @@ def _watch(
         axes.legend(loc="lower right", fontsize=8.5, ncols=2)
 
 
-_WATCH = {
+_QUALITY_LABELS = {
     "rank_accuracy": "rank accuracy, last 256",
     "coverage": "within p10 to p90, calibrated",
-    "raw_coverage": "the same as predicted",
+    "raw_coverage": "the same, uncalibrated",
 }
 
 
 def _shade(axes: Axes, ours: Outcomes, report: StreamReport, *, by: str = "accepted") -> None:
-    """Where `sjf` was suspended; and a line where a phase begins."""
-    begun: int | None = None
-    for look in ours.looks:
-        at: int = getattr(look, by)
-        if look.fallback and begun is None:
-            begun = at
-        if not look.fallback and begun is not None:
-            axes.axvspan(begun, at, color="#f0c36d", alpha=0.35, linewidth=0)
-            begun = None
-    if begun is not None:
-        axes.axvspan(begun, report.requests, color="#f0c36d", alpha=0.35, linewidth=0)
+    """Shade the time of the fallback, and draw a line where a phase begins."""
+    start: int | None = None
+    for observation in ours.observations:
+        at: int = getattr(observation, by)
+        if observation.fallback and start is None:
+            start = at
+        if not observation.fallback and start is not None:
+            axes.axvspan(start, at, color="#f0c36d", alpha=0.35, linewidth=0)
+            start = None
+    if start is not None:
+        axes.axvspan(start, report.requests, color="#f0c36d", alpha=0.35, linewidth=0)
     for phase in report.phases[1:]:
         axes.axvline(phase.first, color="#444444", linewidth=1, linestyle=(0, (2, 2)))
     axes.spines[["top", "right"]].set_visible(False)

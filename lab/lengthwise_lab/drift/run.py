@@ -1,7 +1,7 @@
-"""One stream through the real queue: its store and scripts on a real Valkey, its prices, its watch.
+"""Run one stream through the real queue: the store on a real Valkey, the pricing, the fallback.
 
-Only time is made up: the store's clock is set from event to event, so an hour of traffic takes
-seconds and a busy machine changes nothing. Called by `lengthwise bench drift`.
+Only the time is simulated: the store's clock is set from event to event, so that an hour of traffic
+takes seconds and the load of the machine changes nothing. Called by `lengthwise bench drift`.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from lengthwise_store.jobs import Accepted, Claim, NewJob, Outcome, OutcomeKind
 from lengthwise_store.settings import StoreSettings
 from lengthwise_store.store import JobStore
 
-#: Where the made-up clock begins, ms since the epoch. Real ones would do as well.
+#: The start of the simulated clock, ms since the epoch. Any time would do.
 _EPOCH_MS = 1_700_000_000_000.0
 
-#: Nothing may run out by the made-up clock; what is in Redis goes with its server.
+#: Nothing may expire on the simulated clock. The data is deleted with the server.
 _TIMES = StoreSettings(lease_ms=10**9, worker_ttl_ms=10**9)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """What the watch saw, and what it left behind."""
+    """The measured quality of the predictor after a check of the fallback, and its decision."""
 
     at_s: float
     accepted: int
@@ -48,10 +48,10 @@ class Observation:
 
 @dataclass(kw_only=True)
 class Outcomes:
-    """A stream, served one way."""
+    """The outcomes of a stream under one variant."""
 
-    completion_s: list[float]  #: By request: from its arrival to its end.
-    looks: list[Observation] = field(default_factory=list)
+    completion_s: list[float]  #: Seconds from arrival to end, by request.
+    observations: list[Observation] = field(default_factory=list)
 
 
 async def serve(
@@ -66,12 +66,12 @@ async def serve(
     """Serve a stream.
 
     Args:
-        redis_url: A server of our own; `queue` must not be on it.
+        redis_url: A server of its own; `queue` must not exist on it.
         requests: By time of arrival.
-        settings: Of the queue: its policy, and whether its predictor is watched.
-        queue: What to call it.
+        settings: Of the queue: its policy, and whether it may fall back to fcfs.
+        queue: Its name.
         slots: Answers at once.
-        ms_per_token: What a token takes, whoever else is served.
+        ms_per_token: Time of one token, ms; it does not depend on the other answers.
     """
     store = JobStore(redis_url, _TIMES, now_ms=_EPOCH_MS)
     try:
@@ -79,7 +79,7 @@ async def serve(
         view = WorkerView(id="w", slots=slots, running=0, engine="drift", seen_ms=0)
         await store.beat(queue, worker=view, leases=[])
         run = _Run(store, requests, settings, queue=queue, slots=slots, ms_per_token=ms_per_token)
-        return await run.through()
+        return await run.run()
     finally:
         await store.aclose()
 
@@ -95,10 +95,10 @@ class _Run:
         slots: int,
         ms_per_token: float,
     ) -> None:
-        self._watched = settings.policy == "sjf" and settings.min_rank_accuracy is not None
+        self._has_fallback = settings.policy == "sjf" and settings.min_rank_accuracy is not None
         self._store, self._requests, self._queue = store, requests, queue
-        self._book = QueueCache(store)
-        self._watch = fallback_controller.FallbackController(store, self._book)
+        self._cache = QueueCache(store)
+        self._fallback = fallback_controller.FallbackController(store, self._cache)
         self._free, self._ms_per_token = slots, ms_per_token
         self._running: list[tuple[float, int, Claim]] = []
         self._order = itertools.count()
@@ -107,30 +107,32 @@ class _Run:
         self._snapshot_s = 0.0
         self._out = Outcomes(completion_s=[0.0] * len(requests))
 
-    async def through(self) -> Outcomes:
-        """From the first arrival to the last end, event by event."""
-        look_s, next_in = fallback_controller.EVERY_S if self._watched else float("inf"), 0
-        while next_in < len(self._requests) or self._running:
+    async def run(self) -> Outcomes:
+        """Process all events, from the first arrival to the last end."""
+        check_s, next_index = fallback_controller.EVERY_S if self._has_fallback else float("inf"), 0
+        while next_index < len(self._requests) or self._running:
             arrival_s = (
-                self._requests[next_in].at_s if next_in < len(self._requests) else float("inf")
+                self._requests[next_index].at_s
+                if next_index < len(self._requests)
+                else float("inf")
             )
             end_s = self._running[0][0] if self._running else float("inf")
-            now_s = min(arrival_s, end_s, look_s)
+            now_s = min(arrival_s, end_s, check_s)
             self._store.now_ms = _EPOCH_MS + 1000 * now_s
-            if now_s == look_s:
-                await self._look(look_s, next_in)
-                look_s += fallback_controller.EVERY_S
+            if now_s == check_s:
+                await self._check(check_s, next_index)
+                check_s += fallback_controller.EVERY_S
             elif now_s == end_s:
                 await self._end(now_s)
             else:
-                await self._submit(next_in, now_s)
-                next_in += 1
+                await self._submit(next_index, now_s)
+                next_index += 1
         return self._out
 
     async def _submit(self, index: int, now_s: float) -> None:
         request = self._requests[index]
         snapshot = await self._current_snapshot(now_s)
-        said = Prediction(
+        prediction = Prediction(
             model_version="drift",
             p10_tokens=request.p10_tokens,
             p50_tokens=request.p50_tokens,
@@ -141,7 +143,7 @@ class _Run:
         cost = pricing.price(
             snapshot.settings,
             snapshot.stats,
-            prediction=said,
+            prediction=prediction,
             job_class="interactive",
             max_tokens=None,
             answers=1,
@@ -162,7 +164,7 @@ class _Run:
             offset_ms=cost.offset_ms,
             predicted_tokens=cost.tokens,
             predicted_ms=cost.ms,
-            prediction=said,
+            prediction=prediction,
             basis=cost.basis,
             max_attempts=1,
             delay_ms=0,
@@ -170,19 +172,21 @@ class _Run:
             max_depth=10**7,
         )
         if not isinstance(await self._store.submit(self._queue, job), Accepted):
-            raise LabError(f"the queue did not take request {index}; is its server ours alone?")
+            raise LabError(
+                f"the queue refused request {index}; does another program use its server?"
+            )
         if self._free:
-            self._begin(
+            self._start(
                 await self._store.claim(self._queue, worker_id="w", count=self._free), now_s
             )
 
     async def _current_snapshot(self, now_s: float) -> QueueSnapshot:
-        """The queue's figures, as old as the service lets them be."""
+        """Return the snapshot of the queue, at most as old as in the service."""
         if self._snapshot is None or now_s - self._snapshot_s >= MAX_AGE_S:
-            self._snapshot, self._snapshot_s = await self._book.read(self._queue), now_s
+            self._snapshot, self._snapshot_s = await self._cache.read(self._queue), now_s
         return self._snapshot
 
-    def _begin(self, claims: Sequence[Claim], now_s: float) -> None:
+    def _start(self, claims: Sequence[Claim], now_s: float) -> None:
         for claim in claims:
             service_s = self._service_ms(claim) / 1000
             heapq.heappush(self._running, (now_s + service_s, next(self._order), claim))
@@ -205,14 +209,14 @@ class _Run:
         self._out.completion_s[index] = now_s - self._requests[index].at_s
         self._answered += 1
         self._free += 1
-        self._begin(done.next_claims, now_s)
+        self._start(done.next_claims, now_s)
 
-    async def _look(self, now_s: float, accepted: int) -> None:
-        await self._watch.check()
-        snapshot = self._snapshot = await self._book.read(self._queue)
+    async def _check(self, now_s: float, accepted: int) -> None:
+        await self._fallback.check()
+        snapshot = self._snapshot = await self._cache.read(self._queue)
         self._snapshot_s = now_s
         answers = snapshot.stats.answers
-        self._out.looks.append(
+        self._out.observations.append(
             Observation(
                 at_s=now_s,
                 accepted=accepted,

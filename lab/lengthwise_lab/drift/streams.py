@@ -1,7 +1,7 @@
-"""Streams of requests whose predictor is good, turns bad, and recovers. Pure.
+"""Streams of requests whose predictor is good, becomes bad, and recovers. Pure.
 
-Called by run.py. Lengths are log-normal; the predictor sees them through noise and says its honest
-p10, p50 and p90 of what it sees, so that `rank` is all that changes from phase to phase.
+Called by `lengthwise bench drift`. Lengths are log-normal. The predictor sees a noisy length and
+returns the right p10, p50 and p90 for it, so that only `rank` changes from phase to phase.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import math
 import random
 from dataclasses import dataclass
 
-#: Median length, tokens, and the spread of log lengths: about CASTILLO's, all models together.
+#: Median length, tokens, and standard deviation of log lengths: about those of all models in
+#: CASTILLO.
 _MEDIAN_TOKENS, _SPREAD = 250.0, 0.8
 
 #: The standard normal's 90th percentile.
@@ -22,21 +23,21 @@ GOOD = math.sin(math.pi / 4)
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A part of a stream, with a predictor of one kind."""
+    """A part of a stream with a predictor of one quality."""
 
-    share: float  #: Of the stream's requests.
+    share: float  #: Share of the stream's requests.
     rank: float  #: Correlation of prediction and log length: `GOOD`, 0 random, -`GOOD` reversed.
-    scale: float = 1.0  #: The predictor's tokens for each real one.
+    scale: float = 1.0  #: Predicted tokens for each actual token.
 
     @property
     def is_good(self) -> bool:
-        """Whether its order is worth following."""
+        """Whether the order of the predictions is useful."""
         return self.rank > 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamRequest:
-    """One request: when it comes, what is predicted, how long it is."""
+    """One request: its arrival, its prediction, its length."""
 
     at_s: float
     phase: int
@@ -48,7 +49,7 @@ class StreamRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """A kind of stream; `why` is what its name stands for."""
+    """A kind of stream. `why` describes it."""
 
     name: str
     why: str
@@ -61,7 +62,7 @@ STREAMS: dict[str, Stream] = {
     for s in (
         Stream(
             name="shift",
-            why="good, then traffic of another kind that it knows nothing of, then good again",
+            why="good, then traffic that the predictor was not trained on, then good again",
             phases=(
                 Phase(share=0.35, rank=GOOD),
                 Phase(share=0.35, rank=-0.3, scale=0.5),
@@ -70,23 +71,23 @@ STREAMS: dict[str, Stream] = {
         ),
         Stream(
             name="random",
-            why="random from the start, then a good one takes over",
+            why="random at the start, then a good predictor",
             phases=(Phase(share=0.65, rank=0.0), Phase(share=0.35, rank=GOOD)),
         ),
         Stream(
             name="reversed",
-            why="the longest is predicted shortest, then a good one takes over",
+            why="reversed at the start, then a good predictor",
             phases=(Phase(share=0.65, rank=-GOOD), Phase(share=0.35, rank=GOOD)),
         ),
         Stream(
             name="scaled",
-            why="right order all along, three times too long from the middle on",
+            why="right order throughout, three times too long from the middle on",
             phases=(Phase(share=0.5, rank=GOOD), Phase(share=0.5, rank=GOOD, scale=3.0)),
         ),
-        Stream(name="steady", why="good all along", phases=(Phase(share=1.0, rank=GOOD),)),
+        Stream(name="steady", why="good throughout", phases=(Phase(share=1.0, rank=GOOD),)),
         Stream(
             name="burst",
-            why="good all along, and all at once: the last answers are all alike",
+            why="good throughout, all at once: the last answers have similar lengths",
             phases=(Phase(share=1.0, rank=GOOD),),
             burst=True,
         ),
@@ -95,18 +96,18 @@ STREAMS: dict[str, Stream] = {
 
 
 def mean_tokens() -> float:
-    """The mean length of an answer, tokens."""
+    """Return the mean length of an answer, tokens."""
     return _MEDIAN_TOKENS * math.exp(_SPREAD**2 / 2)
 
 
 def draw(stream: Stream, count: int, *, rate_per_s: float, seed: int) -> list[StreamRequest]:
-    """The requests of a stream, by time of arrival.
+    """Draw the requests of a stream, by time of arrival.
 
     Args:
-        stream: Of which kind.
-        count: How many.
-        rate_per_s: Poisson arrivals each second.
-        seed: Of everything.
+        stream: The kind of stream.
+        count: Number of requests.
+        rate_per_s: Poisson arrivals a second.
+        seed: Seed of all random numbers.
     """
     rng = random.Random(seed)  # noqa: S311 - a reproducible stream, no secret
     ends = [sum(p.share for p in stream.phases[: i + 1]) for i in range(len(stream.phases))]
@@ -119,7 +120,7 @@ def draw(stream: Stream, count: int, *, rate_per_s: float, seed: int) -> list[St
         phase = stream.phases[number]
         real, noise = rng.gauss(0, 1), rng.gauss(0, 1)
         seen = phase.rank * real + math.sqrt(1 - phase.rank**2) * noise
-        # What a good predictor would say: the less it sees, the nearer to the median.
+        # A good predictor: the more noise, the nearer its prediction is to the median.
         centre = _MEDIAN_TOKENS * math.exp(_SPREAD * GOOD * seen) * phase.scale
         half = math.exp(_Z90 * _SPREAD * math.sqrt(1 - GOOD**2))
         requests.append(

@@ -1,5 +1,5 @@
-"""This queue beside other task queues for Python, on one server, in one run.
+"""Compare this queue with other task queues for Python, on one server, in one run.
 
-`lengthwise bench queue` calls rounds.py. Each library is one module in `libraries`; it runs in
-processes of its own (child.py), never in the one that measures.
+`lengthwise bench queue` calls rounds.py. Each library is one module in `libraries`. It runs in
+processes of its own (benchmark_process.py), never in the process that measures.
 """

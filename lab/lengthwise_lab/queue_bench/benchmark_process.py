@@ -1,7 +1,7 @@
 """`python -m lengthwise_lab.queue_bench.benchmark_process`: one process of a measurement.
 
-It hands jobs in (`produce`), works them off (`work`), or measures the server itself (`yardstick`).
-Started by children.py; speaks in lines of JSON on standard output, logs go to standard error.
+It submits jobs (`produce`), runs them (`work`), or measures the server itself (`yardstick`). Started
+by process_handle.py. It writes lines of JSON to standard output; logs go to standard error.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from lengthwise_lab.queue_bench.library import load
 from lengthwise_lab.queue_bench.probe import Probe
 from lengthwise_lab.queue_bench.producer import LoadPlan
 
-#: Commands of one pipeline of the yardstick.
+#: Commands in one pipeline of the yardstick.
 _PIPELINE = 200
 
 
 def main() -> None:
-    """Do what the arguments say."""
+    """Parse the command line and run the role."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=["produce", "work", "yardstick"])
     parser.add_argument("--plan", type=json.loads, required=True)
     args = parser.parse_args()
     plan: dict[str, Any] = args.plan
-    # Some libraries print: only this module may speak to the measuring process.
+    # Some libraries print, and only this module may write to the measuring process.
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     if cpus := plan.get("cpus"):
@@ -52,16 +52,16 @@ def main() -> None:
 
 
 async def _yardstick(url: str, count: int) -> float:
-    """Pipelined ZADD a second, through redis-py, into an empty sorted set."""
+    """Measure pipelined ZADD a second, through redis-py, into an empty sorted set."""
     async with redis.Redis.from_url(url, protocol=2) as client:
         await client.ping()
-        began_s = time.monotonic()
+        start_s = time.monotonic()
         for first in range(0, count, _PIPELINE):
             pipe = client.pipeline(transaction=False)
             for number in range(first, min(first + _PIPELINE, count)):
                 pipe.zadd("yardstick", {f"job-{number:012d}": number})
             await pipe.execute()
-        return count / (time.monotonic() - began_s)
+        return count / (time.monotonic() - start_s)
 
 
 if __name__ == "__main__":

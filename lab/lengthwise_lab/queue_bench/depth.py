@@ -1,4 +1,4 @@
-"""What our claim costs behind a line of a thousand, and of a million."""
+"""Measure our claim with a thousand, and with a million, waiting jobs."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from lengthwise_lab.queue_bench.libraries.lengthwise_library import QUEUE, new_j
 from lengthwise_lab.queue_bench.server import Server
 from lengthwise_store.store import JobStore
 
-#: Calls that are under way while the line is filled, and claims that are timed, one by one.
-_FILLING, CLAIMS = 200, 1000
+#: Concurrent submits while the queue is filled, and claims that are timed, one after the other.
+_SUBMITTERS, CLAIMS = 200, 1000
 
 
 def measure_depths(
     server: Server, depths: Sequence[int], on_job: Callable[[int], None]
 ) -> list[dict[str, Any]]:
-    """Fill one line up to each depth in turn, and time claims there, one job each.
+    """Fill one queue to each depth, and time claims of one job each.
 
-    Jobs come with lengths of their own, so they enter the line anywhere and not just at its end.
+    The jobs have different lengths, so that they enter the queue anywhere and not only at its end.
 
     Args:
-        server: Emptied before and after.
-        depths: Jobs waiting; measured from the smallest on.
-        on_job: Told how many jobs the line holds, for a progress bar.
+        server: It is emptied before and after.
+        depths: Numbers of waiting jobs; measured in ascending order.
+        on_job: Called with the number of jobs in the queue, for a progress bar.
     """
     server.empty()
     try:
@@ -47,9 +47,9 @@ async def _measure(
             before, claim_ms = server.usage(), []
             timed = min(CLAIMS, depth)
             for _ in range(timed):
-                began_s = time.perf_counter()
+                start_s = time.perf_counter()
                 [claim] = await store.claim(QUEUE, worker_id="bench", count=1)
-                claim_ms.append((time.perf_counter() - began_s) * 1000)
+                claim_ms.append((time.perf_counter() - start_s) * 1000)
                 del claim
             redis_us, _, _ = server.usage().per_job(before, timed)
             filled = depth - timed
@@ -71,13 +71,13 @@ async def _measure(
 async def _fill(store: JobStore, first: int, depth: int, on_job: Callable[[int], None]) -> None:
     numbers = iter(range(first, depth))
 
-    async def one_after_the_other() -> None:
+    async def submitter() -> None:
         for number in numbers:
-            # 7919 is prime to 60,000: slacks all over a minute, the same in every run.
+            # 7919 is prime to 60,000: the slacks spread over a minute, the same in every run.
             slack_ms = float(number * 7919 % 60_000)
             await store.submit(QUEUE, new_job(0.0, "", slack_ms=slack_ms))
             if number % 1000 == 0:
                 on_job(number)
 
-    await asyncio.gather(*(one_after_the_other() for _ in range(_FILLING)))
+    await asyncio.gather(*(submitter() for _ in range(_SUBMITTERS)))
     on_job(depth)

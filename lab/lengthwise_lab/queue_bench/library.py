@@ -1,4 +1,4 @@
-"""What a library has to offer to be measured, and which libraries there are."""
+"""The interface of a measured library, and the list of libraries."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lengthwise_lab.errors import BadChoice
 from lengthwise_lab.queue_bench.probe import Probe
 from lengthwise_lab.queue_bench.producer import LoadPlan, Produced
 
-#: What installs all the others.
+#: The command that installs all other libraries.
 INSTALL = "pip install 'lengthwise[bench]'"
 
-#: Name -> the distribution that has it; ours first.
+#: Name -> its distribution; ours first.
 LIBRARIES = {
     "lengthwise": "lengthwise",
     "arq": "arq",
@@ -30,18 +30,18 @@ LIBRARIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Semantics:
-    """What a library promises as it is set up here, in a few words each, and how it is set up."""
+    """What a library guarantees with its settings here, and the settings, in a few words each."""
 
     settings: str
-    acknowledged: str  #: When a job leaves the server for good.
-    after_a_kill: str  #: What becomes of the jobs of a worker that was killed, and when.
+    acknowledged: str  #: When a job is removed from the server.
+    after_a_kill: str  #: What happens to the jobs of a killed worker, and when.
     retries: str
     deduplication: str
     result: str
     order: str
 
     def as_json(self) -> dict[str, str]:
-        """By field."""
+        """Return the texts by field."""
         return asdict(self)
 
 
@@ -49,14 +49,14 @@ class Library(Protocol):
     """A module in `libraries`."""
 
     SEMANTICS: Semantics
-    #: Hand jobs in as the plan says.
+    #: Submit the jobs of a plan.
     produce: Callable[[str, LoadPlan], Produced]
-    #: Be one worker process that does nothing with each job but tell the probe; until SIGTERM.
+    #: Run one worker process, whose job only reports to the probe, until SIGTERM.
     work: Callable[[str, Probe], None]
 
 
 def load(name: str) -> Library:
-    """The module of a library, which imports the library.
+    """Import the module of a library, which imports the library.
 
     Raises:
         BadChoice: There is no such library.
@@ -68,9 +68,9 @@ def load(name: str) -> Library:
 
 
 def installed_version(name: str) -> str | None:
-    """Its version; None: it is not installed."""
+    """Return the version of a library; None: it is not installed."""
     try:
         return version(LIBRARIES[name])
     except PackageNotFoundError:
-        # Ours runs from a source tree as well.
+        # Ours may run from a source tree.
         return "source tree" if name == "lengthwise" else None

@@ -1,4 +1,4 @@
-"""The processes of a measurement, seen from the one that measures."""
+"""Start the processes of a measurement and read their events."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from typing import Any
 
 from lengthwise_lab.errors import BenchProcessError
 
-#: How long a worker may take to end when it is told to, s.
+#: How long a process may take to end after SIGTERM, s.
 _END_S = 5.0
 
 
-class Child:
-    """A running child.py; `wait_for` reads what it says."""
+class BenchmarkProcess:
+    """A running benchmark_process.py. `wait_for` reads its events."""
 
     def __init__(self, role: str, plan: dict[str, Any]) -> None:
-        """Starts it."""
-        self._what = f"{plan.get('library', '')} {role}".strip()
-        # A file, because a pipe that nobody reads would stop a library that logs.
+        """Start the process."""
+        self._name = f"{plan.get('library', '')} {role}".strip()
+        # A file, because a full pipe would block a library that logs.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `end`
-        self._process = subprocess.Popen(  # noqa: S603 - our own module
+        self._process = subprocess.Popen(  # noqa: S603 - a module of this distribution
             [
                 sys.executable,
                 "-m",
@@ -42,29 +42,29 @@ class Child:
         self._buffer = b""
 
     def wait_for(self, event: str, timeout_s: float) -> dict[str, Any]:
-        """The line of JSON with this `event`.
+        """Wait for an event, and return it.
 
         Raises:
-            BenchProcessError: It did not come within `timeout_s`; the message has the end of the log.
+            BenchProcessError: The event did not come within `timeout_s`; the message has the end of the log.
         """
         pipe = self._process.stdout
         if pipe is None:
-            raise BenchProcessError(f"{self._what}: no pipe")
+            raise BenchProcessError(f"{self._name}: no pipe")
         ends = time.monotonic() + timeout_s
         with selectors.DefaultSelector() as selector:
             selector.register(pipe, selectors.EVENT_READ)
             while True:
                 while b"\n" in self._buffer:
                     line, self._buffer = self._buffer.split(b"\n", 1)
-                    said = json.loads(line)
-                    if said["event"] == event:
-                        return dict(said)
+                    received = json.loads(line)
+                    if received["event"] == event:
+                        return dict(received)
                 if not selector.select(max(0.0, ends - time.monotonic())):
                     why = f"no {event!r} within {timeout_s:g} s"
-                    raise BenchProcessError(f"{self._what}: {why}{self._tail()}")
+                    raise BenchProcessError(f"{self._name}: {why}{self._tail()}")
                 piece = os.read(pipe.fileno(), 65536)
                 if not piece:
-                    raise BenchProcessError(f"{self._what}: ended before {event!r}{self._tail()}")
+                    raise BenchProcessError(f"{self._name}: ended before {event!r}{self._tail()}")
                 self._buffer += piece
 
     def _tail(self) -> str:
@@ -73,7 +73,7 @@ class Child:
         return "\n" + "\n".join(lines) if lines else ""
 
     def end(self) -> None:
-        """SIGTERM, and soon afterwards SIGKILL."""
+        """Send SIGTERM, and SIGKILL if the process does not end."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -87,20 +87,20 @@ class Child:
 
 
 @contextmanager
-def child(role: str, plan: dict[str, Any]) -> Iterator[Child]:
-    """A child that has ended after the block."""
-    running = Child(role, plan)
+def benchmark_process(role: str, plan: dict[str, Any]) -> Iterator[BenchmarkProcess]:
+    """Start a process that ends after the block."""
+    running = BenchmarkProcess(role, plan)
     try:
         yield running
     finally:
         running.end()
 
 
-def answer_of(role: str, plan: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-    """Start a child that answers once, and return its answer.
+def run_process(role: str, plan: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    """Run a process and return its result.
 
     Raises:
-        BenchProcessError: It gave none.
+        BenchProcessError: It had no result in time.
     """
-    with child(role, plan) as running:
+    with benchmark_process(role, plan) as running:
         return running.wait_for("answer", timeout_s)

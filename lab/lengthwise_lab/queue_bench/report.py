@@ -1,4 +1,4 @@
-"""The result of a run: one JSON object, and the tables that show it."""
+"""The result of a run as JSON and as tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lengthwise_lab.loadtest.measures import quantile
 from lengthwise_lab.queue_bench.library import INSTALL, load
 from lengthwise_lab.queue_bench.rounds import Bench, Measured
 
-#: Per round, and reported as their medians.
+#: Measured in each round. Their medians are reported.
 _COLUMNS = (
     "enqueue_per_s",
     "process_per_s",
@@ -25,7 +25,7 @@ _COLUMNS = (
 
 
 def result_of(measured: Measured) -> dict[str, Any]:
-    """One library's row: medians, `spread` as [smallest, largest], latency, semantics."""
+    """Make one library's row: medians, `spread` as [smallest, largest], latency, semantics."""
     row: dict[str, Any] = {"library": measured.library, "version": measured.version}
     if measured.version is None:
         return row | {"installed": False, "install": INSTALL}
@@ -47,7 +47,7 @@ def result_of(measured: Measured) -> dict[str, Any]:
 def as_json(
     bench: Bench, setting: dict[str, Any], depths: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The whole result."""
+    """Return the whole result for `--json`."""
     results = [result_of(m) for m in bench.measured.values()]
     zadd = statistics.median(bench.zadd_per_s) if bench.zadd_per_s else 0.0
     return {
@@ -60,22 +60,22 @@ def as_json(
 
 
 def _ratios(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Ours against the best of the others, column by column; empty where one side is missing."""
+    """Compare ours with the best other library by column; empty if one side is missing."""
     ours = next((r for r in results if r["library"] == "lengthwise"), {})
     ratios: dict[str, Any] = {}
-    for name, best in (("process_per_s", max), ("enqueue_per_s", max), ("redis_cpu_us", min)):
+    for name, choose in (("process_per_s", max), ("enqueue_per_s", max), ("redis_cpu_us", min)):
         others = [r for r in results if r["library"] != "lengthwise" and r.get(name)]
         if others and ours.get(name):
-            rival = best(others, key=lambda r: float(r[name]))
+            best_row = choose(others, key=lambda r: float(r[name]))
             ratios[name] = {
-                "ours_to_best": round(ours[name] / rival[name], 2),
-                "best_other": rival["library"],
+                "ours_to_best": round(ours[name] / best_row[name], 2),
+                "best_other": best_row["library"],
             }
     return ratios
 
 
 def render(result: dict[str, Any]) -> list[Table | str]:
-    """The result as tables."""
+    """Make the tables."""
     setting = result["setting"]
     speed = Table(title="No-op jobs through one worker process (medians; range in brackets)")
     for column in (
@@ -99,16 +99,18 @@ def render(result: dict[str, Any]) -> list[Table | str]:
             _number(row["start_p50_ms"], 2),
             _number(row["start_p99_ms"], 2),
         )
-    promises = Table(title="What each promises, as it was set up")
+    guarantees = Table(title="What each guarantees with these settings")
     fields = ("acknowledged", "after_a_kill", "retries", "deduplication", "result", "order")
     for column in ("library", *fields, "settings"):
-        promises.add_column(column.replace("_", " "))
+        guarantees.add_column(column.replace("_", " "))
     for row in result["results"]:
         if row["installed"]:
-            promises.add_row(row["library"], *(row["semantics"][f] for f in (*fields, "settings")))
+            guarantees.add_row(
+                row["library"], *(row["semantics"][f] for f in (*fields, "settings"))
+            )
     shown: list[Table | str] = [speed]
     if result["depths"]:
-        deep = Table(title="lengthwise: one claim behind a long line")
+        deep = Table(title="lengthwise: one claim with many waiting jobs")
         for column in ("waiting", "p50 ms", "p99 ms", "max ms", "Redis CPU us", "memory MB"):
             deep.add_column(column, justify="right")
         for row in result["depths"]:
@@ -121,7 +123,7 @@ def render(result: dict[str, Any]) -> list[Table | str]:
                 f"{row['memory_bytes'] / 1e6:,.0f}",
             )
         shown.append(deep)
-    shown.append(promises)
+    shown.append(guarantees)
     shown.append(
         f"pipelined ZADD of this server: {result['yardstick_zadd_per_s']:,.0f}/s; "
         f"{setting['server']}, persistence {setting['persistence']}; "

@@ -1,7 +1,7 @@
-"""The measurement: interleaved rounds of every library, then our claim behind a long line.
+"""The measurement: interleaved rounds of every library.
 
 Called by the command line. A library that fails in a round is left out of that round, and its
-failure is in the result; nothing here decides who wins.
+failure is in the result. Nothing here rates the libraries.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ from typing import Any
 
 from lengthwise_lab.errors import BadChoice, BenchProcessError
 from lengthwise_lab.queue_bench.library import LIBRARIES, installed_version
-from lengthwise_lab.queue_bench.process_handle import Child, answer_of, child
+from lengthwise_lab.queue_bench.process_handle import (
+    BenchmarkProcess,
+    benchmark_process,
+    run_process,
+)
 from lengthwise_lab.queue_bench.server import Server
 
-#: Longest that one phase of one library may take, s.
-PATIENCE_S = 120.0
+#: Timeout of one phase of one library, s.
+TIMEOUT_S = 120.0
 
 #: Commands of the yardstick.
 _YARDSTICK = 20_000
@@ -25,10 +29,10 @@ _YARDSTICK = 20_000
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to measure.
+    """The settings of a run.
 
-    `concurrency`: jobs that a worker has at once, where it can have several.
-    `rate_per_s`, `paced`: the open loop's arrivals a second, and how many; 0 leaves it out.
+    `concurrency`: jobs that a worker runs at once, if it can run several. `rate_per_s`, `paced`: the
+    open loop's arrivals a second, and their number; 0: no open loop.
     """
 
     libraries: Sequence[str]
@@ -41,27 +45,28 @@ class Options:
 
     @property
     def warm_up(self) -> int:
-        """Jobs that go first and are not counted."""
+        """Jobs that come first and are not counted."""
         return max(50, self.jobs // 10)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cores:
-    """Which CPUs the server and the clients may use; None: any, where there is but one."""
+    """The CPUs of the server and of the clients; None: any."""
 
     server: frozenset[int] | None
     clients: frozenset[int] | None
 
     @property
     def listed(self) -> list[int] | None:
-        """Those of the clients, as JSON."""
+        """The CPUs of the clients as a list."""
         return None if self.clients is None else sorted(self.clients)
 
 
 def split_cores() -> Cores:
-    """One core for the server, another for the worker; a producer beside a worker shares the first.
+    """Choose one core for the server and another for the worker.
 
-    On a machine that cannot pin processes, or has one core, everything is left where it is.
+    A producer that runs beside a worker shares the server's core. Nothing is pinned on a machine
+    with one core, or one that cannot pin processes.
     """
     if not hasattr(os, "sched_getaffinity"):
         return Cores(server=None, clients=None)
@@ -73,7 +78,7 @@ def split_cores() -> Cores:
 
 @dataclass(kw_only=True)
 class Measured:
-    """Everything that was measured of one library, one value a round."""
+    """The measurements of one library, one value a round."""
 
     library: str
     version: str | None
@@ -85,7 +90,7 @@ class Measured:
     redis_cpu_us: list[float] = field(default_factory=list)
     commands_per_job: list[float] = field(default_factory=list)
     by_command: dict[str, list[float]] = field(default_factory=dict)
-    waits_ms: list[float] = field(default_factory=list)  #: Of all rounds' open loops.
+    waits_ms: list[float] = field(default_factory=list)  #: Of the open loops of all rounds.
     failures: list[str] = field(default_factory=list)
 
 
@@ -93,7 +98,7 @@ class Bench:
     """One run against one server."""
 
     def __init__(self, server: Server, options: Options, cores: Cores) -> None:
-        """Raises `BadChoice` for a library that there is not."""
+        """Store the arguments. Raises `BadChoice` for an unknown library."""
         unknown = [name for name in options.libraries if name not in LIBRARIES]
         if unknown:
             raise BadChoice(f"no library {', '.join(unknown)}; there are: {', '.join(LIBRARIES)}")
@@ -105,17 +110,17 @@ class Bench:
         }
 
     def run(self, on_step: Callable[[str], None]) -> None:
-        """All rounds; which library goes first changes from round to round.
+        """Run all rounds. The order of the libraries rotates from round to round.
 
         Args:
-            on_step: Told before every step what it is, for a progress bar.
+            on_step: Called with the name of each step before it starts, for a progress bar.
         """
         present = [m for m in self.measured.values() if m.version is not None]
         for number in range(self._options.rounds):
             on_step("yardstick")
             self._server.empty()
             plan = {"url": self._server.url, "jobs": _YARDSTICK, "cpus": self._cores.listed}
-            self.zadd_per_s.append(answer_of("yardstick", plan, PATIENCE_S)["zadd_per_s"])
+            self.zadd_per_s.append(run_process("yardstick", plan, TIMEOUT_S)["zadd_per_s"])
             turn = number % len(present) if present else 0
             for measured in present[turn:] + present[:turn]:
                 on_step(measured.library)
@@ -131,8 +136,8 @@ class Bench:
         common = {"url": server.url, "library": m.library}
         load = {"warm_up": o.warm_up, "jobs": o.jobs, "payload_bytes": o.payload_bytes}
         before = server.usage()
-        produced = answer_of(
-            "produce", common | {"load": load, "cpus": self._cores.listed}, PATIENCE_S
+        produced = run_process(
+            "produce", common | {"load": load, "cpus": self._cores.listed}, TIMEOUT_S
         )
         enqueue_us, _, _ = server.usage().per_job(before, o.warm_up + o.jobs)
         m.enqueue_per_s.append(o.jobs / produced["seconds"])
@@ -145,19 +150,19 @@ class Bench:
             "paced": o.paced,
             "concurrency": o.concurrency,
         }
-        with child("work", common | work | {"cpus": self._cores.listed}) as worker:
-            begun = worker.wait_for("begun", PATIENCE_S)
+        with benchmark_process("work", common | work | {"cpus": self._cores.listed}) as worker:
+            first = worker.wait_for("started", TIMEOUT_S)
             before = server.usage()
-            done = worker.wait_for("done", PATIENCE_S)
+            done = worker.wait_for("done", TIMEOUT_S)
             redis_us, commands, m.by_command = server.usage().per_job(before, o.jobs)
-            m.process_per_s.append(o.jobs / (done["at_s"] - begun["at_s"]))
-            m.worker_cpu_us.append((done["cpu_s"] - begun["cpu_s"]) / o.jobs * 1e6)
+            m.process_per_s.append(o.jobs / (done["at_s"] - first["at_s"]))
+            m.worker_cpu_us.append((done["cpu_s"] - first["cpu_s"]) / o.jobs * 1e6)
             m.redis_cpu_us.append(redis_us)
             m.commands_per_job.append(commands)
             if o.paced:
                 self._pace(common, worker, m)
 
-    def _pace(self, common: dict[str, Any], worker: Child, m: Measured) -> None:
+    def _pace(self, common: dict[str, Any], worker: BenchmarkProcess, m: Measured) -> None:
         o = self._options
         load = {
             "warm_up": 0,
@@ -166,6 +171,6 @@ class Bench:
             "rate_per_s": o.rate_per_s,
         }
         beside = None if self._cores.server is None else sorted(self._cores.server)
-        answer_of("produce", common | {"load": load, "cpus": beside}, PATIENCE_S)
-        waits = worker.wait_for("paced", PATIENCE_S)["waits_s"]
+        run_process("produce", common | {"load": load, "cpus": beside}, TIMEOUT_S)
+        waits = worker.wait_for("paced", TIMEOUT_S)["waits_s"]
         m.waits_ms += [wait * 1000 for wait in waits]

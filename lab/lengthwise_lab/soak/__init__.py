@@ -1,1 +1,1 @@
-"""Constant load of every kind, and what Redis still holds afterwards."""
+"""Constant load of every kind of job, and a check of every key that stays in Redis."""

@@ -49,7 +49,7 @@ def sequence(
         batch=batch,
         quantile=quantile,
         seed=seed,
-        on_way=lambda name: err.print(f"serving {requests} prompts: {name}"),
+        on_variant=lambda name: err.print(f"serving {requests} prompts: {name}"),
     )
     if as_json:
         settings = {"requests": requests, "batch": batch, "max_tokens": max_tokens, "seed": seed}

@@ -1,1 +1,1 @@
-"""One module a library; see library.py for what each has to offer."""
+"""One module for each library. library.py defines what a module must have."""

@@ -26,7 +26,7 @@ SEMANTICS = Semantics(
 
 
 def produce(url: str, plan: LoadPlan) -> Produced:
-    """Hand jobs in through its pool."""
+    """Submit jobs through its pool."""
 
     async def run() -> Produced:
         pool = await create_pool(RedisSettings.from_dsn(url))
@@ -39,7 +39,7 @@ def produce(url: str, plan: LoadPlan) -> Produced:
 
 
 def work(url: str, probe: Probe) -> None:
-    """Be a worker."""
+    """Run a worker."""
 
     async def noop(_ctx: dict[str, Any], sent_s: float, _payload: str) -> None:
         probe.job(sent_s)

@@ -16,7 +16,7 @@ from lengthwise_lab.queue_bench.producer import LoadPlan, Produced, produce_asyn
 SEMANTICS = Semantics(
     settings="concurrency, finished jobs removed, uvloop",
     acknowledged="after the job, by the lock's token",
-    after_a_kill="stalled when its lock (30 s) is gone at two checks 30 s apart; to the front",
+    after_a_kill="stalled if its lock (30 s) is missing at two checks 30 s apart; runs first",
     retries="off by default; backoff with jitter",
     deduplication="job id, deduplication id",
     result="off here (removeOnComplete)",
@@ -25,7 +25,7 @@ SEMANTICS = Semantics(
 
 
 def produce(url: str, plan: LoadPlan) -> Produced:
-    """Hand jobs in through its queue."""
+    """Submit jobs through its queue."""
 
     async def run() -> Produced:
         queue = Queue("bench", {"connection": url})
@@ -42,7 +42,7 @@ def produce(url: str, plan: LoadPlan) -> Produced:
 
 
 def work(url: str, probe: Probe) -> None:
-    """Be a worker."""
+    """Run a worker."""
 
     async def noop(job: Any, _token: str) -> None:
         probe.job(job.data["sent_s"])

@@ -39,7 +39,7 @@ def _task(url: str, job: Callable[[float], None]) -> tuple[Celery, Any]:
 
 
 def produce(url: str, plan: LoadPlan) -> Produced:
-    """Hand jobs in through its task."""
+    """Submit jobs through its task."""
     app, task = _task(url, lambda _: None)
     try:
         return produce_in_threads(plan, task.delay)
@@ -48,7 +48,7 @@ def produce(url: str, plan: LoadPlan) -> Produced:
 
 
 def work(url: str, probe: Probe) -> None:
-    """Be a worker process."""
+    """Run a worker process."""
     app, _ = _task(url, probe.job)
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "WARNING"]
     app.worker_main(["worker", "--pool=threads", f"--concurrency={probe.concurrency}", *quiet])

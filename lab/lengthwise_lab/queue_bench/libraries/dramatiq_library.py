@@ -13,13 +13,13 @@ from lengthwise_lab.queue_bench.library import Semantics
 from lengthwise_lab.queue_bench.probe import Probe
 from lengthwise_lab.queue_bench.producer import LoadPlan, Produced, produce_in_threads
 
-#: Half as fast again as with its default, twice the threads, at 32 threads.
+#: 1.5 times as fast as its default, twice the threads, at 32 threads.
 _PREFETCH = 100
 
 SEMANTICS = Semantics(
-    settings="threads and a prefetch of 100 or twice the threads, its default, if that is more",
+    settings="threads; prefetch 100, or twice the threads (its default) if that is more",
     acknowledged="after the job",
-    after_a_kill="runs again when its process is not heard of for 60 s, at the next maintenance",
+    after_a_kill="runs again at the next maintenance after 60 s without a heartbeat of its process",
     retries="20, exponential backoff with jitter",
     deduplication="none",
     result="off (its default)",
@@ -39,7 +39,7 @@ def _actor(url: str, job: Callable[[float], None]) -> tuple[RedisBroker, dramati
 
 
 def produce(url: str, plan: LoadPlan) -> Produced:
-    """Hand jobs in through its actor."""
+    """Submit jobs through its actor."""
     broker, actor = _actor(url, lambda _: None)
     try:
         return produce_in_threads(plan, actor.send)
@@ -48,7 +48,7 @@ def produce(url: str, plan: LoadPlan) -> Produced:
 
 
 def work(url: str, probe: Probe) -> None:
-    """Be a worker process, as its command line starts several of."""
+    """Run a worker process, like one of those that its command line starts."""
     broker, _ = _actor(url, probe.job)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())

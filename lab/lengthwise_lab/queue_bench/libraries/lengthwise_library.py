@@ -1,4 +1,4 @@
-"""Ours: `JobStore.submit` as the HTTP routes call it, and the real worker with an idle engine."""
+"""Ours: `JobStore.submit`, which the HTTP routes call, and the real worker with an idle engine."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ QUEUE = "bench"
 
 SEMANTICS = Semantics(
     settings="slots, continuous batching, lease 15 s, uvloop",
-    acknowledged="after the job, by a word with the claim's random nonce; one result is accepted",
-    after_a_kill="the lease ends: runs again within 16 s, with its old place in the line",
+    acknowledged="after the job, with the claim's random nonce; one result is accepted",
+    after_a_kill="the lease expires: runs again within 16 s, with its old place in the queue",
     retries="3 attempts, full jitter; then a dead letter with its reason",
     deduplication="job id and idempotency key, with a fingerprint of the body",
     result="state, times, token counts and output stream, 1 h",
@@ -35,37 +35,37 @@ SEMANTICS = Semantics(
 
 
 class IdleEngine:
-    """An engine that answers at once with nothing, as an engine with nothing to do would."""
+    """An engine that answers every job at once."""
 
     kind = "idle"
 
     def __init__(self, probe: Probe) -> None:
-        """`probe` hears of every job."""
+        """Store the probe, which counts the jobs."""
         self._probe = probe
 
     async def start(self) -> None:
-        """Nothing to start."""
+        """Do nothing."""
 
     async def healthy(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     async def max_model_len(self) -> int | None:
-        """It has no model."""
+        """Return None, because there is no model."""
         return None
 
     async def answer(self, claim: Claim, sink: Sink) -> EngineResponse:
-        """Read the body, as every engine must, and count one token each way."""
+        """Parse the body, as every engine does, and report one token each way."""
         del sink
         self._probe.job(json.loads(claim.body)["sent_s"])
         return EngineResponse(prompt_tokens=1, output_tokens=1)
 
     async def aclose(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
 
 def new_job(sent_s: float, payload: str, *, slack_ms: float = 3000.0) -> NewJob:
-    """A job as intake.py makes it from a request; due `slack_ms` after it is accepted, ms."""
+    """Make a job like the HTTP routes; it is due `slack_ms` after its acceptance, ms."""
     return NewJob(
         id=str(uuid_utils.uuid7()),
         endpoint="/v1/chat/completions",
@@ -83,15 +83,15 @@ def new_job(sent_s: float, payload: str, *, slack_ms: float = 3000.0) -> NewJob:
 
 
 def produce(url: str, plan: LoadPlan) -> Produced:
-    """Hand jobs in through the store."""
+    """Submit jobs through the store."""
 
     async def run() -> Produced:
         store = JobStore(url)
 
         async def submit(sent_s: float, payload: str) -> Any:
-            answer = await store.submit(QUEUE, new_job(sent_s, payload))
-            if not isinstance(answer, Accepted):
-                raise RuntimeError(f"the queue refused a job of the bench: {answer}")
+            result = await store.submit(QUEUE, new_job(sent_s, payload))
+            if not isinstance(result, Accepted):
+                raise RuntimeError(f"the queue refused a job of the bench: {result}")
 
         try:
             return await produce_async(plan, submit)
@@ -102,7 +102,7 @@ def produce(url: str, plan: LoadPlan) -> Produced:
 
 
 def work(url: str, probe: Probe) -> None:
-    """Be a worker, set up as `python -m lengthwise_worker` sets one up."""
+    """Run a worker with the setup of `python -m lengthwise_worker`."""
     settings = Settings(
         redis_url=url,
         queue=QUEUE,

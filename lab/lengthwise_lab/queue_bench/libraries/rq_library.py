@@ -25,14 +25,14 @@ _probe: Probe | None = None
 
 
 def noop(sent_s: float, payload: str) -> None:
-    """The job: RQ finds it by its import path, so it cannot be a closure."""
+    """Run the job. RQ finds it by its import path, so it cannot be a closure."""
     del payload
     if _probe is not None:
         _probe.job(sent_s)
 
 
 def produce(url: str, plan: LoadPlan) -> Produced:
-    """Hand jobs in through its queue."""
+    """Submit jobs through its queue."""
     with Redis.from_url(url) as client:
         queue = Queue(connection=client)
         return produce_in_threads(
@@ -41,7 +41,7 @@ def produce(url: str, plan: LoadPlan) -> Produced:
 
 
 def work(url: str, probe: Probe) -> None:
-    """Be a worker process."""
+    """Run a worker process."""
     global _probe
     _probe = probe
     logging.getLogger("rq.worker").setLevel(logging.WARNING)

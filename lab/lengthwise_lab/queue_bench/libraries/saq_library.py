@@ -24,7 +24,7 @@ SEMANTICS = Semantics(
 
 
 def produce(url: str, plan: LoadPlan) -> Produced:
-    """Hand jobs in through its queue, which lets 32 calls through at once."""
+    """Submit jobs through its queue, with 32 calls at once."""
 
     async def run() -> Produced:
         queue = Queue.from_url(url, max_concurrent_ops=32)
@@ -40,7 +40,7 @@ def produce(url: str, plan: LoadPlan) -> Produced:
 
 
 def work(url: str, probe: Probe) -> None:
-    """Be a worker."""
+    """Run a worker."""
 
     async def noop(_ctx: dict[str, Any], *, sent_s: float, payload: str) -> None:
         del payload

@@ -24,7 +24,7 @@ SEMANTICS = Semantics(
 
 
 def produce(url: str, plan: LoadPlan) -> Produced:
-    """Hand jobs in through its task."""
+    """Submit jobs through its task."""
 
     async def noop(sent_s: float, payload: str) -> None:
         raise NotImplementedError
@@ -39,7 +39,7 @@ def produce(url: str, plan: LoadPlan) -> Produced:
 
 
 def work(url: str, probe: Probe) -> None:
-    """Be a worker."""
+    """Run a worker."""
 
     async def noop(sent_s: float, payload: str) -> None:
         del payload
