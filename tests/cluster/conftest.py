@@ -1,6 +1,6 @@
-"""A real cluster, the one that KUBECONFIG names: kubectl, namespaces that go away, releases.
+"""Fixtures on a real cluster, the one that KUBECONFIG names: kubectl, namespaces, releases.
 
-The images must be there already (`make cluster-images` builds them with $DOCKER).
+The images must exist already (`make cluster-images` builds them with $DOCKER).
 """
 
 from __future__ import annotations
@@ -28,23 +28,21 @@ from tests import waiting
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "lengthwise"
 
-#: Values for the cluster at hand; LENGTHWISE_TEST_VALUES names others for a larger one.
+#: Values for a small cluster; LENGTHWISE_TEST_VALUES names a file for a larger one.
 VALUES = Path(os.environ.get("LENGTHWISE_TEST_VALUES", Path(__file__).with_name("values.yaml")))
 
-#: Why there is no cluster, if CI wanted one and could not have it.
-NO_CLUSTER = os.environ.get(
-    "LENGTHWISE_TEST_NO_CLUSTER", "needs a cluster: set KUBECONFIG (make cluster-test)"
-)
+#: Why CI could not start its cluster: the tests fail. Empty: without KUBECONFIG they are skipped.
+CLUSTER_FAILURE = os.environ.get("LENGTHWISE_TEST_CLUSTER_FAILURE", "")
 
-#: What is looked for on the nodes; the model is in it, at /models/smollm2.
+#: The image that is searched on the nodes; the model is in it, at /models/smollm2.
 VLLM_IMAGE = "vllm/vllm-openai:cpu"
 
-#: Longest that pods may take to come or go, s.
+#: Longest time for pods to start or end, s.
 WITHIN_S = 180
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here needs a cluster, and takes longer than a unit test."""
+    """Mark every test in this folder: it needs a cluster, and more time than a unit test."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.kube)
@@ -52,7 +50,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Kubectl:
-    """The command of that name."""
+    """Runs `kubectl`."""
 
     def __init__(self) -> None:
         beside = Path(os.environ["KUBECONFIG"]).parent / "bin" / "kubectl"
@@ -61,7 +59,7 @@ class Kubectl:
         self._command = found
 
     def __call__(self, *args: str, stdin: str | None = None, check: bool = True) -> str:
-        """Run it; its standard output.
+        """Run it; return its standard output.
 
         Raises:
             AssertionError: It failed; the message has its standard error.
@@ -73,7 +71,7 @@ class Kubectl:
         return done.stdout
 
     def get(self, *args: str) -> list[dict[str, Any]]:
-        """The objects that `kubectl get` finds."""
+        """Return the objects that `kubectl get` finds."""
         found = json.loads(self("get", *args, "-o", "json"))
         return list(found["items"]) if found["kind"] == "List" else [found]
 
@@ -86,29 +84,29 @@ class Kubectl:
         *,
         reached: Callable[[str], bool] | None = None,
     ) -> Iterator[str]:
-        """A URL that reaches a port of a Service, Deployment or pod.
+        """Yield a URL that reaches a port of a Service, Deployment or pod.
 
-        kubectl takes one of the target's pods, also one that is just ending, and stays with it. One
-        that reaches nothing is therefore replaced. `reached` tells by the address, `host:port`,
-        where it is no HTTP.
+        kubectl chooses one pod of the target, perhaps one that is ending, and keeps it. A forward
+        that reaches nothing is therefore replaced. For a port without HTTP, `reached` checks the
+        address, `host:port`.
 
         Raises:
-            AssertionError: None reached it; the message has what kubectl said last.
+            AssertionError: No forward reached it; the message has kubectl's last errors.
         """
         deadline = time.monotonic() + WITHIN_S
         while True:
-            with self._forwarding(namespace, target, port) as (url, said):
+            with self._forwarding(namespace, target, port) as (url, errors_of):
                 address = url.removeprefix("http://")
                 if _reached_soon(url) if reached is None else reached(address):
                     yield url
                     return
-            assert time.monotonic() < deadline, f"no way to {target}: {said()}"
+            assert time.monotonic() < deadline, f"no forward reaches {target}: {errors_of()}"
 
     @contextmanager
     def _forwarding(
         self, namespace: str, target: str, port: int
     ) -> Iterator[tuple[str, Callable[[], str]]]:
-        """One `kubectl port-forward`: its URL, and what it said of what went wrong."""
+        """Run one `kubectl port-forward`; yield its URL, and a function that returns its errors."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             local = int(probe.getsockname()[1])
@@ -119,19 +117,19 @@ class Kubectl:
                 stderr=errors,
             )
 
-            def said() -> str:
+            def last_errors() -> str:
                 errors.seek(0)
                 return errors.read().decode(errors="replace")[-1000:]
 
             try:
-                yield f"http://127.0.0.1:{local}", said
+                yield f"http://127.0.0.1:{local}", last_errors
             finally:
                 process.terminate()
                 process.wait()
 
 
 def _reached_soon(url: str) -> bool:
-    """Whether anything answers there within 15 s."""
+    """Whether the URL answers within 15 s."""
     try:
         return waiting.eventually(
             lambda: httpx.get(f"{url}/healthz", timeout=5) is not None,
@@ -155,18 +153,20 @@ def until() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def kubectl() -> Kubectl:
+    if CLUSTER_FAILURE:
+        pytest.fail(CLUSTER_FAILURE)
     if not os.environ.get("KUBECONFIG"):
-        pytest.skip(NO_CLUSTER)
+        pytest.skip("needs a cluster: set KUBECONFIG (make cluster-test)")
     return Kubectl()
 
 
 @pytest.fixture(scope="session")
 def vllm_image(kubectl: Kubectl) -> str:
-    """A vLLM for the CPU: LENGTHWISE_TEST_VLLM_IMAGE, or one that a node has already."""
+    """An image of vLLM for the CPU: LENGTHWISE_TEST_VLLM_IMAGE, or one that a node has."""
     wanted = os.environ.get("LENGTHWISE_TEST_VLLM_IMAGE")
     if wanted:
         return wanted
-    # A node tells of its 50 largest images; this one has gigabytes.
+    # A node reports its 50 largest images; this one has gigabytes.
     there = {
         name
         for node in kubectl.get("nodes")
@@ -180,20 +180,20 @@ def vllm_image(kubectl: Kubectl) -> str:
 
 @pytest.fixture(scope="session")
 def leaving(kubectl: Kubectl) -> Iterator[list[str]]:
-    """Namespaces that are being deleted; waited for at the end of all.
+    """Namespaces that are being deleted; the end of the session waits for them.
 
-    The kubelet of 1.20 takes a minute and more to let go of pods that have ended long since.
+    The kubelet of 1.20 needs more than a minute to remove pods that have ended.
     """
     names: list[str] = []
     yield names
     for name in names:
         kubectl("wait", f"namespace/{name}", "--for=delete", f"--timeout={WITHIN_S}s", check=False)
-        assert kubectl("get", "namespace", name, "--ignore-not-found") == "", f"{name} does not go"
+        assert kubectl("get", "namespace", name, "--ignore-not-found") == "", f"{name} exists"
 
 
 @pytest.fixture(scope="module")
 def namespace(kubectl: Kubectl, leaving: list[str]) -> Iterator[str]:
-    """A namespace of this module's own."""
+    """A namespace for one module."""
     name = f"lw-test-{uuid.uuid4().hex[:6]}"
     kubectl("create", "namespace", name)
     yield name
@@ -202,7 +202,7 @@ def namespace(kubectl: Kubectl, leaving: list[str]) -> Iterator[str]:
 
 
 class Helm:
-    """Helm 4's own code, in one namespace."""
+    """Runs Helm 4's own code in one namespace."""
 
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
@@ -230,13 +230,13 @@ class Helm:
             )
 
     def uninstall(self, name: str, *, wait: bool = False) -> None:
-        """Take it away; `wait` until it is gone."""
+        """Uninstall; with `wait`, until every object is deleted."""
         waiting = {"wait": "watcher", "timeout": WITHIN_S} if wait else {}
         with self._config() as config:
             config.uninstall(name, **waiting)
 
     def test(self, name: str) -> None:
-        """`helm test`."""
+        """Run `helm test`."""
         with self._config() as config:
             config.test(name, timeout=WITHIN_S)
 

@@ -1,8 +1,8 @@
-"""Fields of the chart and of LLMService that act while everything runs, on one real installation.
+"""Fields of the chart and of LLMService that take effect at run time, on one real installation.
 
-The release comes from the chart, the operator runs in its image; the engine is the simulated one,
-whose answers are as long as each request says. All tests share the installation and its one
-LLMService, `chat`, and each leaves the manifest as it found it.
+The release comes from the chart, and the operator runs in its image. The engine is the simulated
+one, whose answers have the length that each request sets. All tests share the installation and its
+one LLMService, `chat`, and each restores the manifest.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ VALKEY = "pod/lw-lengthwise-valkey-0"
 ENGINE = os.environ.get("LENGTHWISE_TEST_ENGINE_IMAGE", "lengthwise-test/engine:dev")
 IMAGE = os.environ.get("LENGTHWISE_TEST_PREDICTOR_IMAGE", "lengthwise/predictor:0.1.0")
 
-#: Two prompts whose answers no predictor takes for equally long.
+#: Two prompts for which every predictor predicts different lengths.
 SHORT = "Is the sky blue? Answer with yes or no."
 LONG = "Write a detailed essay of 2000 words about the history of Rome, with ten chapters."
 
-#: A pod that fills the claim, as its owner would: versions of the bundled model in folders.
+#: A pod that fills the claim as a user would: with versions of the bundled model in folders.
 SHELF = """
 apiVersion: v1
 kind: PersistentVolumeClaim
@@ -51,12 +51,12 @@ spec:
     - name: shelf
       image: IMAGE
       command: [sh, -c, "chmod 755 /models && exec sleep 3600"]
-      securityContext: {runAsUser: 0}  # hostPath volumes are root's
+      securityContext: {runAsUser: 0}  # hostPath volumes belong to root
       volumeMounts: [{name: models, mountPath: /models}]
   volumes: [{name: models, persistentVolumeClaim: {claimName: models}}]
 """
 
-#: python3 -c COPY FOLDER VERSION: a copy of the bundled model that calls itself VERSION.
+#: python3 -c COPY FOLDER VERSION: a copy of the bundled model that reports VERSION.
 COPY = """
 import json, pathlib, shutil, sys
 from lengthwise_predictor.settings import BUNDLED
@@ -67,26 +67,26 @@ card = json.loads((folder / "model.json").read_text())
 """
 
 
-class Shelf:
+class ModelStore:
     """The claim with the models."""
 
     def __init__(self, kubectl: Any, namespace: str) -> None:
         self._kubectl, self._namespace = kubectl, namespace
 
-    def _run(self, *words: str) -> None:
-        self._kubectl("exec", "-n", self._namespace, "shelf", "--", *words)
+    def _run(self, *command: str) -> None:
+        self._kubectl("exec", "-n", self._namespace, "shelf", "--", *command)
 
     def put(self, folder: str, version: str) -> None:
-        """Put a model into a new folder."""
+        """Copy a model into a new folder."""
         self._run("python3", "-c", COPY, folder, version)
 
     def turn(self, folder: str) -> None:
-        """Turn the link `current` to a folder, in one step."""
+        """Point the link `current` to a folder, in one step."""
         self._run("ln", "-s", folder, "/models/next")
         self._run("mv", "-T", "/models/next", "/models/current")
 
     def cut(self, folder: str) -> None:
-        """Make a model such as a copy leaves that was interrupted."""
+        """Create a model with a truncated file, as an interrupted copy does."""
         self._run("cp", "-r", "/models/first", f"/models/{folder}")
         self._run("truncate", "-s", "1000", f"/models/{folder}/model.onnx")
 
@@ -117,10 +117,10 @@ def manifest(**parts: Any) -> dict[str, Any]:
 
 
 class Installation:
-    """The release, its queue service and predictor within reach."""
+    """The release, with URLs of its queue service and its predictor."""
 
-    def __init__(self, kubectl: Any, namespace: str, shelf: Shelf, url: str, predictor: str):
-        self.kubectl, self.namespace, self.shelf = kubectl, namespace, shelf
+    def __init__(self, kubectl: Any, namespace: str, models: ModelStore, url: str, predictor: str):
+        self.kubectl, self.namespace, self.models = kubectl, namespace, models
         self.url, self.predictor = url, predictor
 
     def apply(self, **parts: Any) -> None:
@@ -130,7 +130,7 @@ class Installation:
         )
 
     def refused(self, **parts: Any) -> str:
-        """What the API server says to a manifest that it refuses."""
+        """Apply a manifest that the API server must refuse; return the message."""
         with pytest.raises(AssertionError) as refusal:
             self.apply(**parts)
         return str(refusal.value)
@@ -140,7 +140,7 @@ class Installation:
         return dict(view["settings"])
 
     def condition(self, type_: str = "Ready") -> dict[str, Any]:
-        """The condition of that type; {} while it is of an older generation."""
+        """The condition of that type; {} while it belongs to an older generation."""
         [seen] = self.kubectl.get(SERVICE, "-n", self.namespace)
         for condition in seen.get("status", {}).get("conditions", []):
             if condition["type"] == type_:
@@ -154,14 +154,14 @@ class Installation:
         assert answer.status_code == 200, answer.text
 
     def explained(self, prompt: str, tokens: int) -> dict[str, Any]:
-        """Hand a job in; why it stands where it stands."""
+        """Submit a job; return the explanation of its place in the queue."""
         answer = httpx.post(f"{self.url}/v1/jobs", json={"body": body(prompt, tokens)}, timeout=30)
         answer.raise_for_status()
         why = httpx.get(f"{self.url}/v1/jobs/{answer.json()['id']}/explain", timeout=30)
         return dict(why.raise_for_status().json())
 
     def version_for(self, llm: str) -> str:
-        """Which model predicts for an LLM."""
+        """Version of the model that predicts for an LLM."""
         asked = {"model": llm, "prompt": SHORT}
         answer = httpx.post(f"{self.predictor}/v1/predict", json=asked, timeout=30)
         return str(answer.raise_for_status().json()["model_version"])
@@ -170,21 +170,21 @@ class Installation:
         return httpx.get(f"{self.predictor}/metrics", timeout=30).text
 
     def collected(self, out: Path, rows: int) -> list[dict[str, Any]]:
-        """What `lengthwise collect --from-queue` writes."""
+        """Run `lengthwise collect --from-queue`; return the rows that it writes."""
         [secret] = self.kubectl.get("secret", "lw-lengthwise-redis", "-n", self.namespace)
         password = base64.b64decode(secret["data"]["password"]).decode()
 
         def collect(address: str) -> bool:
             url = f"redis://:{password}@{address}"
-            words = ["collect", "--from-queue", url, "--model", "chat", "--out", str(out)]
+            command = ["collect", "--from-queue", url, "--model", "chat", "--out", str(out)]
             limits = ["--rows", str(rows), "--for-s", "20"]
-            return CliRunner().invoke(build(), [*words, *limits]).exit_code == 0
+            return CliRunner().invoke(build(), [*command, *limits]).exit_code == 0
 
         with self.kubectl.forward(self.namespace, VALKEY, 6379, reached=collect):
             return [json.loads(line) for line in out.read_text().splitlines()]
 
     def pods(self) -> set[tuple[str, int]]:
-        """Every pod, and how often its containers have begun anew."""
+        """Every pod, with the number of restarts of its containers."""
         return {
             (pod["metadata"]["uid"], sum(c["restartCount"] for c in statuses))
             for pod in self.kubectl.get("pods", "-n", self.namespace)
@@ -202,22 +202,22 @@ def body(prompt: str, tokens: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def lw(kubectl: Any, helm: Any, until: Callable[..., None]) -> Iterator[Installation]:
-    # The chart leaves a definition alone that another release, perhaps an older one, has made.
+    # The chart does not change a CRD of another release, which may be older.
     kubectl("apply", "--validate=false", "-f", str(ROOT / "crds"))
     kubectl("apply", "-n", helm.namespace, "-f", "-", stdin=SHELF.replace("IMAGE", IMAGE))
     kubectl(
         *("wait", "-n", helm.namespace, "pod/shelf", "--for=condition=Ready", "--timeout=120s"),
     )
-    shelf = Shelf(kubectl, helm.namespace)
-    shelf.put("first", "first")
-    shelf.turn("first")
+    models = ModelStore(kubectl, helm.namespace)
+    models.put("first", "first")
+    models.turn("first")
     helm.install(
         "lw",
         operator={**helm.values["operator"], "watchNamespaces": [helm.namespace]},
         predictor={
             **helm.values["predictor"],
             "existingClaim": "models",
-            # There is no folder `later` yet: its LLM, and nobody else, has to do without.
+            # The folder `later` does not exist yet: only its LLM uses another model.
             "models": {"chat": "current", "later": "later"},
             "reloadEverySeconds": 0.5,
         },
@@ -227,7 +227,7 @@ def lw(kubectl: Any, helm: Any, until: Callable[..., None]) -> Iterator[Installa
             kubectl.forward(helm.namespace, QUEUE, 80) as url,
             kubectl.forward(helm.namespace, PREDICTOR, 80) as predictor,
         ):
-            made = Installation(kubectl, helm.namespace, shelf, url, predictor)
+            made = Installation(kubectl, helm.namespace, models, url, predictor)
             made.apply()
             until(lambda: made.condition().get("status") == "True", "the service is Ready")
             yield made
@@ -240,8 +240,8 @@ def lw(kubectl: Any, helm: Any, until: Callable[..., None]) -> Iterator[Installa
         helm.uninstall("lw")
 
 
-class Asking:
-    """Asks for predictions without end, of both models, and keeps what went wrong."""
+class PredictionLoad:
+    """Requests predictions of both models until it ends; keeps versions and errors."""
 
     def __init__(self, lw: Installation) -> None:
         self.versions: list[str] = []
@@ -251,7 +251,7 @@ class Asking:
             threading.Thread(target=self._run, args=[llm]) for llm in ("chat", "another")
         ]
 
-    def __enter__(self) -> Asking:
+    def __enter__(self) -> PredictionLoad:
         for thread in self._threads:
             thread.start()
         return self
@@ -273,26 +273,26 @@ class Asking:
                     self.failed.append(answer.text)
 
 
-def test_each_llm_is_predicted_by_the_model_that_the_chart_names_for_it(lw: Installation) -> None:
+def test_each_llm_uses_the_model_that_the_chart_names_for_it(lw: Installation) -> None:
     bundled = lw.version_for("another")
     assert lw.version_for("chat") == "first"
     assert bundled != "first"
     assert lw.explained(SHORT, 1)["prediction"]["model_version"] == "first"
 
 
-def test_a_replaced_model_is_taken_up_without_a_restart_or_a_failed_request(
+def test_a_replaced_model_is_loaded_without_a_restart_or_a_failed_request(
     lw: Installation, until: Callable[..., None]
 ) -> None:
     pods = lw.pods()
-    with Asking(lw) as asking:
-        lw.shelf.put("second", "second")
-        lw.shelf.turn("second")
-        until(lambda: "second" in asking.versions, "the second model answers", within_s=60)
+    with PredictionLoad(lw) as load:
+        lw.models.put("second", "second")
+        lw.models.turn("second")
+        until(lambda: "second" in load.versions, "the second model answers", within_s=60)
         [seen] = lw.kubectl.get(SERVICE, "-n", lw.namespace)
         assert seen["status"]["predictor"]["version"] in ("first", "second")
-        # A folder that cannot be loaded changes nothing, and the LLMService tells of it.
-        lw.shelf.cut("broken")
-        lw.shelf.turn("broken")
+        # A folder that cannot be loaded changes nothing, and the LLMService reports it.
+        lw.models.cut("broken")
+        lw.models.turn("broken")
         until(
             lambda: lw.condition("PredictorReady").get("reason") == "ModelRefused",
             "the broken model is refused",
@@ -300,26 +300,26 @@ def test_a_replaced_model_is_taken_up_without_a_restart_or_a_failed_request(
         )
         assert "/model/broken/model.onnx" in lw.condition("PredictorReady")["message"]
         assert lw.version_for("chat") == "second"
-        lw.shelf.turn("first")
+        lw.models.turn("first")
         until(lambda: lw.version_for("chat") == "first", "the first one again", within_s=60)
-    assert asking.failed == []
+    assert load.failed == []
     assert lw.pods() == pods
 
 
-def test_a_folder_that_is_not_there_yet_is_taken_up_when_it_is(
+def test_a_folder_that_appears_later_is_loaded(
     lw: Installation, until: Callable[..., None]
 ) -> None:
     assert lw.version_for("later") == lw.version_for("another")
-    lw.shelf.put("later", "late")
-    until(lambda: lw.version_for("later") == "late", "it predicts", within_s=60)
+    lw.models.put("later", "late")
+    until(lambda: lw.version_for("later") == "late", "the later model predicts", within_s=60)
 
 
-def test_the_overtake_bound_follows_the_wait_as_far_as_the_manifest_says(
+def test_the_overtake_bound_follows_the_factor_in_the_manifest(
     lw: Installation, until: Callable[..., None]
 ) -> None:
-    with ThreadPoolExecutor(4) as pool:  # 48 answers, in the order that was predicted
+    with ThreadPoolExecutor(4) as pool:  # 48 answers, in the predicted order
         list(pool.map(lambda i: lw.ask(*((LONG, 800) if i % 4 == 0 else (SHORT, 5))), range(48)))
-    # With the operator's settings; 48 answers are too few for a correction of two lengths.
+    # The operator's settings without calibration: 48 answers are too few to correct two lengths.
     raw = lw.settings() | {"calibrate": False}
     httpx.put(f"{lw.url}/v1/queues/chat", json=raw, timeout=10).raise_for_status()
     httpx.post(f"{lw.url}/v1/queues/chat/pause", timeout=10).raise_for_status()
@@ -330,7 +330,7 @@ def test_the_overtake_bound_follows_the_wait_as_far_as_the_manifest_says(
         def bound_ms(factor: float, **queue: Any) -> float:
             lw.apply(queue=queue)
             until(lambda: lw.settings()["overtake_wait_factor"] == factor, f"{factor}")
-            time.sleep(2)  # time passes: the settings that price a job are at most a second old
+            time.sleep(2)  # time passes: the settings that order a job are at most a second old
             return float(lw.explained(LONG, 800)["overtake_bound_ms"])
 
         alone = bound_ms(0, overtakeWaitFactor=0)
@@ -341,7 +341,7 @@ def test_the_overtake_bound_follows_the_wait_as_far_as_the_manifest_says(
         httpx.post(f"{lw.url}/v1/queues/chat/resume", timeout=10).raise_for_status()
     until(
         lambda: httpx.get(f"{lw.url}/v1/queues/chat", timeout=10).json()["depth"] == 0,
-        "the line is served",
+        "the queue is served",
     )
 
 
@@ -350,18 +350,18 @@ def test_the_drift_window_follows_the_manifest(
 ) -> None:
     hour = lw.settings()["drift_window_ms"]
     assert hour == 3_600_000
-    for said, want in (("1m30s", 90_000), ("0s", None), (None, hour)):
-        lw.apply(predictor={} if said is None else {"driftWindow": said})
-        until(lambda want=want: lw.settings()["drift_window_ms"] == want, f"{said}", within_s=30)
+    for window, want in (("1m30s", 90_000), ("0s", None), (None, hour)):
+        lw.apply(predictor={} if window is None else {"driftWindow": window})
+        until(lambda want=want: lw.settings()["drift_window_ms"] == want, f"{window}", within_s=30)
 
 
-def test_a_record_is_kept_while_the_manifest_asks_for_it_and_collect_reads_it(
+def test_rows_are_kept_while_the_manifest_sets_it_and_collect_reads_them(
     lw: Installation, until: Callable[..., None], tmp_path: Path
 ) -> None:
     record = QueueKeys("chat").record
 
-    def valkey(*words: str) -> str:
-        return str(lw.kubectl("exec", "-n", lw.namespace, VALKEY, "--", "valkey-cli", *words))
+    def valkey(*command: str) -> str:
+        return str(lw.kubectl("exec", "-n", lw.namespace, VALKEY, "--", "valkey-cli", *command))
 
     def kept() -> int:
         return int(valkey("XLEN", record))
@@ -374,7 +374,7 @@ def test_a_record_is_kept_while_the_manifest_asks_for_it_and_collect_reads_it(
         lw.ask("to be kept", 3)
         return kept() > 0
 
-    until(asked_and_kept, "a row", within_s=30)  # a worker looks every 10 s
+    until(asked_and_kept, "a row", within_s=30)  # a worker reads the setting every 10 s
     for i in range(8):
         lw.ask(f"prompt {i}", 10 + i)
     until(lambda: "prompt 7" in valkey("XREVRANGE", record, "+", "-", "COUNT", "1"), "the last")
@@ -387,7 +387,7 @@ def test_a_record_is_kept_while_the_manifest_asks_for_it_and_collect_reads_it(
 
 
 @pytest.mark.parametrize(
-    ("parts", "said"),
+    ("parts", "message"),
     [
         ({"queue": {"overtakeWaitFactor": 101}}, "less than or equal to 100"),
         ({"queue": {"recordRows": -1}}, "greater than or equal to 0"),
@@ -395,21 +395,21 @@ def test_a_record_is_kept_while_the_manifest_asks_for_it_and_collect_reads_it(
         ({"predictor": {"reloadEvery": "5"}}, "spec.predictor.reloadEvery"),
     ],
 )
-def test_a_value_that_cannot_be_is_refused_at_apply(
-    lw: Installation, parts: dict[str, Any], said: str
+def test_an_invalid_value_is_refused_at_apply(
+    lw: Installation, parts: dict[str, Any], message: str
 ) -> None:
-    assert said in lw.refused(**parts)
+    assert message in lw.refused(**parts)
 
 
-def test_a_drift_window_that_is_too_short_is_a_condition_and_changes_nothing(
+def test_a_drift_window_that_is_too_short_is_reported_and_changes_nothing(
     lw: Installation, until: Callable[..., None]
 ) -> None:
-    """Kubernetes 1.25 and later refuses it at apply; on 1.20 it is for the operator to say."""
+    """Kubernetes 1.25 and later refuses it at apply; on 1.20 the operator reports it."""
     before, pods = lw.settings(), lw.pods()
     lw.apply(predictor={"driftWindow": "30s"})
-    until(lambda: lw.condition().get("reason") == "InvalidSpec", "it says so", within_s=30)
-    assert "driftWindow must be 0s or lie between 1m and 720h" in lw.condition()["message"]
+    until(lambda: lw.condition().get("reason") == "InvalidSpec", "it is reported", within_s=30)
+    assert "driftWindow must be 0s or between 1m and 720h" in lw.condition()["message"]
     assert lw.settings() == before
     lw.apply()
-    until(lambda: lw.condition().get("status") == "True", "mended", within_s=30)
+    until(lambda: lw.condition().get("status") == "True", "the service is Ready again", within_s=30)
     assert lw.pods() == pods

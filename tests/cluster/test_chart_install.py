@@ -1,4 +1,4 @@
-"""The chart on a real cluster: it comes up, keeps its jobs, upgrades, and goes without a trace."""
+"""The chart on a real cluster: install, keep jobs, upgrade, uninstall."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PREVIOUS = next(Path(__file__).with_name("previous").glob("*.tgz"))
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 QUEUE = "svc/lw-lengthwise-queue"
 
-#: Kinds that a release makes and that `kubectl get all` leaves out.
+#: All kinds that a release creates; `kubectl get all` omits some.
 KINDS = (
     "deployments,statefulsets,pods,services,endpoints,configmaps,secrets,serviceaccounts,"
     "persistentvolumeclaims,poddisruptionbudgets,networkpolicies,roles,rolebindings,jobs,ingresses"
@@ -24,7 +24,7 @@ KINDS = (
 
 
 def namespaced(helm: Any) -> dict[str, Any]:
-    """An operator that leaves what else is on the cluster alone."""
+    """Values of an operator that serves one namespace only."""
     return {**helm.values["operator"], "watchNamespaces": [helm.namespace]}
 
 
@@ -37,7 +37,7 @@ def installed(helm: Any) -> Iterator[str]:
 
 
 def submit(url: str, queue: str = "m") -> str:
-    """Hand in a job that nobody will serve; its id."""
+    """Submit a job to a queue without workers; return its id."""
     httpx.put(f"{url}/v1/queues/{queue}", json={"request_ttl_ms": 3_600_000}).raise_for_status()
     body = {"model": queue, "messages": [{"role": "user", "content": "Hello"}]}
     answer = httpx.post(f"{url}/v1/jobs", json={"body": body}, timeout=30)
@@ -62,8 +62,8 @@ def test_no_pod_can_write_to_its_image_or_is_root(kubectl: Any, helm: Any, insta
     for pod in kubectl.get("pods", "-n", helm.namespace):
         name = pod["metadata"]["name"]
         probe = "id -u; touch /x 2>/dev/null && echo wrote; touch /tmp/x && echo temporary"
-        said = kubectl("exec", "-n", helm.namespace, name, "--", "sh", "-c", probe, check=False)
-        uid, *wrote = said.split()
+        output = kubectl("exec", "-n", helm.namespace, name, "--", "sh", "-c", probe, check=False)
+        uid, *wrote = output.split()
         assert int(uid) > 0, name
         assert wrote == ["temporary"], name
 
@@ -80,9 +80,9 @@ def test_helms_own_test_passes(helm: Any, installed: str) -> None:
 
 
 def test_a_job_gets_its_prediction_in_the_cluster(kubectl: Any, helm: Any, installed: str) -> None:
-    """So the queue service finds the predictor, by the name that the chart gave it."""
+    """The queue service finds the predictor by the name that the chart gave it."""
     with kubectl.forward(helm.namespace, QUEUE, 80) as url:
-        # Not the first: the predictor may need longer than 20 ms while its pod is cold.
+        # Not the first job: a predictor that just started may need longer than 20 ms.
         for _ in range(10):
             why = httpx.get(f"{url}/v1/jobs/{submit(url)}/explain").json()
             if why["prediction"] is not None:
@@ -90,15 +90,15 @@ def test_a_job_gets_its_prediction_in_the_cluster(kubectl: Any, helm: Any, insta
         assert why["prediction"]["p50_tokens"] > 0
 
 
-def test_valkey_refuses_whoever_has_no_password(kubectl: Any, helm: Any, installed: str) -> None:
-    said = kubectl(
+def test_valkey_requires_the_password(kubectl: Any, helm: Any, installed: str) -> None:
+    output = kubectl(
         *("exec", "-n", helm.namespace, "lw-lengthwise-valkey-0", "--"),
         *("env", "-u", "REDISCLI_AUTH", "valkey-cli", "ping"),
     )
-    assert "NOAUTH" in said
+    assert "NOAUTH" in output
 
 
-def test_a_job_outlives_the_pod_that_holds_it(kubectl: Any, helm: Any, installed: str) -> None:
+def test_a_job_survives_a_restart_of_valkey(kubectl: Any, helm: Any, installed: str) -> None:
     with kubectl.forward(helm.namespace, QUEUE, 80) as url:
         job_id = submit(url)
         kubectl("delete", "pod", "-n", helm.namespace, "lw-lengthwise-valkey-0")
@@ -112,13 +112,13 @@ def test_a_job_outlives_the_pod_that_holds_it(kubectl: Any, helm: Any, installed
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_every_example_is_taken_by_the_api_server(
+def test_every_example_is_accepted_by_the_api_server(
     kubectl: Any, helm: Any, installed: str, path: Path
 ) -> None:
-    said = kubectl(
+    output = kubectl(
         "apply", "--dry-run=server", "--validate=false", "-n", helm.namespace, "-f", str(path)
     )
-    assert "created (server dry run)" in said
+    assert "created (server dry run)" in output
 
 
 def test_a_misspelt_field_is_not_kept_by_the_api_server(
@@ -126,12 +126,12 @@ def test_a_misspelt_field_is_not_kept_by_the_api_server(
 ) -> None:
     manifest = yaml.safe_load(EXAMPLES[0].read_text())
     manifest["spec"]["engnie"] = {}
-    said = kubectl(
+    output = kubectl(
         *("create", "--dry-run=server", "--validate=false", "-n", helm.namespace),
         *("-f", "-", "-o", "yaml"),
         stdin=yaml.safe_dump(manifest),
     )
-    assert "engnie" not in said
+    assert "engnie" not in output
 
 
 def test_an_upgrade_from_the_previous_chart_keeps_the_jobs_and_the_password(
@@ -162,9 +162,7 @@ def test_an_upgrade_from_the_previous_chart_keeps_the_jobs_and_the_password(
         helm.uninstall("old")
 
 
-def test_uninstalling_leaves_the_definitions_and_nothing_else(
-    kubectl: Any, helm: Any, until: Any
-) -> None:
+def test_uninstalling_keeps_only_the_crd(kubectl: Any, helm: Any, until: Any) -> None:
     def release_objects() -> set[str]:
         names = kubectl("get", KINDS, "-n", helm.namespace, "-o", "name").split()
         return {name for name in names if "gone-" in name or "helm.release" in name}

@@ -1,8 +1,7 @@
-"""One's own Redis behind TLS, with an ACL, and API keys from a Secret: all the way to a worker.
+"""A Redis with TLS and an ACL, and API keys from a Secret, from the client to the worker.
 
-Valkey runs here with the user of docs/operate/redis.md, asks for a client's certificate, and has
-the file
-synced before each answer; the engine is the simulated one, in the image of the operator's tests.
+Valkey runs with the user of docs/operate/redis.md, requires a client certificate, and syncs its
+file before each answer. The engine is the simulated one, in the image of the operator's tests.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ ENGINE = os.environ.get("LENGTHWISE_TEST_ENGINE_IMAGE", "lengthwise-test/engine:
 ADMIN_KEY, USER_KEY = "sk-lw-admin-for-tests", "sk-lw-user-for-tests"
 PASSWORD = "correct-horse"
 
-#: Container that reads the password -> what the name of its pod holds.
+#: Container that reads the password -> part of the name of its pod.
 PODS_OF = {"queue": "queue", "worker": "engine"}
 
-#: Two containers: the server on the pod's own address only, and its TLS side.
+#: Two containers: the server on the loopback address, and a proxy that adds TLS.
 REDIS = """\
 apiVersion: apps/v1
 kind: Deployment
@@ -79,7 +78,7 @@ def secret(name: str, **data: str) -> dict[str, Any]:
 
 
 def users() -> str:
-    """The user of docs/operate/redis.md as a line of an ACL file, and one who can change it."""
+    """An ACL file with the user of docs/operate/redis.md, and with one that may change it."""
     page = (ROOT / "docs/operate/redis.md").read_text()
     line = re.search(r"^ACL SETUSER (.*)$", page, re.MULTILINE)
     assert line is not None
@@ -127,7 +126,7 @@ def service() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def secured(kubectl: Any, helm: Any) -> Iterator[str]:
-    """A URL of the queue service of a release that has no Valkey of its own."""
+    """URL of the queue service of a release without its own Valkey."""
     authority = trustme.CA()
     server = authority.issue_cert("own-redis")
     client = authority.issue_cert("lengthwise.example")
@@ -187,7 +186,7 @@ def client_of(url: str, key: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{url}/v1", api_key=key, timeout=60, max_retries=0)
 
 
-def test_a_request_goes_all_the_way_through_a_redis_behind_tls(secured: str) -> None:
+def test_a_request_is_answered_through_a_redis_with_tls(secured: str) -> None:
     with client_of(secured, USER_KEY) as client:
         answer = client.chat.completions.create(
             model="chat", messages=[{"role": "user", "content": "hi"}], max_tokens=5
@@ -196,9 +195,9 @@ def test_a_request_goes_all_the_way_through_a_redis_behind_tls(secured: str) -> 
 
 
 def test_keys_are_those_of_the_tenants_file(secured: str) -> None:
-    stranger = client_of(secured, "sk-lw-somebody-else")
-    with stranger, pytest.raises(openai.AuthenticationError):
-        stranger.models.list()
+    unknown = client_of(secured, "sk-lw-unknown")
+    with unknown, pytest.raises(openai.AuthenticationError):
+        unknown.models.list()
     with client_of(secured, USER_KEY) as client:
         assert [m.id for m in client.models.list()] == ["chat"]
     refused = httpx.put(
@@ -210,22 +209,22 @@ def test_keys_are_those_of_the_tenants_file(secured: str) -> None:
     assert refused.status_code == 403
 
 
-def test_the_workers_confirm_their_answers_on_the_disk_as_submits_are(
+def test_the_workers_use_the_durability_of_the_release(
     kubectl: Any, helm: Any, secured: str
 ) -> None:
     [pod] = kubectl.get("pods", "-n", helm.namespace, "-l", "lengthwise.dev/service=chat")
     worker = next(c for c in pod["spec"]["containers"] if c["name"] == "worker")
     env = {e["name"]: e.get("value") for e in worker["env"]}
     assert env["LENGTHWISE_WORKER_DURABILITY"] == "always"
-    said = kubectl("logs", "-n", helm.namespace, pod["metadata"]["name"], "worker")
-    assert "not confirmed" not in said
-    assert PASSWORD not in said + json.dumps(pod)
+    log = kubectl("logs", "-n", helm.namespace, pod["metadata"]["name"], "worker")
+    assert "not confirmed" not in log
+    assert PASSWORD not in log + json.dumps(pod)
 
 
-def test_a_rotated_password_is_taken_up_without_a_restart(
+def test_a_rotated_password_is_used_without_a_restart(
     kubectl: Any, helm: Any, secured: str, until: Any
 ) -> None:
-    """The kubelet brings a changed Secret within a minute or so; the next connection reads it."""
+    """The kubelet updates a Secret's file within about a minute; the next connection reads it."""
     new = f"{PASSWORD}-new"
     changed = secret("redis-access", url="rediss://own-redis:6380/0", password=new)
     kubectl("apply", "-n", helm.namespace, "-f", "-", stdin=json.dumps(changed))
@@ -234,7 +233,7 @@ def test_a_rotated_password_is_taken_up_without_a_restart(
     pods = ("pods", "-n", helm.namespace, "-l", "app.kubernetes.io/part-of=lengthwise")
     before = {p["metadata"]["uid"] for p in kubectl.get(*pods)}
 
-    def brought() -> bool:
+    def updated() -> bool:
         names = kubectl("get", *pods, "-o", "name").split()
         return all(
             kubectl(
@@ -248,7 +247,7 @@ def test_a_rotated_password_is_taken_up_without_a_restart(
             if f"-{PODS_OF[container]}-" in name
         )
 
-    until(brought, "the new password in every pod")
+    until(updated, "the new password in every pod")
     kubectl(*cli, "ACL", "SETUSER", "lengthwise", "resetpass", f">{new}")
     kubectl(*cli, "CLIENT", "KILL", "USER", "lengthwise")
 

@@ -1,4 +1,4 @@
-"""The whole way, all real: install the chart, apply a manifest, ask with OpenAI's own client.
+"""The whole path with a real vLLM: install the chart, apply a manifest, use OpenAI's client.
 
 The engine is vLLM on the CPU with SmolLM2 (see the fixture `vllm_image`); the model is in that
 image, at LENGTHWISE_TEST_MODEL.
@@ -31,12 +31,12 @@ MODEL = os.environ.get("LENGTHWISE_TEST_MODEL", "path:///models/smollm2")
 
 SERVICES = "llmservices.lengthwise.dev"
 
-#: vLLM starts in half a minute on two idle cores, and in minutes on busy ones, s.
+#: Longest time for vLLM to start, s: half a minute on two idle cores, minutes on busy ones.
 LOAD_S = 420
 
 
 def manifest(image: str) -> dict[str, Any]:
-    """The example, with a model and an image that are on the cluster already."""
+    """The example, with a model and an image that the cluster has."""
     found = yaml.safe_load(EXAMPLE.read_text())
     assert isinstance(found, dict)
     found["spec"]["model"]["uri"] = MODEL
@@ -48,7 +48,7 @@ def manifest(image: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def served(kubectl: Any, helm: Any, vllm_image: str) -> Iterator[str]:
-    """A Ready LLMService behind a release of the chart; a URL of the release's queue service."""
+    """URL of the queue service of a release that serves a Ready LLMService."""
     operator = {**helm.values["operator"], "watchNamespaces": [helm.namespace]}
     helm.install("lw", operator=operator)
     try:
@@ -63,7 +63,7 @@ def served(kubectl: Any, helm: Any, vllm_image: str) -> Iterator[str]:
             yield url
         kubectl("delete", "-n", helm.namespace, f"{SERVICES}/smollm2", "--timeout=180s")
     finally:
-        # Nobody is left to take a finalizer off once the operator is gone.
+        # Without the operator, nothing removes the finalizer.
         forget = '{"metadata": {"finalizers": null}}'
         kubectl(
             *("patch", "-n", helm.namespace, f"{SERVICES}/smollm2", "--type=merge", "-p", forget),
@@ -81,13 +81,13 @@ def test_openais_client_is_answered_by_a_real_model(served: str) -> None:
             max_tokens=24,
             temperature=0,
         )
-    # Not "Paris": 135 million parameters talk of the Marseillaise instead.
+    # The answer need not be right: a model of 135 million parameters makes mistakes.
     assert answer.choices[0].message.content
     assert answer.usage is not None
     assert 0 < answer.usage.completion_tokens <= 24
 
 
-def test_a_stream_comes_in_pieces(served: str) -> None:
+def test_a_stream_has_several_chunks(served: str) -> None:
     with openai.OpenAI(base_url=f"{served}/v1", api_key="none", timeout=240) as client:
         pieces = [
             chunk.choices[0].delta.content
@@ -102,18 +102,16 @@ def test_a_stream_comes_in_pieces(served: str) -> None:
     assert len(pieces) > 3
 
 
-def test_kubectl_get_tells_a_stranger_what_is_going_on(
-    kubectl: Any, helm: Any, served: str
-) -> None:
+def test_kubectl_get_shows_the_state_of_the_service(kubectl: Any, helm: Any, served: str) -> None:
     head, line = kubectl("get", SERVICES, "-n", helm.namespace).splitlines()
     assert head.split()[:6] == ["NAME", "MODEL", "READY", "REASON", "REPLICAS", "QUEUED"]
     assert line.split()[:3] == ["smollm2", MODEL, "True"]
 
 
-def test_the_engines_pod_exports_what_the_dashboards_ask_for(
+def test_the_engine_pod_exports_the_metrics_of_the_dashboards(
     kubectl: Any, helm: Any, served: str
 ) -> None:
-    """vLLM's names change from version to version; the stack of test_monitoring.py has no vLLM."""
+    """The names of vLLM's metrics change; the stack of test_monitoring.py has no vLLM."""
     for port, names in (
         (8000, ["vllm:num_requests_running{", "vllm:num_requests_waiting{", "_cache_usage_perc{"]),
         (8082, ["lengthwise_worker_slots 16.0", "lengthwise_worker_engine_healthy 1.0"]),
@@ -124,11 +122,11 @@ def test_the_engines_pod_exports_what_the_dashboards_ask_for(
 
 
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Prometheus")
-def test_prometheus_finds_what_the_dashboards_ask_of_the_operator_and_of_vllm(
+def test_prometheus_has_data_for_the_panels_about_operator_and_vllm(
     kubectl: Any, helm: Any, served: str, tmp_path: Path, until: Any
 ) -> None:
-    """The rest of the panels is asked of the local stack, which has neither of the two."""
-    # The labels that the monitors of chart and operator put on, and whose labels win.
+    """test_monitoring.py covers the other panels with the local stack, which has neither."""
+    # The labels that the monitors of chart and operator add, and whether the target's labels win.
     engine = {"component": "engine", "service": "smollm2", "namespace": helm.namespace}
     elsewhere = {"component": "operator", "namespace": "where-the-operator-is"}
     jobs = {
@@ -184,7 +182,7 @@ def test_prometheus_finds_what_the_dashboards_ask_of_the_operator_and_of_vllm(
         assert ready.values == [1.0]
 
 
-def test_the_operator_needs_no_more_rights_than_the_chart_gives(
+def test_the_rights_in_the_chart_are_enough_for_the_operator(
     kubectl: Any, helm: Any, served: str
 ) -> None:
     log = kubectl("logs", "-n", helm.namespace, "deploy/lw-lengthwise-operator", "--tail=2000")
@@ -197,10 +195,10 @@ def test_the_operator_needs_no_more_rights_than_the_chart_gives(
         ("create", "pods/exec", "no"),
         ("delete", "persistentvolumeclaims", "no"),
     ):
-        said = kubectl(
+        answer = kubectl(
             *("auth", "can-i", verb, what, "--as", account, "-n", helm.namespace), check=False
         )
-        assert said.strip() == want, f"{verb} {what}"
+        assert answer.strip() == want, f"{verb} {what}"
     elsewhere = kubectl(
         *("auth", "can-i", "list", SERVICES, "--as", account, "-n", "default"), check=False
     )

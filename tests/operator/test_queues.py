@@ -79,8 +79,8 @@ def test_the_settings_of_a_spec_are_those_that_the_queue_service_stores(
 
 
 def test_settings_that_are_not_sent_keep_their_current_values(url: str) -> None:
-    # The operator once sent back all settings as of its last poll, up to 5 s old: if an admin turned
-    # `calibrate` off just before a change of the manifest, the change turned it on again.
+    # The operator once sent back all settings as of its last poll, up to 5 s old. If an admin had
+    # turned `calibrate` off since, a change of the manifest turned it on again.
     async def calls(queues: QueueServiceClient) -> Any:
         await queues.put("m", {"max_depth": 7, "calibrate": False})
         await queues.put("m", {"max_depth": 8})

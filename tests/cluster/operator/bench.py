@@ -1,15 +1,14 @@
-"""200 LLMServices at once: how long a look takes, what the operator needs, how many calls it makes.
+"""Measure the operator with 200 LLMServices: time per reconciliation, resources, API calls.
 
-    KUBECONFIG=... python tests/cluster/operator/bench.py --services 200
+    KUBECONFIG=... python -m tests.cluster.operator.bench --services 200
 
-The services have no replicas, so that no pods are made: what is measured is the operator and the
-API server, not the node. The queue service and Valkey are real. Prints one JSON object.
+The services have no replicas, so that no pods are created: this measures the operator and the API
+server, not the node. The queue service and Valkey are real. Prints one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import re
 import sys
@@ -18,29 +17,29 @@ import time
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
+from tests.cluster.operator.rig import ROOT, Kube, Rig, until
 
 
 def main() -> int:
-    """Make them, let them rest, change one, delete them; measure each."""
+    """Create the services, let them rest, change one, delete them; measure each step."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--services", type=int, default=200)
-    parser.add_argument("--rest-s", type=float, default=120, help="how long to watch them at rest")
+    parser.add_argument(
+        "--rest-s", type=float, default=120, help="how long to measure them at rest, s"
+    )
     options = parser.parse_args()
-    sys.path.insert(0, str(HERE))
-    cluster: Any = importlib.import_module("conftest")
 
-    kube = cluster.Kube(f"lw-bench-{int(time.time()) % 100_000}")
-    kube("apply", "--validate=false", "-f", str(cluster.ROOT / "crds"))
+    kube = Kube(f"lw-bench-{int(time.time()) % 100_000}")
+    kube("apply", "--validate=false", "-f", str(ROOT / "crds"))
     kube("create", "namespace", kube.namespace)
     with tempfile.TemporaryDirectory() as folder:
-        rig = cluster.Rig(kube, Path(folder))
+        rig = Rig(kube, Path(folder))
         try:
             rig.start()
-            sys.stdout.write(json.dumps(_measure(cluster, rig, options), indent=2) + "\n")
+            sys.stdout.write(json.dumps(_measure(rig, options), indent=2) + "\n")
         finally:
             kube("delete", "llmservices.lengthwise.dev", "--all", "--wait=false", check=False)
-            cluster.until("all gone", lambda: not _names(kube), within_s=300)
+            until("all gone", lambda: not _names(kube), within_s=300)
             rig.stop()
             kube("delete", "namespace", kube.namespace, "--wait=false")
     return 0
@@ -50,7 +49,7 @@ def _names(kube: Any) -> list[str]:
     return str(kube("get", "llmservices.lengthwise.dev", "-o", "name")).split()
 
 
-def _measure(cluster: Any, rig: Any, options: argparse.Namespace) -> dict[str, Any]:
+def _measure(rig: Rig, options: argparse.Namespace) -> dict[str, Any]:
     services = []
     for i in range(options.services):
         spec = {"autoscaling": {"minReplicas": 0, "maxReplicas": 2}} if i % 2 else {"replicas": 0}
@@ -69,7 +68,7 @@ def _measure(cluster: Any, rig: Any, options: argparse.Namespace) -> dict[str, A
         ]
         return len(ready) == int(options.services)
 
-    cluster.until("all ready", all_ready, within_s=300)
+    until("all ready", all_ready, within_s=300)
     ready_s = time.monotonic() - started
     time.sleep(45)  # time passes: the last events of the creation
     made = rig.metrics()
@@ -85,19 +84,20 @@ def _measure(cluster: Any, rig: Any, options: argparse.Namespace) -> dict[str, A
         worker = seen["spec"]["template"]["spec"]["containers"][1]
         return bool({"name": "LENGTHWISE_WORKER_SLOTS", "value": "8"} in worker["env"])
 
-    cluster.until("the change applied", changed, within_s=60)
+    until("the change applied", changed, within_s=60)
     change_s = time.monotonic() - started
-    looks = _sum(made, "lengthwise_operator_reconcile_seconds_count")
+    reconciliations = _sum(made, "lengthwise_operator_reconcile_seconds_count")
     minutes = options.rest_s / 60
     return {
         "services": options.services,
         "kubectl_apply_s": round(applied_s, 1),
         "all_ready_s": round(ready_s, 1),
-        "looks_until_ready": looks,
-        "mean_look_ms": _mean_ms(made, None),
-        "mean_look_at_rest_ms": _mean_ms(rested, made),
-        "looks_per_minute_at_rest": round(
-            (_sum(rested, "lengthwise_operator_reconcile_seconds_count") - looks) / minutes
+        "reconciliations_until_ready": reconciliations,
+        "mean_reconciliation_ms": _mean_ms(made, None),
+        "mean_reconciliation_at_rest_ms": _mean_ms(rested, made),
+        "reconciliations_per_minute_at_rest": round(
+            (_sum(rested, "lengthwise_operator_reconcile_seconds_count") - reconciliations)
+            / minutes
         ),
         "api_calls_per_service_until_ready": round(
             _sum(made, "lengthwise_operator_api_calls_total") / options.services, 1
@@ -117,7 +117,7 @@ def _measure(cluster: Any, rig: Any, options: argparse.Namespace) -> dict[str, A
 
 
 def _sum(text: str, name: str) -> float:
-    """All samples of a metric, added."""
+    """Sum of all samples of a metric."""
     found = re.findall(rf"^{name}(?:\{{[^}}]*\}})? ([0-9.e+-]+)$", text, re.MULTILINE)
     return sum(float(value) for value in found)
 

@@ -1,4 +1,4 @@
-"""Between the operator and the API server: watches that fall silent, and what the log says."""
+"""The connection of the operator to the API server: silent watches, and the log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 if TYPE_CHECKING:
-    from tests.cluster.operator.conftest import Rig
+    from tests.cluster.operator.rig import Rig
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(400)]
 
@@ -23,10 +23,10 @@ Made = Callable[..., Any]
 
 
 class Wire:
-    """A TCP proxy that can fall silent: nothing is closed, and nothing passes any more.
+    """A TCP proxy that can become silent: connections stay open, but no byte passes.
 
-    This is what a lost NAT entry or a load balancer that forgot a connection looks like. Only the
-    connections of that moment are struck; new ones work.
+    A lost NAT entry, or a load balancer that dropped a connection, has this effect. Only the
+    connections that are open at that moment become silent; new ones work.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -58,8 +58,8 @@ class Wire:
         self._thread.join(timeout=10)
         self._loop.close()
 
-    def fall_silent(self) -> None:
-        """For all connections that are open now."""
+    def become_silent(self) -> None:
+        """Stop all bytes on the connections that are open now."""
         self._silent_before = self._count
 
     async def _carry(self, near: asyncio.StreamReader, near_writer: asyncio.StreamWriter) -> None:
@@ -87,7 +87,7 @@ class Wire:
 
 @pytest.fixture
 def wire(rig: Rig, tmp_path: Path) -> Iterator[Wire]:
-    """The operator started anew, with this between it and the API server."""
+    """Restart the operator with this proxy between it and the API server."""
     config = yaml.safe_load(Path(rig.kubeconfig).read_text())
     used = next(c for c in config["contexts"] if c["name"] == config["current-context"])
     cluster = next(c for c in config["clusters"] if c["name"] == used["context"]["cluster"])
@@ -108,44 +108,44 @@ def wire(rig: Rig, tmp_path: Path) -> Iterator[Wire]:
             rig.start_operator()
 
 
-def test_watches_that_fell_silent_are_begun_anew_and_what_was_missed_is_put_right(
+def test_silent_watches_are_restarted_and_missed_changes_are_repaired(
     rig: Rig, made: Made, wire: Wire
 ) -> None:
-    """Kopf #698, #955: without a limit a silent watch lasts for ever, and all looks well."""
+    """Kopf #698, #955: without a time limit a silent watch lasts for ever, without an error."""
     made(rig.simulated("silent", replicas=0))
     rig.wait_reason("silent", "ScaledToZero")
     before = rig.kube.get("service", "silent-engine")["metadata"]["uid"]
-    wire.fall_silent()
+    wire.become_silent()
     rig.kube("delete", "service", "silent-engine")
     # 70 s of silence end the watches (settings.watching.inactivity_timeout).
     rig.until(
-        "the Service made anew",
+        "the Service is created again",
         lambda: rig.kube.get("service", "silent-engine"),
         within_s=150,
     )
-    assert wire.swallowed_bytes > 0, "the deletion was told to nobody: the test proves nothing"
+    assert wire.swallowed_bytes > 0, "the proxy held nothing back: the test proves nothing"
     assert rig.kube.get("service", "silent-engine")["metadata"]["uid"] != before
     assert rig.operator_alive()
 
 
 def test_every_line_of_the_log_is_json_with_its_fields(rig: Rig) -> None:
-    """What `--log-format=json` makes of our `extra={...}`; the chart runs the operator so."""
+    """The chart runs the operator with `--log-format=json`; `extra={...}` becomes fields."""
     log = rig.folder / "operator.log"
 
     def lines() -> list[dict[str, Any]]:
         whole = log.read_text().rpartition("\n")[0]
         return [json.loads(line) for line in whole.splitlines()]
 
-    def complaint() -> dict[str, Any] | None:
-        return next((x for x in lines() if x["message"] == "queue service away"), None)
+    def warning() -> dict[str, Any] | None:
+        return next((x for x in lines() if x["message"] == "queue service unreachable"), None)
 
     rig.stop_operator()
-    rig.start_operator(LENGTHWISE_OPERATOR_QUEUE_URL="http://127.0.0.1:1")  # nobody listens
+    rig.start_operator(LENGTHWISE_OPERATOR_QUEUE_URL="http://127.0.0.1:1")
     try:
-        said = rig.until("a line about the queue service", complaint)
+        found = rig.until("a line about the queue service", warning)
     finally:
         rig.stop_operator()
         rig.start_operator()
-    assert said["problem"]
-    assert said["severity"] == "warn"
+    assert found["problem"]
+    assert found["severity"] == "warn"
     assert all({"message", "severity", "timestamp"} <= line.keys() for line in lines())

@@ -1,4 +1,4 @@
-"""The life of an LLMService on a real API server: made, repaired, changed, scaled, deleted."""
+"""The life of an LLMService on a real API server: created, repaired, changed, scaled, deleted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from tests.cluster.operator.conftest import Rig
+    from tests.cluster.operator.rig import Rig
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(400)]
 
@@ -27,7 +27,7 @@ def wait(look: Callable[[], Any], *, within_s: float = 60) -> Any:
 
 
 class Load:
-    """Requests without end from some clients, and what came back."""
+    """Sends requests from several clients until it ends; counts the answers."""
 
     def __init__(self, rig: Rig, model: str, *, clients: int, tokens: int) -> None:
         self.answered, self.failed = 0, list[str]()
@@ -73,7 +73,7 @@ def test_one_manifest_becomes_a_service_that_the_openai_client_can_use(
     assert {c["status"] for c in seen["status"]["conditions"]} == {"True"}
 
 
-def test_a_stranger_sees_what_is_going_on(rig: Rig, made: Made) -> None:
+def test_kubectl_shows_the_state_of_a_service(rig: Rig, made: Made) -> None:
     made(rig.simulated("columns"))
     rig.wait_ready("columns")
     table = rig.kube("get", "llmservices.lengthwise.dev", "columns").splitlines()
@@ -83,13 +83,13 @@ def test_a_stranger_sees_what_is_going_on(rig: Rig, made: Made) -> None:
     assert table[1].split()[:4] == ["columns", "hf://simulated/model", "True", "Ready"]
     described = rig.kube("describe", "llmservices.lengthwise.dev", "columns")
     assert "EngineReady: " in described  # an event
-    # Old kubectls take "lengthwise" for a field where the group stands in the name.
+    # An old kubectl reads the group in the name as a field.
     version = "--api-version=lengthwise.dev/v1alpha1"
     explained = rig.kube("explain", "llmservices.spec.queue.overtakeFactor", version)
     assert "no job is overtaken" in " ".join(explained.split())
 
 
-def test_a_child_that_is_edited_or_deleted_by_hand_is_put_right(rig: Rig, made: Made) -> None:
+def test_a_child_that_is_edited_or_deleted_by_hand_is_repaired(rig: Rig, made: Made) -> None:
     made(rig.simulated("drift"))
     rig.wait_ready("drift")
     before = rig.kube.get("service", "drift-engine")["metadata"]["uid"]
@@ -114,19 +114,19 @@ def test_a_child_that_is_edited_or_deleted_by_hand_is_put_right(rig: Rig, made: 
     assert 'repairs_total{kind="Deployment"}' in rig.metrics()
 
 
-def test_what_others_add_to_a_child_is_left_to_them(rig: Rig, made: Made) -> None:
+def test_a_field_that_another_adds_to_a_child_is_kept(rig: Rig, made: Made) -> None:
     made(rig.simulated("foreign"))
     rig.wait_ready("foreign")
     rig.kube("annotate", "deployment", "foreign-engine", "team.example/owner=a")
     generation = rig.kube.get("deployment", "foreign-engine")["metadata"]["generation"]
-    time.sleep(6)  # time passes: the annotation wakes the operator, which must change nothing
+    time.sleep(6)  # time passes: the annotation triggers a reconciliation; nothing may change
     seen = rig.kube.get("deployment", "foreign-engine")["metadata"]
     assert seen["annotations"]["team.example/owner"] == "a"
     assert seen["generation"] == generation
 
 
-def test_a_service_at_rest_is_left_at_rest(rig: Rig, made: Made) -> None:
-    # An operator that writes without need wears etcd out, and hides the writes that matter.
+def test_nothing_is_written_for_a_service_at_rest(rig: Rig, made: Made) -> None:
+    # Needless writes load etcd, and hide the writes that matter.
     made(rig.simulated("rest"))
     rig.wait_ready("rest")
     time.sleep(5)  # time passes: the last writes of the creation
@@ -143,7 +143,7 @@ def test_a_service_at_rest_is_left_at_rest(rig: Rig, made: Made) -> None:
     assert versions() == before
 
 
-def test_an_operator_killed_during_a_rollout_takes_over_where_it_was(rig: Rig, made: Made) -> None:
+def test_an_operator_that_is_killed_during_a_rollout_continues_it(rig: Rig, made: Made) -> None:
     manifest = made(rig.simulated("takeover"))
     rig.wait_ready("takeover")
     uid = rig.kube.get("deployment", "takeover-engine")["metadata"]["uid"]
@@ -153,7 +153,7 @@ def test_an_operator_killed_during_a_rollout_takes_over_where_it_was(rig: Rig, m
     rig.stop_operator(signal.SIGKILL)
     manifest["spec"]["engine"]["env"] = [{"name": "CHANGED", "value": "2"}]
     rig.kube.apply(manifest)
-    assert rig.ask("takeover").is_success  # the operator is not in the path of requests
+    assert rig.ask("takeover").is_success  # requests do not pass through the operator
     rig.start_operator()
     rig.wait_ready("takeover")
     seen = rig.kube.get("deployment", "takeover-engine")
@@ -194,7 +194,7 @@ def test_a_rolling_change_under_load_fails_no_request(rig: Rig, made: Made, chan
     assert load.failed == []
 
 
-def test_replicas_follow_the_backlog_to_zero_and_back_and_no_job_is_lost(
+def test_replicas_follow_the_backlog_to_zero_and_back_without_losing_a_job(
     rig: Rig, made: Made
 ) -> None:
     scaling = {
@@ -209,8 +209,8 @@ def test_replicas_follow_the_backlog_to_zero_and_back_and_no_job_is_lost(
     first = rig.submit("elastic", tokens=150)
     wait(lambda: rig.replicas("elastic") == 1, within_s=20)
     wait(lambda: rig.job(first)["state"] == "succeeded", within_s=90)
-    # 40 jobs of 150 tokens (which is now the median, by which all are priced without a predictor),
-    # each token 20 ms, 2 at a time: 60 s of work for one replica.
+    # 40 jobs of 150 tokens (now the median, which is assumed for every job without a predictor),
+    # 20 ms per token, 2 at a time: 60 s of work for one replica.
     jobs = [rig.submit("elastic", tokens=150) for _ in range(40)]
     wait(lambda: rig.replicas("elastic") == 2, within_s=30)
     wait(
@@ -242,7 +242,7 @@ def test_kubectl_scale_sets_the_replicas_of_a_service_without_autoscaling(
     wait(lambda: rig.kube.get("poddisruptionbudget", "scaled-engine") is None, within_s=20)
 
 
-def test_a_service_deleted_with_jobs_in_line_answers_them_all_first(rig: Rig, made: Made) -> None:
+def test_a_deleted_service_answers_its_queued_jobs_first(rig: Rig, made: Made) -> None:
     made(rig.simulated("leaving", slots=2))
     rig.wait_ready("leaving")
     with ThreadPoolExecutor(8) as pool:
@@ -254,7 +254,7 @@ def test_a_service_deleted_with_jobs_in_line_answers_them_all_first(rig: Rig, ma
     assert [a.status_code for a in answers] == [200] * 8
     wait(lambda: rig.service("leaving") is None, within_s=60)
     wait(lambda: rig.kube.get("deployment", "leaving-engine") is None, within_s=60)
-    # How soon is the garbage collector's and the kubelet's affair: over 60 s on a busy node.
+    # The garbage collector and the kubelet need over 60 s on a busy node.
     wait(lambda: not rig.kube.list("pods", "lengthwise.dev/service=leaving"), within_s=150)
 
 
@@ -282,10 +282,10 @@ def test_the_queues_settings_follow_the_spec_without_a_restart(rig: Rig, made: M
     assert after == pods
 
 
-def test_the_rights_that_the_chart_gives_were_enough_for_all_of_this(rig: Rig) -> None:
-    """The operator runs with an account that has those of the chart's Role and no others.
+def test_the_rights_in_the_chart_are_enough_for_all_tests_of_this_folder(rig: Rig) -> None:
+    """The operator runs with an account that has the rights of the chart's Role and no others.
 
-    What it could not apply would have failed the tests above; this is about what Kopf watches.
+    A child that it may not apply fails the tests above. This test is about what Kopf watches.
     """
     log = (rig.folder / "operator.log").read_text()
     assert [line for line in log.splitlines() if "forbidden" in line.lower()] == []

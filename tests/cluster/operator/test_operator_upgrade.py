@@ -1,4 +1,4 @@
-"""An upgrade's order: the workers are replaced after the queue service, whoever is quicker."""
+"""The order of an upgrade: the workers are replaced after the queue service."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.cluster.operator.conftest import Rig
+    from tests.cluster.operator.rig import Rig
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(400)]
 
-#: A release of the worker that there is not: what is looked at is the Deployment.
+#: An image that does not exist; the test reads only the Deployment.
 NEXT = "lengthwise/worker:next"
 
 
@@ -27,20 +27,18 @@ def place_queue_service(rig: Rig, selector: dict[str, str | None]) -> None:
     rig.kube.patch("deployment", "queue", {"spec": {"template": pod}})
 
 
-def test_workers_are_replaced_when_the_queue_service_has_been(
-    rig: Rig, made: Callable[..., Any]
-) -> None:
-    # With workers of the next release and a queue service of the one before, a batch's line that
-    # the engine refuses was told to be a malformed record: docs/decisions/0004.
+def test_workers_are_replaced_after_the_queue_service(rig: Rig, made: Callable[..., Any]) -> None:
+    # With workers of the next release and a queue service of the previous one, a request of a batch
+    # that the engine refuses was reported as a malformed record: docs/decisions/0004.
     made(rig.simulated("upgraded"))
     rig.wait_ready("upgraded")
     before = worker_image(rig)
-    place_queue_service(rig, {"no-node": "has-this"})  # its next pod hangs, the old one answers
+    place_queue_service(rig, {"no-node": "has-this"})  # its next pod is stuck, the old one serves
     rig.stop_operator()
     try:
         rig.start_operator(LENGTHWISE_OPERATOR_WORKER_IMAGE=NEXT)
-        told = rig.wait_reason("upgraded", "RollingOut", type_="EngineReady")
-        assert "when the queue service has been" in told["message"]
+        found = rig.wait_reason("upgraded", "RollingOut", type_="EngineReady")
+        assert "rollout waits for the queue service" in found["message"]
         assert rig.condition("upgraded")["status"] == "True"
         assert worker_image(rig) == before
         assert rig.ask("upgraded").is_success

@@ -1,7 +1,7 @@
-"""The same with a real vLLM on the CPU: its arguments, its probes, and how it ends.
+"""An LLMService with a real vLLM on the CPU: its arguments, its probes, and how it ends.
 
-The image is that of the fixture `vllm_image`, with a model at LENGTHWISE_TEST_VLLM_MODEL inside;
-without it these tests are skipped, because the image is large.
+The image comes from the fixture `vllm_image`, with a model at LENGTHWISE_TEST_VLLM_MODEL inside.
+Without such an image the tests are skipped; it is large.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.cluster.operator.conftest import Rig
+    from tests.cluster.operator.rig import Rig
 
 MODEL = os.environ.get("LENGTHWISE_TEST_VLLM_MODEL", "/models/smollm2")
 
@@ -40,7 +40,7 @@ def manifest(rig: Rig, image: str) -> Any:
             },
             "sharedMemorySize": "256Mi",
             "predictor": {"replicas": 0},
-            # Two engines at once would not fit into a small node.
+            # Two engines at once do not fit on a small node.
             "rolloutStrategy": {"maxSurge": 0, "maxUnavailable": 1},
             "drain": {"preStopSeconds": 20, "shutdownTimeoutSeconds": 20},
         },
@@ -56,7 +56,7 @@ def test_a_real_vllm_serves_and_is_replaced_without_a_failed_request(
     assert first.status_code == 200, first.text
     assert first.json()["usage"]["completion_tokens"] == 8
     with ThreadPoolExecutor(6) as pool:
-        # Some run when the change comes, the others wait in line while nobody serves.
+        # Some run during the change; the others wait in the queue while there is no replica.
         asked = [pool.submit(rig.ask, "real", tokens=120, timeout_s=400) for _ in range(12)]
         wanted["spec"]["engine"]["env"] = [{"name": "CHANGED", "value": "1"}]
         rig.kube.apply(wanted)
