@@ -14,7 +14,7 @@ from lengthwise_store.jobs import EntryKind, OutputEntry
 
 
 def last_attempt(entries: Iterable[OutputEntry]) -> list[bytes]:
-    """The chunks of the last attempt; those of earlier attempts do not count."""
+    """Return the chunks of the last attempt; those of earlier attempts do not count."""
     chunks: list[bytes] = []
     for entry in entries:
         match entry.kind:

@@ -69,23 +69,23 @@ class ChatEndpoint(Endpoint[ChatCompletionRequest]):
     delta_field = "delta"
 
     def max_tokens_param(self, request: ChatCompletionRequest) -> str:
-        """`max_completion_tokens` takes precedence over the older `max_tokens`."""
+        """Return `max_completion_tokens` if it is set, else the older `max_tokens`."""
         return "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
 
     def prompts(self, request: ChatCompletionRequest, body: JsonObject) -> list[Prompt]:
-        """The chat is one prompt, of the texts of its messages."""
+        """Return one prompt, of the texts of all messages."""
         return [[_as_rendered(message) for message in body["messages"]]]
 
     def predictor_text(self, body: JsonObject, prompts: list[Prompt]) -> str | None:
-        """All messages, rendered as in training."""
+        """Render all messages, as in training."""
         return clip(render_prompt(body["messages"])) or None
 
     def is_partial(self, choice: JsonObject) -> bool:
-        """A complete response has a `message` in place of the `delta`."""
+        """Look for a `delta`. A complete response has a `message` instead."""
         return "delta" in choice
 
     def delta(self, choice: JsonObject) -> JsonObject:
-        """The fields of the choice's `delta`."""
+        """Return the fields of the choice's `delta`."""
         delta = choice.get("delta")
         return delta if isinstance(delta, dict) else {}
 
@@ -94,12 +94,12 @@ class ChatEndpoint(Endpoint[ChatCompletionRequest]):
         return choice | {"delta": delta}
 
     def add_delta(self, choice: JsonObject, delta: Any) -> None:
-        """Deltas add up to the choice's `message`."""
+        """Merge the delta into the choice's `message`."""
         if isinstance(delta, dict):
             merge_delta(choice.setdefault("message", {}), delta)
 
     def complete(self, choice: JsonObject) -> None:
-        """A message has a role and content; a tool call has no `index`."""
+        """Add a role and content to the message, and remove the `index` of its tool calls."""
         message = {"role": "assistant", "content": None} | choice.get("message", {})
         for call in objects(message.get("tool_calls")):
             call.pop("index", None)  # only deltas have it
@@ -107,7 +107,7 @@ class ChatEndpoint(Endpoint[ChatCompletionRequest]):
 
 
 def _as_rendered(message: JsonObject) -> str:
-    """The text of a message that every chat template puts into the prompt.
+    """Return the text of a message that every chat template puts into the prompt.
 
     Templates strip messages, and cut the thoughts out of the model's earlier answers.
     """

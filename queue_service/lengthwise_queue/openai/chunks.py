@@ -11,7 +11,7 @@ _NOT_CONTINUED = frozenset({"role", "id", "type"})
 
 
 def parse_chunk(data: bytes) -> dict[str, Any] | None:
-    """A chunk as a JSON object; None if it is none."""
+    """Parse a chunk; None: it is not a JSON object."""
     try:
         value = from_json(data)
     except ValueError:
@@ -20,12 +20,12 @@ def parse_chunk(data: bytes) -> dict[str, Any] | None:
 
 
 def objects(value: Any) -> list[dict[str, Any]]:
-    """The objects in a JSON array; none if the value is not an array."""
+    """Return the objects in a JSON array; none if the value is not an array."""
     return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else []
 
 
 def index_of(choice: dict[str, Any]) -> int:
-    """The index of a choice; engines may leave it out if there is only one choice."""
+    """Return the index of a choice; engines may leave it out if there is only one choice."""
     index = choice.get("index")
     return index if isinstance(index, int) else 0
 

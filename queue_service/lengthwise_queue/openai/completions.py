@@ -51,7 +51,7 @@ class CompletionsEndpoint(Endpoint[CompletionRequest]):
     delta_field = "text"
 
     def prompts(self, request: CompletionRequest, body: JsonObject) -> list[Prompt]:
-        """One prompt for each text or list of token ids; none for embedded prompts."""
+        """Return one prompt for each text or list of token ids; none for embedded prompts."""
         prompt = request.prompt
         if prompt is None:
             if request.prompt_embeds is not None:
@@ -64,16 +64,16 @@ class CompletionsEndpoint(Endpoint[CompletionRequest]):
         return [[p] if isinstance(p, str) else len(p) for p in prompt if not isinstance(p, int)]
 
     def predictor_text(self, body: JsonObject, prompts: list[Prompt]) -> str | None:
-        """The first text. It stands for all prompts of the body: they are one job, and alike."""
+        """Return the first text. It represents all prompts of the body, which are one job."""
         texts = [prompt[0] for prompt in prompts if isinstance(prompt, list)]
         return clip(texts[0]) if texts else None
 
     def is_partial(self, choice: JsonObject) -> bool:
-        """The choices of a chunk and of a complete response look alike."""
+        """Return False: the choices of a chunk and of a complete response look alike."""
         return False
 
     def delta(self, choice: JsonObject) -> JsonObject:
-        """The choice's `text`."""
+        """Return the choice's `text`."""
         return {"text": choice.get("text")}
 
     def with_delta(self, choice: JsonObject, delta: JsonObject) -> JsonObject:
@@ -81,11 +81,11 @@ class CompletionsEndpoint(Endpoint[CompletionRequest]):
         return choice | {"text": delta.get("text", "")}
 
     def add_delta(self, choice: JsonObject, delta: Any) -> None:
-        """Texts add up to one text."""
+        """Append the text."""
         choice["text"] = choice.get("text", "") + (delta or "")
 
     def complete(self, choice: JsonObject) -> None:
-        """A choice has a text."""
+        """Add an empty text if there is none."""
         choice.setdefault("text", "")
 
 

@@ -82,7 +82,7 @@ async def deliver_stream(
 
 
 async def _first_entries(batches: AsyncGenerator[list[OutputEntry]]) -> list[OutputEntry]:
-    """The entries before the headers must be sent. A new attempt alone does not need them yet."""
+    """Wait for entries, until the headers must be sent. A new attempt alone does not need them."""
     early: list[OutputEntry] = []
     async for batch in batches:
         early += batch
@@ -132,7 +132,7 @@ class OpenAIStream(EventStream):
         self._tracker.answered()
 
     def _events(self, entries: list[OutputEntry]) -> bytes:
-        """The events for some entries, joined, so that they are one write to the socket."""
+        """Return the events for some entries, joined, so that they are one write to the socket."""
         events = bytearray()
         for entry in _of_last_attempt(entries):
             match entry.kind:
@@ -154,7 +154,7 @@ class OpenAIStream(EventStream):
 
 
 def _of_last_attempt(entries: list[OutputEntry]) -> list[OutputEntry]:
-    """The entries of the last attempt; those of an earlier one could only contradict them."""
+    """Return the entries of the last attempt; those of an earlier one could only contradict it."""
     starts = [i for i, entry in enumerate(entries) if entry.kind is EntryKind.ATTEMPT]
     return entries[starts[-1] :] if starts else entries
 

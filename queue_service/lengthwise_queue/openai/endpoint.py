@@ -86,14 +86,14 @@ class Endpoint(ABC, Generic[R]):
         )
 
     def max_tokens_param(self, request: R) -> str:
-        """The field that limits the length of an answer."""
+        """Return the field that limits the length of an answer."""
         return "max_tokens"
 
     # --------------------------------------------------------------------------- the prompt
 
     @abstractmethod
     def prompts(self, request: R, body: JsonObject) -> list[Prompt]:
-        """The prompts of a validated body.
+        """Return the prompts of a validated body.
 
         Raises:
             BadRequest: The body has no prompt.
@@ -101,21 +101,21 @@ class Endpoint(ABC, Generic[R]):
 
     @abstractmethod
     def predictor_text(self, body: JsonObject, prompts: list[Prompt]) -> str | None:
-        """The text for the predictor, clipped; None: the body has no text."""
+        """Return the text for the predictor, clipped; None: the body has no text."""
 
     # --------------------------------------------------------------------------- the chunks
 
     @abstractmethod
     def is_partial(self, choice: JsonObject) -> bool:
-        """Whether a choice is certainly part of a stream, and not of a complete response."""
+        """Return whether a choice is certainly part of a stream, and not of a complete response."""
 
     @abstractmethod
     def delta(self, choice: JsonObject) -> JsonObject:
-        """The new part of an answer that a chunk's choice holds, by field."""
+        """Return the new part of an answer that a chunk's choice holds, by field."""
 
     @abstractmethod
     def with_delta(self, choice: JsonObject, delta: JsonObject) -> JsonObject:
-        """A copy of a chunk's choice with another new part."""
+        """Return a copy of a chunk's choice with another new part."""
 
     @abstractmethod
     def add_delta(self, choice: JsonObject, delta: Any) -> None:

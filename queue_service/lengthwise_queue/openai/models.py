@@ -16,7 +16,7 @@ router = APIRouter(tags=["openai"], dependencies=SECURED, responses=openapi.ALWA
 
 @router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
-    """The models that you can ask: one for each queue that your tenant may use."""
+    """List the models: one for each queue that your tenant may use."""
     tenant = tenant_of(request)
     snapshots = await of(request).queue_cache.read_all()
     data = [_model(snapshot) for snapshot in snapshots if tenant.may_use(snapshot.queue.name)]
@@ -25,7 +25,7 @@ async def models(request: Request) -> dict[str, Any]:
 
 @router.get("/v1/models/{model:path}", responses=openapi.errors(404))
 async def model(request: Request, model: str) -> dict[str, Any]:
-    """One model."""
+    """Return one model."""
     return _model(await of(request).queue_cache.get(tenant_of(request), model))
 
 

@@ -15,5 +15,5 @@ _BY_PATH = {endpoint.path: endpoint for endpoint in ENDPOINTS}
 
 
 def endpoint_at(path: EndpointPath) -> Endpoint[Any]:
-    """The endpoint of a path."""
+    """Return the endpoint of a path."""
     return _BY_PATH[path]

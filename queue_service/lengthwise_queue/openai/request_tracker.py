@@ -46,7 +46,7 @@ class RequestTracker:
         return self.job.accepted.id
 
     def output(self) -> AsyncGenerator[list[OutputEntry]]:
-        """The job's output from its start. An empty list means that nothing came for a while."""
+        """Stream the job's output from its start. An empty list: nothing came for a while."""
         return stream_output(
             self.service.store,
             self.job.queue,
@@ -56,7 +56,7 @@ class RequestTracker:
         )
 
     async def all_chunks(self) -> list[bytes]:
-        """Wait for the job's end. Returns the chunks of its last attempt."""
+        """Wait for the job's end, and return the chunks of its last attempt."""
         chunks: list[bytes] = []
         async with contextlib.aclosing(self.output()) as batches:
             async for batch in batches:
@@ -77,7 +77,7 @@ class RequestTracker:
             self.end = read_end(entry)
 
     def problem(self) -> JobEnded | None:
-        """Why the job has no answer. None: it has one, or has not ended yet."""
+        """Return why the job has no answer; None: it has one, or has not ended yet."""
         return None if self.end is None else self.end.problem(self.job_id)
 
     def client_disconnected(self) -> None:

@@ -76,7 +76,7 @@ def _bad_request(model: type[OpenAIBody], exc: ValidationError, body: dict[str, 
 
 
 def missing(param: str, want: str) -> BadRequest:
-    """The error for a required field that the body lacks."""
+    """Make the error for a required field that the body lacks."""
     return BadRequest(
         f"`{param}` is missing: send {want}", param=param, code="missing_required_parameter"
     )
@@ -88,19 +88,19 @@ def _schema(model: type[OpenAIBody]) -> dict[str, Any]:
 
 
 def _member(schema: dict[str, Any], key: str) -> Any:
-    """The `items` or `properties` of a schema, or of the member of a union that has them."""
+    """Return the `items` or `properties` of a schema, or of the union member that has them."""
     return next(s[key] for s in schema.get("anyOf", [schema]) if key in s)
 
 
 def wrong(param: str, want: str, value: object) -> BadRequest:
-    """The error for a field whose value is not `want`."""
+    """Make the error for a field whose value is not `want`."""
     return BadRequest(
         f"`{param}` must be {want}, and is {kind_of(value)}.", param=param, code="invalid_value"
     )
 
 
 def string_at(param: str, value: dict[str, Any], name: str) -> str:
-    """A string field of an object inside the body.
+    """Return a string field of an object inside the body.
 
     Raises:
         BadRequest: The field is missing, or not a string.

@@ -8,7 +8,7 @@ _PLURAL = {"string": "strings", "integer": "integers", "array": "arrays", "objec
 
 
 def inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """A JSON schema without `$defs`, whose references would be wrong once it is embedded."""
+    """Resolve the `$defs` of a JSON schema: its references would be wrong once it is embedded."""
     defs = schema.get("$defs", {})
 
     def walk(node: Any) -> Any:
@@ -23,7 +23,7 @@ def inlined(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def in_words(schema: dict[str, Any]) -> str:
-    """What a JSON schema allows, in words; null is left out."""
+    """Describe what a JSON schema allows, in words, without null."""
     if "anyOf" in schema:
         kinds = [in_words(member) for member in schema["anyOf"] if member.get("type") != "null"]
         return " or ".join(kinds)

@@ -14,7 +14,7 @@ TenantName = Annotated[
 
 
 def openai_page(data: list[dict[str, Any]], has_more: bool) -> dict[str, Any]:
-    """One page of a listing, in the form of OpenAI's lists."""
+    """Make one page of a listing, in the form of OpenAI's lists."""
     return {
         "object": "list",
         "data": data,

@@ -42,7 +42,7 @@ Responses = dict[int | str, dict[str, Any]]
 
 
 def errors(*statuses: int) -> Responses:
-    """The `responses` of a route that can return these error statuses."""
+    """Make the `responses` of a route that can return these error statuses."""
     responses: Responses = {}
     for status in statuses:
         responses[status] = {"model": ErrorBody, "description": _MEANING[status]}
@@ -56,7 +56,7 @@ ALWAYS = errors(401, 503)
 
 
 def json_body(model: type[BaseModel], *, required: bool = True) -> dict[str, Any]:
-    """The `openapi_extra` of a route that parses its JSON body itself."""
+    """Make the `openapi_extra` of a route that parses its JSON body itself."""
     schema = inlined(model.model_json_schema(by_alias=True))
     return {
         "requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}
@@ -64,17 +64,17 @@ def json_body(model: type[BaseModel], *, required: bool = True) -> dict[str, Any
 
 
 def known(view: type[BaseModel], description: str) -> Responses:
-    """A 200 of a route whose usual success status is another one."""
+    """Make the 200 of a route whose usual success status is another one."""
     return {200: {"model": view, "description": description}}
 
 
 def events(description: str) -> Responses:
-    """A 200 that is a stream of server-sent events."""
+    """Make the 200 of a route that sends server-sent events."""
     return {200: {"description": description, "content": {"text/event-stream": {}}}}
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, without FastAPI's 422: a wrong parameter is a 400 in this service."""
+    """Make the OpenAPI document, without FastAPI's 422: a wrong parameter is a 400 here."""
     if app.openapi_schema is None:
         made = FastAPI.openapi(app)
         for operations in made["paths"].values():

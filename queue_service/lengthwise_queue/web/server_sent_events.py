@@ -20,7 +20,7 @@ KEEP_ALIVE = b": waiting\n"
 
 
 def event(data: bytes, *, entry_id: str | None = None, name: str | None = None) -> bytes:
-    """One server-sent event."""
+    """Write one server-sent event."""
     head = b"" if entry_id is None else b"id: %s\n" % entry_id.encode()
     if name is not None:
         head += b"event: %s\n" % name.encode()
@@ -80,7 +80,7 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": data, "more_body": True})
 
     def _on_disconnect(self) -> None:
-        """The client closed the connection."""
+        """Called when the client closed the connection."""
 
     def _on_complete(self) -> None:
-        """The client was sent all events."""
+        """Called when all events were sent."""

@@ -41,14 +41,14 @@ class EventBuilder:
         self._places: dict[int, int] = {}  #: The engine's index of a call -> its place.
 
     def begin(self) -> list[JsonObject]:
-        """The events that precede all output."""
+        """Return the events that precede all output."""
         return [
             self._of_response("response.created", "queued"),
             self._of_response("response.queued", "queued"),
         ]
 
     def feed(self, entry: OutputEntry) -> list[JsonObject]:
-        """The events that follow from an entry."""
+        """Return the events that follow from an entry."""
         if self.ended:
             return []
         try:

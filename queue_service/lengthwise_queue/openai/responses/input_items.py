@@ -13,7 +13,7 @@ _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "develop
 
 
 def items_of(value: str | list[JsonObject]) -> list[JsonObject]:
-    """The input as items: a text is one message of the user."""
+    """Return the input as items: a text is one message of the user."""
     if isinstance(value, str):
         content = [{"type": "input_text", "text": value}]
         return [{"type": "message", "role": "user", "content": content}]

@@ -105,7 +105,7 @@ class TranslatedRequest:
     previous_response_id: str | None
 
     def chat_request(self, earlier: list[JsonObject]) -> JsonObject:
-        """The chat request: instructions, the earlier turns, and the messages of this request."""
+        """Return the chat request: instructions, earlier turns, then the messages of this one."""
         system: list[JsonObject] = []
         if self.instructions is not None:
             system = [{"role": "system", "content": self.instructions}]

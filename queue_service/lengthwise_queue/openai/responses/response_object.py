@@ -15,7 +15,7 @@ _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"
 
 
 def response_id(job_id: str) -> str:
-    """The id of the response that a job produces."""
+    """Return the id of the response that a job produces."""
     return f"resp_{job_id.replace('-', '')}"
 
 
@@ -29,7 +29,7 @@ class AssembledMessage:
     usage: JsonObject | None = None
 
     def as_chat_message(self) -> JsonObject:
-        """The message as a turn of the chat that continues from it."""
+        """Return the message as a turn of the chat that continues from it."""
         message: JsonObject = {"role": "assistant", "content": self.text}
         if self.calls:
             message["tool_calls"] = [
@@ -43,12 +43,16 @@ class AssembledMessage:
         return message
 
     def final_status(self) -> str:
-        """OpenAI's status of a response whose engine has finished."""
+        """Return OpenAI's status of a response whose engine has finished."""
         return "incomplete" if self.finish_reason in _INCOMPLETE else "completed"
 
 
 def message_of(completion: JsonObject | None) -> AssembledMessage:
-    """The message in a chat completion; None: there is no completion yet."""
+    """Return the message in a chat completion.
+
+    Args:
+        completion: None: there is none yet.
+    """
     choices = (completion or {}).get("choices") or [{}]
     message = choices[0].get("message") or {}
     calls = []
@@ -70,7 +74,7 @@ def message_of(completion: JsonObject | None) -> AssembledMessage:
 
 
 def status_of(job: Job, message: AssembledMessage) -> str:
-    """OpenAI's status of a job."""
+    """Return OpenAI's status of a job."""
     if job.state is JobState.SUCCEEDED:
         return message.final_status()
     if job.state is JobState.CANCELLED or (
@@ -126,7 +130,7 @@ def _output(record: ResponseRecord, message: AssembledMessage, status: str) -> l
 
 
 def message_item(record: ResponseRecord, text: str | None, status: str) -> JsonObject:
-    """The output item of the answer's text; None: there is no text yet."""
+    """Make the output item of the answer's text; None: there is no text yet."""
     return {
         "id": f"msg_{record.id.removeprefix('resp_')}",
         "type": "message",
@@ -137,12 +141,12 @@ def message_item(record: ResponseRecord, text: str | None, status: str) -> JsonO
 
 
 def text_part(text: str) -> JsonObject:
-    """The content of a message item."""
+    """Make the content of a message item."""
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
 def call_item(record: ResponseRecord, place: int, call: JsonObject, status: str) -> JsonObject:
-    """The output item of a function call."""
+    """Make the output item of a function call."""
     own = f"fc_{record.id.removeprefix('resp_')}_{place}"
     return {
         "id": own,

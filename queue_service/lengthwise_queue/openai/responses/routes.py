@@ -196,7 +196,7 @@ async def list_input_items(
 
 @contextlib.contextmanager
 def _params_of_the_client() -> Iterator[None]:
-    """Errors name fields of the client's request, and not those of the chat request."""
+    """Make errors name fields of the client's request, and not those of the chat request."""
     try:
         yield
     except BadRequest as exc:
@@ -234,7 +234,7 @@ async def _forget(service: Service, record: ResponseRecord) -> None:
 async def _earlier_messages(
     service: Service, tenant: str, translated: TranslatedRequest
 ) -> list[dict[str, Any]]:
-    """The messages of the conversation that the response continues."""
+    """Return the messages of the conversation that the response continues."""
     if translated.previous_response_id is None:
         return []
     record = await service.responses.get(tenant, translated.previous_response_id)
@@ -273,7 +273,7 @@ def _not_found() -> ObjectNotFound:
 
 
 async def _view(service: Service, record: ResponseRecord) -> dict[str, Any]:
-    """The response object in its current state."""
+    """Return the response object in its current state."""
     job = await _job(service, record)
     message = AssembledMessage()
     if job.attempt > 0:

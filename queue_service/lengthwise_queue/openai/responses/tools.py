@@ -10,7 +10,7 @@ from lengthwise_queue.openai.validation import string_at
 
 
 def tools_and_choice(tools: list[JsonObject] | None, choice: Any) -> JsonObject:
-    """The fields `tools` and `tool_choice` of the chat request, as far as they are set.
+    """Return the fields `tools` and `tool_choice` of the chat request, as far as they are set.
 
     Raises:
         BadRequest: A tool is not a function, or the choice is none that a chat request has.
@@ -50,7 +50,7 @@ def _choice(choice: Any) -> str | JsonObject:
 
 
 def response_format(text: JsonObject | None) -> JsonObject:
-    """The field `response_format` of the chat request; empty where the text is free.
+    """Return the field `response_format` of the chat request; nothing if the text is free.
 
     Raises:
         BadRequest: The format is none that a chat request has.
