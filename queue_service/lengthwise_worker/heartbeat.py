@@ -1,7 +1,7 @@
-"""What a worker does for the store besides claiming: heartbeats, ticks, cancellations.
+"""The loops that keep a worker's leases: heartbeats, ticks, cancellations.
 
-One `Heartbeat` for each set of connections: worker.py starts its loops, and starts those of a new one
-when the watchdog reconnects.
+One `Heartbeat` for each set of connections: worker.py starts its loops, and those of a new one when
+the watchdog reconnects.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _HINT_WAIT_S = 2.0
 
 
 class Heartbeat:
-    """See the module. `runs` is the worker's own table of running jobs, by job id; read only."""
+    """Keeps the leases of `runs`, the worker's table of running jobs by id; it only reads it."""
 
     def __init__(
         self,
@@ -46,11 +46,11 @@ class Heartbeat:
         self._beat_now = asyncio.Event()
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
-        """All of it, each to be run as a task until it is cancelled."""
-        return [self.beat(), self.tick(), self.hear_cancellations(), self.publish_max_model_len()]
+        """Return the loops; the caller runs each as a task until it cancels it."""
+        return [self.beat(), self.tick(), self.watch_cancellations(), self.publish_max_model_len()]
 
     async def beat(self) -> None:
-        """Extend all leases in one call, and hear which jobs are cancelled or lost."""
+        """Extend all leases in one call, and abort the jobs that are cancelled or lost."""
         await self._watch.wait_until_ready()
         s, backoff = self._settings, Backoff(cap_s=max(0.1, self._settings.beat_ms / 1000))
         while True:
@@ -74,7 +74,7 @@ class Heartbeat:
             self._link.worked()
             backoff.reset()
             for run in runs:
-                run.hear(states[run.claim.lease.job_id])
+                run.lease_changed(states[run.claim.lease.job_id])
             try:
                 async with asyncio.timeout(s.beat_ms / 1000):
                     await self._beat_now.wait()
@@ -82,7 +82,7 @@ class Heartbeat:
                 pass
 
     async def tick(self) -> None:
-        """Let time pass for the queue: any worker may, the store sees to it that one does."""
+        """Let time pass: every worker calls, and the store acts once in each tick interval."""
         s, backoff = self._settings, Backoff()
         while True:
             try:
@@ -96,8 +96,8 @@ class Heartbeat:
                 log.info("tick", extra={"queue": s.queue} | moved)
             await asyncio.sleep(s.tick_ms / 1000 * random.uniform(0.9, 1.1))  # noqa: S311
 
-    async def hear_cancellations(self) -> None:
-        """A hint that a job of ours was cancelled makes the next heartbeat come now."""
+    async def watch_cancellations(self) -> None:
+        """Send the next heartbeat at once when a running job may have been cancelled."""
         backoff = Backoff()
         while True:
             try:
@@ -111,7 +111,7 @@ class Heartbeat:
                 self._beat_now.set()
 
     async def publish_max_model_len(self) -> None:
-        """Fill in the queue's `max_model_len` where nobody set it, once there is a queue."""
+        """Set the queue's `max_model_len` if it has none, once the queue exists."""
         await self._watch.wait_until_ready()
         tokens = await self._engine.max_model_len()
         log.info("engine ready", extra={"engine": self._engine.kind, "max_model_len": tokens})

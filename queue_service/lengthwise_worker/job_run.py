@@ -1,7 +1,7 @@
-"""One claimed job, from its claim to the word that ends it.
+"""Runs one claimed job, from its claim to the report that ends it.
 
-Called by worker.py, one task a job. Order on the output stream is kept because at most one `emit`
-is under way, and what it could not deliver goes first in the next.
+Called by worker.py, one task a job. The order of the output stream is kept because at most one
+`emit` is in flight, and the pieces that it could not deliver come first in the next.
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ from lengthwise_worker.outcomes import outcome_of
 
 log = logging.getLogger(__name__)
 
-#: So many pieces go out as they come, later ones are gathered. Not just the first: vLLM begins with
-#: a piece that holds nothing but the role, and the first token, gathered, came 25 ms late.
+#: This many pieces are sent as they arrive; later ones are gathered. More than the first, because
+#: vLLM begins with a piece that holds only the role: the first token was gathered and came 25 ms
+#: late.
 _EAGER_PIECES = 3
 
 
 class Abort(StrEnum):
-    """Why the engine's work on a job is given up."""
+    """Why the engine's work on a job is aborted."""
 
-    CANCEL = "cancel"  #: The answer is no longer wanted.
-    LOST = "lost"  #: The job is no longer ours: not a word more about it.
-    RELEASE = "release"  #: We shut down; another worker shall have it.
+    CANCEL = "cancel"  #: No client wants the answer any more.
+    LOST = "lost"  #: The job is no longer this worker's: send nothing more about it.
+    RELEASE = "release"  #: The worker shuts down; another worker takes the job.
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobContext:
     """What every job of a worker shares.
 
-    `engine_said(error)` hears how each call of the engine ended (None: well), and says how long to
-    leave it alone, ms; `gave_up()` is true when the process ends and no more is to be tried;
-    `succeeded(claim, outcome)` hears of every answer that was accepted.
+    `call_ended(error)` gets the error of each call of the engine (None: it answered), and returns
+    how long to pause, ms. `gave_up()` is true when the process ends and nothing is to be tried any
+    more. `job_succeeded(claim, outcome)` gets every answer that the store accepted.
     """
 
     queue: str
@@ -54,24 +55,24 @@ class JobContext:
     metrics: Metrics
     link: StoreLink
     coalesce_s: float
-    engine_said: Callable[[EngineError | None], int]
+    call_ended: Callable[[EngineError | None], int]
     gave_up: Callable[[], bool]
-    succeeded: Callable[[Claim, Outcome], None]
+    job_succeeded: Callable[[Claim, Outcome], None]
 
 
 class JobRun:
-    """See the module. `store` stays the one of the claim: it counts what was emitted."""
+    """One running job. `store` stays the one of the claim, because it counts the emitted pieces."""
 
     def __init__(
         self,
         claim: Claim,
-        endings: CompletionBatcher,
+        completions: CompletionBatcher,
         context: JobContext,
         gate: asyncio.Event | None = None,
     ) -> None:
-        """Nothing runs yet; a job with a `gate` waits for it (a static batch that still fills)."""
-        self.claim, self.store = claim, endings.store
-        self._endings = endings
+        """Start nothing yet; a job with a `gate` waits for it (a static batch that still fills)."""
+        self.claim, self.store = claim, completions.store
+        self._completions = completions
         self._context, self._gate = context, gate
         self._claimed_s = time.monotonic()
         self._called_s: float | None = None
@@ -86,11 +87,11 @@ class JobRun:
 
     @property
     def waits_for_batch(self) -> bool:
-        """Whether the engine has not been called because the batch has not begun."""
+        """Whether the job waits for its static batch to start."""
         return self._gate is not None and not self._gate.is_set()
 
     def abort(self, why: Abort) -> None:
-        """Give the engine's work up. Harmless when the answer is there already; LOST prevails."""
+        """Abort the engine's work. Harmless if the answer is complete; LOST prevails."""
         if self._abort is None:
             self._abort = why
             if self._answering is not None:
@@ -99,7 +100,7 @@ class JobRun:
             self._abort = why
 
     async def run(self) -> None:
-        """Have the job answered, and end its claim."""
+        """Let the engine answer the job, and end its claim."""
         outcome, last = await self._answer()
         self._closed = True
         if self._timer is not None:
@@ -114,13 +115,13 @@ class JobRun:
     # ------------------------------------------------------------------ the engine
 
     async def _answer(self) -> tuple[Outcome, list[bytes]]:
-        """How the call of the engine ended, and a body that is still to be delivered."""
+        """Call the engine; return the outcome, and the body that is still to be delivered."""
         context, error = self._context, None
         task = asyncio.current_task()
         try:
             self._answering = task
             if self._abort is not None:
-                raise asyncio.CancelledError  # aborted before this task got its first turn
+                raise asyncio.CancelledError  # aborted before the first turn of this task
             if self._gate is not None:
                 await self._gate.wait()
             self._called_s = time.monotonic()
@@ -136,13 +137,13 @@ class JobRun:
         except EngineError as exc:
             error = exc
         except Exception:
-            # The outermost frame of one job: a fault of ours must not take the others with it.
+            # The outermost frame of one job: a bug must not end the other jobs.
             log.exception("worker fault", extra={"job_id": self.claim.lease.job_id})
-            error_of_ours = JobError(code="worker_fault", message="The worker met a fault.")
-            return Outcome(kind=OutcomeKind.RETRY, error=error_of_ours, delay_ms=1000), []
+            fault = JobError(code="worker_fault", message="The worker met an internal error.")
+            return Outcome(kind=OutcomeKind.RETRY, error=fault, delay_ms=1000), []
         finally:
             self._answering = None
-        delay_ms = context.engine_said(error)
+        delay_ms = context.call_ended(error)
         if error is None:
             return self._done(answer)
         log.warning(
@@ -190,38 +191,39 @@ class JobRun:
 
     def _send(self) -> None:
         self._timer = None
-        # Not a word after LOST: the store no longer knows how many pieces came before, and would
-        # take what the engine still sends, until its call is closed, for the first of them.
+        # Nothing after LOST: the store no longer counts the pieces of this claim, and would store
+        # those that the engine still sends, until its call is closed, as the first ones.
         if self._buffer and not self._closed and self._abort is not Abort.LOST:
             self._emitting = asyncio.create_task(self._emit())
 
     async def _emit(self) -> None:
-        """Deliver what is there; look again after `coalesce_s`, or later if the store is away."""
+        """Deliver the gathered pieces; again after `coalesce_s`, or later during an outage."""
         context, pieces = self._context, self._buffer
         self._buffer = []
         pause_s = context.coalesce_s
         try:
             state = await self.store.emit(context.queue, self.claim.lease, pieces)
         except StoreUnavailable as exc:
-            # The engine goes on: the lease may outlive the outage, and if not we hear LOST.
+            # The engine continues: the lease may outlast the outage; if not, the store returns
+            # LOST.
             context.link.failed(exc)
             self._buffer[:0] = pieces
             pause_s = self._backoff.next_s()
         except Exception:
-            self._buffer[:0] = pieces  # `run` meets it again in `finish`, if it lasts
+            self._buffer[:0] = pieces  # if it persists, `run` meets it again in `_finish`
             raise
         else:
             context.link.worked()
             self._backoff.reset()
-            self.hear(state)
+            self.lease_changed(state)
             self._sent += len(pieces)
             if self._sent < _EAGER_PIECES:
                 pause_s = 0.0
         if not self._closed:
             self._timer = asyncio.get_running_loop().call_later(pause_s, self._send)
 
-    def hear(self, state: LeaseState) -> None:
-        """What the store says about this job's lease."""
+    def lease_changed(self, state: LeaseState) -> None:
+        """Abort the job if its lease is lost or its cancellation was requested."""
         if state is LeaseState.CANCEL:
             self.abort(Abort.CANCEL)
         elif state is LeaseState.LOST:
@@ -231,15 +233,18 @@ class JobRun:
 
     async def _finish(self, outcome: Outcome, chunks: list[bytes]) -> None:
         context = self._context
-        ending, first = Completion(lease=self.claim.lease, outcome=outcome, chunks=chunks), True
+        completion = Completion(lease=self.claim.lease, outcome=outcome, chunks=chunks)
+        first = True
         while True:
             try:
-                state = await self._endings.end(ending, claim=first)
+                state = await self._completions.complete(completion, claim=first)
                 break
             except StoreUnavailable as exc:
                 context.link.failed(exc)
                 if context.gave_up():
-                    log.warning("job left to its lease: the store is away", extra=self._ids())
+                    log.warning(
+                        "job left to its lease: the store is unavailable", extra=self._ids()
+                    )
                     return
                 first = False
                 await asyncio.sleep(self._backoff.next_s())
@@ -249,7 +254,7 @@ class JobRun:
             return
         context.metrics.outcomes[outcome.kind].inc()
         if state is JobState.SUCCEEDED:
-            context.succeeded(self.claim, outcome)
+            context.job_succeeded(self.claim, outcome)
         if log.isEnabledFor(logging.INFO):
             log.info(
                 "job finished",

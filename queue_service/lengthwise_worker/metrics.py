@@ -1,6 +1,6 @@
-"""What a worker counts, and the two paths that show it: /metrics and /healthz.
+"""The metrics of a worker, and the server of /metrics and /healthz.
 
-They are served from a thread of their own, so that /healthz can say that the event loop hangs.
+The server has a thread of its own, so that /healthz can report that the event loop hangs.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ log = logging.getLogger(__name__)
 
 _TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
-#: The loop is taken for hung when it has not turned for this long, s.
+#: The event loop counts as hung when it has not turned for this long, s.
 HUNG_AFTER_S = 30.0
 
 
 class Tally:
-    """A count that every job adds to, from the event loop alone.
+    """A counter that only the event loop changes, for every job.
 
     A `Counter` takes a lock and checks its labels each time: three of them were a tenth of what a
     job costs the worker (docs/research/experiments.md, "a fifth off every job").
     """
 
     def __init__(self) -> None:
-        """At zero."""
+        """Start at zero."""
         self.value = 0
 
     def inc(self, by: int = 1) -> None:
-        """Add."""
+        """Add `by`."""
         self.value += by
 
 
 class Tallies(Collector):
-    """Shows tallies that differ in one label as one counter."""
+    """Exports tallies that differ in one label as one counter."""
 
     def __init__(self, name: str, about: str, label: str, tallies: Mapping[str, Tally]) -> None:
         """`tallies`: by the value of `label`."""
         self._name, self._about, self._label, self._tallies = name, about, label, tallies
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        """All of them, as they are now."""
+        """Return all tallies of this moment."""
         family = CounterMetricFamily(self._name, self._about, labels=[self._label])
         for value, tally in self._tallies.items():
             family.add_metric([value], tally.value)
@@ -59,7 +59,7 @@ class Tallies(Collector):
 
 
 class Metrics:
-    """The counters of one worker, in a registry of their own."""
+    """The metrics of one worker, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -101,18 +101,18 @@ class Metrics:
             "Ended jobs without the confirmation that the durability asks for",
             registry=self.registry,
         )
-        self.turned_s = time.monotonic()  #: When the event loop last turned, by its own word.
+        self.turned_s = time.monotonic()  #: When the event loop last turned, monotonic seconds.
 
 
 class MetricsServer:
     """Serves `GET /metrics` and `GET /healthz` until `close`.
 
-    /healthz is 200 while the event loop turns, also when the engine or Redis is away: starting
-    the worker afresh would mend neither.
+    /healthz is 200 while the event loop turns, even when the engine or Redis is down: a restart of
+    the worker would fix neither.
     """
 
     def __init__(self, metrics: Metrics, host: str, port: int) -> None:
-        """Listens at once.
+        """Listen at once.
 
         Raises:
             OSError: The port is taken.

@@ -1,7 +1,7 @@
-"""What the store is told when the engine did not answer: fail, try again, or put back. Pure.
+"""Chooses the outcome of a job that the engine did not answer: fail, retry, or put back. Pure.
 
 Called by job_run.py. The delays have full jitter, so that a thousand jobs that failed together do
-not come back together (Brooker, "Exponential backoff and jitter", AWS architecture blog, 2015).
+not return together (Brooker, "Exponential backoff and jitter", AWS architecture blog, 2015).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from lengthwise_worker.errors import EngineAway, EngineBusy, EngineError, Engine
 #: Retry n waits a random time up to `base * 2^(n-1)`, ms, at most the cap.
 RETRY_BASE_MS, RETRY_CAP_MS = 1_000, 60_000
 
-#: How long a busy engine is left alone when it names no time, ms, and the most it may ask for.
+#: Pause for a busy engine that names no time, ms, and the longest pause that it may ask for.
 BUSY_BASE_MS, BUSY_CAP_MS = 500, 30_000
 
 
 def retry_delay_ms(attempt: int, *, chance: float) -> int:
-    """How long a failed job waits before its next attempt, ms.
+    """Return how long a failed job waits before its next attempt, ms.
 
     Args:
         attempt: The attempt that failed, from 1.
@@ -28,7 +28,7 @@ def retry_delay_ms(attempt: int, *, chance: float) -> int:
 
 
 def busy_delay_ms(retry_after_s: float | None, *, in_a_row: int, chance: float) -> int:
-    """How long to leave a busy engine alone, ms: what it asked for and up to half as much again.
+    """Return the pause for a busy engine, ms: what it asked for and up to half as much again.
 
     Args:
         retry_after_s: What the engine asked for, s; None: nothing.
@@ -42,13 +42,13 @@ def busy_delay_ms(retry_after_s: float | None, *, in_a_row: int, chance: float) 
 def outcome_of(
     error: EngineError, *, attempt: int, service_ms: float, delay_ms: int, chance: float
 ) -> Outcome:
-    """How a claim ends whose engine call raised `error`.
+    """Return the outcome of a claim whose engine call raised `error`.
 
     Args:
         error: What the engine call raised.
         attempt: This attempt, from 1.
         service_ms: From the claim until now, ms.
-        delay_ms: How long the engine is left alone, if it is busy or away, ms.
+        delay_ms: The pause if the engine is busy or cannot be called, ms.
         chance: A random number in [0, 1).
     """
     if isinstance(error, EngineBusy | EngineAway):

@@ -1,8 +1,8 @@
-"""Keeps (request, length) of answered jobs for training, where the queue is set to `record_rows`.
+"""Keeps (request, length) of answered jobs for training, if the queue is set to `record_rows`.
 
-Off unless an admin turns it on, for it keeps prompts. Beside the work, never in its way: rows are
-gathered and written once a second; what the store does not take in time is dropped, oldest first.
-Called by worker.py.
+Off unless an administrator turns it on, because it stores prompts. It never delays a job: rows are
+gathered and written once a second, and rows that the store does not take in time are dropped, the
+oldest first. Called by worker.py.
 """
 
 from __future__ import annotations
@@ -19,28 +19,33 @@ from lengthwise_store.training_log import length_row, read_request
 
 log = logging.getLogger(__name__)
 
-#: Between two writes, and between two looks at the queue's settings, s.
-_WRITE_S, _LOOK_S = 1.0, 10.0
+#: Between two writes, and between two reads of the queue's settings, s.
+_WRITE_S, _SETTINGS_S = 1.0, 10.0
 
 #: Longest row that is kept, bytes: a predictor reads 16,384 characters.
 _LONGEST = 32 * 1024
 
 #: Rows that wait for the store at most.
-_MOST_WAITING = 1000
+MOST_WAITING = 1000
 
 
 class Recorder:
-    """See the module; one for each worker."""
+    """Gathers the rows of one worker, and writes them to the training log."""
 
     def __init__(self, queue: str) -> None:
-        """`queue`: whose jobs it is told of."""
+        """`queue`: the queue of the worker."""
         self._queue = queue
-        self._rows: deque[bytes] = deque(maxlen=_MOST_WAITING)
+        self._rows: deque[bytes] = deque(maxlen=MOST_WAITING)
         self._most, self._ttl_ms = 0, 1
-        self.looked = asyncio.Event()  #: Set once the settings are known.
+        self.settings_known = asyncio.Event()
 
-    def succeeded(self, claim: Claim, outcome: Outcome) -> None:
-        """Hear that a job was answered."""
+    @property
+    def waiting(self) -> int:
+        """How many rows are not written yet."""
+        return len(self._rows)
+
+    def job_succeeded(self, claim: Claim, outcome: Outcome) -> None:
+        """Take the row of an answered job."""
         if not self._most:
             return
         request = read_request(claim.body)
@@ -55,44 +60,45 @@ class Recorder:
         )
         if row is None:
             return
-        line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace")
-        if len(line) <= _LONGEST:
-            self._rows.append(line)
+        text = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace")
+        if len(text) <= _LONGEST:
+            self._rows.append(text)
 
     async def run(self, store: JobStore) -> None:
-        """Follow the settings and write what there is, until cancelled."""
+        """Read the settings and write rows again and again, until cancelled."""
         loop = asyncio.get_running_loop()
-        looked_s = float("-inf")
+        read_s = float("-inf")
         try:
             while True:
                 try:
-                    if loop.time() - looked_s >= _LOOK_S:
-                        await self._look(store)
-                        looked_s = loop.time()
+                    if loop.time() - read_s >= _SETTINGS_S:
+                        await self.read_settings(store)
+                        read_s = loop.time()
                     await self._write(store)
                 except StoreUnavailable:
-                    log.debug("record not written: the store is away")
+                    log.debug("training rows not written: the store is unavailable")
                 except Exception:
-                    # An ACL without XTRIM, for one: no reason to stop answering.
-                    log.exception("record not written", extra={"queue": self._queue})
+                    # For example an ACL without XTRIM: no reason to stop answering.
+                    log.exception("training rows not written", extra={"queue": self._queue})
                     self._rows.clear()
                 await asyncio.sleep(_WRITE_S)
         finally:
             try:
                 await self._write(store)
             except StoreUnavailable:
-                log.debug("last rows of the record lost: the store is away")
+                log.debug("last training rows lost: the store is unavailable")
 
-    async def _look(self, store: JobStore) -> None:
+    async def read_settings(self, store: JobStore) -> None:
+        """Read whether the queue keeps rows, and delete the log if that was turned off."""
         queue = await store.queue(self._queue)
         before, self._most = self._most, 0 if queue is None else queue.settings.record_rows
         if queue is not None:
             self._ttl_ms = queue.settings.record_ttl_ms
         if before and not self._most:
             self._rows.clear()
-            # What was written since it was turned off must not stay behind.
+            # Rows that were written after it was turned off must not stay.
             await store.delete_training_rows(self._queue)
-        self.looked.set()
+        self.settings_known.set()
 
     async def _write(self, store: JobStore) -> None:
         if not self._rows or not self._most:

@@ -1,6 +1,6 @@
-"""Finds the worker that lives but never claims again, the commonest failure of job queues.
+"""Detects a worker that runs but never claims again, the commonest failure of job queues.
 
-Fed by worker.py at every look; pure, the time is passed in.
+Called by worker.py at every check. Pure: the time is passed in.
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Verdict(StrEnum):
-    """What the worker is to do."""
+class WatchdogAction(StrEnum):
+    """What the worker must do."""
 
-    FINE = "fine"
+    NONE = "none"
     RECONNECT = "reconnect"  #: Open new connections to the store.
-    GIVE_UP = "give_up"  #: Those did not help: end the process, with an exit code other than 0.
+    GIVE_UP = (
+        "give_up"  #: New connections did not help: end the process, with an exit code other than 0.
+    )
 
 
 class Watchdog:
@@ -25,27 +27,27 @@ class Watchdog:
         self._reconnected = False
 
     def claimed(self) -> None:
-        """A job was claimed: all is well."""
+        """Note that a job was claimed."""
         self._idle_since = None
         self._reconnected = False
 
-    def look(self, now_s: float, *, starving: bool) -> Verdict:
-        """Judge one look at the queue.
+    def check(self, now_s: float, *, starving: bool) -> WatchdogAction:
+        """Judge one check of the queue.
 
         Args:
-            now_s: Of a monotonic clock, s.
-            starving: Jobs wait and may be claimed, and slots are free; the engine is well and the
+            now_s: Time of a monotonic clock, s.
+            starving: Jobs wait and may be claimed, slots are free, the engine is healthy and the
                 store answers.
         """
         if not starving:
             self._idle_since = None
-            return Verdict.FINE
+            return WatchdogAction.NONE
         if self._idle_since is None:
             self._idle_since = now_s
         if now_s - self._idle_since < self._patience_s:
-            return Verdict.FINE
+            return WatchdogAction.NONE
         self._idle_since = now_s
         if self._reconnected:
-            return Verdict.GIVE_UP
+            return WatchdogAction.GIVE_UP
         self._reconnected = True
-        return Verdict.RECONNECT
+        return WatchdogAction.RECONNECT

@@ -8,7 +8,6 @@ import math
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import httpx
 import pytest
 import yaml
 from tests import waiting
+from tests.chart.alert_rules import ALERTS, CHART, alerts, needs_prometheus
 
 from lengthwise_cli.local import ports
 from lengthwise_lab.dashboards import pictures as dashboard_pictures
@@ -30,10 +30,7 @@ from lengthwise_lab.dashboards import queries as dashboards
 from lengthwise_lab.loadtest import workload
 from lengthwise_operator.metrics import OperatorMetrics
 
-CHART = Path(__file__).parents[2] / "charts" / "lengthwise"
-ALERTS = CHART / "files" / "alerts.yaml"
 DASHBOARDS = sorted((CHART / "dashboards").glob("*.json"))
-RUNBOOKS = Path(__file__).parents[2] / "docs" / "operate" / "runbooks.md"
 
 #: Longest time for a process to start, s.
 WITHIN_S = 60.0
@@ -51,16 +48,6 @@ ELSEWHERE = {
     "vllm:(kv|gpu)_cache_usage_perc": "a real vLLM; the simulated one has no KV cache",
 }
 
-needs_prometheus = pytest.mark.skipif(
-    shutil.which("prometheus") is None or shutil.which("promtool") is None,
-    reason="needs Prometheus: apt-get install --no-install-recommends prometheus",
-)
-
-
-def alerts() -> list[dict[str, Any]]:
-    groups = yaml.safe_load(ALERTS.read_text())["groups"]
-    return [rule for group in groups for rule in group["rules"]]
-
 
 eventually = partial(waiting.eventually, within_s=WITHIN_S, every_s=0.1)
 
@@ -73,67 +60,6 @@ def answers(url: str) -> bool:
 
 
 # ------------------------------------------------------------- without a stack
-
-
-@needs_prometheus
-def test_every_alert_fires_when_it_should_and_not_otherwise() -> None:
-    """The cases are in alerts_test.yaml, over synthetic series."""
-    cases = Path(__file__).with_name("alerts_test.yaml")
-    done = subprocess.run(
-        [shutil.which("promtool") or "", "test", "rules", cases.name],
-        cwd=cases.parent,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("alert", [rule["alert"] for rule in alerts()])
-def test_every_alert_has_a_case_that_fires_and_one_that_does_not(alert: str) -> None:
-    tests = yaml.safe_load(Path(__file__).with_name("alerts_test.yaml").read_text())["tests"]
-    expected = [
-        len(case["exp_alerts"])
-        for test in tests
-        for case in test["alert_rule_test"]
-        if case["alertname"] == alert
-    ]
-    assert 0 in expected
-    assert max(expected) > 0
-
-
-@pytest.mark.parametrize("alert", [rule["alert"] for rule in alerts()])
-def test_every_alert_has_its_section_in_the_runbooks(alert: str) -> None:
-    assert re.search(rf"^##+ {alert}$", RUNBOOKS.read_text(), re.MULTILINE)
-
-
-def test_the_values_of_an_alert_change_its_rule(render: Any) -> None:
-    change = {"threshold": 42, "for": "3m", "severity": "page"}
-    rules = {"LengthwiseBacklogLong": change, "LengthwiseWaitLong": {"enabled": False}}
-    values = {"monitoring": {"prometheusRule": {"enabled": True, "rules": rules}}}
-    (rule,) = [o for o in render(values) if o["kind"] == "PrometheusRule"]
-    by_name = {r["alert"]: r for r in rule["spec"]["groups"][0]["rules"]}
-    assert len(by_name) == len(alerts()) - 1
-    got = by_name["LengthwiseBacklogLong"]
-    assert got["expr"].endswith("> 42")
-    assert (got["for"], got["labels"]["severity"]) == ("3m", "page")
-    assert got["annotations"]["runbook_url"].endswith("#lengthwisebackloglong")
-
-
-@pytest.mark.parametrize(
-    ("rules", "complaint"),
-    [
-        ({"LengthwiseBaklog": {"enabled": False}}, "no alert of this chart"),
-        ({"LengthwiseMetricsMissing": {"threshold": 1}}, "no threshold"),
-    ],
-    ids=["unknown", "no-threshold"],
-)
-def test_a_value_without_effect_is_refused(
-    render: Any, rules: dict[str, Any], complaint: str
-) -> None:
-    with pytest.raises(Exception, match=complaint):
-        render({"monitoring": {"prometheusRule": {"enabled": True, "rules": rules}}})
 
 
 def test_dashboards_are_valid_and_every_panel_has_a_description() -> None:

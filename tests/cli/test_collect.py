@@ -8,13 +8,13 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.waiting import eventually
 from typer.testing import CliRunner
 
 from lengthwise_cli.errors import BadUsage, CliError
@@ -93,11 +93,12 @@ def test_a_killed_collect_goes_on_where_it_was_and_no_row_is_lost_or_written_twi
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         ) as process:
-            end_s = time.monotonic() + 60.0
-            while not out.exists() or len(out.read_bytes().splitlines()) < 5:
-                assert time.monotonic() < end_s, "nothing was collected"
+
+            def collected() -> bool:
                 assert process.poll() is None
-                time.sleep(0.01)
+                return out.exists() and len(out.read_bytes().splitlines()) >= 5
+
+            eventually(collected, "five rows are collected", within_s=60, every_s=0.01)
             process.send_signal(signal.SIGKILL)
         before = out.read_bytes()
         assert before.count(b"\n") < 60

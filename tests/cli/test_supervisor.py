@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from tests.waiting import eventually, eventually_async
 
 from lengthwise_cli.errors import ChildFailed
 from lengthwise_cli.local.supervisor import Child, Supervisor
@@ -58,13 +58,6 @@ def alive(pid: int) -> bool:
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
-async def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.02)
-
-
 def test_a_child_that_is_killed_is_started_again_and_the_user_is_told(tmp_path: Path) -> None:
     said: list[str] = []
 
@@ -73,7 +66,7 @@ def test_a_child_that_is_killed_is_started_again_and_the_user_is_told(tmp_path: 
             await supervisor.start(child(tmp_path, PATIENT))
             first = supervisor.pids()["the child"]
             os.kill(first, signal.SIGKILL)
-            await eventually(lambda: "the child is back" in said)
+            await eventually_async(lambda: "the child is back" in said, "the child is back")
             second = supervisor.pids()["the child"]
             assert second != first
             assert alive(second)
@@ -171,10 +164,10 @@ def test_what_a_killed_child_has_started_itself_dies_with_it(tmp_path: Path) -> 
         async with Supervisor(print) as supervisor:
             await supervisor.start(child(tmp_path, program))
             os.kill(supervisor.pids()["the child"], signal.SIGKILL)
-            await eventually(lambda: len(engines()) == 2)
-            await eventually(lambda: not alive(engines()[0]))
+            await eventually_async(lambda: len(engines()) == 2, "a second engine")
+            await eventually_async(lambda: not alive(engines()[0]), "the first engine is gone")
             assert alive(engines()[1])
-        await eventually(lambda: not alive(engines()[1]))
+        await eventually_async(lambda: not alive(engines()[1]), "the second engine is gone")
 
     asyncio.run(scenario())
 
@@ -198,15 +191,15 @@ def test_the_children_die_with_their_parent_also_when_it_is_killed(tmp_path: Pat
     )
     process = subprocess.Popen([sys.executable, str(parent), str(tmp_path)])
     try:
-        asyncio.run(eventually((tmp_path / "pid").exists))
+        eventually((tmp_path / "pid").exists, "the child has a process id")
         pid = int((tmp_path / "pid").read_text())
         # Not before the child has become its program: until then it has not asked to die.
-        asyncio.run(eventually(lambda: b"signal.pause" in cmdline(pid)))
-        asyncio.run(eventually(lambda: b"parent_death" not in cmdline(pid)))
+        eventually(lambda: b"signal.pause" in cmdline(pid), "the child runs")
+        eventually(lambda: b"parent_death" not in cmdline(pid), "the child is its program")
     finally:
         process.kill()
         process.wait()
-    asyncio.run(eventually(lambda: not alive(pid)))
+    eventually(lambda: not alive(pid), "the child is gone")
 
 
 def cmdline(pid: int) -> bytes:

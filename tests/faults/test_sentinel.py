@@ -30,7 +30,7 @@ def test_commands_blocking_reads_and_pubsub_follow_a_failover(
         reader = asyncio.create_task(store.wait_output(q, job, timeout_s=60))
         asking = asyncio.create_task(store.wait_for_work(q, 60))
         hints = asyncio.create_task(store.cancellations(q, 0.2))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # all three are blocked in Redis, which nothing reports
         primary.kill()
         await line.comes_back(lambda: store.emit(q, claim.lease, [b"after"]))
         assert replica.ask("ROLE")[0] == "master"
@@ -83,7 +83,7 @@ def test_without_any_sentinel_what_is_connected_goes_on(servers: Servers, on: On
         blocked = asyncio.create_task(store.wait_for_work("other", 3))
         for _ in range(30):
             await line.submit()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # time passes: the pool checks its primary meanwhile
         assert await blocked is False
         assert len(await line.serve(31)) == 31
 

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from tests.waiting import PATIENCE_S, eventually_async
 
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.states import JobState
@@ -23,9 +24,6 @@ from lengthwise_worker.engines.simulated.batch import SimulatedBatch
 from lengthwise_worker.engines.simulated.embedded import SimulatedServer
 from lengthwise_worker.settings import Settings
 from lengthwise_worker.worker import Worker
-
-#: No test waits longer than this for what it expects, s.
-PATIENCE_S = 30.0
 
 
 class Rig:
@@ -186,17 +184,11 @@ class Rig:
 
     async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
         """Return once `condition` holds; fails when it does not within `PATIENCE_S`."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not await condition():  # noqa: ASYNC110 - a condition of another process
-                await asyncio.sleep(0.01)
+        await eventually_async(condition, "the condition of the test")
 
     async def becomes(self, condition: Callable[[], bool]) -> None:
         """`until` for a condition that needs no await."""
-
-        async def holds() -> bool:
-            return condition()
-
-        await self.until(holds)
+        await eventually_async(condition, "the condition of the test")
 
     def close(self) -> None:
         for process in self._processes:

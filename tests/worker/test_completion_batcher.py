@@ -26,28 +26,28 @@ def redis_url(quiet_redis_url: str) -> str:
 
 
 class Desk:
-    """CompletionBatcher over a store, and the claims that they brought."""
+    """A CompletionBatcher over a store, and the claims that it started."""
 
     def __init__(self, rig: Rig, store: JobStore, *, may_claim: bool = True) -> None:
-        self.begun: list[Claim] = []
-        self.endings = CompletionBatcher(
+        self.started: list[Claim] = []
+        self.completions = CompletionBatcher(
             store,
             queue=rig.queue,
             worker_id="w",
             slots=16,
             may_claim=lambda: may_claim,
-            begin=self._begin,
+            start=self._start,
         )
 
-    def _begin(self, claims: Sequence[Claim]) -> None:
-        self.begun += claims
+    def _start(self, claims: Sequence[Claim]) -> None:
+        self.started += claims
 
     async def end(self, claims: Sequence[Claim], *, claim: bool = True) -> list[JobState | None]:
         """End all of them in one turn of the loop."""
         outcome = Outcome(kind=OutcomeKind.OK, output_tokens=1)
         return await asyncio.gather(
             *(
-                self.endings.end(Completion(lease=c.lease, outcome=outcome), claim=claim)
+                self.completions.complete(Completion(lease=c.lease, outcome=outcome), claim=claim)
                 for c in claims
             )
         )
@@ -69,7 +69,7 @@ def test_jobs_that_end_together_are_refilled_by_one_claim(rig: Rig) -> None:
             states = await desk.end(claims)
             stats = await client.info("commandstats")
         assert states == [JobState.SUCCEEDED] * 5
-        assert [c.lease.job_id for c in desk.begun] == [f"job-{n:03d}" for n in range(6, 11)]
+        assert [c.lease.job_id for c in desk.started] == [f"job-{n:03d}" for n in range(6, 11)]
         assert stats["cmdstat_evalsha"]["calls"] == 2  # five ends, one claim
 
     rig.run(body)
@@ -100,16 +100,16 @@ class Counted(JobStore):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.sizes: list[int] = []
-        self.most = self._now_under_way = 0
+        self.most = self._in_flight = 0
 
     async def finish_all(self, queue: str, completions: Sequence[Completion], **more: Any) -> Any:
         self.sizes.append(len(completions))
-        self._now_under_way += 1
-        self.most = max(self.most, self._now_under_way)
+        self._in_flight += 1
+        self.most = max(self.most, self._in_flight)
         try:
             return await super().finish_all(queue, completions, **more)
         finally:
-            self._now_under_way -= 1
+            self._in_flight -= 1
 
 
 def test_two_reports_are_under_way_at_most_and_travel_apart(rig: Rig) -> None:
@@ -136,7 +136,7 @@ def test_a_repeated_report_answers_the_same_and_claims_nothing(rig: Rig) -> None
         desk = Desk(rig, rig.store)
         assert await desk.end(claims, claim=False) == [JobState.SUCCEEDED] * 2
         assert await desk.end(claims, claim=False) == [JobState.SUCCEEDED] * 2
-        assert desk.begun == []
+        assert desk.started == []
 
     rig.run(body)
 
@@ -146,7 +146,7 @@ def test_nothing_is_claimed_by_a_worker_that_may_not(rig: Rig) -> None:
         claims = await claimed(rig, 2, waiting=4)
         desk = Desk(rig, rig.store, may_claim=False)
         assert await desk.end(claims) == [JobState.SUCCEEDED] * 2
-        assert desk.begun == []
+        assert desk.started == []
 
     rig.run(body)
 
@@ -159,12 +159,12 @@ def test_every_job_hears_that_the_store_is_away(rig: Rig) -> None:
         outcome = Outcome(kind=OutcomeKind.OK)
         with pytest.raises(StoreUnavailable):
             async with asyncio.timeout(30):
-                await desk.endings.end(
+                await desk.completions.complete(
                     Completion(lease=claims[0].lease, outcome=outcome), claim=True
                 )
         answers = await asyncio.gather(
             *(
-                desk.endings.end(Completion(lease=c.lease, outcome=outcome), claim=True)
+                desk.completions.complete(Completion(lease=c.lease, outcome=outcome), claim=True)
                 for c in claims
             ),
             return_exceptions=True,

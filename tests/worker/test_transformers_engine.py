@@ -25,7 +25,7 @@ from lengthwise_worker.engines.transformers.decoder import Generation, StaticDec
 if TYPE_CHECKING:
     from tests.worker.conftest import Rig
 
-PROMPTS = ["Short.", "A prompt of some length, to be padded.", "?", "Tell me of the sea " * 5]
+PROMPTS = ["Short.", "A prompt of some length, to be padded.", "?", "Describe the sea " * 5]
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def alone(decoder: StaticDecoder, prompt: str, **fields: Any) -> Generation:
 
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=range(len(PROMPTS)))
-def test_a_greedy_answer_is_that_of_the_librarys_own_generate(
+def test_a_greedy_answer_equals_that_of_the_librarys_generate(
     decoder: StaticDecoder, prompt: str
 ) -> None:
     ids = torch.tensor([decoder.tokenizer(prompt).input_ids])
@@ -68,7 +68,7 @@ def test_a_greedy_answer_is_that_of_the_librarys_own_generate(
 
 
 @pytest.mark.parametrize("leave", [True, False], ids=["rows leave", "rows stay"])
-def test_an_answer_does_not_depend_on_who_runs_beside_it(
+def test_an_answer_does_not_depend_on_the_other_answers_of_its_batch(
     model_path: Path, decoder: StaticDecoder, leave: bool
 ) -> None:
     want = [alone(decoder, prompt).tokens for prompt in PROMPTS]
@@ -76,7 +76,7 @@ def test_an_answer_does_not_depend_on_who_runs_beside_it(
     made = [generation(together, prompt) for prompt in PROMPTS]
     together.decode(made)
     assert [one.tokens for one in made] == want
-    assert len({len(tokens) for tokens in want}) > 1  # or nothing would have left early
+    assert len({len(tokens) for tokens in want}) > 1  # or no row would have left early
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_resumed_answer_equals_the_uninterrupted_one(
     fields = fields | {"min_tokens": 40}
     want = [alone(decoder, prompt, **fields).tokens for prompt in PROMPTS]
     made = [generation(decoder, prompt, **fields) for prompt in PROMPTS]
-    # Each time in other company and at another place of the batch.
+    # Each time in another batch and at another place.
     decoder.decode(made, steps=7)
     assert {len(one.tokens) for one in made} == {7}
     decoder.decode(made[:2], steps=24)
@@ -99,7 +99,7 @@ def test_a_resumed_answer_equals_the_uninterrupted_one(
     assert [one.tokens for one in made] == want
 
 
-def test_rows_that_leave_are_not_computed_any_more(model_path: Path) -> None:
+def test_rows_that_left_are_no_longer_computed(model_path: Path) -> None:
     def computed(leave: bool) -> int:
         decoder = StaticDecoder(model_path, leave=leave)
         short = [generation(decoder, f"{n}", limit=5, ends=frozenset()) for n in range(7)]
@@ -110,7 +110,9 @@ def test_rows_that_leave_are_not_computed_any_more(model_path: Path) -> None:
     assert computed(leave=True) == 8 * 5 + 45
 
 
-def test_a_cancelled_answer_leaves_its_batch_and_the_others_go_on(decoder: StaticDecoder) -> None:
+def test_a_cancelled_answer_leaves_its_batch_and_the_others_continue(
+    decoder: StaticDecoder,
+) -> None:
     want = alone(decoder, PROMPTS[1], min_tokens=30).tokens
     quits = generation(decoder, PROMPTS[0], min_tokens=90)
     stays = generation(decoder, PROMPTS[1], min_tokens=30)
@@ -137,7 +139,7 @@ def sequence(model_path: Path, **changes: Any) -> dict[str, Any]:
 
 
 async def text_of(rig: Rig, job_id: str) -> tuple[str, str]:
-    """What a streaming job said, and why it ended."""
+    """Return the text of a streamed answer, and its finish reason."""
     *chunks, _ = await rig.output(job_id)
     events = [json.loads(chunk.data) for chunk in chunks if chunk.kind is EntryKind.CHUNK]
     choices = [event["choices"][0] for event in events]
@@ -159,7 +161,7 @@ def test_every_batching_mode_gives_the_same_answers(
     async def body() -> None:
         async with rig.working(None, **sequence(model_path, batching=batching)):
             for at, prompt in enumerate(PROMPTS):
-                # Predictions that say nothing: in `sequence` mode most answers meet a cap.
+                # Uninformative predictions: in `sequence` mode most answers reach a cap.
                 await rig.submit(
                     f"j{at}",
                     messages=chat(prompt),
@@ -171,15 +173,15 @@ def test_every_batching_mode_gives_the_same_answers(
         for at, prompt in enumerate(PROMPTS):
             rendered = f"user: {prompt}\nassistant:"
             want = alone(decoder, rendered, limit=40 + 30 * at, ends=frozenset())
-            said = decoder.tokenizer.decode(want.tokens, skip_special_tokens=True)
-            assert got[at] == (said, "length")
+            text = decoder.tokenizer.decode(want.tokens, skip_special_tokens=True)
+            assert got[at] == (text, "length")
             job = await rig.job(f"j{at}")
             assert (job.state, job.output_tokens) == (JobState.SUCCEEDED, 40 + 30 * at)
 
     rig.run(body)
 
 
-def test_answers_that_meet_a_cap_go_on_in_a_later_batch(rig: Rig, model_path: Path) -> None:
+def test_answers_that_reach_a_cap_continue_in_a_later_batch(rig: Rig, model_path: Path) -> None:
     async def body() -> None:
         settings = sequence(model_path, sequence_quantile=0.3)
         async with rig.working(None, **settings) as worker:
@@ -197,16 +199,16 @@ def test_answers_that_meet_a_cap_go_on_in_a_later_batch(rig: Rig, model_path: Pa
     rig.run(body)
 
 
-def test_streamed_and_plain_answers_say_the_same(rig: Rig, model_path: Path) -> None:
+def test_streamed_and_plain_answers_have_the_same_text(rig: Rig, model_path: Path) -> None:
     async def body() -> None:
         async with rig.working(None, **sequence(model_path)):
             await rig.submit("stream", messages=chat("Hello"), **ASK)
             await rig.submit("plain", messages=chat("Hello"), stream=False, **ASK)
-            said, reason = await text_of(rig, "stream")
+            text, reason = await text_of(rig, "stream")
             [whole, _] = await rig.output("plain")
         answer = json.loads(whole.data)
         assert answer["object"] == "chat.completion"
-        assert answer["choices"][0]["message"] == {"role": "assistant", "content": said}
+        assert answer["choices"][0]["message"] == {"role": "assistant", "content": text}
         assert answer["choices"][0]["finish_reason"] == reason
         for name in ("stream", "plain"):
             job = await rig.job(name)
@@ -222,10 +224,10 @@ def test_a_stop_text_ends_the_answer_before_it(rig: Rig, model_path: Path) -> No
     async def body() -> None:
         async with rig.working(None, **sequence(model_path)):
             await rig.submit("free", messages=chat("Hello"), **ask)
-            said, _ = await text_of(rig, "free")
-            stop = said[20:23]
+            text, _ = await text_of(rig, "free")
+            stop = text[20:23]
             await rig.submit("stopped", messages=chat("Hello"), stop=[stop], **ask)
-            assert await text_of(rig, "stopped") == (said[: said.index(stop)], "stop")
+            assert await text_of(rig, "stopped") == (text[: text.index(stop)], "stop")
 
     rig.run(body)
 
@@ -253,7 +255,7 @@ def test_leases_are_kept_while_a_batch_is_decoded(rig: Rig, model_path: Path) ->
     ask = ASK | {"max_tokens": 1500, "ignore_eos": True}
 
     async def body() -> None:
-        # The lease is shorter than the batch takes, and longer than a busy machine stands still.
+        # The lease is shorter than the batch takes, and longer than a pause of a busy machine.
         times = {"lease_ms": 1500, "beat_ms": 150, "tick_ms": 50}
         async with rig.working(None, **sequence(model_path, **times)):
             await rig.submit("long", messages=chat("a"), stream=False, **ask)
@@ -274,7 +276,7 @@ def test_leases_are_kept_while_a_batch_is_decoded(rig: Rig, model_path: Path) ->
     ],
     ids=["n", "tools", "no messages", "too long", "temperature"],
 )
-def test_a_request_that_it_cannot_do_is_refused_with_a_reason(
+def test_an_unsupported_request_is_refused_with_a_reason(
     rig: Rig, model_path: Path, fields: dict[str, Any], want: str
 ) -> None:
     async def body() -> None:

@@ -1,3 +1,5 @@
+"""The OpenAI wire format: requests to an engine, its events and its errors."""
+
 from __future__ import annotations
 
 import json
@@ -17,12 +19,12 @@ from lengthwise_worker.errors import (
 )
 
 
-def test_a_body_to_which_nothing_is_added_keeps_its_bytes() -> None:
+def test_a_body_without_added_keys_keeps_its_bytes() -> None:
     body = b'{ "model":"m", "temperature":1.00, "seed":12345678901234567890 }'
     assert wire.engine_request(body).body == body
 
 
-def test_what_is_added_leaves_the_clients_own_bytes_alone() -> None:
+def test_added_keys_do_not_change_the_bytes_of_the_client() -> None:
     body = b'{"stream":true,"x":"\\ud83d","t":1.00} '
     got = wire.engine_request(body, {"priority": 3}).body
     assert got.startswith(b'{"stream":true,"x":"\\ud83d","t":1.00,')
@@ -30,13 +32,13 @@ def test_what_is_added_leaves_the_clients_own_bytes_alone() -> None:
     assert json.loads(got) == want
 
 
-def test_a_priority_of_the_clients_own_is_replaced() -> None:
+def test_a_priority_of_the_client_is_replaced() -> None:
     got = wire.engine_request(b'{"priority": -9, "a": 1}', {"priority": 3}).body
     assert got.count(b"priority") == 1
     assert json.loads(got) == {"priority": 3, "a": 1}
 
 
-def test_something_can_be_added_to_an_empty_object() -> None:
+def test_a_key_can_be_added_to_an_empty_object() -> None:
     assert json.loads(wire.engine_request(b"{}", {"priority": 3}).body) == {"priority": 3}
 
 
@@ -51,7 +53,7 @@ def test_something_can_be_added_to_an_empty_object() -> None:
     ],
     ids=["asked", "declined", "other", "continuous", "null"],
 )
-def test_usage_is_asked_for_when_the_client_did_not(
+def test_usage_is_requested_if_the_client_did_not_request_it(
     options: Any, want: dict[str, Any], added: bool
 ) -> None:
     body = json.dumps({"stream": True, "stream_options": options}).encode()
@@ -84,14 +86,14 @@ def test_events_are_found_however_the_bytes_are_cut(size: int) -> None:
     ],
     ids=["vllm", "spaced", "first"],
 )
-def test_the_null_usage_that_we_caused_is_taken_out(data: bytes) -> None:
+def test_the_null_usage_that_the_worker_caused_is_removed(data: bytes) -> None:
     got = wire.read_event(data, wire.Usage(), added_usage=True)
     assert got is not None
     assert b"usage" not in got
     assert json.loads(got) == {"choices": [{"delta": {"content": "x"}}]}
 
 
-def test_text_that_looks_like_usage_or_an_error_is_left_alone() -> None:
+def test_text_that_looks_like_usage_or_an_error_is_not_changed() -> None:
     text = ',"usage":null and "error": {"code": 400} and "usage": {}'
     data = json.dumps({"choices": [{"delta": {"content": text}}], "usage": None}).encode()
     got = wire.read_event(data, wire.Usage(), added_usage=True)
@@ -99,12 +101,12 @@ def test_text_that_looks_like_usage_or_an_error_is_left_alone() -> None:
     assert json.loads(got)["choices"][0]["delta"]["content"] == text
 
 
-def test_a_piece_whose_whole_text_is_error_is_no_error() -> None:
+def test_a_piece_whose_whole_text_is_error_is_not_an_error() -> None:
     data = b'{"choices":[{"delta":{"content":"error"}}]}'
     assert wire.read_event(data, wire.Usage(), added_usage=True) == data
 
 
-def test_the_usage_event_that_we_caused_is_ours_alone() -> None:
+def test_the_usage_event_that_the_worker_caused_is_not_sent_to_the_client() -> None:
     usage = wire.Usage()
     data = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}'
     assert wire.read_event(data, usage, added_usage=True) is None
@@ -112,7 +114,7 @@ def test_the_usage_event_that_we_caused_is_ours_alone() -> None:
 
 
 @pytest.mark.parametrize("added", [True, False])
-def test_usage_that_comes_with_text_is_read_and_the_text_is_kept(added: bool) -> None:
+def test_usage_in_an_event_with_text_is_read_and_the_text_is_kept(added: bool) -> None:
     usage = wire.Usage()
     data = b'{"choices":[{"text":"x"}],"usage":{"prompt_tokens":3,"completion_tokens":4}}'
     assert wire.read_event(data, usage, added_usage=added) == data
@@ -131,7 +133,7 @@ def test_usage_that_comes_with_text_is_read_and_the_text_is_kept(added: bool) ->
     ],
     ids=["400", "500", "word", "503", "text", "old vllm"],
 )
-def test_an_error_event_means_what_its_code_means(
+def test_an_error_event_is_translated_by_its_code(
     event: dict[str, Any], want: type[EngineError]
 ) -> None:
     with pytest.raises(want):
@@ -156,7 +158,7 @@ def test_an_error_event_means_what_its_code_means(
         (302, EngineFailed),
     ],
 )
-def test_a_status_means(status: int, want: type[EngineError]) -> None:
+def test_a_status_is_translated_to_an_error(status: int, want: type[EngineError]) -> None:
     body = b'{"error":{"message":"because"}}'
     error = wire.error_of(status, body)
     assert type(error) is want
@@ -165,7 +167,7 @@ def test_a_status_means(status: int, want: type[EngineError]) -> None:
     assert "because" in error.message
 
 
-def test_an_error_body_that_is_no_json_is_not_passed_on() -> None:
+def test_an_error_body_that_is_not_json_is_dropped() -> None:
     error = wire.error_of(502, b"<html>bad gateway</html>")
     assert error.body is None
     assert "502" in error.message
@@ -188,7 +190,7 @@ def test_retry_after_is_read(header: str, low: float, high: float) -> None:
 
 
 def test_retry_after_may_be_a_date() -> None:
-    # Made here and not in a parameter: those are made when the tests are collected, minutes ago.
+    # Made here, because parameters are made at collection, minutes earlier.
     at = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
     error = wire.error_of(429, b"", at)
     assert isinstance(error, EngineBusy)

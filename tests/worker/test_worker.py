@@ -317,9 +317,12 @@ def test_an_engine_that_does_not_listen_costs_no_attempt(rig: Rig) -> None:
             rig._engines.remove(engine)
             await rig.submit("j2", tokens=2)
             await rig.becomes(lambda: worker.metrics.engine_healthy._value.get() == 0)
-            job = await rig.job("j2")
-            assert job.spent == 0
-            assert job.state in (JobState.QUEUED, JobState.SCHEDULED)
+
+            async def put_back() -> bool:
+                return (await rig.job("j2")).state in (JobState.QUEUED, JobState.SCHEDULED)
+
+            await rig.until(put_back)
+            assert (await rig.job("j2")).spent == 0
 
     rig.run(body)
 
@@ -363,12 +366,19 @@ def test_a_static_batch_begins_only_when_the_one_before_has_ended(rig: Rig) -> N
     rig.run(body)
 
 
-def test_an_unfilled_static_batch_goes_when_it_has_waited_long_enough(rig: Rig) -> None:
+def test_an_unfilled_static_batch_starts_when_it_has_waited_and_not_earlier(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine()
-        async with rig.working(engine.url, batching="static", slots=4, static_wait_ms=30):
+        # Nothing else may wake the batch early: it starts `static_wait_ms` after its first claim.
+        async with rig.working(engine.url, batching="static", slots=4, static_wait_ms=400):
             await rig.submit("j1", tokens=2)
+            job = await rig.state("j1", JobState.RUNNING)
+            assert engine.batch.running == 0
             await rig.output("j1")
+        assert job.started_ms is not None
+        ended = await rig.job("j1")
+        assert ended.first_output_ms is not None
+        assert ended.first_output_ms - job.started_ms >= 400
 
     rig.run(body)
 

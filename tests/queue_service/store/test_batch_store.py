@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import redis.asyncio as redis
+from tests.waiting import eventually_async
 
 from lengthwise_store.batches.batch import (
     START,
@@ -123,9 +124,7 @@ def test_a_batch_is_taken_by_one_and_again_only_when_its_lease_is_over(redis_url
         await made(store)
         assert await store.take() == BATCH
         assert await store.take() is None
-        async with asyncio.timeout(10):
-            while await store.take() is None:  # noqa: ASYNC110 - nobody beats, so it runs out
-                await asyncio.sleep(0.05)
+        await eventually_async(store.take, "the lease of the silent runner ends", within_s=10)
         await store.beat(BATCH, "a")
         assert await store.take() is None
         await store.release(BATCH)

@@ -7,14 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import httpx
 import openai
 import pytest
 import redis
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +58,7 @@ class Replicas:
             except httpx.TransportError:
                 return False
 
-        eventually(up, "the replica serves")
+        eventually(up, "the replica serves", within_s=PATIENCE_S)
         self._clients.append(openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0))
         return running, self._clients[-1]
 
@@ -77,16 +78,6 @@ class Replicas:
             running.wait()
         for client in self._clients:
             client.close()
-
-
-def eventually(met: Callable[[], Any], what: str) -> Any:
-    end_s = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end_s:
-        value = met()
-        if value:
-            return value
-        time.sleep(0.02)
-    pytest.fail(f"never came true: {what}")
 
 
 @pytest.fixture
@@ -131,16 +122,17 @@ def test_a_batch_goes_on_at_another_replica_and_runs_each_line_once(
         assert counts is not None
         return counts.completed + counts.failed
 
+    def more_than(share: float) -> bool:
+        return done() >= share * LINES
+
     suspended = []
     for share in (0.1, 0.4):
-        while done() < share * LINES:  # bounded by the test's own time limit
-            time.sleep(0.01)
+        eventually(partial(more_than, share), f"{share:.0%} of the lines are done", every_s=0.01)
         running.send_signal(fault)
         suspended.append(running)
         running, client = replicas.start()
         assert client.batches.retrieve(batch.id).status == "in_progress"
-    while done() < 0.7 * LINES:
-        time.sleep(0.01)
+    eventually(partial(more_than, 0.7), "70% of the lines are done", every_s=0.01)
     for one in suspended:
         one.send_signal(signal.SIGCONT)  # who was suspended believes that the batch is its own
 
@@ -148,7 +140,7 @@ def test_a_batch_goes_on_at_another_replica_and_runs_each_line_once(
         now = client.batches.retrieve(batch.id)
         return now if now.status == "completed" else None
 
-    batch = eventually(ended, "the batch is completed")
+    batch = eventually(ended, "the batch is completed", within_s=PATIENCE_S)
     counts = batch.request_counts
     assert counts is not None
     assert counts.model_dump() == {"total": LINES, "completed": 540, "failed": 60}

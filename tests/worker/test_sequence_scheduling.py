@@ -1,4 +1,4 @@
-"""Caps and costs of static batches; the cut into batches is tested with the lab's."""
+"""Caps and step costs of sequence scheduling. The cut into batches is tested in tests/lab."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from lengthwise_worker.engines.transformers.sequence_scheduling import LengthRatios, StepCost
 
 
-def test_a_cap_holds_the_asked_share_of_answers_once_some_have_ended() -> None:
+def test_a_cap_covers_the_configured_share_of_answers_once_some_have_ended() -> None:
     ratios, rng = LengthRatios(), random.Random(1)  # noqa: S311
-    # A predictor that is half as long as it should be, and uncertain.
+    # A predictor that predicts half of the length, and is uncertain.
     for _ in range(400):
         ratios.learn(predicted=100, actual=max(1, round(200 * rng.lognormvariate(0, 0.5))))
     fresh = [200 * rng.lognormvariate(0, 0.5) for _ in range(400)]
@@ -24,7 +24,7 @@ def test_before_any_answer_has_ended_the_median_cap_is_the_prediction() -> None:
     assert LengthRatios().cap(100, has=0, quantile=0.5) == pytest.approx(100, rel=0.1)
 
 
-def test_a_cap_is_beyond_what_an_answer_has() -> None:
+def test_a_cap_is_larger_than_the_length_of_an_answer() -> None:
     ratios = LengthRatios()
     has = 0
     for _ in range(30):
@@ -33,7 +33,7 @@ def test_a_cap_is_beyond_what_an_answer_has() -> None:
         has = cap
 
 
-def test_an_answer_longer_than_all_others_doubles() -> None:
+def test_the_cap_of_an_answer_longer_than_all_others_is_twice_its_length() -> None:
     assert LengthRatios().cap(10, has=1000, quantile=0.7) == 2000
 
 
@@ -46,7 +46,7 @@ def test_old_answers_are_forgotten() -> None:
     assert ratios.cap(100, has=0, quantile=0.99) == 20
 
 
-def test_the_cost_of_a_step_is_the_line_through_what_was_measured() -> None:
+def test_the_cost_of_a_step_is_a_line_through_the_measurements() -> None:
     cost = StepCost()
     assert cost(32) > cost(16) > 0
     for size in (4, 8, 16, 32) * 20:
