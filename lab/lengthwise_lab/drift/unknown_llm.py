@@ -106,14 +106,14 @@ def measure(
         if len(answers) % 8 == 0:  # as often as in the queue service
             fitted = fit(answers[-ANSWERS_KEPT:])
         shape = shape_of(one.prompt)
-        said = fitted.quantiles(raw, shape)
-        calibrated.append(said)
+        quantiles = fitted.quantiles(raw, shape)
+        calibrated.append(quantiles)
         answers.append(
             MeasuredAnswer(
                 tokens=one.tokens,
-                priced=said[1],
+                priced=quantiles[1],
                 raw=raw,
-                calibrated=said,
+                calibrated=quantiles,
                 predictor="v",
                 max_tokens=one.cap,
                 shape=shape,
@@ -130,19 +130,19 @@ def measure(
 def _window(answers: Sequence[MeasuredAnswer], first: int, baseline: list[float] | None) -> Window:
     real = [float(a.tokens) for a in answers]
     raw = [a.raw[1] for a in answers if a.raw is not None]
-    said = [a.calibrated[1] for a in answers if a.calibrated is not None]
+    medians = [a.calibrated[1] for a in answers if a.calibrated is not None]
     return Window(
         first=first,
         end=first + len(answers),
         raw_mae=_mae(raw, real),
-        calibrated_mae=_mae(said, real),
+        calibrated_mae=_mae(medians, real),
         bag_of_words_mae=None if baseline is None else _mae(baseline, real),
         raw_coverage=coverage((a.raw, a) for a in answers if a.raw is not None),
         calibrated_coverage=coverage(
             (a.calibrated, a) for a in answers if a.calibrated is not None
         ),
         tau_b=tau_b(raw, real),
-        calibrated_tau_b=tau_b(said, real),
+        calibrated_tau_b=tau_b(medians, real),
         bag_of_words_tau_b=None if baseline is None else tau_b(baseline, real),
     )
 

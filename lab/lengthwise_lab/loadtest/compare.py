@@ -152,9 +152,9 @@ async def until_idle(service: ServiceClient, model: str) -> None:
 
 def _check_policy(policy: PolicyName, samples: Sequence[Sample]) -> None:
     """Check that the queue used the policy of the run."""
-    wrong = [s for s in samples if s.ok and s.policy != policy]
-    if wrong:
+    others = [s for s in samples if s.ok and s.policy != policy]
+    if others:
         raise ServiceError(
-            f"{len(wrong)} of {len(samples)} requests of the {policy} run were served by "
-            f"{wrong[0].policy}; were the queue's settings changed during the run?"
+            f"{len(others)} of {len(samples)} requests of the {policy} run were served by "
+            f"{others[0].policy}; were the queue's settings changed during the run?"
         )

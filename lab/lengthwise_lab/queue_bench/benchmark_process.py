@@ -1,7 +1,7 @@
 """`python -m lengthwise_lab.queue_bench.benchmark_process`: one process of a measurement.
 
-It submits jobs (`produce`), runs them (`work`), or measures the server itself (`yardstick`). Started
-by process_handle.py. It writes lines of JSON to standard output; logs go to standard error.
+It submits jobs (`produce`), runs them (`work`), or measures the server itself (`yardstick`).
+Started by process_handle.py. It writes lines of JSON to standard output; logs go to standard error.
 """
 
 from __future__ import annotations

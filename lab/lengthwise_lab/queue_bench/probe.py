@@ -29,9 +29,7 @@ class Probe:
     ) -> None:
         self.concurrency = concurrency
         self._warm_up, self._last, self._paced, self._out = warm_up, warm_up + jobs, paced, out
-        self._count = itertools.count(
-            1
-        )  # its next() is atomic, and two of the libraries use threads
+        self._count = itertools.count(1)  # next() is atomic; two of the libraries use threads
         self._waits_s: list[float] = []
 
     def job(self, sent_s: float) -> None:

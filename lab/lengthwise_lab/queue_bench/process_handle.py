@@ -45,7 +45,8 @@ class BenchmarkProcess:
         """Wait for an event, and return it.
 
         Raises:
-            BenchProcessError: The event did not come within `timeout_s`; the message has the end of the log.
+            BenchProcessError: It did not come within `timeout_s`. The message has the end of the
+                log.
         """
         pipe = self._process.stdout
         if pipe is None:

@@ -33,7 +33,7 @@ class LoadPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Produced:
-    """The result: seconds and CPU seconds of the timed jobs, and the largest delay of a start, s."""
+    """The result: seconds and CPU seconds of the timed jobs, and the largest delay, s."""
 
     seconds: float
     cpu_s: float

@@ -31,8 +31,8 @@ _YARDSTICK = 20_000
 class Options:
     """The settings of a run.
 
-    `concurrency`: jobs that a worker runs at once, if it can run several. `rate_per_s`, `paced`: the
-    open loop's arrivals a second, and their number; 0: no open loop.
+    `concurrency`: jobs that a worker runs at once, if it can run several. `rate_per_s`, `paced`:
+    the open loop's arrivals a second, and their number; 0: no open loop.
     """
 
     libraries: Sequence[str]

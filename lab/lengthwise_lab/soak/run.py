@@ -48,7 +48,7 @@ _FATES = {
     "is cancelled while it runs": 6,
     "expires": 4,
     "is delayed": 8,
-    "comes again": 8,
+    "is submitted again": 8,
     "is redriven": 4,
 }
 
@@ -148,12 +148,12 @@ class _Soak:
             delay_ms=self._random.randint(100, 2000) if fate == "is delayed" else 0,
             ttl_ms=1 if fate == "expires" else 20_000,
             max_depth=100_000,
-            idempotency_key=f"key {number}" if fate == "comes again" else None,
+            idempotency_key=f"key {number}" if fate == "is submitted again" else None,
             fingerprint="same",
             requests_per_minute=10_000_000,
         )
         self._fates[job.id] = fate
-        for _ in range(2 if fate == "comes again" else 1):
+        for _ in range(2 if fate == "is submitted again" else 1):
             assert isinstance(await self._store.submit(QUEUE, job), Accepted)  # noqa: S101
         if fate == "is cancelled while it waits":
             await self._store.cancel(QUEUE, job.id)

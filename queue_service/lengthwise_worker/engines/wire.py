@@ -63,15 +63,15 @@ def engine_request(body: bytes, extra: dict[str, Any] | None = None) -> EngineRe
     add = dict(extra or {})
     stream = fields.get("stream") is True
     options = fields.get("stream_options")
-    asked = isinstance(options, dict) and options.get("include_usage") is True
-    if stream and not asked:
+    requested = isinstance(options, dict) and options.get("include_usage") is True
+    if stream and not requested:
         add["stream_options"] = {"include_usage": True}
         if isinstance(options, dict):
             # If both are set, vLLM sends usage with every piece.
             kept = {k: v for k, v in options.items() if k != "continuous_usage_stats"}
             add["stream_options"] = kept | {"include_usage": True}
     return EngineRequest(
-        body=_with(body, fields, add), stream=stream, added_usage=stream and not asked
+        body=_with(body, fields, add), stream=stream, added_usage=stream and not requested
     )
 
 

@@ -1,7 +1,7 @@
 """A TCP proxy that can delay, cut and drop: in front of Redis, and between primary and replica.
 
 It does not parse the traffic: the next bytes after a request count as its reply. That is exact for
-clients that wait for their replies, as ours do. Called by broker.py and nemesis.py, and by tests of
+clients that wait for each reply, like ours. Called by broker.py and nemesis.py, and by tests of
 the store and of the worker.
 """
 

@@ -35,19 +35,19 @@ def create_app(*, model: str, max_model_len: int, batch: SimulatedBatch) -> Fast
             return JSONResponse(error.body, error.status, headers)
         try:
             body = json.loads(await request.body())
-            asked = SimulatedRequest(body, chat=chat, model=model, max_model_len=max_model_len)
-            if asked.priority != 0 and not batch.by_priority:
+            parsed = SimulatedRequest(body, chat=chat, model=model, max_model_len=max_model_len)
+            if parsed.priority != 0 and not batch.by_priority:
                 raise SimulatedError(
                     400,
                     "BadRequestError",
-                    f"Got priority {asked.priority} but Priority scheduling is not enabled.",
+                    f"Got priority {parsed.priority} but Priority scheduling is not enabled.",
                 )
         except ValueError as exc:
             return JSONResponse(SimulatedError(400, "BadRequestError", str(exc)).body, 400)
         except SimulatedError as exc:
             return JSONResponse(exc.body, exc.status)
-        answer = SimulatedResponse(asked, batch, faults, chat=chat, model=model)
-        if asked.stream:
+        answer = SimulatedResponse(parsed, batch, faults, chat=chat, model=model)
+        if parsed.stream:
             return StreamingResponse(answer.stream(), media_type="text/event-stream")
         return await _unless_disconnected(request, answer.whole())
 
