@@ -7,11 +7,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from tests.operator.kubernetes_objects import deployment
+from tests.operator.manifests import by_kind
 
+from lengthwise_operator.autoscaling import ScalingDecision
+from lengthwise_operator.children.all import all_children
+from lengthwise_operator.conditions import Condition, conditions
 from lengthwise_operator.installation import Apis, Installation, WorkerRedis
 from lengthwise_operator.llmservice.service import LLMService, llmservice_of
 from lengthwise_operator.llmservice.spec import LLMServiceSpec
-from lengthwise_operator.observed import QueueFacts
+from lengthwise_operator.observed import Observed, PredictorFacts, QueueFacts
+from lengthwise_operator.reasons import ConditionType
 
 MakeService = Callable[..., LLMService]
 MakeFacts = Callable[..., QueueFacts]
@@ -92,5 +98,45 @@ def facts() -> MakeFacts:
             "settings": {},
         }
         return QueueFacts(**(idle | change))
+
+    return make
+
+
+@pytest.fixture
+def judge(service: MakeService, installation: Installation, facts: MakeFacts) -> Any:
+    """judge(observed fields, spec=..., scaling=..., broken=...) -> {type: condition}."""
+
+    def judge(
+        *,
+        spec: dict[str, Any] | None = None,
+        scaling: ScalingDecision | None = None,
+        broken: list[str] | None = None,
+        deleted: str | None = None,
+        **seen: Any,
+    ) -> dict[ConditionType, Condition]:
+        whole: dict[str, Any] = {
+            "deployments": {"chat-engine": deployment(available=1)},
+            "queue": facts(),
+            "predictor": PredictorFacts(version="bundled-1", problem=""),
+            "served_queue": "chat",
+        }
+        found = conditions(
+            service(deleted=deleted, **(spec or {})),
+            Observed(**(whole | seen)),
+            installation,
+            scaling,
+            broken or [],
+        )
+        return {c.type: c for c in found}
+
+    return judge
+
+
+@pytest.fixture
+def make(installation: Installation, apis: Apis, service: MakeService) -> Any:
+    """make(**spec) -> children by kind and name."""
+
+    def make(*, with_apis: Apis = apis, **spec: Any) -> Any:
+        return by_kind(all_children(service(**spec), installation, with_apis, 1))
 
     return make

@@ -7,104 +7,15 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.operator.kubernetes_objects import crashed, deployment, pod
 
 from lengthwise_operator.autoscaling import ScalingDecision, ScalingReason
-from lengthwise_operator.conditions import Condition, conditions, merged
-from lengthwise_operator.diagnosis import diagnose, stuck_pods
-from lengthwise_operator.installation import Installation
-from lengthwise_operator.observed import Observed, PredictorFacts
-from lengthwise_operator.reasons import REASONS, ConditionType
+from lengthwise_operator.conditions import Condition, merged
+from lengthwise_operator.observed import PredictorFacts
+from lengthwise_operator.reasons import ConditionType
 
 if TYPE_CHECKING:
-    from tests.operator.conftest import MakeFacts, MakeService
-
-WELL = PredictorFacts(version="bundled-1", problem="")
-
-
-def pod(
-    *,
-    name: str = "chat-engine-1",
-    part: str = "engine",
-    phase: str = "Running",
-    created: str = "2026-03-01T11:59:00Z",
-    conditions: list[dict[str, Any]] | None = None,
-    containers: list[dict[str, Any]] | None = None,
-    init: list[dict[str, Any]] | None = None,
-    **status: Any,
-) -> dict[str, Any]:
-    """A pod as the API shows it."""
-    return {
-        "kind": "Pod",
-        "metadata": {
-            "name": name,
-            "uid": f"uid-{name}",
-            "creationTimestamp": created,
-            "labels": {"app.kubernetes.io/component": part},
-        },
-        "status": {
-            "phase": phase,
-            "conditions": conditions or [],
-            "containerStatuses": containers or [],
-            "initContainerStatuses": init or [],
-            **status,
-        },
-    }
-
-
-def waiting(name: str, reason: str, message: str = "", **more: Any) -> dict[str, Any]:
-    """A container that waits."""
-    state = {"waiting": {"reason": reason, "message": message}}
-    return {"name": name, "ready": False, "restartCount": 0, "state": state, **more}
-
-
-def crashed(name: str, log: str, *, code: int = 1, reason: str = "Error") -> dict[str, Any]:
-    """A container in CrashLoopBackOff, with the end of its log."""
-    ended = {"terminated": {"exitCode": code, "reason": reason, "message": log}}
-    return waiting(name, "CrashLoopBackOff", lastState=ended, restartCount=2)
-
-
-def deployment(
-    *, wanted: int = 1, available: int = 0, fresh: int | None = None, total: int | None = None
-) -> dict[str, Any]:
-    """The engine's Deployment, as its controller reports it."""
-    fresh = wanted if fresh is None else fresh
-    status = {
-        "replicas": fresh if total is None else total,
-        "readyReplicas": available,
-        "availableReplicas": available,
-        "updatedReplicas": fresh,
-    }
-    return {"metadata": {"name": "chat-engine"}, "spec": {"replicas": wanted}, "status": status}
-
-
-@pytest.fixture
-def judge(service: MakeService, installation: Installation, facts: MakeFacts) -> Any:
-    """judge(observed fields, spec=..., scaling=..., broken=...) -> {type: condition}."""
-
-    def judge(
-        *,
-        spec: dict[str, Any] | None = None,
-        scaling: ScalingDecision | None = None,
-        broken: list[str] | None = None,
-        deleted: str | None = None,
-        **seen: Any,
-    ) -> dict[ConditionType, Condition]:
-        whole: dict[str, Any] = {
-            "deployments": {"chat-engine": deployment(available=1)},
-            "queue": facts(),
-            "predictor": WELL,
-            "served_queue": "chat",
-        }
-        found = conditions(
-            service(deleted=deleted, **(spec or {})),
-            Observed(**(whole | seen)),
-            installation,
-            scaling,
-            broken or [],
-        )
-        return {c.type: c for c in found}
-
-    return judge
+    from tests.operator.conftest import MakeFacts
 
 
 def test_a_healthy_service_is_ready(judge: Any) -> None:
@@ -136,120 +47,6 @@ def test_a_service_without_replicas_is_ready_with_the_reason(judge: Any) -> None
     )
 
 
-def test_every_reason_of_a_fault_is_documented(judge: Any) -> None:
-    # `_condition` looks up the status in REASONS; the reasons of faults come from `diagnosis.py`.
-    documented = {reason for table in REASONS.values() for reason in table}
-    for fault in FAULTS:
-        assert fault[1] in documented
-
-
-FAULTS: list[tuple[dict[str, Any], str, str]] = [
-    (
-        pod(
-            phase="Pending",
-            init=[crashed("check-model", "no model at /mnt/model/x (pvc://w/x)\nls: Error")],
-        ),
-        "ModelNotFound",
-        "no model at /mnt/model/x",
-    ),
-    (
-        pod(
-            phase="Pending",
-            containers=[
-                waiting("main", "ImagePullBackOff", 'Back-off pulling image "vllm:typo"')
-                | {"image": "vllm:typo"}
-            ],
-        ),
-        "ImagePullFailed",
-        "vllm:typo",
-    ),
-    (
-        pod(
-            phase="Pending",
-            containers=[
-                waiting("worker", "CreateContainerConfigError", 'secret "lw-redis" not found')
-            ],
-        ),
-        "ContainerConfigError",
-        'secret "lw-redis" not found',
-    ),
-    (
-        pod(
-            phase="Pending",
-            conditions=[
-                {
-                    "type": "PodScheduled",
-                    "status": "False",
-                    "reason": "Unschedulable",
-                    "message": "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.",
-                }
-            ],
-        ),
-        "Unschedulable",
-        "No node has enough free GPUs",
-    ),
-    (
-        pod(
-            phase="Pending",
-            conditions=[
-                {
-                    "type": "PodScheduled",
-                    "status": "False",
-                    "reason": "Unschedulable",
-                    "message": 'persistentvolumeclaim "weights" not found',
-                }
-            ],
-        ),
-        "Unschedulable",
-        "Create the claim",
-    ),
-    (
-        pod(
-            containers=[
-                crashed("main", "INFO starting\nValueError: max_model_len is too large\nbye\n")
-            ]
-        ),
-        "CrashLooping",
-        "ValueError: max_model_len is too large",
-    ),
-    (
-        pod(containers=[crashed("main", "", code=137, reason="OOMKilled")]),
-        "OutOfMemory",
-        "raise resources.limits.memory",
-    ),
-    (
-        pod(containers=[crashed("worker", "bad settings (LENGTHWISE_WORKER_*)")]),
-        "WorkerFailing",
-        "bad settings",
-    ),
-    (
-        pod(phase="Failed", reason="Evicted", message="The node was low on resource: memory."),
-        "Evicted",
-        "low on resource",
-    ),
-]
-
-
-@pytest.mark.parametrize(("broken", "reason", "text"), FAULTS, ids=[f[1] for f in FAULTS])
-def test_a_pod_that_does_not_run_is_explained(
-    judge: Any, broken: dict[str, Any], reason: str, text: str
-) -> None:
-    found = judge(deployments={"chat-engine": deployment()}, pods=[broken])
-    engine = found[ConditionType.ENGINE]
-    assert (engine.status, engine.reason) == ("False", reason)
-    assert text in engine.message
-    assert found[ConditionType.READY].reason == reason
-
-
-def test_a_fault_beside_ready_replicas_degrades_the_engine(judge: Any) -> None:
-    found = judge(
-        deployments={"chat-engine": deployment(wanted=2, available=1, total=2)}, pods=[FAULTS[1][0]]
-    )
-    engine = found[ConditionType.ENGINE]
-    assert (engine.status, engine.reason) == ("True", "Degraded")
-    assert "ImagePullFailed" in engine.message
-
-
 def test_a_service_is_ready_during_a_rollout(judge: Any) -> None:
     found = judge(deployments={"chat-engine": deployment(available=1, fresh=1, total=2)})
     assert found[ConditionType.ENGINE].reason == "RollingOut"
@@ -269,38 +66,6 @@ def test_an_engine_that_still_loads_is_starting(judge: Any) -> None:
     running = {"name": "main", "ready": False, "restartCount": 0, "state": {"running": {}}}
     found = judge(deployments={"chat-engine": deployment()}, pods=[pod(containers=[running])])
     assert found[ConditionType.ENGINE].reason == "Starting"
-
-
-def test_a_pod_that_is_being_deleted_is_no_fault() -> None:
-    leaving = pod(containers=[crashed("main", "Error")])
-    leaving["metadata"]["deletionTimestamp"] = "2026-03-01T11:59:30Z"
-    assert diagnose([leaving], []) is None
-
-
-def test_the_gravest_fault_is_named_when_pods_differ() -> None:
-    fault = diagnose([FAULTS[3][0], FAULTS[0][0]], [])
-    assert fault is not None
-    assert fault.reason == "ModelNotFound"
-
-
-def test_a_volume_that_cannot_be_mounted_is_found_in_the_warnings() -> None:
-    stuck = pod(phase="Pending", containers=[waiting("main", "ContainerCreating")])
-    warning = {
-        "involvedObject": {"uid": stuck["metadata"]["uid"]},
-        "reason": "FailedMount",
-        "message": "hostPath type check failed",
-    }
-    assert diagnose([stuck], []) is None
-    fault = diagnose([stuck], [warning])
-    assert fault is not None
-    assert (fault.reason, "type check" in fault.message) == ("VolumeNotMounted", True)
-
-
-def test_only_stuck_pods_without_a_cause_are_looked_up(now: datetime) -> None:
-    silent = pod(name="a", phase="Pending", containers=[waiting("main", "ContainerCreating")])
-    fresh = pod(name="b", phase="Pending", created="2026-03-01T11:59:55Z")
-    explained = FAULTS[1][0]
-    assert stuck_pods([silent, fresh, explained, pod(name="c")], now) == ["uid-a"]
 
 
 def test_what_the_api_server_refuses_is_a_condition(judge: Any) -> None:
