@@ -110,7 +110,7 @@ class ModelRegistry:
         return list(self._folders)
 
     def version(self, name: str) -> str:
-        """Return the version of the model that serves the LLM of this name; "": nothing is loaded."""
+        """Return the version of the model for the LLM of this name; "": nothing is loaded."""
         served = self._served.get(name) or self._served.get(DEFAULT)
         return served.model.version if served else ""
 
