@@ -30,7 +30,7 @@ class Event(StrEnum):
     """What can happen to a job. Each event is one Lua script and one `JobStore` method."""
 
     SUBMIT = "submit"  #: A client submits a job.
-    CLAIM = "claim"  #: A worker takes the next jobs, on a lease.
+    CLAIM = "claim"  #: A worker claims the next jobs, on a lease.
     BEAT = "beat"  #: A worker extends its leases, and learns which were cancelled or lost.
     EMIT = "emit"  #: A worker appends output.
     FINISH = "finish"  #: A worker ends its claim: done, failed, to be retried, or released.

