@@ -122,7 +122,7 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     # Kopf logs every handled event of every child.
     for verbose in ("httpx", "httpcore", "kubernetes", "urllib3", "kopf.objects"):
         logging.getLogger(verbose).setLevel(logging.WARNING)
-    # Names of its own, so that this operator and another Kopf operator do not share their records.
+    # Separate names, so that this operator and another Kopf operator do not share their records.
     settings.persistence.finalizer = "lengthwise.dev/operator"
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix="lengthwise.dev")
     settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(

@@ -85,7 +85,7 @@ class Reconciler:
             changed = await self._applier.apply(service, plan, watched, state)
             if changed:
                 # The status of this generation must describe the state after what was done for it.
-                # Otherwise a service would be Ready for a moment before its change has begun.
+                # Otherwise a service would be Ready for a moment before its change starts.
                 observed = await self._observer.observe(service, watched, state)
                 plan = plan_for(observed)
             changed |= await self._applier.write_status(service, plan)

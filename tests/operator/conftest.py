@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.operator.kubernetes_objects import deployment
+from tests.operator.kubernetes_objects import deployment, engine
 from tests.operator.manifests import by_kind
 
 from lengthwise_operator.autoscaling import ScalingDecision
@@ -17,6 +17,8 @@ from lengthwise_operator.installation import Apis, Installation, WorkerRedis
 from lengthwise_operator.llmservice.service import LLMService, llmservice_of
 from lengthwise_operator.llmservice.spec import LLMServiceSpec
 from lengthwise_operator.observed import Observed, PredictorFacts, QueueFacts
+from lengthwise_operator.planner import PlannerState, ServicePlan, make_plan
+from lengthwise_operator.queue_plan import queue_settings
 from lengthwise_operator.reasons import ConditionType
 
 MakeService = Callable[..., LLMService]
@@ -138,5 +140,38 @@ def make(installation: Installation, apis: Apis, service: MakeService) -> Any:
 
     def make(*, with_apis: Apis = apis, **spec: Any) -> Any:
         return by_kind(all_children(service(**spec), installation, with_apis, 1))
+
+    return make
+
+
+@pytest.fixture
+def plan(
+    service: MakeService, installation: Installation, apis: Apis, facts: MakeFacts, now: datetime
+) -> Any:
+    """plan(spec..., seen={...}, status={...}, state=..., at_s=...) -> ServicePlan."""
+
+    def make(
+        *,
+        seen: dict[str, Any] | None = None,
+        state: PlannerState | None = None,
+        at_s: float = 1000,
+        **service_fields: Any,
+    ) -> ServicePlan:
+        made = service(**service_fields)
+        there = facts(settings=queue_settings(made))
+        whole: dict[str, Any] = {
+            "deployments": {"chat-engine": engine()},
+            "queue": there,
+            "served_queue": made.queue,
+        }
+        return make_plan(
+            made,
+            Observed(**(whole | (seen or {}))),
+            installation,
+            apis,
+            state or PlannerState(),
+            now=now,
+            now_s=at_s,
+        )
 
     return make

@@ -59,3 +59,16 @@ def deployment(
         "updatedReplicas": fresh,
     }
     return {"metadata": {"name": "chat-engine"}, "spec": {"replicas": wanted}, "status": status}
+
+
+def engine(replicas: int = 1, available: int = 1) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "chat-engine"},
+        "spec": {"replicas": replicas},
+        "status": {
+            "replicas": replicas,
+            "availableReplicas": available,
+            "readyReplicas": available,
+            "updatedReplicas": replicas,
+        },
+    }

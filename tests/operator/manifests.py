@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lengthwise_operator.children.manifest import Manifest
+from lengthwise_operator.planner import ServicePlan
 
 
 def by_kind(found: list[Manifest]) -> dict[tuple[str, str], Manifest]:
@@ -25,3 +26,10 @@ def env(of: Any) -> dict[str, Any]:
 
 def flag(args: list[str], name: str) -> str | None:
     return args[args.index(name) + 1] if name in args else None
+
+
+def engine_replicas(found: ServicePlan) -> int:
+    (deployment,) = (
+        m for m in found.apply if m["kind"] == "Deployment" and "engine" in m["metadata"]["name"]
+    )
+    return int(deployment["spec"]["replicas"])

@@ -2,71 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.operator.kubernetes_objects import engine
+from tests.operator.manifests import engine_replicas
 
-from lengthwise_operator.installation import Apis, Installation
-from lengthwise_operator.observed import Observed
-from lengthwise_operator.planner import PlannerState, ServicePlan, make_plan
 from lengthwise_operator.queue_plan import queue_settings
 
 if TYPE_CHECKING:
     from tests.operator.conftest import MakeFacts, MakeService
-
-
-def engine(replicas: int = 1, available: int = 1) -> dict[str, Any]:
-    return {
-        "metadata": {"name": "chat-engine"},
-        "spec": {"replicas": replicas},
-        "status": {
-            "replicas": replicas,
-            "availableReplicas": available,
-            "readyReplicas": available,
-            "updatedReplicas": replicas,
-        },
-    }
-
-
-@pytest.fixture
-def plan(
-    service: MakeService, installation: Installation, apis: Apis, facts: MakeFacts, now: datetime
-) -> Any:
-    """plan(spec..., seen={...}, status={...}, state=..., at_s=...) -> ServicePlan."""
-
-    def make(
-        *,
-        seen: dict[str, Any] | None = None,
-        state: PlannerState | None = None,
-        at_s: float = 1000,
-        **service_fields: Any,
-    ) -> ServicePlan:
-        made = service(**service_fields)
-        there = facts(settings=queue_settings(made))
-        whole: dict[str, Any] = {
-            "deployments": {"chat-engine": engine()},
-            "queue": there,
-            "served_queue": made.queue,
-        }
-        return make_plan(
-            made,
-            Observed(**(whole | (seen or {}))),
-            installation,
-            apis,
-            state or PlannerState(),
-            now=now,
-            now_s=at_s,
-        )
-
-    return make
-
-
-def engine_replicas(found: ServicePlan) -> int:
-    (deployment,) = (
-        m for m in found.apply if m["kind"] == "Deployment" and "engine" in m["metadata"]["name"]
-    )
-    return int(deployment["spec"]["replicas"])
 
 
 def test_a_second_plan_changes_nothing(plan: Any) -> None:
@@ -244,70 +189,3 @@ def test_an_event_is_posted_when_a_reason_changes_and_only_then(plan: Any) -> No
     assert [e.reason for e in second.events] == ["Starting"]
     third = plan(seen=down, status=second.status, state=second.state)
     assert third.events == []
-
-
-# ---------------------------------------------------------------- deletion
-
-
-def test_a_deletion_stops_admission_first(plan: Any, facts: MakeFacts) -> None:
-    found = plan(deleted="2026-03-01T11:59:58Z", seen={"queue": facts(depth=2)})
-    assert (found.queue_command, found.gone) == ("drain", False)
-    assert found.queue_settings is None
-
-
-@pytest.mark.parametrize(
-    ("queue", "gone"),
-    [
-        ({"mode": "draining", "depth": 2}, False),
-        ({"mode": "draining", "in_flight": 1}, False),
-        ({"mode": "draining"}, True),
-        ({"mode": "open"}, False),
-    ],
-    ids=["waiting", "running", "empty", "still-open"],
-)
-def test_a_deletion_waits_for_the_queued_jobs(
-    plan: Any, facts: MakeFacts, queue: dict[str, Any], gone: bool
-) -> None:
-    assert plan(deleted="2026-03-01T11:59:00Z", seen={"queue": facts(**queue)}).gone == gone
-
-
-def test_a_deletion_waits_no_longer_than_its_limit(plan: Any, facts: MakeFacts) -> None:
-    stuck = {"queue": facts(mode="draining", depth=1)}
-    drain = {"deleteTimeoutSeconds": 30}
-    assert not plan(deleted="2026-03-01T11:59:35Z", drain=drain, seen=stuck).gone
-    assert plan(deleted="2026-03-01T11:59:29Z", drain=drain, seen=stuck).gone
-
-
-def test_a_deletion_starts_an_engine_for_the_queued_jobs(plan: Any, facts: MakeFacts) -> None:
-    found = plan(
-        deleted="2026-03-01T11:59:58Z",
-        autoscaling={},
-        status={"desiredReplicas": 0},
-        seen={"queue": facts(mode="draining", depth=1)},
-    )
-    assert engine_replicas(found) == 1
-
-
-@pytest.mark.parametrize(
-    ("deleted", "gone"), [("2026-03-01T11:59:30Z", False), ("2026-03-01T11:58:59Z", True)]
-)
-def test_an_unreachable_queue_service_delays_a_deletion_for_one_minute(
-    plan: Any, deleted: str, gone: bool
-) -> None:
-    seen = {"queue": None, "queue_problem": "unreachable"}
-    assert plan(deleted=deleted, seen=seen).gone == gone
-
-
-def test_a_service_that_never_had_the_queue_is_deleted_at_once(plan: Any) -> None:
-    found = plan(deleted="2026-03-01T11:59:59Z", seen={"name_owner": "other/chat"})
-    assert (found.gone, found.queue_command) == (True, "")
-
-
-def test_a_recreated_service_resumes_its_old_queue(plan: Any, facts: MakeFacts) -> None:
-    left = facts(mode="draining", settings={})
-    found = plan(seen={"deployments": {}, "queue": left, "served_queue": None})
-    assert found.queue_command == "resume"
-
-
-def test_a_queue_that_an_admin_drains_is_not_resumed(plan: Any, facts: MakeFacts) -> None:
-    assert plan(seen={"queue": facts(mode="draining")}).queue_command == ""

@@ -10,7 +10,7 @@ from lengthwise_operator.llmservice.service import LLMService
 
 
 def cache_claim(service: LLMService) -> str | None:
-    """Name of the claim that stores downloads; None: each pod has a folder of its own."""
+    """Name of the claim that stores downloads; None: each pod has its own folder."""
     cache = service.spec.model_cache
     return None if cache is None else cache.existing_claim or service.child(CACHE)
 

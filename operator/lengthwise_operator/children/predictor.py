@@ -17,7 +17,7 @@ from lengthwise_operator.llmservice.service import LLMService
 
 
 def predictor_service(service: LLMService, installation: Installation) -> Manifest | None:
-    """The predictor's Service; None: this LLMService has no predictor of its own."""
+    """The predictor's Service; None: this LLMService has no separate predictor."""
     if not service.own_predictor_replicas(installation):
         return None
     return {
@@ -32,7 +32,7 @@ def predictor_service(service: LLMService, installation: Installation) -> Manife
 
 
 def predictor_deployment(service: LLMService, installation: Installation) -> Manifest | None:
-    """The predictor's Deployment; None: this LLMService has no predictor of its own."""
+    """The predictor's Deployment; None: this LLMService has no separate predictor."""
     replicas = service.own_predictor_replicas(installation)
     if not replicas:
         return None

@@ -1,4 +1,4 @@
-"""What the operator knows of all queues, from the last poll of the queue service."""
+"""The facts about all queues, from the last poll of the queue service."""
 
 from __future__ import annotations
 

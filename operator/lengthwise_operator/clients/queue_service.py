@@ -62,7 +62,7 @@ class QueueServiceClient:
         may have changed a setting since.
 
         Raises:
-            Refused: The settings are wrong; the message says which.
+            Refused: The settings are wrong; the message names the wrong one.
             Unreachable: No answer.
         """
         now = (await self.read_all()).get(name)
