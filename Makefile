@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 help: ## Print this message
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -39,10 +39,10 @@ lint: install ## Style and common mistakes
 types: install ## mypy, strict
 	$(BIN)/mypy
 
-layers: install ## Who may import whom
+layers: install ## The import rules
 	$(BIN)/lint-imports
 
-generated-check: install ## They are up to date; nothing is changed
+generated-check: install ## Check that `make generate` would change nothing
 	$(BIN)/python -m lengthwise_operator.llmservice.crd --check $(CRDS)
 	$(BIN)/cog --check $(PAGES)
 
@@ -80,12 +80,12 @@ images: ## The container images, as lengthwise/COMPONENT:VERSION
 	@$(DOCKER) images --filter reference='lengthwise/*' \
 	  --format '{{.Repository}}:{{.Tag}}  {{.Size}}' | sort
 
-cluster-images: images ## What the tests on a cluster run: the images, and stand-ins for Valkey's and vLLM's
+cluster-images: images ## The images for the tests on a cluster: those, and replacements for Valkey's and vLLM's
 	DOCKER_BUILDKIT=1 $(DOCKER) build $(DOCKER_FLAGS) --quiet --tag lengthwise-test/valkey:dev \
 	  --file tests/cluster/valkey.Dockerfile tests/cluster
 	DOCKER_BUILDKIT=1 $(DOCKER) build $(DOCKER_FLAGS) --quiet --tag lengthwise-test/engine:dev \
 	  --build-arg BASE=lengthwise/queue:$(TAG) --file tests/cluster/operator/engine.Dockerfile .
-	$(DOCKER) tag lengthwise-test/engine:dev lengthwise-test/engine:dev-next # to roll to
+	$(DOCKER) tag lengthwise-test/engine:dev lengthwise-test/engine:dev-next # for a rolling update
 
 cluster-test: install ## The tests on a real cluster, the one that KUBECONFIG names
 	@test -n "$(KUBECONFIG)" || { echo "set KUBECONFIG to the cluster to test on" >&2; exit 2; }
