@@ -19,7 +19,7 @@ from lengthwise_lab.chaos.checks import checker
 from lengthwise_lab.chaos.checks.report import ChaosReport
 from lengthwise_lab.chaos.clients import workload
 from lengthwise_lab.chaos.clients.job_clients import JobClients
-from lengthwise_lab.chaos.clients.service_client import RetryingClient
+from lengthwise_lab.chaos.clients.retrying_client import RetryingClient
 from lengthwise_lab.chaos.faults import Kind
 from lengthwise_lab.chaos.history import History, read
 from lengthwise_lab.chaos.nemesis import Nemesis

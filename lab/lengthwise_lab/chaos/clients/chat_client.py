@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from lengthwise_lab.chaos.clients.service_client import RETRY_FOR_S, RetryingClient
+from lengthwise_lab.chaos.clients.retrying_client import RETRY_FOR_S, RetryingClient
 from lengthwise_lab.chaos.clients.workload import ChaosJob
 from lengthwise_lab.chaos.history import History
 from lengthwise_lab.chaos.system.processes import QUEUE

@@ -17,7 +17,7 @@ from httpx_sse import ServerSentEvent
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_lab.chaos.checks.outputs import Entry, entry_text
 from lengthwise_lab.chaos.clients.chat_client import run_chat
-from lengthwise_lab.chaos.clients.service_client import RETRY_FOR_S, RetryingClient
+from lengthwise_lab.chaos.clients.retrying_client import RETRY_FOR_S, RetryingClient
 from lengthwise_lab.chaos.clients.workload import TENANTS, ChaosJob, job_of
 from lengthwise_lab.chaos.history import History
 from lengthwise_lab.chaos.system.processes import ADMIN, QUEUE
