@@ -1,1 +1,1 @@
-"""The queue service: the REST and OpenAI front end, and the store of jobs."""
+"""The queue service: the jobs API and the OpenAI API in front of the store of jobs."""
