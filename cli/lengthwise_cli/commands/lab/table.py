@@ -20,12 +20,16 @@ def table(
     only: Annotated[str, typer.Option(help="Parts of the table, with commas. Default: all.")] = "",
     as_json: AsJson = False,
     markdown: Annotated[Path | None, typer.Option(help="Write the table here as well.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write the rows here, without the runs behind them.")
+    ] = None,
     png: Annotated[Path | None, typer.Option(help="Draw the table here.")] = None,
 ) -> None:
     """Reproduce the four research systems' numbers: theirs, reproduced, corrected, ours."""
     with extra("lab"):
         from lengthwise_lab.reproductions.table.markdown import as_markdown
         from lengthwise_lab.reproductions.table.sources import collect
+        from lengthwise_lab.reproductions.table.spreadsheet import as_csv
     names = [name for name in only.split(",") if name]
     with spinner(quiet=as_json) as progress:
         task = progress.add_task("starting", total=None)
@@ -40,6 +44,8 @@ def table(
     text = as_markdown(result)
     if markdown is not None:
         markdown.write_text(text, encoding="utf-8")
+    if csv is not None:
+        csv.write_text(as_csv(result), encoding="utf-8")
     console = Console()
     if as_json:
         typer.echo(json.dumps(result, indent=2))

@@ -15,7 +15,7 @@ def as_csv(table: Mapping[str, Any]) -> str:
     """Write the rows of `collect` as CSV.
 
     Args:
-        table: What `collect` returned.
+        table: The result of `collect`.
 
     Returns:
         A header and one line for each row. Numbers have six significant digits. `absent` lists the
