@@ -12,8 +12,8 @@ from lengthwise_lab.reproductions.ssjf.jobs import (
     duration_s,
 )
 from lengthwise_lab.reproductions.ssjf.legacy import (
-    Completion,
     LegacyBatching,
+    LegacyCompletion,
     LegacyJob,
     Order,
     figures,
@@ -102,7 +102,7 @@ def test_a_wait_of_more_than_a_hundred_seconds_puts_the_whole_queue_in_waiting_o
 
 def test_the_figures_count_throughput_at_the_first_quarter_of_completions() -> None:
     ends = [1.0, 2.0, 3.0, 4.0, 50.0, 60.0, 70.0, 80.0]
-    done = [Completion(LegacyJob(n, 0, 1), 0, end, 0) for n, end in enumerate(ends)]
+    done = [LegacyCompletion(LegacyJob(n, 0, 1), 0, end, 0) for n, end in enumerate(ends)]
     got = figures(done)
     assert got.early_per_s == 1 / 2
     assert got.whole_per_s == 8 / 80

@@ -39,7 +39,7 @@ def test_completion_is_from_sending_to_the_complete_answer() -> None:
     assert got["completion_s"] == {"count": 3, "mean": 5.0, "p50": 1.0, "p99": 12.76, "max": 13.0}
 
 
-def test_a_length_on_a_bucket_s_edge_is_in_the_shorter_bucket() -> None:
+def test_a_length_on_the_edge_of_a_bucket_is_in_the_shorter_bucket() -> None:
     got = describe([LONG_LAST], policy="sjf")["buckets"]
     assert {name: got[name]["count"] for name in BUCKETS} == {
         "1-64": 2,
@@ -67,14 +67,14 @@ def test_a_request_that_starts_at_the_same_instant_has_not_overtaken() -> None:
     assert (got["max_lag_s"], got["max_places_lost"]) == (0, 0)
 
 
-def test_starving_is_waiting_longer_than_ten_times_one_s_length() -> None:
+def test_a_request_starves_when_it_waits_more_than_ten_times_its_length() -> None:
     waits = run((0, 10, 11, 1, 1), (0, 11, 12, 1, 1), (0, 101, 121, 20, 1))
     got = describe([waits], policy="fcfs")["starvation"]
     assert got["share_waiting_over_10_times_its_length"] == pytest.approx(1 / 3, rel=1e-5)
     assert got["share_waiting_over_100_s"] == pytest.approx(1 / 3, rel=1e-5)
 
 
-def test_a_request_that_was_never_served_is_counted_and_spoils_no_figure() -> None:
+def test_a_request_that_was_never_served_is_counted_and_changes_no_figure() -> None:
     got = describe([run((0, 0, 4, 4, 9), (1, NEVER, NEVER, 1, 9))], policy="legacy")
     assert (got["requests"], got["completion_s"]["count"]) == (2, 1)
     assert got["completion_s"]["max"] == 4
@@ -87,7 +87,7 @@ def test_means_are_over_the_runs_and_maxima_of_all_of_them() -> None:
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50))
-def test_quantiles_are_numpy_s(values: list[float]) -> None:
+def test_quantiles_are_those_of_numpy(values: list[float]) -> None:
     wanted = np.quantile(values, (0.0, 0.5, 0.99, 1.0))
     assert quantiles(np.array(values), (0.0, 0.5, 0.99, 1.0)) == pytest.approx(wanted.tolist())
 

@@ -39,7 +39,7 @@ def two_point_tokens(seed: int = 2) -> np.ndarray:
 
 @pytest.mark.parametrize("load", [0.5, 0.8])
 @pytest.mark.parametrize("tokens", [exponential_tokens, two_point_tokens])
-def test_first_come_first_served_waits_as_the_pollaczek_khinchine_formula(
+def test_first_come_first_served_waits_as_the_pollaczek_khinchine_formula_predicts(
     load: float, tokens: Callable[[], np.ndarray]
 ) -> None:
     size = tokens() / 1000
@@ -57,7 +57,7 @@ def test_the_exponential_queue_has_the_quantiles_of_theory() -> None:
     assert got["p99"] == pytest.approx(5 * math.log(100), rel=0.08)
 
 
-def test_shortest_first_waits_as_the_formula_of_cobham_and_phipps() -> None:
+def test_shortest_first_waits_as_cobham_and_phipps_predict() -> None:
     tokens, load = two_point_tokens(), 0.8
     size = tokens / 1000
     rate = load / size.mean()
@@ -71,7 +71,7 @@ def test_shortest_first_waits_as_the_formula_of_cobham_and_phipps() -> None:
     assert waits[4, 1] / waits[4, 0] == pytest.approx(want_long, rel=0.07)
 
 
-def test_shortest_remaining_first_takes_as_long_as_the_integral_of_schrage_and_miller() -> None:
+def test_shortest_remaining_first_takes_as_long_as_schrage_and_miller_predict() -> None:
     """Their integral for exponential sizes of mean 1 s, summed numerically."""
     load = 0.8
     x = np.linspace(1e-4, 30, 60_000)
@@ -87,7 +87,7 @@ def test_shortest_remaining_first_takes_as_long_as_the_integral_of_schrage_and_m
 
 
 @pytest.mark.parametrize("slots", [2, 8])
-def test_many_slots_wait_as_the_erlang_c_formula(slots: int) -> None:
+def test_many_slots_wait_as_the_erlang_c_formula_predicts(slots: int) -> None:
     load = 0.85
     offered = load * slots
     tail = offered**slots / math.factorial(slots) / (1 - load)

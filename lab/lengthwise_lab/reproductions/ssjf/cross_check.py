@@ -22,7 +22,8 @@ from lengthwise_lab.simulator.policies import K_ALONE, OURS, policy_named
 from lengthwise_lab.simulator.workloads.lengths import Lengths, published, read_lengths
 from lengthwise_lab.simulator.workloads.workload import Workload
 
-#: 5 random seeds, as in the other simulation, leave 10 % of noise in the mean at load 0.9.
+#: 5 random seeds, as in the other simulation, leave 10 % of noise in the mean at load 0.9;
+#: we run 20.
 JOBS, SEEDS = 2000, range(20)
 #: How often the five classes order a pair of jobs correctly; a tie counts as a half.
 PAIR_ACCURACY = 0.777

@@ -54,7 +54,7 @@ class LegacyJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Completion:
+class LegacyCompletion:
     """One job that ran. `started_s`, `first_s`: when it entered its last and its first batch."""
 
     job: LegacyJob
@@ -115,7 +115,9 @@ class _Clock:
                 self.now = instant
 
 
-def simulate(jobs: Sequence[LegacyJob], order: Order, batches: LegacyBatching) -> list[Completion]:
+def simulate(
+    jobs: Sequence[LegacyJob], order: Order, batches: LegacyBatching
+) -> list[LegacyCompletion]:
     """Run the jobs; the result lacks those that the original never runs.
 
     Args:
@@ -132,9 +134,9 @@ def simulate(jobs: Sequence[LegacyJob], order: Order, batches: LegacyBatching) -
     return _shortest_first(lives, order, batches)
 
 
-def _first_come(lives: list[_Live], batches: LegacyBatching) -> list[Completion]:
+def _first_come(lives: list[_Live], batches: LegacyBatching) -> list[LegacyCompletion]:
     queue, clock = deque(lives), _Clock()
-    done: list[Completion] = []
+    done: list[LegacyCompletion] = []
     while queue:
         clock.now = max(clock.now, queue[0].job.arrival_s)
         batch: list[_Live] = []
@@ -152,9 +154,11 @@ def _first_come(lives: list[_Live], batches: LegacyBatching) -> list[Completion]
     return done
 
 
-def _shortest_first(lives: list[_Live], order: Order, batches: LegacyBatching) -> list[Completion]:
+def _shortest_first(
+    lives: list[_Live], order: Order, batches: LegacyBatching
+) -> list[LegacyCompletion]:
     queue: list[_Live] = []
-    done: list[Completion] = []
+    done: list[LegacyCompletion] = []
     clock, arrived, last_end = _Clock(), 0, 0.0
 
     def admit() -> None:
@@ -187,7 +191,7 @@ def _shortest_first(lives: list[_Live], order: Order, batches: LegacyBatching) -
 
 
 def _run(
-    batch: list[_Live], clock: _Clock, batches: LegacyBatching, done: list[Completion]
+    batch: list[_Live], clock: _Clock, batches: LegacyBatching, done: list[LegacyCompletion]
 ) -> list[_Live]:
     """Run a batch until it is formed again; return its unfinished jobs, in order."""
     for live in batch:
@@ -201,7 +205,7 @@ def _run(
     for live in batch:
         if live.left_s <= passed_s:
             first_s = live.started_s if live.first_s is None else live.first_s
-            done.append(Completion(live.job, live.started_s, clock.now, first_s))
+            done.append(LegacyCompletion(live.job, live.started_s, clock.now, first_s))
         else:
             live.left_s = max(live.left_s - passed_s, 0)
             unfinished.append(live)
@@ -225,7 +229,7 @@ class LegacyFigures:
     served: int
 
 
-def figures(completions: Sequence[Completion]) -> LegacyFigures:
+def figures(completions: Sequence[LegacyCompletion]) -> LegacyFigures:
     """Return the figures of a run of >= 1 completions."""
     count = len(completions)
     ends = sorted(done.ended_s for done in completions)

@@ -27,7 +27,6 @@ from lengthwise_lab.reproductions.table.row import TableRow, of_requests
 
 JOBS, SEEDS = 2_000, 5
 
-
 #: Runs that a column of the row shows.
 _IN_ROW = ("fcfs", "plain5", "ssjf5")
 

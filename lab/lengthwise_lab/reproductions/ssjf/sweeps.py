@@ -24,8 +24,8 @@ from lengthwise_lab.reproductions.ssjf.jobs import (
     LegacyDraws,
 )
 from lengthwise_lab.reproductions.ssjf.legacy import (
-    Completion,
     LegacyBatching,
+    LegacyCompletion,
     LegacyJob,
     Order,
     figures,
@@ -215,7 +215,7 @@ def as_run(
     )
 
 
-def _as_they_ran(jobs: Sequence[LegacyJob], done: Sequence[Completion]) -> RequestTimes:
+def _as_they_ran(jobs: Sequence[LegacyJob], done: Sequence[LegacyCompletion]) -> RequestTimes:
     """Return the times of a legacy run; a lost job never ended."""
     start, end = np.full((2, len(jobs)), np.nan)
     for one in done:

@@ -36,7 +36,7 @@ class RequestTimes:
 
     Attributes:
         arrival_s: When each was sent, s.
-        start_s: When it first got a slot; by SSJF's own rules, when it last got one, s.
+        start_s: When it first got a slot, s.
         end_s: When its answer was complete, s; NaN: never.
         alone_s: What it takes on an idle engine, s.
         tokens: The length of its answer.
