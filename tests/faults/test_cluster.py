@@ -22,7 +22,7 @@ from lengthwise_store.settings import StoreSettings
 from lengthwise_store.store import JobStore
 
 if TYPE_CHECKING:
-    from tests.faults.conftest import Line, Servers
+    from tests.faults.conftest import QueueRig, Servers
 
 On = Callable[..., None]
 
@@ -30,13 +30,13 @@ On = Callable[..., None]
 def test_a_queues_whole_life_works_on_a_cluster(servers: Servers, on: On) -> None:
     _, url = servers.cluster()
 
-    async def body(line: Line) -> None:
-        store, q = line.store, line.queue
+    async def body(rig: QueueRig) -> None:
+        store, q = rig.store, rig.queue
         await store.check()
-        first = await line.submit(idempotency_key="k", fingerprint="f")
-        again = await store.submit(q, line.new(idempotency_key="k", fingerprint="f"))
+        first = await rig.submit(idempotency_key="k", fingerprint="f")
+        again = await store.submit(q, rig.new(idempotency_key="k", fingerprint="f"))
         assert again.id == first  # type: ignore[union-attr]
-        later = await line.submit(delay_ms=60_000)
+        later = await rig.submit(delay_ms=60_000)
         position = await store.position(q, first)
         assert position is not None
         assert position.ahead == 0
@@ -44,7 +44,7 @@ def test_a_queues_whole_life_works_on_a_cluster(servers: Servers, on: On) -> Non
         assert await store.wait_for_work(q, 5) is True
         reader = asyncio.create_task(store.wait_output(q, first, timeout_s=10))
         [claim] = await store.claim(q, worker_id="w", count=5)
-        await store.beat(q, worker=line.view, leases=[claim.lease])
+        await store.beat(q, worker=rig.view, leases=[claim.lease])
         await store.emit(q, claim.lease, [b"one"])
         assert [entry.data for entry in await reader] == [b"one"]
         hints: list[str] = []
@@ -52,7 +52,7 @@ def test_a_queues_whole_life_works_on_a_cluster(servers: Servers, on: On) -> Non
             assert await store.cancel(q, first) is JobState.RUNNING
             hints = await store.cancellations(q, 0.1)
         assert set(hints) == {first}
-        ended = await store.finish(q, claim.lease, line.ok, worker_id="w", claim_next=1)
+        ended = await store.finish(q, claim.lease, rig.ok, worker_id="w", claim_next=1)
         assert ended.state is JobState.CANCELLED
         assert await store.cancel(q, later) is JobState.CANCELLED
         await store.tick(q)
@@ -66,46 +66,46 @@ def test_queues_on_different_nodes_are_one_system(servers: Servers, on: On) -> N
     nodes, url = servers.cluster()
     names = [f"model-{i}" for i in range(12)]
 
-    async def body(line: Line) -> None:
+    async def body(rig: QueueRig) -> None:
         ids = {}
         for name in names:
-            await line.store.put_queue(name, QueueSettings())
-            line.queue = name
-            ids[name] = await line.submit()
-        assert {q.name for q in await line.store.queues()} >= set(names)
+            await rig.store.put_queue(name, QueueSettings())
+            rig.queue = name
+            ids[name] = await rig.submit()
+        assert {q.name for q in await rig.store.queues()} >= set(names)
         for name in names:
-            found = await line.store.find(ids[name])
+            found = await rig.store.find(ids[name])
             assert found is not None
             assert found.queue == name
-        assert await line.store.find("nobody") is None
+        assert await rig.store.find("nobody") is None
         for name in names:
-            line.queue = name
-            assert await line.serve() == [ids[name]]
+            rig.queue = name
+            assert await rig.serve() == [ids[name]]
 
     on(url, body)
     assert all(node.ask("DBSIZE") > 0 for node in nodes)
 
 
-def test_a_cluster_whose_primary_dies_goes_on_with_its_replica(
+def test_a_cluster_whose_primary_dies_continues_with_its_replica(
     servers: Servers, on: On, wait_for: Callable[..., Any]
 ) -> None:
     nodes, url = servers.cluster(replicas=3)
 
-    async def body(line: Line) -> None:
-        await line.submit()
-        owner = next(n for n in nodes[:3] if n.ask("KEYS", f"lw:{{{line.queue}}}:job:*"))
+    async def body(rig: QueueRig) -> None:
+        await rig.submit()
+        owner = next(n for n in nodes[:3] if n.ask("KEYS", f"lw:{{{rig.queue}}}:job:*"))
         replica = nodes[nodes.index(owner) + 3]
         owner.ask("WAIT", 1, 1000)
         wait_for(lambda: replica.ask("DBSIZE") == owner.ask("DBSIZE"), "the replica has it")
-        waiting = asyncio.create_task(line.store.wait_for_work("other", 30))
+        waiting = asyncio.create_task(rig.store.wait_for_work("other", 30))
         owner.kill()
         with pytest.raises(StoreUnavailable):
-            await line.submit()
-        await line.comes_back(line.submit)
+            await rig.submit()
+        await rig.comes_back(rig.submit)
         served: list[str] = []
         while len(served) < 2:
-            served += await line.comes_back(line.serve)
-        assert await line.comes_back(lambda: line.store.find(served[0])) is not None
+            served += await rig.comes_back(rig.serve)
+        assert await rig.comes_back(lambda: rig.store.find(served[0])) is not None
         waiting.cancel()
         await asyncio.wait({waiting})
 
@@ -115,24 +115,24 @@ def test_a_cluster_whose_primary_dies_goes_on_with_its_replica(
 def test_a_queue_that_is_moved_to_another_node_is_found_there(servers: Servers, on: On) -> None:
     nodes, url = servers.cluster()
 
-    async def body(line: Line) -> None:
-        job = await line.submit()
-        source = next(n for n in nodes if n.ask("KEYS", f"lw:{{{line.queue}}}:job:*"))
+    async def body(rig: QueueRig) -> None:
+        job = await rig.submit()
+        source = next(n for n in nodes if n.ask("KEYS", f"lw:{{{rig.queue}}}:job:*"))
         target = next(n for n in nodes if n is not source)
-        slot = source.ask("CLUSTER", "KEYSLOT", f"lw:{{{line.queue}}}:x")
+        slot = source.ask("CLUSTER", "KEYSLOT", f"lw:{{{rig.queue}}}:x")
         source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target.ask("CLUSTER", "MYID"))
         target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source.ask("CLUSTER", "MYID"))
         keys = source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1000)
         half = len(keys) // 2
         move = ("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS")
         source.ask(*move, *keys[:half])
-        with pytest.raises(StoreUnavailable):  # half here and half there: no script can run
-            await line.serve()
+        with pytest.raises(StoreUnavailable):  # the keys are on two nodes: no script can run
+            await rig.serve()
         source.ask(*move, *keys[half:])
         owner = target.ask("CLUSTER", "MYID")
         for node in (target, source, *(n for n in nodes if n not in (source, target))):
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", owner)
-        assert await line.comes_back(line.serve) == [job]
+        assert await rig.comes_back(rig.serve) == [job]
 
     on(url, body)
 
@@ -141,10 +141,10 @@ def test_files_batches_and_responses_work_on_a_cluster(servers: Servers, on: On)
     _, url = servers.cluster()
     limits = FileLimits(tenant_bytes=2**24, total_bytes=2**24, ttl_ms=60_000)
 
-    async def body(line: Line) -> None:
-        client = line.store.client
+    async def body(rig: QueueRig) -> None:
+        client = rig.store.client
         files = FileStore(client, limits)
-        for number in range(6):  # each in a slot of its own
+        for number in range(6):  # each in another slot
             writer = files.writer(tenant="t", filename=f"f{number}", purpose="batch", ttl_ms=60_000)
             await writer.write(b"a" * (BLOCK_BYTES + 1))
             file = await writer.commit()
@@ -201,20 +201,20 @@ def test_each_node_of_a_cluster_confirms_what_was_written_there(servers: Servers
     nodes, url = servers.cluster(appendonly="yes", appendfsync="always")
     nodes[0].needs_waitaof()
 
-    async def body(line: Line) -> None:
-        await line.store.check()
+    async def body(rig: QueueRig) -> None:
+        await rig.store.check()
         for name in ("model-1", "model-2", "model-3", "model-4"):
-            line.queue = name
-            await line.store.put_queue(name, QueueSettings())
-            await line.submit()
+            rig.queue = name
+            await rig.store.put_queue(name, QueueSettings())
+            await rig.submit()
         keys = [f"lw:files:{{file-{n}}}:content" for n in range(20)]
-        await line.store.confirm(*keys)
+        await rig.store.confirm(*keys)
         for node in nodes:
             node.ask("CONFIG", "SET", "appendonly", "no")
         with pytest.raises(NotConfirmed):
-            await line.submit()
+            await rig.submit()
         with pytest.raises(NotConfirmed):
-            await line.store.confirm(*keys)
+            await rig.store.confirm(*keys)
 
     on(url, body, StoreSettings(durability=Durability.ALWAYS))
 
@@ -222,7 +222,7 @@ def test_each_node_of_a_cluster_confirms_what_was_written_there(servers: Servers
 def test_a_store_that_is_closed_while_a_node_is_away_leaves_no_connection_open(
     servers: Servers, wait_for: Callable[..., Any]
 ) -> None:
-    # The client takes itself for not connected once a command has failed, and closed nothing then.
+    # After a failed command the client counts as not connected, and its aclose closed nothing.
     nodes, url = servers.cluster()
 
     async def body() -> JobStore:
@@ -240,9 +240,9 @@ def test_a_store_that_is_closed_while_a_node_is_away_leaves_no_connection_open(
         await store.aclose()
         return store
 
-    store = asyncio.run(body())  # it is kept: what it forgot would be closed with it
+    store = asyncio.run(body())  # keep the client: its destructor would close the connections
     wait_for(
         lambda: all(len(node.ask("CLIENT", "LIST").splitlines()) == 1 for node in nodes[:2]),
-        "nobody is connected but the one who asks",
+        "only the asking client is connected",
     )
     del store

@@ -20,11 +20,11 @@ from lengthwise_store.settings import StoreSettings
 from lengthwise_store.store import JobStore
 
 if TYPE_CHECKING:
-    from tests.faults.conftest import Line, Servers
+    from tests.faults.conftest import QueueRig, Servers
 
 On = Callable[..., None]
 
-#: On a busy machine a replica that is well may need some tenths of a second to confirm.
+#: On a busy machine a healthy replica may need some tenths of a second to confirm.
 REPLICA = StoreSettings(durability=Durability.REPLICA, durability_timeout_ms=1000)
 ALWAYS = StoreSettings(durability=Durability.ALWAYS)
 
@@ -34,25 +34,25 @@ def test_a_submit_that_no_replica_confirmed_is_refused_and_safe_to_repeat(
 ) -> None:
     primary, replica = servers.pair()
 
-    async def body(line: Line) -> None:
-        assert await line.submit()
+    async def body(rig: QueueRig) -> None:
+        assert await rig.submit()
         replica.send(signal.SIGSTOP)
-        keyed = line.new(idempotency_key="k", fingerprint="f")
+        keyed = rig.new(idempotency_key="k", fingerprint="f")
         with pytest.raises(NotConfirmed, match="0 of 1 replicas confirmed it in 1000 ms"):
-            await line.store.submit(line.queue, keyed)
-        # The job is there already, so the repetition writes nothing: WAIT alone would be content.
+            await rig.store.submit(rig.queue, keyed)
+        # The job exists, so the repetition writes nothing, and WAIT alone would confirm it.
         with pytest.raises(NotConfirmed):
-            await line.store.submit(line.queue, keyed)
+            await rig.store.submit(rig.queue, keyed)
         replica.send(signal.SIGCONT)
 
         async def again() -> Accepted:
-            accepted = await line.store.submit(line.queue, keyed)
+            accepted = await rig.store.submit(rig.queue, keyed)
             assert isinstance(accepted, Accepted)
             return accepted
 
-        accepted = await line.comes_back(again)
+        accepted = await rig.comes_back(again)
         assert (accepted.id, accepted.duplicate) == (keyed.id, True)
-        assert replica.ask("EXISTS", f"lw:{{{line.queue}}}:job:{keyed.id}") == 1
+        assert replica.ask("EXISTS", f"lw:{{{rig.queue}}}:job:{keyed.id}") == 1
 
     on(primary.url, body, REPLICA)
 
@@ -63,19 +63,19 @@ def test_a_cancel_that_no_replica_confirmed_is_refused_and_safe_to_repeat(
     # A chaos run with crashing primaries: jobs whose cancellation was acknowledged were answered.
     primary, replica = servers.pair()
 
-    async def body(line: Line) -> None:
-        job_id = await line.submit()
+    async def body(rig: QueueRig) -> None:
+        job_id = await rig.submit()
         replica.send(signal.SIGSTOP)
         for _ in range(2):
             with pytest.raises(NotConfirmed, match="0 of 1 replicas"):
-                await line.store.cancel(line.queue, job_id)
+                await rig.store.cancel(rig.queue, job_id)
         replica.send(signal.SIGCONT)
 
         async def again() -> JobState | None:
-            return await line.store.cancel(line.queue, job_id)
+            return await rig.store.cancel(rig.queue, job_id)
 
-        assert await line.comes_back(again) is JobState.CANCELLED
-        assert replica.ask("HGET", f"lw:{{{line.queue}}}:job:{job_id}", "state") == "cancelled"
+        assert await rig.comes_back(again) is JobState.CANCELLED
+        assert replica.ask("HGET", f"lw:{{{rig.queue}}}:job:{job_id}", "state") == "cancelled"
 
     on(primary.url, body, REPLICA)
 
@@ -86,15 +86,15 @@ def test_an_answer_that_no_replica_confirmed_is_kept_and_counted(
     primary, replica = servers.pair()
     counted: list[int] = []
 
-    async def body(line: Line) -> None:
-        job = await line.submit()
+    async def body(rig: QueueRig) -> None:
+        job = await rig.submit()
         store = JobStore(primary.url, REPLICA, on_unconfirmed=counted.append)
-        [claim] = await store.claim(line.queue, worker_id="w", count=1)
+        [claim] = await store.claim(rig.queue, worker_id="w", count=1)
         replica.send(signal.SIGSTOP)
-        ended = await store.finish(line.queue, claim.lease, line.ok, worker_id="w")
+        ended = await store.finish(rig.queue, claim.lease, rig.ok, worker_id="w")
         await store.aclose()
         assert ended.state is JobState.SUCCEEDED
-        found = await line.store.get(line.queue, job)
+        found = await rig.store.get(rig.queue, job)
         assert found is not None
         assert found.state is JobState.SUCCEEDED
 
@@ -107,14 +107,14 @@ def test_heartbeats_do_not_wait_for_a_replica_that_is_gone(servers: Servers, on:
     primary, replica = servers.pair()
     slow = StoreSettings(durability=Durability.REPLICA, durability_timeout_ms=4000)
 
-    async def body(line: Line) -> None:
-        await line.submit()
-        [claim] = await line.store.claim(line.queue, worker_id="w", count=1)
+    async def body(rig: QueueRig) -> None:
+        await rig.submit()
+        [claim] = await rig.store.claim(rig.queue, worker_id="w", count=1)
         replica.send(signal.SIGSTOP)
-        submit = asyncio.create_task(line.submit())
+        submit = asyncio.create_task(rig.submit())
         await asyncio.sleep(0)
         for _ in range(20):
-            await line.store.beat(line.queue, worker=line.view, leases=[claim.lease])
+            await rig.store.beat(rig.queue, worker=rig.view, leases=[claim.lease])
         assert not submit.done()
         with pytest.raises(NotConfirmed):
             await submit
@@ -125,35 +125,35 @@ def test_heartbeats_do_not_wait_for_a_replica_that_is_gone(servers: Servers, on:
 def test_after_a_failover_every_confirmed_job_is_there_and_async_may_have_lost_some(
     servers: Servers, on: On, wait_for: Callable[..., Any]
 ) -> None:
-    """Scenarios 9 and 10: the replica hangs, jobs go on coming, the primary dies for good."""
+    """Scenarios 9 and 10: the replica hangs, jobs keep arriving, the primary dies for good."""
     results: dict[str, tuple[list[str], list[str]]] = {}
     for mode in (Durability.ASYNC, Durability.REPLICA):
         primary, replica = servers.pair()
         settings = StoreSettings(durability=mode, durability_timeout_ms=100)
         acknowledged: list[str] = []
 
-        async def flood(line: Line, into: list[str] = acknowledged) -> None:
+        async def flood(rig: QueueRig, into: list[str] = acknowledged) -> None:
             for _ in range(60):
                 try:
-                    into.append(await line.submit(idempotency_key=f"k{line._count}"))
+                    into.append(await rig.submit(idempotency_key=f"k{rig._count}"))
                 except StoreUnavailable:
                     continue
 
         async def body(
-            line: Line, p: Any = primary, r: Any = replica, into: list[str] = acknowledged
+            rig: QueueRig, p: Any = primary, r: Any = replica, into: list[str] = acknowledged
         ) -> None:
-            await flood(line, into)
+            await flood(rig, into)
             last = f"lw:{{org/model-1}}:job:{into[-1]}"
             wait_for(lambda: r.ask("EXISTS", last) == 1, "the replica has the first part")
             r.send(signal.SIGSTOP)
             p.ask("CLIENT", "NO-EVICT", "on")
-            await asyncio.wait_for(flood(line, into), 60)
+            await asyncio.wait_for(flood(rig, into), 60)
             p.kill()
-            # What stood in the socket of the hanging replica is lost with it: a cut, not a delay.
+            # The data in the socket of the hanging replica is lost with it: a cut, not a delay.
             r.kill()
 
-        # A replica that hangs has the data in its socket's buffer and would read it when it goes
-        # on: here it is killed, and started from what it had put on disk before it hung.
+        # A replica that hangs has the data in its socket's buffer and would read it later. Here it
+        # is killed, and restarted from what it had written to its disk before.
         on(primary.url, _with_disk(body, replica), settings)
         replica.config.pop("replicaof", None)
         replica.start()
@@ -167,12 +167,12 @@ def test_after_a_failover_every_confirmed_job_is_there_and_async_may_have_lost_s
     assert (len(acknowledged), len(there)) == (120, 60)
     acknowledged, there = results[Durability.REPLICA]
     assert there == acknowledged
-    # Fewer where the replica, which writes each job to its disk, once needed longer than 100 ms.
+    # Fewer if the replica, which writes each job to its disk, once needed longer than 100 ms.
     assert 0 < len(there) <= 60
 
 
 def _with_disk(body: Any, replica: Any) -> Any:
-    async def run(line: Line) -> None:
+    async def run(rig: QueueRig) -> None:
         replica.ask("CONFIG", "SET", "appendonly", "yes")
         replica.ask("CONFIG", "SET", "appendfsync", "always")
         await eventually_async(
@@ -180,7 +180,7 @@ def _with_disk(body: Any, replica: Any) -> Any:
             "the append-only file is rewritten",
         )
         replica.config |= {"appendonly": "yes"}
-        await body(line)
+        await body(rig)
 
     return run
 
@@ -192,10 +192,10 @@ def test_always_means_that_a_killed_primary_has_every_acknowledged_job(
     server.needs_waitaof()
     ids: list[str] = []
 
-    async def body(line: Line) -> None:
-        await line.store.check()
+    async def body(rig: QueueRig) -> None:
+        await rig.store.check()
         for _ in range(50):
-            ids.append(await line.submit())
+            ids.append(await rig.submit())
         server.kill()
 
     on(server.url, body, ALWAYS)
@@ -221,9 +221,9 @@ def test_a_redis_that_contradicts_always_is_refused_with_what_to_set(
 ) -> None:
     server = servers.start(**config)
 
-    async def body(line: Line) -> None:
+    async def body(rig: QueueRig) -> None:
         with pytest.raises(StoreUnfit, match=says):
-            await line.store.check()
+            await rig.store.check()
 
     on(server.url, body, ALWAYS)
 
@@ -238,9 +238,9 @@ def test_a_redis_that_cannot_be_asked_about_its_disk_is_refused_for_always(
         client.config_set("appendonly", "yes")
         client.config_set("appendfsync", "always")
 
-    async def body(line: Line) -> None:
+    async def body(rig: QueueRig) -> None:
         with pytest.raises(StoreUnfit, match=r"Redis 7\.0\.\d+ cannot be asked .*needs Redis 7\.2"):
-            await line.store.check()
+            await rig.store.check()
 
     on(f"redis://127.0.0.1:{redis_port}/2", body, ALWAYS)
 
@@ -251,11 +251,11 @@ def test_an_append_only_file_that_is_switched_off_under_way_confirms_nothing(
     server = servers.start(appendonly="yes", appendfsync="always")
     server.needs_waitaof()
 
-    async def body(line: Line) -> None:
-        await line.submit()
+    async def body(rig: QueueRig) -> None:
+        await rig.submit()
         server.ask("CONFIG", "SET", "appendonly", "no")
         with pytest.raises(NotConfirmed, match="refused to confirm"):
-            await line.submit()
+            await rig.submit()
 
     on(server.url, body, ALWAYS)
 
@@ -279,7 +279,7 @@ def test_an_append_only_file_that_is_switched_off_under_way_confirms_nothing(
         ),
     ],
 )
-def test_what_may_hurt_is_said_once(
+def test_a_harmful_setting_is_warned_about_once(
     servers: Servers,
     on: On,
     caplog: pytest.LogCaptureFixture,
@@ -289,12 +289,12 @@ def test_what_may_hurt_is_said_once(
 ) -> None:
     server = servers.start(**config)
 
-    async def body(line: Line) -> None:
+    async def body(rig: QueueRig) -> None:
         if "maxmemory" in config:
             used = server.ask("INFO", "memory")["used_memory"]
             server.ask("CONFIG", "SET", "maxmemory", int(used / 0.9))
         for _ in range(2):
-            await line.store.check()
+            await rig.store.check()
 
     with caplog.at_level(logging.WARNING):
         on(server.url, body, settings)

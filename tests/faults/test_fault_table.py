@@ -36,7 +36,7 @@ def test_every_test_that_the_table_names_exists() -> None:
     assert missing == set()
 
 
-def test_every_test_of_faults_stands_in_the_table() -> None:
+def test_every_test_of_faults_is_in_the_table() -> None:
     files = [path for path in (TESTS / "faults").glob("test_*.py") if path != Path(__file__)]
     there = {(f"faults/{path.name}", name) for path in files for name in defined_in(path)}
     assert there - named() == set()

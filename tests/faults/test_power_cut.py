@@ -1,9 +1,9 @@
-"""Redis's host loses its power: what the kernel had not yet given to the disk is gone.
+"""The host of Redis loses power: data that the kernel had not written to the disk is gone.
 
 Killing a process leaves the page cache, so it proves nothing about the disk. Here Redis writes to a
-file system of its own on a loop device, and the file behind that device is the disk. What it holds
-while Redis stands still is what would be found after the power came back: it is copied, and another
-Redis starts on the copy. Needs root, for mounting.
+separate file system on a loop device, and the file behind that device is the disk. While Redis is
+suspended, the file is what a power cut would leave: it is copied, and another Redis starts on the
+copy. Needs root, for mounting.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lengthwise_store.redis.durability import Durability
 from lengthwise_store.settings import StoreSettings
 
 if TYPE_CHECKING:
-    from tests.faults.conftest import Line, Server, Servers
+    from tests.faults.conftest import QueueRig, Server, Servers
 
 On = Callable[..., None]
 
@@ -32,7 +32,7 @@ On = Callable[..., None]
 COMMIT_S = 600
 SIZE = 64 << 20
 
-#: So many are acknowledged when the power fails, and the next is under way.
+#: This many jobs are acknowledged when the power fails, and the next one is in flight.
 JOBS = 200
 
 
@@ -44,7 +44,7 @@ def run(name: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 class Disk:
-    """File systems of our own, each on a file."""
+    """File systems for the tests, each on a file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -59,9 +59,9 @@ class Disk:
         return image
 
     def mount(self, image: Path) -> Path:
-        """Where what is on it can be read and written.
+        """Mount the file, and return the folder.
 
-        Skips the test where that is not allowed.
+        Skips the test if mounting is not allowed.
         """
         point = Path(f"{image}-mounted")
         point.mkdir()
@@ -88,7 +88,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 def acknowledged_before_the_cut(
     disk: Disk, servers: Servers, on: On, settings: StoreSettings, **config: Any
 ) -> tuple[list[str], Server]:
-    """Submit while the power fails; the acknowledged jobs, and a Redis on what the disk had."""
+    """Submit while the power fails; return the acknowledged jobs and a Redis on the disk."""
     image = disk.format()
     server = servers.start(folder=disk.mount(image) / "redis", **config)
     acknowledged: list[str] = []
@@ -97,14 +97,14 @@ def acknowledged_before_the_cut(
     if settings.durability is Durability.ALWAYS:
         server.needs_waitaof()
 
-    async def body(line: Line) -> None:
-        await line.store.check()
+    async def body(rig: QueueRig) -> None:
+        await rig.store.check()
         run("sync", "--file-system", server.folder).check_returncode()
         enough = asyncio.Event()
 
         async def submits() -> None:
             while True:
-                acknowledged.append(await line.submit())
+                acknowledged.append(await rig.submit())
                 if len(acknowledged) == JOBS:
                     enough.set()
 
@@ -138,7 +138,7 @@ def test_a_power_cut_takes_no_job_that_always_acknowledged(
 def test_a_power_cut_takes_jobs_where_redis_leaves_the_disk_to_the_kernel(
     disk: Disk, servers: Servers, on: On
 ) -> None:
-    """So the cut of the test above does take what is not on the disk."""
+    """This shows that the power cut of the test above does lose data."""
     ids, after = acknowledged_before_the_cut(
         disk, servers, on, StoreSettings(), appendonly="yes", appendfsync="no"
     )

@@ -1,4 +1,4 @@
-"""Everything that Redis says while it cannot serve is a 503, and over without a restart of ours."""
+"""Every error of a Redis that cannot serve is a 503, and ends without a restart."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from lengthwise_store.settings import StoreSettings
 from lengthwise_store.store import JobStore
 
 if TYPE_CHECKING:
-    from tests.faults.conftest import Line, Server, Servers
+    from tests.faults.conftest import QueueRig, Server, Servers
 
 On = Callable[..., None]
 
 
-# The queue service crashed when a Service of Kubernetes had no rules on its node yet, and an HTTP
-# proxy answered in Redis's place: InvalidResponse is no ConnectionError.
-def test_a_stranger_that_answers_in_rediss_place_is_unavailable() -> None:
+# The queue service crashed when a Kubernetes Service had no rules on its node yet and an HTTP proxy
+# answered at the address of Redis: InvalidResponse is no ConnectionError.
+def test_another_server_at_the_address_of_redis_is_unavailable() -> None:
     async def body() -> None:
         async def http(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
@@ -35,15 +35,15 @@ def test_a_stranger_that_answers_in_rediss_place_is_unavailable() -> None:
         async with await asyncio.start_server(http, "127.0.0.1", 0) as stranger:
             port = stranger.sockets[0].getsockname()[1]
             store = JobStore(RedisAddress.parse(f"redis://:secret@127.0.0.1:{port}/0"))
-            with pytest.raises(StoreUnavailable, match="not what answers at its address"):
+            with pytest.raises(StoreUnavailable, match="not the server at its address"):
                 await store.queues()
             await store.aclose()
 
     asyncio.run(body())
 
 
-# Two workers of a chaos run ended: the broker was killed between two questions of their check.
-def test_a_redis_that_goes_while_it_is_being_checked_is_unavailable(servers: Servers) -> None:
+# Two workers of a chaos run ended: the broker was killed between two commands of their check.
+def test_a_redis_that_dies_while_it_is_checked_is_unavailable(servers: Servers) -> None:
     server = servers.start()
 
     async def body() -> None:
@@ -126,7 +126,7 @@ def loading(server: Server) -> Iterator[None]:
         server.ask("SET", f"filler:{number}", number * "0123456789" * 100)
     server.ask("SAVE")
     server.kill()
-    # A hidden setting of the server's own tests: microseconds that each key takes to load.
+    # A setting for the server's own tests: microseconds that each key takes to load.
     server.config |= {"key-load-delay": 100_000, "loading-process-events-interval-bytes": 1024}
     server.start()
     yield
@@ -146,7 +146,7 @@ def loading(server: Server) -> Iterator[None]:
         pytest.param(loading, "is loading its data", id="LOADING"),
     ],
 )
-def test_what_redis_cannot_do_now_is_unavailable_and_comes_back(
+def test_a_redis_that_cannot_serve_is_unavailable_and_recovers(
     servers: Servers,
     on: On,
     trouble: Callable[[Server], AbstractContextManager[None]],
@@ -154,14 +154,14 @@ def test_what_redis_cannot_do_now_is_unavailable_and_comes_back(
 ) -> None:
     server = servers.start(enable_protected_configs="yes")
 
-    async def body(line: Line) -> None:
-        before = await line.submit()
+    async def body(rig: QueueRig) -> None:
+        before = await rig.submit()
         with trouble(server):
             with pytest.raises(StoreUnavailable, match=says) as raised:
-                await line.submit()
+                await rig.submit()
             assert raised.value.retry_after_s == 1
-        await line.comes_back(line.submit)
-        assert before in await line.comes_back(lambda: line.serve(10))
+        await rig.comes_back(rig.submit)
+        assert before in await rig.comes_back(lambda: rig.serve(10))
 
     on(server.url, body, StoreSettings(command_timeout_s=2))
 
@@ -172,7 +172,7 @@ def test_scripts_that_are_flushed_again_and_again_in_mid_traffic_are_loaded_agai
 ) -> None:
     server = servers.start()
 
-    async def body(line: Line) -> None:
+    async def body(rig: QueueRig) -> None:
         done = asyncio.Event()
 
         async def flusher() -> None:
@@ -180,11 +180,11 @@ def test_scripts_that_are_flushed_again_and_again_in_mid_traffic_are_loaded_agai
                 await asyncio.to_thread(server.ask, *flush.split())
 
         flushing = asyncio.create_task(flusher())
-        # Many at once, so that one pipeline holds scripts that are there and that are not.
-        ids = await asyncio.gather(*(line.submit() for _ in range(200)))
+        # Many at once, so that one pipeline has scripts that are loaded and scripts that are not.
+        ids = await asyncio.gather(*(rig.submit() for _ in range(200)))
         served: list[str] = []
         while len(served) < len(ids):
-            found = await asyncio.gather(*(line.serve(5) for _ in range(8)))
+            found = await asyncio.gather(*(rig.serve(5) for _ in range(8)))
             served += [one for some in found for one in some]
         done.set()
         await flushing

@@ -1,4 +1,4 @@
-"""Processes that must not start, and that say why."""
+"""Processes that must not start, and that report the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TLS with certificates made here, and a user that may do no more than the documentation says."""
+"""TLS with certificates made here, and a user with only the documented rights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lengthwise_store.redis.settings import RedisAddress, Secret, Tls, TlsVerify
 from lengthwise_store.store import JobStore
 
 if TYPE_CHECKING:
-    from tests.faults.conftest import Line, Servers
+    from tests.faults.conftest import QueueRig, Servers
 
 On = Callable[..., None]
 
@@ -46,11 +46,11 @@ def test_the_documented_user_can_do_all_that_a_queue_needs_and_nothing_else(
     server.ask(*(word for word in documented() if word not in since_7_2))
     access = RedisAddress.parse(server.url, username="lengthwise", password=Secret(value="hunter2"))
 
-    async def body(line: Line) -> None:
-        store, q = line.store, line.queue
+    async def body(rig: QueueRig) -> None:
+        store, q = rig.store, rig.queue
         await store.check()
-        first = await line.submit(idempotency_key="k", requests_per_minute=100)
-        await line.submit(delay_ms=60_000)
+        first = await rig.submit(idempotency_key="k", requests_per_minute=100)
+        await rig.submit(delay_ms=60_000)
         reader = asyncio.create_task(store.wait_output(q, first, timeout_s=10))
         assert await store.wait_for_work(q, 5) is True
         await store.cancellations(q, 0.1)
@@ -58,12 +58,12 @@ def test_the_documented_user_can_do_all_that_a_queue_needs_and_nothing_else(
         await store.snapshot(q, 10)
         await store.jobs(q, "default")
         await store.waiting_lengths(q)
-        assert await line.serve() == [first]
+        assert await rig.serve() == [first]
         assert await reader
-        failing = await line.submit()
+        failing = await rig.submit()
         [claim] = await store.claim(q, worker_id="w", count=1)
-        await store.beat(q, worker=line.view, leases=[claim.lease])
-        await store.finish(q, claim.lease, line.failure, worker_id="w")
+        await store.beat(q, worker=rig.view, leases=[claim.lease])
+        await store.finish(q, claim.lease, rig.failure, worker_id="w")
         await store.dead(q, ["default"])
         await store.redrive(q, failing)
         await store.cancel(q, failing)
@@ -83,7 +83,8 @@ def test_the_documented_user_can_do_all_that_a_queue_needs_and_nothing_else(
 
 def test_every_command_of_every_script_is_in_the_documented_acl() -> None:
     allowed = {word[1:] for word in documented() if word.startswith("+")}
-    scripts = (ROOT / "queue_service/lengthwise_queue").glob("lua*/**/*.lua")
+    scripts = list((ROOT / "queue_service/lengthwise_store").rglob("*.lua"))
+    assert {script.parent.parent.name for script in scripts} >= {"batches", "files", "lua"}
     called = {
         name.lower()
         for script in scripts
@@ -107,7 +108,7 @@ def test_a_wrong_password_is_unavailable_and_is_not_repeated(servers: Servers) -
     asyncio.run(body())
 
 
-def test_a_rotated_password_is_taken_up_without_a_restart(
+def test_a_rotated_password_is_used_without_a_restart(
     servers: Servers, on: On, tmp_path: Path
 ) -> None:
     server = servers.start()
@@ -116,12 +117,12 @@ def test_a_rotated_password_is_taken_up_without_a_restart(
     file.write_text("old\n")
     access = RedisAddress.parse(server.url, username="u", password=Secret(file=file))
 
-    async def body(line: Line) -> None:
-        await line.submit()
+    async def body(rig: QueueRig) -> None:
+        await rig.submit()
         server.ask("ACL", "SETUSER", "u", "resetpass", ">new")
         file.write_text("new\n")
         server.ask("CLIENT", "KILL", "USER", "u")
-        await line.comes_back(line.submit)
+        await rig.comes_back(rig.submit)
 
     on(access, body)
 
@@ -130,7 +131,7 @@ def test_a_rotated_password_is_taken_up_without_a_restart(
 
 
 class TlsEnd:
-    """The TLS side of a server: our test server's binary is built without it."""
+    """The TLS side of a server, because the test server's binary is built without TLS."""
 
     def __init__(self, port: int, tmp_path: Path, name: str = "127.0.0.1") -> None:
         self._target = port

@@ -1,8 +1,8 @@
 """TLS to Sentinels and to a Cluster: real servers, whose primary dies.
 
-The test server's binary is built without TLS. Each server is announced at a front of its own, which
-ends TLS for whoever begins with a handshake, and hands on what comes in the clear: that is how the
-servers speak to each other here.
+The test server's binary is built without TLS. Each server is announced at a front, which
+terminates TLS for connections that begin with a handshake and passes on plain connections: those
+are the servers' own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lengthwise_store.redis.settings import RedisAddress, Tls
 from lengthwise_store.store import JobStore
 
 if TYPE_CHECKING:
-    from tests.faults.conftest import Line, Servers
+    from tests.faults.conftest import QueueRig, Servers
 
 On = Callable[..., None]
 
@@ -34,7 +34,7 @@ _HANDSHAKE = b"\x16"  # the first byte of a TLS record that holds one
 
 
 class Fronts:
-    """The announced ports, in a thread of their own: the servers need them before any test runs."""
+    """The announced ports, in a thread: the servers need them before any test runs."""
 
     def __init__(self, folder: Path) -> None:
         self.over_tls: Counter[int] = Counter()  #: By port.
@@ -74,14 +74,14 @@ class Fronts:
         try:
             near, _ = listener.accept()
         except (BlockingIOError, ConnectionError):
-            return  # who knocked has gone
+            return  # the client has disconnected
         near.setblocking(False)
-        self._accepted.append(near)  # `_hand_on` may be cancelled before its first line
-        task = self._loop.create_task(self._hand_on(near, front, port))
+        self._accepted.append(near)  # `_pass_on` may be cancelled before its first line
+        task = self._loop.create_task(self._pass_on(near, front, port))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _hand_on(self, near: socket.socket, front: int, port: int) -> None:
+    async def _pass_on(self, near: socket.socket, front: int, port: int) -> None:
         readable = asyncio.Event()
         self._loop.add_reader(near, readable.set)
         try:
@@ -104,7 +104,7 @@ class Fronts:
             writers.append(far_writer)
             await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
         except OSError:
-            near.close()  # it is down, or they did not like our certificate
+            near.close()  # the server is down, or the peer refused the certificate
         finally:
             for each in writers:
                 each.transport.abort()
@@ -112,7 +112,7 @@ class Fronts:
     def close(self) -> None:
         async def end() -> None:
             for listener in self._listeners:
-                self._loop.remove_reader(listener)  # nobody else is let in
+                self._loop.remove_reader(listener)  # no other client is accepted
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:
                 task.cancel()
@@ -147,11 +147,11 @@ def fronts(tmp_path: Path) -> Iterator[Fronts]:
     made.close()
 
 
-def test_a_front_leaves_no_connection_behind_that_never_said_a_word(tmp_path: Path) -> None:
+def test_a_front_closes_a_connection_that_never_sent_a_byte(tmp_path: Path) -> None:
     fronts = Fronts(tmp_path)
     with socket.create_connection(("127.0.0.1", fronts.of(free_port()))):
         fronts.close()
-        gc.collect()  # whoever left a socket open would be warned of here
+        gc.collect()  # a socket that is left open causes a warning here
 
 
 def free_port() -> int:
@@ -164,24 +164,24 @@ def _secretly(url: str) -> str:
     return url.replace("redis+", "rediss+", 1)
 
 
-async def _survives(line: Line, kill: Callable[[], None]) -> None:
-    """Every way of asking works, the primary dies, and every way works again."""
-    store, q = line.store, line.queue
+async def _survives(rig: QueueRig, kill: Callable[[], None]) -> None:
+    """Every kind of command works, the primary dies, and every kind works again."""
+    store, q = rig.store, rig.queue
     await store.check()
-    before = await line.submit()
+    before = await rig.submit()
     assert await store.wait_for_work(q, 5) is True
     reader = asyncio.create_task(store.wait_output(q, before, timeout_s=60))
-    assert await line.serve() == [before]
+    assert await rig.serve() == [before]
     assert await reader
     kill()
-    after = await line.comes_back(line.submit)
-    assert await line.comes_back(lambda: store.wait_for_work(q, 5)) is True
-    assert after in await line.comes_back(lambda: line.serve(5))
+    after = await rig.comes_back(rig.submit)
+    assert await rig.comes_back(lambda: store.wait_for_work(q, 5)) is True
+    assert after in await rig.comes_back(lambda: rig.serve(5))
     found = await store.find(after)
     assert found is not None
 
 
-def test_sentinels_and_whom_they_name_are_spoken_to_over_tls(
+def test_sentinels_and_the_primary_that_they_name_are_reached_over_tls(
     servers: Servers, on: On, fronts: Fronts, wait_for: Callable[..., Any]
 ) -> None:
     primary = servers.start(repl_diskless_sync_delay=0)
@@ -195,16 +195,16 @@ def test_sentinels_and_whom_they_name_are_spoken_to_over_tls(
     plain = servers.sentinels(front)
     url = re.sub(r":(\d+)", lambda found: f":{fronts.of(int(found[1]))}", plain)
 
-    async def body(line: Line) -> None:
+    async def body(rig: QueueRig) -> None:
         assert fronts.over_tls[front] > 0
-        await _survives(line, primary.kill)
+        await _survives(rig, primary.kill)
         assert replica.ask("ROLE")[0] == "master"
         assert fronts.over_tls[replica_front] > 0
 
     on(RedisAddress.parse(_secretly(url), tls=fronts.tls), body)
 
 
-def test_every_node_of_a_cluster_is_spoken_to_over_tls(
+def test_every_node_of_a_cluster_is_reached_over_tls(
     servers: Servers, on: On, fronts: Fronts
 ) -> None:
     front_of: dict[int, int] = {}
@@ -216,11 +216,11 @@ def test_every_node_of_a_cluster_is_spoken_to_over_tls(
     nodes, url = servers.cluster(replicas=3, announced=announced)
     access = RedisAddress.parse(_secretly(url), tls=fronts.tls)
 
-    async def body(line: Line) -> None:
-        key = f"lw:{{{line.queue}}}:meta"
+    async def body(rig: QueueRig) -> None:
+        key = f"lw:{{{rig.queue}}}:meta"
         slot = nodes[0].ask("CLUSTER", "KEYSLOT", key)
         [owner] = [number for number in range(3) if slot in range(*_SLOTS[number])]
-        await _survives(line, nodes[owner].kill)
+        await _survives(rig, nodes[owner].kill)
         assert nodes[3 + owner].ask("ROLE")[0] == "master"
         assert fronts.over_tls[front_of[nodes[3 + owner].port]] > 0
 
@@ -230,7 +230,7 @@ def test_every_node_of_a_cluster_is_spoken_to_over_tls(
 _SLOTS = [(0, 5461), (5461, 10923), (10923, 16384)]
 
 
-def test_a_cluster_node_is_left_alone_that_nobody_vouches_for(
+def test_a_cluster_node_with_an_unverified_certificate_is_refused(
     servers: Servers, fronts: Fronts, tmp_path: Path
 ) -> None:
     _, url = servers.cluster(announced=fronts.of)

@@ -1,4 +1,4 @@
-"""A worker's surroundings: a real Valkey, the simulated engine as a real HTTP server."""
+"""Fixtures of a worker: a real Valkey, the simulated engine as a real HTTP server."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Rig:
             await task
 
     def process(self, engine_url: str | None, **changes: Any) -> subprocess.Popen[bytes]:
-        """A worker in a process of its own; what it logs is in its `stderr`."""
+        """A worker as a process; its logs are in its `stderr`."""
         fields = {
             "redis_url": self.redis_url,
             "queue": self.queue,
@@ -134,7 +134,7 @@ class Rig:
         body: bytes | None = None,
         **fields: Any,
     ) -> None:
-        """Hand in a chat whose answer will have `tokens` tokens; `fields` go into its body."""
+        """Submit a chat whose answer will have `tokens` tokens; `fields` go into its body."""
         default = {
             "model": self.queue,
             "messages": [{"role": "user", "content": f"question {job_id}"}],

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def redis_url(quiet_redis_url: str) -> str:
-    """Here commands and connections are counted."""
+    """A server that no other test uses, because commands and connections are counted."""
     return quiet_redis_url
 
 
@@ -43,7 +43,7 @@ class Desk:
         self.started += claims
 
     async def end(self, claims: Sequence[Claim], *, claim: bool = True) -> list[JobState | None]:
-        """End all of them in one turn of the loop."""
+        """Complete all claims in one turn of the loop."""
         outcome = Outcome(kind=OutcomeKind.OK, output_tokens=1)
         return await asyncio.gather(
             *(
@@ -59,7 +59,7 @@ async def claimed(rig: Rig, count: int, *, waiting: int = 0) -> list[Claim]:
     return await rig.store.claim(rig.queue, worker_id="w", count=count)
 
 
-def test_jobs_that_end_together_are_refilled_by_one_claim(rig: Rig) -> None:
+def test_slots_of_jobs_that_end_together_are_refilled_by_one_claim(rig: Rig) -> None:
     async def body() -> None:
         first, *claims = await claimed(rig, 6, waiting=9)
         await Desk(rig, rig.store).end([first], claim=False)  # now the script is loaded
@@ -70,12 +70,12 @@ def test_jobs_that_end_together_are_refilled_by_one_claim(rig: Rig) -> None:
             stats = await client.info("commandstats")
         assert states == [JobState.SUCCEEDED] * 5
         assert [c.lease.job_id for c in desk.started] == [f"job-{n:03d}" for n in range(6, 11)]
-        assert stats["cmdstat_evalsha"]["calls"] == 2  # five ends, one claim
+        assert stats["cmdstat_evalsha"]["calls"] == 2  # five completions, one claim
 
     rig.run(body)
 
 
-def test_a_crowd_is_split_and_each_job_hears_of_itself(rig: Rig) -> None:
+def test_many_completions_are_split_and_each_job_gets_its_own_state(rig: Rig) -> None:
     async def body() -> None:
         claims = await claimed(rig, 50)
         stolen = claims[::7]
@@ -95,7 +95,7 @@ def test_a_crowd_is_split_and_each_job_hears_of_itself(rig: Rig) -> None:
 
 
 class Counted(JobStore):
-    """Tells how many jobs each report had, and how many reports were under way at once."""
+    """Counts the jobs of each report, and the reports in flight at once."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -112,8 +112,8 @@ class Counted(JobStore):
             self._in_flight -= 1
 
 
-def test_two_reports_are_under_way_at_most_and_travel_apart(rig: Rig) -> None:
-    """In one pipeline they were answered together, and worker and server worked by turns."""
+def test_at_most_two_reports_are_in_flight_and_travel_apart(rig: Rig) -> None:
+    """In one pipeline they were answered together, and worker and server took turns."""
 
     async def body() -> None:
         claims = await claimed(rig, 50)
@@ -130,7 +130,7 @@ def test_two_reports_are_under_way_at_most_and_travel_apart(rig: Rig) -> None:
     rig.run(body)
 
 
-def test_a_repeated_report_answers_the_same_and_claims_nothing(rig: Rig) -> None:
+def test_a_repeated_report_returns_the_same_and_claims_nothing(rig: Rig) -> None:
     async def body() -> None:
         claims = await claimed(rig, 2, waiting=4)
         desk = Desk(rig, rig.store)
@@ -141,7 +141,7 @@ def test_a_repeated_report_answers_the_same_and_claims_nothing(rig: Rig) -> None
     rig.run(body)
 
 
-def test_nothing_is_claimed_by_a_worker_that_may_not(rig: Rig) -> None:
+def test_a_worker_that_may_not_claim_claims_nothing(rig: Rig) -> None:
     async def body() -> None:
         claims = await claimed(rig, 2, waiting=4)
         desk = Desk(rig, rig.store, may_claim=False)
@@ -151,7 +151,7 @@ def test_nothing_is_claimed_by_a_worker_that_may_not(rig: Rig) -> None:
     rig.run(body)
 
 
-def test_every_job_hears_that_the_store_is_away(rig: Rig) -> None:
+def test_every_job_gets_the_error_of_a_store_that_is_down(rig: Rig) -> None:
     async def body() -> None:
         claims = await claimed(rig, 3)
         away = JobStore("redis://127.0.0.1:1/0")

@@ -1,4 +1,4 @@
-"""A worker whose claim is gone says nothing more about the job, not even what it has in hand."""
+"""A worker whose claim is lost sends nothing more about the job, not even gathered pieces."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 
 class FailsOver(JobStore):
-    """Its server forgets the second emit of attempt 1, as a promoted replica that lagged does."""
+    """Its server loses the second emit of attempt 1, as a promoted replica that lagged does."""
 
-    said = 0
+    emits = 0
     after_lost = 0
     lost = False
 
     async def emit(self, queue: str, lease: Lease, chunks: Sequence[bytes]) -> LeaseState:
         if lease.attempt > 1:
             return await super().emit(queue, lease, chunks)
-        self.said += 1
+        self.emits += 1
         self.after_lost += self.lost
         keys = QueueKeys(queue)
         kept = {key: await self.client.dump(key) for key in (keys.job("j1"), keys.out("j1"))}
         state = await super().emit(queue, lease, chunks)
         await asyncio.sleep(0.02)  # time passes: the engine sends more pieces
-        if self.said == 2:
+        if self.emits == 2:
             for key, value in kept.items():
                 await self.client.restore(key, 0, value, replace=True)
         self.lost = self.lost or state is LeaseState.LOST
@@ -41,8 +41,8 @@ class FailsOver(JobStore):
 
 def test_after_a_failover_that_lost_output_the_rest_of_the_attempt_is_not_stored(rig: Rig) -> None:
     # A chaos run with crashing primaries found answers that began at their third piece. The store
-    # had said that the claim was lost, and had stopped counting its pieces; until the engine's call
-    # was closed the worker sent what still came, as if from the start, and that was taken.
+    # had returned LOST and stopped counting the pieces of the claim. Until the engine's call was
+    # closed, the worker sent the pieces that still came, and they were stored as the first ones.
     async def body() -> None:
         engine = rig.engine(tokens_per_s=2000.0)
         times = StoreSettings(lease_ms=2000, beat_ms=150, tick_ms=50)

@@ -54,7 +54,9 @@ def test_the_room_for_more_jobs(mode: str, running: int, filling: bool, want: in
     ],
     ids=["refused", "failed", "busy", "away"],
 )
-def test_an_engine_error_ends_a_claim_as(error: EngineError, want: OutcomeKind) -> None:
+def test_an_engine_error_ends_the_claim_with_its_outcome(
+    error: EngineError, want: OutcomeKind
+) -> None:
     outcome = outcome_of(error, attempt=1, service_ms=5.0, delay_ms=700, chance=0.5)
     assert outcome.kind is want
     if want is OutcomeKind.ERROR:
@@ -86,7 +88,7 @@ def test_retries_wait_longer_each_time_up_to_the_cap() -> None:
         (0.0, 0, 0.0, 100),
     ],
 )
-def test_a_busy_engine_is_left_alone_for(
+def test_a_busy_engine_gets_a_pause_of(
     asked_s: float | None, in_a_row: int, chance: float, want: int
 ) -> None:
     assert busy_delay_ms(asked_s, in_a_row=in_a_row, chance=chance) == want

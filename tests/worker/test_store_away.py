@@ -1,4 +1,4 @@
-"""The store goes away and comes back, behind a proxy that the test can close."""
+"""The store becomes unreachable and returns, behind a proxy that the test can close."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ async def proxied(rig: Rig) -> AsyncIterator[tuple[Proxy, str]]:
         await proxy.aclose()
 
 
-def test_a_stream_over_an_outage_of_the_store_loses_and_repeats_nothing(rig: Rig) -> None:
+def test_a_stream_across_an_outage_of_the_store_loses_and_repeats_nothing(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine(tokens_per_s=50.0)
         async with proxied(rig) as (proxy, url), rig.working(engine.url, redis_url=url) as worker:
             await rig.submit("j1", tokens=100)
             await rig.becomes(lambda: engine.batch.running == 1)
             with proxy.closed():
-                # The engine goes on to its end, and then the store comes back.
+                # The engine completes the answer, and then the store returns.
                 await rig.becomes(lambda: worker.link.away)
                 await rig.becomes(lambda: engine.batch.seen.answered == 1)
                 assert (await rig.job("j1")).state is JobState.RUNNING
             *chunks, _ = await rig.output("j1")
             assert proxy.cut() > 0
-            # And it claims again.
+            # And the worker claims again.
             await rig.submit("j2", tokens=2)
             await rig.output("j2")
         texts = [json.loads(c.data)["choices"][0]["delta"]["content"] for c in chunks]
@@ -50,7 +50,7 @@ def test_a_stream_over_an_outage_of_the_store_loses_and_repeats_nothing(rig: Rig
     rig.run(body)
 
 
-def test_a_worker_back_after_its_lease_ran_out_hears_that_it_lost_the_job(rig: Rig) -> None:
+def test_a_worker_that_returns_after_its_lease_ended_learns_that_it_lost_the_job(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine(tokens_per_s=20.0)
         times: dict[str, Any] = {"lease_ms": 2000, "beat_ms": 100, "tick_ms": 100}

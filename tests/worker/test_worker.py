@@ -58,7 +58,7 @@ def test_a_streaming_job_ends_with_all_chunks_in_order(rig: Rig) -> None:
     rig.run(body)
 
 
-def test_the_first_chunk_is_there_while_the_engine_still_writes(rig: Rig) -> None:
+def test_the_first_chunk_arrives_while_the_engine_still_generates(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine(tokens_per_s=2.0)
         async with rig.working(engine.url):
@@ -122,7 +122,7 @@ def test_a_client_that_asked_for_usage_gets_it(rig: Rig) -> None:
 def test_cancelling_a_running_job_aborts_the_engines_work(rig: Rig, stream: bool) -> None:
     async def body() -> None:
         engine = rig.engine(tokens_per_s=2.0)
-        # The heartbeat is far away: a job without a stream can only hear it by the hint.
+        # The next heartbeat is far away: a job without a stream can only learn it from the hint.
         async with rig.working(engine.url, beat_ms=60_000, lease_ms=120_000):
             await rig.submit("j1", tokens=5000, stream=stream)
             await rig.becomes(lambda: engine.batch.running == 1)
@@ -136,18 +136,18 @@ def test_cancelling_a_running_job_aborts_the_engines_work(rig: Rig, stream: bool
 
 
 async def listened_to(rig: Rig) -> bool:
-    """Whether a worker would hear a hint."""
+    """Whether a worker is subscribed to hints."""
     [(_, listeners)] = await rig.store.client.pubsub_numsub(QueueKeys(rig.queue).control)
     return bool(listeners)
 
 
-def test_a_worker_whose_lease_is_lost_aborts_and_says_nothing_more(rig: Rig) -> None:
+def test_a_worker_whose_lease_is_lost_aborts_and_sends_nothing_more(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine(tokens_per_s=50.0)
         async with rig.working(engine.url, beat_ms=100) as worker:
             await rig.submit("j1", tokens=5000)
             await rig.becomes(lambda: engine.batch.running == 1)
-            # Another worker is given the job: from now on the lease has another nonce.
+            # Another worker gets the job: from now on the lease has another nonce.
             stolen = await steal(rig, "j1")
             await rig.becomes(lambda: engine.batch.seen.aborted == 1)
             await rig.becomes(lambda: worker.metrics.leases_lost._value.get() == 1)
@@ -181,7 +181,7 @@ async def steal(rig: Rig, job_id: str) -> Lease:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_engine_has_the_job_put_back_without_spending_an_attempt(
+def test_a_job_that_a_busy_engine_refuses_is_put_back_without_using_up_an_attempt(
     rig: Rig, status: int
 ) -> None:
     async def body() -> None:
@@ -199,7 +199,7 @@ def test_a_busy_engine_has_the_job_put_back_without_spending_an_attempt(
     rig.run(body)
 
 
-def test_an_engine_that_dies_in_mid_stream_has_the_job_tried_again(rig: Rig) -> None:
+def test_a_job_whose_engine_dies_in_mid_stream_is_tried_again(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine()
         engine.batch.misbehave(Faults(cut_after_tokens=4, times=1))
@@ -249,7 +249,7 @@ def test_an_error_event_in_mid_stream_fails_the_job_when_it_is_the_requests_faul
     rig.run(body)
 
 
-def test_what_the_engine_refuses_fails_with_the_engines_own_words(rig: Rig) -> None:
+def test_a_job_that_the_engine_refuses_fails_with_the_engines_own_error(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine()
         async with rig.working(engine.url):
@@ -287,7 +287,7 @@ def test_a_body_that_is_no_object_fails_alone(rig: Rig, bad: bytes) -> None:
     rig.run(body)
 
 
-def test_nothing_is_claimed_from_an_engine_that_is_unwell_and_work_resumes_when_it_is_well(
+def test_nothing_is_claimed_for_an_unhealthy_engine_and_work_resumes_when_it_is_healthy(
     rig: Rig,
 ) -> None:
     async def body() -> None:
@@ -312,7 +312,7 @@ def test_an_engine_that_does_not_listen_costs_no_attempt(rig: Rig) -> None:
         async with rig.working(engine.url, tick_ms=50) as worker:
             await rig.submit("j1", tokens=2)
             await rig.output("j1")
-            # Gone while the worker still takes it for well; another comes at the same place.
+            # It dies while the worker still considers it healthy.
             engine.stop()
             rig._engines.remove(engine)
             await rig.submit("j2", tokens=2)
@@ -335,7 +335,7 @@ def test_a_worker_never_runs_more_jobs_at_once_than_it_may(
     rig: Rig, batching: str, want_peak: int
 ) -> None:
     async def body() -> None:
-        engine = rig.engine(slots=16, tokens_per_s=60.0)  # slow enough for them to meet in it
+        engine = rig.engine(slots=16, tokens_per_s=60.0)  # slow enough for the jobs to overlap
         for i in range(9):
             await rig.submit(f"j{i}", tokens=5 + 3 * i)
         async with rig.working(engine.url, batching=batching, slots=3):
@@ -346,7 +346,7 @@ def test_a_worker_never_runs_more_jobs_at_once_than_it_may(
     rig.run(body)
 
 
-def test_a_static_batch_begins_only_when_the_one_before_has_ended(rig: Rig) -> None:
+def test_a_static_batch_starts_only_when_the_previous_one_has_ended(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine(slots=16)
         # In due order: a batch of lengths 2 and 60, then a batch of 2 and 2.
@@ -383,13 +383,13 @@ def test_an_unfilled_static_batch_starts_when_it_has_waited_and_not_earlier(rig:
     rig.run(body)
 
 
-def test_vllm_is_given_the_due_time_as_priority_and_its_line_agrees_with_ours(rig: Rig) -> None:
+def test_vllm_gets_the_due_time_as_priority_and_serves_in_the_same_order(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine(slots=1, tokens_per_s=100.0)
         slacks = [0.0, 50_000.0, 10_000.0, 40_000.0, 20_000.0, 30_000.0]
-        # More slots than the engine has: what waits, waits inside it.
+        # More slots than the engine has, so that jobs wait inside the engine.
         async with rig.working(engine.url, slots=6):
-            await rig.submit("j0", tokens=300)  # the others are in line before its end
+            await rig.submit("j0", tokens=300)  # the others wait before it ends
             await rig.becomes(lambda: engine.batch.running == 1)
             for i, slack in enumerate(slacks[1:], start=1):
                 await rig.submit(f"j{i}", tokens=2, slack_ms=slack)
@@ -402,7 +402,7 @@ def test_vllm_is_given_the_due_time_as_priority_and_its_line_agrees_with_ours(ri
     rig.run(body)
 
 
-def test_a_vllm_without_priority_scheduling_is_used_without(rig: Rig) -> None:
+def test_a_vllm_without_priority_scheduling_gets_no_priority(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine(by_priority=False)
         async with rig.working(engine.url):
@@ -420,7 +420,7 @@ def test_a_vllm_without_priority_scheduling_is_used_without(rig: Rig) -> None:
 # ---------------------------------------------------------------------- life
 
 
-def test_the_context_of_the_model_is_filled_in_only_where_nobody_set_it(rig: Rig) -> None:
+def test_the_context_of_the_model_is_filled_in_only_if_it_is_not_set(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine()
 
@@ -507,7 +507,7 @@ def test_the_watchdog_reconnects_a_worker_that_claims_nothing(rig: Rig) -> None:
     rig.run(body)
 
 
-def test_the_watchdog_ends_a_worker_that_new_connections_did_not_help(rig: Rig) -> None:
+def test_the_watchdog_ends_a_worker_that_new_connections_do_not_help(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine()
         settings = rig.settings(engine.url, watchdog_s=0.3)
@@ -520,7 +520,7 @@ def test_the_watchdog_ends_a_worker_that_new_connections_did_not_help(rig: Rig) 
 
 
 class LookedAtStore(JobStore):
-    """Counts how often the watchdog looked."""
+    """Counts the checks of the watchdog."""
 
     looks = 0
 
@@ -529,9 +529,9 @@ class LookedAtStore(JobStore):
         return await super().stats(queue)
 
 
-def test_a_paused_queue_with_jobs_in_it_calms_the_watchdog(rig: Rig) -> None:
-    # Every worker of a queue that was paused for a minute ended with code 1, was started again, and
-    # ended again; on Kubernetes that is CrashLoopBackOff, and the queue is slow to resume.
+def test_a_paused_queue_with_jobs_in_it_resets_the_watchdog(rig: Rig) -> None:
+    # Every worker of a queue that was paused for a minute ended with code 1, was restarted, and
+    # ended again; on Kubernetes that is CrashLoopBackOff, and the queue resumes slowly.
     async def body() -> None:
         engine = rig.engine()
         settings = rig.settings(engine.url)
@@ -544,7 +544,7 @@ def test_a_paused_queue_with_jobs_in_it_calms_the_watchdog(rig: Rig) -> None:
         await rig.store.set_mode(rig.queue, Mode.PAUSED)
         await rig.submit("j1", tokens=2)
         async with rig.working(settings.engine_url, open_store, watchdog_s=0.1) as worker:
-            # Five looks are its patience: it would have opened new connections and given up.
+            # Its patience is five checks: it would have opened new connections and given up.
             await rig.becomes(lambda: stores[0].looks > 15)
             await rig.store.set_mode(rig.queue, Mode.OPEN)
             await rig.output("j1")

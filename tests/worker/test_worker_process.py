@@ -1,4 +1,4 @@
-"""The worker as a process: signals, sudden death, exit codes, what it logs."""
+"""The worker as a process: signals, sudden death, exit codes, logs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_job_whose_worker_is_killed_in_mid_stream_is_answered_by_another(rig: 
     rig.run(body)
 
 
-def test_a_worker_stopped_past_its_lease_has_its_engine_call_aborted_and_one_answer_stands(
+def test_a_worker_suspended_past_its_lease_aborts_its_engine_call_and_one_answer_stays(
     rig: Rig,
 ) -> None:
     async def body() -> None:
@@ -74,7 +74,7 @@ def test_a_worker_stopped_past_its_lease_has_its_engine_call_aborted_and_one_ans
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
-def test_a_signal_releases_the_job_without_spending_an_attempt_and_exits_with_0(
+def test_a_signal_releases_the_job_without_using_up_an_attempt_and_exits_with_0(
     rig: Rig, number: signal.Signals
 ) -> None:
     async def body() -> None:
@@ -86,7 +86,7 @@ def test_a_signal_releases_the_job_without_spending_an_attempt_and_exits_with_0(
         await rig.becomes(lambda: process.poll() is not None)
         assert process.returncode == 0
         job = await rig.job("j1")
-        # In the line at once: nobody has to wait for the lease to run out.
+        # It is in the queue at once, not only when the lease ends.
         assert (job.state, job.spent) == (JobState.QUEUED, 0)
         await rig.becomes(lambda: engine.batch.seen.aborted == 1)
 
@@ -98,7 +98,7 @@ def test_the_file_that_lets_the_engine_end_comes_with_the_last_answer(
 ) -> None:
     async def body() -> None:
         engine, file = rig.engine(tokens_per_s=40.0), tmp_path / "ended"
-        file.touch()  # by a worker before us in the same pod
+        file.touch()  # left by an earlier worker in the same pod
         process = rig.process(engine.url, shutdown_grace_s=30, ended_file=file)
         await rig.submit("j1", tokens=60)
         await rig.becomes(lambda: engine.batch.running == 1)
@@ -131,7 +131,7 @@ def test_a_signal_before_the_engine_is_up_ends_the_worker(
 
 
 def get(port: int, path: str) -> tuple[int, str] | None:
-    """What a process's port answers; None while it does not listen."""
+    """The response of a process's port; None while it does not listen."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as got:
             return got.status, got.read().decode()
@@ -139,7 +139,7 @@ def get(port: int, path: str) -> tuple[int, str] | None:
         return None
 
 
-def test_what_it_did_is_in_its_metrics_and_its_logs_hold_no_text(
+def test_metrics_and_logs_show_the_work_and_no_text_of_a_request(
     rig: Rig, free_port: Callable[[], int]
 ) -> None:
     async def body() -> None:
@@ -181,7 +181,7 @@ def test_what_it_did_is_in_its_metrics_and_its_logs_hold_no_text(
     rig.run(body)
 
 
-def test_it_waits_for_a_store_that_is_away_and_does_not_end(
+def test_a_worker_waits_for_a_store_that_is_down_and_does_not_end(
     rig: Rig, free_port: Callable[[], int]
 ) -> None:
     async def body() -> None:
@@ -192,7 +192,7 @@ def test_it_waits_for_a_store_that_is_away_and_does_not_end(
             redis_url=f"redis://127.0.0.1:{port}/0",
             metrics_port=(shown := free_port()),
         )
-        # The line is printed once the engine was found well and the store was not.
+        # The line is logged once the engine is healthy and the store is not.
         assert process.stderr is not None
         await rig.becomes(lambda: get(shown, "/healthz") is not None)
         await rig.becomes(lambda: engine.batch.seen.probes >= 2)
@@ -206,7 +206,7 @@ def test_it_waits_for_a_store_that_is_away_and_does_not_end(
     rig.run(body)
 
 
-def test_bad_settings_end_it_with_code_2_and_say_which(rig: Rig) -> None:
+def test_bad_settings_end_the_worker_with_code_2_and_are_named(rig: Rig) -> None:
     process = rig.process("http://127.0.0.1:1", slots=0, engine_api_key="sk-very-secret")
     said = process.communicate(timeout=30)[1].decode()
     assert process.returncode == 2

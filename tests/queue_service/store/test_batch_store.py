@@ -1,4 +1,4 @@
-"""Two who work on one batch: only the later one's writes count, and each line's result once."""
+"""Two runners of one batch: only the later one's writes count, and each line's result once."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ TWO = OpenLine(place=Place(2, 0, 10), custom_id="two")
 BEHIND = Place(3, 0, 20)
 
 
-def test_a_line_is_settled_once_however_often_it_is_said(redis_url: str) -> None:
+def test_a_result_is_written_once_however_often_it_is_reported(redis_url: str) -> None:
     async def test(store: BatchStore) -> None:
         batch = await made(store)
         await store.open(batch, "a", BEHIND, [ONE, TWO])
@@ -87,10 +87,10 @@ def test_a_line_is_settled_once_however_often_it_is_said(redis_url: str) -> None
     run(redis_url, test)
 
 
-def test_unopened_lines_are_settled_once_with_the_cursor(redis_url: str) -> None:
+def test_results_of_unopened_lines_are_written_once_with_the_cursor(redis_url: str) -> None:
     async def test(store: BatchStore) -> None:
         batch = await made(store)
-        for _ in range(2):  # the second time the input was read to there already
+        for _ in range(2):  # the second time, the cursor has passed these lines
             assert await store.write_results(batch, "a", [result(1, "err")], to=BEHIND) == (0, 2)
         ended = await now(store)
         assert (ended.failed, ended.cursor) == (1, BEHIND)
@@ -98,7 +98,7 @@ def test_unopened_lines_are_settled_once_with_the_cursor(redis_url: str) -> None
     run(redis_url, test)
 
 
-def test_who_lost_the_batch_writes_nothing_more(redis_url: str) -> None:
+def test_a_runner_that_lost_the_batch_writes_nothing_more(redis_url: str) -> None:
     async def test(store: BatchStore) -> None:
         batch = await made(store)
         await store.open(batch, "a", BEHIND, [ONE, TWO])
@@ -119,7 +119,7 @@ def test_who_lost_the_batch_writes_nothing_more(redis_url: str) -> None:
     run(redis_url, test)
 
 
-def test_a_batch_is_taken_by_one_and_again_only_when_its_lease_is_over(redis_url: str) -> None:
+def test_a_batch_is_taken_by_one_runner_and_again_only_when_its_lease_ends(redis_url: str) -> None:
     async def test(store: BatchStore) -> None:
         await made(store)
         assert await store.take() == BATCH
@@ -136,7 +136,7 @@ def test_a_batch_is_taken_by_one_and_again_only_when_its_lease_is_over(redis_url
     run(redis_url, test)
 
 
-def test_a_withdrawn_batch_is_not_moved_on(redis_url: str) -> None:
+def test_a_cancelled_batch_changes_to_no_other_status(redis_url: str) -> None:
     async def test(store: BatchStore) -> None:
         batch = await made(store)
         assert batch.cursor == START

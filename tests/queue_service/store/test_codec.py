@@ -1,4 +1,4 @@
-"""What a job's record keeps of its prediction, and what comes back with its answer."""
+"""What a job's record keeps of its prediction, and what returns with its answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SAID = Prediction(
 BASIS = Basis(calibrated=(48.251, 300.09, 850.4), max_tokens=2048, answers=1, shape=(71, 26))
 
 
-def test_an_answer_brings_along_what_was_predicted_and_what_was_reckoned_with(
+def test_an_answer_returns_with_its_prediction_and_its_calibrated_quantiles(
     redis_url: str,
 ) -> None:
     async def body() -> None:

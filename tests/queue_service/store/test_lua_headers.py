@@ -6,7 +6,7 @@ from lengthwise_contract.states import TERMINAL, TRANSITIONS, Event, JobState
 from lengthwise_store import lua_loader
 
 
-def test_every_legal_move_stands_in_its_script_and_no_script_declares_another() -> None:
+def test_every_legal_move_is_declared_by_its_script_and_no_script_declares_another() -> None:
     # If this breaks, states.py or a lua/*.lua header was changed without the other.
     declared = sorted(
         (str(source), script.name, str(target))

@@ -1,4 +1,4 @@
-"""What a reader is told whose Redis forgot, against a real Valkey."""
+"""What a reader gets after a failover that lost output, against a real Valkey."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def claim(store: JobStore) -> Claim:
 
 
 class Past:
-    """What a replica knows that hears nothing more: the keys as they are when this is made."""
+    """A replica that gets no more writes: the keys as they are when it is made."""
 
     def __init__(self, client: Any, keys: dict[bytes, bytes]) -> None:
         self._client, self._keys = client, keys
@@ -54,7 +54,7 @@ class Past:
         return cls(client, {key: await client.dump(key) async for key in client.scan_iter()})
 
     async def becomes_the_present(self) -> None:
-        """The replica is the primary now."""
+        """Make the replica the primary."""
         pipe = self._client.pipeline(transaction=True)
         async for key in self._client.scan_iter():
             if b"nudge" not in key:
@@ -65,7 +65,7 @@ class Past:
 
 
 class Reader:
-    """Reads a job to its end; `heard` is what it was told so far."""
+    """Reads a job to its end; `heard` has the entries so far."""
 
     def __init__(self, store: JobStore, after: str = "0-0") -> None:
         self.heard: list[OutputEntry] = []
@@ -105,13 +105,13 @@ def run(url: str, test: Callable[[JobStore, Any], Awaitable[None]]) -> None:
 
 @pytest.mark.parametrize("resumes", [False, True], ids=["stays", "comes back"])
 @pytest.mark.parametrize("at_the_end", [False, True], ids=["streamed", "with the finish"])
-def test_a_reader_of_a_claim_that_redis_forgot_is_told_to_start_over(
+def test_a_reader_of_a_claim_that_redis_lost_gets_an_attempt_and_starts_over(
     redis_url: str, *, resumes: bool, at_the_end: bool
 ) -> None:
-    """A replica that had not heard of a claim became the primary (durability: replica).
+    """A replica without a claim became the primary (durability: replica).
 
-    The next claim was the first again, nothing announced it, and pieces of two calls of the engine
-    reached one client as one answer.
+    The next claim counted as the first, no ATTEMPT preceded it, and one client got the pieces of
+    two calls of the engine as one answer.
     """
 
     async def body(store: JobStore, client: Any) -> None:
@@ -165,7 +165,7 @@ def test_a_second_attempt_is_announced_once(redis_url: str) -> None:
         reader = Reader(store)
         assert await reader.to_the_end() == want
         ids = ["0-0", *(entry.id for entry in reader.heard[:-1])]
-        for told, after in enumerate(ids):  # wherever it breaks off and resumes
+        for told, after in enumerate(ids):  # at every place where it stops and resumes
             assert await Reader(store, after=after).to_the_end() == want[told:]
 
     run(redis_url, body)

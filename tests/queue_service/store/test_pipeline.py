@@ -24,7 +24,7 @@ QUEUE = "q"
 
 @pytest.fixture
 def redis_url(quiet_redis_url: str) -> str:
-    """Here commands and connections are counted."""
+    """A server that no other test uses, because commands and connections are counted."""
     return quiet_redis_url
 
 
@@ -70,7 +70,7 @@ def test_every_caller_of_a_crowd_gets_its_own_answer(redis_url: str) -> None:
     with_store(redis_url, body)
 
 
-def test_submits_of_one_moment_are_one_script_and_each_hears_of_its_own_job(redis_url: str) -> None:
+def test_submits_of_one_moment_are_one_script_and_each_returns_its_own_job(redis_url: str) -> None:
     async def body(store: JobStore) -> None:
         await store.submit(QUEUE, new_job(0))  # the script is loaded
         jobs = [new_job(n) for n in range(10)]
@@ -97,7 +97,7 @@ def test_submits_of_one_moment_are_one_script_and_each_hears_of_its_own_job(redi
     with_store(redis_url, body)
 
 
-def test_scripts_that_the_server_forgot_are_loaded_again(redis_url: str) -> None:
+def test_scripts_that_the_server_lost_are_loaded_again(redis_url: str) -> None:
     async def body(store: JobStore) -> None:
         await store.submit(QUEUE, new_job(0))
         async with redis.Redis.from_url(redis_url) as client:
@@ -108,7 +108,7 @@ def test_scripts_that_the_server_forgot_are_loaded_again(redis_url: str) -> None
     with_store(redis_url, body)
 
 
-def test_an_error_is_the_answer_of_the_call_that_met_it_alone(redis_url: str) -> None:
+def test_an_error_is_the_reply_of_the_failed_call_alone(redis_url: str) -> None:
     async def body() -> None:
         client = redis.Redis.from_url(redis_url, protocol=2)
         runner = ScriptPipeline(client, load_all(), timeout_s=5)
@@ -127,7 +127,7 @@ def test_an_error_is_the_answer_of_the_call_that_met_it_alone(redis_url: str) ->
     asyncio.run(body())
 
 
-def test_a_caller_that_gives_up_takes_no_other_with_it(redis_url: str) -> None:
+def test_a_cancelled_caller_does_not_cancel_the_others(redis_url: str) -> None:
     async def body(store: JobStore) -> None:
         tasks = [asyncio.create_task(store.submit(QUEUE, new_job(n))) for n in range(40)]
         await asyncio.sleep(0)
@@ -151,7 +151,7 @@ def test_a_cut_connection_is_replaced_without_the_callers_noticing(redis_url: st
     with_store(redis_url, body)
 
 
-def test_a_server_that_is_away_is_said_to_every_caller() -> None:
+def test_every_caller_gets_the_error_of_a_server_that_is_down() -> None:
     async def body(store: JobStore) -> None:
         answers = await asyncio.gather(
             *(store.submit(QUEUE, new_job(n)) for n in range(40)), return_exceptions=True
@@ -162,7 +162,7 @@ def test_a_server_that_is_away_is_said_to_every_caller() -> None:
 
 
 @pytest.mark.parametrize("greets", [False, True], ids=["from the start", "after the greeting"])
-def test_a_server_that_is_silent_is_given_up_after_a_while(greets: bool) -> None:
+def test_a_silent_server_is_an_error_after_the_timeout(greets: bool) -> None:
     async def body() -> None:
         ended = asyncio.Event()
 
@@ -192,12 +192,12 @@ def test_a_server_that_is_silent_is_given_up_after_a_while(greets: bool) -> None
     asyncio.run(body())
 
 
-def test_a_call_that_comes_as_the_last_sender_ends_is_not_left_lying(
+def test_a_call_that_arrives_as_the_last_sender_ends_is_sent(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sender was counted until a callback behind its end: what came in between waited for ever.
+    """A sender counted until a callback after its end: a call that came in between waited for ever.
 
-    Seen as workers that stood still for up to a second, until the next tick sent their calls along.
+    Workers stood still for up to a second, until the next tick sent their calls too.
     """
     monkeypatch.setattr(pipeline, "_IN_FLIGHT", 1)
 

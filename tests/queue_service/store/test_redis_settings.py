@@ -1,4 +1,4 @@
-"""How a Redis URL is read, and that no password leaves by a repr, a log or an error."""
+"""How a Redis URL is read, and that no repr, log or error contains a password."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ def test_a_url_that_cannot_be_read_is_refused_without_its_password(url: str, say
     assert "hunter2" not in str(refused.value)
 
 
-def test_what_is_given_beside_the_url_wins() -> None:
+def test_the_other_arguments_override_the_url() -> None:
     access = RedisAddress.parse("redis://u:p@h", username="v", password=Secret(value="q"))
     assert (access.username, access.password.read()) == ("v", "q")
 
 
-def test_a_password_file_is_read_anew_each_time(tmp_path: Path) -> None:
+def test_a_password_file_is_read_again_each_time(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("first\n")
     settings = Settings(redis_url="redis://h", redis_password_file=file)

@@ -1,4 +1,4 @@
-"""Batches and background responses over the death of replicas: real ones, and a real worker."""
+"""Batches and background responses when replicas die: real replicas, and a real worker."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ pytestmark = pytest.mark.slow
 PATIENCE_S = 60.0
 QUEUE = "simulated"
 
-#: Twice over the window, so that a killed replica leaves both begun and unread lines.
+#: Twice the window, so that a killed replica leaves both started and unread lines.
 LINES = 600
 
 
 class Replicas:
-    """Queue services in processes of their own, on one Valkey."""
+    """Queue services as processes, on one Valkey."""
 
     def __init__(self, redis_url: str, free_port: Callable[[], int]) -> None:
         self._redis_url, self._free_port = redis_url, free_port
@@ -88,7 +88,7 @@ def replicas(redis_url: str, free_port: Callable[[], int]) -> Iterator[Replicas]
 
 
 def ask(number: int) -> dict[str, Any]:
-    """A line of a batch; every tenth is wrong, which only its own result says."""
+    """A line of a batch; every tenth is invalid, which only its own result shows."""
     body: dict[str, Any] = {
         "model": QUEUE,
         "messages": [{"role": "user", "content": f"question {number}"}],
@@ -105,7 +105,7 @@ def ask(number: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "suspended"])
-def test_a_batch_goes_on_at_another_replica_and_runs_each_line_once(
+def test_a_batch_continues_at_another_replica_and_runs_each_line_once(
     replicas: Replicas, redis_url: str, fault: signal.Signals
 ) -> None:
     running, client = replicas.start()
@@ -134,7 +134,7 @@ def test_a_batch_goes_on_at_another_replica_and_runs_each_line_once(
         assert client.batches.retrieve(batch.id).status == "in_progress"
     eventually(partial(more_than, 0.7), "70% of the lines are done", every_s=0.01)
     for one in suspended:
-        one.send_signal(signal.SIGCONT)  # who was suspended believes that the batch is its own
+        one.send_signal(signal.SIGCONT)  # the suspended replica still works on the batch
 
     def ended() -> Any:
         now = client.batches.retrieve(batch.id)
@@ -151,12 +151,12 @@ def test_a_batch_goes_on_at_another_replica_and_runs_each_line_once(
         results += [json.loads(line)["custom_id"] for line in content.splitlines()]
     assert sorted(results) == sorted(f"c{i}" for i in range(LINES))
     view = httpx.get(f"{client.base_url}queues/{QUEUE}").json()
-    assert (view["accepted"], view["succeeded"]) == (540, 540)  # no line was handed in twice
+    assert (view["accepted"], view["succeeded"]) == (540, 540)  # no line was submitted twice
     with redis.Redis.from_url(redis_url) as store:
         assert list(store.scan_iter("lw:batches:*:open")) == []
 
 
-def test_a_background_response_is_read_on_at_another_replica_when_its_own_is_killed(
+def test_a_background_response_can_be_read_at_another_replica_when_its_own_is_killed(
     replicas: Replicas,
 ) -> None:
     doomed, client = replicas.start()

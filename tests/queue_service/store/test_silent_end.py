@@ -1,4 +1,4 @@
-"""The end of a job that never spoke: no stream holds it, and every reader learns of it."""
+"""The END of a job without output: no stream has it, and every reader gets it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ T0 = 1_760_000_000_000.0
 OK = Outcome(kind=OutcomeKind.OK, output_tokens=10, prompt_tokens=3, service_ms=200)
 ERROR = Outcome(kind=OutcomeKind.ERROR, error=JobError(code="x", message="y"))
 
-#: Longest that anything here may take, s; what is told at once takes milliseconds.
+#: Longest time of anything here, s; an immediate reply takes milliseconds.
 PATIENCE_S = 20.0
 
 
@@ -110,7 +110,7 @@ def told(entries: list[OutputEntry]) -> tuple[str, str | None, int | None, int |
 
 
 @pytest.mark.parametrize(("ends", "want"), ENDS)
-def test_it_has_no_stream_and_its_end_is_read_once(
+def test_a_job_without_output_has_no_stream_and_its_end_is_read_once(
     redis_url: str, ends: Callable[[JobStore], Awaitable[None]], want: Any
 ) -> None:
     async def body(store: JobStore) -> None:
@@ -126,7 +126,7 @@ def test_it_has_no_stream_and_its_end_is_read_once(
 
 
 @pytest.mark.parametrize(("ends", "want"), ENDS)
-def test_a_reader_who_waits_hears_of_it_at_once(
+def test_a_waiting_reader_gets_the_end_at_once(
     redis_url: str, ends: Callable[[JobStore], Awaitable[None]], want: Any
 ) -> None:
     async def body(store: JobStore) -> None:
@@ -135,7 +135,9 @@ def test_a_reader_who_waits_hears_of_it_at_once(
             asyncio.create_task(store.wait_output(Q, "j1", timeout_s=2 * PATIENCE_S))
             for _ in range(2)
         ]
-        await asyncio.wait(readers, timeout=0.2)  # in Redis by now, as a rule; before it is as good
+        await asyncio.wait(
+            readers, timeout=0.2
+        )  # it usually waits in Redis by now; earlier works too
         await ends(store)
         for reader in readers:
             assert told(await asyncio.wait_for(reader, PATIENCE_S)) == want
@@ -143,9 +145,8 @@ def test_a_reader_who_waits_hears_of_it_at_once(
     run(body, redis_url)
 
 
-def test_a_reader_who_was_away_when_it_ended_does_not_wait(redis_url: str) -> None:
-    # Its place in the set of streams that are read outlives a short absence: the word that the job
-    # ended must not be lost on it.
+def test_a_reader_that_was_away_when_the_job_ended_does_not_wait(redis_url: str) -> None:
+    # Its stream stays in the hub's set during a short absence, so the END must not be lost.
     async def body(store: JobStore) -> None:
         await accept(store)
         await accept(store, "j2")
@@ -160,7 +161,7 @@ def test_a_reader_who_was_away_when_it_ended_does_not_wait(redis_url: str) -> No
     run(body, redis_url)
 
 
-def test_a_reader_at_another_replica_finds_it_afterwards(redis_url: str) -> None:
+def test_a_reader_at_another_replica_gets_the_end_afterwards(redis_url: str) -> None:
     async def body(store: JobStore) -> None:
         await accept(store)
         await answer(store)
@@ -172,7 +173,7 @@ def test_a_reader_at_another_replica_finds_it_afterwards(redis_url: str) -> None
     run(body, redis_url)
 
 
-def test_the_end_of_a_second_attempt_stands_behind_its_announcement(redis_url: str) -> None:
+def test_the_end_of_a_second_attempt_follows_its_attempt_entry(redis_url: str) -> None:
     async def body(store: JobStore) -> None:
         await accept(store)
         await answer(store, Outcome(kind=OutcomeKind.RELEASE))
@@ -197,7 +198,7 @@ def test_an_end_that_the_release_before_wrote_into_a_stream_is_read_from_there(
     run(body, redis_url)
 
 
-def test_output_that_was_there_and_is_gone_is_not_taken_for_silence(redis_url: str) -> None:
+def test_output_that_is_gone_is_not_mistaken_for_no_output(redis_url: str) -> None:
     async def body(store: JobStore) -> None:
         await accept(store)
         claim = await claim_one(store)
@@ -208,17 +209,17 @@ def test_output_that_was_there_and_is_gone_is_not_taken_for_silence(redis_url: s
     run(body, redis_url)
 
 
-def test_the_word_to_those_who_wait_stays_short(redis_url: str) -> None:
+def test_the_stream_of_silent_ends_stays_short(redis_url: str) -> None:
     async def body(store: JobStore) -> None:
         for number in range(500):
             await accept(store, f"j{number}")
             await answer(store)
-        assert await store.client.xlen(K.ends) <= 200  # 100, and up to a node more
+        assert await store.client.xlen(K.ends) <= 200  # 100, and up to one node of the stream more
 
     run(body, redis_url)
 
 
-def test_an_end_that_cannot_be_read_is_passed_over() -> None:
+def test_an_end_that_cannot_be_read_is_skipped() -> None:
     record = dict.fromkeys(END_FIELDS, None) | {"state": b"failed", "error": b"{"}
     assert read_silent_end(list(record.values()), "0-0") == []
 

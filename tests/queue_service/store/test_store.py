@@ -101,7 +101,7 @@ def test_jobs_leave_in_due_order_and_ties_in_submit_order(redis_url: str) -> Non
     run(body, redis_url)
 
 
-def test_a_claim_hands_over_the_body_to_the_byte(redis_url: str) -> None:
+def test_a_claim_returns_the_body_unchanged_to_the_byte(redis_url: str) -> None:
     async def body(store: JobStore) -> None:
         raw = b'{"messages": ["\xc3\xa9", "\\u0000", 1.0],  "x": null}\n'
         await accept(store, "0a", body=raw)
@@ -163,7 +163,7 @@ def test_output_and_result_reach_the_reader_with_exactly_one_end(redis_url: str)
     run(body, redis_url)
 
 
-def test_finish_again_with_the_same_nonce_answers_the_same_and_appends_nothing(
+def test_finish_again_with_the_same_nonce_returns_the_same_and_appends_nothing(
     redis_url: str,
 ) -> None:
     async def body(store: JobStore) -> None:
@@ -192,7 +192,7 @@ def test_emit_again_after_a_lost_reply_appends_nothing_twice(redis_url: str) -> 
 
 
 def test_a_worker_that_is_ahead_of_the_record_has_lost_its_claim(redis_url: str) -> None:
-    # A failover that forgot two pieces: appending the third would leave a silent gap in the answer.
+    # A failover lost two pieces: appending the third would leave a silent gap in the answer.
     async def body(store: JobStore) -> None:
         await accept(store, "0a")
         claim = await claim_one(store)
@@ -208,10 +208,10 @@ def test_a_worker_that_is_ahead_of_the_record_has_lost_its_claim(redis_url: str)
     run(body, redis_url)
 
 
-def test_a_lost_claim_stays_lost_whatever_the_server_remembers(redis_url: str) -> None:
-    """After LOST the store counted from nought: the output of a claim began with its second piece.
+def test_a_lost_claim_stays_lost_even_if_the_server_still_has_it(redis_url: str) -> None:
+    """After LOST the store counted from zero: the output of a claim began with its second piece.
 
-    The new primary knew the claim, but not its pieces.
+    The new primary had the claim, but not its pieces.
     """
 
     async def body(store: JobStore) -> None:
@@ -250,7 +250,7 @@ def test_a_lease_that_runs_out_returns_the_job_with_its_original_due_time(redis_
     run(body, redis_url)
 
 
-def test_everything_that_a_stale_worker_says_is_answered_lost(redis_url: str) -> None:
+def test_every_report_of_a_stale_worker_is_answered_lost(redis_url: str) -> None:
     async def body(store: JobStore) -> None:
         await accept(store, "0a")
         old = await claim_one(store)
@@ -273,7 +273,7 @@ def test_everything_that_a_stale_worker_says_is_answered_lost(redis_url: str) ->
 def test_a_stale_lease_with_the_right_attempt_number_but_another_nonce_is_lost(
     redis_url: str,
 ) -> None:
-    # After a failover that forgot a claim, a second worker gets the same attempt number.
+    # After a failover that lost a claim, a second worker gets the same attempt number.
     async def body(store: JobStore) -> None:
         await accept(store, "0a")
         mine = await claim_one(store)
@@ -357,7 +357,7 @@ def test_release_spends_no_attempt_however_often(redis_url: str) -> None:
     [(0, False, "cancelled"), (5000, False, "cancelled"), (0, True, "running")],
     ids=["queued", "scheduled", "running"],
 )
-def test_cancel_answers_the_state_that_the_job_is_in(
+def test_cancel_returns_the_state_of_the_job(
     redis_url: str, delay_ms: int, claimed: bool, want: str
 ) -> None:
     async def body(store: JobStore) -> None:
@@ -372,7 +372,7 @@ def test_cancel_answers_the_state_that_the_job_is_in(
 
 
 @pytest.mark.parametrize("kind", list(OutcomeKind))
-def test_a_job_cancelled_while_running_ends_as_cancelled_whatever_its_worker_says(
+def test_a_job_cancelled_while_running_ends_as_cancelled_whatever_its_worker_reports(
     redis_url: str, kind: OutcomeKind
 ) -> None:
     async def body(store: JobStore) -> None:
@@ -463,7 +463,7 @@ def test_a_delayed_job_is_not_claimed_before_its_time(redis_url: str) -> None:
     ],
     ids=["no-cost", "bad-number", "no-record", "wrong-type", "no-body", "wrong-state"],
 )
-def test_a_malformed_record_is_quarantined_and_the_line_goes_on(
+def test_a_malformed_record_is_quarantined_and_the_next_job_is_claimed(
     redis_url: str, damage: Callable[[Any, str], Awaitable[Any]]
 ) -> None:
     async def body(store: JobStore) -> None:
@@ -535,7 +535,7 @@ def test_finish_takes_the_next_job_in_the_same_round_trip(redis_url: str) -> Non
     run(body, redis_url)
 
 
-def test_scripts_are_loaded_again_after_the_server_forgot_them(redis_url: str) -> None:
+def test_scripts_are_loaded_again_after_the_server_lost_them(redis_url: str) -> None:
     async def body(store: JobStore) -> None:
         raw = redis.Redis.from_url(redis_url)
         await accept(store, "0a")
@@ -576,7 +576,7 @@ def test_position_counts_the_jobs_and_tokens_ahead(redis_url: str) -> None:
     run(body, redis_url)
 
 
-def test_the_line_shows_who_is_next_who_runs_and_who_is_done(redis_url: str) -> None:
+def test_the_snapshot_has_the_next_the_running_and_the_finished_jobs(redis_url: str) -> None:
     async def body(store: JobStore) -> None:
         for i in range(4):
             await accept(store, f"0{i}", slack_ms=float(i))
@@ -628,14 +628,14 @@ def test_wait_for_work_wakes_on_a_submit_and_once_for_each_worker_with_work_left
     run(body, redis_url)
 
 
-def test_wait_for_work_ends_empty_handed_at_its_time_limit(redis_url: str) -> None:
+def test_wait_for_work_returns_false_at_its_timeout(redis_url: str) -> None:
     async def body(store: JobStore) -> None:
         assert not await store.wait_for_work(Q, 0.05)
 
     run(body, redis_url)
 
 
-def test_a_cancelled_wait_for_work_lets_go_and_the_next_one_works(redis_url: str) -> None:
+def test_a_cancelled_wait_for_work_returns_and_the_next_one_works(redis_url: str) -> None:
     async def body(store: JobStore) -> None:
         wait = asyncio.create_task(store.wait_for_work(Q, 30))
         done, _ = await asyncio.wait([wait], timeout=0.1)
@@ -708,7 +708,7 @@ def test_two_readers_of_one_job_at_different_places_both_get_the_rest(redis_url:
     run(body, redis_url)
 
 
-def test_redis_that_is_not_there_is_told_at_once_by_type(redis_url: str) -> None:
+def test_a_redis_that_is_not_there_is_a_store_unavailable_at_once(redis_url: str) -> None:
     async def body(store: JobStore) -> None:
         with pytest.raises(StoreUnavailable, match="does not answer"):
             await store.submit(Q, job("0a"))
@@ -718,7 +718,7 @@ def test_redis_that_is_not_there_is_told_at_once_by_type(redis_url: str) -> None
     run(body, "redis://127.0.0.1:1/0")
 
 
-def test_a_redis_that_may_evict_is_refused_with_the_remedy(redis_url: str) -> None:
+def test_a_redis_that_may_evict_is_refused_with_the_setting_to_change(redis_url: str) -> None:
     async def body(store: JobStore) -> None:
         raw = redis.Redis.from_url(redis_url)
         await store.check()

@@ -1,4 +1,4 @@
-"""The store against a small model of what it promises, over any sequence of events."""
+"""The store against a small model of its promises, over any sequence of events."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Fair:
         return min(self.active, key=lambda t: (self.times[t], t), default=None)
 
     def charge(self, tenant: str, cost: int) -> int:
-        """What a claim is charged: nothing while nobody else waits."""
+        """What a claim is charged: nothing while no other tenant waits."""
         if len(self.active) == 1:
             return 0
         self.now = self.times[tenant]
@@ -112,10 +112,10 @@ class Fair:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Events in any order; after each, Redis holds what the model says."""
+    """Events in any order; after each, Redis equals the model."""
 
-    #: Of a server that nobody else asks: a queue service lets time pass in every queue it finds,
-    #: and its time is not that of these jobs.
+    #: The URL of a server that no other test uses: a queue service ticks every queue that it finds,
+    #: with the real time and not the time of these jobs.
     url: str
 
     def __init__(self) -> None:
@@ -149,7 +149,7 @@ class StoreMachine(RuleBasedStateMachine):
         return self.policy == "sjf" and not self.fallback
 
     def queue(self, job: Model) -> None:
-        """Put a job into the line."""
+        """Put a job into the queue."""
         job.state = JobState.QUEUED
         job.due_ms = job.since_ms + (job.slack_ms if self.by_length else job.offset_ms)
         self.fair.wakes(job.tenant)
@@ -267,7 +267,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert claim.due_ms == job.due_ms
             assert claim.tenant == job.tenant
 
-    # Mostly open, or little else would happen.
+    # Mostly open, because little happens in the other modes.
     @rule(mode=st.sampled_from([Mode.OPEN] * 4 + [Mode.PAUSED, Mode.DRAINING]))
     def set_mode(self, mode: Mode) -> None:
         self.wait(self.store.set_mode(Q, mode))
@@ -381,7 +381,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_stale_worker_speaks(self, data: st.DataObject) -> None:
         with_stale = [job for job in self.jobs.values() if job.stale]
-        # The dangerous one is a job that runs again, on somebody else's lease.
+        # The dangerous case is a job that runs again, on the lease of another worker.
         again = [job for job in with_stale if job.state is JobState.RUNNING]
         lease = data.draw(st.sampled_from(again or with_stale)).stale[-1].lease
         assert self.wait(self.store.emit(Q, lease, [b"ghost"])) is LeaseState.LOST
@@ -471,7 +471,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_first_come_first_served_would_have_done_is_known_once_the_line_is_empty(self) -> None:
-        # Never more entries than there were jobs; none for long once nothing waits.
+        # Never more entries than jobs; and none for long once no job waits.
         assert self.raw.llen(f"lw:{{{Q}}}:fcfs") <= len(self.jobs) + self.redriven
 
     @invariant()
@@ -522,5 +522,5 @@ def test_the_store_does_what_the_model_does_over_any_sequence_of_events(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_store_does_so_on_redis_as_on_valkey(redis_port: int) -> None:
+def test_the_store_does_the_same_on_redis(redis_port: int) -> None:
     run_machine(f"redis://127.0.0.1:{redis_port}/1", 50)

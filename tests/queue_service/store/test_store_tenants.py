@@ -78,7 +78,7 @@ class Arrival:
 
 
 async def serve(store: JobStore, arrivals: Sequence[Arrival], slots: int) -> dict[str, float]:
-    """Serve all of them; how long each waited, ms."""
+    """Serve all jobs, and return how long each waited, ms."""
     actual = {a.job.id: a.actual_tokens for a in arrivals}
     coming = sorted(arrivals, key=lambda a: (a.at_ms, a.job.id))
     running: list[tuple[float, str, Claim]] = []
@@ -125,7 +125,7 @@ def test_one_tenant_that_dumps_3000_jobs_does_not_double_the_waits_of_the_others
         await store.client.flushdb()
         together = await serve(store, [*quiet, *dump], 4)
         mine = [together[a.job.id] for a in quiet]
-        # Being alone means no wait at all at this load; so the unit is the time of one answer.
+        # Alone, a tenant does not wait at this load, so the unit is the time of one answer.
         assert p95(mine) <= 2 * max(p95(list(alone.values())), 100)
         assert sum(together[a.job.id] for a in dump) / 3000 > 100 * p95(mine)
 
@@ -135,7 +135,7 @@ def test_one_tenant_that_dumps_3000_jobs_does_not_double_the_waits_of_the_others
 def test_two_busy_tenants_get_tokens_by_their_weights_even_if_one_declares_less(
     redis_url: str,
 ) -> None:
-    # "b" has twice the weight; "a" says 10 tokens and takes 100.
+    # "b" has twice the weight; "a" declares 10 tokens and takes 100.
     async def body(store: JobStore) -> None:
         for i in range(400):
             await submit(store, f"a{i:04}", "a", 10)
@@ -175,8 +175,8 @@ def test_a_long_job_among_endless_short_ones_starts_within_the_bound(redis_url: 
 
     async def body(store: JobStore) -> None:
         waited = await serve(store, [long, *short], 1)
-        # Whoever is accepted k x 4096 ms (+ its own slack) later cannot pass it any more; those
-        # before take 10 ms each, and came at that pace.
+        # A job accepted k x 4096 ms (+ its own slack) later cannot pass it; the jobs before that
+        # take 10 ms each, and arrived at that pace.
         assert waited["long0"] <= K * 4096 + 2 * 10
 
     run(body, redis_url)
@@ -186,7 +186,7 @@ def test_a_long_job_among_endless_short_ones_starts_within_the_bound(redis_url: 
 def test_no_job_is_overtaken_by_one_accepted_later_than_its_own_bound(
     redis_url: str, follows: bool
 ) -> None:
-    # One slot at 70 ms a job, whose jobs take 220 ms: an overload, and a line that grows.
+    # One slot at 70 ms a job, whose jobs take 220 ms: an overload, so the queue grows.
     lengths = [5, 300, 20, 1000, 7, 60, 150]
     behind_ms = [150.0 * i if follows else 0.0 for i in range(700)]
     bounds = [overtake_bound_ms(lengths[i % 7], K, 220, 2 * behind_ms[i]) for i in range(700)]
@@ -248,7 +248,7 @@ def test_a_token_rate_is_charged_by_the_prediction_and_corrected_by_the_answer(
         done = Outcome(kind=OutcomeKind.OK, output_tokens=50, service_ms=100)
         await store.finish(Q, claim.lease, done, worker_id="w")
         assert isinstance(await submit(store, "a1", "a", 200, **limit), Accepted)
-        # Dearer than the whole bucket: let through when the bucket is full, then in debt.
+        # It costs more than the whole bucket: it passes when the bucket is full, and leaves a debt.
         assert isinstance(await submit(store, "b0", "b", 5000, **limit), Accepted)
         debt = await submit(store, "b1", "b", 100, **limit)
         assert debt == RateLimited(what="tokens", retry_after_ms=450_000)
@@ -267,7 +267,7 @@ def test_an_idempotency_key_belongs_to_its_tenant(redis_url: str) -> None:
     run(body, redis_url)
 
 
-def test_a_paused_queue_gives_nothing_even_to_a_worker_that_is_awake_and_all_of_it_later(
+def test_a_paused_queue_gives_no_job_even_to_a_waiting_worker_and_all_jobs_later(
     redis_url: str,
 ) -> None:
     async def body(store: JobStore) -> None:
@@ -284,13 +284,13 @@ def test_a_paused_queue_gives_nothing_even_to_a_worker_that_is_awake_and_all_of_
     run(body, redis_url)
 
 
-def test_a_draining_queue_takes_nothing_and_serves_what_it_has(redis_url: str) -> None:
+def test_a_draining_queue_accepts_no_job_and_serves_those_it_has(redis_url: str) -> None:
     async def body(store: JobStore) -> None:
         await submit(store, "a0", "a", 10, idempotency_key="k", fingerprint="f")
         await store.set_mode(Q, Mode.DRAINING)
         assert await submit(store, "a1", "a", 10) == Draining()
         again = await submit(store, "a2", "a", 10, idempotency_key="k", fingerprint="f")
-        assert isinstance(again, Accepted)  # it is in already, and that is the answer
+        assert isinstance(again, Accepted)  # it is in the queue already, which is the reply
         assert again.duplicate
         assert len(await store.claim(Q, worker_id="w", count=5)) == 1
 
@@ -329,7 +329,7 @@ def test_switching_the_policy_and_back_loses_neither_order(redis_url: str) -> No
     run(body, redis_url)
 
 
-def test_a_change_of_order_whose_caller_died_is_finished_by_the_ticks(redis_url: str) -> None:
+def test_a_reorder_whose_caller_died_is_finished_by_the_ticks(redis_url: str) -> None:
     async def body(store: JobStore) -> None:
         for i in range(700):
             store.now_ms = T0 + i
@@ -352,8 +352,8 @@ def _keys() -> Any:
 
 
 def test_the_fcfs_counterfactual_is_what_fcfs_really_does(redis_url: str) -> None:
-    # The same burst twice: served short first, each job records what FCFS would have made it
-    # wait; then really served FCFS. With exact predictions and one slot the two agree.
+    # The same burst twice: served short first, each job records its wait under FCFS; then it is
+    # really served FCFS. With exact predictions and one slot the two agree.
     lengths = [(i * 37) % 90 + 10 for i in range(120)]
     arrivals = [Arrival(i * 20.0, job(f"j{i:04}", "a", n), n) for i, n in enumerate(lengths)]
 
@@ -369,7 +369,7 @@ def test_the_fcfs_counterfactual_is_what_fcfs_really_does(redis_url: str) -> Non
         await store.client.flushdb()
         await store.put_queue(Q, QueueSettings(policy="fcfs"))
         really = await serve(store, arrivals, 1)
-        # A job is begun only when a slot is free, so the clock stands still between two claims:
+        # A job starts only when a slot is free, so the clock stands still between two claims:
         # off by the longest job at most, and by much less on the mean.
         assert max(abs(told[i] - really[i]) for i in told) <= 100
         mean = sum(really.values()) / len(really)
@@ -382,9 +382,9 @@ def test_the_fcfs_counterfactual_is_what_fcfs_really_does(redis_url: str) -> Non
     run(body, redis_url)
 
 
-def test_a_job_that_left_the_line_unserved_is_in_neither_mean_wait(redis_url: str) -> None:
-    # After a pause in which jobs expired, first come first served was said to have made jobs wait
-    # for 157 s where ours waited for 37: the expired ones counted in the one mean alone.
+def test_a_job_that_left_the_queue_unserved_is_in_neither_mean_wait(redis_url: str) -> None:
+    # After a pause in which jobs expired, the reported mean wait was 157 s under first come first
+    # served and 37 s in fact: expired jobs counted in the first mean alone.
     async def body(store: JobStore) -> None:
         await submit(store, "a0", "a", 10)
         await submit(store, "a1", "a", 10, ttl_ms=1000)
@@ -442,7 +442,7 @@ def test_a_dead_letter_redriven_has_all_its_attempts_again_and_a_clean_stream(
         page = await store.dead(Q, ["a", "b"])
         assert [j.id for j in page.jobs] == ["a0"]
         assert await store.redrive(Q, "a0") is JobState.QUEUED
-        assert await store.redrive(Q, "a0") is JobState.QUEUED  # said twice is done once
+        assert await store.redrive(Q, "a0") is JobState.QUEUED  # a second call changes nothing
         assert (await store.dead(Q, ["a"])).jobs == []
         [again] = await store.claim(Q, worker_id="w", count=1)
         assert again.body == b"{}"
@@ -505,7 +505,9 @@ def test_a_listing_gives_each_of_a_tenants_jobs_once_page_by_page(redis_url: str
     run(body, redis_url)
 
 
-def test_the_line_of_all_tenants_is_in_the_order_in_which_they_are_claimed(redis_url: str) -> None:
+def test_the_snapshot_of_all_tenants_is_in_the_order_in_which_jobs_are_claimed(
+    redis_url: str,
+) -> None:
     async def body(store: JobStore) -> None:
         for i in range(12):
             await submit(store, f"a{i:02}", "a", 10 + 13 * i)
@@ -523,8 +525,8 @@ def test_the_line_of_all_tenants_is_in_the_order_in_which_they_are_claimed(redis
 def test_a_tenant_whose_only_job_ran_over_a_tick_is_still_known_when_it_ends(
     redis_url: str,
 ) -> None:
-    # The tick forgot it, since nothing of it waited and nothing had ended: its answer was missing
-    # from the line (`lengthwise top` after the very first request), and was never trimmed.
+    # The tick forgot it, because no job of it waited and none had ended: its answer was missing
+    # from the snapshot (`lengthwise top` after the first request), and was never trimmed.
     async def body(store: JobStore) -> None:
         await submit(store, "a0", "once", 10)
         [claim] = await store.claim(Q, worker_id="w", count=1)
@@ -555,11 +557,9 @@ def test_a_tenant_that_is_gone_leaves_nothing_behind(redis_url: str) -> None:
 
 
 @pytest.mark.parametrize("shorts", [20, 700])
-def test_when_the_line_is_empty_every_job_knows_what_fcfs_would_have_done(
-    redis_url: str, shorts: int
-) -> None:
-    # The long one came first, so first come first served would have begun nothing before it; it
-    # is claimed last, and no claim follows that could see to the others.
+def test_when_the_queue_is_empty_every_job_has_its_fcfs_wait(redis_url: str, shorts: int) -> None:
+    # The long job came first, so first come first served would have started it first. It is
+    # claimed last, and no claim follows that could resolve the others.
     async def body(store: JobStore) -> None:
         await submit(store, "long", "a", 10_000)
         names = [f"short{i}" for i in range(shorts)]

@@ -1,4 +1,4 @@
-"""What a connection says that was closed under it: under uvloop too, on which the product runs."""
+"""The error of a connection that was closed, also under uvloop, on which the product runs."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def closed_under(redis_url: str) -> Coroutine[Any, Any, None]:
 def test_a_command_on_a_connection_that_was_just_closed_is_a_connection_error(
     run: Runner, redis_url: str
 ) -> None:
-    # A chaos run met uvloop's RuntimeError here, and a worker ended of it.
+    # uvloop's RuntimeError here ended a worker in a chaos run.
     run(closed_under(redis_url))
 
 
-def test_the_store_connects_so(redis_url: str) -> None:
+def test_the_store_uses_such_connections(redis_url: str) -> None:
     async def body() -> None:
         store = JobStore(redis_url)
         assert issubclass(store.client.connection_pool.connection_class, UvloopCloseMixin)
