@@ -467,12 +467,12 @@ def test_explain_reports_that_other_tenants_have_their_share(
     front.put_queue()
     light, heavy = front.client(keys["light"]), front.client(keys["heavy"])
     job_id = light.post("/v1/jobs", json={"body": front.chat()}).json()["id"]
-    assert "Other tenants" not in explained(front, job_id).why
+    assert "other tenants" not in explained(front, job_id).why
     for _ in range(5):
         heavy.post("/v1/jobs", json={"body": front.chat()})
     told = explained(front, job_id)
     assert (told.tenant, told.position) == ("light", 0)
-    assert "Other tenants wait too" in told.why
+    assert "Jobs of other tenants wait too" in told.why
     assert "2.5" in told.why
 
 

@@ -24,6 +24,9 @@ from lengthwise_queue.tenants import keys as api_keys
 
 Until = Callable[[Callable[[], Any], str], Any]
 
+#: Two thousand requests take a minute, and several on a busy machine.
+pytestmark = pytest.mark.timeout(300)
+
 MODEL = "org/model-1.5"
 
 #: The same examples on every machine.
@@ -104,7 +107,7 @@ class Process:
             *flags,
         ]
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=self.folder, timeout=110, check=False
+            command, capture_output=True, text=True, cwd=self.folder, timeout=280, check=False
         )
         self._log.flush()
         log = (self.folder / "log").read_text()
