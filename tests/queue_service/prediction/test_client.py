@@ -501,7 +501,7 @@ def serve_and_explain(make_front: Callable[..., Any], until: Any, url: str) -> N
     assert seen["prediction"]["p50_tokens"] == pytest.approx(ANSWER.p50_tokens, rel=1e-3)
     assert 4 < seen["calibrated"]["p50_tokens"] < 7.5
     assert seen["predicted_tokens"] > 2 * ANSWER.p50_tokens
-    assert "corrected by what answers were" in seen["why"]
+    assert "calibration by recent answers" in seen["why"]
     assert seen["prediction_quality"] == "healthy"
     assert seen["rank_accuracy"] is None  # all predictions are equal
     # A second replica, which served none of these jobs, has the same correction.
