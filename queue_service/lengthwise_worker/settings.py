@@ -89,8 +89,8 @@ class Settings(RedisSettings):
         default=0.7,
         gt=0,
         lt=1,
-        description="sequence: so many of a batch's answers are to end in it; the others go on "
-        "in a later one",
+        description="sequence: this share of a batch's answers ends in it; the others continue "
+        "in a later batch",
     )
     coalesce_ms: int = Field(
         default=25, ge=0, le=1000, description="Pieces of an answer within this are sent as one, ms"
@@ -100,12 +100,12 @@ class Settings(RedisSettings):
     beat_ms: int = Field(default=BEAT_MS, ge=20, description="See StoreSettings, ms")
     tick_ms: int = Field(default=TICK_MS, ge=20, description="See StoreSettings, ms")
     shutdown_grace_s: float = Field(
-        default=30, ge=0, description="On SIGTERM, how long running answers may go on, s"
+        default=30, ge=0, description="On SIGTERM, how long running answers may continue, s"
     )
     ended_file: Path | None = Field(
         default=None,
-        description="Made when the engine is no longer needed: on Kubernetes, the engine waits for "
-        "it before it ends",
+        description="File that is created when the engine is no longer needed: on Kubernetes, the "
+        "engine waits for it before it ends",
     )
     watchdog_s: float = Field(
         default=30, gt=0, description="Free slots, a backlog and no claim for this: reconnect, s"
@@ -115,5 +115,5 @@ class Settings(RedisSettings):
     )
     metrics_host: str = Field(default="127.0.0.1", description="Address of /metrics and /healthz")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="Least severe line that is logged"
+        default="INFO", description="Least severe level that is logged"
     )

@@ -4,7 +4,7 @@ cancel: queued -> cancelled
 cancel: running -> running
 
 Cancel a job. A running job is flagged: its worker learns it from its next beat or emit, or at once
-from the hint on the channel. The job ends as cancelled, whatever outcome its worker then reports.
+from the hint on the channel. The job ends as cancelled, and its worker's outcome is ignored.
 
 KEYS  the queue's (include/queue.lua), then
   job      hash  this job's record

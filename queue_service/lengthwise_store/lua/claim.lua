@@ -74,7 +74,7 @@ local function take(id, payload, tenant, alone, start)
   leases[2 * n - 1], leases[2 * n] = lease_end, id
 end
 
--- Bounded, whatever the queue holds: at most 100 jobs end here in each call.
+-- Bounded: at most 100 jobs end here in each call.
 while #claims < count and looked < count + 100 do
   local first = redis.call("ZRANGE", queue.tenants, 0, 1, "WITHSCORES")
   local tenant, alone = first[1], not first[3]
@@ -106,8 +106,8 @@ if redis.call("EXISTS", queue.tenants) == 1 then
   redis.call("ZADD", queue.wake, 0, "work") -- the next idle worker wakes too
 else
   redis.call("ZREM", queue.wake, "work")
-  redis.call("HSET", queue.meta, "backlog_tokens", 0) -- corrects the sum after a job whose cost was unreadable
-  -- All have begun, so they would have under first come first served; and no claim may follow.
+  redis.call("HSET", queue.meta, "backlog_tokens", 0) -- corrects it after an unreadable cost
+  -- All jobs have started, so they would have under first come first served. No claim may follow.
   gone, most = math.huge, 500
 end
 if looked > 0 then

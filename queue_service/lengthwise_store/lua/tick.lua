@@ -60,7 +60,7 @@ end
 for _, id in ipairs(past(queue.leases)) do
   redis.call("ZREM", queue.leases, id)
   local record = read(id, "running")
-  if record then -- so that its worker is not told that it ended the job itself
+  if record then -- so that a late `finish` of its worker returns "lost"
     redis.call("HDEL", queue.prefix .. "job:" .. id, "nonce")
   end
   if record and record.cancel then

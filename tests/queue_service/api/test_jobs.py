@@ -154,7 +154,7 @@ def test_a_waiting_job_is_cancelled_at_once_and_once(idle_front: Front) -> None:
 
 def test_a_running_job_is_cancelled_at_the_engine(front: Front, until: Until) -> None:
     async def script(claim: Claim) -> Steps:
-        await asyncio.sleep(60)
+        await asyncio.sleep(60)  # an engine that does not answer during the test
         yield b"{}"
 
     front.worker.script = script
@@ -329,7 +329,7 @@ def test_explain_estimates_the_start_by_the_workers_slots(
     front.worker.slots = 4
 
     async def script(claim: Claim) -> Steps:
-        await asyncio.sleep(60)
+        await asyncio.sleep(60)  # an engine that does not answer during the test
         yield b"{}"
 
     front.worker.script = script

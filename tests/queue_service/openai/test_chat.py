@@ -203,7 +203,7 @@ def test_a_job_that_another_client_cancels_is_a_409(front: Front, until: Until) 
 
     async def script(claim: Claim) -> Steps:
         started.set()
-        await asyncio.sleep(60)
+        await asyncio.sleep(60)  # an engine that does not answer during the test
         yield b"{}"
 
     front.worker.script = script
@@ -233,7 +233,7 @@ def test_a_client_that_disconnects_cancels_its_job(
     front.put_queue()
 
     async def script(claim: Claim) -> Steps:
-        await asyncio.sleep(60)
+        await asyncio.sleep(60)  # an engine that does not answer during the test
         yield b"{}"
 
     front.worker.script = script
@@ -255,7 +255,7 @@ def test_disconnecting_during_the_stream_cancels_the_job(
 ) -> None:
     async def script(claim: Claim) -> Steps:
         yield says("Hel")
-        await asyncio.sleep(60)
+        await asyncio.sleep(60)  # an engine that does not answer during the test
         yield says("lo")
 
     front.worker.script = script

@@ -75,7 +75,7 @@ local function write_ends(queue)
   queue.ended = {ids = {}, silent = {}, bodies = {}, lists = {}, tenants = {}, count = {}}
 end
 
--- Move a job whose record cannot be read to the dead letters, whatever its keys hold.
+-- Move a job whose record cannot be read to the dead letters, whatever type its keys have.
 local function quarantine(queue, id, tenant, now)
   local job, out = queue.prefix .. "job:" .. id, queue.prefix .. "out:" .. id
   if redis.call("TYPE", job).ok ~= "hash" then

@@ -1,4 +1,4 @@
--- The keys and arguments that every script about a queue begins with; `QueueKeys.script_keys` lists them.
+-- The first keys and arguments of every script about a queue; `QueueKeys.script_keys` lists them.
 --   KEYS 1-11
 --     tenants    zset    tenant with waiting jobs -> its virtual time
 --     vt         hash    every known tenant -> its virtual time when it last rested
