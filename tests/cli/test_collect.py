@@ -78,7 +78,7 @@ def test_every_prompt_is_sampled_so_many_times_and_the_cap_is_censoring(tmp_path
     assert 0 < sum(c for _, c in cut) < len(cut)
 
 
-def test_a_killed_collect_goes_on_where_it_was_and_no_row_is_lost_or_written_twice(
+def test_a_killed_collect_resumes_and_no_row_is_lost_or_written_twice(
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "out.jsonl"
@@ -104,7 +104,7 @@ def test_a_killed_collect_goes_on_where_it_was_and_no_row_is_lost_or_written_twi
         assert before.count(b"\n") < 60
         out.write_bytes(before + b'{"id": "half a li')  # as a kill may leave it
         run(*flags)
-        assert "0 prompts sampled, 60 were there already" in run(*flags)
+        assert "0 prompts sampled, 60 skipped because they have rows" in run(*flags)
     got = rows(out)
     assert sorted(r["prompt"] for r in got) == sorted(f"prompt {i}" for i in range(60))
     assert out.read_bytes().startswith(before[: before.rindex(b"\n") + 1])
@@ -271,7 +271,7 @@ def test_the_llms_own_states_are_collected_beside_the_lengths_and_once(tmp_path:
 
     out = tmp_path / "out.jsonl"
     states = ["--hidden-states", llm, "--device", "cpu", "--out", out]
-    with pytest.raises(BadUsage, match="reads the rows that it has"):
+    with pytest.raises(BadUsage, match="reads its rows"):
         run(*states)
     with engine() as server:
         sampled = ["--url", server.url, "--model", MODEL, "--max-tokens", 20]
@@ -329,7 +329,7 @@ def test_the_queues_own_record_is_read_from_its_beginning_once_and_gone_on_with(
     assert [row["id"] for row in rows(part)] == ["j0", "j1", "j2"]
 
 
-def test_a_queue_without_a_record_is_said_to_have_none(redis_url: str, tmp_path: Path) -> None:
+def test_a_queue_without_a_training_log_is_reported(redis_url: str, tmp_path: Path) -> None:
     async def make() -> None:
         store = JobStore(redis_url)
         try:
@@ -341,4 +341,4 @@ def test_a_queue_without_a_record_is_said_to_have_none(redis_url: str, tmp_path:
     said = run(
         *("--from-queue", redis_url, "--model", MODEL, "--out", tmp_path / "o", "--for-s", 0)
     )
-    assert "set `record_rows`" in said
+    assert "Set `record_rows`" in said

@@ -77,7 +77,7 @@ def test_an_adapted_model_can_be_evaluated(tmp_path: Path) -> None:
     assert tau[mine] > 0.5
 
 
-def test_two_models_whose_cards_say_the_same_are_told_apart(tmp_path: Path) -> None:
+def test_two_models_with_equal_cards_have_names_of_their_own(tmp_path: Path) -> None:
     # Every run of `train` leaves a folder called fp32, and a table once had one row for two.
     for run_of in ("a", "b"):
         run("adapt", "--data", written(tmp_path / "t", 0, 80), "--out", tmp_path / run_of / "fp32")

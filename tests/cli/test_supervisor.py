@@ -58,7 +58,7 @@ def alive(pid: int) -> bool:
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
-def test_a_child_that_is_killed_is_started_again_and_the_user_is_told(tmp_path: Path) -> None:
+def test_a_child_that_is_killed_is_restarted_and_reported(tmp_path: Path) -> None:
     said: list[str] = []
 
     async def scenario() -> None:
@@ -130,7 +130,7 @@ def test_children_are_stopped_the_last_started_first(tmp_path: Path) -> None:
     assert (tmp_path / "order").read_text() == "worker service valkey "
 
 
-def test_a_child_that_ignores_sigterm_is_killed_and_the_user_is_told(tmp_path: Path) -> None:
+def test_a_child_that_ignores_sigterm_is_killed_and_reported(tmp_path: Path) -> None:
     said: list[str] = []
     program = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + PATIENT.replace(
         "signal.pause()", "[signal.pause() for _ in range(9)]"

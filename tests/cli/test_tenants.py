@@ -35,7 +35,7 @@ def test_a_weak_key_is_refused_and_not_repeated() -> None:
     assert "hunter2" not in str(done.exception)
 
 
-def test_a_file_that_would_not_be_taken_is_said_to_be_so(tmp_path: Path) -> None:
+def test_an_invalid_file_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "tenants.json"
     file.write_text(json.dumps({"tenants": [{"name": "a", "weight": -1}]}))
     done = CliRunner().invoke(build(), ["tenants", "check", str(file)])

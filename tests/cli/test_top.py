@@ -127,5 +127,5 @@ def test_a_terminal_of_80_columns_shows_whole_job_ids() -> None:
     ],
     ids=["sjf", "suspended", "fcfs", "paused"],
 )
-def test_a_frame_says_which_order_is_in_force(values: dict[str, object], want: str) -> None:
+def test_a_frame_shows_the_order_in_force(values: dict[str, object], want: str) -> None:
     assert want in shown(queue_view(**values), line())

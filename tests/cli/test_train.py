@@ -113,7 +113,7 @@ def test_a_trained_task_is_exported_and_both_say_what_they_measured(
 @pytest.mark.parametrize(
     ("backbone", "how"), [("tiny", "LENGTHWISE_PREDICTOR_MODEL_DIR="), ("hidden", "HiddenModel(")]
 )
-def test_at_its_end_training_says_how_the_model_is_used(
+def test_training_ends_with_how_to_use_the_model(
     rows: Path, tmp_path: Path, backbone: str, how: str
 ) -> None:
     pytest.importorskip("torch")
@@ -137,7 +137,7 @@ def test_at_its_end_training_says_how_the_model_is_used(
     assert f"{out}/fp32" in said.splitlines()[-1]
 
 
-def test_a_process_killed_in_the_middle_goes_on_to_the_same_model(
+def test_a_killed_training_resumes_to_the_same_model(
     rows: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch")
