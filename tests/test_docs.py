@@ -218,3 +218,20 @@ def test_prose_wraps_at_120_characters(page: Path) -> None:
     written = re.sub(r"<!-- .*? -->", "", _FENCE.sub("", written))
     lines = written.splitlines()
     assert [x for x in lines if len(x) > 120 and not x.startswith("|") and breakable(x)] == []
+
+
+def test_every_page_that_the_code_names_exists() -> None:
+    sources = [
+        path
+        for folder in FOLDERS
+        for suffix in ("py", "lua", "yaml", "json", "txt", "tpl")
+        for path in (ROOT / folder).rglob(f"*.{suffix}")
+    ]
+    named = {
+        (str(source.relative_to(ROOT)), page)
+        for source in sources
+        for page in re.findall(
+            r"\bdocs/[\w/-]+\.md\b", source.read_text(encoding="utf-8", errors="ignore")
+        )
+    }
+    assert sorted(x for x in named if not (ROOT / x[1]).exists()) == []
