@@ -55,5 +55,5 @@ def test_a_request_with_a_cap_below_its_likely_length_is_predicted_to_end_there(
     ],
     ids=["paused", "no worker"],
 )
-def test_a_job_that_cannot_start_comes_with_what_to_do(values: dict[str, object], want: str) -> None:
+def test_a_job_that_cannot_start_names_the_remedy(values: dict[str, object], want: str) -> None:
     assert describe(explanation(**values)).endswith(f"; 4 ahead; {want}")

@@ -137,9 +137,7 @@ def test_training_ends_with_how_to_use_the_model(
     assert f"{out}/fp32" in said.splitlines()[-1]
 
 
-def test_a_killed_training_resumes_to_the_same_model(
-    rows: Path, tmp_path: Path
-) -> None:
+def test_a_killed_training_resumes_to_the_same_model(rows: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("onnx")
     common = ["--task", "pairwise", "--data", str(rows), *SMALL, "--epochs", "12"]

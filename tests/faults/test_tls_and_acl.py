@@ -44,7 +44,9 @@ def test_the_documented_user_can_do_all_that_a_queue_needs_and_nothing_else(
     server = servers.start(appendonly="yes")
     since_7_2 = () if server.has_waitaof else ("+client|setinfo", "+waitaof")
     server.ask(*(word for word in documented() if word not in since_7_2))
-    access = RedisAddress.parse(server.url, username="lengthwise", password=Secret(value="hunter2"))
+    address = RedisAddress.parse(
+        server.url, username="lengthwise", password=Secret(value="hunter2")
+    )
 
     async def body(rig: QueueRig) -> None:
         store, q = rig.store, rig.queue
@@ -72,7 +74,7 @@ def test_the_documented_user_can_do_all_that_a_queue_needs_and_nothing_else(
         await store.find(first)
         await store.queues()
 
-    on(access, body)
+    on(address, body)
     denied = {entry["object"] for entry in server.ask("ACL", "LOG")}
     assert denied <= {"config|get"}, "commands that the documentation does not allow"
     with redis.Redis(port=server.port, username="lengthwise", password="hunter2") as client:
@@ -98,8 +100,8 @@ def test_a_wrong_password_is_unavailable_and_is_not_repeated(servers: Servers) -
     server.ask("ACL", "SETUSER", "u", "on", ">right", "~*", "+@all")
 
     async def body() -> None:
-        access = RedisAddress.parse(server.url, username="u", password=Secret(value="hunter2"))
-        store = JobStore(access)
+        address = RedisAddress.parse(server.url, username="u", password=Secret(value="hunter2"))
+        store = JobStore(address)
         with pytest.raises(StoreUnavailable, match="refused the credentials") as raised:
             await store.queues()
         assert "hunter2" not in f"{raised.value!r} {raised.value.__cause__!r}"
@@ -115,7 +117,7 @@ def test_a_rotated_password_is_used_without_a_restart(
     server.ask("ACL", "SETUSER", "u", "on", ">old", "~*", "&*", "+@all")
     file = tmp_path / "password"
     file.write_text("old\n")
-    access = RedisAddress.parse(server.url, username="u", password=Secret(file=file))
+    address = RedisAddress.parse(server.url, username="u", password=Secret(file=file))
 
     async def body(rig: QueueRig) -> None:
         await rig.submit()
@@ -124,7 +126,7 @@ def test_a_rotated_password_is_used_without_a_restart(
         server.ask("CLIENT", "KILL", "USER", "u")
         await rig.comes_back(rig.submit)
 
-    on(access, body)
+    on(address, body)
 
 
 # ------------------------------------------------------------------------------- TLS

@@ -214,7 +214,7 @@ def test_every_node_of_a_cluster_is_reached_over_tls(
         return front_of[port]
 
     nodes, url = servers.cluster(replicas=3, announced=announced)
-    access = RedisAddress.parse(_secretly(url), tls=fronts.tls)
+    address = RedisAddress.parse(_secretly(url), tls=fronts.tls)
 
     async def body(rig: QueueRig) -> None:
         key = f"lw:{{{rig.queue}}}:meta"
@@ -224,7 +224,7 @@ def test_every_node_of_a_cluster_is_reached_over_tls(
         assert nodes[3 + owner].ask("ROLE")[0] == "master"
         assert fronts.over_tls[front_of[nodes[3 + owner].port]] > 0
 
-    on(access, body)
+    on(address, body)
 
 
 _SLOTS = [(0, 5461), (5461, 10923), (10923, 16384)]

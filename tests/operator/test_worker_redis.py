@@ -57,12 +57,12 @@ def test_the_worker_reads_every_variable(monkeypatch: pytest.MonkeyPatch) -> Non
     got = WorkerSettings(queue="q")
     assert got.durability is durability.Durability.REPLICA
     assert (got.durability_replicas, got.durability_timeout_ms) == (2, 700)
-    access = got.redis_address()
-    assert (access.username, access.sentinel_username) == ("lengthwise", "watch")
-    assert access.tls is not None
-    assert access.tls.verify is redis_settings.TlsVerify.CA
-    assert str(access.tls.cert_file) == "/etc/lengthwise/redis-tls/tls.crt"
-    assert str(access.password.file) == "/etc/lengthwise/redis/password"
+    address = got.redis_address()
+    assert (address.username, address.sentinel_username) == ("lengthwise", "watch")
+    assert address.tls is not None
+    assert address.tls.verify is redis_settings.TlsVerify.CA
+    assert str(address.tls.cert_file) == "/etc/lengthwise/redis-tls/tls.crt"
+    assert str(address.password.file) == "/etc/lengthwise/redis/password"
 
 
 def test_every_file_in_a_variable_is_mounted() -> None:

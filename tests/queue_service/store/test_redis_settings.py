@@ -64,8 +64,8 @@ QUOTED = "hunter2%2F%40%3A%25"
     ],
 )
 def test_a_url_is_read_as(url: str, want: dict[str, object]) -> None:
-    access = RedisAddress.parse(url)
-    assert {name: getattr(access, name) for name in want} == want
+    address = RedisAddress.parse(url)
+    assert {name: getattr(address, name) for name in want} == want
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_a_url_that_cannot_be_read_is_refused_without_its_password(url: str, say
 
 
 def test_the_other_arguments_override_the_url() -> None:
-    access = RedisAddress.parse("redis://u:p@h", username="v", password=Secret(value="q"))
-    assert (access.username, access.password.read()) == ("v", "q")
+    address = RedisAddress.parse("redis://u:p@h", username="v", password=Secret(value="q"))
+    assert (address.username, address.password.read()) == ("v", "q")
 
 
 def test_a_password_file_is_read_again_each_time(tmp_path: Path) -> None:
@@ -122,10 +122,10 @@ def test_a_password_file_is_read_again_each_time(tmp_path: Path) -> None:
 )
 def test_no_text_of_an_object_has_a_password(fields: dict[str, Any]) -> None:
     settings = Settings(**fields)
-    access = settings.redis_address()
-    connections = Connections(access, connect_timeout_s=1, command_timeout_s=1)
+    address = settings.redis_address()
+    connections = Connections(address, connect_timeout_s=1, command_timeout_s=1)
     client = connections.of("k")
-    texts = [settings, access, connections, client, client.connection_pool, connections._sentinel]
+    texts = [settings, address, connections, client, client.connection_pool, connections._sentinel]
     for text in [f"{one!r} {one!s}" for one in texts]:
         assert "hunter2" not in text
 
