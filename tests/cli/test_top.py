@@ -1,4 +1,4 @@
-"""What `lengthwise top` shows, from bodies made by hand."""
+"""What `lengthwise top` shows, from hand-made responses."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ def finished(job_id: str, tokens: int | None, started_s: float, ended_s: float) 
     )
 
 
-def line(*done: SnapshotEntry) -> SnapshotView:
+def snapshot(*done: SnapshotEntry) -> SnapshotView:
     return SnapshotView(now_ms=NOW_MS, waiting=[], running=[], finished=list(done))
 
 
-def test_throughput_is_over_the_window_without_what_ended_before_it() -> None:
+def test_throughput_counts_only_the_jobs_that_ended_in_the_window() -> None:
     old = finished("old", 9999, started_s=100, ended_s=31)
     tokens_per_s, jobs_per_s = throughput(
-        line(finished("a", 300, 40, 10), finished("b", 300, 20, 1), old)
+        snapshot(finished("a", 300, 40, 10), finished("b", 300, 20, 1), old)
     )
     assert [tokens_per_s, jobs_per_s] == pytest.approx([600 / 30, 2 / 30])
 
 
-def test_throughput_of_a_burst_that_has_just_begun_is_not_watered_down() -> None:
-    assert throughput(line(finished("a", 100, started_s=4, ended_s=1)))[0] == pytest.approx(25)
+def test_throughput_of_a_new_burst_is_over_the_time_since_it_began() -> None:
+    assert throughput(snapshot(finished("a", 100, started_s=4, ended_s=1)))[0] == pytest.approx(25)
 
 
-def test_throughput_of_nothing_is_nothing() -> None:
-    assert throughput(line()) == (0.0, 0.0)
+def test_throughput_without_finished_jobs_is_zero() -> None:
+    assert throughput(snapshot()) == (0.0, 0.0)
 
 
 def queue_view(**values: object) -> QueueView:
@@ -84,20 +84,20 @@ def queue_view(**values: object) -> QueueView:
     return view.model_copy(update=values)
 
 
-def shown(view: QueueView, lines: SnapshotView, *, rows: int = 8) -> str:
+def shown(view: QueueView, snapshot: SnapshotView, *, rows: int = 8) -> str:
     out = StringIO()
-    Console(file=out, width=80).print(frame(view, lines, rows=rows))
+    Console(file=out, width=80).print(frame(view, snapshot, rows=rows))
     return out.getvalue()
 
 
-def test_a_frame_shows_the_line_and_cuts_it_to_the_rows() -> None:
-    lines = SnapshotView(
+def test_a_frame_shows_the_queue_cut_to_the_rows() -> None:
+    snapshot = SnapshotView(
         now_ms=NOW_MS,
         waiting=[entry(f"waiting-{i}", JobState.QUEUED) for i in range(3)],
         running=[entry("running-0", JobState.RUNNING, started_ms=NOW_MS - 2000)],
         finished=[finished("done-0", 77, started_s=3, ended_s=1)],
     )
-    text = shown(queue_view(), lines, rows=2)
+    text = shown(queue_view(), snapshot, rows=2)
     for want in ("Qwen/Qwen2.5-7B-Instruct", "backlog 12.5 s", "waiting-1", "running-0", "77"):
         assert want in text
     assert "waiting-2" not in text
@@ -107,20 +107,23 @@ def test_a_terminal_of_80_columns_shows_whole_job_ids() -> None:
     # Ids begin with the time: when they were cut, those of a burst looked alike, and none could be
     # copied into /v1/jobs/{id}/explain.
     ids = [f"01a20042-840f-7445-b461-00000000000{i}" for i in range(3)]
-    lines = SnapshotView(
+    snapshot = SnapshotView(
         now_ms=NOW_MS,
         waiting=[entry(ids[0], JobState.QUEUED)],
         running=[entry(ids[1], JobState.RUNNING, started_ms=NOW_MS - 2000)],
         finished=[finished(ids[2], 77, started_s=3, ended_s=1)],
     )
-    text = shown(queue_view(), lines)
+    text = shown(queue_view(), snapshot)
     assert [job_id for job_id in ids if job_id in text] == ids
 
 
 @pytest.mark.parametrize(
     ("values", "want"),
     [
-        ({}, "sjf, k 3, wait factor 2 "),
+        (
+            {"settings": QueueSettings(overtake_factor=4, overtake_wait_factor=1.5)},
+            "sjf, k 4, wait factor 1.5 ",
+        ),
         ({"fallback": True, "active_policy": "fcfs"}, "sjf suspended"),
         ({"settings": QueueSettings(policy="fcfs")}, "  fcfs  "),
         ({"mode": "paused"}, "POST /v1/queues/Qwen/Qwen2.5-7B-Instruct/resume"),
@@ -128,4 +131,4 @@ def test_a_terminal_of_80_columns_shows_whole_job_ids() -> None:
     ids=["sjf", "suspended", "fcfs", "paused"],
 )
 def test_a_frame_shows_the_order_in_force(values: dict[str, object], want: str) -> None:
-    assert want in shown(queue_view(**values), line())
+    assert want in shown(queue_view(**values), snapshot())

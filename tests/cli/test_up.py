@@ -1,4 +1,4 @@
-"""`lengthwise up` as a process of its own: it serves, heals, keeps its jobs and stops."""
+"""`lengthwise up` as a process of its own: it serves, recovers, keeps its jobs and stops."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ import openai
 import pytest
 from tests import waiting
 
+from lengthwise_contract.queue_settings import QueueSettings
+
 pytestmark = pytest.mark.slow
 
-#: Longest that a stack may take to come up, to heal, or to go down, seconds.
+#: Time limit for a stack to start, to recover or to stop, s.
 WITHIN_S = 60.0
 
 
@@ -29,7 +31,7 @@ def command(*args: str) -> list[str]:
 
 
 def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; its console is wide, so that no line is wrapped."""
+    """Run a command to its end; its console is wide, so that it wraps no line."""
     return subprocess.run(
         command(*args),
         cwd=cwd,
@@ -66,25 +68,25 @@ class Up:
         for folder in Path("/proc").iterdir():
             try:
                 stat = (folder / "stat").read_text().rpartition(")")[2].split()
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                command_line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
             if stat[1] == str(self.process.pid) and stat[0] != "Z":
-                found[int(folder.name)] = line
+                found[int(folder.name)] = command_line
         return found
 
     def pid(self, part: str) -> int:
-        """The child whose command line holds `part`."""
-        return next(pid for pid, line in self.children().items() if part in line)
+        """The child whose command line contains `part`."""
+        return next(pid for pid, command_line in self.children().items() if part in command_line)
 
     def kill(self, part: str) -> None:
-        """kill -9 the child whose command line holds `part`, and see that it is noticed."""
+        """kill -9 the child whose command line contains `part`; wait until the stack reports it."""
         before = self.printed().count("killed by SIGKILL")
         os.kill(self.pid(part), signal.SIGKILL)
         eventually(lambda: self.printed().count("killed by SIGKILL") > before, f"{part} is dead")
 
     def healthy(self) -> bool:
-        """Whether a worker is known to the queue service, and all children are there."""
+        """Whether the queue service answers and has a worker."""
         try:
             view = httpx.get(f"{self.url}/v1/queues/simulated", timeout=5)
         except httpx.TransportError:
@@ -121,7 +123,7 @@ def stop(up: Up) -> int:
 
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]) -> Iterator[Up]:
-    """A stack that serves; the tests of a module share it, and leave it healthy."""
+    """A stack that serves; the tests of a module share it, and none leaves it broken."""
     stack = start(tmp_path_factory.mktemp("up"), free_port())
     try:
         serves(stack)
@@ -138,7 +140,7 @@ def serves(stack: Up) -> None:
     assert stack.process.poll() is None, stack.printed()
 
 
-def ask(up: Up, tokens: int, *, wait: bool = False) -> str:
+def submit(up: Up, tokens: int, *, wait: bool = False) -> str:
     """Submit a job of this many tokens and return its id; `wait`: once its answer has started."""
     body = {
         "model": "simulated",
@@ -215,14 +217,16 @@ def test_submit_without_waiting_prints_the_ids_of_a_files_jobs(up: Up, tmp_path:
 
 
 def test_top_prints_one_frame_with_what_was_done(up: Up, tmp_path: Path) -> None:
-    done = answered(up, ask(up, 6))
+    done = answered(up, submit(up, 6))
     got = run("top", "--once", "--url", up.url, cwd=tmp_path)
     assert got.returncode == 0, got.stderr
-    assert "simulated  sjf, k 3, wait factor 2  1 worker, 2 slots" in got.stdout
+    queue = QueueSettings()
+    order = f"sjf, k {queue.overtake_factor:g}, wait factor {queue.overtake_wait_factor:g}"
+    assert f"simulated  {order}  1 worker, 2 slots" in got.stdout
     assert done["id"] in got.stdout
 
 
-def test_without_model_the_one_that_has_a_worker_is_meant(up: Up, tmp_path: Path) -> None:
+def test_without_model_the_queue_that_has_a_worker_is_used(up: Up, tmp_path: Path) -> None:
     # A data directory keeps the queue of every model that it served, and the commands that `up`
     # prints refused to choose.
     httpx.put(f"{up.url}/v1/queues/served-last-week", json={}).raise_for_status()
@@ -248,11 +252,11 @@ def test_bench_compares_the_policies_and_puts_the_settings_back(up: Up, tmp_path
     assert httpx.get(f"{up.url}/v1/queues/simulated").json()["settings"] == settings
 
 
-# ------------------------------------------------------------------------------- it heals
+# ------------------------------------------------------------------------------- it recovers
 
 
 def test_a_job_whose_worker_was_killed_is_answered_by_the_next(up: Up) -> None:
-    job_id = ask(up, 100, wait=True)
+    job_id = submit(up, 100, wait=True)
     up.kill("lengthwise_worker")
     view = answered(up, job_id)
     assert (view["attempt"], view["output_tokens"]) == (2, 100)
@@ -260,7 +264,7 @@ def test_a_job_whose_worker_was_killed_is_answered_by_the_next(up: Up) -> None:
 
 
 def test_jobs_are_answered_although_the_queue_service_was_killed(up: Up) -> None:
-    job_ids = [ask(up, 60, wait=True), ask(up, 60), ask(up, 10), ask(up, 10)]
+    job_ids = [submit(up, 60, wait=True), submit(up, 60), submit(up, 10), submit(up, 10)]
     up.kill("lengthwise_queue")
     for job_id in job_ids:
         assert answered(up, job_id)["attempt"] == 1
@@ -275,9 +279,9 @@ def test_submit_loses_no_token_when_the_queue_service_is_killed(up: Up) -> None:
         text=True,
     )
     try:
-        line = f"{up.url}/v1/queues/simulated/snapshot"
-        eventually(lambda: bool(httpx.get(line).json()["running"]), "it runs")
-        job_id = httpx.get(line).json()["running"][0]["id"]
+        snapshot = f"{up.url}/v1/queues/simulated/snapshot"
+        eventually(lambda: bool(httpx.get(snapshot).json()["running"]), "it runs")
+        job_id = httpx.get(snapshot).json()["running"][0]["id"]
         eventually(lambda: job(up, job_id)["first_output_ms"] is not None, "it is being answered")
         up.kill("lengthwise_queue")
         printed, notes = reader.communicate(timeout=WITHIN_S)
@@ -290,7 +294,7 @@ def test_submit_loses_no_token_when_the_queue_service_is_killed(up: Up) -> None:
 
 
 def test_nothing_acknowledged_is_lost_when_valkey_is_killed(up: Up) -> None:
-    job_ids = [ask(up, 40) for _ in range(8)]
+    job_ids = [submit(up, 40) for _ in range(8)]
     up.kill("valkey-server")
     for job_id in job_ids:
         assert answered(up, job_id)["output_tokens"] == 40
@@ -299,14 +303,14 @@ def test_nothing_acknowledged_is_lost_when_valkey_is_killed(up: Up) -> None:
 
 def test_jobs_are_accepted_without_a_prediction_while_the_predictor_is_away(up: Up) -> None:
     up.kill("lengthwise_predictor")
-    assert answered(up, ask(up, 5))["output_tokens"] == 5
+    assert answered(up, submit(up, 5))["output_tokens"] == 5
     eventually(lambda: "the predictor is back" in up.printed(), "the predictor is back")
 
 
-def test_a_stack_whose_queue_service_asks_for_keys_uses_that_of_the_commands(
+def test_a_stack_whose_queue_service_requires_a_key_uses_the_key_of_the_commands(
     tmp_path: Path, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It ended with "Its operator gives you one", shown to the operator.
+    # The commands ended with "Its operator gives you one", which the operator read.
     key = "sk-lw-" + "k" * 40
     monkeypatch.setenv("LENGTHWISE_QUEUE_API_KEY", key)
     monkeypatch.setenv("LENGTHWISE_API_KEY", key)
@@ -323,7 +327,7 @@ def test_a_stack_whose_queue_service_asks_for_keys_uses_that_of_the_commands(
         stop(stack)
 
 
-# ------------------------------------------------------------------------------- it goes
+# ------------------------------------------------------------------------------- it stops
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -335,7 +339,7 @@ def test_a_signal_stops_everything_with_exit_code_0(
         serves(stack)
         children = stack.children()
         assert len(children) == 4
-        ask(stack, 30, wait=True)
+        submit(stack, 30, wait=True)
         stack.process.send_signal(number)
         assert stack.process.wait(WITHIN_S) == 0, stack.printed()
         assert not any(Path(f"/proc/{pid}").exists() for pid in children)
@@ -350,7 +354,7 @@ def test_jobs_outlive_the_stack_and_kill_9_of_it_leaves_no_process(
     first = start(tmp_path, free_port())
     try:
         serves(first)
-        job_ids = [ask(first, 200), ask(first, 200), ask(first, 3)]
+        job_ids = [submit(first, 200), submit(first, 200), submit(first, 3)]
         children = first.children()
         first.process.kill()
         first.process.wait()
@@ -375,7 +379,7 @@ def running(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
-# ------------------------------------------------------------------------------- it is refused
+# ------------------------------------------------------------------------------- errors
 
 
 def refused(tmp_path: Path, *flags: str) -> str:
@@ -388,16 +392,16 @@ def refused(tmp_path: Path, *flags: str) -> str:
 
 
 def test_a_port_in_use_is_refused_with_the_flag_to_change(up: Up, tmp_path: Path) -> None:
-    said = refused(tmp_path, "--port", str(up.port))
-    assert f"port {up.port}" in said
-    assert "--port" in said
+    error = refused(tmp_path, "--port", str(up.port))
+    assert f"port {up.port}" in error
+    assert "--port" in error
 
 
 def test_a_data_directory_in_use_is_refused(
     up: Up, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
-    said = refused(tmp_path, "--port", str(free_port()), "--data-dir", str(up.data_dir))
-    assert "another `lengthwise up`" in said
+    error = refused(tmp_path, "--port", str(free_port()), "--data-dir", str(up.data_dir))
+    assert "another `lengthwise up`" in error
 
 
 def test_an_engine_that_does_not_answer_is_refused_by_its_url(

@@ -8,6 +8,7 @@ import pytest
 from tests.operator.kubernetes_objects import engine
 from tests.operator.manifests import engine_replicas
 
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_operator.queue_plan import queue_settings
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def test_settings_that_the_spec_does_not_determine_are_not_sent(
     there = queue_settings(service()) | {"max_model_len": 2048, "overtake_factor": 9.0}
     settings = plan(seen={"queue": facts(settings=there)}).queue_settings
     assert "max_model_len" not in settings  # the worker sets it
-    assert settings["overtake_factor"] == 3
+    assert settings["overtake_factor"] == QueueSettings().overtake_factor
 
 
 def test_a_setting_that_the_queue_service_lacks_is_not_sent(
@@ -53,7 +54,8 @@ def test_a_setting_that_the_queue_service_lacks_is_not_sent(
     there = queue_settings(service())
     assert plan(seen={"queue": facts(settings=there)}).queue_settings is None
     having = facts(settings={**there, "min_rank_accuracy": 0.9})
-    assert plan(seen={"queue": having}).queue_settings["min_rank_accuracy"] == 0.6
+    sent = plan(seen={"queue": having}).queue_settings
+    assert sent["min_rank_accuracy"] == QueueSettings().min_rank_accuracy
 
 
 def test_the_drift_window_and_the_record_are_sent_to_the_queue(
@@ -61,7 +63,9 @@ def test_the_drift_window_and_the_record_are_sent_to_the_queue(
 ) -> None:
     there = queue_settings(service()) | {"drift_window_ms": 1, "record_rows": 7}
     sent = plan(seen={"queue": facts(settings=there)}).queue_settings
-    assert (sent["drift_window_ms"], sent["record_rows"]) == (3_600_000, 0)
+    default = QueueSettings()
+    assert sent["drift_window_ms"] == default.drift_window_ms
+    assert sent["record_rows"] == default.record_rows
     wanted = {"predictor": {"driftWindow": "0s"}, "queue": {"recordRows": 500}}
     sent = plan(seen={"queue": facts(settings=there)}, **wanted).queue_settings
     assert (sent["drift_window_ms"], sent["record_rows"]) == (None, 500)

@@ -25,6 +25,7 @@ RIGHT = [(10.0, 10)] * 30 + [(50.0, 50)] * 10
 COIN = [(10.0, 10), (10.0, 50), (50.0, 10), (50.0, 50)] * 10
 #: The cost of a token, ms; the slots; and the tokens that wait when the job is submitted.
 PACE_MS, SLOTS, WAITING = 10.0, 2, 4000.0
+K, WAIT_FACTOR = QueueSettings().overtake_factor, QueueSettings().overtake_wait_factor
 
 
 def sure_of(tokens: float) -> Prediction:
@@ -75,7 +76,7 @@ def job(number: int, tokens: float) -> NewJob:
         endpoint="/v1/completions",
         body=b"{}",
         job_class="interactive",
-        slack_ms=3 * PACE_MS * tokens,
+        slack_ms=K * PACE_MS * tokens,
         predicted_tokens=tokens,
         predicted_ms=PACE_MS * tokens,
         prediction=sure_of(tokens),
@@ -117,11 +118,11 @@ def explained(make_front: Callable[..., Front], predictor: str, **settings: Any)
 @pytest.mark.parametrize(
     ("answered", "settings", "want_ms"),
     [
-        # 4,000 tokens of 10 ms over 2 slots; twice that; 1 - 1 / (1 + 3^4) of it.
-        (RIGHT, {}, 2 * 20_000 * 81 / 82),
-        (RIGHT, {"overtake_wait_factor": 0}, 3 * 600),
-        (RIGHT[:20], {}, 3 * 600),
-        (COIN, {}, 3 * 600),
+        # 4,000 tokens of 10 ms over 2 slots; the wait factor; 1 - 1 / (1 + 3^4) of it.
+        (RIGHT, {}, WAIT_FACTOR * 20_000 * 81 / 82),
+        (RIGHT, {"overtake_wait_factor": 0}, K * 600),
+        (RIGHT[:20], {}, K * 600),
+        (COIN, {}, K * 600),
     ],
     ids=["good predictions", "switched off", "few answers", "a coin"],
 )
