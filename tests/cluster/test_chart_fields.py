@@ -29,6 +29,7 @@ from tests.cluster.chart_installation import (
     ModelStore,
     PredictionLoad,
 )
+from tests.waiting import eventually
 
 from lengthwise_store.keys import QueueKeys
 
@@ -127,11 +128,17 @@ def test_the_overtake_bound_follows_the_factor_in_the_manifest(
         for _ in range(20):
             lw.explained(LONG, 800)
 
+        def predicted() -> dict[str, Any] | None:
+            why = lw.explained(LONG, 800)
+            return why if why["prediction"] is not None else None
+
         def bound_ms(factor: float, **queue: Any) -> float:
             lw.apply(queue=queue)
             until(lambda: lw.settings()["overtake_wait_factor"] == factor, f"{factor}")
             time.sleep(2)  # time passes: the settings that order a job are at most a second old
-            return float(lw.explained(LONG, 800)["overtake_bound_ms"])
+            # On a busy machine a prediction may miss its deadline: the bound is then the median's.
+            why = eventually(predicted, "a job with a prediction", every_s=0.5)
+            return float(why["overtake_bound_ms"])
 
         alone = bound_ms(0, overtakeWaitFactor=0)
         much = bound_ms(20, overtakeWaitFactor=20)
