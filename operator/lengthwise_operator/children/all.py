@@ -41,7 +41,8 @@ def all_children(
 def _owned(manifest: Manifest, service: LLMService) -> Manifest:
     manifest["metadata"] |= {
         "namespace": service.namespace,
-        "annotations": {QUEUE_ANNOTATION: service.queue},
+        "annotations": manifest["metadata"].get("annotations", {})
+        | {QUEUE_ANNOTATION: service.queue},
         "ownerReferences": [
             {
                 "apiVersion": API_VERSION,

@@ -30,6 +30,36 @@ _EVENTS = (
     *("retried", "released", "redriven", "repriced", "quarantined"),
 )
 
+#: The gauges of a queue: name and help; `_values` has their values.
+_GAUGES = {
+    "queue_depth": "Jobs waiting",
+    "queue_scheduled": "Jobs that wait for a delay or a retry",
+    "queue_dead": "Jobs that failed for good and were not redriven",
+    "queue_backlog_tokens": "Predicted tokens of the jobs waiting",
+    "queue_backlog_seconds": "Time to serve the jobs waiting; no sample without a worker",
+    "queue_oldest_wait_seconds": "Age of the oldest job waiting",
+    "inflight": "Jobs leased to a worker",
+    "queue_workers": "Workers with a recent heartbeat",
+    "queue_slots": "Jobs that these workers can run at once",
+    "queue_seconds_per_token": "What one output token costs, as measured, or as assumed before "
+    "that",
+    "queue_overtake_factor": "k in force: no job is overtaken by one accepted later than k times "
+    "its own predicted time",
+    "predictor_rank_accuracy": "Share of pairs of the last answers predicted in the right order; "
+    "0.5: a coin",
+    "predictor_tau_b": "Kendall's rank correlation of predicted and real lengths of the last "
+    "answers",
+    "predictor_coverage": "Share of the last answers within their calibrated p10 to p90; 0.8 is "
+    "right",
+    "predictor_raw_coverage": "The same before calibration, as the predictor returned the "
+    "quantiles",
+    "predictor_calibration_factor": "Calibrated over predicted median length, on average over the "
+    "last answers",
+    "predictor_calibration_samples": "Answers that the calibration rests on",
+    "predictor_fallback_active": "1: served first come, first served, because the predictions are "
+    "degraded",
+}
+
 _POLICIES = ("sjf", "fcfs", "shadow")
 
 
@@ -68,102 +98,46 @@ class QueueMetrics(Collector):
 
 
 def _gauges(snapshots: list[QueueSnapshot]) -> Iterator[Metric]:
-    families: dict[str, GaugeMetricFamily] = {}
-
-    def show(name: str, what: str, snapshot: QueueSnapshot, value: float | None) -> None:
-        family = families.setdefault(
-            name, GaugeMetricFamily(f"lengthwise_{name}", what, labels=["service"])
-        )
-        if value is not None:
-            family.add_metric([snapshot.queue.name], value)
-
+    families = {
+        name: GaugeMetricFamily(f"lengthwise_{name}", what, labels=["service"])
+        for name, what in _GAUGES.items()
+    }
     for snapshot in snapshots:
-        stats, settings = snapshot.stats, snapshot.settings
-        oldest_ms = stats.oldest_accepted_ms
-        waited_ms = 0.0 if oldest_ms is None else max(stats.now_ms - oldest_ms, 0.0)
-        backlog_ms = pricing.drain_ms(settings, stats, stats.backlog_tokens)
-        show("queue_depth", "Jobs waiting", snapshot, stats.depth)
-        show("queue_scheduled", "Jobs that wait for a delay or a retry", snapshot, stats.scheduled)
-        show("queue_dead", "Jobs that failed for good and were not redriven", snapshot, stats.dead)
-        show(
-            "queue_backlog_tokens",
-            "Predicted tokens of the jobs waiting",
-            snapshot,
-            stats.backlog_tokens,
-        )
-        show(
-            "queue_backlog_seconds",
-            "Time to serve the jobs waiting; no sample without a worker",
-            snapshot,
-            None if backlog_ms is None else backlog_ms / 1000,
-        )
-        show(
-            "queue_oldest_wait_seconds", "Age of the oldest job waiting", snapshot, waited_ms / 1000
-        )
-        show("inflight", "Jobs leased to a worker", snapshot, stats.in_flight)
-        show("queue_workers", "Workers with a recent heartbeat", snapshot, len(stats.workers))
-        show(
-            "queue_slots",
-            "Jobs that these workers can run at once",
-            snapshot,
-            sum(worker.slots for worker in stats.workers),
-        )
-        show(
-            "queue_seconds_per_token",
-            "What one output token costs, as measured, or as assumed before that",
-            snapshot,
-            pricing.ms_per_token(settings, stats) / 1000,
-        )
-        show(
-            "queue_overtake_factor",
-            "k: no job is overtaken by one accepted later than k times its own predicted time",
-            snapshot,
-            settings.overtake_factor if stats.active_policy == "sjf" else 0.0,
-        )
-        recent = quality.recent(stats, settings)
-        show(
-            "predictor_rank_accuracy",
-            "Share of pairs of the last answers predicted in the right order; 0.5: a coin",
-            snapshot,
-            quality.rank_accuracy(recent),
-        )
-        show(
-            "predictor_tau_b",
-            "Kendall's rank correlation of predicted and real lengths of the last answers",
-            snapshot,
-            tau_b(quality.expectations(recent)),
-        )
-        show(
-            "predictor_coverage",
-            "Share of the last answers within their calibrated p10 to p90; 0.8 is right",
-            snapshot,
-            coverage((a.calibrated, a) for a in recent if a.calibrated is not None),
-        )
-        show(
-            "predictor_raw_coverage",
-            "The same before calibration, as the predictor returned the quantiles",
-            snapshot,
-            coverage((a.raw, a) for a in recent if a.raw is not None),
-        )
-        show(
-            "predictor_calibration_factor",
-            "Calibrated over predicted median length, on average over the last answers",
-            snapshot,
-            snapshot.newest_calibration.factor,
-        )
-        show(
-            "predictor_calibration_samples",
-            "Answers that the calibration rests on",
-            snapshot,
-            snapshot.newest_calibration.samples,
-        )
-        show(
-            "predictor_fallback_active",
-            "1: served first come, first served, because the predictions are degraded",
-            snapshot,
-            float(stats.fallback),
-        )
+        for name, value in _values(snapshot).items():
+            if value is not None:
+                families[name].add_metric([snapshot.queue.name], value)
     yield from families.values()
+
+
+def _values(snapshot: QueueSnapshot) -> dict[str, float | None]:
+    """Return the value of each of `_GAUGES`; None: no sample."""
+    stats, settings = snapshot.stats, snapshot.settings
+    oldest_ms = stats.oldest_accepted_ms
+    waited_ms = 0.0 if oldest_ms is None else max(stats.now_ms - oldest_ms, 0.0)
+    backlog_ms = pricing.drain_ms(settings, stats, stats.backlog_tokens)
+    recent = quality.recent(stats, settings)
+    return {
+        "queue_depth": stats.depth,
+        "queue_scheduled": stats.scheduled,
+        "queue_dead": stats.dead,
+        "queue_backlog_tokens": stats.backlog_tokens,
+        "queue_backlog_seconds": None if backlog_ms is None else backlog_ms / 1000,
+        "queue_oldest_wait_seconds": waited_ms / 1000,
+        "inflight": stats.in_flight,
+        "queue_workers": len(stats.workers),
+        "queue_slots": sum(worker.slots for worker in stats.workers),
+        "queue_seconds_per_token": pricing.ms_per_token(settings, stats) / 1000,
+        "queue_overtake_factor": settings.overtake_factor if stats.active_policy == "sjf" else 0.0,
+        "predictor_rank_accuracy": quality.rank_accuracy(recent),
+        "predictor_tau_b": tau_b(quality.expectations(recent)),
+        "predictor_coverage": coverage(
+            (a.calibrated, a) for a in recent if a.calibrated is not None
+        ),
+        "predictor_raw_coverage": coverage((a.raw, a) for a in recent if a.raw is not None),
+        "predictor_calibration_factor": snapshot.newest_calibration.factor,
+        "predictor_calibration_samples": snapshot.newest_calibration.samples,
+        "predictor_fallback_active": float(stats.fallback),
+    }
 
 
 def _counters(snapshots: list[QueueSnapshot]) -> Iterator[Metric]:

@@ -53,9 +53,10 @@ class TenantMetrics(Collector):
         for (tenant, outcome), count in self._jobs.items():
             jobs.add_metric([tenant, outcome], count)
         yield jobs
-        yield from self._backlogs()
+        yield from self.backlogs()
 
-    def _backlogs(self) -> Iterator[Metric]:
+    def backlogs(self) -> Iterator[Metric]:
+        """Return the families that come from Redis: every replica exports the same values."""
         depths: Counter[tuple[str, str]] = Counter()
         dead: Counter[tuple[str, str]] = Counter()
         for snapshot in self.snapshots:
