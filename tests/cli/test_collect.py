@@ -63,14 +63,14 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def test_every_prompt_is_sampled_so_many_times_and_the_cap_is_censoring(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    asked = prompts(tmp_path, 12)
+    file = prompts(tmp_path, 12)
     with engine() as server:
-        said = run(
-            *("--url", server.url, "--model", MODEL, "--prompts", asked, "--out", out),
+        printed = run(
+            *("--url", server.url, "--model", MODEL, "--prompts", file, "--out", out),
             *("--samples", 3, "--max-tokens", 100),
         )
     got = rows(out)
-    assert "12 prompts sampled" in said
+    assert "12 prompts sampled" in printed
     assert {r["prompt"] for r in got} == {f"prompt {i}" for i in range(12)}
     assert all(len(r["output_tokens"]) == len(r["censored"]) == 3 for r in got)
     cut = [(t, c) for r in got for t, c in zip(r["output_tokens"], r["censored"], strict=True)]
@@ -82,10 +82,10 @@ def test_a_killed_collect_resumes_and_no_row_is_lost_or_written_twice(
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "out.jsonl"
-    asked = prompts(tmp_path, 60)
+    file = prompts(tmp_path, 60)
     with engine(tokens_per_s=2000.0) as server:
         flags = [
-            *("--url", server.url, "--model", MODEL, "--prompts", str(asked), "--out", str(out)),
+            *("--url", server.url, "--model", MODEL, "--prompts", str(file), "--out", str(out)),
             *("--samples", "2", "--max-tokens", "300", "--concurrency", "4"),
         ]
         with subprocess.Popen(
@@ -110,10 +110,10 @@ def test_a_killed_collect_resumes_and_no_row_is_lost_or_written_twice(
     assert out.read_bytes().startswith(before[: before.rindex(b"\n") + 1])
 
 
-def test_a_busy_endpoint_is_asked_again_and_a_refused_prompt_is_reported(tmp_path: Path) -> None:
+def test_a_busy_endpoint_is_called_again_and_a_refused_prompt_is_reported(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    asked = prompts(tmp_path, 4)
-    flags = ["--url", "", "--model", MODEL, "--prompts", asked, "--out", out]
+    file = prompts(tmp_path, 4)
+    flags = ["--url", "", "--model", MODEL, "--prompts", file, "--out", out]
     with engine() as server:
         flags[1] = server.url
         server.batch.misbehave(Faults(status=503, retry_after_s=0.01, times=3))
@@ -128,11 +128,11 @@ def test_a_busy_endpoint_is_asked_again_and_a_refused_prompt_is_reported(tmp_pat
     assert len(rows(out)) == 4
 
 
-def test_rows_sampled_otherwise_are_not_mixed(tmp_path: Path) -> None:
+def test_rows_sampled_with_other_settings_are_not_mixed(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    asked = prompts(tmp_path, 2)
+    file = prompts(tmp_path, 2)
     with engine() as server:
-        flags = ["--url", server.url, "--model", MODEL, "--prompts", asked, "--out", out]
+        flags = ["--url", server.url, "--model", MODEL, "--prompts", file, "--out", out]
         run(*flags, "--samples", 2)
         with pytest.raises(BadUsage, match="use the same settings"):
             run(*flags, "--samples", 3)
@@ -155,7 +155,7 @@ def test_a_real_llm_is_sampled(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
 
     async def body() -> None:
-        served = LlamaCppEngine(
+        llama = LlamaCppEngine(
             model_path=None,
             alias="smol",
             slots=2,
@@ -165,14 +165,14 @@ def test_a_real_llm_is_sampled(tmp_path: Path) -> None:
             timeout_s=60.0,
             api_key="secret",
         )
-        await served.start()
+        await llama.start()
         try:
             flags = ["--model", "smol", "--prompts", prompts(tmp_path, 2), "--out", out]
             await asyncio.to_thread(
                 run,
                 *(
                     "--url",
-                    served._server.listening_address,
+                    llama._server.listening_address,
                     "--api-key",
                     "secret",
                     "--samples",
@@ -183,7 +183,7 @@ def test_a_real_llm_is_sampled(tmp_path: Path) -> None:
                 *flags,
             )
         finally:
-            await served.aclose()
+            await llama.aclose()
 
     asyncio.run(body())
     assert all(0 < t <= 8 for r in rows(out) for t in r["output_tokens"])
@@ -206,7 +206,7 @@ def job(name: str, **body: Any) -> NewJob:
     )
 
 
-def test_a_queue_at_work_is_written_down(redis_url: str) -> None:
+def test_the_lengths_of_a_running_queue_are_recorded(redis_url: str) -> None:
     async def body() -> None:
         store = JobStore(redis_url)
         record = QueueLengths(redis_url, MODEL)
@@ -236,7 +236,7 @@ def test_a_queue_at_work_is_written_down(redis_url: str) -> None:
         assert {k: r["censored"] for k, r in got.items()} == {"short": False, "cut": True}
         assert got["short"]["messages"] == chat
         assert got["short"]["output_tokens"] == 7
-        assert record.watched.missed == 0
+        assert record.progress.missed == 0
 
     asyncio.run(body())
 
@@ -275,10 +275,10 @@ def test_the_llms_own_states_are_collected_beside_the_lengths_and_once(tmp_path:
         run(*states)
     with engine() as server:
         sampled = ["--url", server.url, "--model", MODEL, "--max-tokens", 20]
-        said = run(*sampled, "--prompts", prompts(tmp_path, 3), *states)
-        assert "3 vectors computed, in " in said
+        printed = run(*sampled, "--prompts", prompts(tmp_path, 3), *states)
+        assert "3 vectors computed, in " in printed
         assert "1 vectors computed" in run(*sampled, "--prompts", prompts(tmp_path, 4), *states)
-    assert "0 vectors computed" in run(*states)  # of the rows that are there, without an endpoint
+    assert "0 vectors computed" in run(*states)  # no endpoint: only the collected rows
     assert lookup_vectors(tmp_path / "out.npz", [f"prompt {i}" for i in range(4)]).shape == (4, 16)
     with pytest.raises(BadUsage, match="name another file"):
         run(*states, "--layer", "1")
@@ -288,7 +288,7 @@ def test_the_llms_own_states_are_collected_beside_the_lengths_and_once(tmp_path:
         run("--out", out, "--vectors", tmp_path / "v.npz")
 
 
-def test_states_of_a_model_that_is_not_there_are_one_message(tmp_path: Path) -> None:
+def test_hidden_states_of_a_missing_model_are_one_error_message(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     out = tmp_path / "out.jsonl"
     out.write_text('{"prompt": "a", "model": "m", "output_tokens": 3}\n')
@@ -301,7 +301,7 @@ def recorded(name: str, tokens: int) -> bytes:
     return json.dumps({**row, "output_tokens": tokens, "censored": False}).encode()
 
 
-def test_the_queues_own_record_is_read_from_its_beginning_once_and_gone_on_with(
+def test_the_training_log_of_a_queue_is_read_from_its_beginning_and_then_resumed(
     redis_url: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
@@ -338,7 +338,7 @@ def test_a_queue_without_a_training_log_is_reported(redis_url: str, tmp_path: Pa
             await store.aclose()
 
     asyncio.run(make())
-    said = run(
+    printed = run(
         *("--from-queue", redis_url, "--model", MODEL, "--out", tmp_path / "o", "--for-s", 0)
     )
-    assert "Set `record_rows`" in said
+    assert "Set `record_rows`" in printed

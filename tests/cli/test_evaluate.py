@@ -55,7 +55,7 @@ def test_evaluate_prints_rows_of_every_predictor(tmp_path: Path) -> None:
         run("evaluate", "--data", data, "--strict")
 
 
-def test_what_cannot_be_read_is_one_message(tmp_path: Path) -> None:
+def test_an_unusable_file_is_one_error_message(tmp_path: Path) -> None:
     with pytest.raises(BadUsage, match="cannot read"):
         run("evaluate", "--data", tmp_path / "nowhere.jsonl")
     with pytest.raises(BadUsage, match="at least 20 are needed"):
@@ -63,7 +63,7 @@ def test_what_cannot_be_read_is_one_message(tmp_path: Path) -> None:
 
 
 def test_held_out_without_training_rows_is_refused(tmp_path: Path) -> None:
-    # It was passed over without a word.
+    # The flag was ignored silently.
     with pytest.raises(BadUsage, match="--train"):
         run("evaluate", "--data", written(tmp_path / "d", 0, 30), "--held-out")
 
@@ -77,8 +77,8 @@ def test_an_adapted_model_can_be_evaluated(tmp_path: Path) -> None:
     assert tau[mine] > 0.5
 
 
-def test_two_models_with_equal_cards_have_names_of_their_own(tmp_path: Path) -> None:
-    # Every run of `train` leaves a folder called fp32, and a table once had one row for two.
+def test_two_models_with_equal_cards_have_different_names(tmp_path: Path) -> None:
+    # Every run of `train` makes a folder called fp32, and the table had one row for two models.
     for run_of in ("a", "b"):
         run("adapt", "--data", written(tmp_path / "t", 0, 80), "--out", tmp_path / run_of / "fp32")
     folders = [tmp_path / n / "fp32" for n in ("a", "b")]
@@ -92,7 +92,7 @@ def test_two_models_with_equal_cards_have_names_of_their_own(tmp_path: Path) -> 
     }
 
 
-def test_a_device_that_is_not_there_is_one_message(tmp_path: Path) -> None:
+def test_a_missing_device_is_one_error_message(tmp_path: Path) -> None:
     import onnxruntime as ort
 
     if "CUDAExecutionProvider" in ort.get_available_providers():

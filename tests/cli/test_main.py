@@ -88,7 +88,7 @@ def test_a_mistyped_command_is_an_error_that_suggests_the_right_one() -> None:
 
 
 def test_a_command_without_its_extra_names_the_pip_command() -> None:
-    # A plain `pip install lengthwise` has the script, and it died of a traceback about typer.
+    # A plain `pip install lengthwise` has the script, and it ended with a traceback about typer.
     start = (
         "import sys; sys.modules['typer'] = None\n"
         "from lengthwise_cli.__main__ import main\n"
@@ -103,7 +103,7 @@ def test_a_command_without_its_extra_names_the_pip_command() -> None:
 
 
 @pytest.mark.parametrize("ignored", [False, True], ids=["foreground", "background"])
-def test_kill_ends_a_command_wherever_it_was_started(ignored: bool) -> None:
+def test_sigterm_ends_a_command_in_the_foreground_and_in_the_background(ignored: bool) -> None:
     # A shell's background command ignores SIGINT, and a training run there could not be ended.
     start = (
         "import signal, sys, os\n"

@@ -37,7 +37,7 @@ def explanation(**values: object) -> Explanation:
 
 
 def test_the_likely_range_is_the_corrected_one_that_the_price_is_made_of() -> None:
-    # It was the predictor's own once, and read "predicted 331 tokens (63 to 265 likely)".
+    # The range was the predictor's own: "predicted 331 tokens (63 to 265 likely)".
     corrected = LengthQuantiles(p10_tokens=90, p50_tokens=248, p90_tokens=631)
     got = describe(explanation(predicted_tokens=331, calibrated=corrected))
     assert got == "predicted 331 tokens (90 to 631 likely); 4 ahead"

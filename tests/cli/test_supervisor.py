@@ -16,7 +16,7 @@ from tests.waiting import eventually, eventually_async
 from lengthwise_cli.errors import ChildFailed
 from lengthwise_cli.local.supervisor import Child, Supervisor
 
-#: Longest that any of this may take, seconds.
+#: Time limit of each step, s.
 WITHIN_S = 20.0
 
 
@@ -29,7 +29,7 @@ def child(
     ready_within_s: float = WITHIN_S,
     stop_within_s: float = WITHIN_S,
 ) -> Child:
-    """A Python program that is ready once it has written `<name>.ready`, unless `code` differs."""
+    """A Python program; it is ready once it has written `<name>.ready`, or by `ready`."""
 
     async def has_written(_: float) -> bool:
         return (folder / f"{name}.ready").exists()
@@ -59,21 +59,21 @@ def alive(pid: int) -> bool:
 
 
 def test_a_child_that_is_killed_is_restarted_and_reported(tmp_path: Path) -> None:
-    said: list[str] = []
+    reports: list[str] = []
 
     async def scenario() -> None:
-        async with Supervisor(said.append) as supervisor:
+        async with Supervisor(reports.append) as supervisor:
             await supervisor.start(child(tmp_path, PATIENT))
             first = supervisor.pids()["the child"]
             os.kill(first, signal.SIGKILL)
-            await eventually_async(lambda: "the child is back" in said, "the child is back")
+            await eventually_async(lambda: "the child is back" in reports, "the child is back")
             second = supervisor.pids()["the child"]
             assert second != first
             assert alive(second)
         assert not alive(second)
 
     asyncio.run(scenario())
-    assert "killed by SIGKILL" in said[0]
+    assert "killed by SIGKILL" in reports[0]
 
 
 def test_a_child_that_ends_at_once_fails_the_start_with_its_last_lines(tmp_path: Path) -> None:
@@ -131,25 +131,25 @@ def test_children_are_stopped_the_last_started_first(tmp_path: Path) -> None:
 
 
 def test_a_child_that_ignores_sigterm_is_killed_and_reported(tmp_path: Path) -> None:
-    said: list[str] = []
+    reports: list[str] = []
     program = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + PATIENT.replace(
         "signal.pause()", "[signal.pause() for _ in range(9)]"
     )
     pids: list[int] = []
 
     async def scenario() -> None:
-        async with Supervisor(said.append) as supervisor:
+        async with Supervisor(reports.append) as supervisor:
             await supervisor.start(child(tmp_path, program, stop_within_s=0.3))
             pids.extend(supervisor.pids().values())
 
     asyncio.run(scenario())
-    assert "did not stop within" in said[0]
+    assert "did not stop within" in reports[0]
     assert not alive(pids[0])
 
 
-def test_what_a_killed_child_has_started_itself_dies_with_it(tmp_path: Path) -> None:
-    # A worker may run its engine as a process; a second engine beside a forgotten first one would
-    # be slow, or find its port taken.
+def test_the_processes_that_a_killed_child_started_end_with_it(tmp_path: Path) -> None:
+    # A worker may run its engine as a process; if the first one survived, the second one would
+    # be slow, or its port would be in use.
     program = (
         "import os, pathlib, signal, subprocess, sys\n"
         "engine = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'])\n"
@@ -173,7 +173,7 @@ def test_what_a_killed_child_has_started_itself_dies_with_it(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")
-def test_the_children_die_with_their_parent_also_when_it_is_killed(tmp_path: Path) -> None:
+def test_the_children_end_with_their_parent_also_when_it_is_killed(tmp_path: Path) -> None:
     parent = tmp_path / "parent.py"
     parent.write_text(
         "import asyncio, pathlib, sys\n"
@@ -193,7 +193,7 @@ def test_the_children_die_with_their_parent_also_when_it_is_killed(tmp_path: Pat
     try:
         eventually((tmp_path / "pid").exists, "the child has a process id")
         pid = int((tmp_path / "pid").read_text())
-        # Not before the child has become its program: until then it has not asked to die.
+        # Not earlier: until the child is its program, it has not set PR_SET_PDEATHSIG.
         eventually(lambda: b"signal.pause" in cmdline(pid), "the child runs")
         eventually(lambda: b"parent_death" not in cmdline(pid), "the child is its program")
     finally:

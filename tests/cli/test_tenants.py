@@ -1,4 +1,4 @@
-"""`lengthwise tenants`: keys and their hashes, and what a file means."""
+"""`lengthwise tenants`: keys, their hashes, and the check of a file."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def test_a_new_key_comes_with_the_hash_that_the_file_takes(tmp_path: Path) -> No
     assert api_keys.hash_key(key) == kept
     file = tmp_path / "tenants.yaml"
     file.write_text(f"tenants:\n  - name: research\n    keys: [{kept}]\n")
-    told = CliRunner().invoke(build(), ["tenants", "check", str(file)])
-    assert told.exit_code == 0
-    assert "research" in told.stdout
+    checked = CliRunner().invoke(build(), ["tenants", "check", str(file)])
+    assert checked.exit_code == 0
+    assert "research" in checked.stdout
 
 
 def test_a_key_is_read_from_standard_input() -> None:

@@ -27,8 +27,6 @@ from lengthwise_store.redis.settings import RedisAddress
 from lengthwise_store.settings import StoreSettings
 from lengthwise_store.store import JobStore
 
-#: No test waits longer than this for what it expects, s.
-
 #: After this silence, Sentinels and Cluster nodes consider a server dead, ms.
 DOWN_AFTER_MS = 500
 
@@ -55,9 +53,9 @@ class Server:
             self._process = subprocess.Popen(
                 [get_binary_path(), path, *self._flags], stdout=log, stderr=log, cwd=self.folder
             )
-        wait_for_server(self._greets, f"server on {self.port} starts")
+        wait_for_server(self._listens, f"server on {self.port} starts")
 
-    def _greets(self) -> bool:
+    def _listens(self) -> bool:
         with contextlib.closing(socket.socket()) as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
@@ -82,7 +80,7 @@ class Server:
             pytest.skip("this Redis has no WAITAOF, so that `always` is refused")
 
     def send(self, number: signal.Signals) -> None:
-        """A signal."""
+        """Send a signal to the process."""
         assert self._process is not None
         self._process.send_signal(number)
 
@@ -104,7 +102,7 @@ class Servers:
     def start(
         self, *flags: str, port: int | None = None, folder: Path | None = None, **config: Any
     ) -> Server:
-        """A server with these settings; `folder`: where its files are, if that matters."""
+        """Start a server with these settings; `folder`: where its files are, if that matters."""
         folder = folder or self._folder / str(len(self._all))
         server = Server(folder, *flags, port=port or self._free_port(), **config)
         self._all.append(server)
@@ -123,7 +121,7 @@ class Servers:
         return primary, replica
 
     def sentinels(self, primary: Server | int, count: int = 3) -> str:
-        """Sentinels that watch a primary, or a port, as `mymaster`; a URL of theirs."""
+        """Sentinels that watch a primary, or a port, as `mymaster`; return their URL."""
         port = primary if isinstance(primary, int) else primary.port
         watch = f"monitor mymaster 127.0.0.1 {port} {count // 2 + 1}"
         found = []
@@ -152,7 +150,7 @@ class Servers:
         `announced`: by a node's port, the port that it announces to clients and other nodes.
         """
         ports = [self._free_port() for _ in range(3 + replicas)]
-        told = ports if announced is None else [announced(port) for port in ports]
+        shown = ports if announced is None else [announced(port) for port in ports]
         nodes = [
             self.start(
                 port=port,
@@ -165,7 +163,7 @@ class Servers:
                 repl_diskless_sync_delay=0,
                 **config,
             )
-            for port, announce in zip(ports, told, strict=True)
+            for port, announce in zip(ports, shown, strict=True)
         ]
         slots = [(0, 5460), (5461, 10922), (10923, 16383)]
         for number, node in enumerate(nodes[:3]):
@@ -182,7 +180,7 @@ class Servers:
             node.ask("CLUSTER", "MEET", "127.0.0.1", nodes[0].port, bus)
         for number, node in enumerate(nodes[3:]):
             primary = nodes[number].ask("CLUSTER", "MYID")
-            wait_for_server(partial(_knows, node, primary), "they met")
+            wait_for_server(partial(_knows, node, primary), "the nodes know each other")
             node.ask("CLUSTER", "REPLICATE", primary)
 
         def whole() -> bool:
@@ -196,7 +194,7 @@ class Servers:
             )
 
         wait_for_server(whole, "the Cluster forms")
-        return nodes, "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in told[:3])
+        return nodes, "redis+cluster://" + ",".join(f"127.0.0.1:{port}" for port in shown[:3])
 
     def close(self) -> None:
         for server in self._all:
@@ -216,7 +214,7 @@ def _pairs(flat: Any) -> list[tuple[str, str]]:
 
 
 def wait_for_server(condition: Callable[[], Any], what: str) -> Any:
-    """`eventually` for a condition that a server answers, which may be down meanwhile."""
+    """`eventually` for a condition that asks a server, which may be down at first."""
     return eventually(condition, what, ignoring=(RedisError, OSError))
 
 
@@ -297,7 +295,7 @@ class QueueRig:
 
 @pytest.fixture
 def on() -> Callable[..., None]:
-    """Runs the async body of a test with a `QueueRig` on some Redis, its queue made."""
+    """Runs the async body of a test with a `QueueRig` on some Redis, whose queue exists."""
 
     def run(
         redis_at: str | RedisAddress,

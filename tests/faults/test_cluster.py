@@ -77,7 +77,7 @@ def test_queues_on_different_nodes_are_one_system(servers: Servers, on: On) -> N
             found = await rig.store.find(ids[name])
             assert found is not None
             assert found.queue == name
-        assert await rig.store.find("nobody") is None
+        assert await rig.store.find("unknown") is None
         for name in names:
             rig.queue = name
             assert await rig.serve() == [ids[name]]

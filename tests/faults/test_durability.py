@@ -157,18 +157,18 @@ def test_after_a_failover_every_confirmed_job_is_there_and_async_may_have_lost_s
         on(primary.url, _with_disk(body, replica), settings)
         replica.config.pop("replicaof", None)
         replica.start()
-        there = [
+        kept = [
             one
             for one in acknowledged
             if replica.ask("EXISTS", f"lw:{{org/model-1}}:job:{one}") == 1
         ]
-        results[mode] = (acknowledged, there)
-    acknowledged, there = results[Durability.ASYNC]
-    assert (len(acknowledged), len(there)) == (120, 60)
-    acknowledged, there = results[Durability.REPLICA]
-    assert there == acknowledged
+        results[mode] = (acknowledged, kept)
+    acknowledged, kept = results[Durability.ASYNC]
+    assert (len(acknowledged), len(kept)) == (120, 60)
+    acknowledged, kept = results[Durability.REPLICA]
+    assert kept == acknowledged
     # Fewer if the replica, which writes each job to its disk, once needed longer than 100 ms.
-    assert 0 < len(there) <= 60
+    assert 0 < len(kept) <= 60
 
 
 def _with_disk(body: Any, replica: Any) -> Any:
@@ -204,7 +204,7 @@ def test_always_means_that_a_killed_primary_has_every_acknowledged_job(
 
 
 @pytest.mark.parametrize(
-    ("config", "says"),
+    ("config", "want"),
     [
         pytest.param(
             {"appendonly": "no"}, "Set `appendonly yes` and `appendfsync always`", id="no"
@@ -217,12 +217,12 @@ def test_always_means_that_a_killed_primary_has_every_acknowledged_job(
     ],
 )
 def test_a_redis_that_contradicts_always_is_refused_with_what_to_set(
-    servers: Servers, on: On, config: dict[str, Any], says: str
+    servers: Servers, on: On, config: dict[str, Any], want: str
 ) -> None:
     server = servers.start(**config)
 
     async def body(rig: QueueRig) -> None:
-        with pytest.raises(StoreUnfit, match=says):
+        with pytest.raises(StoreUnfit, match=want):
             await rig.store.check()
 
     on(server.url, body, ALWAYS)
@@ -239,7 +239,7 @@ def test_a_redis_that_cannot_be_asked_about_its_disk_is_refused_for_always(
         client.config_set("appendfsync", "always")
 
     async def body(rig: QueueRig) -> None:
-        with pytest.raises(StoreUnfit, match=r"Redis 7\.0\.\d+ cannot be asked .*needs Redis 7\.2"):
+        with pytest.raises(StoreUnfit, match=r"Redis 7\.0\.\d+ cannot confirm .*needs Redis 7\.2"):
             await rig.store.check()
 
     on(f"redis://127.0.0.1:{redis_port}/2", body, ALWAYS)
@@ -261,7 +261,7 @@ def test_an_append_only_file_that_is_switched_off_under_way_confirms_nothing(
 
 
 @pytest.mark.parametrize(
-    ("config", "settings", "says"),
+    ("config", "settings", "want"),
     [
         pytest.param({}, StoreSettings(), "writes nothing to disk", id="no persistence"),
         pytest.param({}, REPLICA, "wants 1 replicas, and there are 0", id="no replica"),
@@ -285,7 +285,7 @@ def test_a_harmful_setting_is_warned_about_once(
     caplog: pytest.LogCaptureFixture,
     config: dict[str, Any],
     settings: StoreSettings,
-    says: str,
+    want: str,
 ) -> None:
     server = servers.start(**config)
 
@@ -298,5 +298,5 @@ def test_a_harmful_setting_is_warned_about_once(
 
     with caplog.at_level(logging.WARNING):
         on(server.url, body, settings)
-    said = [str(getattr(record, "problem", "")) for record in caplog.records]
-    assert len([text for text in said if says in text]) == 1
+    problems = [str(getattr(record, "problem", "")) for record in caplog.records]
+    assert len([text for text in problems if want in text]) == 1

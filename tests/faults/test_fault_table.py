@@ -17,7 +17,8 @@ def defined_in(path: Path) -> set[str]:
     return {
         node.name
         for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
     }
 
 
@@ -38,8 +39,9 @@ def test_every_test_that_the_table_names_exists() -> None:
 
 def test_every_test_of_faults_is_in_the_table() -> None:
     files = [path for path in (TESTS / "faults").glob("test_*.py") if path != Path(__file__)]
-    there = {(f"faults/{path.name}", name) for path in files for name in defined_in(path)}
-    assert there - named() == set()
+    defined = {(f"faults/{path.name}", name) for path in files for name in defined_in(path)}
+    assert defined
+    assert defined - named() == set()
 
 
 def test_the_bounded_keys_are_those_that_the_soak_allows() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.waiting import eventually
 
 from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.redis.settings import RedisAddress
@@ -24,7 +24,7 @@ On = Callable[..., None]
 
 
 # The queue service crashed when a Kubernetes Service had no rules on its node yet and an HTTP proxy
-# answered at the address of Redis: InvalidResponse is no ConnectionError.
+# answered at the address of Redis: InvalidResponse is not a ConnectionError.
 def test_another_server_at_the_address_of_redis_is_unavailable() -> None:
     async def body() -> None:
         async def http(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -32,8 +32,8 @@ def test_another_server_at_the_address_of_redis_is_unavailable() -> None:
             await writer.drain()
             writer.close()
 
-        async with await asyncio.start_server(http, "127.0.0.1", 0) as stranger:
-            port = stranger.sockets[0].getsockname()[1]
+        async with await asyncio.start_server(http, "127.0.0.1", 0) as other_server:
+            port = other_server.sockets[0].getsockname()[1]
             store = JobStore(RedisAddress.parse(f"redis://:secret@127.0.0.1:{port}/0"))
             with pytest.raises(StoreUnavailable, match="not the server at its address"):
                 await store.queues()
@@ -49,13 +49,13 @@ def test_a_redis_that_dies_while_it_is_checked_is_unavailable(servers: Servers) 
     async def body() -> None:
         async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", server.port)
-            asking = asyncio.ensure_future(_pump(far_reader, writer))
+            pumping = asyncio.ensure_future(_pump(far_reader, writer))
             while (data := await reader.read(65_536)) and b"CONFIG" not in data:
                 far_writer.write(data)
             proxy.close()
             writer.transport.abort()
             far_writer.close()
-            await asking
+            await pumping
 
         proxy = await asyncio.start_server(carry, "127.0.0.1", 0)
         port = proxy.sockets[0].getsockname()[1]
@@ -81,7 +81,7 @@ def full(server: Server) -> Iterator[None]:
 
 
 @contextmanager
-def a_replica_of_nobody(server: Server) -> Iterator[None]:
+def a_replica_without_a_primary(server: Server) -> Iterator[None]:
     server.ask("REPLICAOF", "127.0.0.1", 1)
     yield
     server.ask("REPLICAOF", "NO", "ONE")
@@ -115,9 +115,10 @@ def unable_to_save(server: Server) -> Iterator[None]:
 
 def _save(server: Server, want: str) -> None:
     server.ask("BGSAVE")
-    ends = time.monotonic() + 30
-    while server.ask("INFO", "persistence")["rdb_last_bgsave_status"] != want:
-        assert time.monotonic() < ends
+    eventually(
+        lambda: server.ask("INFO", "persistence")["rdb_last_bgsave_status"] == want,
+        f"the status of the last save is {want}",
+    )
 
 
 @contextmanager
@@ -134,10 +135,10 @@ def loading(server: Server) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("trouble", "says"),
+    ("trouble", "want"),
     [
         pytest.param(full, "is full", id="OOM"),
-        pytest.param(a_replica_of_nobody, "is a read-only replica", id="READONLY"),
+        pytest.param(a_replica_without_a_primary, "is a read-only replica", id="READONLY"),
         pytest.param(
             a_replica_that_serves_no_old_data, "has lost|does not answer", id="MASTERDOWN"
         ),
@@ -150,14 +151,14 @@ def test_a_redis_that_cannot_serve_is_unavailable_and_recovers(
     servers: Servers,
     on: On,
     trouble: Callable[[Server], AbstractContextManager[None]],
-    says: str,
+    want: str,
 ) -> None:
     server = servers.start(enable_protected_configs="yes")
 
     async def body(rig: QueueRig) -> None:
         before = await rig.submit()
         with trouble(server):
-            with pytest.raises(StoreUnavailable, match=says) as raised:
+            with pytest.raises(StoreUnavailable, match=want) as raised:
                 await rig.submit()
             assert raised.value.retry_after_s == 1
         await rig.comes_back(rig.submit)

@@ -20,7 +20,7 @@ from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.states import JobState
 from lengthwise_lab.chaos.system.proxy import Proxy
 from lengthwise_store.errors import StoreUnavailable
-from lengthwise_store.jobs import Accepted, Job, LeaseState
+from lengthwise_store.jobs import Accepted, EntryKind, Job, LeaseState
 from lengthwise_store.keys import QUEUES, QueueKeys
 from lengthwise_store.lua_loader import load_all
 from lengthwise_store.settings import StoreSettings
@@ -33,7 +33,7 @@ On = Callable[..., None]
 
 SHORT = StoreSettings(lease_ms=400, tick_ms=50)
 
-#: A worker that kills itself at a given place.
+#: A worker that kills itself at the place that its argument names.
 DOOMED = """
     import asyncio, os, signal, sys
     from lengthwise_store.jobs import Outcome, OutcomeKind
@@ -104,26 +104,26 @@ def test_lost_replies_to_submit_claim_emit_and_finish_do_no_harm(servers: Server
     server = servers.start()
 
     async def body(rig: QueueRig) -> None:
-        thief = Proxy(server.port)
-        await thief.start()
-        store, q = JobStore(f"redis://127.0.0.1:{thief.port}/0", SHORT), rig.queue
+        proxy = Proxy(server.port)
+        await proxy.start()
+        store, q = JobStore(f"redis://127.0.0.1:{proxy.port}/0", SHORT), rig.queue
         await store.queues()
         for script in load_all().values():  # another test covers that they are loaded again
             server.ask("SCRIPT", "LOAD", script.text)
 
-        async def robbed(work: Callable[[], Any]) -> Any:
-            thief.drop_left = 1
+        async def unanswered(work: Callable[[], Any]) -> Any:
+            proxy.drop_left = 1
             answer = await work()
-            assert thief.drop_left == 0
+            assert proxy.drop_left == 0
             return answer
 
         job = rig.new(idempotency_key="k")
         await store.submit(q, rig.new(id=job.id, idempotency_key="k"))
-        again = await robbed(lambda: store.submit(q, job))
+        again = await unanswered(lambda: store.submit(q, job))
         assert (again.id, again.duplicate) == (job.id, True)
         assert (await store.stats(q)).depth == 1
         # The first claim's reply is lost: its lease ends, and the job is queued again.
-        assert await robbed(lambda: store.claim(q, worker_id="w", count=1)) == []
+        assert await unanswered(lambda: store.claim(q, worker_id="w", count=1)) == []
         claims: list[Any] = []
         async with asyncio.timeout(10):
             while not claims:
@@ -131,14 +131,14 @@ def test_lost_replies_to_submit_claim_emit_and_finish_do_no_harm(servers: Server
                 claims = await store.claim(q, worker_id="w", count=1)
         [claim] = claims
         assert claim.lease.attempt == 2
-        assert await robbed(lambda: store.emit(q, claim.lease, [b"once"])) is LeaseState.HELD
-        ended = await robbed(lambda: store.finish(q, claim.lease, rig.ok, worker_id="w"))
+        assert await unanswered(lambda: store.emit(q, claim.lease, [b"once"])) is LeaseState.HELD
+        ended = await unanswered(lambda: store.finish(q, claim.lease, rig.ok, worker_id="w"))
         assert ended.state is JobState.SUCCEEDED
         texts = [e.data for e in await store.read_output(q, job.id) if e.data == b"once"]
         assert texts == [b"once"]
         assert (await store.stats(q)).counters["succeeded"] == 1
         await store.aclose()
-        await thief.aclose()
+        await proxy.aclose()
 
     on(server.url, body, SHORT)
 
@@ -226,33 +226,41 @@ def test_every_connection_killed_again_and_again_is_replaced_including_blocking_
         store, q = rig.store, rig.queue
         done = asyncio.Event()
 
+        killed = dict.fromkeys(("normal", "pubsub"), 0)
+
         async def killer() -> None:
             while not done.is_set():
-                for kind in ("normal", "pubsub"):
-                    await asyncio.to_thread(server.ask, "CLIENT", "KILL", "TYPE", kind)
+                for kind in killed:
+                    killed[kind] += await asyncio.to_thread(
+                        server.ask, "CLIENT", "KILL", "TYPE", kind
+                    )
                 await asyncio.sleep(0.03)  # the time between two cuts
 
         async def waits_for_work() -> None:
             while not done.is_set():
                 await rig.comes_back(lambda: store.wait_for_work(q, 0.2))
 
-        async def hears() -> None:
+        async def waits_for_hints() -> None:
             while not done.is_set():
                 await rig.comes_back(lambda: store.cancellations(q, 0.2))
 
-        others = [asyncio.create_task(work()) for work in (killer, waits_for_work, hears)]
+        others = [asyncio.create_task(work()) for work in (killer, waits_for_work, waits_for_hints)]
         ids = [await rig.comes_back(rig.submit) for _ in range(40)]
         reading = asyncio.create_task(store.wait_output(q, ids[-1], timeout_s=30))
-        served: set[str] = set()
         async with asyncio.timeout(30):
             while (await rig.comes_back(lambda: store.stats(q))).counters.get("succeeded", 0) < 40:
                 await rig.comes_back(lambda: store.tick(q))
                 with contextlib.suppress(AssertionError):  # a claim whose reply was lost
-                    served |= set(await rig.comes_back(lambda: rig.serve(5)))
+                    await rig.comes_back(lambda: rig.serve(5))
         done.set()
         await asyncio.gather(*others)
         assert await reading
         assert await store.wait_for_work(q, 0.2) is False
+        assert min(killed.values()) > 0
+        assert (await store.stats(q)).counters["succeeded"] == len(ids)
+        for job in ids:
+            ends = [e for e in await store.read_output(q, job) if e.kind is EntryKind.END]
+            assert len(ends) == 1
 
     on(server.url, body, SHORT)
 
@@ -280,7 +288,8 @@ def test_a_full_redis_accepts_nothing_and_serves_what_it_has_until_there_is_room
         ended = await store.finish(q, held.lease, rig.ok, worker_id="w")
         assert ended.state is JobState.SUCCEEDED
         for claim in await store.claim(q, worker_id="w", count=30):
-            await store.finish(q, claim.lease, rig.ok, worker_id="w")
+            ended = await store.finish(q, claim.lease, rig.ok, worker_id="w")
+            assert ended.state is JobState.SUCCEEDED
         assert await rig.submit()  # their bodies are deleted, so there is room again
 
     on(server.url, body)

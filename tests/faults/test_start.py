@@ -20,7 +20,7 @@ PROCESSES = [
 
 @pytest.mark.parametrize(("module", "env"), PROCESSES)
 @pytest.mark.parametrize(
-    ("config", "durability", "says"),
+    ("config", "durability", "want"),
     [
         pytest.param(
             {"maxmemory-policy": "allkeys-lru"}, "async", "maxmemory-policy noeviction", id="evicts"
@@ -34,7 +34,7 @@ def test_a_process_does_not_start_on_a_redis_that_contradicts_its_promises(
     env: dict[str, str],
     config: dict[str, str],
     durability: str,
-    says: str,
+    want: str,
 ) -> None:
     server = servers.start()
     for name, value in config.items():
@@ -50,4 +50,4 @@ def test_a_process_does_not_start_on_a_redis_that_contradicts_its_promises(
         check=False,
     )
     assert ended.returncode == 2
-    assert says in ended.stderr + ended.stdout
+    assert want in ended.stderr + ended.stdout

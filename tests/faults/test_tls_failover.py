@@ -91,15 +91,15 @@ class Fronts:
         reader = asyncio.StreamReader()
         writers: list[asyncio.StreamWriter] = []
         try:
-            secret = near.recv(1, socket.MSG_PEEK) == _HANDSHAKE
+            is_tls = near.recv(1, socket.MSG_PEEK) == _HANDSHAKE
             transport, protocol = await self._loop.connect_accepted_socket(
                 lambda: asyncio.StreamReaderProtocol(reader),
                 near,
-                ssl=self._context if secret else None,
+                ssl=self._context if is_tls else None,
             )
             writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
             writers.append(writer)
-            self.over_tls[front] += secret
+            self.over_tls[front] += is_tls
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
             writers.append(far_writer)
             await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
@@ -160,11 +160,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _secretly(url: str) -> str:
+def _over_tls(url: str) -> str:
     return url.replace("redis+", "rediss+", 1)
 
 
-async def _survives(rig: QueueRig, kill: Callable[[], None]) -> None:
+async def _works_again_after(rig: QueueRig, kill: Callable[[], None]) -> None:
     """Every kind of command works, the primary dies, and every kind works again."""
     store, q = rig.store, rig.queue
     await store.check()
@@ -197,11 +197,11 @@ def test_sentinels_and_the_primary_that_they_name_are_reached_over_tls(
 
     async def body(rig: QueueRig) -> None:
         assert fronts.over_tls[front] > 0
-        await _survives(rig, primary.kill)
+        await _works_again_after(rig, primary.kill)
         assert replica.ask("ROLE")[0] == "master"
         assert fronts.over_tls[replica_front] > 0
 
-    on(RedisAddress.parse(_secretly(url), tls=fronts.tls), body)
+    on(RedisAddress.parse(_over_tls(url), tls=fronts.tls), body)
 
 
 def test_every_node_of_a_cluster_is_reached_over_tls(
@@ -214,13 +214,13 @@ def test_every_node_of_a_cluster_is_reached_over_tls(
         return front_of[port]
 
     nodes, url = servers.cluster(replicas=3, announced=announced)
-    address = RedisAddress.parse(_secretly(url), tls=fronts.tls)
+    address = RedisAddress.parse(_over_tls(url), tls=fronts.tls)
 
     async def body(rig: QueueRig) -> None:
         key = f"lw:{{{rig.queue}}}:meta"
         slot = nodes[0].ask("CLUSTER", "KEYSLOT", key)
         [owner] = [number for number in range(3) if slot in range(*_SLOTS[number])]
-        await _survives(rig, nodes[owner].kill)
+        await _works_again_after(rig, nodes[owner].kill)
         assert nodes[3 + owner].ask("ROLE")[0] == "master"
         assert fronts.over_tls[front_of[nodes[3 + owner].port]] > 0
 
@@ -239,7 +239,7 @@ def test_a_cluster_node_with_an_unverified_certificate_is_refused(
     tls = Tls(ca_file=stranger, cert_file=fronts.tls.cert_file, key_file=fronts.tls.key_file)
 
     async def body() -> None:
-        store = JobStore(RedisAddress.parse(_secretly(url), tls=tls))
+        store = JobStore(RedisAddress.parse(_over_tls(url), tls=tls))
         with pytest.raises(StoreUnavailable):
             async with asyncio.timeout(60):
                 await store.queues()
