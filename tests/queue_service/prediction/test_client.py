@@ -67,7 +67,7 @@ async def predictor(
 
     None is no answer in time: `LATE` is sent before the connection's next answer, if any.
     """
-    asked: list[bytes] = []
+    received: list[bytes] = []
     serving: set[asyncio.Task[None] | None] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -77,13 +77,13 @@ async def predictor(
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-                asked.append(await reader.readexactly(size))
-                answer = answers[min(len(asked), len(answers)) - 1]
+                received.append(await reader.readexactly(size))
+                answer = answers[min(len(received), len(answers)) - 1]
                 if answer is None:
                     owed += LATE(1)
                     continue
                 if not isinstance(answer, bytes):
-                    answer = answer(len(json.loads(asked[-1])["inputs"]))
+                    answer = answer(len(json.loads(received[-1])["inputs"]))
                 writer.write(owed + answer)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -95,7 +95,7 @@ async def predictor(
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", received
     finally:
         server.close()
         await asyncio.gather(*(task for task in serving if task))
@@ -120,7 +120,7 @@ class Reports:
 def test_a_prediction_is_fetched_over_one_connection() -> None:
     async def body() -> None:
         reports = Reports()
-        async with predictor(GOOD) as (url, asked):
+        async with predictor(GOOD) as (url, received):
             client = reports.client(url)
             for _ in range(3):
                 assert (await client.ask("org/m", "How long? \u00e9")).prediction == ANSWER
@@ -128,7 +128,7 @@ def test_a_prediction_is_fetched_over_one_connection() -> None:
         want = PredictBatchRequest(
             inputs=[PredictRequest(model="org/m", prompt="How long? \u00e9")]
         )
-        assert [PredictBatchRequest.model_validate_json(a) for a in asked] == [want] * 3
+        assert [PredictBatchRequest.model_validate_json(a) for a in received] == [want] * 3
         assert len(reports.answers) == 3
         assert reports.fallbacks == []
 
@@ -174,12 +174,12 @@ def test_a_bad_answer_is_a_counted_fallback(answer: bytes | None, why: Fallback)
 def test_a_burst_is_a_few_calls_and_each_job_gets_the_answer_to_its_own_prompt() -> None:
     async def body() -> None:
         reports = Reports()
-        async with predictor(GOOD) as (url, asked):
+        async with predictor(GOOD) as (url, received):
             client = reports.client(url)
             prompts = [f"prompt {i}" for i in range(100)]
             answers = await asyncio.gather(*(client.ask("m", p) for p in prompts))
             await client.aclose()
-        calls = [[one["prompt"] for one in json.loads(a)["inputs"]] for a in asked]
+        calls = [[one["prompt"] for one in json.loads(a)["inputs"]] for a in received]
         assert sorted(p for call in calls for p in call) == sorted(prompts)
         assert len(calls) <= 8
         place = {p: 2.0 + i for call in calls for i, p in enumerate(call)}
@@ -198,8 +198,8 @@ class _OtherThread(BaseHTTPRequestHandler):
     answered = threading.Semaphore(0)
 
     def do_POST(self) -> None:
-        asked = self.rfile.read(int(self.headers["Content-Length"]))
-        self.wfile.write(GOOD(len(json.loads(asked)["inputs"])))
+        received = self.rfile.read(int(self.headers["Content-Length"]))
+        self.wfile.write(GOOD(len(json.loads(received)["inputs"])))
         self.answered.release()
 
     def log_message(self, *_: object) -> None:
@@ -269,8 +269,10 @@ def test_a_late_answer_is_not_taken_for_the_next_one() -> None:
 
 
 @asynccontextmanager
-async def slow_predictor(release: asyncio.Event) -> AsyncIterator[str]:
-    """A server that does not answer before `release`."""
+async def slow_predictor(
+    release: asyncio.Event, calls: list[list[str]] | None = None
+) -> AsyncIterator[str]:
+    """A server that does not answer before `release`; `calls` gets the prompts of each call."""
     serving: set[asyncio.Task[None] | None] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -279,9 +281,11 @@ async def slow_predictor(release: asyncio.Event) -> AsyncIterator[str]:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-                asked = json.loads(await reader.readexactly(size))
+                inputs = json.loads(await reader.readexactly(size))["inputs"]
+                if calls is not None:
+                    calls.append([one["prompt"] for one in inputs])
                 await release.wait()
-                writer.write(GOOD(len(asked["inputs"])))
+                writer.write(GOOD(len(inputs)))
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the client is gone
         finally:
@@ -303,11 +307,11 @@ def test_an_answer_after_its_deadline_is_still_delivered() -> None:
         reports, release = Reports(), asyncio.Event()
         async with slow_predictor(release) as url:
             client = reports.client(url, timeout_ms=500)
-            asked = await client.ask("m", "x")
-            assert asked.prediction is None
-            assert asked.late is not None
+            answer = await client.ask("m", "x")
+            assert answer.prediction is None
+            assert answer.late is not None
             release.set()
-            assert await asyncio.wait_for(asked.late, 5) == ANSWER
+            assert await asyncio.wait_for(answer.late, 5) == ANSWER
             await client.aclose()
         assert reports.fallbacks == [Fallback.TIMEOUT]
         assert reports.answers == []
@@ -318,15 +322,20 @@ def test_an_answer_after_its_deadline_is_still_delivered() -> None:
 def test_a_question_that_is_late_before_it_is_sent_is_sent_last() -> None:
     async def body() -> None:
         reports, release = Reports(), asyncio.Event()
-        async with slow_predictor(release) as url:
+        calls: list[list[str]] = []
+        async with slow_predictor(release, calls) as url:
             client = reports.client(url, timeout_ms=500)
-            many = [client.ask("m", f"prompt {i}") for i in range(MAX_CALLS * MAX_BATCH + 5)]
-            asked = await asyncio.gather(*many)
+            prompts = [f"prompt {i}" for i in range(MAX_CALLS * MAX_BATCH + 5)]
+            answers = await asyncio.gather(*(client.ask("m", prompt) for prompt in prompts))
+            fresh = asyncio.create_task(client.ask("m", "fresh"))
+            await asyncio.sleep(0)  # now it is queued, behind five late questions
             release.set()
-            late = [await asyncio.wait_for(a.late, 5) for a in asked if a.late is not None]
-            assert len(late) == len(many)
+            assert (await fresh).prediction == ANSWER
+            late = [await asyncio.wait_for(a.late, 5) for a in answers if a.late is not None]
+            assert len(late) == len(prompts)
             assert all(isinstance(one, Prediction) for one in late)
             await client.aclose()
+        assert calls[MAX_CALLS:] == [["fresh"], prompts[MAX_CALLS * MAX_BATCH :]]
 
     asyncio.run(body())
 
@@ -336,9 +345,9 @@ def test_a_late_answer_that_never_comes_is_a_fallback() -> None:
         reports = Reports()
         async with slow_predictor(asyncio.Event()) as url:
             client = reports.client(url, timeout_ms=20)
-            asked = await client.ask("m", "x")
-            assert asked.late is not None
-            assert await asyncio.wait_for(asked.late, 5) is Fallback.TIMEOUT
+            answer = await client.ask("m", "x")
+            assert answer.late is not None
+            assert await asyncio.wait_for(answer.late, 5) is Fallback.TIMEOUT
             await client.aclose()
 
     asyncio.run(body())
@@ -351,8 +360,8 @@ def test_the_number_of_late_answers_is_bounded(monkeypatch: pytest.MonkeyPatch) 
         reports, release = Reports(), asyncio.Event()
         async with slow_predictor(release) as url:
             client = reports.client(url, timeout_ms=500)
-            asked = await asyncio.gather(*(client.ask("m", f"prompt {i}") for i in range(8)))
-            waited_for = [a.late for a in asked if a.late is not None]
+            answers = await asyncio.gather(*(client.ask("m", f"prompt {i}") for i in range(8)))
+            waited_for = [a.late for a in answers if a.late is not None]
             assert len(waited_for) == 3
             release.set()
             await asyncio.wait_for(asyncio.gather(*waited_for), 5)
@@ -367,20 +376,20 @@ def test_a_connection_that_the_predictor_closed_is_replaced() -> None:
 
     async def body() -> None:
         reports = Reports()
-        async with predictor(closing) as (url, asked):
+        async with predictor(closing) as (url, received):
             client = reports.client(url)
             for _ in range(3):
                 assert (await client.ask("m", "x")).prediction == ANSWER
             await client.aclose()
-            assert len(asked) == 3
+            assert len(received) == 3
 
     asyncio.run(body())
 
 
-def test_a_dead_predictor_is_soon_no_longer_asked() -> None:
+def test_a_predictor_that_does_not_answer_soon_gets_no_more_requests() -> None:
     async def body() -> None:
         reports = Reports()
-        async with predictor(None) as (url, asked):
+        async with predictor(None) as (url, received):
             client = reports.client(url, timeout_ms=100)
             started_s = time.monotonic()
             for _ in range(FAILURES_TO_OPEN + 200):
@@ -391,7 +400,7 @@ def test_a_dead_predictor_is_soon_no_longer_asked() -> None:
             probes = 1 + int(took_s / FIRST_PAUSE_S)
             # And the last calls were running when the breaker opened.
             most = FAILURES_TO_OPEN + MAX_CALLS + probes
-            assert FAILURES_TO_OPEN <= len(asked) <= most
+            assert FAILURES_TO_OPEN <= len(received) <= most
         assert reports.fallbacks.count(Fallback.OPEN) >= 150 - probes
 
     asyncio.run(body())
@@ -451,9 +460,9 @@ def test_a_job_is_priced_by_the_predictor_and_by_the_fallback_without_it(
     make_front: Callable[..., Any],
 ) -> None:
     async def body() -> None:
-        async with predictor(GOOD) as (url, asked):
+        async with predictor(GOOD) as (url, received):
             await asyncio.to_thread(submit_and_check, make_front, url)
-            [question] = [json.loads(a) for a in asked]
+            [question] = [json.loads(a) for a in received]
             assert question == {"inputs": [{"model": "org/model-1.5", "prompt": "Hi"}]}
 
     asyncio.run(body())
@@ -521,13 +530,13 @@ def serve_and_explain(make_front: Callable[..., Any], until: Any, url: str) -> N
     other.close()
 
 
-def test_a_queue_with_its_own_predictor_asks_that_one(
+def test_a_queue_with_its_own_predictor_uses_that_one(
     make_front: Callable[..., Any],
 ) -> None:
     async def body() -> None:
-        async with predictor(GOOD) as (shared, asked), predictor(GOOD) as (own, asked_own):
+        async with predictor(GOOD) as (shared, received), predictor(GOOD) as (own, received_own):
             await asyncio.to_thread(submit_to_three, make_front, shared, own)
-            assert (len(asked), len(asked_own)) == (1, 1)
+            assert (len(received), len(received_own)) == (1, 1)
 
     asyncio.run(body())
 

@@ -43,17 +43,17 @@ async def claim(store: JobStore) -> Claim:
     return claimed
 
 
-class Past:
+class LaggingReplica:
     """A replica that gets no more writes: the keys as they are when it is made."""
 
     def __init__(self, client: Any, keys: dict[bytes, bytes]) -> None:
         self._client, self._keys = client, keys
 
     @classmethod
-    async def of(cls, client: Any) -> Past:
+    async def of(cls, client: Any) -> LaggingReplica:
         return cls(client, {key: await client.dump(key) async for key in client.scan_iter()})
 
-    async def becomes_the_present(self) -> None:
+    async def become_the_primary(self) -> None:
         """Make the replica the primary."""
         pipe = self._client.pipeline(transaction=True)
         async for key in self._client.scan_iter():
@@ -65,30 +65,30 @@ class Past:
 
 
 class Reader:
-    """Reads a job to its end; `heard` has the entries so far."""
+    """Reads a job to its end; `entries` are those so far."""
 
     def __init__(self, store: JobStore, after: str = "0-0") -> None:
-        self.heard: list[OutputEntry] = []
-        self._entries = stream_output(store, Q, JOB, after=after, first_s=0.2, beat_s=0.2)
+        self.entries: list[OutputEntry] = []
+        self._stream = stream_output(store, Q, JOB, after=after, first_s=0.2, beat_s=0.2)
 
     async def until(self, count: int) -> None:
         async with asyncio.timeout(BOUND_S):
-            while len(self.heard) < count:
-                self.heard += await anext(self._entries)
+            while len(self.entries) < count:
+                self.entries += await anext(self._stream)
 
     async def to_the_end(self) -> list[tuple[str, bytes]]:
         async with asyncio.timeout(BOUND_S):
-            async for batch in self._entries:
-                self.heard += batch
-        return self.told
+            async for batch in self._stream:
+                self.entries += batch
+        return self.pieces
 
     @property
-    def told(self) -> list[tuple[str, bytes]]:
-        return [(e.kind.value, e.data) for e in self.heard if e.kind is not EntryKind.END]
+    def pieces(self) -> list[tuple[str, bytes]]:
+        return [(e.kind.value, e.data) for e in self.entries if e.kind is not EntryKind.END]
 
     async def leave(self) -> str:
-        await self._entries.aclose()
-        return self.heard[-1].id
+        await self._stream.aclose()
+        return self.entries[-1].id
 
 
 def run(url: str, test: Callable[[JobStore, Any], Awaitable[None]]) -> None:
@@ -116,7 +116,7 @@ def test_a_reader_of_a_claim_that_redis_lost_gets_an_attempt_and_starts_over(
 
     async def body(store: JobStore, client: Any) -> None:
         await submit(store)
-        replica = await Past.of(client)
+        replica = await LaggingReplica.of(client)
         forgotten = (await claim(store)).lease
         reader = Reader(store)
         await store.emit(Q, forgotten, [b"one "])
@@ -124,16 +124,16 @@ def test_a_reader_of_a_claim_that_redis_lost_gets_an_attempt_and_starts_over(
         await reader.until(2)
         if resumes:
             reader = Reader(store, after=await reader.leave())
-        await replica.becomes_the_present()
+        await replica.become_the_primary()
         lease = (await claim(store)).lease
         assert lease.attempt == forgotten.attempt
         if not at_the_end:
             await store.emit(Q, lease, [b"eins "])
         rest = [b"eins ", b"zwei"][not at_the_end :]
         await store.finish(Q, lease, OK, chunks=rest, worker_id="w")
-        told = await reader.to_the_end()
+        pieces = await reader.to_the_end()
         want = [("attempt", b""), ("chunk", b"eins "), ("chunk", b"zwei")]
-        assert told == ([] if resumes else [("chunk", b"one "), ("chunk", b"two ")]) + want
+        assert pieces == ([] if resumes else [("chunk", b"one "), ("chunk", b"two ")]) + want
 
     run(redis_url, body)
 
@@ -164,8 +164,8 @@ def test_a_second_attempt_is_announced_once(redis_url: str) -> None:
         want = [("chunk", b"1"), ("attempt", b""), ("chunk", b"2")]
         reader = Reader(store)
         assert await reader.to_the_end() == want
-        ids = ["0-0", *(entry.id for entry in reader.heard[:-1])]
-        for told, after in enumerate(ids):  # at every place where it stops and resumes
-            assert await Reader(store, after=after).to_the_end() == want[told:]
+        ids = ["0-0", *(entry.id for entry in reader.entries[:-1])]
+        for count, after in enumerate(ids):  # at every place where it stops and resumes
+            assert await Reader(store, after=after).to_the_end() == want[count:]
 
     run(redis_url, body)

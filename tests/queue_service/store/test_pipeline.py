@@ -57,7 +57,7 @@ def with_store(redis_url: str, test: Callable[[JobStore], Awaitable[None]]) -> N
     asyncio.run(body())
 
 
-def test_every_caller_of_a_crowd_gets_its_own_answer(redis_url: str) -> None:
+def test_each_of_500_callers_at_once_gets_its_own_answer(redis_url: str) -> None:
     """redis-py 8 opens at most 100 connections; the 101st submit at once was answered 503."""
 
     async def body(store: JobStore) -> None:
@@ -167,9 +167,9 @@ def test_a_silent_server_is_an_error_after_the_timeout(greets: bool) -> None:
         ended = asyncio.Event()
 
         async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            while said := await reader.read(10_000):
-                if greets and b"SETINFO" in said:
-                    writer.write(b"+OK\r\n" * said.count(b"SETINFO"))
+            while received := await reader.read(10_000):
+                if greets and b"SETINFO" in received:
+                    writer.write(b"+OK\r\n" * received.count(b"SETINFO"))
             writer.close()
             await writer.wait_closed()
             ended.set()
@@ -197,7 +197,7 @@ def test_a_call_that_arrives_as_the_last_sender_ends_is_sent(
 ) -> None:
     """A sender counted until a callback after its end: a call that came in between waited for ever.
 
-    Workers stood still for up to a second, until the next tick sent their calls too.
+    Workers did nothing for up to a second, until the next tick sent their calls too.
     """
     monkeypatch.setattr(pipeline, "_IN_FLIGHT", 1)
 

@@ -69,7 +69,7 @@ def test_a_url_is_read_as(url: str, want: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "want"),
     [
         pytest.param(f"http://:{QUOTED}@h", "begins with redis://", id="scheme"),
         pytest.param("redis+sentinel://:hunter2@h", "mymaster", id="no service"),
@@ -80,11 +80,11 @@ def test_a_url_is_read_as(url: str, want: dict[str, object]) -> None:
         pytest.param("redis://:hunter2@h?sl=1", "no option 'sl'", id="unknown option"),
     ],
 )
-def test_a_url_that_cannot_be_read_is_refused_without_its_password(url: str, says: str) -> None:
-    with pytest.raises(ValueError, match=says) as raised:
+def test_a_url_that_cannot_be_read_is_refused_without_its_password(url: str, want: str) -> None:
+    with pytest.raises(ValueError, match=want) as raised:
         RedisAddress.parse(url)
     assert "hunter2" not in str(raised.value)
-    with pytest.raises(ValidationError, match=says) as refused:
+    with pytest.raises(ValidationError, match=want) as refused:
         Settings(redis_url=url)
     assert "hunter2" not in str(refused.value)
 

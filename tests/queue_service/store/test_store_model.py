@@ -154,17 +154,17 @@ class StoreMachine(RuleBasedStateMachine):
         job.due_ms = job.since_ms + (job.slack_ms if self.by_length else job.offset_ms)
         self.fair.wakes(job.tenant)
 
-    def left_the_line(self, job: Model) -> None:
-        if not [j for j in self.line(job.tenant) if self.jobs[j] is not job]:
+    def left_the_queue(self, job: Model) -> None:
+        if not [j for j in self.waiting_of(job.tenant) if self.jobs[j] is not job]:
             self.fair.rests(job.tenant)
 
-    def line(self, tenant: str) -> list[str]:
+    def waiting_of(self, tenant: str) -> list[str]:
         waiting = [i for i in self.of(JobState.QUEUED) if self.jobs[i].tenant == tenant]
         return sorted(waiting, key=lambda i: (self.jobs[i].due_ms, i))
 
     def end(self, job: Model, state: JobState) -> None:
         if job.state is JobState.QUEUED:
-            self.left_the_line(job)
+            self.left_the_queue(job)
         job.state = state
         if job.held is not None:
             job.stale.append(job.held)
@@ -247,13 +247,13 @@ class StoreMachine(RuleBasedStateMachine):
             tenant = self.fair.next()
             if tenant is None:
                 break
-            job_id = self.line(tenant)[0]
+            job_id = self.waiting_of(tenant)[0]
             job = self.jobs[job_id]
             if job.deadline_ms <= self.now:
                 self.end(job, JobState.EXPIRED)
                 continue
             job.charged = self.fair.charge(tenant, job.cost)
-            self.left_the_line(job)
+            self.left_the_queue(job)
             job.state = JobState.RUNNING
             want.append(job_id)
         assert [c.lease.job_id for c in claims] == want
@@ -379,7 +379,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: any(job.stale for job in self.jobs.values()))
     @rule(data=st.data())
-    def a_stale_worker_speaks(self, data: st.DataObject) -> None:
+    def report_of_a_stale_worker(self, data: st.DataObject) -> None:
         with_stale = [job for job in self.jobs.values() if job.stale]
         # The dangerous case is a job that runs again, on the lease of another worker.
         again = [job for job in with_stale if job.state is JobState.RUNNING]
@@ -426,9 +426,9 @@ class StoreMachine(RuleBasedStateMachine):
         return {one.decode() for one in found}
 
     @invariant()
-    def every_job_is_where_its_state_says_and_nowhere_else(self) -> None:
+    def every_job_is_in_the_sets_of_its_state_and_in_no_others(self) -> None:
         for tenant in Fair.WEIGHTS:
-            assert self.members(f"ready:{tenant}") == set(self.line(tenant))
+            assert self.members(f"ready:{tenant}") == set(self.waiting_of(tenant))
         assert self.members("accepted") == set(self.of(JobState.QUEUED))
         assert self.members("leases") == set(self.of(JobState.RUNNING))
         assert self.members("delayed") == set(self.of(JobState.SCHEDULED))
@@ -437,7 +437,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert {i: tenant for tenant, ids in dead.items() for i in ids} == failed
 
     @invariant()
-    def tenants_stand_in_the_order_of_their_virtual_times(self) -> None:
+    def tenants_are_ordered_by_their_virtual_times(self) -> None:
         found: Any = self.raw.zrange(f"lw:{{{Q}}}:tenants", 0, -1, withscores=True)
         want = {tenant: self.fair.times[tenant] for tenant in self.fair.active}
         assert {name.decode(): score for name, score in found} == want
@@ -451,10 +451,10 @@ class StoreMachine(RuleBasedStateMachine):
         assert stats.depth == len(self.of(JobState.QUEUED))
         assert stats.scheduled == len(self.of(JobState.SCHEDULED))
         assert stats.dead == len(self.of(JobState.FAILED))
-        told = {t.tenant: (t.depth, t.scheduled) for t in stats.tenants}
+        reported = {t.tenant: (t.depth, t.scheduled) for t in stats.tenants}
         for tenant in {job.tenant for job in self.jobs.values()}:
             scheduled = [i for i in self.of(JobState.SCHEDULED) if self.jobs[i].tenant == tenant]
-            assert told.get(tenant, (0, 0)) == (len(self.line(tenant)), len(scheduled))
+            assert reported.get(tenant, (0, 0)) == (len(self.waiting_of(tenant)), len(scheduled))
         assert (stats.mode, stats.active_policy == "sjf") == (self.mode, self.by_length)
         assert stats.counters.get("accepted", 0) == len(self.jobs)
         for state in TERMINAL - {JobState.FAILED}:
@@ -470,12 +470,12 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.members("wake") == {"work"}
 
     @invariant()
-    def what_first_come_first_served_would_have_done_is_known_once_the_line_is_empty(self) -> None:
-        # Never more entries than jobs; and none for long once no job waits.
+    def the_list_of_the_fcfs_counterfactual_is_bounded(self) -> None:
+        # Never more entries than times that jobs entered the queue.
         assert self.raw.llen(f"lw:{{{Q}}}:fcfs") <= len(self.jobs) + self.redriven
 
     @invariant()
-    def records_and_streams_tell_the_same_story(self) -> None:
+    def records_and_streams_agree(self) -> None:
         for job_id, job in self.jobs.items():
             record = self.wait(self.store.get(Q, job_id))
             assert record is not None

@@ -359,21 +359,21 @@ def test_the_fcfs_counterfactual_is_what_fcfs_really_does(redis_url: str) -> Non
 
     async def body(store: JobStore) -> None:
         short_first = await serve(store, arrivals, 1)
-        told = {}
+        recorded = {}
         for a in arrivals:
             record = await store.get(Q, a.job.id)
             assert record is not None
             assert record.fcfs_wait_ms is not None
-            told[a.job.id] = record.fcfs_wait_ms
+            recorded[a.job.id] = record.fcfs_wait_ms
         stats = await store.stats(Q)
         await store.client.flushdb()
         await store.put_queue(Q, QueueSettings(policy="fcfs"))
         really = await serve(store, arrivals, 1)
         # A job starts only when a slot is free, so the clock stands still between two claims:
         # off by the longest job at most, and by much less on the mean.
-        assert max(abs(told[i] - really[i]) for i in told) <= 100
+        assert max(abs(recorded[i] - really[i]) for i in recorded) <= 100
         mean = sum(really.values()) / len(really)
-        assert sum(told.values()) / len(told) == pytest.approx(mean, rel=0.03)
+        assert sum(recorded.values()) / len(recorded) == pytest.approx(mean, rel=0.03)
         assert stats.mean_fcfs_wait_ms == pytest.approx(mean, rel=0.03)
         assert stats.mean_wait_ms == pytest.approx(sum(short_first.values()) / 120, abs=1)
         assert stats.mean_wait_ms is not None
@@ -405,7 +405,7 @@ def test_a_job_that_left_the_queue_unserved_is_in_neither_mean_wait(redis_url: s
 def test_a_late_prediction_moves_a_waiting_job_and_not_one_that_runs(redis_url: str) -> None:
     from lengthwise_contract.prediction import Prediction
 
-    said = Prediction(
+    prediction = Prediction(
         model_version="v1", p10_tokens=1, p50_tokens=5, p90_tokens=9, mean_tokens=5, rank_score=2
     )
 
@@ -416,7 +416,7 @@ def test_a_late_prediction_moves_a_waiting_job_and_not_one_that_runs(redis_url: 
             "slack_ms": 15.0,
             "predicted_tokens": 5.0,
             "predicted_ms": 5.0,
-            "prediction": said,
+            "prediction": prediction,
         }
         assert await store.reprice(Q, "a1", **price) == T0 + 15
         [claim] = await store.claim(Q, worker_id="w", count=1)
@@ -425,7 +425,7 @@ def test_a_late_prediction_moves_a_waiting_job_and_not_one_that_runs(redis_url: 
         assert await store.reprice(Q, "nope", **price) is None
         found = await store.get(Q, "a1")
         assert found is not None
-        assert found.prediction == said
+        assert found.prediction == prediction
         assert (await store.stats(Q)).backlog_tokens == 100
 
     run(body, redis_url)
@@ -513,9 +513,9 @@ def test_the_snapshot_of_all_tenants_is_in_the_order_in_which_jobs_are_claimed(
             await submit(store, f"a{i:02}", "a", 10 + 13 * i)
             await submit(store, f"b{i:02}", "b", 200 - 7 * i, tenant_weight=4.0)
         await submit(store, "c00", "c", 5)
-        line = await store.snapshot(Q, 100)
+        snapshot = await store.snapshot(Q, 100)
         claims = [(await store.claim(Q, worker_id="w", count=1))[0] for _ in range(25)]
-        assert [j.id for j in line.waiting] == [c.lease.job_id for c in claims]
+        assert [j.id for j in snapshot.waiting] == [c.lease.job_id for c in claims]
         mine = await store.snapshot(Q, 100, tenant="c")
         assert [j.id for j in (*mine.waiting, *mine.running)] == ["c00"]
 
