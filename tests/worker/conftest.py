@@ -27,7 +27,7 @@ from lengthwise_worker.worker import Worker
 
 
 class Rig:
-    """What the tests of a worker share: one queue, engines, workers, processes."""
+    """One queue on a real Valkey, with engines and workers, in this process and in others."""
 
     queue = "org/model-1"
 
@@ -88,7 +88,7 @@ class Rig:
         open_store: Callable[[], JobStore] | None = None,
         **changes: Any,
     ) -> AsyncIterator[Worker]:
-        """A worker that runs inside the block and ends well after it."""
+        """A worker that runs inside the block and is stopped at its end."""
         settings = self.settings(engine_url, **changes)
         make = open_store or (lambda: self.open_store(settings))
         worker = Worker(settings, open_engine(settings), make)
@@ -176,14 +176,14 @@ class Rig:
     async def state(self, job_id: str, want: JobState) -> Job:
         """The job, once it is in the state `want`."""
 
-        async def there() -> bool:
+        async def reached() -> bool:
             return (await self.job(job_id)).state is want
 
-        await self.until(there)
+        await self.until(reached)
         return await self.job(job_id)
 
     async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
-        """Return once `condition` holds; fails when it does not within `PATIENCE_S`."""
+        """Return once `condition` holds; fail when it does not within `PATIENCE_S`."""
         await eventually_async(condition, "the condition of the test")
 
     async def becomes(self, condition: Callable[[], bool]) -> None:

@@ -25,7 +25,7 @@ def redis_url(quiet_redis_url: str) -> str:
     return quiet_redis_url
 
 
-class Desk:
+class Ender:
     """A CompletionBatcher over a store, and the claims that it started."""
 
     def __init__(self, rig: Rig, store: JobStore, *, may_claim: bool = True) -> None:
@@ -62,14 +62,14 @@ async def claimed(rig: Rig, count: int, *, waiting: int = 0) -> list[Claim]:
 def test_slots_of_jobs_that_end_together_are_refilled_by_one_claim(rig: Rig) -> None:
     async def body() -> None:
         first, *claims = await claimed(rig, 6, waiting=9)
-        await Desk(rig, rig.store).end([first], claim=False)  # now the script is loaded
-        desk = Desk(rig, rig.store)
+        await Ender(rig, rig.store).end([first], claim=False)  # now the script is loaded
+        ender = Ender(rig, rig.store)
         async with redis.Redis.from_url(rig.redis_url) as client:
             await client.config_resetstat()
-            states = await desk.end(claims)
+            states = await ender.end(claims)
             stats = await client.info("commandstats")
         assert states == [JobState.SUCCEEDED] * 5
-        assert [c.lease.job_id for c in desk.started] == [f"job-{n:03d}" for n in range(6, 11)]
+        assert [c.lease.job_id for c in ender.started] == [f"job-{n:03d}" for n in range(6, 11)]
         assert stats["cmdstat_evalsha"]["calls"] == 2  # five completions, one claim
 
     rig.run(body)
@@ -78,17 +78,17 @@ def test_slots_of_jobs_that_end_together_are_refilled_by_one_claim(rig: Rig) -> 
 def test_many_completions_are_split_and_each_job_gets_its_own_state(rig: Rig) -> None:
     async def body() -> None:
         claims = await claimed(rig, 50)
-        stolen = claims[::7]
-        for claim in stolen:  # another worker ends them first
-            await Desk(rig, rig.store).end([claim], claim=False)
+        taken = claims[::7]
+        for claim in taken:  # another worker ends them first
+            await Ender(rig, rig.store).end([claim], claim=False)
         other = [
             Claim(**{**vars(c), "lease": type(c.lease)(**{**vars(c.lease), "nonce": "old"})})
-            if c in stolen
+            if c in taken
             else c
             for c in claims
         ]
-        states = await Desk(rig, rig.store).end(other)
-        want = [None if c in stolen else JobState.SUCCEEDED for c in claims]
+        states = await Ender(rig, rig.store).end(other)
+        want = [None if c in taken else JobState.SUCCEEDED for c in claims]
         assert states == want
 
     rig.run(body)
@@ -113,15 +113,15 @@ class Counted(JobStore):
 
 
 def test_at_most_two_reports_are_in_flight_and_travel_apart(rig: Rig) -> None:
-    """In one pipeline they were answered together, and worker and server took turns."""
+    """In one pipeline they were answered together, so worker and server waited for each other."""
 
     async def body() -> None:
         claims = await claimed(rig, 50)
         store = Counted(rig.redis_url)
-        await Desk(rig, store).end(claims[:1], claim=False)  # now the script is loaded
+        await Ender(rig, store).end(claims[:1], claim=False)  # now the script is loaded
         async with redis.Redis.from_url(rig.redis_url) as client:
             before = len(await client.client_list())
-            assert await Desk(rig, store).end(claims[1:]) == [JobState.SUCCEEDED] * 49
+            assert await Ender(rig, store).end(claims[1:]) == [JobState.SUCCEEDED] * 49
             assert len(await client.client_list()) == before + 1  # a second connection
         assert store.sizes == [1, 16, 16, 16, 1]
         assert store.most == 2
@@ -133,10 +133,10 @@ def test_at_most_two_reports_are_in_flight_and_travel_apart(rig: Rig) -> None:
 def test_a_repeated_report_returns_the_same_and_claims_nothing(rig: Rig) -> None:
     async def body() -> None:
         claims = await claimed(rig, 2, waiting=4)
-        desk = Desk(rig, rig.store)
-        assert await desk.end(claims, claim=False) == [JobState.SUCCEEDED] * 2
-        assert await desk.end(claims, claim=False) == [JobState.SUCCEEDED] * 2
-        assert desk.started == []
+        ender = Ender(rig, rig.store)
+        assert await ender.end(claims, claim=False) == [JobState.SUCCEEDED] * 2
+        assert await ender.end(claims, claim=False) == [JobState.SUCCEEDED] * 2
+        assert ender.started == []
 
     rig.run(body)
 
@@ -144,9 +144,9 @@ def test_a_repeated_report_returns_the_same_and_claims_nothing(rig: Rig) -> None
 def test_a_worker_that_may_not_claim_claims_nothing(rig: Rig) -> None:
     async def body() -> None:
         claims = await claimed(rig, 2, waiting=4)
-        desk = Desk(rig, rig.store, may_claim=False)
-        assert await desk.end(claims) == [JobState.SUCCEEDED] * 2
-        assert desk.started == []
+        ender = Ender(rig, rig.store, may_claim=False)
+        assert await ender.end(claims) == [JobState.SUCCEEDED] * 2
+        assert ender.started == []
 
     rig.run(body)
 
@@ -155,16 +155,16 @@ def test_every_job_gets_the_error_of_a_store_that_is_down(rig: Rig) -> None:
     async def body() -> None:
         claims = await claimed(rig, 3)
         away = JobStore("redis://127.0.0.1:1/0")
-        desk = Desk(rig, away)
+        ender = Ender(rig, away)
         outcome = Outcome(kind=OutcomeKind.OK)
         with pytest.raises(StoreUnavailable):
             async with asyncio.timeout(30):
-                await desk.completions.complete(
+                await ender.completions.complete(
                     Completion(lease=claims[0].lease, outcome=outcome), claim=True
                 )
         answers = await asyncio.gather(
             *(
-                desk.completions.complete(Completion(lease=c.lease, outcome=outcome), claim=True)
+                ender.completions.complete(Completion(lease=c.lease, outcome=outcome), claim=True)
                 for c in claims
             ),
             return_exceptions=True,

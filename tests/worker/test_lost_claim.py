@@ -62,6 +62,7 @@ def test_after_a_failover_that_lost_output_the_rest_of_the_attempt_is_not_stored
         second = [e for e in chunks if e.attempt == 2]
         assert stores[0].lost
         assert stores[0].after_lost == 0
+        assert first
         assert all(f" w{i}".encode() in entry.data for i, entry in enumerate(first))
         assert len(second) == 400
         assert (await rig.job("j1")).state is JobState.SUCCEEDED

@@ -9,11 +9,11 @@ from lengthwise_worker.backoff import Backoff
 from lengthwise_worker.batching import Batching, BatchingMode
 from lengthwise_worker.engines.vllm import priority_of
 from lengthwise_worker.errors import (
-    EngineAway,
     EngineBusy,
     EngineError,
     EngineFailed,
     EngineRefused,
+    EngineUnavailable,
 )
 from lengthwise_worker.outcomes import (
     BUSY_CAP_MS,
@@ -50,7 +50,7 @@ def test_the_room_for_more_jobs(mode: str, running: int, filling: bool, want: in
         (EngineRefused("x", status=400, body={"error": 1}), OutcomeKind.ERROR),
         (EngineFailed("x", status=500), OutcomeKind.RETRY),
         (EngineBusy("x", status=429), OutcomeKind.RELEASE),
-        (EngineAway("x"), OutcomeKind.RELEASE),
+        (EngineUnavailable("x"), OutcomeKind.RELEASE),
     ],
     ids=["refused", "failed", "busy", "away"],
 )

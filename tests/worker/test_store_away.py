@@ -35,7 +35,7 @@ def test_a_stream_across_an_outage_of_the_store_loses_and_repeats_nothing(rig: R
             await rig.becomes(lambda: engine.batch.running == 1)
             with proxy.closed():
                 # The engine completes the answer, and then the store returns.
-                await rig.becomes(lambda: worker.link.away)
+                await rig.becomes(lambda: worker.link.unavailable)
                 await rig.becomes(lambda: engine.batch.seen.answered == 1)
                 assert (await rig.job("j1")).state is JobState.RUNNING
             *chunks, _ = await rig.output("j1")

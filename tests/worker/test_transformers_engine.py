@@ -122,7 +122,7 @@ def test_a_cancelled_answer_leaves_its_batch_and_the_others_continue(
 
     decoder.decode([quits, stays], on_token=cancel)
     assert stays.tokens == want
-    assert len(quits.tokens) <= 11
+    assert 10 <= len(quits.tokens) <= 11
 
 
 # ---------------------------------------------------------------------- behind a worker
@@ -246,7 +246,7 @@ def test_cancelling_a_job_takes_it_out_of_its_batch(rig: Rig, model_path: Path) 
             engine = worker._engine
             assert isinstance(engine, TransformersEngine)
             assert engine.decoder is not None
-            assert engine.decoder.work.kept < 3500
+            assert 400 <= engine.decoder.work.kept < 3500
 
     rig.run(body)
 
@@ -261,6 +261,9 @@ def test_leases_are_kept_while_a_batch_is_decoded(rig: Rig, model_path: Path) ->
             await rig.submit("long", messages=chat("a"), stream=False, **ask)
             job = await rig.state("long", JobState.SUCCEEDED)
             assert job.attempt == 1
+            assert job.started_ms is not None
+            assert job.finished_ms is not None
+            assert job.finished_ms - job.started_ms > times["lease_ms"]
 
     rig.run(body)
 

@@ -11,11 +11,11 @@ import pytest
 
 from lengthwise_worker.engines import wire
 from lengthwise_worker.errors import (
-    EngineAway,
     EngineBusy,
     EngineError,
     EngineFailed,
     EngineRefused,
+    EngineUnavailable,
 )
 
 
@@ -147,8 +147,8 @@ def test_an_error_event_is_translated_by_its_code(
         (404, EngineRefused),
         (413, EngineRefused),
         (422, EngineRefused),
-        (401, EngineAway),
-        (403, EngineAway),
+        (401, EngineUnavailable),
+        (403, EngineUnavailable),
         (408, EngineFailed),
         (429, EngineBusy),
         (503, EngineBusy),

@@ -126,7 +126,7 @@ def test_cancelling_a_running_job_aborts_the_engines_work(rig: Rig, stream: bool
         async with rig.working(engine.url, beat_ms=60_000, lease_ms=120_000):
             await rig.submit("j1", tokens=5000, stream=stream)
             await rig.becomes(lambda: engine.batch.running == 1)
-            await rig.until(lambda: listened_to(rig))
+            await rig.until(lambda: worker_is_subscribed(rig))
             await rig.store.cancel(rig.queue, "j1")
             await rig.state("j1", JobState.CANCELLED)
             await rig.becomes(lambda: engine.batch.seen.aborted == 1)
@@ -135,7 +135,7 @@ def test_cancelling_a_running_job_aborts_the_engines_work(rig: Rig, stream: bool
     rig.run(body)
 
 
-async def listened_to(rig: Rig) -> bool:
+async def worker_is_subscribed(rig: Rig) -> bool:
     """Whether a worker is subscribed to hints."""
     [(_, listeners)] = await rig.store.client.pubsub_numsub(QueueKeys(rig.queue).control)
     return bool(listeners)
@@ -148,29 +148,29 @@ def test_a_worker_whose_lease_is_lost_aborts_and_sends_nothing_more(rig: Rig) ->
             await rig.submit("j1", tokens=5000)
             await rig.becomes(lambda: engine.batch.running == 1)
             # Another worker gets the job: from now on the lease has another nonce.
-            stolen = await steal(rig, "j1")
+            taken = await take_over(rig, "j1")
             await rig.becomes(lambda: engine.batch.seen.aborted == 1)
             await rig.becomes(lambda: worker.metrics.leases_lost._value.get() == 1)
             before = len(await rig.store.read_output(rig.queue, "j1"))
             job = await rig.job("j1")
-            assert (job.state, job.worker) == (JobState.RUNNING, "thief")
+            assert (job.state, job.worker) == (JobState.RUNNING, "other")
         after = await rig.store.read_output(rig.queue, "j1")
         assert len(after) == before
         assert all(e.attempt == 1 for e in after if e.kind is EntryKind.CHUNK)
         assert (await rig.job("j1")).state is JobState.RUNNING
-        assert stolen.attempt == 2
+        assert taken.attempt == 2
 
     rig.run(body)
 
 
-async def steal(rig: Rig, job_id: str) -> Lease:
-    """Let the lease of a running job run out, by the clock, and claim the job as another."""
+async def take_over(rig: Rig, job_id: str) -> Lease:
+    """Let the lease of a running job run out, by the clock, and claim the job as another worker."""
     later = JobStore(rig.redis_url)
     try:
         later.now_ms = (await rig.store.stats(rig.queue)).now_ms + 60_000
         await later.tick(rig.queue)
         async with asyncio.timeout(20):
-            while not (claims := await later.claim(rig.queue, worker_id="thief", count=1)):
+            while not (claims := await later.claim(rig.queue, worker_id="other", count=1)):
                 await later.tick(rig.queue)
     finally:
         await later.aclose()
@@ -253,14 +253,14 @@ def test_a_job_that_the_engine_refuses_fails_with_the_engines_own_error(rig: Rig
     async def body() -> None:
         engine = rig.engine()
         async with rig.working(engine.url):
-            await rig.submit("j1", model="nobody/serves-this")
+            await rig.submit("j1", model="unknown/model")
             entries = await rig.output("j1")
         job = await rig.job("j1")
         assert (job.state, job.attempt) == (JobState.FAILED, 1)
         assert job.error is not None
         want = {
             "error": {
-                "message": "The model `nobody/serves-this` does not exist.",
+                "message": "The model `unknown/model` does not exist.",
                 "type": "NotFoundError",
                 "param": None,
                 "code": 404,
@@ -412,6 +412,7 @@ def test_a_vllm_without_priority_scheduling_gets_no_priority(rig: Rig) -> None:
                 await rig.output(f"j{i}")
         jobs = [await rig.job(f"j{i}") for i in range(3)]
         assert [(j.state, j.attempt) for j in jobs] == [(JobState.SUCCEEDED, 1)] * 3
+        assert len(engine.batch.seen.started) == 3
         assert all("priority" not in note["keys"] for note in engine.batch.seen.started)  # type: ignore[operator]
 
     rig.run(body)
@@ -480,8 +481,8 @@ def test_a_second_stop_releases_at_once(rig: Rig) -> None:
     rig.run(body)
 
 
-class DeafStore(JobStore):
-    """A store whose claims find nothing, as after the hiccups that other queues report."""
+class StoreWithoutJobs(JobStore):
+    """A store whose claims find nothing, as users of other queues report after an outage."""
 
     async def claim(self, queue: str, *, worker_id: str, count: int) -> list[Claim]:
         return []
@@ -494,7 +495,7 @@ def test_the_watchdog_reconnects_a_worker_that_claims_nothing(rig: Rig) -> None:
         stores: list[JobStore] = []
 
         def open_store() -> JobStore:
-            kind = DeafStore if not stores else JobStore
+            kind = StoreWithoutJobs if not stores else JobStore
             stores.append(kind(rig.redis_url))
             return stores[-1]
 
@@ -511,7 +512,7 @@ def test_the_watchdog_ends_a_worker_that_new_connections_do_not_help(rig: Rig) -
     async def body() -> None:
         engine = rig.engine()
         settings = rig.settings(engine.url, watchdog_s=0.3)
-        worker = Worker(settings, open_engine(settings), lambda: DeafStore(rig.redis_url))
+        worker = Worker(settings, open_engine(settings), lambda: StoreWithoutJobs(rig.redis_url))
         await rig.submit("j1", tokens=2)
         with pytest.raises(WatchdogGaveUp):
             await worker.run()
@@ -519,13 +520,13 @@ def test_the_watchdog_ends_a_worker_that_new_connections_do_not_help(rig: Rig) -
     rig.run(body)
 
 
-class LookedAtStore(JobStore):
-    """Counts the checks of the watchdog."""
+class CountingStore(JobStore):
+    """Counts the reads of the watchdog."""
 
-    looks = 0
+    reads = 0
 
     async def stats(self, queue: str) -> QueueStats:
-        self.looks += 1
+        self.reads += 1
         return await super().stats(queue)
 
 
@@ -535,17 +536,17 @@ def test_a_paused_queue_with_jobs_in_it_resets_the_watchdog(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine()
         settings = rig.settings(engine.url)
-        stores: list[LookedAtStore] = []
+        stores: list[CountingStore] = []
 
-        def open_store() -> LookedAtStore:
-            stores.append(LookedAtStore(rig.redis_url))
+        def open_store() -> CountingStore:
+            stores.append(CountingStore(rig.redis_url))
             return stores[-1]
 
         await rig.store.set_mode(rig.queue, Mode.PAUSED)
         await rig.submit("j1", tokens=2)
         async with rig.working(settings.engine_url, open_store, watchdog_s=0.1) as worker:
             # Its patience is five checks: it would have opened new connections and given up.
-            await rig.becomes(lambda: stores[0].looks > 15)
+            await rig.becomes(lambda: stores[0].reads > 15)
             await rig.store.set_mode(rig.queue, Mode.OPEN)
             await rig.output("j1")
             assert worker.metrics.watchdog_reconnects._value.get() == 0

@@ -1,4 +1,4 @@
-"""The worker as a process: signals, sudden death, exit codes, logs."""
+"""The worker as a process: signals, kill -9, exit codes, logs."""
 
 from __future__ import annotations
 
@@ -208,10 +208,10 @@ def test_a_worker_waits_for_a_store_that_is_down_and_does_not_end(
 
 def test_bad_settings_end_the_worker_with_code_2_and_are_named(rig: Rig) -> None:
     process = rig.process("http://127.0.0.1:1", slots=0, engine_api_key="sk-very-secret")
-    said = process.communicate(timeout=30)[1].decode()
+    log = process.communicate(timeout=30)[1].decode()
     assert process.returncode == 2
-    assert "LENGTHWISE_WORKER_SLOTS" in said
-    assert "sk-very-secret" not in said
+    assert "LENGTHWISE_WORKER_SLOTS" in log
+    assert "sk-very-secret" not in log
 
 
 def test_the_embedded_simulation_serves_without_any_engine_beside_it(rig: Rig) -> None:

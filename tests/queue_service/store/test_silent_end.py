@@ -214,9 +214,8 @@ def test_the_stream_of_silent_ends_stays_short(redis_url: str) -> None:
         for number in range(500):
             await accept(store, f"j{number}")
             await answer(store)
-        assert (
-            100 <= await store.client.xlen(K.ends) <= 200
-        )
+        # 100, and up to one node of the stream more.
+        assert 100 <= await store.client.xlen(K.ends) <= 200
 
     run(body, redis_url)
 
