@@ -101,7 +101,6 @@ local function submit(job, body, idem, rate, id, payload, tenant, cost, price, p
   end
   if delay > 0 then
     redis.call("ZADD", queue.delayed, since, id)
-    redis.call("HSETNX", queue.vt, tenant, 0)
     hold(queue, tenant, 1)
   else
     local backlog = enter(queue, id, tenant, due, since, cost)

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from lengthwise_contract.states import TERMINAL, TRANSITIONS, Event, JobState
 from lengthwise_store import lua_loader
+from lengthwise_store.store import JobStore
+
+PAGE = Path(__file__).parents[3] / "docs/concepts/life-of-a-job.md"
 
 
 def test_every_legal_move_is_declared_by_its_script_and_no_script_declares_another() -> None:
@@ -19,6 +25,21 @@ def test_every_legal_move_is_declared_by_its_script_and_no_script_declares_anoth
         for target in targets
     )
     assert declared == want
+
+
+def test_every_event_is_a_method_of_the_store() -> None:
+    assert [event for event in Event if not hasattr(JobStore, event)] == []
+
+
+def test_the_page_describes_every_move_and_no_other() -> None:
+    rows = re.findall(r"^\| ([a-z, ]+) → ([a-z]+) \|", PAGE.read_text("utf-8"), re.MULTILINE)
+    described = {(source, target) for sources, target in rows for source in sources.split(", ")}
+    moves = {
+        (str(source or "none"), str(target))
+        for (source, _), targets in TRANSITIONS.items()
+        for target in targets
+    }
+    assert described == moves
 
 
 def test_no_move_leaves_a_terminal_state_but_the_redrive_of_a_dead_letter() -> None:

@@ -24,7 +24,7 @@ from lengthwise_contract.jobs import JobError
 from lengthwise_contract.prediction import Prediction
 from lengthwise_contract.queue_settings import PolicyName, QueueSettings
 from lengthwise_contract.queue_views import WorkerView
-from lengthwise_contract.states import TERMINAL, JobState
+from lengthwise_contract.states import TERMINAL, Event, JobState
 from lengthwise_store.jobs import (
     Accepted,
     Claim,
@@ -401,7 +401,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert answer is job.state
 
     @rule(ms=st.sampled_from([1, 400, 1100]))
-    def time_passes(self, ms: int) -> None:
+    def tick(self, ms: int) -> None:
         self.now += ms
         self.store.now_ms = self.now
         self.wait(self.store.tick(Q))
@@ -494,6 +494,10 @@ class StoreMachine(RuleBasedStateMachine):
             if ends:
                 assert entries[-1] is ends[0]
                 assert self.raw.pttl(f"lw:{{{Q}}}:job:{job_id}") > 0
+
+
+def test_every_event_is_a_rule_of_the_machine() -> None:
+    assert [event for event in Event if not hasattr(StoreMachine, event)] == []
 
 
 def run_machine(redis_at: str, examples: int) -> None:

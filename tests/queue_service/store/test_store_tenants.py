@@ -541,6 +541,22 @@ def test_a_tenant_whose_only_job_ran_over_a_tick_is_still_known_when_it_ends(
     run(body, redis_url)
 
 
+def test_a_tenant_whose_only_job_ran_over_a_tick_is_still_known_when_it_is_retried(
+    redis_url: str,
+) -> None:
+    # The tick forgot it, as above: its delayed job was in no tenant's count.
+    async def body(store: JobStore) -> None:
+        await submit(store, "a0", "once", 10)
+        [claim] = await store.claim(Q, worker_id="w", count=1)
+        await store.tick(Q)
+        outcome = Outcome(kind=OutcomeKind.RETRY, delay_ms=500)
+        assert (await store.finish(Q, claim.lease, outcome, worker_id="w")).state == "scheduled"
+        stats = await store.stats(Q)
+        assert [(t.tenant, t.scheduled) for t in stats.tenants] == [("once", 1)]
+
+    run(body, redis_url)
+
+
 def test_a_tenant_that_is_gone_leaves_nothing_behind(redis_url: str) -> None:
     async def body(store: JobStore) -> None:
         await submit(store, "a0", "once", 10)

@@ -67,7 +67,11 @@ local function charge(queue, tenant, amount)
 end
 
 -- Change the number of a tenant's scheduled jobs, which its share of the depth counts too.
+-- The tick may have forgotten a tenant whose only job ran; `stats` lists the tenants in `vt`.
 local function hold(queue, tenant, by)
+  if by > 0 then
+    redis.call("HSETNX", queue.vt, tenant, 0)
+  end
   if redis.call("HINCRBY", queue.scheduled, tenant, by) <= 0 then
     redis.call("HDEL", queue.scheduled, tenant)
   end
