@@ -1,1 +1,1 @@
-"""What two components of Lengthwise must agree on, and nothing else."""
+"""The contract: all that two components of Lengthwise must agree on."""

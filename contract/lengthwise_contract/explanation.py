@@ -1,6 +1,6 @@
-"""Why a job is at its place in the queue.
+"""The explanation of a job's place in the queue.
 
-Called by the queue service and the command line. Times are ms since the epoch, by the clock of
+Used by the queue service and the command line. Times are ms since the epoch, by the clock of
 Redis.
 """
 

@@ -1,6 +1,6 @@
-"""The jobs API: what a client submits, and how it sees a job.
+"""The bodies of the jobs API: a submitted job, and the views of jobs.
 
-Called by the queue service, which serves it, and by the command line and the lab, which use it.
+Used by the queue service, which serves it, and by the command line and the lab, which use it.
 Times are ms since the epoch, by the clock of Redis.
 """
 

@@ -1,6 +1,6 @@
-"""The predictor's HTTP API: how long will this answer be, and which answers will be short?
+"""The predictor's HTTP API: predict the length of an answer, and order prompts by it.
 
-Called by the predictor, which serves it, and by the queue service, the command line and the lab,
+Used by the predictor, which serves it, and by the queue service, the command line and the lab,
 which ask. All lengths are output tokens of the LLM that will answer.
 """
 

@@ -1,6 +1,6 @@
-"""A queue as an admin sees it, and as a tenant sees it.
+"""The views of a queue: for an admin, for a tenant, and as a snapshot.
 
-Called by the queue service, which serves these views, and by the operator, the command line and the
+Used by the queue service, which serves these views, and by the operator, the command line and the
 lab, which read them. Times are ms since the epoch, by the clock of Redis.
 """
 

@@ -1,1 +1,1 @@
-"""Everything that Lengthwise keeps in Redis, shared by the queue service and the worker."""
+"""The store: all data of Lengthwise in Redis. Used by the queue service and the worker."""

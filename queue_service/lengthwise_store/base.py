@@ -18,10 +18,10 @@ import redis.asyncio as redis
 from lengthwise_store.errors import NotConfirmed
 from lengthwise_store.keys import QUEUES, QueueKeys
 from lengthwise_store.lua_loader import load_all
-from lengthwise_store.pipeline import Call, ScriptPipeline
+from lengthwise_store.pipeline import ScriptCall, ScriptPipeline
 from lengthwise_store.redis.connections import Connections
 from lengthwise_store.redis.durability import confirmation
-from lengthwise_store.redis.errors import is_away, reaching_redis, read, unavailable
+from lengthwise_store.redis.errors import is_outage, reaching_redis, read, unavailable
 from lengthwise_store.redis.server_check import check_server
 from lengthwise_store.redis.settings import RedisAddress
 from lengthwise_store.settings import StoreSettings
@@ -125,17 +125,17 @@ class StoreBase:
 
     def _call(
         self, k: QueueKeys, script: str, keys: Sequence[str] = (), args: Sequence[Any] = ()
-    ) -> Call:
+    ) -> ScriptCall:
         """Make a call of a script that begins with the keys and arguments of the queue."""
         s = self.settings
         shared = [k.prefix, self._now, s.retention_ms, s.dead_retention_ms]
         return script, [*k.script_keys, *keys], [*shared, *args]
 
-    async def _run(self, *calls: Call) -> list[Any]:
+    async def _run(self, *calls: ScriptCall) -> list[Any]:
         """Run scripts of one queue, in order, in one round trip, and return their replies."""
         return await self._send(self._pipeline(calls[0][1][0], confirmed=False), calls)
 
-    async def _run_confirmed(self, *calls: Call) -> tuple[list[Any], str | None]:
+    async def _run_confirmed(self, *calls: ScriptCall) -> tuple[list[Any], str | None]:
         """Run scripts whose writes must be confirmed.
 
         Returns:
@@ -146,12 +146,12 @@ class StoreBase:
         replies = await self._send(self._pipeline(calls[0][1][0], confirmed=True), calls)
         return replies[:-1], replies[-1]
 
-    async def _send(self, pipeline: ScriptPipeline, calls: Sequence[Call]) -> list[Any]:
+    async def _send(self, pipeline: ScriptPipeline, calls: Sequence[ScriptCall]) -> list[Any]:
         with reaching_redis():
             replies = await pipeline.run(calls)
         for reply in replies:
             if isinstance(reply, Exception):
-                raise unavailable(reply) if is_away(reply) else reply
+                raise unavailable(reply) if is_outage(reply) else reply
         return replies
 
     def _pipeline(self, key: str, *, confirmed: bool) -> ScriptPipeline:

@@ -181,7 +181,7 @@ class Finished:
 
 
 class EntryKind(StrEnum):
-    """What one entry of a job's output stream is."""
+    """The kind of one entry of a job's output stream."""
 
     CHUNK = "chunk"  #: One piece of the engine's answer: an SSE event's JSON, or the whole body.
     ATTEMPT = "attempt"  #: A new attempt begins: forget all chunks of earlier attempts.

@@ -1,4 +1,4 @@
-"""Reads a job's output for a client: across outages of Redis.
+"""Reads a job's output for a client, also across outages of Redis.
 
 Called by the routes that answer from a job: the OpenAI endpoints and `/v1/jobs/{id}/stream`.
 """
@@ -59,7 +59,7 @@ async def stream_output(
     """
     wait_s = first_s
     has_pieces = False if after == "0-0" else None  # None: unknown, it depends on the entry `after`
-    away_since_s: float | None = None
+    outage_since_s: float | None = None
     while True:
         entries: list[OutputEntry] = []
         try:
@@ -72,12 +72,12 @@ async def stream_output(
                 has_pieces = entries[0].starts and not await _is_attempt(
                     store, queue, job_id, after
                 )
-            away_since_s = None
+            outage_since_s = None
         except StoreUnavailable:
             entries = []
             now_s = time.monotonic()
-            away_since_s = now_s if away_since_s is None else away_since_s
-            if now_s - away_since_s > OUTAGE_LIMIT_S:
+            outage_since_s = now_s if outage_since_s is None else outage_since_s
+            if now_s - outage_since_s > OUTAGE_LIMIT_S:
                 raise
             yield []
             await asyncio.sleep(OUTAGE_PAUSE_S)
@@ -90,7 +90,7 @@ async def stream_output(
 
 
 async def _is_attempt(store: JobStore, queue: str, job_id: str, entry_id: str) -> bool:
-    """Whether the entry is an ATTEMPT. False if it does not exist: Redis forgot a piece."""
+    """Whether the entry is an ATTEMPT. False if it does not exist: Redis lost it."""
     ms, _, sequence = entry_id.partition("-")
     number = (int(ms) << 64) + int(sequence or 0) - 1
     before = f"{number >> 64}-{number & (1 << 64) - 1}"

@@ -26,7 +26,7 @@ from lengthwise_store.lua_loader import Script
 from lengthwise_store.redis.durability import Confirmation
 
 #: One script to run: its name, its keys, its arguments.
-Call = tuple[str, Sequence[str], Sequence[Any]]
+ScriptCall = tuple[str, Sequence[str], Sequence[Any]]
 
 #: Calls of one pipeline, and pipelines in flight at once. Between 8 and 32 calls no difference
 #: was measured (docs/research/experiments.md); several in flight let the server work while
@@ -55,7 +55,7 @@ _LOADS = 10
 class _PendingCalls:
     """The calls of one caller, which stay together and in order, and their replies' future."""
 
-    calls: Sequence[Call]
+    calls: Sequence[ScriptCall]
     replies: asyncio.Future[list[Any]]
 
 
@@ -89,7 +89,7 @@ class ScriptPipeline:
         self._sending: set[asyncio.Task[None]] = set()
         self._senders = 0
 
-    async def run(self, calls: Sequence[Call]) -> list[Any]:
+    async def run(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """Run scripts and return their replies in order, an error reply as an exception.
 
         Loads scripts that the server lacks. With a `confirmation`, there is one more reply: None,
@@ -155,7 +155,7 @@ class ScriptPipeline:
                 pending.replies.set_result([*replies[first:behind], *replies[count:]])
             first = behind
 
-    async def _round_trip(self, unmerged: Sequence[Call]) -> list[Any]:
+    async def _round_trip(self, unmerged: Sequence[ScriptCall]) -> list[Any]:
         calls, counts = _merged(unmerged)
         packed = [_pack(*self._heads[name], len(keys), *keys, *args) for name, keys, args in calls]
         confirmation = self._confirmation
@@ -200,7 +200,7 @@ class ScriptPipeline:
         await asyncio.gather(*self._sending, return_exceptions=True)
 
 
-def _merged(calls: Sequence[Call]) -> tuple[list[Call], list[int]]:
+def _merged(calls: Sequence[ScriptCall]) -> tuple[list[ScriptCall], list[int]]:
     """Merge calls of a script for many jobs that follow each other.
 
     Returns:
@@ -226,7 +226,7 @@ def _merged(calls: Sequence[Call]) -> tuple[list[Call], list[int]]:
     return list(merged), counts
 
 
-def _split(calls: Sequence[Call], counts: Sequence[int], replies: Sequence[Any]) -> list[Any]:
+def _split(calls: Sequence[ScriptCall], counts: Sequence[int], replies: Sequence[Any]) -> list[Any]:
     """Split the replies to merged calls into one for each original call."""
     split: list[Any] = []
     for (name, _, _), count, reply in zip(calls, counts, replies, strict=True):

@@ -1,4 +1,4 @@
-"""What the store keeps of a job's prediction, and what it returns with the answer. Values only.
+"""The values that the store keeps of a prediction and returns with the answer. Values only.
 
 The queue service learns its calibration from these values and judges the predictor by them
 (lengthwise_queue/prediction). codec/prediction.py writes and reads them.
@@ -18,7 +18,7 @@ Shape = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Basis:
-    """What a price rests on besides the raw prediction; kept until the answer arrives.
+    """The inputs of a price besides the raw prediction; kept until the answer arrives.
 
     The calibration is learned from it and the answer, so it must show whether an answer was cut.
     """

@@ -1,4 +1,4 @@
-"""How a queue is run: its settings, its mode, whether its policy is suspended, and its ticks."""
+"""Controls a queue: its settings, its mode, the suspension of its policy, and its ticks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class QueueControl(TrainingLog):
         await self._govern(queue, fallback="1" if on else "0")
 
     async def tick(self, queue: str) -> TickReport | None:
-        """Let time pass; None: another process did so within the last tick interval."""
+        """Tick the queue; None: another process did so within the last tick interval."""
         k, s = QueueKeys(queue), self.settings
         args = [
             s.tick_ms if self.now_ms is None else 0,

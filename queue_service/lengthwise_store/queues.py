@@ -1,4 +1,4 @@
-"""A queue as the store returns it: settings, counters, listings, the report of a tick. Values only.
+"""The values of a queue: settings, counters, listings, the report of a tick.
 
 All times are ms since the epoch by the Redis server's clock, as floats with us in the fraction.
 """
@@ -23,7 +23,7 @@ class Queue:
 
 
 class Mode(StrEnum):
-    """How a queue is run."""
+    """The mode of a queue."""
 
     OPEN = "open"  #: Accepts jobs and serves them.
     PAUSED = "paused"  #: Accepts jobs and serves none; running jobs continue.
@@ -32,7 +32,7 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class TickReport:
-    """What one tick moved."""
+    """The numbers of jobs that one tick moved."""
 
     promoted: int = 0  #: scheduled -> queued
     returned: int = 0  #: Leases that ran out; back in the queue with the original due time.
@@ -43,7 +43,7 @@ class TickReport:
 
 @dataclass(frozen=True, kw_only=True)
 class TenantBacklog:
-    """What one tenant has in a queue. `virtual_time`: tokens served / weight, to compare."""
+    """The jobs of one tenant in a queue. `virtual_time`: tokens served / weight, to compare."""
 
     tenant: str
     depth: int
@@ -97,7 +97,7 @@ class JobSnapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Where a waiting job stands: its tenant's jobs ahead of it, and the predicted tokens ahead.
+    """The place of a waiting job: its tenant's jobs ahead of it, and the predicted tokens ahead.
 
     The tokens are exact up to 1,000 jobs ahead; beyond that they are scaled by the mean. Where
     other tenants wait too, they include what those are served meanwhile, by the weights.

@@ -63,7 +63,7 @@ class JobReads(StoreBase):
         return None
 
     async def position(self, queue: str, job_id: str) -> Position | None:
-        """Return where a waiting job stands; None: it is not waiting."""
+        """Return the place of a waiting job; None: it is not waiting."""
         k = QueueKeys(queue)
         job = await self.get(queue, job_id)
         if job is None:

@@ -41,7 +41,7 @@ from lengthwise_store.jobs import (
 )
 from lengthwise_store.keys import QueueKeys
 from lengthwise_store.listings import JobListings
-from lengthwise_store.pipeline import Call
+from lengthwise_store.pipeline import ScriptCall
 from lengthwise_store.prediction_record import UNKNOWN_BASIS, Basis
 from lengthwise_store.queue_control import QueueControl
 from lengthwise_store.redis.settings import RedisAddress
@@ -190,7 +190,7 @@ class JobStore(JobListings, JobWaits, QueueControl):
         [reply] = await self._run(self._claim_call(QueueKeys(queue), worker_id, count))
         return read_claims(reply)
 
-    def _claim_call(self, k: QueueKeys, worker_id: str, count: int) -> Call:
+    def _claim_call(self, k: QueueKeys, worker_id: str, count: int) -> ScriptCall:
         args = [count, self.settings.lease_ms, uuid.uuid4().hex, worker_id]
         return self._call(k, Event.CLAIM, (), args)
 

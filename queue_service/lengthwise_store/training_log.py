@@ -81,9 +81,9 @@ def length_row(
     if not output_tokens or request.get("n") not in (None, 1):
         return None  # the tokens of several answers are counted together
     if isinstance(request.get("messages"), list):
-        asked: dict[str, Any] = {"messages": request["messages"]}
+        prompt_fields: dict[str, Any] = {"messages": request["messages"]}
     elif isinstance(request.get("prompt"), str):
-        asked = {"prompt": request["prompt"]}
+        prompt_fields = {"prompt": request["prompt"]}
     else:
         return None
     cap = request.get("max_completion_tokens") or request.get("max_tokens")
@@ -91,7 +91,7 @@ def length_row(
         "id": job_id,
         "source": f"queue/{queue}",
         "model": queue,
-        **asked,
+        **prompt_fields,
         "output_tokens": output_tokens,
         "censored": isinstance(cap, int) and output_tokens >= cap,
         "prompt_tokens": prompt_tokens,

@@ -11,7 +11,7 @@ from lengthwise_store.jobs import OutputEntry
 from lengthwise_store.keys import QueueKeys
 from lengthwise_store.output_hub import OutputHub
 from lengthwise_store.reads import JobReads
-from lengthwise_store.redis.errors import is_away, unavailable
+from lengthwise_store.redis.errors import is_outage, unavailable
 from lengthwise_store.redis.settings import RedisAddress
 from lengthwise_store.settings import StoreSettings
 
@@ -54,7 +54,7 @@ class JobWaits(JobReads):
                 popped.cancel()
                 await asyncio.wait({popped}, timeout=0.5)
             await client.aclose()
-            if is_away(exc):
+            if is_outage(exc):
                 raise unavailable(exc) from exc
             raise
 
@@ -79,7 +79,7 @@ class JobWaits(JobReads):
         except BaseException as exc:
             if self._pubsub.pop(queue, None) is not None and pubsub is not None:
                 await pubsub.aclose()
-            if is_away(exc):
+            if is_outage(exc):
                 raise unavailable(exc) from exc
             raise
         return ids

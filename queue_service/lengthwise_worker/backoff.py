@@ -33,22 +33,22 @@ class StoreLink:
     """Whether the store answers; each change is logged once, by the loop that notices it first."""
 
     def __init__(self) -> None:
-        self._away_since: float | None = None
+        self._unavailable_since: float | None = None
 
     @property
-    def away(self) -> bool:
+    def unavailable(self) -> bool:
         """Whether the last call to the store failed."""
-        return self._away_since is not None
+        return self._unavailable_since is not None
 
     def failed(self, exc: Exception) -> None:
         """Note that a call to the store failed."""
-        if self._away_since is None:
-            self._away_since = time.monotonic()
+        if self._unavailable_since is None:
+            self._unavailable_since = time.monotonic()
             log.warning("store unavailable", extra={"cause": repr(exc.__cause__ or exc)})
 
     def worked(self) -> None:
         """Note that a call to the store was answered."""
-        if self._away_since is not None:
-            away_s = time.monotonic() - self._away_since
-            self._away_since = None
-            log.info("store available again", extra={"away_s": round(away_s, 3)})
+        if self._unavailable_since is not None:
+            unavailable_s = time.monotonic() - self._unavailable_since
+            self._unavailable_since = None
+            log.info("store available again", extra={"unavailable_s": round(unavailable_s, 3)})

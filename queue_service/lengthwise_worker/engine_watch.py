@@ -1,4 +1,4 @@
-"""Decides whether the engine gets work: it is healthy, and it did not just ask for a pause.
+"""Decides whether the engine may get work: it is healthy, and no pause that it requested runs.
 
 Called by worker.py, and by job_run.py after each call of the engine.
 """
@@ -10,7 +10,7 @@ import logging
 import random
 
 from lengthwise_worker.engines.base import Engine
-from lengthwise_worker.errors import EngineAway, EngineBusy, EngineError
+from lengthwise_worker.errors import EngineBusy, EngineError, EngineUnavailable
 from lengthwise_worker.metrics import Metrics
 from lengthwise_worker.outcomes import busy_delay_ms
 
@@ -61,13 +61,13 @@ class EngineWatch:
 
     def call_ended(self, error: EngineError | None) -> int:
         """Note how a call ended, and return how long to pause, ms."""
-        if not isinstance(error, EngineBusy | EngineAway):
+        if not isinstance(error, EngineBusy | EngineUnavailable):
             self._busy_in_a_row = 0
             return 0
         retry_after_s = error.retry_after_s if isinstance(error, EngineBusy) else None
         chance = random.random()  # noqa: S311 - spreads load, keeps no secret
         delay_ms = busy_delay_ms(retry_after_s, in_a_row=self._busy_in_a_row, chance=chance)
-        if isinstance(error, EngineAway):
+        if isinstance(error, EngineUnavailable):
             self._set(healthy=False)
             self._probe_now.set()
         elif self._pause is None:

@@ -1,4 +1,4 @@
-"""Errors of a worker, and what the worker does about each.
+"""The errors of a worker, and the reaction to each.
 
 ```
 WorkerError
@@ -7,7 +7,7 @@ WorkerError
 └── EngineError              one call of the engine did not end with an answer
     ├── EngineRefused        the request is at fault: the job fails with the engine's error
     ├── EngineBusy           429 or 503: the job is put back, no attempt is used up
-    ├── EngineAway           nothing listens, or the key is wrong: put back, and claiming stops
+    ├── EngineUnavailable    nothing listens, or the key is wrong: put back, and claiming stops
     └── EngineFailed         5xx, cut connection, timeout: tried again, an attempt is used up
 ```
 
@@ -63,7 +63,7 @@ class EngineBusy(EngineError):
         self.retry_after_s = retry_after_s
 
 
-class EngineAway(EngineError):
+class EngineUnavailable(EngineError):
     """The engine cannot be called: it does not listen, or it rejects the API key."""
 
 

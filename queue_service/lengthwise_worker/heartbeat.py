@@ -82,7 +82,7 @@ class Heartbeat:
                 pass
 
     async def tick(self) -> None:
-        """Let time pass: every worker calls, and the store acts once in each tick interval."""
+        """Tick the queue; of all workers' calls the store acts on one in each tick interval."""
         s, backoff = self._settings, Backoff()
         while True:
             try:

@@ -67,7 +67,7 @@ class Metrics:
         self.inflight = Gauge(
             f"{prefix}_inflight", "Jobs claimed and not finished", registry=self.registry
         )
-        self.slots = Gauge(f"{prefix}_slots", "Jobs at once, at most", registry=self.registry)
+        self.slots = Gauge(f"{prefix}_slots", "Most jobs that run at once", registry=self.registry)
         self.engine_healthy = Gauge(
             f"{prefix}_engine_healthy", "1: the engine answers", registry=self.registry
         )
@@ -78,7 +78,9 @@ class Metrics:
             Tallies(f"{prefix}_finishes", "Claims ended, by outcome", "outcome", by_outcome)
         )
         self.leases_lost = Counter(
-            f"{prefix}_leases_lost", "Claims that ended without us", registry=self.registry
+            f"{prefix}_leases_lost",
+            "Leases that expired or were ended by another process",
+            registry=self.registry,
         )
         self.ttft = Histogram(
             f"{prefix}_engine_ttft_seconds",
@@ -93,7 +95,7 @@ class Metrics:
         )
         self.watchdog_reconnects = Counter(
             f"{prefix}_watchdog_reconnects",
-            "Work waited, slots were free, nothing was claimed",
+            "Reconnects because jobs waited, slots were free and nothing was claimed",
             registry=self.registry,
         )
         self.unconfirmed = Counter(
@@ -132,7 +134,7 @@ class MetricsServer:
 
 def _handler(metrics: Metrics) -> Callable[..., BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        """Two paths; everything else is 404."""
+        """Serves the two paths; any other path is a 404."""
 
         def do_GET(self) -> None:
             if self.path == "/metrics":

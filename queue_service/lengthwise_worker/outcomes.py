@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from lengthwise_contract.jobs import JobError
 from lengthwise_store.jobs import Outcome, OutcomeKind
-from lengthwise_worker.errors import EngineAway, EngineBusy, EngineError, EngineRefused
+from lengthwise_worker.errors import EngineBusy, EngineError, EngineRefused, EngineUnavailable
 
 #: Retry n waits a random time up to `base * 2^(n-1)`, ms, at most the cap.
 RETRY_BASE_MS, RETRY_CAP_MS = 1_000, 60_000
@@ -28,15 +28,18 @@ def retry_delay_ms(attempt: int, *, chance: float) -> int:
 
 
 def busy_delay_ms(retry_after_s: float | None, *, in_a_row: int, chance: float) -> int:
-    """Return the pause for a busy engine, ms: what it asked for and up to half as much again.
+    """Return the pause for a busy engine, ms: its own request, or more, plus up to a half.
 
     Args:
-        retry_after_s: What the engine asked for, s; None: nothing.
+        retry_after_s: The pause that the engine requested, s; None: none.
         in_a_row: How often it was busy before, without an answer in between.
         chance: A random number in [0, 1).
     """
-    asked = BUSY_BASE_MS * 2 ** min(in_a_row, 6) if retry_after_s is None else retry_after_s * 1000
-    return int(min(BUSY_CAP_MS, max(asked, BUSY_BASE_MS / 5)) * (1 + chance / 2))
+    if retry_after_s is None:
+        pause_ms: float = BUSY_BASE_MS * 2 ** min(in_a_row, 6)
+    else:
+        pause_ms = retry_after_s * 1000
+    return int(min(BUSY_CAP_MS, max(pause_ms, BUSY_BASE_MS / 5)) * (1 + chance / 2))
 
 
 def outcome_of(
@@ -51,7 +54,7 @@ def outcome_of(
         delay_ms: The pause if the engine is busy or cannot be called, ms.
         chance: A random number in [0, 1).
     """
-    if isinstance(error, EngineBusy | EngineAway):
+    if isinstance(error, EngineBusy | EngineUnavailable):
         return Outcome(kind=OutcomeKind.RELEASE, service_ms=service_ms, delay_ms=delay_ms)
     refused = isinstance(error, EngineRefused)
     return Outcome(

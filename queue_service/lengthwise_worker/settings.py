@@ -38,7 +38,9 @@ class Settings(RedisSettings):
     )
 
     queue: str = Field(min_length=1, description="The queue to serve: the served model's name")
-    worker_id: str = Field(default_factory=_new_id, min_length=1, description="Who this worker is")
+    worker_id: str = Field(
+        default_factory=_new_id, min_length=1, description="The id of this worker"
+    )
 
     engine: EngineName = Field(default="vllm", description="What answers")
     engine_url: str | None = Field(
@@ -46,7 +48,8 @@ class Settings(RedisSettings):
     )
     engine_api_key: SecretStr | None = Field(
         default=None,
-        description="Sent as a bearer token; llama.cpp: also asked of its callers, null: a secret",
+        description="Sent as a bearer token; an embedded llama.cpp also requires it of its "
+        "callers, null: a random key",
     )
     engine_port: int = Field(
         default=0, ge=0, le=65535, description="Port of an embedded engine; 0: any free"
@@ -96,9 +99,20 @@ class Settings(RedisSettings):
         default=25, ge=0, le=1000, description="Pieces of an answer within this are sent as one, ms"
     )
 
-    lease_ms: int = Field(default=LEASE_MS, ge=100, description="See StoreSettings; all alike, ms")
-    beat_ms: int = Field(default=BEAT_MS, ge=20, description="See StoreSettings, ms")
-    tick_ms: int = Field(default=TICK_MS, ge=20, description="See StoreSettings, ms")
+    lease_ms: int = Field(
+        default=LEASE_MS,
+        ge=100,
+        description="The jobs of a silent worker return to the queue after this, ms; "
+        "the same for all workers",
+    )
+    beat_ms: int = Field(
+        default=BEAT_MS,
+        ge=20,
+        description="Interval of heartbeats, ms; a third of the lease, so that two may be lost",
+    )
+    tick_ms: int = Field(
+        default=TICK_MS, ge=20, description="Interval of ticks of the queue, ms; the same for all"
+    )
     shutdown_grace_s: float = Field(
         default=30, ge=0, description="On SIGTERM, how long running answers may continue, s"
     )

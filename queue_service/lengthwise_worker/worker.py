@@ -143,7 +143,7 @@ class Worker:
             try:
                 await loop
             except Exception as exc:
-                log.exception("worker loop broke", extra={"worker_id": self.settings.worker_id})
+                log.exception("worker loop failed", extra={"worker_id": self.settings.worker_id})
                 self._break(exc)
 
         return asyncio.create_task(run())

@@ -1,4 +1,4 @@
-"""What a client may request for a job beside its body. Called by the routes and `submit`. Pure."""
+"""The options that a client may set for a job. Called by the routes and `submit`. Pure."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class JobOptions:
 
     def fingerprint(self, endpoint: EndpointPath, body: bytes) -> str:
         """Compute a digest that distinguishes a repeated request from another with the same key."""
-        asked = (self.job_class, self.max_attempts, self.delay_ms, self.ttl_ms)
-        digest = hashlib.sha256(f"{endpoint} {asked}\n".encode())
+        options = (self.job_class, self.max_attempts, self.delay_ms, self.ttl_ms)
+        digest = hashlib.sha256(f"{endpoint} {options}\n".encode())
         digest.update(body)
         return digest.hexdigest()
 

@@ -1,4 +1,4 @@
-"""Refuse jobs: those that would wait too long, and those that the store does not accept.
+"""Refuse jobs that would wait too long, or that the store does not accept.
 
 Called by `submit`. The message of a refusal has what the client can do, and when to retry.
 """
@@ -25,7 +25,7 @@ from lengthwise_store.jobs import (
 )
 
 #: What the store returns for a job that it does not accept.
-Refused = QueueFull | TenantFull | RateLimited | Draining | KeyReused
+NotAccepted = QueueFull | TenantFull | RateLimited | Draining | KeyReused
 
 
 class Limits:
@@ -82,7 +82,7 @@ class Limits:
         tenant: Tenant,
         snapshot: QueueSnapshot,
         job: NewJob,
-        result: Refused,
+        result: NotAccepted,
         too_long_s: float | None,
     ) -> LengthwiseError:
         """Make the error for a job that the store did not accept.

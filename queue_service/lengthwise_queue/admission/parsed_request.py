@@ -1,4 +1,4 @@
-"""What admission needs to know about a request body. The OpenAI endpoints make it. Pure."""
+"""The facts about a request body that admission needs. The OpenAI endpoints make it. Pure."""
 
 from __future__ import annotations
 

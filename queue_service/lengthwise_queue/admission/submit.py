@@ -134,7 +134,7 @@ class Admission:
         repeatable = options.idempotency_key is not None or options.job_id is not None
         if too_long_s is not None and not repeatable:
             raise self._limits.wait_too_long(tenant, snapshot, too_long_s)
-        asked = await self._predictors.of(settings).ask(queue, parsed.text)
+        attempt = await self._predictors.of(settings).ask(queue, parsed.text)
         price = partial(
             pricing.price,
             settings,
@@ -146,10 +146,10 @@ class Admission:
             shape=shape_of(parsed.text or ""),
             # A late prediction is priced with the queue that its job found at submission.
             wait_ms=self._found_ms(tenant, snapshot),
-            usual_tokens=snapshot.evidence.usual_tokens,
-            rank_accuracy=snapshot.evidence.rank_accuracy,
+            usual_tokens=snapshot.answer_statistics.usual_tokens,
+            rank_accuracy=snapshot.answer_statistics.rank_accuracy,
         )
-        cost = price(prediction=asked.prediction)
+        cost = price(prediction=attempt.prediction)
         job = NewJob(
             id=options.job_id or str(uuid_utils.uuid7()),
             endpoint=endpoint,
@@ -159,7 +159,7 @@ class Admission:
             offset_ms=cost.offset_ms,
             predicted_tokens=cost.tokens,
             predicted_ms=cost.ms,
-            prediction=asked.prediction,
+            prediction=attempt.prediction,
             basis=cost.basis,
             max_attempts=options.max_attempts,
             delay_ms=options.delay_ms,
@@ -183,12 +183,12 @@ class Admission:
                 self._tasks.start(withdraw(self._store, queue, job.id, "submit was not confirmed"))
             raise
         is_new = isinstance(result, Accepted) and not result.duplicate
-        if asked.late is not None and is_new:
+        if attempt.late is not None and is_new:
             self._tasks.start(
-                self._reprice(queue, job.id, asked.late, lambda late: price(prediction=late))
+                self._reprice(queue, job.id, attempt.late, lambda late: price(prediction=late))
             )
-        elif asked.late is not None:
-            asked.late.cancel()
+        elif attempt.late is not None:
+            attempt.late.cancel()
         if not isinstance(result, Accepted):
             raise self._limits.refused(tenant, snapshot, job, result, too_long_s)
         if is_new:
@@ -202,8 +202,11 @@ class Admission:
         return SubmittedJob(queue=queue, new=job, accepted=result)
 
     def _found_ms(self, tenant: Tenant, snapshot: QueueSnapshot) -> float:
-        """Predict the wait that the queue means for a new job, ms; 0 where it does not count."""
-        if snapshot.settings.overtake_wait_factor == 0 or not snapshot.evidence.rank_accuracies:
+        """Predict the wait that a new job finds, ms; 0 if it does not affect the price."""
+        if (
+            snapshot.settings.overtake_wait_factor == 0
+            or not snapshot.answer_statistics.rank_accuracies
+        ):
             return 0.0
         return self._limits.wait_ms(tenant, snapshot) or 0.0
 

@@ -26,7 +26,7 @@ class FallbackController:
     def __init__(self, store: JobStore, queue_cache: QueueCache) -> None:
         self._store = store
         self._queue_cache = queue_cache
-        self._seen: dict[str, tuple[int, bool]] = {}
+        self._judged: dict[str, tuple[int, bool]] = {}
 
     async def run(self) -> None:
         """Check every `EVERY_S`, until cancelled."""
@@ -41,17 +41,17 @@ class FallbackController:
         snapshots = await self._queue_cache.read_all()
         for snapshot in snapshots:
             await self._judge(snapshot)
-        self._seen = {
-            snapshot.queue.name: self._seen[snapshot.queue.name] for snapshot in snapshots
+        self._judged = {
+            snapshot.queue.name: self._judged[snapshot.queue.name] for snapshot in snapshots
         }
 
     async def _judge(self, snapshot: QueueSnapshot) -> None:
         stats, name = snapshot.stats, snapshot.queue.name
         done = stats.counters.get("succeeded", 0)
-        news = (done, snapshot.settings.min_rank_accuracy is None)
-        if self._seen.get(name) == news:
+        state = (done, snapshot.settings.min_rank_accuracy is None)
+        if self._judged.get(name) == state:
             return  # no answer has come since the last check
-        self._seen[name] = news
+        self._judged[name] = state
         wanted = quality.fallback_wanted(
             quality.unjudged(stats, snapshot.settings),
             fallback=stats.fallback,

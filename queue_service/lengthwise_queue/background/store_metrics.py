@@ -1,4 +1,4 @@
-"""Export the metrics of the queues, as the store has them at the moment of a scrape.
+"""Export the metrics of the queues, read from the store at each scrape.
 
 Every replica of the queue service exports the same values: a query uses `max by (service)`, never a
 sum. The counters are in Redis, so a restart of a replica does not reset them.

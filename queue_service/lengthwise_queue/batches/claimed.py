@@ -1,4 +1,4 @@
-"""A batch that this replica works on. Shared by `executor` and `line_jobs`."""
+"""The state of a batch that this replica works on. Shared by `executor` and `line_jobs`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 from lengthwise_queue.batches import lines
-from lengthwise_queue.batches.lines import BatchRequest, InputLine
+from lengthwise_queue.batches.lines import InputLine, LineRequest
 from lengthwise_queue.errors import BadRequest
 from lengthwise_queue.service import Service
 from lengthwise_queue.tenants.tenant import Tenant
@@ -14,7 +14,7 @@ from lengthwise_store.batches.batch import Batch, BatchStatus, Place
 
 
 class ClaimedBatch:
-    """The record of a batch as far as this replica has brought it, and the clock of Redis.
+    """The record of a batch as this replica knows it, and the clock of Redis.
 
     Args:
         service: This app's.
@@ -47,7 +47,7 @@ class ClaimedBatch:
             raise BadRequest("The tenant of this batch no longer exists.", code="unknown_tenant")
         return tenant
 
-    def parse(self, line: InputLine) -> BatchRequest:
+    def parse(self, line: InputLine) -> LineRequest:
         """Parse a line of the input.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Bring one batch from its check to its result files. Called by `runner`, one object a batch.
+"""Execute one batch: check it, run its lines, complete its files. One object a batch.
 
 The statuses in order: VALIDATING, IN_PROGRESS, FINALIZING, COMPLETED; or FAILED, EXPIRED, or
 CANCELLING and CANCELLED. `line_jobs` does the work on the lines.
@@ -30,7 +30,7 @@ PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
 
 
 class BatchExecutor:
-    """See the module. `BatchLost` and `StoreUnavailable` end the work early.
+    """Executes one batch. `BatchLost` and `StoreUnavailable` end the work early.
 
     Args:
         batch: The batch, leased to this replica.
@@ -50,7 +50,7 @@ class BatchExecutor:
 
     @property
     def status(self) -> BatchStatus:
-        """The batch's status, as far as this replica has brought it."""
+        """The batch's status, as this replica knows it."""
         return self._batch.record.status
 
     def cancel(self) -> None:
@@ -58,7 +58,7 @@ class BatchExecutor:
         self._batch.cancelled = True
 
     async def run(self) -> None:
-        """Bring the batch to its end.
+        """Execute the batch until it has ended.
 
         Raises:
             BatchLost: Another replica has the batch.
@@ -130,7 +130,7 @@ class BatchExecutor:
         batch.set_status(BatchStatus.CANCELLING)
 
     async def _close(self, why: BatchStatus) -> None:
-        """End a batch early: cancel its jobs, and write of every other line that it did not run."""
+        """End a batch early: cancel its jobs, and write "not executed" for every other line."""
         batch = self._batch
         await self._lines.load()
         await self._lines.withdraw(why)

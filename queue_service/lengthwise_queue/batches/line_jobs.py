@@ -46,7 +46,7 @@ WITHDRAW_PAUSE_S = 0.1
 
 
 class LineJobs:
-    """See the module.
+    """The open lines of one batch, and the jobs that execute them.
 
     Args:
         batch: The batch.
@@ -78,7 +78,7 @@ class LineJobs:
     # ------------------------------------------------------------------ lines become jobs
 
     async def step(self) -> bool:
-        """Write the results that there are, then open and submit lines; return whether any moved.
+        """Write the available results, then open and submit lines; return whether anything changed.
 
         Raises:
             BatchLost: Another replica has the batch.

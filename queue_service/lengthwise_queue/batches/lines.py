@@ -87,7 +87,7 @@ class BadLine(ValueError):
 
 
 @dataclass(frozen=True)
-class BatchRequest:
+class LineRequest:
     """The request of a valid line."""
 
     custom_id: str
@@ -95,7 +95,7 @@ class BatchRequest:
     body: dict[str, Any]
 
 
-def parse(line: InputLine, endpoint: EndpointPath, max_bytes: int) -> BatchRequest:
+def parse(line: InputLine, endpoint: EndpointPath, max_bytes: int) -> LineRequest:
     """Parse a line.
 
     Raises:
@@ -132,7 +132,7 @@ def parse(line: InputLine, endpoint: EndpointPath, max_bytes: int) -> BatchReque
         raise BadLine(
             "invalid_value", "`stream` must be left out: a batch does not stream.", "body.stream"
         )
-    return BatchRequest(custom_id, model, body)
+    return LineRequest(custom_id, model, body)
 
 
 class Checker:

@@ -30,7 +30,7 @@ AT_ONCE = 16
 TURN_S = 30.0
 
 #: The pause between two looks for a batch that no replica works on, s.
-LOOK_S = 1.0
+POLL_S = 1.0
 
 #: How long a batch is left alone after an unexpected error, s.
 FAULT_PAUSE_S = 5.0
@@ -56,7 +56,7 @@ class BatchRunner:
 
     def start(self) -> None:
         """Start to look for batches."""
-        self._task = asyncio.create_task(self._look(), name="batch-runner")
+        self._task = asyncio.create_task(self._poll(), name="batch-runner")
 
     async def aclose(self) -> None:
         """Stop, and release the batches so that other replicas continue at once."""
@@ -70,7 +70,7 @@ class BatchRunner:
         except (StoreUnavailable, TimeoutError):
             log.info("batches not released, their leases will expire", extra={"batches": held})
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         service = self._service
         while True:
             try:
@@ -82,12 +82,12 @@ class BatchRunner:
                     if batch_id not in self._work:  # else it stalled: its own heartbeat finds out
                         self._start(batch_id)
             except StoreUnavailable:
-                pass  # the next look is soon enough
+                pass  # the next poll is soon enough
             except Exception:
-                log.exception("the look for batches failed")
+                log.exception("the search for batches failed")
             service.batch_made.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
+                async with asyncio.timeout(POLL_S):
                     await service.batch_made.wait()
 
     async def _make_room(self) -> None:
@@ -156,7 +156,7 @@ class BatchRunner:
                     executor.cancel()
             # A third of the lease, so that two heartbeats may be lost; and short, so that a
             # cancellation is noticed soon.
-            pause_s = min(self._service.batches.lease_ms / 3000, LOOK_S)
+            pause_s = min(self._service.batches.lease_ms / 3000, POLL_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await done.wait()

@@ -32,13 +32,13 @@ log = logging.getLogger(__name__)
 
 
 class Fallback(StrEnum):
-    """Why a job has no prediction."""
+    """The reasons why a job has no prediction."""
 
     OFF = "off"  #: No predictor is configured.
     NO_TEXT = "no_text"  #: The prompt is token ids or images only.
     TIMEOUT = "timeout"  #: No answer within the deadline.
     ERROR = "error"  #: It cannot be reached, or answered with an error.
-    OPEN = "open"  #: It has failed before, and was not asked.
+    OPEN = "open"  #: It failed before, so no request was sent.
 
 
 #: The most prompts of one call. They wait for each other, so all must fit into the deadline.
@@ -68,8 +68,8 @@ class _Question:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What there is at the deadline.
+class PredictionAttempt:
+    """The result of a request for a prediction, as it is at the deadline.
 
     Attributes:
         prediction: None: there is no prediction.
@@ -114,18 +114,18 @@ class PredictorClient:
         self._late = 0
         self._asking = 0  #: Running calls. (A task that has ended is still in `_calls`.)
 
-    async def ask(self, model: str, text: str | None) -> Asked:
+    async def ask(self, model: str, text: str | None) -> PredictionAttempt:
         """Predict the length of the answer to `text`; count the jobs without a prediction."""
         started_s = time.monotonic()
         answer = await self._ask(model, text, started_s)
         if isinstance(answer, Prediction):
             self._on_answer(time.monotonic() - started_s)
-            return Asked(prediction=answer)
+            return PredictionAttempt(prediction=answer)
         if isinstance(answer, Fallback):
             self._on_fallback(answer)
-            return Asked(prediction=None)
+            return PredictionAttempt(prediction=None)
         self._on_fallback(Fallback.TIMEOUT)
-        return Asked(prediction=None, late=answer)
+        return PredictionAttempt(prediction=None, late=answer)
 
     async def _ask(
         self, model: str, text: str | None, now_s: float
@@ -224,7 +224,7 @@ class PredictorClient:
         was_open = self._breaker.is_open
         self._breaker.failed(time.monotonic())
         if self._breaker.is_open and not was_open:
-            log.warning("predictor fails and is not asked for a while", extra={"reason": reason})
+            log.warning("predictor fails, requests to it are paused", extra={"reason": reason})
 
 
 def _batch_url(base_url: str) -> str:
@@ -260,7 +260,7 @@ class _BadAnswer(Exception):
     """The predictor answered, but not with the predictions."""
 
 
-def _read(status: int, content: bytes, asked: int) -> list[Prediction]:
+def _read(status: int, content: bytes, sent: int) -> list[Prediction]:
     if status != HTTPStatus.OK:
         raise _BadAnswer(f"the predictor answered {status}")
     try:
@@ -268,6 +268,6 @@ def _read(status: int, content: bytes, asked: int) -> list[Prediction]:
     except ValidationError as exc:
         # The error's own text would quote the prompt.
         raise _BadAnswer(f"the predictions have {exc.error_count()} wrong fields") from None
-    if len(predictions) != asked:
-        raise _BadAnswer(f"{asked} prompts were sent, {len(predictions)} predictions came")
+    if len(predictions) != sent:
+        raise _BadAnswer(f"{sent} prompts were sent, {len(predictions)} predictions came")
     return predictions

@@ -1,4 +1,4 @@
-"""From a predicted distribution to one number: the expected length of an answer. Pure.
+"""Compute the expected length of an answer from its predicted distribution. Pure.
 
 Called by `scheduling.pricing`, which orders jobs by it, and by `quality`, which compares it with
 the real lengths.

@@ -13,7 +13,7 @@ of one number with a limit:
   false alarms").
 - A predictor that turned bad should be detected before 256 answers. So the last 32, 64 and 128 are
   judged too, each with a margin for its noise.
-- Answers that the last judgement used are not evidence of whether it is still right. Answers older
+- Answers that the last judgement used do not show whether it is still right. Answers older
   than `drift_window_ms` belong to a predictor or a traffic that may be gone. Neither is used.
 """
 
@@ -32,7 +32,7 @@ from lengthwise_store.prediction_record import MeasuredAnswer
 from lengthwise_store.queues import QueueStats
 
 #: A predictor tells two answers apart when one prediction is this many times the other. With 1.2 a
-#: good predictor was still judged bad in 12 of 1,027 looks at a burst, with 1.5 in none
+#: good predictor was still judged bad in 12 of 1,027 checks during a burst, with 1.5 in none
 #: (experiments, as above).
 APART = 1.5
 
@@ -145,8 +145,8 @@ def prediction_quality(stats: QueueStats, settings: QueueSettings) -> Prediction
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What the last answers of a queue show: the usual length, and how right each predictor is.
+class AnswerStatistics:
+    """Statistics of the last answers: the usual length, and the accuracy of each predictor.
 
     Attributes:
         usual_tokens: The mean predicted length of the answers, tokens; 0: too few answers.
@@ -161,26 +161,26 @@ class Evidence:
         return self.rank_accuracies.get(predictor)
 
 
-#: The evidence of a queue without answers.
-NO_EVIDENCE = Evidence()
+#: The statistics of a queue without answers.
+NO_STATISTICS = AnswerStatistics()
 
 
-def evidence_of(answers: Sequence[MeasuredAnswer]) -> Evidence:
-    """Compute the evidence of these answers.
+def statistics_of(answers: Sequence[MeasuredAnswer]) -> AnswerStatistics:
+    """Compute the statistics of these answers.
 
     Args:
         answers: The last ones, in any order; those without a prediction are ignored.
     """
     priced = [answer for answer in answers if answer.priced]
     if len(priced) < WINDOWS[0]:
-        return NO_EVIDENCE
+        return NO_STATISTICS
     accuracies = {}
     for predictor in {answer.predictor for answer in priced}:
         own = [answer for answer in priced if answer.predictor == predictor]
         accuracy = rank_accuracy(own)
         if accuracy is not None and len(own) >= WINDOWS[0]:
             accuracies[predictor] = accuracy
-    return Evidence(
+    return AnswerStatistics(
         usual_tokens=sum(answer.priced or 0.0 for answer in priced) / len(priced),
         rank_accuracies=accuracies,
     )

@@ -1,1 +1,1 @@
-"""Which job runs next: policy, pricing, and the snapshot of a queue that both read."""
+"""The order of service: policy, pricing, and the snapshot of a queue that both read."""

@@ -13,7 +13,7 @@ from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.errors import ModelNotFound
 from lengthwise_queue.prediction.calibration import Calibration, Calibrations
 from lengthwise_queue.prediction.calibration_fit import fit_all
-from lengthwise_queue.prediction.quality import NO_EVIDENCE, Evidence, evidence_of
+from lengthwise_queue.prediction.quality import NO_STATISTICS, AnswerStatistics, statistics_of
 from lengthwise_queue.tenants.tenant import Tenant
 from lengthwise_store.queues import Queue, QueueStats
 from lengthwise_store.store import JobStore
@@ -21,8 +21,8 @@ from lengthwise_store.store import JobStore
 #: The largest age of a cached snapshot, s. A change of policy is in force everywhere after this.
 MAX_AGE_S = 1.0
 
-#: How many more jobs must have succeeded before the calibration and the evidence are computed
-#: again: 3 % of the 256 answers. A fit takes 3 ms at most, the evidence 0.5 ms.
+#: How many more jobs must have succeeded before the calibration and the statistics are computed
+#: again: 3 % of the 256 answers. A fit takes 3 ms at most, the statistics 0.5 ms.
 REFIT_AFTER = 8
 
 
@@ -34,7 +34,7 @@ class QueueSnapshot:
     stats: QueueStats
     read_s: float
     calibrations: Calibrations = field(default_factory=Calibrations)
-    evidence: Evidence = NO_EVIDENCE
+    answer_statistics: AnswerStatistics = NO_STATISTICS
 
     @property
     def settings(self) -> QueueSettings:
@@ -57,7 +57,7 @@ class QueueCache:
         self._since: dict[str, float] = {}
         self._reads: dict[str, asyncio.Task[QueueSnapshot]] = {}
         #: Of each queue: jobs that had succeeded at the last fit, and what was fitted.
-        self._fits: dict[str, tuple[int, Calibrations, Evidence]] = {}
+        self._fits: dict[str, tuple[int, Calibrations, AnswerStatistics]] = {}
 
     async def get(self, tenant: Tenant, name: str) -> QueueSnapshot:
         """Return a queue that the tenant may use, at most `MAX_AGE_S` old.
@@ -124,15 +124,15 @@ class QueueCache:
         fit = self._fits.get(queue.name)
         # Fewer than before: the store was emptied.
         if fit is None or not fit[0] <= done < fit[0] + REFIT_AFTER:
-            fit = done, fit_all(stats.answers), evidence_of(stats.answers)
+            fit = done, fit_all(stats.answers), statistics_of(stats.answers)
             self._fits[queue.name] = fit
-        _, calibrations, evidence = fit
+        _, calibrations, answer_statistics = fit
         return QueueSnapshot(
             queue=queue,
             stats=stats,
             read_s=time.monotonic(),
             calibrations=calibrations,
-            evidence=evidence,
+            answer_statistics=answer_statistics,
         )
 
     def _read_done(self, name: str, task: asyncio.Task[QueueSnapshot]) -> None:

@@ -1,4 +1,4 @@
-"""API keys: make one, hash one, and find the tenant of one. Pure.
+"""API keys: make and hash keys, and find the tenant of a key. Pure.
 
 Only the SHA-256 of a key is stored. A slow hash (bcrypt, Argon2) is for passwords, which can be
 guessed: it makes each guess expensive. A key here is 256 random bits and cannot be guessed, so a

@@ -1,4 +1,4 @@
-"""Tenants: what each may use, and how much; and the parser of the tenants file. Pure.
+"""Tenants, their limits, and the parser of the tenants file. Pure.
 
 Called by `registry`, which keeps the content of the file current, and by the `lengthwise tenants`
 commands, which check it.

@@ -1,4 +1,4 @@
-"""A batch as a value: its record, its statuses, the lines of its input and their results."""
+"""The values of a batch: its record, its status, the lines of its input and their results."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Place:
 
     @classmethod
     def parse(cls, text: str) -> Place:
-        """Read what `str` wrote."""
+        """Parse the text that `str` returns."""
         line, block, offset = map(int, text.split(":"))
         return cls(line, block, offset)
 

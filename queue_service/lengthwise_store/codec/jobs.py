@@ -73,7 +73,7 @@ def read_submitted(reply: list[Any]) -> Submitted:
 
 
 def write_cost(predicted_tokens: float) -> int:
-    """Return what a job counts for in the backlog and between tenants, tokens, >= 1."""
+    """Return the cost of a job in the backlog and in the shares of tenants, tokens, >= 1."""
     return max(1, math.floor(predicted_tokens + 0.5))
 
 

@@ -1,1 +1,1 @@
-"""How a process reaches Redis: connections, failover, settings, durability, errors."""
+"""Access to Redis: connections, failover, settings, durability, errors."""

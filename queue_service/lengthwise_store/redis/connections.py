@@ -30,7 +30,7 @@ _HEALTH_CHECK_S = 10
 
 
 class _FromSecret(CredentialProvider):
-    """Gives every new connection the password of that moment."""
+    """Gives every new connection the current password."""
 
     def __init__(self, username: str | None, secret: Secret) -> None:
         self._username, self._secret = username, secret

@@ -1,4 +1,4 @@
-"""How durable an acknowledged write is, and how it is confirmed: docs/operate/guarantees.md.
+"""The durability of acknowledged writes, and their confirmation: docs/operate/guarantees.md.
 
 `async`: the primary has it. `replica`: some replicas have it in memory too. `always`: the primary's
 disk has it. The confirmation is asked for in the pipeline of the writes, behind one small write of
@@ -24,7 +24,7 @@ class Durability(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
-    """What is asked for behind writes, and which replies are enough."""
+    """The commands that confirm writes, and the replies that are enough."""
 
     replicas: int  #: This many must have the writes in memory; 0: none.
     disk: bool  #: The primary's append-only file must have them on disk.
@@ -46,7 +46,7 @@ class Confirmation:
         return commands
 
     def missing(self, replies: Sequence[Any]) -> str | None:
-        """Return what the replies to `commands` lack, in words; None: all is confirmed."""
+        """Describe what the replies to `commands` do not confirm; None: all is confirmed."""
         for reply in replies:
             if isinstance(reply, Exception):
                 return f"Redis refused to confirm it: {reply}"

@@ -1,4 +1,4 @@
-"""Which errors of Redis mean "not now", and the `StoreUnavailable` that replaces them.
+"""Translate the errors that mean that Redis cannot serve now to `StoreUnavailable`.
 
 Redis is down, starting, not the primary, full, cannot write, or lacks replicas: all of that is
 `StoreUnavailable`, and ends without a restart of ours as soon as Redis recovers. Every other error
@@ -34,7 +34,7 @@ from lengthwise_store.errors import StoreUnavailable
 T = TypeVar("T")
 
 #: Errors with a class of their own in the client. `AskError` is also MOVED's.
-AWAY = (
+OUTAGE_ERRORS = (
     ConnectionError,
     TimeoutError,
     BusyLoadingError,
@@ -74,11 +74,13 @@ _REASONS: tuple[tuple[type[Exception] | str, str], ...] = (
 )
 
 
-def is_away(exc: BaseException) -> bool:
+def is_outage(exc: BaseException) -> bool:
     """Whether an error means that Redis cannot serve now."""
     if isinstance(exc, ExecAbortError):  # a queued command was refused; the text has the reason
         return any(code in str(exc) for code in ("OOM", "READONLY", "MISCONF", "NOREPLICAS"))
-    return isinstance(exc, AWAY) or (isinstance(exc, ResponseError) and str(exc).startswith(_CODES))
+    return isinstance(exc, OUTAGE_ERRORS) or (
+        isinstance(exc, ResponseError) and str(exc).startswith(_CODES)
+    )
 
 
 def unavailable(cause: BaseException | None = None) -> StoreUnavailable:
@@ -103,7 +105,7 @@ def reaching_redis() -> Iterator[None]:
     try:
         yield
     except (RedisError, RedisClusterException, OSError) as exc:
-        if not is_away(exc):
+        if not is_outage(exc):
             raise
         raise unavailable(exc) from exc
 

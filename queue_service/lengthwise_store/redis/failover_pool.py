@@ -196,7 +196,7 @@ class SlotOwners:
                 await client.aclose()
 
 
-def _host(announced: Any, asked: tuple[str, int]) -> str:
+def _host(announced: Any, queried: tuple[str, int]) -> str:
     """Return a node's host; empty or "?" means the host that was asked (CLUSTER SLOTS)."""
     name = announced.decode() if isinstance(announced, bytes) else announced
-    return asked[0] if name in (None, "", "?") else str(name)
+    return queried[0] if name in (None, "", "?") else str(name)

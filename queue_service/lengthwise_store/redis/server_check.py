@@ -109,7 +109,7 @@ def _needs_disk(info: Mapping[str, Any], config: Mapping[str, str] | None) -> No
     version = str(info.get("redis_version", "0"))
     if tuple(int(part) for part in version.split(".")[:2]) < _WAITAOF_SINCE:
         raise StoreUnfit(
-            f"Redis {version} cannot be asked whether a write is on its disk: durability `always` "
+            f"Redis {version} cannot confirm that a write is on its disk: durability `always` "
             "needs Redis 7.2 or Valkey 8 and later. Use one, or durability `async` or `replica`."
         )
 

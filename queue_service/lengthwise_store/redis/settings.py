@@ -1,4 +1,4 @@
-"""Where Redis is and how to log in: the settings, and the address that a URL gives.
+"""The settings of the connection to Redis, and the address that a URL gives.
 
 The `Settings` of the queue service and of the worker inherit `RedisSettings`, each under its own
 prefix: `LENGTHWISE_QUEUE_REDIS_URL`, `LENGTHWISE_WORKER_REDIS_URL` and so on.
@@ -59,7 +59,7 @@ class Secret:
     file: Path | None = None
 
     def read(self) -> str | None:
-        """Return the password of this moment; None: there is none.
+        """Return the current password; None: there is none.
 
         Raises:
             OSError: The file cannot be read.
@@ -71,7 +71,7 @@ class Secret:
 
 @dataclass(frozen=True, kw_only=True)
 class Tls:
-    """Files in PEM, and what is verified."""
+    """The TLS settings: files in PEM, and what is verified."""
 
     ca_file: Path | None = None  #: None: the system's.
     cert_file: Path | None = None  #: The client's certificate, if the server asks for one.
@@ -216,12 +216,12 @@ def _verify(options: dict[str, str]) -> TlsVerify:
 
 
 class RedisSettings(BaseSettings):
-    """The settings of how to reach Redis: the same for the queue service and the worker."""
+    """The connection settings, the same for the queue service and the worker."""
 
     redis_url: str = Field(
         default="redis://127.0.0.1:6379/0",
         repr=False,  # it may hold a password
-        description="The Redis or Valkey that holds everything",
+        description="URL of the Redis or Valkey that stores all data",
     )
     redis_username: str | None = Field(default=None, description="ACL user; null: the URL's")
     redis_password: SecretStr | None = Field(default=None, description="That user's password")
@@ -232,7 +232,7 @@ class RedisSettings(BaseSettings):
         default=None, description="ACL user at the Sentinels; null: default"
     )
     redis_sentinel_password: SecretStr | None = Field(
-        default=None, description="That user's password; null: the Sentinels ask for none"
+        default=None, description="That user's password; null: the Sentinels require none"
     )
     redis_sentinel_password_file: Path | None = Field(
         default=None, description="A file with that password"

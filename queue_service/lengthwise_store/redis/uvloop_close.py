@@ -32,12 +32,12 @@ class UvloopCloseMixin(AbstractConnection):
 
 
 class PlainConnection(UvloopCloseMixin, Connection):
-    """Over TCP."""
+    """A TCP connection."""
 
 
 class TlsConnection(UvloopCloseMixin, SSLConnection):
-    """Over TLS."""
+    """A TLS connection."""
 
 
 class UnixConnection(UvloopCloseMixin, UnixDomainSocketConnection):
-    """Over a Unix socket."""
+    """A connection over a Unix socket."""

@@ -34,7 +34,7 @@ _STATIC = (BatchingMode.SEQUENCE, BatchingMode.STATIC, BatchingMode.NONE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineSpec:
+class RegisteredEngine:
     """An entry of the registry.
 
     `module`: the module with `from_settings(settings)`. `batching`: the modes that the engine
@@ -46,12 +46,12 @@ class EngineSpec:
 
 
 #: `LENGTHWISE_WORKER_ENGINE` -> the engine.
-ENGINES: dict[str, EngineSpec] = {
-    "vllm": EngineSpec(module="lengthwise_worker.engines.vllm"),
-    "openai": EngineSpec(module="lengthwise_worker.engines.openai_http"),
-    "llama.cpp": EngineSpec(module="lengthwise_worker.engines.llama_cpp"),
-    "simulated": EngineSpec(module="lengthwise_worker.engines.simulated.engine"),
-    "transformers": EngineSpec(
+ENGINES: dict[str, RegisteredEngine] = {
+    "vllm": RegisteredEngine(module="lengthwise_worker.engines.vllm"),
+    "openai": RegisteredEngine(module="lengthwise_worker.engines.openai_http"),
+    "llama.cpp": RegisteredEngine(module="lengthwise_worker.engines.llama_cpp"),
+    "simulated": RegisteredEngine(module="lengthwise_worker.engines.simulated.engine"),
+    "transformers": RegisteredEngine(
         module="lengthwise_worker.engines.transformers.engine", batching=_STATIC
     ),
 }

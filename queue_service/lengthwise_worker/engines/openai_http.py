@@ -16,7 +16,7 @@ from yarl import URL
 from lengthwise_store.jobs import Claim
 from lengthwise_worker.engines import wire
 from lengthwise_worker.engines.base import EngineResponse, Sink
-from lengthwise_worker.errors import BadSettings, EngineAway, EngineFailed
+from lengthwise_worker.errors import BadSettings, EngineFailed, EngineUnavailable
 
 if TYPE_CHECKING:
     from lengthwise_worker.settings import Settings
@@ -171,9 +171,9 @@ class OpenAIEngine:
                     return await _read_stream(response, request, sink)
                 return _read_body(await response.read())
         except aiohttp.ClientConnectorError as exc:
-            raise EngineAway(f"The engine does not listen: {exc}") from exc
+            raise EngineUnavailable(f"The engine does not listen: {exc}") from exc
         except aiohttp.ConnectionTimeoutError as exc:
-            raise EngineAway("The engine does not accept connections.") from exc
+            raise EngineUnavailable("The engine does not accept connections.") from exc
         except TimeoutError as exc:
             raise EngineFailed(f"The engine timed out: {type(exc).__name__}.") from exc
         except aiohttp.ClientError as exc:

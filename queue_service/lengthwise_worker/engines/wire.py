@@ -14,11 +14,11 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from lengthwise_worker.errors import (
-    EngineAway,
     EngineBusy,
     EngineError,
     EngineFailed,
     EngineRefused,
+    EngineUnavailable,
 )
 
 #: `"usage": null` with its comma. Matching raw bytes is safe: inside a JSON string the quotes would
@@ -26,7 +26,7 @@ from lengthwise_worker.errors import (
 _NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,\s*')
 
 #: Statuses of an engine that is overloaded, and of one that rejects our key.
-_BUSY, _AWAY = frozenset({429, 503}), frozenset({401, 403})
+_BUSY, _UNAVAILABLE = frozenset({429, 503}), frozenset({401, 403})
 
 #: Client errors that may succeed on another try: request timeout, conflict, too early.
 _TRANSIENT = frozenset({408, 409, 425})
@@ -198,8 +198,8 @@ def _error_of(status: int, body: Any, retry_after: str | None, *, midway: bool) 
     if status in _BUSY:
         wait_s = _seconds(retry_after)
         return EngineBusy(message, status=status, body=body, retry_after_s=wait_s)
-    if status in _AWAY:
-        return EngineAway(message, status=status, body=body)
+    if status in _UNAVAILABLE:
+        return EngineUnavailable(message, status=status, body=body)
     if 400 <= status < 500 and status not in _TRANSIENT:
         return EngineRefused(reason or message, status=status, body=body)
     return EngineFailed(message, status=status, body=body)

@@ -1,14 +1,14 @@
 -- The waits under first come first served. Every order does the same work, so that order would have
--- begun a job when the cost that left the queue reached the cost that was ahead of the job at its
+-- started a job when the cost that left the queue reached the cost that was ahead of the job at its
 -- acceptance: its mark. One entry "mark since id" per job, oldest first.
 local function mark(queue, id, since, cost, backlog, gone)
   redis.call("RPUSH", queue.fcfs, string.format("%.0f %.3f %s", gone + backlog - cost, since, id))
 end
 
--- Resolve at most `most` jobs whose mark is at most `gone`. If this call claims a job, its wait, ms, is
--- set in `mine[id]`, and the claim writes it. A second page is read only if the whole first page was
--- resolved, which is rare.
-local function resolve(queue, gone, now, mine, most)
+-- Resolve at most `most` jobs whose mark is at most `gone`. If this call claims a job, its wait, ms,
+-- is set in `claimed[id]`, and the claim writes it. A second page is read only if the whole first
+-- page was resolved, which is rare.
+local function resolve(queue, gone, now, claimed, most)
   local count, waits, sum, page, more = 0, 0, 0, math.ceil(most / 2), true
   while more and count < most do
     local entries = redis.call("LRANGE", queue.fcfs, count, count + page - 1)
@@ -23,8 +23,8 @@ local function resolve(queue, gone, now, mine, most)
       local wait = math.floor(math.max(0, now - since) * 1000 + 0.5) / 1000
       count = count + 1
       local counts = true
-      if mine[id] then
-        mine[id] = wait
+      if claimed[id] then
+        claimed[id] = wait
       else
         local job = queue.prefix .. "job:" .. id
         local state, started = unpack(redis.pcall("HMGET", job, "state", "started_ms"))

@@ -8,7 +8,7 @@
 --     leases     zset    job id -> lease end, ms since the epoch
 --     wake       zset    one marker while jobs wait and the queue is not paused
 --     meta       hash    counters, mode, policy
---     fcfs       list    "mark since id" of the jobs that first come first served would not have begun
+--     fcfs       list    "mark since id" of the jobs that first come first served has not started yet
 --     scheduled  hash    tenant -> its jobs in `delayed`
 --     ends       stream  ids of jobs that ended without output, for the readers that wait for one
 --   ARGV 1-4

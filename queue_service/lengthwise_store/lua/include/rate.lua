@@ -16,12 +16,12 @@ local function spend(rate, now, requests_per_minute, tokens_per_minute, cost)
   for _, want in ipairs({{"requests", requests_per_minute, 1}, {"tokens", tokens_per_minute, cost}}) do
     local name, per_minute, price = want[1], want[2], want[3]
     if per_minute ~= "" then
-      local there, need = level(had[name == "requests" and 1 or 2], per_minute), math.min(price, tonumber(per_minute))
-      if there < need then
-        return name, math.ceil((need - there) * 60000 / tonumber(per_minute))
+      local available, need = level(had[name == "requests" and 1 or 2], per_minute), math.min(price, tonumber(per_minute))
+      if available < need then
+        return name, math.ceil((need - available) * 60000 / tonumber(per_minute))
       end
       left[#left + 1] = name
-      left[#left + 1] = string.format("%.6f", there - price)
+      left[#left + 1] = string.format("%.6f", available - price)
     end
   end
   redis.call("HSET", rate, "at", string.format("%.3f", now), unpack(left))

@@ -54,7 +54,7 @@ class CutError(Exception):
 
 
 @dataclass
-class Seen:
+class EngineCounters:
     """Counters of the engine: the response of `GET /admin/seen`."""
 
     probes: int = 0  #: Of /health.
@@ -87,7 +87,7 @@ class SimulatedBatch:
         self.slots, self.tokens_per_s, self.prefill_s = slots, tokens_per_s, prefill_s
         self.by_priority = by_priority
         self.running = 0
-        self.seen = Seen()
+        self.seen = EngineCounters()
         self._queue: list[_Waiter] = []
         self._arrivals = itertools.count()
         self._faults, self._left, self._ends_s = Faults(), 0, 0.0
@@ -121,7 +121,7 @@ class SimulatedBatch:
 
     @asynccontextmanager
     async def slot(self, priority: int, summary: dict[str, object]) -> AsyncIterator[None]:
-        """Wait for a slot and hold it. `summary` is added to `Seen.started` when it starts."""
+        """Wait for a slot and hold it. `summary` is added to `started` when the request starts."""
         if self.running >= self.slots or self.waiting:
             rank = priority if self.by_priority else 0
             waiter = _Waiter(rank, next(self._arrivals), asyncio.get_running_loop().create_future())

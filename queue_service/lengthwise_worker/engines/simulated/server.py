@@ -1,7 +1,7 @@
 """The HTTP API of a simulated engine: vLLM's, and `/admin` to set faults and read counters.
 
-`POST /admin/faults` sets `batch.Faults`; `GET /admin/seen` returns `batch.Seen`. Called by
-__main__.py and engine.py.
+`POST /admin/faults` sets `batch.Faults`; `GET /admin/seen` returns `batch.EngineCounters`.
+Called by __main__.py and embedded.py.
 """
 
 from __future__ import annotations

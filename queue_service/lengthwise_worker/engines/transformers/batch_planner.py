@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from lengthwise_worker.batching import BatchingMode
 from lengthwise_worker.engines.transformers.pending_request import PendingRequest
 from lengthwise_worker.engines.transformers.sequence_scheduling import (
-    Batch,
     LengthRatios,
+    PlannedBatch,
     StepCost,
     by_memory,
 )
@@ -36,7 +36,7 @@ class BatchPlanner:
     ratios: LengthRatios = field(default_factory=LengthRatios)
     step_cost: StepCost = field(default_factory=StepCost)
 
-    def batches(self, requests: Sequence[PendingRequest]) -> list[Batch]:
+    def batches(self, requests: Sequence[PendingRequest]) -> list[PlannedBatch]:
         """Cut a group into batches. A cap does not count the tokens of earlier batches."""
         has = [len(request.generation.tokens) for request in requests]
         contents = [
@@ -58,19 +58,19 @@ class BatchPlanner:
         actual = max(1, len(request.generation.tokens))
         self.ratios.learn(predicted=request.predicted, actual=actual)
 
-    def _in_order(self, prompts: list[int], limits: list[int]) -> list[Batch]:
+    def _in_order(self, prompts: list[int], limits: list[int]) -> list[PlannedBatch]:
         """Cut in order of arrival. A batch fits into memory even if all go to their limit."""
-        found: list[Batch] = []
+        found: list[PlannedBatch] = []
         members: list[int] = []
         prompt = limit = 0
         for at in range(len(prompts)):
             wider, longer = max(prompt, prompts[at]), max(limit, limits[at])
             fits = (len(members) + 1) * (wider + longer) <= self.memory_tokens
             if members and (not fits or len(members) >= self.largest):
-                found.append(Batch(members=tuple(members), cap=limit))
+                found.append(PlannedBatch(members=tuple(members), cap=limit))
                 members, wider, longer = [], prompts[at], limits[at]
             members.append(at)
             prompt, limit = wider, longer
         if members:
-            found.append(Batch(members=tuple(members), cap=limit))
+            found.append(PlannedBatch(members=tuple(members), cap=limit))
         return found

@@ -19,12 +19,12 @@ from lengthwise_worker.batching import BatchingMode
 from lengthwise_worker.engines.base import EngineResponse, Sink
 from lengthwise_worker.engines.transformers.batch_planner import BatchPlanner
 from lengthwise_worker.engines.transformers.openai_format import (
-    GenerationRequest,
+    DecodingRequest,
     ResponseFormatter,
     parse_request,
 )
 from lengthwise_worker.engines.transformers.pending_request import PendingRequest
-from lengthwise_worker.errors import BadSettings, EngineAway, EngineFailed, EngineRefused
+from lengthwise_worker.errors import BadSettings, EngineFailed, EngineRefused, EngineUnavailable
 
 if TYPE_CHECKING:
     from lengthwise_worker.engines.transformers.decoder import Generation, StaticDecoder
@@ -127,7 +127,7 @@ class TransformersEngine:
         """Run one job. See `Engine`."""
         decoder = self._decoder
         if decoder is None or not await self.healthy():
-            raise EngineAway("The model is not loaded.")
+            raise EngineUnavailable("The model is not loaded.")
         request = parse_request(claim)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
@@ -156,7 +156,7 @@ class TransformersEngine:
             output_tokens=len(generation.tokens),
         )
 
-    def _generation(self, decoder: StaticDecoder, request: GenerationRequest) -> Generation:
+    def _generation(self, decoder: StaticDecoder, request: DecodingRequest) -> Generation:
         from lengthwise_worker.engines.transformers.decoder import Generation
 
         tokenizer = decoder.tokenizer

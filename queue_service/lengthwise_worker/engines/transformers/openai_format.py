@@ -19,7 +19,7 @@ _UNSUPPORTED = ("tools", "functions", "logprobs", "response_format", "logit_bias
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationRequest:
+class DecodingRequest:
     """A parsed request.
 
     `messages` or `prompt` (text, or tokens) is what to answer. `max_tokens`: None: up to the end of
@@ -40,7 +40,7 @@ class GenerationRequest:
     include_usage: bool
 
 
-def parse_request(claim: Claim) -> GenerationRequest:
+def parse_request(claim: Claim) -> DecodingRequest:
     """Parse the request of a job.
 
     Raises:
@@ -64,7 +64,7 @@ def parse_request(claim: Claim) -> GenerationRequest:
     if most is not None and (not isinstance(most, int) or most < 1):
         raise EngineRefused(f"max_tokens must be a whole number >= 1, not {most!r}.", status=400)
     seed = body.get("seed")
-    return GenerationRequest(
+    return DecodingRequest(
         chat=chat,
         messages=_messages(body.get("messages")) if chat else [],
         prompt="" if chat else _prompt(body.get("prompt")),
@@ -120,7 +120,7 @@ def _prompt(value: Any) -> str | list[int]:
 class ResponseFormatter:
     """Writes one answer in OpenAI's format: its events, or its body."""
 
-    request: GenerationRequest
+    request: DecodingRequest
     answer_id: str
     model: str
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lengthwise_worker.engines.transformers.openai_format import (
-    GenerationRequest,
+    DecodingRequest,
     ResponseFormatter,
 )
 
@@ -33,7 +33,7 @@ class PendingRequest:
     gets None at the end, or the error. Both may be called from any thread.
     """
 
-    request: GenerationRequest
+    request: DecodingRequest
     formatter: ResponseFormatter
     generation: Generation
     predicted: float

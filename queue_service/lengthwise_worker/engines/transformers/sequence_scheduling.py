@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class PlannedBatch:
     """Answers that run together.
 
     `members`: their indices. `cap`: the maximum number of tokens of each.
@@ -36,7 +36,7 @@ def by_memory(
     step_cost: Callable[[int], float],
     batch_cost: float = 0.0,
     largest: int | None = None,
-) -> list[Batch]:
+) -> list[PlannedBatch]:
     """Find the cheapest cut of the answers, sorted by length, into batches that fit into memory.
 
     Dynamic programming over the places where a batch may end: a batch costs its cap times the cost
@@ -80,7 +80,7 @@ def by_memory(
     found, end = [], count
     while end:
         begin = begins[end]
-        found.append(Batch(members=tuple(order[begin:end]), cap=caps[end - 1]))
+        found.append(PlannedBatch(members=tuple(order[begin:end]), cap=caps[end - 1]))
         end = begin
     return found[::-1]
 

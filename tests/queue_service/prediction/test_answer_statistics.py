@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lengthwise_queue.prediction.quality import NO_EVIDENCE, evidence_of
+from lengthwise_queue.prediction.quality import NO_STATISTICS, statistics_of
 from lengthwise_store.prediction_record import MeasuredAnswer
 
 
@@ -20,18 +20,18 @@ def answers(count: int, *, predictor: str = "aaaa", right: bool = True) -> list[
     ]
 
 
-def test_few_answers_are_no_evidence() -> None:
-    assert evidence_of(answers(31)) == NO_EVIDENCE
-    assert NO_EVIDENCE.rank_accuracy("aaaa") is None
+def test_few_answers_give_no_statistics() -> None:
+    assert statistics_of(answers(31)) == NO_STATISTICS
+    assert NO_STATISTICS.rank_accuracy("aaaa") is None
 
 
 def test_the_usual_length_is_the_mean_predicted_length() -> None:
     unpredicted = [MeasuredAnswer(tokens=100_000, priced=None)] * 10
-    assert evidence_of(answers(100) + unpredicted).usual_tokens == pytest.approx(505)
+    assert statistics_of(answers(100) + unpredicted).usual_tokens == pytest.approx(505)
 
 
 def test_each_predictor_is_judged_by_its_own_answers() -> None:
-    seen = evidence_of(
+    seen = statistics_of(
         answers(40)
         + answers(40, predictor="bbbb", right=False)
         + answers(20, predictor="cccc", right=True)
