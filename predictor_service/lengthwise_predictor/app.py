@@ -1,4 +1,4 @@
-"""The predictor's HTTP service: settings in, a FastAPI application out.
+"""The predictor's HTTP service, made from its settings.
 
 The queue service calls it before it queues a request. It waits at most 20 ms for a prediction and
 continues without one after that.

@@ -1,4 +1,4 @@
-"""What the model reads of a text beside its tokens: counts that a tokenizer blurs.
+"""Features that the model reads beside the tokens: counts that a tokenizer blurs.
 
 Serving and training both call this, so that their inputs cannot differ. No rule here decides what
 is long or short; the model learns that.
@@ -50,8 +50,8 @@ _SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 _LIST_LINE = re.compile(r"^[^\S\n]*(?:[-*\u2022]|\d{1,3}[.)])\s", re.MULTILINE)
 _DIGIT = re.compile(r"\d")
 _NUMBER = re.compile(r"(?<![\w.])\d{1,6}(?![\w.]*\d)")
-_ASKED_WORDS = re.compile(r"(\d{1,6})\+?[\s-]*words?\b", re.IGNORECASE)
-_ASKED_ITEMS = re.compile(
+_REQUESTED_WORDS = re.compile(r"(\d{1,6})\+?[\s-]*words?\b", re.IGNORECASE)
+_REQUESTED_ITEMS = re.compile(
     r"(\d{1,4})\+?[\s-]+(?:\w+[\s-]+)?(?:sentences?|paragraphs?|sections?|bullets?|items?|points?|"
     r"steps?|ideas?|examples?|tips?|reasons?|lines?|ways?|questions?|pages?)\b",
     re.IGNORECASE,
@@ -76,8 +76,8 @@ def text_features(text: str, token_count: int) -> NDArray[np.float32]:
     # \d is any script's digit; most texts have none, and then a third of the time is saved.
     digits = _DIGIT.search(text) is not None
     numbers = _NUMBER.findall(text) if digits else ()
-    asked_words = _ASKED_WORDS.findall(text) if digits else ()
-    asked_items = _ASKED_ITEMS.findall(text) if digits else ()
+    requested_words = _REQUESTED_WORDS.findall(text) if digits else ()
+    requested_items = _REQUESTED_ITEMS.findall(text) if digits else ()
     return np.array(
         [
             math.log1p(chars),
@@ -96,8 +96,8 @@ def text_features(text: str, token_count: int) -> NDArray[np.float32]:
             math.log1p(len(_LIST_LINE.findall(text))),
             math.log1p(len(_SENTENCE_END.findall(text))),
             math.log1p(_largest(numbers)),
-            math.log1p(_largest(asked_words)),
-            math.log1p(_largest(asked_items)),
+            math.log1p(_largest(requested_words)),
+            math.log1p(_largest(requested_items)),
             len(lines[-1]) * per_char,
             len(set(words)) / max(len(words), 1),
         ],

@@ -1,4 +1,4 @@
-"""One loaded model: texts in, log quantiles out.
+"""One loaded model, which computes log quantiles of the answers' lengths from texts.
 
 This is the only module that depends on the shapes of the ONNX graph.
 """

@@ -1,4 +1,4 @@
-"""The models of one process: which model serves which LLM, and how a new one takes over.
+"""The models of one process: choose a model for an LLM, and reload changed models.
 
 Created by `app.create_app`. A model is an ONNX session and its own micro-batcher. When its folder
 changes (replaced files, or a switched symbolic link in the path), or on SIGHUP, the new model is

@@ -100,24 +100,26 @@ def _spread(fit: AdaptedPredictor, train: LengthTable) -> tuple[Array, float | N
                 ids, table.prompt_index[known], target[known], vocabulary=fit.words.vocabulary
             )
             left_out = np.flatnonzero(part == fold)
-            by_text[left_out] = others.away([ids[i] for i in left_out])
+            by_text[left_out] = others.deviation([ids[i] for i in left_out])
     words = by_text[table.prompt_index]
     own = 0.5 * (kernel.left_out[:, 0] + kernel.base[column] + words)
     other = 0.5 * (kernel.left_out[:, 1] + kernel.base[0] + words)
-    away = [np.log1p(s) - o for s, o in zip(table.samples, own, strict=True)]
-    away_other = [np.log1p(s) - o for s, o in zip(table.samples, other, strict=True)]
-    everyone = _offsets(np.concatenate(away_other))
+    deviations = [np.log1p(s) - o for s, o in zip(table.samples, own, strict=True)]
+    other_deviations = [np.log1p(s) - o for s, o in zip(table.samples, other, strict=True)]
+    everyone = _offsets(np.concatenate(other_deviations))
     spread = [everyone]
     for number in range(1, 1 + len(kernel.llms)):
-        mine = [a for a, c in zip(away, column, strict=True) if c == number]
-        spread.append(_offsets(np.concatenate(mine if len(mine) >= _LEAST_ROWS else away)))
+        own_rows = [d for d, c in zip(deviations, column, strict=True) if c == number]
+        spread.append(
+            _offsets(np.concatenate(own_rows if len(own_rows) >= _LEAST_ROWS else deviations))
+        )
     scores = score(table, PredictedLengths(np.expm1(own)))
     return np.array(spread), None if scores is None else scores.tau_b
 
 
-def _offsets(away: Array) -> list[float]:
-    low, middle, high = np.quantile(away, [0.1, 0.5, 0.9])
-    return [float(low), float(middle), float(high), float(np.log(np.exp(away).mean()))]
+def _offsets(deviations: Array) -> list[float]:
+    low, middle, high = np.quantile(deviations, [0.1, 0.5, 0.9])
+    return [float(low), float(middle), float(high), float(np.log(np.exp(deviations).mean()))]
 
 
 def _check(fit: AdaptedPredictor, spread: Array, train: LengthTable, out: Path) -> None:

@@ -43,7 +43,7 @@ class AdaptedPredictor:
 
     def log_tokens(self, views: Array, ids: Sequence[Sequence[int]]) -> Array:
         """Predict log(1 + tokens), float64, (prompts, 1 + llms)."""
-        by_words = self.kernel.base + self.words.away(ids)[:, None]
+        by_words = self.kernel.base + self.words.deviation(ids)[:, None]
         return 0.5 * (self.kernel.log_tokens(views) + by_words)
 
     def predict(self, table: LengthTable) -> PredictedLengths:

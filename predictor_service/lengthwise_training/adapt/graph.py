@@ -66,13 +66,13 @@ def write_graph(fit: AdaptedPredictor, spread: Array, model: Path, out: Path) ->
     vocabulary, table = fit.words.vocabulary, fit.words.table
     zero_id = constant("zero_id", np.array(0, dtype=np.int64))
     node("Equal", ["ids", zero_id], "is_padding")
-    node("Not", ["is_padding"], "is_there")
-    node("Cast", ["is_there"], "there", to=TensorProto.FLOAT)
+    node("Not", ["is_padding"], "is_present")
+    node("Cast", ["is_present"], "present", to=TensorProto.FLOAT)
     starts = constant("starts", np.array([0], dtype=np.int64))
     ones = constant("ones", np.array([1], dtype=np.int64))
     end = constant("end", np.array([np.iinfo(np.int64).max], dtype=np.int64))
     minus = constant("minus_one", np.array([-1], dtype=np.int64))
-    for name in ("ids", "there"):
+    for name in ("ids", "present"):
         node("Slice", [name, starts, minus, first], f"left_{name}")
         node("Slice", [name, ones, end, first], f"right_{name}")
     node("Mul", ["left_ids", constant("left", np.array(LEFT, dtype=np.int64))], "left_part")
@@ -80,13 +80,13 @@ def write_graph(fit: AdaptedPredictor, spread: Array, model: Path, out: Path) ->
     node("Add", ["left_part", "right_part"], "pair_hash")
     node("Mod", ["pair_hash", constant("pairs", np.array(PAIR_BUCKETS, np.int64))], "pair_rows")
     node("Mul", ["left_there", "right_there"], "pair_there")
-    tables = {"token": (table[:vocabulary], "ids", "there")}
+    tables = {"token": (table[:vocabulary], "ids", "present")}
     tables["pair"] = (table[vocabulary:], "pair_rows", "pair_there")
-    for name, (values, rows, there) in tables.items():
+    for name, (values, rows, present) in tables.items():
         node("Gather", [constant(f"{name}_table", values), rows], f"{name}_values")
-        node("Mul", [f"{name}_values", there], f"{name}_present")
+        node("Mul", [f"{name}_values", present], f"{name}_present")
         node("ReduceSum", [f"{name}_present", first], f"{name}_sum", keepdims=1)
-        node("ReduceSum", [there, first], f"{name}_count", keepdims=1)
+        node("ReduceSum", [present, first], f"{name}_count", keepdims=1)
     node("Add", ["token_sum", "pair_sum"], "word_sum")
     node("Add", ["token_count", "pair_count"], "word_count")
     node("Add", ["word_count", "adapted.one"], "one_more")

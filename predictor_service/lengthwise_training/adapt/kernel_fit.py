@@ -69,24 +69,24 @@ def fit_kernel(extractor: ViewExtractor, train: LengthTable, *, seed: int = 0) -
     llms, target = train.llms[rows], train.log_mean()[rows]
     names = [str(m) for m in np.unique(llms)]
     level = {m: float(target[llms == m].mean()) for m in names}
-    away = target - np.array([level[m] for m in llms])
+    deviation = target - np.array([level[m] for m in llms])
     count = np.bincount(at, minlength=len(kept))
-    mean = np.bincount(at, weights=away, minlength=len(kept)) / count
+    mean = np.bincount(at, weights=deviation, minlength=len(kept)) / count
     # A prompt that many LLMs answered is less noisy: its ridge is smaller.
     together, without = _solve(kernel + np.diag(_RIDGE / np.sqrt(count)), mean)
     weights = np.repeat(together[:, None], 1 + len(names), axis=1)
     base = np.array([np.mean(list(level.values())), *level.values()])
     left_out = np.stack([np.zeros(len(rows)), base[0] + without[at]], axis=1)
     for column, llm in enumerate(names, 1):
-        mine = np.flatnonzero(llms == llm)
-        own = at[mine]
+        of_llm = np.flatnonzero(llms == llm)
+        own = at[of_llm]
         gram = kernel[np.ix_(own, own)] + _RIDGE * np.eye(len(own))
-        alone, alone_without = _solve(gram, away[mine])
+        alone, alone_without = _solve(gram, deviation[of_llm])
         share = own_share(len(own)) if len(names) > 1 else 1.0
         weights[:, column] *= 1.0 - share
         weights[own, column] += share * alone
         mixed = share * alone_without + (1.0 - share) * without[own]
-        left_out[mine, 0] = base[column] + mixed
+        left_out[of_llm, 0] = base[column] + mixed
     return KernelFit(names, points, weights, base, left_out, rows)
 
 

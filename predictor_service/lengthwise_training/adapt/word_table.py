@@ -42,14 +42,14 @@ class WordsFit:
     vocabulary: int
     offset: float
 
-    def away(self, ids: Sequence[Sequence[int]]) -> Array:
+    def deviation(self, ids: Sequence[Sequence[int]]) -> Array:
         """Compute each text's distance to its LLM's level, log(1 + tokens), float64, (texts,).
 
         The sum over a text's tokens and pairs, divided by the root of one more than their number.
         """
         out = []
-        for mine in ids:
-            at = buckets(mine, self.vocabulary)
+        for row_ids in ids:
+            at = buckets(row_ids, self.vocabulary)
             out.append(float(self.table[at].sum(dtype=np.float64)) / np.sqrt(len(at) + 1.0))
         return np.array(out) + self.offset
 
@@ -64,7 +64,7 @@ def buckets(ids: Sequence[int], vocabulary: int) -> NDArray[np.int64]:
 def fit_words(
     ids: Sequence[Sequence[int]],
     text_of_row: NDArray[np.int64],
-    away: Array,
+    deviation: Array,
     *,
     vocabulary: int,
 ) -> WordsFit:
@@ -73,10 +73,10 @@ def fit_words(
     Args:
         ids: Token ids of each text.
         text_of_row: int64, (rows,), which text a row is about.
-        away: float64, (rows,), distance of its length to its LLM's level, log(1 + tokens).
+        deviation: float64, (rows,), distance of its length to its LLM's level, log(1 + tokens).
         vocabulary: Token ids are below this.
     """
-    found = [buckets(mine, vocabulary) for mine in ids]
+    found = [buckets(row_ids, vocabulary) for row_ids in ids]
     lengths = np.array([len(f) for f in found])
     counts = sparse.csr_matrix(
         (
@@ -89,6 +89,6 @@ def fit_words(
     texts = np.asarray((counts > 0).sum(axis=0)).ravel()
     idf = np.where(texts >= 2, np.log((1 + len(found)) / (1 + texts)), 0.0)
     scaled = sparse.diags(_SCALE / np.sqrt(lengths + 1.0)) @ counts @ sparse.diags(idf)
-    ridge = Ridge(alpha=_ALPHA, solver="sparse_cg").fit(scaled.tocsr()[text_of_row], away)
+    ridge = Ridge(alpha=_ALPHA, solver="sparse_cg").fit(scaled.tocsr()[text_of_row], deviation)
     table = _SCALE * idf * ridge.coef_
     return WordsFit(table.astype(np.float32), vocabulary, float(ridge.intercept_))

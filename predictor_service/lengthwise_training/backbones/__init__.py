@@ -1,4 +1,4 @@
-"""What reads the prompt: text encoders, their tokenizers, and hidden states of a served LLM.
+"""The backbones: text encoders, their tokenizers, and hidden states of a served LLM.
 
 Begin with `config` (which backbone, and how much of it) and `loading`, which makes a `tiny`,
 `transformer` or `vectors` backbone. `hidden_states` collects the vectors. `pretrained` and

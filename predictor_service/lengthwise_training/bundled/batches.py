@@ -96,6 +96,6 @@ def batches(
 def pad(ids: list[list[int]]) -> Tensor:
     """Right-pad with 0: int64, (batch, longest)."""
     out = torch.zeros((len(ids), max(len(i) for i in ids)), dtype=torch.int64)
-    for row, mine in zip(out, ids, strict=True):
-        row[: len(mine)] = torch.tensor(mine)
+    for row, row_ids in zip(out, ids, strict=True):
+        row[: len(row_ids)] = torch.tensor(row_ids)
     return out

@@ -61,8 +61,8 @@ class BlendedPredictor(nn.Module):
         states = self.network.encoder(ids)
         out = self.network.answer(states, features)[:, self.served]  # (batch, llms, 4)
         p10, p50, p90, mean = out.unbind(-1)
-        recalled = self.regression(self.view(ids, features, states))
-        shift = self.kernel_share * (recalled - p50)
+        by_kernel = self.regression(self.view(ids, features, states))
+        shift = self.kernel_share * (by_kernel - p50)
         return p50 + shift, p50 - p10, p90 - p50, mean + shift
 
     def forward(self, ids: Tensor, features: Tensor, llm: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ EXCLUDED_LLMS = ("openai/davinci",)
 
 @dataclass(frozen=True)
 class LengthRecord:
-    """The lengths that one LLM's answers to one prompt had.
+    """The lengths of one LLM's answers to one prompt.
 
     Attributes:
         prompt: The predictor's input, clipped as in service.

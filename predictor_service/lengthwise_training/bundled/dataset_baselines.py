@@ -81,10 +81,10 @@ def bag_of_words_per_llm(train: Dataset, test: Dataset, *, seed: int = 0) -> Arr
     """Fit `bag_of_words` for each LLM on its own rows: float64, (test rows,), tokens."""
     predicted = np.full(len(test.prompt_index), np.nan)
     for llm in np.unique(test.llm_index):
-        mine, wanted = train.llm_index == llm, test.llm_index == llm
-        if mine.sum() >= 20:
+        of_llm, wanted = train.llm_index == llm, test.llm_index == llm
+        if of_llm.sum() >= 20:
             predicted[wanted] = bag_of_words(
-                train.rows_where(mine), test.rows_where(wanted), seed=seed
+                train.rows_where(of_llm), test.rows_where(wanted), seed=seed
             )
         else:
             predicted[wanted] = float(np.median(train.samples))

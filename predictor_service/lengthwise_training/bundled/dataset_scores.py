@@ -1,4 +1,4 @@
-"""DatasetScores of predictions on the bundled model's dataset: rank quality, error and coverage.
+"""Scores of predictions on the bundled model's dataset: rank quality, error and coverage.
 
 These produced the numbers of the bundled model's card, and stay as they are so that the card can be
 reproduced. `lengthwise evaluate` uses `scoring.scores`, which also handles answers cut at a cap.
@@ -59,14 +59,14 @@ def score_dataset(
     mean = rows.samples.mean(axis=1)
     per_llm = []
     for llm in np.unique(rows.llm_index):
-        mine = rows.llm_index == llm
-        if mine.sum() < LEAST_ROWS:
+        of_llm = rows.llm_index == llm
+        if of_llm.sum() < LEAST_ROWS:
             continue
-        p, y = p50[mine], truth[mine]
+        p, y = p50[of_llm], truth[of_llm]
         per_llm.append(
             (
                 _tau(p, y),
-                _tau(p, mean[mine]),
+                _tau(p, mean[of_llm]),
                 pair_accuracy(p, y),
                 0.0 if np.ptp(p) == 0 else float(spearmanr(p, y).statistic),
             )

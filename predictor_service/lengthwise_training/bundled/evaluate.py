@@ -115,10 +115,10 @@ def by_source(test: Dataset, predictions: Mapping[str, Array]) -> str:
     ]
     sources = np.array(test.row_sources)
     for source in sorted(set(test.row_sources)):
-        mine = sources == source
-        part = test.rows_where(mine)
-        cells = [f"{score_dataset(part, p[mine]).tau_b:.3f}" for p in predictions.values()]
-        lines.append(f"| {source} | {mine.sum():,} | " + " | ".join(cells) + " |")
+        of_source = sources == source
+        part = test.rows_where(of_source)
+        cells = [f"{score_dataset(part, p[of_source]).tau_b:.3f}" for p in predictions.values()]
+        lines.append(f"| {source} | {of_source.sum():,} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The kernel regression of the bundled model: a text is as long as the texts most similar to it.
+"""The kernel regression of the bundled model: it predicts a length from similar texts.
 
 Kernel ridge regression with a Matern kernel on three views of a text: its counts, its topics (a
 linear map of its words and word pairs), and the tuned encoder's state. Fitted in seconds in closed
@@ -68,11 +68,11 @@ class Topics(nn.Module):
 
         Before the projection, a text's vector of TF-IDF weights has length 1.
         """
-        there = ids != 0
-        both = there[:, :-1] & there[:, 1:]
-        pairs = pair_buckets(ids[:, :-1], ids[:, 1:], self.vocabulary) * both
-        first, rest = _damped(self._rows(ids), ids, there)
-        more_first, more_rest = _damped(self._rows(pairs), pairs, both)
+        present = ids != 0
+        both_present = present[:, :-1] & present[:, 1:]
+        pairs = pair_buckets(ids[:, :-1], ids[:, 1:], self.vocabulary) * both_present
+        first, rest = _damped(self._rows(ids), ids, present)
+        more_first, more_rest = _damped(self._rows(pairs), pairs, both_present)
         return (rest + more_rest) / (first + more_first).clamp(min=1e-6).sqrt()
 
     def _rows(self, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,13 +82,13 @@ class Topics(nn.Module):
         return rows[..., :1], rows[..., 1:]
 
 
-def _damped(rows: tuple[Tensor, Tensor], ids: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+def _damped(rows: tuple[Tensor, Tensor], ids: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     """Sum the rows of a text with 1 + log(count) for each distinct id.
 
     Args:
         rows: squared IDF, (batch, seq, 1), and weighted singular vectors, (batch, seq, topics).
-        ids: int64, (batch, seq), 0 where padded and only there.
-        there: bool, (batch, seq), False for padding.
+        ids: int64, (batch, seq), 0 exactly where padded.
+        present: bool, (batch, seq), False for padding.
 
     Returns:
         The squared length of the TF-IDF vector, (batch, 1), and its topics, (batch, topics).
@@ -96,7 +96,7 @@ def _damped(rows: tuple[Tensor, Tensor], ids: Tensor, there: Tensor) -> tuple[Te
     small = ids.to(torch.int32)
     count = (small.unsqueeze(2) == small.unsqueeze(1)).float().sum(2)
     weight = 1.0 + count.log()
-    share = (there.float() / count).unsqueeze(1)  # (batch, 1, seq): each distinct id once
+    share = (present.float() / count).unsqueeze(1)  # (batch, 1, seq): each distinct id once
     topics = (share * weight.unsqueeze(1)) @ rows[1]
     squares = (share * weight.square().unsqueeze(1)) @ rows[0]
     return squares.squeeze(1), topics.squeeze(1)
@@ -116,8 +116,8 @@ def fit_topics(ids: list[list[int]], vocabulary: int, count: int) -> Topics:
         count: Singular vectors to keep.
     """
     rows, columns = [], []
-    for row, mine in enumerate(ids):
-        t = torch.tensor(mine)
+    for row, row_ids in enumerate(ids):
+        t = torch.tensor(row_ids)
         seen = torch.cat([t, pair_buckets(t[:-1], t[1:], vocabulary)]).tolist()
         rows += [row] * len(seen)
         columns += seen
@@ -138,7 +138,7 @@ def fit_topics(ids: list[list[int]], vocabulary: int, count: int) -> Topics:
 
 
 class KernelView(nn.Module):
-    """A text as the kernel compares it: one vector whose distances measure dissimilarity."""
+    """Maps a text to the vector by which the kernel compares it."""
 
     def __init__(self, topics: Topics, config: KernelConfig) -> None:
         """Store the parts; call `fit` next."""

@@ -1,4 +1,4 @@
-"""The loss of the network: usual length, spread, and above all the right order."""
+"""The loss of the network: errors of the usual length, the spread and the order."""
 
 from __future__ import annotations
 

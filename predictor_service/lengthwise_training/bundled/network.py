@@ -1,7 +1,7 @@
 """The bundled model's network: the tuned encoder, and quantiles for every author at once.
 
-Called by `train` and `blended_predictor`. One pass over a text predicts for all LLMs, so what one
-LLM's lengths teach about prompts helps the others too.
+Called by `network_training` and `blended_predictor`. One pass over a text predicts for all LLMs, so
+the lengths of one LLM also improve the predictions for the others.
 """
 
 # mypy: disallow-subclassing-any=False, warn-return-any=False

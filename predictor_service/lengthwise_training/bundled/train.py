@@ -76,8 +76,8 @@ def fit(prepared: EncodedDataset, rows: NDArray[np.bool_], config: TrainConfig) 
     finally:
         torch.set_flush_denormal(False)
     served = served_llms(dataset)
-    mine = np.isin(dataset.llm_index, served)
-    texts = np.unique(dataset.prompt_index[mine])
+    of_served = np.isin(dataset.llm_index, served)
+    texts = np.unique(dataset.prompt_index[of_served])
     ids = [prepared.texts.ids[i] for i in texts]
     topics = fit_topics(ids, prepared.backbone.tokenizer.get_vocab_size(), config.kernel.topics)
     view = KernelView(topics, config.kernel)
@@ -93,10 +93,10 @@ def fit(prepared: EncodedDataset, rows: NDArray[np.bool_], config: TrainConfig) 
     target = np.zeros((len(texts), len(served)))
     known = np.zeros(target.shape, dtype=bool)
     at = (
-        np.searchsorted(texts, dataset.prompt_index[mine]),
-        np.searchsorted(served, dataset.llm_index[mine]),
+        np.searchsorted(texts, dataset.prompt_index[of_served]),
+        np.searchsorted(served, dataset.llm_index[of_served]),
     )
-    target[at], known[at] = log_mean[mine], True
+    target[at], known[at] = log_mean[of_served], True
     log.info("kernel on %d texts", len(texts))
     regression = fit_regression(points, target, known, config.kernel)
     return BlendedPredictor(
@@ -185,15 +185,15 @@ def train(
         card["held_out_validation"] = True
         card["parity"] = export_int8(predictor, backbone.tokenizer, card, target)
         names = {dataset.llms[i] for i in served_llms(dataset)}
-        mine = np.array([dataset.llms[i] in names for i in dataset.llm_index])
+        named = np.array([dataset.llms[i] in names for i in dataset.llm_index])
         model = LengthModel(target, provider="cpu")
         scores = compare_with_baselines(
-            dataset.rows_where(~held & mine),
-            many_sampled(dataset.rows_where(held & mine)),
+            dataset.rows_where(~held & named),
+            many_sampled(dataset.rows_where(held & named)),
             model,
             baselines=baselines,
         )
-        fresh = many_sampled(dataset.rows_where(held & mine & (halves == 1)))
+        fresh = many_sampled(dataset.rows_where(held & named & (halves == 1)))
         p10, p50, p90 = predict(model, fresh)
         covered = score_dataset(fresh, p50, (p10, p90)).coverage
     log.info("validation\n%s", scores_table(scores))

@@ -90,7 +90,7 @@ class Bert:
         return call
 
     def through_onnx(self, tokens: int, batch: int) -> Call:
-        """Return the same by ONNX Runtime."""
+        """Return one forward pass by ONNX Runtime."""
         session, rng = self._session, np.random.default_rng(0)
         ids = rng.integers(1000, 20_000, (batch, min(tokens, BERT_MOST_TOKENS)))
         mask = np.ones_like(ids)

@@ -27,7 +27,7 @@ from lengthwise_training.scoring.baselines import (
     BAG_OF_WORDS,
     BAG_OF_WORDS_TOGETHER,
     Constant,
-    PromptLength,
+    PromptLengthBaseline,
 )
 from lengthwise_training.scoring.scores import LEAST_ROWS, PredictedLengths
 
@@ -65,7 +65,7 @@ class _BagOfWordsForAll:
 
 def one_number_predictors(train: LengthTable) -> dict[str, ComparedPredictor]:
     """Fit the baselines that learn one number."""
-    return {"constant": Constant(train), "prompt length": PromptLength(train)}
+    return {"constant": Constant(train), "prompt length": PromptLengthBaseline(train)}
 
 
 def fit_predictors(
@@ -102,9 +102,11 @@ def cross_validate(
         part_rows = data.where(selected)
         level = np.ones(len(data))
         for llm in np.unique(part_rows.llms):
-            mine = data.llms == llm
-            if (mine & ~selected).any():
-                level[mine] = np.exp(log_mean[mine].mean() - log_mean[mine & ~selected].mean())
+            of_llm = data.llms == llm
+            if (of_llm & ~selected).any():
+                level[of_llm] = np.exp(
+                    log_mean[of_llm].mean() - log_mean[of_llm & ~selected].mean()
+                )
         for name, predictor in fit_predictors(data.where(~selected), extractors, part_rows).items():
             predicted = predictor.predict(part_rows)
             p50.setdefault(name, np.full(len(data), math.nan))[selected] = (

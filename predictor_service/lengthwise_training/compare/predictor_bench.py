@@ -109,13 +109,13 @@ def one_core() -> Iterator[int | None]:
     if not hasattr(os, "sched_setaffinity"):
         yield None
         return
-    mine = os.sched_getaffinity(0)
-    core = max(mine)
+    allowed = os.sched_getaffinity(0)
+    core = max(allowed)
     os.sched_setaffinity(0, {core})
     try:
         yield core
     finally:
-        os.sched_setaffinity(0, mine)
+        os.sched_setaffinity(0, allowed)
 
 
 def bench(

@@ -150,19 +150,19 @@ def summarise(
         "llms": max((len(v) for v in by_llm.values()), default=0),
         "tau_b_mean_over_llms": {p: statistics.fmean(v.values()) for p, v in by_llm.items()},
     }
-    mine = [n + suffix for n in models for suffix in ("", ADAPTED) if n + suffix in predicted]
+    own_models = [n + suffix for n in models for suffix in ("", ADAPTED) if n + suffix in predicted]
     for baseline, key in (
         (BAG_OF_WORDS, "above_bag_of_words"),
         (BAG_OF_WORDS_TOGETHER, "above_bag_of_words_for_all_llms"),
     ):
-        for name in mine:
+        for name in own_models:
             gain = _mean_gain(by_llm.get(name, {}), by_llm.get(baseline, {}))
             if gain is not None:
                 summary.setdefault(key, {})[name] = gain
     sampled = np.isfinite(predicted[CEILING].p50)
     among = table.where(sampled)
     top = _tau_by_llm(among, predicted[CEILING].where(sampled))
-    for name in mine if top else []:
+    for name in own_models if top else []:
         gain = _mean_gain(top, _tau_by_llm(among, predicted[name].where(sampled)))
         if gain is not None:
             summary.setdefault("below_ceiling", {})[name] = gain
@@ -178,8 +178,8 @@ def _mean_gain(one: Mapping[str, float], other: Mapping[str, float]) -> float | 
 def _tau_by_llm(table: LengthTable, predicted: PredictedLengths) -> dict[str, float]:
     out = {}
     for llm in np.unique(table.llms):
-        mine = table.llms == llm
-        scores = score(table.where(mine), predicted.where(mine))
+        of_llm = table.llms == llm
+        scores = score(table.where(of_llm), predicted.where(of_llm))
         if scores is not None and scores.tau_b is not None:
             out[str(llm)] = scores.tau_b
     return out

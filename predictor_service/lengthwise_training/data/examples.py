@@ -1,4 +1,4 @@
-"""The rows that `lengthwise train` learns from, laid out as arrays and dealt into folds.
+"""The rows of `lengthwise train`, as arrays and in folds.
 
 `bundled.dataset` lays out the bundled model's records. Here, an answer that was cut at a cap is a
 lower bound instead of a short answer, there is a fold to calibrate on, and dialogues can be left

@@ -40,7 +40,7 @@ class BadLines(Exception):
 
 @dataclass(frozen=True)
 class LengthRow:
-    """The lengths that one LLM's answers to one prompt had.
+    """The lengths of one LLM's answers to one prompt.
 
     Attributes:
         prompt: The text that the predictor gets, clipped as in service.

@@ -1,4 +1,4 @@
-"""Deals prompts into folds by hash, and keeps near-duplicate prompts in one fold."""
+"""Assigns prompts to folds by hash, and keeps near-duplicate prompts in one fold."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def near_duplicates(texts: Sequence[str], *, overlap: float = 0.4) -> list[str]:
             i = parent[i]
         return i
 
-    for i, mine in enumerate(shingles):
+    for i, one in enumerate(shingles):
         for j in range(i):
-            common = len(mine & shingles[j])
-            if common >= overlap * (len(mine) + len(shingles[j]) - common):
+            common = len(one & shingles[j])
+            if common >= overlap * (len(one) + len(shingles[j]) - common):
                 parent[root(i)] = root(j)
     best: dict[int, str] = {}
     for i, text in enumerate(texts):

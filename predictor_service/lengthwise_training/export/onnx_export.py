@@ -181,12 +181,16 @@ def halved(predictor: TaskPredictor) -> TaskPredictor:
 def quantise(exact: Path, path: Path) -> None:
     """Write the graph with the encoder's products and tables in int8."""
     graph = onnx.load(str(exact))
-    mine = [n.name for n in graph.graph.node if "/encoder/" in n.name]
+    encoder_nodes = [n.name for n in graph.graph.node if "/encoder/" in n.name]
     # The quantiser logs advice on the root logger to simplify the graph first; it gains nothing.
     logging.disable(logging.WARNING)
     try:
         quantize_dynamic(
-            exact, path, nodes_to_quantize=mine, weight_type=QuantType.QInt8, per_channel=True
+            exact,
+            path,
+            nodes_to_quantize=encoder_nodes,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
         )
     finally:
         logging.disable(logging.NOTSET)
@@ -205,9 +209,11 @@ def difference(
     gaps: list[NDArray[np.float64]] = []
     with torch.inference_mode():
         for row in range(len(inputs[0])):
-            mine = [t[row : row + 1] for t in inputs]
-            want = predictor(*mine).double().numpy()
-            feed = dict(zip((first, "features", "llm"), (t.numpy() for t in mine), strict=True))
+            row_inputs = [t[row : row + 1] for t in inputs]
+            want = predictor(*row_inputs).double().numpy()
+            feed = dict(
+                zip((first, "features", "llm"), (t.numpy() for t in row_inputs), strict=True)
+            )
             # A task without counts leaves that input out of its graph.
             got = session.run(None, {k: v for k, v in feed.items() if k in names})[0]
             gaps.append(np.abs(want - got))
@@ -222,8 +228,8 @@ def probe_inputs(
     found = tokenizer.encode_batch_fast([normalise(t) for t in texts], add_special_tokens=False)
     ids = [window(e.ids, encoder.max_tokens) or [1] for e in found]
     out = torch.full((len(ids), max(map(len, ids))), encoder.pad_id)
-    for row, mine in zip(out, ids, strict=True):
-        row[: len(mine)] = torch.tensor(mine)
+    for row, row_ids in zip(out, ids, strict=True):
+        row[: len(row_ids)] = torch.tensor(row_ids)
     features = [text_features(normalise(t), len(e.ids)) for t, e in zip(texts, found, strict=True)]
     llm = torch.arange(len(ids)) % (1 + llm_count)
     return out, torch.from_numpy(np.stack(features)), llm

@@ -1,4 +1,4 @@
-"""The configuration of a run: all it depends on beside its data; saved with the model."""
+"""The configuration of a run, which is saved with the model."""
 
 from __future__ import annotations
 
@@ -113,10 +113,10 @@ def load_config(folder: Path) -> tuple[FitConfig, dict[str, Any]]:
         raise FileNotFoundError(f"{folder} holds no run of `lengthwise train`: no {CONFIG} in it")
     saved = json.loads(path.read_text(encoding="utf-8"))
     names = FitConfig.__dataclass_fields__.keys()
-    mine = {k: saved.pop(k) for k in list(saved) if k in names}
-    mine["task"] = Task(mine["task"])
-    mine["backbone"] = BackboneConfig(**mine["backbone"])
-    mine["numbers"] = TaskConfig(**mine["numbers"])
-    if mine["llms"] is not None:
-        mine["llms"] = tuple(mine["llms"])
-    return FitConfig(**mine), saved
+    fields = {k: saved.pop(k) for k in list(saved) if k in names}
+    fields["task"] = Task(fields["task"])
+    fields["backbone"] = BackboneConfig(**fields["backbone"])
+    fields["numbers"] = TaskConfig(**fields["numbers"])
+    if fields["llms"] is not None:
+        fields["llms"] = tuple(fields["llms"])
+    return FitConfig(**fields), saved

@@ -101,8 +101,8 @@ def pad(prepared: PreparedRows, prompts: NDArray[np.int64]) -> Tensor:
     """Return the prompts' ids, right-padded: int64, (prompts, longest)."""
     ids = [prepared.ids[i] for i in prompts]
     out = torch.full((len(ids), max(map(len, ids))), prepared.encoder.pad_id)
-    for row, mine in zip(out, ids, strict=True):
-        row[: len(mine)] = torch.tensor(mine)
+    for row, row_ids in zip(out, ids, strict=True):
+        row[: len(row_ids)] = torch.tensor(row_ids)
     return out
 
 

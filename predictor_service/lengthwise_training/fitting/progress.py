@@ -1,4 +1,4 @@
-"""How far a run has come; its checkpoint holds it."""
+"""The progress of a run, which its checkpoint stores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class FitProgress:
-    """What a checkpoint holds beside weights.
+    """The part of a checkpoint beside the weights.
 
     Attributes:
         epoch: Epochs done.

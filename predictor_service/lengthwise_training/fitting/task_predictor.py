@@ -74,7 +74,7 @@ class Trunk(nn.Module):
         return self.out(self.dropout(functional.gelu(base + shift))) + bias
 
 
-class Calibration(nn.Module):
+class OutputCalibration(nn.Module):
     """Numbers fitted on validation rows: tokens for a score, a centred middle, and correct gaps.
 
     They keep the order of the predictions.
@@ -112,7 +112,7 @@ class TaskPredictor(nn.Module):
     def __init__(self, encoder: Any, trunk: Trunk, head: Head) -> None:
         super().__init__()
         self.encoder, self.trunk, self.head = encoder, trunk, head
-        self.calibration = Calibration()
+        self.calibration = OutputCalibration()
 
     def decoded(self, raw: Tensor) -> Tensor:
         """Decode the head's output, with tokens for a mere score: float32, (batch, 4)."""

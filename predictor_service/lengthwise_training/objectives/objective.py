@@ -17,7 +17,7 @@ from lengthwise_training.objectives.head import Head
 
 @dataclass(frozen=True)
 class OwnDecision:
-    """How the inventors of a method decide, where that differs from the product's p50.
+    """The decision rule of a method's inventors, if it differs from the product's p50.
 
     Attributes:
         label: Its name in the table of all tasks.
@@ -30,7 +30,7 @@ class OwnDecision:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a predictor learns.
+    """The objective of a task.
 
     Attributes:
         head: Builds the head from the training lengths (float32, tokens; cut ones at their cap) and

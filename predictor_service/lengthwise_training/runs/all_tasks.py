@@ -20,7 +20,7 @@ from lengthwise_training.runs.card import flat_metrics, fold_counts
 from lengthwise_training.runs.measure import score_test_rows
 from lengthwise_training.runs.run import prepare_run, train_task
 from lengthwise_training.scoring.bag_of_words import BagOfWords
-from lengthwise_training.scoring.baselines import CEILING, Constant, PromptLength, ceiling
+from lengthwise_training.scoring.baselines import CEILING, Constant, PromptLengthBaseline, ceiling
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +55,8 @@ def train_all(
         if OBJECTIVES[task].reads_pairs and hidden is not None:
             log.info("%s is left out: it reads texts", task)
             continue
-        mine = replace(config, task=task)
-        metrics = train_task(mine, data, folder / task, prepared=prepared, restart=restart)
+        task_config = replace(config, task=task)
+        metrics = train_task(task_config, data, folder / task, prepared=prepared, restart=restart)
         rows.append({"predictor": str(task), **flat_metrics(metrics)})
         log.info("%s: tau-b %.3f in %.0f s", task, metrics["tau_b"], metrics["train_seconds"])
     rows.sort(key=lambda r: -r["tau_b"])
@@ -67,7 +67,7 @@ def train_all(
         words = BagOfWords(learn)
         for name, predicted in (
             ("constant", Constant(learn).predict(test)),
-            ("prompt length", PromptLength(learn).predict(test)),
+            ("prompt length", PromptLengthBaseline(learn).predict(test)),
             ("bag of words, one for all LLMs", words.predict_together(test)),
             (CEILING, ceiling(test)),
         ):

@@ -1,4 +1,4 @@
-"""What model.json records about a run."""
+"""The content of model.json for a run."""
 
 from __future__ import annotations
 

@@ -74,9 +74,9 @@ class BagOfWords:
         self._rows = counts
         for llm, count in counts.items():
             if count >= LEAST_TRAINING_ROWS and (llms is None or llm in llms):
-                mine = train.llms == llm
-                at = train.prompt_index[mine]
-                self._own[llm] = _RidgeAndTrees(wide[at], dense[at], target[mine], seed)
+                of_llm = train.llms == llm
+                at = train.prompt_index[of_llm]
+                self._own[llm] = _RidgeAndTrees(wide[at], dense[at], target[of_llm], seed)
         # Each LLM's mean is subtracted, so the fit for all learns from differences of prompts.
         self._level = {m: float(target[train.llms == m].mean()) for m in counts}
         self._any_level = float(np.mean(list(self._level.values())))
@@ -85,8 +85,8 @@ class BagOfWords:
             rng = np.random.default_rng(seed)
             some = rng.permutation(len(train))[:_MOST_ROWS_POOLED]
             at = train.prompt_index[some]
-            away = target[some] - np.array([self._level[m] for m in train.llms[some]])
-            self._pooled = _OneForAll(wide[at], dense[at], train.llms[some], away, seed)
+            deviation = target[some] - np.array([self._level[m] for m in train.llms[some]])
+            self._pooled = _OneForAll(wide[at], dense[at], train.llms[some], deviation, seed)
 
     @property
     def own(self) -> Collection[str]:
@@ -113,17 +113,17 @@ class BagOfWords:
         together = None if self._pooled is None else self._pooled.of(wide, dense)
         out = np.zeros(len(table))
         for llm in np.unique(table.llms):
-            mine = table.llms == llm
-            at = table.prompt_index[mine]
+            of_llm = table.llms == llm
+            at = table.prompt_index[of_llm]
             own = self._own.get(str(llm))
             share = 0.0 if own is None else own_share(self._rows[str(llm)])
             if self._pooled is None:  # training had one LLM, perhaps not this one
                 own, share = next(iter(self._own.values())), 1.0
             if share > 0.0 and own is not None:
-                out[mine] += share * own.predict(wide[at], dense[at])
+                out[of_llm] += share * own.predict(wide[at], dense[at])
             if share < 1.0 and together is not None:
                 level = self._level.get(str(llm), self._any_level)
-                out[mine] += (1.0 - share) * (together.predict(str(llm), at) + level)
+                out[of_llm] += (1.0 - share) * (together.predict(str(llm), at) + level)
         return out
 
     def _predicted(self, table: LengthTable, own_share: Callable[[int], float]) -> PredictedLengths:

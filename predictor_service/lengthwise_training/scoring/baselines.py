@@ -32,7 +32,7 @@ class Constant:
         return PredictedLengths(one * self._median, one * self._low, one * self._high)
 
 
-class PromptLength:
+class PromptLengthBaseline:
     """The prompt's length in characters, scaled to lengths: the cheapest ranking."""
 
     def __init__(self, train: LengthTable) -> None:

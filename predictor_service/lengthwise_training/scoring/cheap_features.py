@@ -1,4 +1,4 @@
-"""About eighty counts of a text that cost nothing to compute, for the bag of words.
+"""About eighty counts of a text that are cheap to compute, for the bag of words.
 
 Only the baselines use them. Serving has twenty of its own, `lengthwise_predictor.features`.
 """
@@ -31,11 +31,11 @@ _TOKEN = re.compile(r"[a-z]+")
 def cheap_features(text: str) -> list[float]:
     """Return the counts of one text, each about 0 to 10."""
     words = _TOKEN.findall(text.lower())
-    there = set(words)
+    present = set(words)
     return [
         *map(float, text_features(text, len(words))),
         *(float(np.log1p(text.count(mark))) for mark in _MARKS),
-        *(float(word in there) for word in _WORDS),
+        *(float(word in present) for word in _WORDS),
     ]
 
 

@@ -96,10 +96,12 @@ def score(table: LengthTable, predicted: PredictedLengths) -> Scores | None:
     mean = np.array([s.mean() for s in table.samples])
     ranks = []
     for llm in np.unique(table.llms):
-        mine = table.llms == llm
-        if mine.sum() >= LEAST_ROWS:
-            p, y = predicted.p50[mine], truth[mine]
-            ranks.append((tau_b(p, y), tau_b(p, mean[mine]), pair_accuracy(p, y), _spearman(p, y)))
+        of_llm = table.llms == llm
+        if of_llm.sum() >= LEAST_ROWS:
+            p, y = predicted.p50[of_llm], truth[of_llm]
+            ranks.append(
+                (tau_b(p, y), tau_b(p, mean[of_llm]), pair_accuracy(p, y), _spearman(p, y))
+            )
     by_llm = [float(x) for x in np.nanmean(np.array(ranks), axis=0)] if ranks else [None] * 4
     off = predicted.p50 - truth
     error = np.where(cut, np.maximum(-off, 0.0), np.abs(off))

@@ -55,8 +55,8 @@ class Histogram(Head):
         below = share.cumsum(1)
         # Rounding may leave the sum below the quantile: then the last bin counts, not the first.
         at = (below < quantile).sum(1, keepdim=True).clamp(max=self.outputs - 1)
-        mine = share.gather(1, at)
-        part = (quantile - (below.gather(1, at) - mine)) / mine.clamp(min=1e-9)
+        bin_share = share.gather(1, at)
+        part = (quantile - (below.gather(1, at) - bin_share)) / bin_share.clamp(min=1e-9)
         low, high = self.log_edges[at], self.log_edges[at + 1]
         return (low + part.clamp(0.0, 1.0) * (high - low)).squeeze(1)
 

@@ -17,7 +17,7 @@ from lengthwise_training.objectives.losses import overshoot_free, pinball, sampl
 from lengthwise_training.objectives.objective import Objective
 
 
-class Quantiles(Head):
+class QuantileRegression(Head):
     """p10 <= p50 <= p90 by construction, by pinball loss in log tokens; and the mean."""
 
     outputs = 4
@@ -62,5 +62,6 @@ class Quantiles(Head):
 
 
 QUANTILES_AND_MEAN = Objective(
-    lambda lengths, _: Quantiles(usual_tokens(lengths)), "It predicts p10, p50, p90 and the mean."
+    lambda lengths, _: QuantileRegression(usual_tokens(lengths)),
+    "It predicts p10, p50, p90 and the mean.",
 )

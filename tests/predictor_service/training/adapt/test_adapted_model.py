@@ -96,6 +96,6 @@ def test_words_add_up_over_tokens_and_pairs() -> None:
     assert buckets([5, 6], 100).tolist() == [5, 6, 100 + (5 * 31_337 + 6 * 7) % 32_768]
     ids = [[1, 2], [1, 3], [1, 2], [1, 3]]
     fit = fit_words(ids, np.arange(4), np.array([1.0, -1.0, 1.0, -1.0]), vocabulary=10)
-    away = fit.away(ids)
-    assert away[0] > 0 > away[1]
-    assert away[0] == away[2]
+    deviation = fit.deviation(ids)
+    assert deviation[0] > 0 > deviation[1]
+    assert deviation[0] == deviation[2]
