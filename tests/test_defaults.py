@@ -176,7 +176,7 @@ def test_the_lab_simulates_the_product_with_its_own_defaults() -> None:
     factors = (QUEUE.overtake_factor, QUEUE.overtake_wait_factor)
     assert factors == (policies.DEFAULT_K, policies.DEFAULT_WAIT_FACTOR)
     assert factors == (ssjf_queues.DEFAULT_K, ssjf_queues.DEFAULT_WAIT_FACTOR)
-    [ours] = [p for p in policies.POLICIES.values() if p.name == policies.OURS]
+    [ours] = [p for p in policies.POLICIES.values() if p.name == policies.DEFAULT_POLICY]
     assert ours.wait_factor == QUEUE.overtake_wait_factor
 
 

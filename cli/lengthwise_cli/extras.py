@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lengthwise_cli.errors import BadUsage
@@ -26,13 +26,3 @@ def extra(name: str) -> Iterator[None]:
         raise BadUsage(
             f"this needs {exc.name}, which is not installed: pip install 'lengthwise[{name}]'"
         ) from exc
-
-
-def one_of(flag: str, value: str, known: Sequence[str]) -> None:
-    """Check a flag whose values are defined in a module that is imported later.
-
-    Raises:
-        BadUsage: `value` is not one of `known`.
-    """
-    if value not in known:
-        raise BadUsage(f"{flag} is {value!r}; it must be one of {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""The `lengthwise` command: finds the command that was asked for, runs it, reports its errors.
+"""The `lengthwise` command: finds the command, runs it, and reports its errors.
 
 Every flag can also be given by environment: `lengthwise up --port` is LENGTHWISE_UP_PORT.
 """
@@ -58,7 +58,7 @@ def _load(command: Command) -> Any:
 
 
 def _not_loaded() -> None:
-    """Stand for a command that the arguments do not name; it is never called."""
+    """Placeholder of a command that the arguments do not name; it is never called."""
     raise AssertionError("the command's module was not imported")
 
 
@@ -92,7 +92,7 @@ def _interrupt(*_: object) -> None:
 
 
 def main(make: Callable[[Sequence[str]], Callable[..., object]] = build) -> None:
-    """Run the command line; exit 1 with one message when it cannot do what was asked.
+    """Run the command line; exit 1 with one message when the command fails.
 
     Args:
         make: Builds the command line from the arguments; tests replace it.

@@ -32,8 +32,8 @@ _KEPT = 20_000
 
 
 @dataclass
-class Watched:
-    """What the polls found so far.
+class PollProgress:
+    """The counts of all polls so far.
 
     Attributes:
         rows: Jobs that succeeded and whose request was kept.
@@ -65,7 +65,7 @@ class QueueLengths:
         self._ended: set[str] | None = None  #: Finished jobs at the previous poll.
         self._cursor = "0-0"  #: Position in the training log.
         self.keeps_record = False  #: Whether the training log was on at the last poll.
-        self.watched = Watched()
+        self.progress = PollProgress()
 
     async def exists(self) -> bool:
         """Whether the queue exists."""
@@ -79,8 +79,8 @@ class QueueLengths:
         queue = await self._store.queue(self._queue)
         self.keeps_record = queue is not None and queue.settings.record_rows > 0
         rows = await self._recorded() if self.keeps_record else await self._seen_ending()
-        self.watched.rows += len(rows)
-        self.watched.censored += sum(row["censored"] for row in rows)
+        self.progress.rows += len(rows)
+        self.progress.censored += sum(row["censored"] for row in rows)
         return rows
 
     async def _recorded(self) -> list[dict[str, Any]]:
@@ -111,7 +111,7 @@ class QueueLengths:
         answered = {job.id for job in line.finished if job.state is JobState.SUCCEEDED}
         if self._ended is not None:
             known = {str(row["id"]) for row in rows}
-            self.watched.missed += len(answered - self._ended - known - set(gone))
+            self.progress.missed += len(answered - self._ended - known - set(gone))
         self._ended = answered | (self._ended or set())
         return rows
 

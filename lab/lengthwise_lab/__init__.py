@@ -1,1 +1,1 @@
-"""Where a policy is proved: workloads, measurements, charts."""
+"""The lab: simulator, reproductions, load tests, and tests of the whole system."""

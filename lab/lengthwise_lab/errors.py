@@ -1,4 +1,4 @@
-"""The errors of the lab, and what a user does about each.
+"""The errors of the lab, and the remedy of each.
 
 ```
 LabError

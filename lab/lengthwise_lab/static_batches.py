@@ -32,7 +32,7 @@ class NoModel(LabError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class VariantResult:
     """The result of one variant. `effective`: share of the computed token slots that are answers.
 
     `failures`: how often an answer reached the cap of a batch, divided by the answers. `ratio`:
@@ -119,7 +119,7 @@ def measure(
     quantile: float,
     seed: int,
     on_variant: Callable[[str], None] = lambda _: None,
-) -> list[Measured]:
+) -> list[VariantResult]:
     """Serve the same requests with every variant, one after the other.
 
     The memory is the same for all: that of the largest batch of the first variant if all its
@@ -139,7 +139,7 @@ def measure(
     memory_tokens = batch * (max(prompts) + max(limits))
     _serve(decoder, bodies[:2], [1.0] * 2, _planner(BatchingMode.STATIC, batch, memory_tokens, 0.5))
     lengths: list[int] = []
-    found: list[Measured] = []
+    found: list[VariantResult] = []
     for variant in _VARIANTS:
         on_variant(variant.name)
         predictions = _predictions(variant.predictions, lengths, limits, rng)
@@ -155,7 +155,7 @@ def measure(
         tokens = [answer.output_tokens or 0 for answer in answers]
         lengths = lengths or tokens
         found.append(
-            Measured(
+            VariantResult(
                 name=variant.name,
                 seconds=seconds,
                 answers_per_s=len(bodies) / seconds,
@@ -174,7 +174,7 @@ def measure(
     return found
 
 
-def as_json(measured: Sequence[Measured], **settings: Any) -> dict[str, Any]:
+def as_json(measured: Sequence[VariantResult], **settings: Any) -> dict[str, Any]:
     """Return the results with their settings, for `--json`."""
     return {"settings": settings, "ways": [asdict(one) for one in measured]}
 

@@ -19,7 +19,7 @@ from lengthwise_lab.queue_bench.library import INSTALL, LIBRARIES, installed_ver
 from lengthwise_lab.queue_bench.probe import Probe
 from lengthwise_lab.queue_bench.process_handle import run_process
 from lengthwise_lab.queue_bench.producer import LoadPlan, produce_async, produce_in_threads
-from lengthwise_lab.queue_bench.server import Usage
+from lengthwise_lab.queue_bench.server import ServerUsage
 
 INSTALLED = [name for name in LIBRARIES if installed_version(name) is not None]
 
@@ -109,8 +109,8 @@ def test_the_probe_excludes_the_warm_up_and_reports_the_first_and_the_last_job()
 
 
 def test_the_cost_of_a_job_excludes_the_commands_of_the_measurement() -> None:
-    before = Usage(cpu_s=1.0, commands={"info": (5, 0.001), "zadd": (10, 0.001)})
-    after = Usage(cpu_s=1.5, commands={"info": (7, 0.009), "zadd": (2010, 0.003)})
+    before = ServerUsage(cpu_s=1.0, commands={"info": (5, 0.001), "zadd": (10, 0.001)})
+    after = ServerUsage(cpu_s=1.5, commands={"info": (7, 0.009), "zadd": (2010, 0.003)})
     cpu_us, commands, by_command = after.per_job(before, 1000)
     assert cpu_us == pytest.approx(500.0)
     assert commands == 2.0

@@ -1,4 +1,4 @@
-"""Every command of `lengthwise`: where it is, and its line in `--help`.
+"""The catalog of the commands of `lengthwise`: module and line in `--help`.
 
 `main.py` imports a command's module only when that command runs, so that `lengthwise --help` does
 not import ONNX Runtime, numba or the HTTP clients. A new command touches its own module and this

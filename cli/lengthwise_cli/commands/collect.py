@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lengthwise_cli.errors import BadUsage, CliError
-from lengthwise_cli.extras import extra, one_of
+from lengthwise_cli.extras import extra
+from lengthwise_cli.flags import one_of
+from lengthwise_cli.progress import progress_bars
 
 #: Time between two polls of a queue, s.
-_LOOK_S = 0.5
+_POLL_S = 0.5
 
 
 def collect(
@@ -108,7 +108,7 @@ def _states(llm: str, rows: Path, vectors: Path, layer: int, pooling: str, devic
         from lengthwise_training.data.rows import BadLines
     try:
         found, _ = read_rows(rows)
-        with _progress() as progress:
+        with progress_bars() as progress:
             bar = progress.add_task("hidden states", total=None)
             count = collect_vectors(
                 llm,
@@ -162,7 +162,7 @@ def _lengths(
         async with ChatClient(
             url, model, api_key=api_key, concurrency=concurrency, tries=tries
         ) as asker:
-            with RowFile(out) as file, _progress() as progress:
+            with RowFile(out) as file, progress_bars() as progress:
                 bar = progress.add_task("collect", total=len(questions))
 
                 def on_row(done: CollectProgress) -> None:
@@ -205,7 +205,7 @@ async def _watch(
     try:
         if not await record.exists():
             raise BadUsage(f"there is no queue {queue} in this Redis")
-        with RowFile(out) as file, _progress() as progress:
+        with RowFile(out) as file, progress_bars() as progress:
             bar = progress.add_task("watch", total=rows)
             written = 0
             while True:
@@ -213,17 +213,17 @@ async def _watch(
                     if (rows is None or written < rows) and file.add(row, sync=False):
                         written += 1
                 file.sync()
-                doing = "read" if record.keeps_record else f"watch, {record.watched.missed} missed"
+                doing = "read" if record.keeps_record else f"watch, {record.progress.missed} missed"
                 progress.update(bar, completed=written, description=doing)
                 over = ends is not None and time.monotonic() >= ends
                 if over or (rows is not None and written >= rows):
                     break
-                await asyncio.sleep(_LOOK_S)
+                await asyncio.sleep(_POLL_S)
     except (CollectFailed, LengthwiseError) as exc:
         raise BadUsage(str(exc)) from exc
     finally:
         await record.aclose()
-    seen = record.watched
+    seen = record.progress
     typer.echo(f"{written} rows, {seen.censored} cut at their cap; {seen.missed} jobs missed")
     if not record.keeps_record:
         typer.echo(
@@ -231,13 +231,3 @@ async def _watch(
             "while no command watches.",
             err=True,
         )
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )

@@ -20,10 +20,10 @@ from lengthwise_cli.errors import CliError
 from lengthwise_cli.local import ports
 from lengthwise_cli.local.settings import StackSettings
 from lengthwise_cli.local.stack import Stack
-from lengthwise_lab.loadtest.arrivals import Arrivals
+from lengthwise_lab.loadtest.arrivals import ArrivalProcess
 from lengthwise_lab.loadtest.client import ServiceClient
 from lengthwise_lab.loadtest.compare import Arm, PolicyRun
-from lengthwise_lab.loadtest.driver import Target, drive
+from lengthwise_lab.loadtest.driver import LoadTarget, drive
 from lengthwise_lab.loadtest.report import Report, build
 from lengthwise_lab.loadtest.terminal_tables import render
 from lengthwise_lab.loadtest.workload import Bodies, bundled_bodies, mix
@@ -70,7 +70,7 @@ async def _measure(
     settings: StackSettings, bodies: Bodies, count: int, seed: int, console: Console
 ) -> tuple[Report, list[PolicyRun]]:
     async with (
-        Stack(settings, say=lambda line: console.print(line, markup=False)) as stack,
+        Stack(settings, notify=lambda line: console.print(line, markup=False)) as stack,
         ServiceClient(stack.url) as service,
     ):
         queue = (await service.queue(stack.model)).settings
@@ -80,19 +80,21 @@ async def _measure(
             f"the same both times. sjf runs with its defaults: k = {queue.overtake_factor:g}, "
             f"wait factor {queue.overtake_wait_factor:g}."
         )
-        target = Target(url=stack.url, model=stack.model)
+        target = LoadTarget(url=stack.url, model=stack.model)
         warm_up = mix(bodies, count=2 * settings.slots, seed=seed + 1)
         await drive(target, warm_up, on_done=lambda _: None)
         workload = mix(bodies, count=count, seed=seed)
         runs = await compared(service, target, workload, _POLICIES, quiet=False)
-        engine = Target(url=stack.engine_url or "", model=stack.model, api_key=stack.engine_api_key)
+        engine = LoadTarget(
+            url=stack.engine_url or "", model=stack.model, api_key=stack.engine_api_key
+        )
         overhead = await measured_overhead(target, engine, bodies, _PAIRS, quiet=False)
         report = build(
             runs,
             model=stack.model,
             slots=settings.slots,
             seed=seed,
-            arrivals=Arrivals(),
+            arrivals=ArrivalProcess(),
             overhead=overhead,
         )
         return report, runs

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lengthwise_cli.errors import BadUsage
-from lengthwise_cli.extras import extra, one_of
+from lengthwise_cli.extras import extra
+from lengthwise_cli.flags import one_of
 
 if TYPE_CHECKING:
     from lengthwise_training.compare.report import ComparisonReport
@@ -92,11 +93,11 @@ def evaluate(
         raise BadUsage("--perceive-url and --perceive-model go together")
     notes: list[str] = []
     try:
-        asked = LengthTable(_read(data, strict, keep_degenerate, limit, notes))
+        rows = LengthTable(_read(data, strict, keep_degenerate, limit, notes))
         learned = None
         if train is not None:
             whole = LengthTable(_read(train, strict, keep_degenerate, None, notes))
-            learned = without_prompts_of(whole, asked)
+            learned = without_prompts_of(whole, rows)
             if len(learned) < len(whole):
                 notes.append(
                     f"{len(whole) - len(learned)} of {len(whole)} rows of {train} left out: "
@@ -106,7 +107,7 @@ def evaluate(
                 raise BadUsage(f"{train} has no prompt that {data} does not have")
         others, cost = _perceivers(perceive_url, perceive_model, perceive_api_key)
         report = compare(
-            asked,
+            rows,
             learned,
             [BUNDLED, *(model or [])],
             folds=cross_validate,
@@ -122,7 +123,7 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(report.as_json(), indent=1))
     else:
-        _print(report, asked)
+        _print(report, rows)
 
 
 def adapt(

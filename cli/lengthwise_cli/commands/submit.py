@@ -64,7 +64,7 @@ def submit(
 
 
 async def _submit(
-    there: ServiceClient,
+    service: ServiceClient,
     model: str | None,
     bodies: list[dict[str, Any]],
     job_class: str,
@@ -72,7 +72,7 @@ async def _submit(
     wait: bool,
 ) -> None:
     note = Console(stderr=True, style="dim", highlight=False, soft_wrap=True)
-    async with there as service:
+    async with service as service:
         chosen = await service.only_model(model)
         for body in bodies:
             request = JobRequest.model_validate(
@@ -180,6 +180,6 @@ def text_of(event: dict[str, Any]) -> str:
     """The text in one chunk of an OpenAI stream, or in a whole response."""
     parts = []
     for choice in event.get("choices") or []:
-        said = choice.get("delta") or choice.get("message") or {}
-        parts.append(said.get("content") or choice.get("text") or "")
+        part = choice.get("delta") or choice.get("message") or {}
+        parts.append(part.get("content") or choice.get("text") or "")
     return "".join(parts)

@@ -47,7 +47,7 @@ def hash_key() -> None:
 def check(
     file: Annotated[Path, typer.Argument(help="The tenants file, YAML or JSON.")],
 ) -> None:
-    """Print the tenants of a file, or what is wrong with it."""
+    """Print the tenants of a file, or its first fault."""
     try:
         tenants = read_tenants(file.read_bytes())
     except OSError as exc:

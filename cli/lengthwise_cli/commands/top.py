@@ -41,27 +41,27 @@ def top(
 
 
 async def _top(
-    there: ServiceClient, model: str | None, interval_s: float, rows: int, once: bool
+    service: ServiceClient, model: str | None, interval_s: float, rows: int, once: bool
 ) -> None:
     console = Console(highlight=False)
-    async with there as service:
+    async with service as service:
         chosen = await service.only_model(model)
 
-        async def look(rows: int = rows) -> RenderableType:
+        async def read_frame(rows: int = rows) -> RenderableType:
             view, line = await asyncio.gather(
                 service.queue(chosen), service.snapshot(chosen, FETCHED)
             )
             return frame(view, line, rows=rows)
 
         if once:
-            console.print(await look())
+            console.print(await read_frame())
             return
-        shown = await look(_fitting(rows, console.height))
+        shown = await read_frame(_fitting(rows, console.height))
         with Live(shown, console=console, auto_refresh=False, screen=console.is_terminal) as live:
             while True:
                 await asyncio.sleep(interval_s)
                 try:
-                    shown = await look(_fitting(rows, console.height))
+                    shown = await read_frame(_fitting(rows, console.height))
                     live.update(shown, refresh=True)
                 except ServiceError as exc:
                     live.update(Group(Text(str(exc), style="red"), shown), refresh=True)

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from lengthwise_cli.errors import BadUsage
-from lengthwise_cli.extras import extra, one_of
+from lengthwise_cli.extras import extra
+from lengthwise_cli.flags import one_of
 
 
 def train(

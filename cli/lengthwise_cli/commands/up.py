@@ -11,12 +11,14 @@ import typer
 from rich.console import Console
 
 from lengthwise_cli.errors import BadUsage
-from lengthwise_cli.local.settings import Batching, Engine, StackSettings
+from lengthwise_cli.local.settings import EngineName, StackSettings, WorkerBatching
 from lengthwise_cli.local.stack import Stack
 
 
 def up(
-    engine: Annotated[Engine, typer.Option(help="The engine that answers.")] = Engine.LLAMA_CPP,
+    engine: Annotated[
+        EngineName, typer.Option(help="The engine that answers.")
+    ] = EngineName.LLAMA_CPP,
     engine_url: Annotated[
         str | None, typer.Option(help="URL of a running engine, e.g. http://host:8000.")
     ] = None,
@@ -42,7 +44,7 @@ def up(
         int, typer.Option(min=1, max=4096, help="Requests that the engine runs at once.")
     ] = StackSettings.slots,
     batching: Annotated[
-        Batching, typer.Option(help="How the worker fills the engine.")
+        WorkerBatching, typer.Option(help="How the worker fills the engine.")
     ] = StackSettings.batching,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = StackSettings.host,
     port: Annotated[
@@ -129,7 +131,7 @@ async def _serve(settings: StackSettings) -> None:
 
 async def _until(stop: asyncio.Event, settings: StackSettings, console: Console) -> None:
     """Serve until `stop` is set, which may also be while the stack is starting."""
-    stack = Stack(settings, say=lambda line: console.print(line, markup=False))
+    stack = Stack(settings, notify=lambda line: console.print(line, markup=False))
     starting = asyncio.create_task(stack.start())
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -149,7 +151,7 @@ async def _until(stop: asyncio.Event, settings: StackSettings, console: Console)
 
 def _engine_line(stack: Stack) -> str:
     """The command that measures what the queue adds, if other programs may call the engine."""
-    if stack.settings.engine is Engine.LLAMA_CPP and stack.settings.engine_api_key is None:
+    if stack.settings.engine is EngineName.LLAMA_CPP and stack.settings.engine_api_key is None:
         return ""
     return (
         f"  lengthwise bench serve --url {stack.url} --engine-url {stack.engine_url}"
@@ -158,7 +160,7 @@ def _engine_line(stack: Stack) -> str:
 
 
 def welcome(stack: Stack) -> str:
-    """What a user does next: curl, the openai client, other commands."""
+    """Return the message after the start: curl, the openai client, other commands."""
     if not stack.model:
         raise BadUsage("the stack is not started")
     return f"""

@@ -9,8 +9,8 @@ from pathlib import Path
 from lengthwise_contract.queue_settings import PolicyName
 
 
-class Engine(StrEnum):
-    """Which engine answers."""
+class EngineName(StrEnum):
+    """The engine of the stack."""
 
     LLAMA_CPP = "llama.cpp"  #: Embedded in the worker; a GGUF file on the CPU.
     VLLM = "vllm"  #: A vLLM at --engine-url, started with --scheduling-policy priority.
@@ -18,7 +18,7 @@ class Engine(StrEnum):
     SIMULATED = "simulated"  #: No model: made-up text at a fixed speed, for tests.
 
 
-class Batching(StrEnum):
+class WorkerBatching(StrEnum):
     """How the worker fills the engine."""
 
     NONE = "none"  #: One request at a time.
@@ -28,10 +28,10 @@ class Batching(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class StackSettings:
-    """What the user can choose."""
+    """The settings of one stack."""
 
     data_dir: Path
-    engine: Engine = Engine.LLAMA_CPP
+    engine: EngineName = EngineName.LLAMA_CPP
     engine_url: str | None = None
     #: Secret: only the worker's environment gets it. An embedded llama.cpp requires it from its
     #: callers. None: a random key, so that only this stack can call the engine.
@@ -41,7 +41,7 @@ class StackSettings:
     tokenizer: Path | None = None  #: A tokenizer.json; None: the model's own, where it is found.
     context_tokens: int = 2048  #: llama.cpp: context of each slot, tokens; costs memory.
     slots: int = 8
-    batching: Batching = Batching.CONTINUOUS
+    batching: WorkerBatching = WorkerBatching.CONTINUOUS
     host: str = "127.0.0.1"
     port: int = 8080
     #: Longest wait for a prediction, ms. The queue service's default of 20 ms is for a predictor

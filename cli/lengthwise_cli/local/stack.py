@@ -10,35 +10,33 @@ import fcntl
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import IO
 
-import httpx
-
+from lengthwise_cli.engine_models import engine_models
 from lengthwise_cli.errors import BadUsage
 from lengthwise_cli.local import ports, processes, weights
-from lengthwise_cli.local.settings import Engine, StackSettings
+from lengthwise_cli.local.settings import EngineName, StackSettings
 from lengthwise_cli.local.supervisor import Child, Supervisor
 from lengthwise_contract.queue_settings import QueueSettings
-from lengthwise_lab.loadtest.client import ServiceClient, choose_model, root_of
+from lengthwise_lab.loadtest.client import ServiceClient, choose_model
 
 
 class Stack:
     """A local stack. As an async context manager it stops everything on leaving, worker first."""
 
-    def __init__(self, settings: StackSettings, say: Callable[[str], None]) -> None:
+    def __init__(self, settings: StackSettings, notify: Callable[[str], None]) -> None:
         """Build a stack; nothing runs yet.
 
         Args:
             settings: What the user chose.
-            say: Called with one line of text at each event that the user should see.
+            notify: Called with one line of text at each event that the user should see.
         """
         self.settings = settings
         self.model = ""  #: Known once started.
         self.engine_url = settings.engine_url  #: The engine itself; known once started.
         self.engine_api_key = settings.engine_api_key or secrets.token_urlsafe(24)
-        self._say = say
-        self._supervisor = Supervisor(say)
+        self._notify = notify
+        self._supervisor = Supervisor(notify)
         self._lock: IO[str] | None = None
         self._redis_url = settings.redis_url or ""
 
@@ -119,7 +117,7 @@ class Stack:
             self._lock = None
 
     async def _start_child(self, child: Child) -> None:
-        self._say(f"starting {child.name} ...")
+        self._notify(f"starting {child.name} ...")
         await self._supervisor.start(child)
 
     def _lock_data_dir(self) -> None:
@@ -140,10 +138,10 @@ class Stack:
     async def _resolve_model(self) -> tuple[str, QueueSettings]:
         """Return the served model's name and the settings for its queue."""
         settings = self.settings
-        if settings.engine is Engine.LLAMA_CPP:
+        if settings.engine is EngineName.LLAMA_CPP:
             path = settings.model_path or weights.bundled_weights()
             if not path.is_file():
-                raise BadUsage(f"there is no file {path}; --model-path wants a GGUF file")
+                raise BadUsage(f"there is no file {path}; --model-path must name a GGUF file")
             self.settings = replace(settings, model_path=path)
             tokenizer = settings.tokenizer or weights.write_tokenizer(
                 path, settings.data_dir / "tokenizers"
@@ -157,12 +155,12 @@ class Stack:
             )
             return settings.model or "smollm2", queue
         if settings.engine_url is None:
-            if settings.engine is Engine.SIMULATED:
+            if settings.engine is EngineName.SIMULATED:
                 return settings.model or "simulated", QueueSettings()
             raise BadUsage(f"--engine {settings.engine} needs --engine-url, e.g. http://host:8000")
-        served = await _engine_models(settings.engine_url, settings.engine_api_key)
+        served = await engine_models(settings.engine_url, settings.engine_api_key)
         model = choose_model(list(served), settings.model, where=settings.engine_url)
-        limit, folder = served[model]
+        limit, folder = served[model].max_model_len, served[model].folder
         # vLLM names the folder it serves from; if that is on this machine, its tokenizer is too.
         tokenizer = settings.tokenizer or folder / "tokenizer.json"
         if settings.tokenizer is None and not tokenizer.is_file():
@@ -182,30 +180,3 @@ class Stack:
         changes = {name: value for name, value in changes.items() if value is not None}
         base = (existing.settings if existing else fresh).model_dump()
         await service.put_queue(self.model, QueueSettings.model_validate({**base, **changes}))
-
-
-async def _engine_models(url: str, api_key: str | None) -> dict[str, tuple[int | None, Path]]:
-    """List what an engine serves.
-
-    Returns:
-        By model name: its context length, tokens (None: not reported), and the folder it is from.
-
-    Raises:
-        BadUsage: It does not answer as an OpenAI endpoint does.
-    """
-    root = root_of(url)
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    try:
-        async with httpx.AsyncClient(timeout=10, headers=headers) as http:
-            response = await http.get(f"{root}/v1/models")
-            response.raise_for_status()
-            return {
-                str(m["id"]): (m.get("max_model_len"), Path(str(m.get("root") or m["id"])))
-                for m in response.json()["data"]
-            }
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as exc:
-        reason = exc if str(exc) else type(exc).__name__
-        raise BadUsage(
-            f"the engine at {root} does not list its models: {reason}. Is it running? --engine-url "
-            "must name it, and --engine-api-key its key, if it asks for one."
-        ) from exc

@@ -50,9 +50,9 @@ class Child:
 class Supervisor:
     """The children of one stack. Use it as an async context manager: leaving it stops them all."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        """Build a supervisor; `say` is called when a child dies, is back, or must be killed."""
-        self._say = say
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        """Build a supervisor; `notify` is called when a child dies, is back, or must be killed."""
+        self._notify = notify
         self._children: list[_Running] = []
 
     async def __aenter__(self) -> Supervisor:
@@ -69,7 +69,7 @@ class Supervisor:
         Raises:
             ChildFailed: It exited, or was not ready in time.
         """
-        running = _Running(child, self._say)
+        running = _Running(child, self._notify)
         self._children.append(running)
         await running.start()
 
@@ -86,10 +86,10 @@ class Supervisor:
 class _Running:
     """A child and the task that keeps it alive."""
 
-    def __init__(self, child: Child, say: Callable[[str], None]) -> None:
+    def __init__(self, child: Child, notify: Callable[[str], None]) -> None:
         self.child = child
         self.process: asyncio.subprocess.Process | None = None
-        self._say = say
+        self._notify = notify
         self._watcher: asyncio.Task[None] | None = None
         self._log_start = 0
 
@@ -112,7 +112,7 @@ class _Running:
             await asyncio.wait_for(process.wait(), self.child.stop_within_s)
         except TimeoutError:
             allowed_s = self.child.stop_within_s
-            self._say(f"{self.child.name} did not stop within {allowed_s:.0f} s: killed")
+            self._notify(f"{self.child.name} did not stop within {allowed_s:.0f} s: killed")
         finally:
             self._kill_group(process)
             await process.wait()
@@ -159,7 +159,7 @@ class _Running:
             self._kill_group(process)
             if time.monotonic() - born > HEALTHY_S:
                 pause_s = BACKOFF_S[0]
-            self._say(
+            self._notify(
                 f"{self.child.name} ended ({_cause(status)}): restarting it "
                 f"in {pause_s:.1f} s; its log is {self.child.log}"
             )
@@ -169,10 +169,10 @@ class _Running:
             try:
                 await self._until_ready(process)
             except ChildFailed as failure:
-                self._say(str(failure))
+                self._notify(str(failure))
                 self._kill_group(process)
             else:
-                self._say(f"{self.child.name} is back")
+                self._notify(f"{self.child.name} is back")
 
     def _kill_group(self, process: asyncio.subprocess.Process) -> None:
         """Kill the rest of the child's session: its children, and the child if it hangs."""

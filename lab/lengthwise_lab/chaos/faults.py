@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Kind(StrEnum):
+class FaultKind(StrEnum):
     """The kinds of faults."""
 
     KILL_WORKER = "kill_worker"
@@ -32,24 +32,25 @@ class Kind(StrEnum):
     PAUSE = "pause"
 
 
-#: Kind -> its description. docs/research/chaos.md prints it.
-WHAT = {
-    Kind.KILL_WORKER: "kill -9 of a worker; like every process that ends, it is restarted",
-    Kind.STOP_WORKER: "SIGSTOP of a worker until long after its leases expire, then SIGCONT",
-    Kind.TERM_WORKER: "SIGTERM to a worker, which returns its jobs to the queue",
-    Kind.KILL_SERVICE: "kill -9 of a queue service",
-    Kind.KILL_BROKER: "kill -9 of the primary, which restarts from its append-only file",
-    Kind.FREEZE_BROKER: "SIGSTOP of the primary for up to 2.5 s",
-    Kind.FAILOVER: "the replica lags, catches up while all connections are blocked, and becomes "
-    "the primary; with `--durability replica` the primary is killed during the lag instead",
-    Kind.CLIENT_KILL: "the primary closes every connection, blocking ones included",
-    Kind.DROP_REPLIES: "up to 45 requests arrive, and their connections are cut before the reply",
-    Kind.CUT: "every connection is cut, and new ones are refused for up to 1 s",
-    Kind.SLOW: "for 2 s all traffic between the processes and the primary is delayed",
-    Kind.SCRIPT_FLUSH: "the primary drops all scripts",
-    Kind.FUNCTION_FLUSH: "the primary drops all functions",
-    Kind.CLOCK_JUMP: "the clocks of a worker and of a service jump by an hour",
-    Kind.PAUSE: "no fault, but as disruptive: the queue is paused for up to 2 s under load",
+#: Kind of fault -> its description. docs/research/chaos.md prints it.
+DESCRIPTIONS = {
+    FaultKind.KILL_WORKER: "kill -9 of a worker; like every process that ends, it is restarted",
+    FaultKind.STOP_WORKER: "SIGSTOP of a worker until long after its leases expire, then SIGCONT",
+    FaultKind.TERM_WORKER: "SIGTERM to a worker, which returns its jobs to the queue",
+    FaultKind.KILL_SERVICE: "kill -9 of a queue service",
+    FaultKind.KILL_BROKER: "kill -9 of the primary, which restarts from its append-only file",
+    FaultKind.FREEZE_BROKER: "SIGSTOP of the primary for up to 2.5 s",
+    FaultKind.FAILOVER: "the replica lags, catches up while all connections are blocked, and "
+    "becomes the primary; with `--durability replica` the primary is killed during the lag instead",
+    FaultKind.CLIENT_KILL: "the primary closes every connection, blocking ones included",
+    FaultKind.DROP_REPLIES: "up to 45 requests arrive, and their connections are cut before the "
+    "reply",
+    FaultKind.CUT: "every connection is cut, and new ones are refused for up to 1 s",
+    FaultKind.SLOW: "for 2 s all traffic between the processes and the primary is delayed",
+    FaultKind.SCRIPT_FLUSH: "the primary drops all scripts",
+    FaultKind.FUNCTION_FLUSH: "the primary drops all functions",
+    FaultKind.CLOCK_JUMP: "the clocks of a worker and of a service jump by an hour",
+    FaultKind.PAUSE: "no fault, but as disruptive: the queue is paused for up to 2 s under load",
 }
 
 
@@ -61,7 +62,7 @@ class Fault:
     """
 
     at: int
-    kind: Kind
+    kind: FaultKind
     aim: float
     force: float
 
@@ -71,7 +72,7 @@ LONG_RUN, OF_EVERY_KIND = 20_000, 50
 
 
 def plan(
-    seed: int, jobs: int, kinds: Sequence[Kind] = tuple(Kind), per_kind: int | None = None
+    seed: int, jobs: int, kinds: Sequence[FaultKind] = tuple(FaultKind), per_kind: int | None = None
 ) -> list[Fault]:
     """Make the faults of a run, in the order of `at`. Kinds come in shuffled rounds.
 
@@ -89,7 +90,7 @@ def plan(
         count = per_kind * len(kinds)
     else:
         count = max(min(len(kinds), jobs // 40), jobs // 250)
-    order: list[Kind] = []
+    order: list[FaultKind] = []
     while len(order) < count:
         order += rng.sample(kinds, len(kinds))
     return [

@@ -12,7 +12,7 @@ happen) or `info` (unknown: the reply was lost). One process writes it, so the l
 | conflict | ref, status: the response to a different request under its key |
 | chat | ref, id, text, tries: an OpenAI stream; fail: the job ended without an answer |
 | price | id, predicted_ms, ...: the parts of a job's due time |
-| read | ref, id, entries, visits: what one reader saw in all its connections; ok: to the end |
+| read | ref, id, entries, connections: what one reader saw in all its connections; ok: to the end |
 | execute | ref, run: an engine call; ok: the answer was complete |
 | fault | kind, at: a fault of the nemesis |
 | peek | id, by, status: the response to another tenant |
@@ -36,7 +36,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-Event = dict[str, Any]
+HistoryEvent = dict[str, Any]
 
 
 class History:
@@ -72,7 +72,7 @@ class History:
         self._file.write(json.dumps(event, separators=(",", ":")) + "\n")
 
 
-def read(path: Path) -> Iterator[Event]:
+def read(path: Path) -> Iterator[HistoryEvent]:
     """Yield the events of a history, in order.
 
     Raises:

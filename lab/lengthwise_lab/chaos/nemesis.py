@@ -10,7 +10,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from lengthwise_lab.chaos.faults import Fault, Kind
+from lengthwise_lab.chaos.faults import Fault, FaultKind
 from lengthwise_lab.chaos.history import History
 from lengthwise_lab.chaos.system.processes import QUEUE, Process, System
 from lengthwise_store.errors import StoreUnavailable
@@ -58,7 +58,7 @@ class Nemesis:
                     await self._moved.wait_for(lambda at=fault.at: self._submitted >= at)  # type: ignore[misc]
                     self.started += 1
                     self._moved.notify_all()
-                if fault.kind is not Kind.STOP_WORKER:
+                if fault.kind is not FaultKind.STOP_WORKER:
                     await self._do(fault)
                     continue
                 if stopped is not None:
@@ -78,23 +78,23 @@ class Nemesis:
                 self._history.write("fault", "ok", kind=fault.kind, at=fault.at, **fields)
                 return
 
-    def _actions(self) -> dict[Kind, Callable[[Fault], Awaitable[dict[str, Any]]]]:
+    def _actions(self) -> dict[FaultKind, Callable[[Fault], Awaitable[dict[str, Any]]]]:
         return {
-            Kind.KILL_WORKER: self._kill_worker,
-            Kind.STOP_WORKER: self._stop_worker,
-            Kind.TERM_WORKER: self._term_worker,
-            Kind.KILL_SERVICE: self._kill_service,
-            Kind.KILL_BROKER: self._kill_broker,
-            Kind.FREEZE_BROKER: self._freeze_broker,
-            Kind.FAILOVER: self._failover,
-            Kind.CLIENT_KILL: self._client_kill,
-            Kind.DROP_REPLIES: self._drop_replies,
-            Kind.CUT: self._cut,
-            Kind.SLOW: self._slow,
-            Kind.SCRIPT_FLUSH: self._script_flush,
-            Kind.FUNCTION_FLUSH: self._function_flush,
-            Kind.CLOCK_JUMP: self._clock_jump,
-            Kind.PAUSE: self._pause,
+            FaultKind.KILL_WORKER: self._kill_worker,
+            FaultKind.STOP_WORKER: self._stop_worker,
+            FaultKind.TERM_WORKER: self._term_worker,
+            FaultKind.KILL_SERVICE: self._kill_service,
+            FaultKind.KILL_BROKER: self._kill_broker,
+            FaultKind.FREEZE_BROKER: self._freeze_broker,
+            FaultKind.FAILOVER: self._failover,
+            FaultKind.CLIENT_KILL: self._client_kill,
+            FaultKind.DROP_REPLIES: self._drop_replies,
+            FaultKind.CUT: self._cut,
+            FaultKind.SLOW: self._slow,
+            FaultKind.SCRIPT_FLUSH: self._script_flush,
+            FaultKind.FUNCTION_FLUSH: self._function_flush,
+            FaultKind.CLOCK_JUMP: self._clock_jump,
+            FaultKind.PAUSE: self._pause,
         }
 
     # ------------------------------------------------------------------ processes

@@ -20,7 +20,7 @@ from lengthwise_lab.chaos.checks.report import ChaosReport
 from lengthwise_lab.chaos.clients import workload
 from lengthwise_lab.chaos.clients.job_clients import JobClients
 from lengthwise_lab.chaos.clients.retrying_client import RetryingClient
-from lengthwise_lab.chaos.faults import Kind
+from lengthwise_lab.chaos.faults import FaultKind
 from lengthwise_lab.chaos.history import History, read
 from lengthwise_lab.chaos.nemesis import Nemesis
 from lengthwise_lab.chaos.system.model_server import ModelServer
@@ -50,7 +50,7 @@ class ChaosPlan:
     folder: Path
     backlog: int = 150
     sizes: Sizes = field(default_factory=Sizes)
-    kinds: tuple[Kind, ...] = tuple(Kind)
+    kinds: tuple[FaultKind, ...] = tuple(FaultKind)
     per_kind: int | None = None
 
     @property
@@ -70,11 +70,11 @@ async def run(plan: ChaosPlan, report_progress: Callable[[str], None]) -> ChaosR
         ChaosError: The harness failed. That does not mean anything about the system.
     """
     with History(plan.history) as history:
-        await _Run(plan, history, report_progress).run()
+        await _ChaosRun(plan, history, report_progress).run()
     return checker.check(read(plan.history))
 
 
-class _Run:
+class _ChaosRun:
     def __init__(
         self, plan: ChaosPlan, history: History, report_progress: Callable[[str], None]
     ) -> None:

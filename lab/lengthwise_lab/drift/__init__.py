@@ -1,1 +1,1 @@
-"""How the queue reacts when its predictor becomes bad: streams, a run, a report, a chart."""
+"""Measures the reaction of the queue to a predictor that becomes bad."""

@@ -16,11 +16,11 @@ from lengthwise_lab.drift.report import StreamReport
 from lengthwise_lab.drift.run import Outcomes
 from lengthwise_lab.drift.streams import StreamRequest
 
-_COLORS = {"fcfs": "#8a8f98", "ours": "#1f6feb", "unwatched": "#d1495b"}
+_COLORS = {"fcfs": "#8a8f98", "lengthwise": "#1f6feb", "plain_sjf": "#d1495b"}
 _LABELS = {
     "fcfs": "first come, first served",
-    "ours": "Lengthwise",
-    "unwatched": "short first, without fallback and calibration",
+    "lengthwise": "Lengthwise",
+    "plain_sjf": "short first, without fallback and calibration",
 }
 
 #: Number of points of a curve; each is the mean of as many requests.
@@ -49,7 +49,7 @@ def draw(
     axes = figure.subplots(rows, 2, squeeze=False)
     for row, (report, stream_requests, run) in enumerate(zip(reports, requests, runs, strict=True)):
         _completions(axes[row][0], report, stream_requests, run, legend=row == 0)
-        _quality(axes[row][1], report, stream_requests, run["ours"], limit, legend=row == 0)
+        _quality(axes[row][1], report, stream_requests, run["lengthwise"], limit, legend=row == 0)
     axes[rows - 1][0].set_xlabel("request, by arrival")
     axes[rows - 1][1].set_xlabel("requests answered")
     figure.suptitle(
@@ -71,17 +71,17 @@ def _completions(
     legend: bool,
 ) -> None:
     step = max(1, len(requests) // _POINTS)
-    for variant in ("unwatched", "fcfs", "ours"):
+    for variant in ("plain_sjf", "fcfs", "lengthwise"):
         done = runs[variant].completion_s
         parts = [done[i : i + step] for i in range(0, len(done) - step + 1, step)]
         axes.plot(
             [i * step + step / 2 for i in range(len(parts))],
             [sum(part) / len(part) for part in parts],
             color=_COLORS[variant],
-            linewidth=2.2 if variant == "ours" else 1.5,
+            linewidth=2.2 if variant == "lengthwise" else 1.5,
             label=_LABELS[variant],
         )
-    _shade(axes, runs["ours"], report)
+    _shade(axes, runs["lengthwise"], report)
     axes.set_ylabel("mean completion, s")
     axes.set_ylim(0)
     axes.set_title(f"{report.stream}: {report.why}", loc="left", fontsize=10)
@@ -93,7 +93,7 @@ def _quality(
     axes: Axes,
     report: StreamReport,
     requests: Sequence[StreamRequest],
-    ours: Outcomes,
+    lengthwise: Outcomes,
     limit: float,
     *,
     legend: bool,
@@ -104,14 +104,14 @@ def _quality(
         ("raw_coverage", "#2da44e", ":"),
     ):
         # None is a gap in the curve.
-        seen = [getattr(observation, name) for observation in ours.observations]
+        seen = [getattr(observation, name) for observation in lengthwise.observations]
         values = [math.nan if value is None else value for value in seen]
-        at = [observation.answered for observation in ours.observations]
+        at = [observation.answered for observation in lengthwise.observations]
         axes.plot(at, values, style, color=color, label=_QUALITY_LABELS[name])
     axes.axhline(
         limit, color="#d1495b", linewidth=1, linestyle="--", label="limit of the rank accuracy"
     )
-    _shade(axes, ours, report, by="answered")
+    _shade(axes, lengthwise, report, by="answered")
     axes.set_ylim(0, 1.02)
     axes.set_xlim(0, len(requests))
     if legend:
@@ -125,10 +125,10 @@ _QUALITY_LABELS = {
 }
 
 
-def _shade(axes: Axes, ours: Outcomes, report: StreamReport, *, by: str = "accepted") -> None:
+def _shade(axes: Axes, lengthwise: Outcomes, report: StreamReport, *, by: str = "accepted") -> None:
     """Shade the time of the fallback, and draw a line where a phase begins."""
     start: int | None = None
-    for observation in ours.observations:
+    for observation in lengthwise.observations:
         at: int = getattr(observation, by)
         if observation.fallback and start is None:
             start = at

@@ -32,14 +32,14 @@ class PhaseReport:
     good: bool
     first: int  #: Its first request.
     count: int
-    ratio: float  #: Ours, of the whole phase.
-    unwatched_ratio: float  #: Short first without fallback and calibration.
+    ratio: float  #: Of Lengthwise, in the whole phase.
+    plain_sjf_ratio: float  #: Short first without fallback and calibration.
     change: Change | None  #: None: the decision was already right, or it never was.
-    settled: bool  #: Whether the decision became right in this phase.
-    settled_count: int  #: Requests accepted after that, to the end of the phase.
-    settled_ratio: float | None  #: Ours, of those requests.
-    wrong_looks: int  #: Checks after that with a wrong decision.
-    looks: int  #: Checks in the phase.
+    detected: bool  #: Whether the decision became right in this phase.
+    after_detection_count: int  #: Requests accepted after that, to the end of the phase.
+    after_detection_ratio: float | None  #: Of Lengthwise, for those requests.
+    wrong_checks: int  #: Checks after that with a wrong decision.
+    checks: int  #: Checks in the phase.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +69,11 @@ def report(
     Args:
         stream: The stream.
         requests: Its requests.
-        runs: The outcomes of `fcfs`, `ours` and `unwatched`.
+        runs: The outcomes of `fcfs`, `lengthwise` and `plain_sjf`.
     """
     n = len(requests)
     windows = [range(i * n // WINDOWS, (i + 1) * n // WINDOWS) for i in range(WINDOWS)]
-    last = runs["ours"].observations[-1] if runs["ours"].observations else None
+    last = runs["lengthwise"].observations[-1] if runs["lengthwise"].observations else None
     return StreamReport(
         stream=stream.name,
         why=stream.why,
@@ -93,11 +93,11 @@ def _phase(
     good = stream.phases[number].is_good
     part = [i for i, r in enumerate(requests) if r.phase == number]
     first, after = part[0], part[-1] + 1
-    ours = runs["ours"]
+    lengthwise = runs["lengthwise"]
     start_s = requests[first].at_s
     end_s = requests[after].at_s if after < len(requests) else float("inf")
-    before = [one for one in ours.observations if one.at_s <= start_s]
-    observed = [one for one in ours.observations if start_s < one.at_s <= end_s]
+    before = [one for one in lengthwise.observations if one.at_s <= start_s]
+    observed = [one for one in lengthwise.observations if start_s < one.at_s <= end_s]
     last = before[-1] if before else None
     change, since = None, first
     right = [one for one in observed if one.fallback is not good]
@@ -109,21 +109,21 @@ def _phase(
             seconds=right[0].at_s - start_s,
         )
         since = right[0].accepted
-    settled = bool(right) or already
-    rest = range(since, after) if settled else range(0)
-    later = [one for one in observed if one.accepted >= since] if settled else []
+    detected = bool(right) or already
+    rest = range(since, after) if detected else range(0)
+    later = [one for one in observed if one.accepted >= since] if detected else []
     return PhaseReport(
         good=good,
         first=first,
         count=len(part),
-        ratio=_ratio(runs["ours"], runs["fcfs"], part),
-        unwatched_ratio=_ratio(runs["unwatched"], runs["fcfs"], part),
+        ratio=_ratio(runs["lengthwise"], runs["fcfs"], part),
+        plain_sjf_ratio=_ratio(runs["plain_sjf"], runs["fcfs"], part),
         change=change,
-        settled=settled,
-        settled_count=len(rest),
-        settled_ratio=_ratio(runs["ours"], runs["fcfs"], rest) if len(rest) else None,
-        wrong_looks=sum(one.fallback is good for one in later),
-        looks=len(observed),
+        detected=detected,
+        after_detection_count=len(rest),
+        after_detection_ratio=_ratio(runs["lengthwise"], runs["fcfs"], rest) if len(rest) else None,
+        wrong_checks=sum(one.fallback is good for one in later),
+        checks=len(observed),
     )
 
 

@@ -78,13 +78,15 @@ async def serve(
         await store.put_queue(queue, settings)
         view = WorkerView(id="w", slots=slots, running=0, engine="drift", seen_ms=0)
         await store.beat(queue, worker=view, leases=[])
-        run = _Run(store, requests, settings, queue=queue, slots=slots, ms_per_token=ms_per_token)
+        run = _StreamRun(
+            store, requests, settings, queue=queue, slots=slots, ms_per_token=ms_per_token
+        )
         return await run.run()
     finally:
         await store.aclose()
 
 
-class _Run:
+class _StreamRun:
     def __init__(
         self,
         store: JobStore,
@@ -152,8 +154,8 @@ class _Run:
                 snapshot.settings, snapshot.stats, snapshot.stats.backlog_tokens
             )
             or 0.0,
-            usual_tokens=snapshot.evidence.usual_tokens,
-            rank_accuracy=snapshot.evidence.rank_accuracy,
+            usual_tokens=snapshot.answer_statistics.usual_tokens,
+            rank_accuracy=snapshot.answer_statistics.rank_accuracy,
         )
         job = NewJob(
             id=f"{index:08}",

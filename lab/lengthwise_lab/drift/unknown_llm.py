@@ -81,8 +81,10 @@ def read(path: Path, *, llm: str | None, limit: int, seed: int) -> list[Measured
     except (OSError, ValueError, KeyError, IndexError, TypeError) as exc:
         raise BadWorkload(f"{path}: {exc!r}; each line needs `prompt` and `output_tokens`") from exc
     if len(found) < STEPS[0]:
-        whose = "" if llm is None else f" of {llm}"
-        raise BadWorkload(f"{path} has {len(found)} usable rows{whose}, at least {STEPS[0]} needed")
+        of_llm = "" if llm is None else f" of {llm}"
+        raise BadWorkload(
+            f"{path} has {len(found)} usable rows{of_llm}, at least {STEPS[0]} needed"
+        )
     random.Random(seed).shuffle(found)  # noqa: S311 - not a secret
     return found[:limit]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from lengthwise_lab.errors import BadWorkload
 
 
-class Kind(StrEnum):
+class ArrivalKind(StrEnum):
     """The shape of an arrival process."""
 
     BURST = "burst"  #: Everything at once.
@@ -27,7 +27,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arrivals:
+class ArrivalProcess:
     """An arrival process; `rate_per_s` is its mean, also of `onoff` and `trace`.
 
     Attributes:
@@ -40,7 +40,7 @@ class Arrivals:
         trace_s: For `trace`: recorded times, ascending, seconds.
     """
 
-    kind: Kind = Kind.BURST
+    kind: ArrivalKind = ArrivalKind.BURST
     rate_per_s: float | None = None
     variation: float = 4.0
     on_s: float = 5.0
@@ -53,11 +53,11 @@ class Arrivals:
         Raises:
             ValueError: A number is out of range, or one that the kind needs is missing.
         """
-        if self.kind is not Kind.BURST and not (self.rate_per_s and self.rate_per_s > 0):
+        if self.kind is not ArrivalKind.BURST and not (self.rate_per_s and self.rate_per_s > 0):
             raise ValueError(f"{self.kind} arrivals need a rate > 0, got {self.rate_per_s}")
         if self.variation <= 0 or self.on_s <= 0 or self.off_s < 0:
             raise ValueError("need variation > 0, on_s > 0 and off_s >= 0")
-        if self.kind is Kind.TRACE and len(self.trace_s) < 2:
+        if self.kind is ArrivalKind.TRACE and len(self.trace_s) < 2:
             raise ValueError("a trace needs at least two arrivals")
 
     def times(self, count: int, *, seed: int) -> list[float]:
@@ -72,25 +72,25 @@ class Arrivals:
         if count < 1:
             raise ValueError(f"need count >= 1, got {count}")
         rate = self.rate_per_s
-        if self.kind is Kind.BURST or rate is None:
+        if self.kind is ArrivalKind.BURST or rate is None:
             return [0.0] * count
         rng = random.Random(seed)  # noqa: S311 - not for secrets
-        if self.kind is Kind.TRACE:
+        if self.kind is ArrivalKind.TRACE:
             return self._replayed(count, rate, rng)
         at_s, times = 0.0, []
         for _ in range(count):
             times.append(at_s)
             at_s += self._gap(rng, rate)
-        if self.kind is Kind.ONOFF:
+        if self.kind is ArrivalKind.ONOFF:
             # The times drawn exclude the phases without arrivals: insert one after each full phase.
             return [t + self.off_s * int(t / self.on_s) for t in times]
         return times
 
     def _gap(self, rng: random.Random, rate: float) -> float:
-        if self.kind is Kind.GAMMA:
+        if self.kind is ArrivalKind.GAMMA:
             shape = 1 / self.variation**2
             return rng.gammavariate(shape, 1 / (rate * shape))
-        if self.kind is Kind.ONOFF:
+        if self.kind is ArrivalKind.ONOFF:
             return rng.expovariate(rate * (self.on_s + self.off_s) / self.on_s)
         return rng.expovariate(rate)
 

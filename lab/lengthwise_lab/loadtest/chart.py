@@ -13,7 +13,7 @@ from lengthwise_lab.loadtest.compare import PolicyRun
 from lengthwise_lab.loadtest.report import Figures, Report
 from lengthwise_lab.loadtest.sweep import Sweep
 
-#: Grey for the baseline, blue for ours. They differ in print and for colour-blind readers.
+#: Grey for the baseline, blue for Lengthwise. They differ in print and for colour-blind readers.
 _COLORS = {
     "fcfs": "#8a8f98",
     "sjf": "#1f6feb",

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from lengthwise_contract.queue_settings import PolicyName, QueueSettings
 from lengthwise_lab.errors import BadChoice, ServiceError
 from lengthwise_lab.loadtest.client import ServiceClient
-from lengthwise_lab.loadtest.driver import Target, drive, look_up
+from lengthwise_lab.loadtest.driver import LoadTarget, drive, look_up
 from lengthwise_lab.loadtest.measures import Sample
 from lengthwise_lab.loadtest.oracle_model import ORACLE_OVERTAKE_FACTOR
 from lengthwise_lab.loadtest.oracle_predictor import OraclePredictor
@@ -46,7 +46,7 @@ class PolicyRun:
 
 async def compare(
     service: ServiceClient,
-    target: Target,
+    target: LoadTarget,
     requests: Sequence[TimedRequest],
     *,
     policies: Sequence[Arm],

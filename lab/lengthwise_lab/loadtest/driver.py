@@ -28,7 +28,7 @@ _LOOKUPS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class LoadTarget:
     """An OpenAI endpoint: its root URL, the model, and the timeout of a request, s."""
 
     url: str
@@ -47,7 +47,7 @@ class Target:
 
 
 async def drive(
-    target: Target, requests: Sequence[TimedRequest], *, on_done: Callable[[Sample], None]
+    target: LoadTarget, requests: Sequence[TimedRequest], *, on_done: Callable[[Sample], None]
 ) -> list[Sample]:
     """Send all requests at their times. Return their samples in the order of the requests.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lengthwise_lab.errors import ServiceError
-from lengthwise_lab.loadtest.driver import Target, send
+from lengthwise_lab.loadtest.driver import LoadTarget, send
 from lengthwise_lab.loadtest.measures import Sample, quantile
 from lengthwise_lab.loadtest.workload import Bodies, TimedRequest
 
@@ -35,8 +35,8 @@ class Overhead:
 
 
 async def measure_overhead(
-    path: Target,
-    engine: Target,
+    path: LoadTarget,
+    engine: LoadTarget,
     bodies: Bodies,
     *,
     pairs: int,

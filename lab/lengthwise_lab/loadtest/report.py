@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lengthwise_lab.loadtest.arrivals import Arrivals, Kind
+from lengthwise_lab.loadtest.arrivals import ArrivalKind, ArrivalProcess
 from lengthwise_lab.loadtest.compare import PolicyRun
 from lengthwise_lab.loadtest.measures import (
     Sample,
@@ -68,7 +68,7 @@ class Report:
     model: str
     slots: int
     seed: int
-    arrivals: str  #: An `arrivals.Kind`.
+    arrivals: str  #: An `arrivals.ArrivalKind`.
     rate_per_s: float | None
     offered_load: float | None  #: Arriving work over the capacity of the engine; None: a burst.
     overtake_factor: float
@@ -111,7 +111,7 @@ def build(
     model: str,
     slots: int,
     seed: int,
-    arrivals: Arrivals,
+    arrivals: ArrivalProcess,
     capacity_per_s: float | None = None,
     overhead: Overhead | None = None,
 ) -> Report:
@@ -141,7 +141,7 @@ def build(
     )
     ratios = _ratios(policies)
     rate_per_s = arrivals.rate_per_s
-    if rate_per_s is None or arrivals.kind is Kind.BURST:
+    if rate_per_s is None or arrivals.kind is ArrivalKind.BURST:
         load = None
     elif capacity_per_s is not None:
         load = rate_per_s / capacity_per_s

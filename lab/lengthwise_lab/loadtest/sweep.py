@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from lengthwise_lab.errors import ServiceError
-from lengthwise_lab.loadtest.arrivals import Arrivals, Kind
+from lengthwise_lab.loadtest.arrivals import ArrivalKind, ArrivalProcess
 from lengthwise_lab.loadtest.client import ServiceClient
 from lengthwise_lab.loadtest.compare import Arm, PolicyRun, compare, until_idle
-from lengthwise_lab.loadtest.driver import Target, drive
+from lengthwise_lab.loadtest.driver import LoadTarget, drive
 from lengthwise_lab.loadtest.measures import Sample
 from lengthwise_lab.loadtest.overhead import Overhead
 from lengthwise_lab.loadtest.report import Report, build
@@ -35,7 +35,7 @@ class SweepPlan:
         policies: `fcfs` first if there is `oracle`. The order of the others rotates.
     """
 
-    arrivals: Sequence[Arrivals]
+    arrivals: Sequence[ArrivalProcess]
     count: int
     seeds: Sequence[int]
     policies: Sequence[Arm]
@@ -45,7 +45,7 @@ class SweepPlan:
 class Step:
     """One arrival process: a report for each seed, and one of all seeds together."""
 
-    arrivals: Arrivals
+    arrivals: ArrivalProcess
     seeds: list[Report] = field(default_factory=list)
     runs: list[PolicyRun] = field(default_factory=list)  #: Joined runs of all seeds, one a policy.
     pooled: Report | None = None
@@ -91,7 +91,7 @@ class Sweep:
 
 
 async def measure_capacity(
-    service: ServiceClient, target: Target, bodies: Bodies, *, slots: int, seed: int
+    service: ServiceClient, target: LoadTarget, bodies: Bodies, *, slots: int, seed: int
 ) -> float:
     """Measure the engine's answers a second with all slots busy. It is a warm-up, too.
 
@@ -113,14 +113,14 @@ async def measure_capacity(
 
 async def sweep(
     service: ServiceClient,
-    target: Target,
+    target: LoadTarget,
     bodies: Bodies,
     plan: SweepPlan,
     *,
     slots: int,
     capacity_per_s: float | None,
     overhead: Overhead | None = None,
-    on_run: Callable[[Arm, Arrivals, int], None],
+    on_run: Callable[[Arm, ArrivalProcess, int], None],
     on_done: Callable[[Sample], None],
 ) -> Sweep:
     """Serve every workload of the plan under every policy.
@@ -218,7 +218,9 @@ def join(runs: Sequence[PolicyRun]) -> PolicyRun:
     )
 
 
-def at_loads(arrivals: Arrivals, loads: Sequence[float], capacity_per_s: float) -> list[Arrivals]:
+def at_loads(
+    arrivals: ArrivalProcess, loads: Sequence[float], capacity_per_s: float
+) -> list[ArrivalProcess]:
     """Return the arrival process at several offered loads; 1 is the capacity of the engine."""
-    kind = Kind.POISSON if arrivals.kind is Kind.BURST else arrivals.kind
+    kind = ArrivalKind.POISSON if arrivals.kind is ArrivalKind.BURST else arrivals.kind
     return [replace(arrivals, kind=kind, rate_per_s=load * capacity_per_s) for load in loads]

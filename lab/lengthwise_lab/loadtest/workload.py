@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lengthwise_lab.errors import BadWorkload
-from lengthwise_lab.loadtest.arrivals import Arrivals
+from lengthwise_lab.loadtest.arrivals import ArrivalProcess
 
 #: Sampling parameters of every request, so that two runs do the same work.
 FIXED_SAMPLING: Mapping[str, Any] = {"temperature": 0, "seed": 1}
@@ -93,7 +93,7 @@ def mix(
     *,
     count: int,
     seed: int,
-    arrivals: Arrivals | None = None,
+    arrivals: ArrivalProcess | None = None,
 ) -> list[TimedRequest]:
     """Draw `count` requests. Their order and their times follow from the seed.
 
@@ -115,7 +115,7 @@ def mix(
     while len(order) < count:
         order += rng.sample(list(bodies), len(bodies))
     # A seed of its own: the order must not depend on the arrival process.
-    times = (arrivals or Arrivals()).times(count, seed=rng.getrandbits(32))
+    times = (arrivals or ArrivalProcess()).times(count, seed=rng.getrandbits(32))
     return [
         TimedRequest(index=index, kind=kind, body=body, due_to_send_s=at_s)
         for index, ((kind, body), at_s) in enumerate(zip(order, times, strict=False))

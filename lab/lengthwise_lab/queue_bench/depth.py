@@ -11,7 +11,7 @@ import uvloop
 
 from lengthwise_lab.loadtest.measures import quantile
 from lengthwise_lab.queue_bench.libraries.lengthwise_library import QUEUE, new_job
-from lengthwise_lab.queue_bench.server import Server
+from lengthwise_lab.queue_bench.server import BenchmarkServer
 from lengthwise_store.store import JobStore
 
 #: Concurrent submits while the queue is filled, and claims that are timed, one after the other.
@@ -19,7 +19,7 @@ _SUBMITTERS, CLAIMS = 200, 1000
 
 
 def measure_depths(
-    server: Server, depths: Sequence[int], on_job: Callable[[int], None]
+    server: BenchmarkServer, depths: Sequence[int], on_job: Callable[[int], None]
 ) -> list[dict[str, Any]]:
     """Fill one queue to each depth, and time claims of one job each.
 
@@ -38,7 +38,7 @@ def measure_depths(
 
 
 async def _measure(
-    server: Server, depths: Sequence[int], on_job: Callable[[int], None]
+    server: BenchmarkServer, depths: Sequence[int], on_job: Callable[[int], None]
 ) -> list[dict[str, Any]]:
     store, rows, filled = JobStore(server.url), [], 0
     try:

@@ -15,7 +15,7 @@ from lengthwise_lab.queue_bench.producer import LoadPlan, Produced
 #: The command that installs all other libraries.
 INSTALL = "pip install 'lengthwise[bench]'"
 
-#: Name -> its distribution; ours first.
+#: Name -> its distribution; Lengthwise first.
 LIBRARIES = {
     "lengthwise": "lengthwise",
     "arq": "arq",

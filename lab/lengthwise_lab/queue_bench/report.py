@@ -10,7 +10,7 @@ from rich.table import Table
 
 from lengthwise_lab.loadtest.measures import quantile
 from lengthwise_lab.queue_bench.library import INSTALL, load
-from lengthwise_lab.queue_bench.rounds import Bench, Measured
+from lengthwise_lab.queue_bench.rounds import Bench, LibraryMeasurements
 
 #: Measured in each round. Their medians are reported.
 _COLUMNS = (
@@ -24,7 +24,7 @@ _COLUMNS = (
 )
 
 
-def result_of(measured: Measured) -> dict[str, Any]:
+def result_of(measured: LibraryMeasurements) -> dict[str, Any]:
     """Make one library's row: medians, `spread` as [smallest, largest], latency, semantics."""
     row: dict[str, Any] = {"library": measured.library, "version": measured.version}
     if measured.version is None:
@@ -60,15 +60,15 @@ def as_json(
 
 
 def _ratios(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Compare ours with the best other library by column; empty if one side is missing."""
-    ours = next((r for r in results if r["library"] == "lengthwise"), {})
+    """Compare Lengthwise with the best other library by column; empty if one side is missing."""
+    lengthwise = next((r for r in results if r["library"] == "lengthwise"), {})
     ratios: dict[str, Any] = {}
     for name, choose in (("process_per_s", max), ("enqueue_per_s", max), ("redis_cpu_us", min)):
         others = [r for r in results if r["library"] != "lengthwise" and r.get(name)]
-        if others and ours.get(name):
+        if others and lengthwise.get(name):
             best_row = choose(others, key=lambda r: float(r[name]))
             ratios[name] = {
-                "ours_to_best": round(ours[name] / best_row[name], 2),
+                "lengthwise_to_best": round(lengthwise[name] / best_row[name], 2),
                 "best_other": best_row["library"],
             }
     return ratios

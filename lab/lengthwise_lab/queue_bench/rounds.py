@@ -18,7 +18,7 @@ from lengthwise_lab.queue_bench.process_handle import (
     benchmark_process,
     run_process,
 )
-from lengthwise_lab.queue_bench.server import Server
+from lengthwise_lab.queue_bench.server import BenchmarkServer
 
 #: Timeout of one phase of one library, s.
 TIMEOUT_S = 120.0
@@ -77,7 +77,7 @@ def split_cores() -> Cores:
 
 
 @dataclass(kw_only=True)
-class Measured:
+class LibraryMeasurements:
     """The measurements of one library, one value a round."""
 
     library: str
@@ -97,7 +97,7 @@ class Measured:
 class Bench:
     """One run against one server."""
 
-    def __init__(self, server: Server, options: Options, cores: Cores) -> None:
+    def __init__(self, server: BenchmarkServer, options: Options, cores: Cores) -> None:
         """Store the arguments. Raises `BadChoice` for an unknown library."""
         unknown = [name for name in options.libraries if name not in LIBRARIES]
         if unknown:
@@ -105,7 +105,7 @@ class Bench:
         self._server, self._options, self._cores = server, options, cores
         self.zadd_per_s: list[float] = []
         self.measured = {
-            name: Measured(library=name, version=installed_version(name))
+            name: LibraryMeasurements(library=name, version=installed_version(name))
             for name in options.libraries
         }
 
@@ -131,7 +131,7 @@ class Bench:
                     measured.failures.append(str(exc))
         self._server.empty()
 
-    def _measure(self, m: Measured) -> None:
+    def _measure(self, m: LibraryMeasurements) -> None:
         o, server = self._options, self._server
         common = {"url": server.url, "library": m.library}
         load = {"warm_up": o.warm_up, "jobs": o.jobs, "payload_bytes": o.payload_bytes}
@@ -162,7 +162,9 @@ class Bench:
             if o.paced:
                 self._pace(common, worker, m)
 
-    def _pace(self, common: dict[str, Any], worker: BenchmarkProcess, m: Measured) -> None:
+    def _pace(
+        self, common: dict[str, Any], worker: BenchmarkProcess, m: LibraryMeasurements
+    ) -> None:
         o = self._options
         load = {
             "warm_up": 0,

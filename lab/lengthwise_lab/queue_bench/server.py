@@ -33,7 +33,7 @@ class Persistence(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Usage:
+class ServerUsage:
     """Counters of a server: its CPU seconds, and calls and seconds by command.
 
     Calls and seconds include the scripts and the commands that scripts call.
@@ -42,7 +42,9 @@ class Usage:
     cpu_s: float
     commands: dict[str, tuple[int, float]]
 
-    def per_job(self, before: Usage, jobs: int) -> tuple[float, float, dict[str, list[float]]]:
+    def per_job(
+        self, before: ServerUsage, jobs: int
+    ) -> tuple[float, float, dict[str, list[float]]]:
         """Return CPU us, commands, and by command [calls, us], for one job since `before`."""
         by_command = {}
         for name, (calls, seconds) in self.commands.items():
@@ -55,7 +57,7 @@ class Usage:
         return (self.cpu_s - before.cpu_s) * 1e6 / jobs, commands, by_command
 
 
-class Server:
+class BenchmarkServer:
     """A server without other clients."""
 
     def __init__(self, url: str) -> None:
@@ -86,10 +88,10 @@ class Server:
         """Delete every key of the database."""
         self._client.flushdb(asynchronous=False)
 
-    def usage(self) -> Usage:
+    def usage(self) -> ServerUsage:
         """Return the counters."""
         cpu, stats = self._info("cpu"), self._info("commandstats")
-        return Usage(
+        return ServerUsage(
             cpu_s=float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"]),
             commands={
                 name.removeprefix("cmdstat_"): (int(stat["calls"]), int(stat["usec"]) / 1e6)
@@ -110,7 +112,7 @@ class Server:
 
 
 @contextmanager
-def started(persistence: Persistence, cpus: set[int] | None) -> Iterator[Server]:
+def started(persistence: Persistence, cpus: set[int] | None) -> Iterator[BenchmarkServer]:
     """Start a Valkey on a free port, pinned to `cpus`; it ends after the block.
 
     Raises:
@@ -154,11 +156,11 @@ def started(persistence: Persistence, cpus: set[int] | None) -> Iterator[Server]
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _answering(url: str, process: subprocess.Popen[bytes]) -> Server:
+def _answering(url: str, process: subprocess.Popen[bytes]) -> BenchmarkServer:
     ends = time.monotonic() + _START_S
     while True:
         try:
-            return Server(url)
+            return BenchmarkServer(url)
         except BadChoice as exc:
             if process.poll() is not None or time.monotonic() > ends:
                 raise BadChoice(f"the embedded Valkey does not start: {exc}") from exc

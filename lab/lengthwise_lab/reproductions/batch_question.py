@@ -24,7 +24,7 @@ from lengthwise_lab.reproductions.seqsch.replay import (
     step_s,
 )
 from lengthwise_lab.reproductions.table.details import BUCKETS
-from lengthwise_worker.engines.transformers.sequence_scheduling import Batch, by_memory
+from lengthwise_worker.engines.transformers.sequence_scheduling import PlannedBatch, by_memory
 
 #: The chat template's part of each prompt, tokens.
 _TEMPLATE = 40
@@ -118,7 +118,7 @@ def _serve(
     prompts: Sequence[int],
     cap: int,
 ) -> ReplayCost:
-    def plan(group: Sequence[int]) -> list[Batch]:
+    def plan(group: Sequence[int]) -> list[PlannedBatch]:
         known: list[int] = predicted[list(group)].tolist()
         if way == "as-they-come":
             return in_order(len(known), size=question.batch, cap=cap)

@@ -18,8 +18,8 @@ from lengthwise_lab.reproductions.seqsch.strategies import ERROR_SD
 from lengthwise_lab.reproductions.table.row import (
     About,
     Absent,
-    Kind,
-    System,
+    NumberSource,
+    ResearchSystem,
     TableRow,
     without_requests,
 )
@@ -55,12 +55,12 @@ def rows(data: Path | None) -> Sequence[TableRow]:
 
 
 def _row(
-    system: System,
+    system: ResearchSystem,
     name: str,
     setting: str,
     unit: str,
-    theirs: float,
-    kind: Kind,
+    published: float,
+    kind: NumberSource,
     *,
     reproduced: float | None = None,
     tolerance: float | None = None,
@@ -69,7 +69,7 @@ def _row(
     about: About = About.PREDICTOR,
     why: str = _RANKS,
 ) -> TableRow:
-    absent = {"ours": Absent.NO_ORDER}
+    absent = {"lengthwise": Absent.NO_ORDER}
     if reproduced is None:
         absent |= {"reproduced": missing, "corrected": missing}
     else:
@@ -79,7 +79,7 @@ def _row(
         name=name,
         setting=setting,
         unit=unit,
-        theirs=theirs,
+        published=published,
         kind=kind,
         reproduced=reproduced,
         tolerance=tolerance,
@@ -97,14 +97,14 @@ def _ssjf(data: Path | None) -> list[TableRow]:
         ("five classes", _FIVE, answers.five),
     ):
         got = _figures(answers.tokens, classes, edges)
-        for figure, theirs in _SSJF[name].items():
+        for figure, published in _SSJF[name].items():
             found.append(
                 _row(
                     "SSJF",
                     f"predictor: {figure}",
                     f"{name}, 85,482 answers",
                     _UNITS.get(figure, ""),
-                    theirs,
+                    published,
                     "their code, run",
                     reproduced=got[figure],
                     tolerance=_DIGIT[figure] if answers.recorded else None,
@@ -141,22 +141,22 @@ def _pairs(values: Sequence[int] | Ints) -> float:
 def _not_published() -> list[TableRow]:
     found = [
         _row("SSJF", "predictor: MAE of the regression", "full data set", "tokens", 65.0, "paper",
-             note="theirs: 63 to 66, read from a figure"),
+             note="published: 63 to 66, read from a figure"),
         _row("SSJF", "predictor: L1 error of the regression", "10,000 rows, all LLMs", "tokens",
              121.2, "third party", note="a user's report"),
     ]  # fmt: skip
-    for name, theirs in (("five classes", 7.89), ("three classes", 7.75)):
+    for name, published in (("five classes", 7.89), ("three classes", 7.75)):
         found.append(
             _row(
                 "SSJF",
                 "predictor: latency of a prediction",
                 f"BERT-base, {name}, V100",
                 "ms",
-                theirs,
+                published,
                 "their code, run",
                 missing=Absent.HARDWARE,
                 about=About.COST,
-                why="docs/guides/evaluating.md has what ours and BERT-base take side by side",
+                why="docs/guides/evaluating.md compares Lengthwise and BERT-base",
             )
         )
     return found
@@ -170,8 +170,8 @@ def _seqsch(data: Path | None) -> list[TableRow]:
     noisy = np.clip(np.rint(longest + noise), 1, answers.cap)
     cold, warm = answers.samples[:, 0], answers.samples[:, -1]
     found = []
-    for name, setting, theirs, got, kind, note, slack in _perceived(longest, noisy, cold, warm):
-        for (what, unit), figure, value in zip(_WITHIN, theirs, got, strict=True):
+    for name, setting, published, got, kind, note, slack in _perceived(longest, noisy, cold, warm):
+        for (what, unit), figure, value in zip(_WITHIN, published, got, strict=True):
             found.append(
                 _row("SeqSch", f"{name}: {what}", setting, unit, figure, kind, reproduced=value,
                      tolerance=slack if answers.recorded else None,
@@ -191,8 +191,8 @@ _Three = tuple[float, float, float]
 
 def _perceived(
     longest: Ints, noisy: NDArray[np.float64], cold: Ints, warm: Ints
-) -> list[tuple[str, str, _Three, _Three, Kind, str, float | None]]:
-    """Return name, setting, their figures, ours, their origin, a note, and our tolerance."""
+) -> list[tuple[str, str, _Three, _Three, NumberSource, str, float | None]]:
+    """Return name, setting, published figures, our figures, origin, note, and tolerance."""
     return [
         ("perceiver", "its tuned LLM, longest of four samples", _PERCEIVER, _errors(longest, noisy),
          "readme", "reproduced: the normal error that stands for it in the replays", None),

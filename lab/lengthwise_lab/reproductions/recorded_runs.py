@@ -60,13 +60,13 @@ def record(
     """
     seen: list[Jobs] = []
 
-    def watched() -> Iterator[Jobs]:
+    def recorded() -> Iterator[Jobs]:
         for jobs in workload.pieces(predictor):
             seen.append(jobs)
             yield jobs
 
     result = simulate(
-        watched(),
+        recorded(),
         engine,
         policy_named(policy),
         spread=predictor.spread,

@@ -1,1 +1,1 @@
-"""An event simulator of LLM serving, compiled: arrivals, an engine, a policy, what came of it."""
+"""An event simulator of LLM serving, compiled: arrivals, an engine, a policy, results."""

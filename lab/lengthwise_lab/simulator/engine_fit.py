@@ -22,11 +22,11 @@ from lengthwise_lab.loadtest.sweep import APART_S
 from lengthwise_lab.simulator.core.histograms import RECORDED
 from lengthwise_lab.simulator.core.state import Floats
 from lengthwise_lab.simulator.engines import BatchingEngine
-from lengthwise_lab.simulator.policies import K_ALONE, OURS, policy_named
+from lengthwise_lab.simulator.policies import DEFAULT_POLICY, K_ALONE, policy_named
 from lengthwise_lab.simulator.simulation import simulate
 from lengthwise_lab.simulator.workloads.jobs import Jobs, jobs_of
 
-#: The simulator's policy for the order of each arm of `bench serve`; of `sjf` it is `OURS`, unless
+#: The policy for the order of each arm of `bench serve`; of `sjf` it is `DEFAULT_POLICY`, unless
 #: the queue was configured.
 _POLICY = {"fcfs": "fcfs", "shadow": "fcfs", "sjf-k": K_ALONE, "oracle": "sjf-oracle"}
 _END = RECORDED.index("end_s")
@@ -112,7 +112,7 @@ def _measured(step: int, arm: str, seed: int, rows: list[dict[str, Any]]) -> Mea
     )
 
 
-def simulated(run: MeasuredRun, engine: BatchingEngine, *, sjf: str = OURS) -> Floats:
+def simulated(run: MeasuredRun, engine: BatchingEngine, *, sjf: str = DEFAULT_POLICY) -> Floats:
     """Return the simulated completion times of a measured run's requests, (n,), s."""
     policy = policy_named(_POLICY.get(run.arm, sjf))
     result = simulate([run.jobs], engine, policy, recorded=len(run.jobs))
@@ -124,7 +124,7 @@ def fit(
     *,
     slots: int,
     token_budget: int = 2048,
-    sjf: str = OURS,
+    sjf: str = DEFAULT_POLICY,
 ) -> BatchingEngine:
     """Return the engine whose simulated completion times are nearest to the measured ones.
 
@@ -168,7 +168,7 @@ def fit(
 
 
 def errors(
-    runs: Sequence[MeasuredRun], engine: BatchingEngine, *, sjf: str = OURS
+    runs: Sequence[MeasuredRun], engine: BatchingEngine, *, sjf: str = DEFAULT_POLICY
 ) -> list[FigureError]:
     """Compare simulated and measured completion times, for each step and arm over all seeds.
 

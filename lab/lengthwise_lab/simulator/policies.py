@@ -170,7 +170,7 @@ def _ssjf_aging(name: str, about: str, true_length: int) -> Policy:
 
 #: Lengthwise by k alone, and as the product does it by default.
 K_ALONE = _due(DEFAULT_K).name
-OURS = _due(DEFAULT_K, DEFAULT_WAIT_FACTOR).name
+DEFAULT_POLICY = _due(DEFAULT_K, DEFAULT_WAIT_FACTOR).name
 
 _ALL = (
     Policy(name="fcfs", about="first come, first served", knows="nothing",

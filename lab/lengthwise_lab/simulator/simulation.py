@@ -184,7 +184,7 @@ def _parameters(
 def _with_wait_credit(
     params: Parameters, engine: BatchingEngine | IndependentSlots, policy: Policy, jobs: Jobs
 ) -> Parameters:
-    """Set what a queue learns from its last answers: the usual length, and what a wait is worth.
+    """Set the statistics of the last answers: the usual length, and the credit of a wait.
 
     A queue learns while it serves. Here the first requests stand for answers of the same kind that
     were given before.
@@ -203,7 +203,7 @@ def _with_wait_credit(
 def _priced(
     jobs: Jobs, engine: BatchingEngine | IndependentSlots, policy: Policy, spread: float
 ) -> Incoming:
-    """Compute what compiled code reads of these requests."""
+    """Compute the arrays that compiled code reads of these requests."""
     output = jobs.output + policy.extra_tokens
     bad = engine.too_large(jobs.prompt, output)
     if bad is not None:

@@ -14,21 +14,21 @@ from lengthwise_cli.main import build
 from lengthwise_lab.chaos.checks import checker
 from lengthwise_lab.chaos.checks.report import ChaosReport
 from lengthwise_lab.chaos.clients import workload
-from lengthwise_lab.chaos.faults import Kind, plan
+from lengthwise_lab.chaos.faults import FaultKind, plan
 from lengthwise_lab.chaos.history import read
 from lengthwise_lab.chaos.run import ChaosPlan, run
 from lengthwise_lab.chaos.system.processes import Sizes
 
 #: The kinds of faults that a short run has time for; long runs have the slow ones, too.
 QUICK = (
-    Kind.KILL_WORKER,
-    Kind.KILL_SERVICE,
-    Kind.KILL_BROKER,
-    Kind.STOP_WORKER,
-    Kind.FAILOVER,
-    Kind.DROP_REPLIES,
-    Kind.CLIENT_KILL,
-    Kind.SCRIPT_FLUSH,
+    FaultKind.KILL_WORKER,
+    FaultKind.KILL_SERVICE,
+    FaultKind.KILL_BROKER,
+    FaultKind.STOP_WORKER,
+    FaultKind.FAILOVER,
+    FaultKind.DROP_REPLIES,
+    FaultKind.CLIENT_KILL,
+    FaultKind.SCRIPT_FLUSH,
 )
 
 
@@ -56,7 +56,7 @@ def test_a_worker_that_ignores_a_lost_lease_is_detected(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", ":".join([str(Path(__file__).parent), *sys.path]))
     careless = Sizes(worker_module="careless_worker", workers=2)
-    report = chaos(tmp_path, seed=3, jobs=160, kinds=(Kind.STOP_WORKER,) * 4, sizes=careless)
+    report = chaos(tmp_path, seed=3, jobs=160, kinds=(FaultKind.STOP_WORKER,) * 4, sizes=careless)
     assert not report.ok
     assert report.violations["accepted_twice"] or report.violations["stream_mixed"]
     # The history alone gives the same result.
@@ -83,7 +83,7 @@ def test_the_plan_follows_from_the_seed_and_a_long_run_has_every_kind_fifty_time
     faults = plan(7, 20_000)
     assert faults == plan(7, 20_000)
     assert faults != plan(8, 20_000)
-    assert {sum(f.kind is kind for f in faults) for kind in Kind} == {50}
+    assert {sum(f.kind is kind for f in faults) for kind in FaultKind} == {50}
     assert faults == sorted(faults, key=lambda fault: fault.at)
     assert all(0 <= fault.at < 20_000 for fault in faults)
 

@@ -17,7 +17,7 @@ from lengthwise_lab.chaos import history
 from lengthwise_lab.chaos.checks import checker
 from lengthwise_lab.chaos.checks.report import CHECKS
 
-Event = dict[str, Any]
+HistoryEvent = dict[str, Any]
 
 #: Pieces per answer in these histories.
 PIECES = 3
@@ -25,7 +25,7 @@ PIECES = 3
 
 def job(
     ref: str, *, accepted: float, started: float, slack: float = 1000.0, key: str | None = "key"
-) -> list[Event]:
+) -> list[HistoryEvent]:
     """Make the events of one ordinary job: submitted, executed, read, and audited at the end.
 
     Times: ms. `slack`: from its acceptance to its due time.
@@ -50,7 +50,14 @@ def job(
         {"op": "submit", "type": "ok", "ref": ref, "key": key, "id": job_id, "tries": 1, **times},
         {"op": "execute", "type": "invoke", "ref": ref, "run": run, "worker": "w"},
         {"op": "execute", "type": "ok", "ref": ref, "run": run},
-        {"op": "read", "type": "ok", "ref": ref, "id": job_id, "visits": 2, "entries": entries},
+        {
+            "op": "read",
+            "type": "ok",
+            "ref": ref,
+            "id": job_id,
+            "connections": 2,
+            "entries": entries,
+        },
         {
             "op": "final",
             "type": "ok",
@@ -79,7 +86,7 @@ class RecordedHistory:
     """A history of three jobs without violations, to be changed."""
 
     def __init__(self) -> None:
-        self.events: list[Event] = [
+        self.events: list[HistoryEvent] = [
             {"op": "run", "type": "ok", "jobs": 3, "classes": {"interactive": 0, "batch": 5000}},
             {"op": "fault", "type": "ok", "kind": "kill_worker"},
             *job("a", accepted=1000, started=1500),
@@ -96,7 +103,7 @@ class RecordedHistory:
             },
         ]
 
-    def find(self, op: str, kind: str = "ok", of: str = "b") -> Event:
+    def find(self, op: str, kind: str = "ok", of: str = "b") -> HistoryEvent:
         """Return the event of this operation and type about the job `of`."""
         return next(
             e

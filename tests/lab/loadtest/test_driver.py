@@ -11,15 +11,15 @@ import httpx
 import pytest
 
 from lengthwise_cli.local import ports
-from lengthwise_cli.local.settings import Engine, StackSettings
+from lengthwise_cli.local.settings import EngineName, StackSettings
 from lengthwise_cli.local.stack import Stack
 from lengthwise_contract.jobs import JobRequest
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_lab.errors import BadChoice, ServiceError
-from lengthwise_lab.loadtest.arrivals import Arrivals
+from lengthwise_lab.loadtest.arrivals import ArrivalProcess
 from lengthwise_lab.loadtest.client import ServiceClient, choose_model, root_of
 from lengthwise_lab.loadtest.compare import compare
-from lengthwise_lab.loadtest.driver import Target, drive, has_token, look_up, send
+from lengthwise_lab.loadtest.driver import LoadTarget, drive, has_token, look_up, send
 from lengthwise_lab.loadtest.measures import Sample
 from lengthwise_lab.loadtest.overhead import measure_overhead
 from lengthwise_lab.loadtest.report import build
@@ -43,7 +43,7 @@ def requests_of(lengths: Sequence[int], *, every_s: float = 0.0) -> list[TimedRe
 
 def settings(folder: Path, *, slots: int = 1) -> StackSettings:
     return StackSettings(
-        data_dir=folder, engine=Engine.SIMULATED, slots=slots, port=ports.find_free()
+        data_dir=folder, engine=EngineName.SIMULATED, slots=slots, port=ports.find_free()
     )
 
 
@@ -56,7 +56,7 @@ def test_a_comparison_measures_what_the_engine_did_and_restores_the_queue(
 
     async def scenario() -> None:
         async with Stack(settings(tmp_path), print) as stack, ServiceClient(stack.url) as service:
-            target = Target(url=stack.url, model=stack.model)
+            target = LoadTarget(url=stack.url, model=stack.model)
             before = (await service.queue(stack.model)).settings
             really_put = service.put_queue
 
@@ -89,7 +89,7 @@ def test_a_comparison_measures_what_the_engine_did_and_restores_the_queue(
                     assert s.service_s is not None
                     assert 0 < s.ttft_s <= s.completion_s <= run.duration_s
                     assert s.service_s <= s.completion_s
-            report = build(runs, model=stack.model, slots=1, seed=1, arrivals=Arrivals())
+            report = build(runs, model=stack.model, slots=1, seed=1, arrivals=ArrivalProcess())
             assert report.failed == 0
             assert report.oracle is not None
             assert report.oracle.completion.mean_s < report.oracle.model_fcfs.mean_s
@@ -111,7 +111,7 @@ def test_a_queue_in_use_is_not_used_for_a_comparison_and_keeps_its_settings(
             with pytest.raises(BadChoice, match="is in use"):
                 await compare(
                     service,
-                    Target(url=stack.url, model=stack.model),
+                    LoadTarget(url=stack.url, model=stack.model),
                     requests_of([5]),
                     policies=("fcfs",),
                     on_run=lambda _: None,
@@ -128,8 +128,8 @@ def test_the_overhead_is_measured_on_both_paths_and_errors_are_samples(tmp_path:
     async def scenario() -> None:
         async with Stack(settings(tmp_path), print) as stack, ServiceClient(stack.url) as service:
             assert stack.engine_url is not None
-            path = Target(url=stack.url, model=stack.model)
-            engine = Target(url=stack.engine_url, model=stack.model)
+            path = LoadTarget(url=stack.url, model=stack.model)
+            engine = LoadTarget(url=stack.engine_url, model=stack.model)
             bodies = [("", chat_body("Hello", max_tokens=50))]
             pairs: list[None] = []
             got = await measure_overhead(
@@ -140,7 +140,7 @@ def test_the_overhead_is_measured_on_both_paths_and_errors_are_samples(tmp_path:
             assert min(got.engine_p50_ms, got.path_p50_ms) > 0
             assert got.added_p50_ms == got.path_p50_ms - got.engine_p50_ms
 
-            unknown = Target(url=stack.url, model="unknown")
+            unknown = LoadTarget(url=stack.url, model="unknown")
             [refused] = await drive(unknown, requests_of([1]), on_done=lambda _: None)
             assert not refused.ok
             assert refused.error is not None

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from lengthwise_contract.queue_settings import PolicyName
-from lengthwise_lab.loadtest.arrivals import Arrivals, Kind
+from lengthwise_lab.loadtest.arrivals import ArrivalKind, ArrivalProcess
 from lengthwise_lab.loadtest.chart import draw
 from lengthwise_lab.loadtest.compare import PolicyRun
 from lengthwise_lab.loadtest.measures import Sample
@@ -45,8 +45,8 @@ FCFS = run("fcfs", {0: 10.0, 1: 11.0, 2: 13.0})
 SJF = run("sjf", {0: 13.0, 1: 1.0, 2: 3.0})
 
 
-def report(*runs: PolicyRun, arrivals: Arrivals | None = None) -> Report:
-    return build(runs, model="tiny", slots=1, seed=1, arrivals=arrivals or Arrivals())
+def report(*runs: PolicyRun, arrivals: ArrivalProcess | None = None) -> Report:
+    return build(runs, model="tiny", slots=1, seed=1, arrivals=arrivals or ArrivalProcess())
 
 
 def test_the_figures_of_each_policy_are_under_its_name() -> None:
@@ -89,7 +89,7 @@ def test_a_request_is_in_the_same_bucket_in_all_runs_also_without_a_prediction()
 def test_the_offered_load_is_arriving_work_over_the_capacity_of_the_slots() -> None:
     # 13 s of work in 3 requests, 0.3 of them a second, one slot.
     assert report(
-        FCFS, arrivals=Arrivals(kind=Kind.POISSON, rate_per_s=0.3)
+        FCFS, arrivals=ArrivalProcess(kind=ArrivalKind.POISSON, rate_per_s=0.3)
     ).offered_load == pytest.approx(1.3)
 
 
@@ -133,7 +133,9 @@ def printed(report: Report) -> str:
 def test_the_tables_show_both_policies_the_oracle_and_the_ratios() -> None:
     overhead = Overhead(pairs=5, engine_p50_ms=50, engine_p90_ms=60, path_p50_ms=53, path_p90_ms=65)
     text = printed(
-        build([FCFS, SJF], model="tiny", slots=1, seed=1, arrivals=Arrivals(), overhead=overhead)
+        build(
+            [FCFS, SJF], model="tiny", slots=1, seed=1, arrivals=ArrivalProcess(), overhead=overhead
+        )
     )
     for want in ("11.33", "5.67", "oracle", "mean 0.50", "100% of what the oracle", "3.0 ms"):
         assert want in text

@@ -13,14 +13,14 @@ import pytest
 from rich.console import Console
 
 from lengthwise_cli.local import ports
-from lengthwise_cli.local.settings import Engine, StackSettings
+from lengthwise_cli.local.settings import EngineName, StackSettings
 from lengthwise_cli.local.stack import Stack
 from lengthwise_lab.errors import BadChoice
-from lengthwise_lab.loadtest.arrivals import Arrivals, Kind
+from lengthwise_lab.loadtest.arrivals import ArrivalKind, ArrivalProcess
 from lengthwise_lab.loadtest.chart import draw_sweep
 from lengthwise_lab.loadtest.client import ServiceClient
 from lengthwise_lab.loadtest.compare import Arm, PolicyRun, compare
-from lengthwise_lab.loadtest.driver import Target
+from lengthwise_lab.loadtest.driver import LoadTarget
 from lengthwise_lab.loadtest.measures import Sample
 from lengthwise_lab.loadtest.oracle_predictor import OraclePredictor
 from lengthwise_lab.loadtest.sweep import (
@@ -58,10 +58,10 @@ def test_a_sweep_measures_every_policy_at_every_load_and_the_oracle_knows_the_le
 
     async def scenario() -> Sweep:
         settings = StackSettings(
-            data_dir=tmp_path, engine=Engine.SIMULATED, slots=2, port=ports.find_free()
+            data_dir=tmp_path, engine=EngineName.SIMULATED, slots=2, port=ports.find_free()
         )
         async with Stack(settings, print) as stack, ServiceClient(stack.url) as service:
-            target = Target(url=stack.url, model=stack.model)
+            target = LoadTarget(url=stack.url, model=stack.model)
             before = (await service.queue(stack.model)).settings
             asked = bodies(lengths)
             capacity = await measure_capacity(service, target, asked, slots=2, seed=9)
@@ -73,7 +73,7 @@ def test_a_sweep_measures_every_policy_at_every_load_and_the_oracle_knows_the_le
                 target,
                 asked,
                 SweepPlan(
-                    arrivals=at_loads(Arrivals(), [2.0, 4.0], capacity),
+                    arrivals=at_loads(ArrivalProcess(), [2.0, 4.0], capacity),
                     count=6,
                     seeds=[1, 2],
                     policies=policies,
@@ -136,7 +136,7 @@ def test_an_oracle_without_a_run_that_measures_lengths_is_refused() -> None:
         async with ServiceClient("http://127.0.0.1:9") as service:
             await compare(
                 service,
-                Target(url="http://127.0.0.1:9", model="m"),
+                LoadTarget(url="http://127.0.0.1:9", model="m"),
                 [],
                 policies=("oracle", "fcfs"),
                 on_run=lambda _: None,
@@ -172,8 +172,10 @@ def test_joined_runs_keep_every_sample_and_do_not_overlap_in_time() -> None:
 
 
 def test_loads_are_shares_of_the_capacity_and_a_burst_becomes_poisson() -> None:
-    [low, high] = at_loads(Arrivals(), [0.5, 1.2], 4.0)
-    assert {low.kind, high.kind} == {Kind.POISSON}
+    [low, high] = at_loads(ArrivalProcess(), [0.5, 1.2], 4.0)
+    assert {low.kind, high.kind} == {ArrivalKind.POISSON}
     assert [low.rate_per_s, high.rate_per_s] == pytest.approx([2.0, 4.8])
-    [gamma] = at_loads(Arrivals(kind=Kind.GAMMA, rate_per_s=1.0, variation=2.0), [0.5], 4.0)
-    assert (gamma.kind, gamma.variation) == (Kind.GAMMA, 2.0)
+    [gamma] = at_loads(
+        ArrivalProcess(kind=ArrivalKind.GAMMA, rate_per_s=1.0, variation=2.0), [0.5], 4.0
+    )
+    assert (gamma.kind, gamma.variation) == (ArrivalKind.GAMMA, 2.0)

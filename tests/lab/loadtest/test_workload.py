@@ -8,12 +8,12 @@ from statistics import median
 import pytest
 
 from lengthwise_lab.errors import BadWorkload
-from lengthwise_lab.loadtest.arrivals import Arrivals, Kind
+from lengthwise_lab.loadtest.arrivals import ArrivalKind, ArrivalProcess
 from lengthwise_lab.loadtest.workload import bundled_bodies, mix, read_bodies
 
 
-def poisson(rate_per_s: float) -> Arrivals:
-    return Arrivals(kind=Kind.POISSON, rate_per_s=rate_per_s)
+def poisson(rate_per_s: float) -> ArrivalProcess:
+    return ArrivalProcess(kind=ArrivalKind.POISSON, rate_per_s=rate_per_s)
 
 
 def text(body: dict[str, object]) -> str:

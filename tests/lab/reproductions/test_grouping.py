@@ -15,12 +15,12 @@ from lengthwise_lab.reproductions.seqsch.grouping import (
     by_table,
     in_order,
 )
-from lengthwise_worker.engines.transformers.sequence_scheduling import Batch, by_memory
+from lengthwise_worker.engines.transformers.sequence_scheduling import PlannedBatch, by_memory
 
 lengths = st.lists(st.integers(1, 512), min_size=1, max_size=300)
 
 
-def by_unit_memory(of: Sequence[float]) -> list[Batch]:
+def by_unit_memory(of: Sequence[float]) -> list[PlannedBatch]:
     return by_memory(of, [10] * len(of), memory_tokens=2000, step_cost=lambda size: 10 + size)
 
 
@@ -37,7 +37,7 @@ def by_unit_memory(of: Sequence[float]) -> list[Batch]:
 )
 @given(of=lengths)
 def test_every_answer_is_in_one_batch_whose_cap_holds_its_prediction(
-    plan: Callable[[Sequence[float]], list[Batch]], of: list[int]
+    plan: Callable[[Sequence[float]], list[PlannedBatch]], of: list[int]
 ) -> None:
     batches = plan(of)
     assert sorted(at for batch in batches for at in batch.members) == list(range(len(of)))
@@ -71,7 +71,7 @@ def test_a_small_rest_of_a_bucket_joins_the_next_longer_one() -> None:
 
 
 def test_the_rest_of_the_last_bucket_stays_a_batch() -> None:
-    assert by_table([10], SEQSCH_TABLE) == [Batch(members=(0,), cap=50)]
+    assert by_table([10], SEQSCH_TABLE) == [PlannedBatch(members=(0,), cap=50)]
 
 
 @given(lengths)

@@ -14,7 +14,7 @@ from lengthwise_lab.reproductions.problen.search import (
     quantiles,
     smoothed,
 )
-from lengthwise_worker.engines.transformers.sequence_scheduling import Batch
+from lengthwise_worker.engines.transformers.sequence_scheduling import PlannedBatch
 
 
 def at(*lengths: int, longest: int = 200) -> NDArray[np.float64]:
@@ -49,16 +49,18 @@ def test_a_prompt_longer_than_the_whole_prediction_leaves_the_longest_answer() -
     assert got[0, -1] == 1
 
 
-def everything_at(threshold: float, answers: NDArray[np.float64], few_fail: float) -> list[Batch]:
+def everything_at(
+    threshold: float, answers: NDArray[np.float64], few_fail: float
+) -> list[PlannedBatch]:
     cap = 10 if threshold < few_fail else 100
-    return [Batch(members=tuple(range(len(answers))), cap=cap)]
+    return [PlannedBatch(members=tuple(range(len(answers))), cap=cap)]
 
 
 def test_the_search_lets_the_one_long_answer_fail_when_the_others_are_short() -> None:
     # 15 of 16 certainly take 10 tokens; with a cap of 10 one is resumed for 90 more.
     answers = at(*[10] * 15, 100)
 
-    def plan(threshold: float) -> list[Batch]:
+    def plan(threshold: float) -> list[PlannedBatch]:
         return everything_at(threshold, answers, few_fail=0.5)
 
     assert (
@@ -72,7 +74,7 @@ def test_the_search_lets_the_one_long_answer_fail_when_the_others_are_short() ->
 def test_the_search_lets_nothing_fail_when_a_step_costs_the_same_at_any_size() -> None:
     answers = at(*[10] * 8, *[100] * 8)
 
-    def plan(threshold: float) -> list[Batch]:
+    def plan(threshold: float) -> list[PlannedBatch]:
         return everything_at(threshold, answers, few_fail=0.5)
 
     # Eight failures in batches of four take twice 90 steps.
@@ -87,7 +89,7 @@ def test_the_published_search_counts_the_longest_of_all_rests_for_each_second_ba
     # counted with 90 steps; so no failures look much cheaper.
     answers = at(*[10] * 32, *[11] * 31, 100)
 
-    def plan(threshold: float) -> list[Batch]:
+    def plan(threshold: float) -> list[PlannedBatch]:
         return everything_at(threshold, answers, few_fail=0.5)
 
     assert published_search(answers, plan, base=16, thresholds=(0.2, 0.9)) == 0.9

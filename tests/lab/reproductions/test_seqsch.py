@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from lengthwise_lab.reproductions.seqsch.grouping import SEQSCH_TABLE, by_table, in_order
 from lengthwise_lab.reproductions.seqsch.replay import Failures, ReplayCost, replay, step_s
 from lengthwise_lab.reproductions.seqsch.rows import rows
-from lengthwise_worker.engines.transformers.sequence_scheduling import Batch
+from lengthwise_worker.engines.transformers.sequence_scheduling import PlannedBatch
 
 
 def two(caps: tuple[int, int], failures: Failures) -> ReplayCost:
     """Answers of 10, 50, 20 and 80 tokens; the first two run together, then the others."""
-    plan = [Batch(members=(0, 1), cap=caps[0]), Batch(members=(2, 3), cap=caps[1])]
+    plan = [PlannedBatch(members=(0, 1), cap=caps[0]), PlannedBatch(members=(2, 3), cap=caps[1])]
     return replay([10, 50, 20, 80], [5] * 4, lambda _: plan, failures, full_cap=100, base=2)
 
 
@@ -42,7 +42,7 @@ def test_a_resumed_answer_continues_from_its_tokens() -> None:
 
 
 def test_the_published_code_restarts_the_answers_at_the_wrong_places() -> None:
-    plan = [Batch(members=(3, 2), cap=30), Batch(members=(1, 0), cap=60)]
+    plan = [PlannedBatch(members=(3, 2), cap=30), PlannedBatch(members=(1, 0), cap=60)]
     got = replay(
         [10, 50, 20, 80], [5] * 4, lambda _: plan, Failures.RESTART_WRONG, full_cap=100, base=2
     )
@@ -98,6 +98,6 @@ def test_the_rows_reproduce_the_replay_and_resuming_beats_the_published_restarts
         if row.name == "throughput" and row.setting.startswith("predicted, VBS")
     )
     assert published.corrected is not None
-    assert published.ours is not None
+    assert published.lengthwise is not None
     assert published.reproduced is not None
-    assert published.ours > published.corrected > published.reproduced
+    assert published.lengthwise > published.corrected > published.reproduced

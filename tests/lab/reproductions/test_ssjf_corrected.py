@@ -148,8 +148,8 @@ def test_figures_leave_no_job_out() -> None:
 def test_prediction_helps_the_mean_and_our_bound_keeps_the_worst_wait() -> None:
     got = run(classified(None), slots=8, load=0.9)
     assert got["oracle"].mean_s < got["plain5"].mean_s < got["plain3"].mean_s < got["fcfs"].mean_s
-    assert got["ours"].mean_s < 0.95 * got["fcfs"].mean_s
-    assert got["ours"].max_s < 0.6 * got["plain5"].max_s
+    assert got["lengthwise"].mean_s < 0.95 * got["fcfs"].mean_s
+    assert got["lengthwise"].max_s < 0.6 * got["plain5"].max_s
 
 
 def test_the_stand_in_has_the_published_moments() -> None:

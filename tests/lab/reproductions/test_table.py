@@ -46,12 +46,12 @@ SOME = describe(
     ],
     policy="fcfs",
 )
-NONE = {"corrected": Absent.NO_DEFECT, "ours": Absent.NO_ORDER}
+NONE = {"corrected": Absent.NO_DEFECT, "lengthwise": Absent.NO_ORDER}
 
 
 def row(**changes: Any) -> TableRow:
     values: dict[str, Any] = {
-        "theirs": 10.0,
+        "published": 10.0,
         "reproduced": 10.4,
         "tolerance": 0.5,
         "absent": NONE,
@@ -68,7 +68,7 @@ def row(**changes: Any) -> TableRow:
         ({}, True),
         ({"reproduced": 10.6}, False),
         ({"tolerance": None}, None),
-        ({"theirs": None}, None),
+        ({"published": None}, None),
     ],
     ids=["within", "beyond", "no claim", "nothing to compare with"],
 )
@@ -106,7 +106,7 @@ WITHOUT_BUCKETS = {key: value for key, value in SOME.items() if key != "buckets"
             {"absent": NONE | {"reproduced": Absent.MODEL}},
             "reproduced has a number, and a reason to have none",
         ),
-        ({"absent": NONE | {"ours": "too late"}}, "ours is empty for no stated reason"),
+        ({"absent": NONE | {"lengthwise": "too late"}}, "lengthwise is empty for no stated reason"),
         ({"details": {}}, "its details have no subject"),
         ({"details": without_requests(About.COST, "")}, "give no reason for having no requests"),
         ({"details": of_requests("w", baseline=SOME)}, "reproduced lacks completion_s"),
@@ -181,7 +181,7 @@ def test_only_rows_about_predictors_have_no_requests(small_table: dict[str, Any]
 
 def test_a_row_about_requests_has_a_number_of_our_policy(small_table: dict[str, Any]) -> None:
     rows = [one for one in small_table["rows"] if one.details["about"] == About.REQUESTS]
-    assert all(one.ours is not None for one in rows)
+    assert all(one.lengthwise is not None for one in rows)
     for one in rows:
         # Only the pairwise predictor could not be reproduced. FCFS, the oracle and the simulations
         # other than SSJF's have no defect to correct.
@@ -206,7 +206,7 @@ def test_the_whole_table_is_json_and_markdown_that_names_every_row(
 
 
 def test_a_table_with_rows_without_numbers_can_be_drawn(tmp_path: Path) -> None:
-    rows = [row(), row(theirs=None), row(reproduced=None), row(details=PREDICTOR)]
+    rows = [row(), row(published=None), row(reproduced=None), row(details=PREDICTOR)]
     draw(
         {"rows": [{"row": n, **as_dict(one)} for n, one in enumerate(rows)]}, tmp_path / "table.png"
     )
@@ -229,7 +229,7 @@ def test_the_command_prints_markdown_to_a_pipe_and_everything_as_json() -> None:
     assert "### The requests behind SeqSch's rows" in plain.stdout
     found = json.loads(as_json.stdout)["rows"][0]
     assert found["row"] == 1
-    assert found["details"]["columns"]["ours"]["completion_s"]["count"] == 5 * 1024
+    assert found["details"]["columns"]["lengthwise"]["completion_s"]["count"] == 5 * 1024
 
 
 def test_an_unknown_part_is_refused_with_the_list_of_the_known() -> None:

@@ -42,7 +42,9 @@ def test_a_known_engine_is_recovered_and_predicts_another_load_and_order() -> No
         assert found.step_ms + n * found.decode_ms == pytest.approx(30 + 4 * n, rel=0.1)
     assert found.prefill_ms == pytest.approx(0.8, rel=0.3)
     other = [workload(3, rate_per_s=1.2), workload(4, rate_per_s=1.2, arm="sjf")]
-    for error in errors(other, found):
+    found_errors = errors(other, found)
+    assert found_errors
+    for error in found_errors:
         assert abs(error.relative) < 0.1, error
 
 

@@ -17,6 +17,7 @@ from lengthwise_lab.simulator.question import Question, read_question, read_valu
 from lengthwise_lab.simulator.summary import summarize
 
 CONFIGS = sorted((Path(__file__).parents[3] / "lab" / "configs").glob("*.*"))
+assert CONFIGS
 SMALL = """
 requests = 300
 load = 1.1

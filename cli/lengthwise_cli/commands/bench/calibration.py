@@ -54,8 +54,8 @@ def calibration(
         found = ridge.predict(words.transform([one.prompt for one in unknown]))
         return [math.exp(x) for x in found]
 
-    asked = read(data, llm=llm, limit=limit, seed=seed)
-    windows = measure(asked, predict, bag_of_words)
+    prompts = read(data, llm=llm, limit=limit, seed=seed)
+    windows = measure(prompts, predict, bag_of_words)
     if as_json:
         typer.echo(json.dumps({"windows": [w.as_json() for w in windows]}, indent=2))
     else:

@@ -18,7 +18,7 @@ from lengthwise_lab.chaos.checks.report import ChaosReport
 from lengthwise_lab.chaos.faults import LONG_RUN, OF_EVERY_KIND
 from lengthwise_lab.chaos.history import read
 from lengthwise_lab.chaos.run import ChaosPlan, run
-from lengthwise_lab.chaos.system.processes import Durability, Sizes
+from lengthwise_lab.chaos.system.processes import ChaosDurability, Sizes
 
 
 def chaos(
@@ -73,7 +73,7 @@ def chaos(
                 workers=workers,
                 slots=slots,
                 appendfsync=appendfsync,
-                durability=cast(Durability, durability),
+                durability=cast(ChaosDurability, durability),
             ),
         )
         errors = Console(stderr=True, highlight=False)

@@ -26,8 +26,8 @@ ALL = "all"
 #: Each stream is served in these three ways.
 WAYS = {
     "fcfs": QueueSettings(policy="fcfs"),
-    "ours": QueueSettings(),
-    "unwatched": QueueSettings(min_rank_accuracy=None, calibrate=False),
+    "lengthwise": QueueSettings(),
+    "plain_sjf": QueueSettings(min_rank_accuracy=None, calibrate=False),
 }
 
 
@@ -59,7 +59,7 @@ def drift(
     # The report has the changes of prediction quality; without a handler they are logged to stderr.
     logging.getLogger("lengthwise_queue").addHandler(logging.NullHandler())
     rate = load * slots / (streams.mean_tokens() * ms_per_token / 1000)
-    asked = {
+    drawn = {
         name: streams.draw(STREAMS[name], requests, rate_per_s=rate, seed=seed) for name in names
     }
     with tempfile.TemporaryDirectory(prefix="lengthwise-drift-") as folder:
@@ -69,10 +69,10 @@ def drift(
         server.start()
         try:
             url = f"redis://127.0.0.1:{server.port}/0"
-            runs = asyncio.run(_serve_all(url, asked, slots=slots, ms_per_token=ms_per_token))
+            runs = asyncio.run(_serve_all(url, drawn, slots=slots, ms_per_token=ms_per_token))
         finally:
             server.stop()
-    reports = [report(STREAMS[name], asked[name], runs[name]) for name in names]
+    reports = [report(STREAMS[name], drawn[name], runs[name]) for name in names]
     result = {
         "requests": requests,
         "slots": slots,
@@ -87,9 +87,9 @@ def drift(
         (out / "drift.json").write_text(json.dumps(result, indent=2) + "\n")
         draw(
             reports,
-            [asked[name] for name in names],
+            [drawn[name] for name in names],
             [runs[name] for name in names],
-            limit=WAYS["ours"].min_rank_accuracy or 0.5,
+            limit=WAYS["lengthwise"].min_rank_accuracy or 0.5,
             path=out / "drift.png",
         )
     if as_json:
@@ -104,7 +104,7 @@ def drift(
 
 
 async def _serve_all(
-    url: str, asked: dict[str, list[StreamRequest]], *, slots: int, ms_per_token: float
+    url: str, drawn: dict[str, list[StreamRequest]], *, slots: int, ms_per_token: float
 ) -> dict[str, dict[str, Outcomes]]:
     return {
         name: {
@@ -118,42 +118,55 @@ async def _serve_all(
             )
             for way, settings in WAYS.items()
         }
-        for name, requests in asked.items()
+        for name, requests in drawn.items()
     }
 
 
 def _passes(r: StreamReport, within: float) -> bool:
     bad = [phase for phase in r.phases if not phase.good]
-    return all(p.settled_ratio is not None and p.settled_ratio <= within for p in bad)
+    return all(
+        p.after_detection_ratio is not None and p.after_detection_ratio <= within for p in bad
+    )
 
 
 def _print(reports: list[StreamReport]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     table = Table(title="mean completion time over that of fcfs, by phase of each stream")
-    for name in ("stream", "predictor", "requests", "unwatched", "ours", "right after", "then"):
+    for name in (
+        "stream",
+        "predictor",
+        "requests",
+        "plain sjf",
+        "lengthwise",
+        "detected after",
+        "then",
+    ):
         table.add_column(name, justify="left" if name in ("stream", "predictor") else "right")
     for r in reports:
         for number, phase in enumerate(r.phases):
-            after = "never" if not phase.settled else "at once"
+            after = "never" if not phase.detected else "at once"
             if phase.change is not None:
                 after = f"{phase.change.answers} / {phase.change.seconds:.0f} s"
             table.add_row(
                 r.stream if number == 0 else "",
                 "good" if phase.good else "bad",
                 str(phase.count),
-                f"{phase.unwatched_ratio:.2f}",
+                f"{phase.plain_sjf_ratio:.2f}",
                 f"{phase.ratio:.2f}",
                 after,
-                "-" if phase.settled_ratio is None else f"{phase.settled_ratio:.3f}",
+                "-"
+                if phase.after_detection_ratio is None
+                else f"{phase.after_detection_ratio:.3f}",
             )
     console.print(table)
     for r in reports:
-        wrong = sum(p.wrong_looks for p in r.phases)
-        looks = sum(p.looks for p in r.phases)
+        wrong = sum(p.wrong_checks for p in r.phases)
+        checks = sum(p.checks for p in r.phases)
         raw, covered = (f"{c:.0%}" if c is not None else "-" for c in (r.raw_coverage, r.coverage))
         console.print(
-            f"{r.stream}: {r.why}. Quality judged wrongly in {wrong} of {looks} checks; at the end "
-            f"p10 to p90 cover {covered} (uncalibrated {raw}), factor {r.calibration_factor:.2f}."
+            f"{r.stream}: {r.why}. Quality judged wrongly in {wrong} of {checks} checks; at the "
+            f"end p10 to p90 cover {covered} (uncalibrated {raw}), "
+            f"factor {r.calibration_factor:.2f}."
         )
         for way in WAYS:
             cells = " ".join(f"{window[way]:7.1f}" for window in r.windows)

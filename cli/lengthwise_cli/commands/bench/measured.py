@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
+from lengthwise_cli.progress import progress_bars
 from lengthwise_lab.loadtest.client import ServiceClient
 from lengthwise_lab.loadtest.compare import Arm, PolicyRun, compare
-from lengthwise_lab.loadtest.driver import Target
+from lengthwise_lab.loadtest.driver import LoadTarget
 from lengthwise_lab.loadtest.measures import Sample
 from lengthwise_lab.loadtest.overhead import WARM_UP_PAIRS, Overhead, measure_overhead
 from lengthwise_lab.loadtest.workload import Bodies, TimedRequest
@@ -21,7 +19,7 @@ def bars(
     count: int, *, quiet: bool
 ) -> Iterator[tuple[Callable[[str], None], Callable[[Sample], None]]]:
     """Show a progress bar per run. Yields what to call at a run's start and at each answer."""
-    with _progress(quiet) as progress:
+    with progress_bars(quiet=quiet) as progress:
         current = None
 
         def on_run(title: str) -> None:
@@ -37,7 +35,7 @@ def bars(
 
 async def compared(
     service: ServiceClient,
-    target: Target,
+    target: LoadTarget,
     workload: Sequence[TimedRequest],
     policies: Sequence[Arm],
     *,
@@ -51,22 +49,11 @@ async def compared(
 
 
 async def measured_overhead(
-    path: Target, engine: Target, bodies: Bodies, pairs: int, *, quiet: bool
+    path: LoadTarget, engine: LoadTarget, bodies: Bodies, pairs: int, *, quiet: bool
 ) -> Overhead:
     """Measure what the queue adds to the first token, with a progress bar."""
-    with _progress(quiet) as progress:
+    with progress_bars(quiet=quiet) as progress:
         bar = progress.add_task("first token, idle", total=WARM_UP_PAIRS + pairs)
         return await measure_overhead(
             path, engine, bodies, pairs=pairs, on_pair=lambda: progress.advance(bar)
         )
-
-
-def _progress(quiet: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=quiet,
-    )

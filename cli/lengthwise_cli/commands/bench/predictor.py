@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from lengthwise_cli.errors import BadUsage
-from lengthwise_cli.extras import extra, one_of
+from lengthwise_cli.extras import extra
+from lengthwise_cli.flags import one_of, whole_numbers
+from lengthwise_cli.progress import spinner
 
 
 def predictor(
@@ -39,12 +40,12 @@ def predictor(
     models = [BUNDLED, *(model or [])]
     quality = None
     try:
-        with _progress(as_json) as progress:
+        with spinner(quiet=as_json) as progress:
             task = progress.add_task("starting", total=None)
             found = bench(
                 models,
-                tokens=_numbers("--tokens", tokens),
-                batches=_numbers("--batches", batches),
+                tokens=whole_numbers("--tokens", tokens),
+                batches=whole_numbers("--batches", batches),
                 rounds=rounds,
                 calls=calls,
                 bert=bert,
@@ -72,26 +73,6 @@ def _quality(data: Path, models: list[Path]) -> list[dict[str, Any]]:
         raise BadUsage(str(exc)) from exc
     rows = compare(table, None, models, adapt=False).as_json()["rows"]
     return [r for r in rows if r["llm"] == r["source"] == "all"]
-
-
-def _progress(quiet: bool) -> Progress:
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=quiet,
-    )
-
-
-def _numbers(flag: str, text: str) -> list[int]:
-    try:
-        numbers = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError as exc:
-        raise BadUsage(f"{flag} takes whole numbers with commas; got {text!r}") from exc
-    if not numbers or any(n < 1 for n in numbers):
-        raise BadUsage(f"{flag} takes numbers from 1 up; got {text!r}")
-    return numbers
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -9,15 +9,16 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lengthwise_cli.errors import BadUsage, CliError
+from lengthwise_cli.flags import whole_numbers
+from lengthwise_cli.progress import spinner
 from lengthwise_lab.queue_bench.depth import measure_depths
 from lengthwise_lab.queue_bench.library import LIBRARIES
 from lengthwise_lab.queue_bench.report import as_json as result_as_json
 from lengthwise_lab.queue_bench.report import render
 from lengthwise_lab.queue_bench.rounds import Bench, Cores, Options, split_cores
-from lengthwise_lab.queue_bench.server import Persistence, Server, started
+from lengthwise_lab.queue_bench.server import BenchmarkServer, Persistence, started
 
 
 def queue(
@@ -58,9 +59,9 @@ def queue(
         paced=paced if rate > 0 else 0,
         concurrency=concurrency,
     )
-    waiting = _depths(depths)
+    waiting = whole_numbers("--depths", depths, may_be_empty=True)
     cores = split_cores()
-    with _server(redis_url, persistence, cores) as server, _progress(as_json) as progress:
+    with _server(redis_url, persistence, cores) as server, spinner(quiet=as_json) as progress:
         bench = Bench(server, options, cores)
         task = progress.add_task("starting", total=None)
         bench.run(lambda step: progress.update(task, description=step))
@@ -92,12 +93,12 @@ def queue(
 
 
 @contextmanager
-def _server(url: str | None, persistence: Persistence, cores: Cores) -> Iterator[Server]:
+def _server(url: str | None, persistence: Persistence, cores: Cores) -> Iterator[BenchmarkServer]:
     if url is None:
         with started(persistence, set(cores.server) if cores.server else None) as own:
             yield own
         return
-    server = Server(url)
+    server = BenchmarkServer(url)
     try:
         server.refuse_if_in_use()
         yield server
@@ -105,28 +106,8 @@ def _server(url: str | None, persistence: Persistence, cores: Cores) -> Iterator
         server.close()
 
 
-def _progress(quiet: bool) -> Progress:
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=quiet,
-    )
-
-
 def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names or len(set(names)) != len(names) or not set(names) <= set(LIBRARIES):
         raise BadUsage(f"--libraries takes some of {', '.join(LIBRARIES)}, each once; got {text!r}")
     return names
-
-
-def _depths(text: str) -> list[int]:
-    try:
-        waiting = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError as exc:
-        raise BadUsage(f"--depths takes whole numbers with commas; got {text!r}") from exc
-    if any(depth < 1 for depth in waiting):
-        raise BadUsage(f"--depths takes numbers from 1 up; got {text!r}")
-    return waiting

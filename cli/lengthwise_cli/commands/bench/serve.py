@@ -8,17 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
-import httpx
 import typer
 from rich.console import Console
 
 from lengthwise_cli.commands.bench.measured import bars, measured_overhead
 from lengthwise_cli.commands.submit import ApiKey, Model, Url
+from lengthwise_cli.engine_models import engine_models
 from lengthwise_cli.errors import BadUsage, CliError
-from lengthwise_lab.loadtest.arrivals import Arrivals, Kind, read_trace
+from lengthwise_lab.loadtest.arrivals import ArrivalKind, ArrivalProcess, read_trace
 from lengthwise_lab.loadtest.client import ServiceClient, choose_model
 from lengthwise_lab.loadtest.compare import Arm, until_idle
-from lengthwise_lab.loadtest.driver import Target
+from lengthwise_lab.loadtest.driver import LoadTarget
 from lengthwise_lab.loadtest.sweep import Sweep, SweepPlan, at_loads, measure_capacity, sweep
 from lengthwise_lab.loadtest.terminal_tables import render, render_sweep
 from lengthwise_lab.loadtest.workload import Bodies, bundled_bodies, read_bodies
@@ -42,7 +42,7 @@ def serve(
     ] = "fcfs,sjf",
     requests: Annotated[int, typer.Option(min=1, help="Requests per run.")] = 72,
     arrivals: Annotated[
-        Kind | None,
+        ArrivalKind | None,
         typer.Option(help="Arrival process. Default: burst; poisson with --rate or --loads."),
     ] = None,
     rate: Annotated[float | None, typer.Option(min=0.001, help="Mean arrivals per second.")] = None,
@@ -90,7 +90,7 @@ def serve(
     async def measure() -> Sweep:
         async with ServiceClient(url, api_key=api_key) as service:
             name = await service.only_model(model)
-            target = Target(url=url, model=name, api_key=api_key)
+            target = LoadTarget(url=url, model=name, api_key=api_key)
             overhead = None
             if engine_url is not None:
                 engine = await _engine(engine_url, engine_api_key, model)
@@ -139,7 +139,7 @@ def serve(
 
 
 def _arrivals(
-    kind: Kind | None,
+    kind: ArrivalKind | None,
     rate: float | None,
     burst: bool,
     loads: str | None,
@@ -147,27 +147,27 @@ def _arrivals(
     on_s: float,
     off_s: float,
     trace: Path | None,
-) -> Arrivals:
+) -> ArrivalProcess:
     """Build the arrival process from the flags; with --loads its rate is set later.
 
     Raises:
         BadUsage: The flags contradict one another, or something is missing.
     """
-    if burst and (kind not in (None, Kind.BURST) or rate is not None or loads is not None):
+    if burst and (kind not in (None, ArrivalKind.BURST) or rate is not None or loads is not None):
         raise BadUsage("--burst sends everything at once: leave out --arrivals, --rate, --loads")
     if rate is not None and loads is not None:
         raise BadUsage("give either --rate or --loads")
     timed = rate is not None or loads is not None
-    shape = kind or (Kind.POISSON if timed else Kind.BURST)
-    if timed == (shape is Kind.BURST):
+    shape = kind or (ArrivalKind.POISSON if timed else ArrivalKind.BURST)
+    if timed == (shape is ArrivalKind.BURST):
         raise BadUsage(
             "burst arrivals take no --rate and no --loads"
             if timed
             else f"{shape} arrivals need --rate, or --loads"
         )
-    if (shape is Kind.TRACE) != (trace is not None):
+    if (shape is ArrivalKind.TRACE) != (trace is not None):
         raise BadUsage("--arrivals trace and --trace FILE go together")
-    return Arrivals(
+    return ArrivalProcess(
         kind=shape,
         rate_per_s=(rate or 1.0) if timed else None,
         variation=variation,
@@ -187,7 +187,7 @@ def _loads(text: str | None) -> list[float]:
     return loads
 
 
-def _title(arm: Arm, arrivals: Arrivals, seed: int, plan: SweepPlan) -> str:
+def _title(arm: Arm, arrivals: ArrivalProcess, seed: int, plan: SweepPlan) -> str:
     """Title of a progress bar."""
     rate = arrivals.rate_per_s
     at = f", {rate:.2f}/s" if rate is not None and len(plan.arrivals) > 1 else ""
@@ -229,22 +229,12 @@ def _policies(text: str) -> list[Arm]:
     return cast(list[Arm], names)
 
 
-async def _engine(url: str, api_key: str | None, model: str | None) -> Target:
+async def _engine(url: str, api_key: str | None, model: str | None) -> LoadTarget:
     """Find the engine's model: the queue's name if it serves that, otherwise its only model.
 
     Raises:
         BadUsage: It does not list its models.
     """
-    target = Target(url=url, model="", api_key=api_key)
-    try:
-        async with target.client() as http:
-            response = (await http.get("/v1/models")).raise_for_status()
-            served = [str(m["id"]) for m in response.json()["data"]]
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as exc:
-        reason = exc if str(exc) else type(exc).__name__
-        raise BadUsage(
-            f"the engine at {url} does not list its models: {reason}. Check that it runs, "
-            "--engine-url, and --engine-api-key if it requires a key."
-        ) from exc
+    served = list(await engine_models(url, api_key))
     name = model if model in served else choose_model(served, None, where=url)
-    return Target(url=url, model=name, api_key=api_key)
+    return LoadTarget(url=url, model=name, api_key=api_key)

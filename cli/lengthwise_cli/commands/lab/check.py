@@ -24,10 +24,10 @@ def check(
     """Compare simulated completion times with measured ones that were not fitted to."""
     with extra("lab"):
         from lengthwise_lab.simulator import engine_fit
-        from lengthwise_lab.simulator.policies import OURS
+        from lengthwise_lab.simulator.policies import DEFAULT_POLICY
     model = engine_fit.read_engine(engine)
     runs = [run for path in samples for run in engine_fit.read_samples(path)]
-    rows = engine_fit.errors(runs, model, sjf=sjf or OURS)
+    rows = engine_fit.errors(runs, model, sjf=sjf or DEFAULT_POLICY)
     if as_json:
         found = [{**asdict(row), "relative_error": row.relative} for row in rows]
         typer.echo(json.dumps({"rows": found}, indent=2))

@@ -24,12 +24,12 @@ def fit(
     """Fit the times of a step, a sequence and a token to measured completion times."""
     with extra("lab"):
         from lengthwise_lab.simulator import engine_fit
-        from lengthwise_lab.simulator.policies import OURS
+        from lengthwise_lab.simulator.policies import DEFAULT_POLICY
     wanted = {arm.strip() for arm in arms.split(",")}
     runs = [run for path in samples for run in engine_fit.read_samples(path) if run.arm in wanted]
     if not runs:
         raise BadChoice(f"no run of {arms} in {', '.join(map(str, samples))}")
-    engine = engine_fit.fit(runs, slots=slots, token_budget=token_budget, sjf=sjf or OURS)
+    engine = engine_fit.fit(runs, slots=slots, token_budget=token_budget, sjf=sjf or DEFAULT_POLICY)
     out.write_text(engine.model_dump_json(indent=2) + "\n", encoding="utf-8")
     Console().print(
         f"A step takes {engine.step_ms:.3g} ms, {engine.decode_ms:.3g} ms more for each sequence, "

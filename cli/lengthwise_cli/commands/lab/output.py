@@ -10,19 +10,6 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-
-def spinner(*, quiet: bool) -> Progress:
-    """Return a spinner on stderr that shows what runs now; `quiet` prints nothing."""
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=quiet,
-        transient=True,
-    )
 
 
 def print_markdown(text: str) -> None:

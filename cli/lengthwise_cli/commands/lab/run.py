@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lengthwise_cli.commands.lab.options import AsJson, Data
-from lengthwise_cli.commands.lab.output import deliver, spinner
+from lengthwise_cli.commands.lab.output import deliver
 from lengthwise_cli.extras import extra
+from lengthwise_cli.progress import spinner
 
 if TYPE_CHECKING:
     from lengthwise_lab.reproductions.batch_question import BatchQuestion
@@ -63,7 +64,7 @@ def _compare_batchings(
 ) -> dict[str, Any]:
     from lengthwise_lab.reproductions.batch_question import compare_batchings
 
-    with spinner(quiet=quiet) as progress:
+    with spinner(quiet=quiet, transient=True) as progress:
         task = progress.add_task("starting", total=None)
         return compare_batchings(
             question, data, progress=lambda way: progress.update(task, description=way)

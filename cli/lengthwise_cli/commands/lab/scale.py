@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from lengthwise_cli.commands.lab.options import AsJson
-from lengthwise_cli.commands.lab.output import spinner
-from lengthwise_cli.errors import BadUsage
 from lengthwise_cli.extras import extra
+from lengthwise_cli.flags import whole_numbers
+from lengthwise_cli.progress import spinner
 from lengthwise_contract.queue_settings import QueueSettings
 
 #: Lengthwise's order by k alone.
@@ -32,12 +32,9 @@ def scale(
         from lengthwise_lab.simulator.policies import policy_named
         from lengthwise_lab.simulator.scale import measure_scale
     policy_named(policy)
-    try:
-        counts = [int(part) for part in requests.split(",")]
-    except ValueError as exc:
-        raise BadUsage(f"--requests takes whole numbers with commas, got {requests!r}") from exc
+    counts = whole_numbers("--requests", requests)
     rows = []
-    with spinner(quiet=as_json) as progress:
+    with spinner(quiet=as_json, transient=True) as progress:
         task = progress.add_task("starting", total=None)
         for count in counts:
             progress.update(task, description=f"{count:,} requests")

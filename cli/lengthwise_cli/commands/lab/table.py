@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from lengthwise_cli.commands.lab.options import AsJson, Data
-from lengthwise_cli.commands.lab.output import spinner
 from lengthwise_cli.extras import extra
+from lengthwise_cli.progress import spinner
 
 
 def table(
@@ -25,13 +25,13 @@ def table(
     ] = None,
     png: Annotated[Path | None, typer.Option(help="Draw the table here.")] = None,
 ) -> None:
-    """Reproduce the four research systems' numbers: theirs, reproduced, corrected, ours."""
+    """Reproduce the published numbers of four research systems, and compare Lengthwise."""
     with extra("lab"):
         from lengthwise_lab.reproductions.table.markdown import as_markdown
         from lengthwise_lab.reproductions.table.sources import collect
         from lengthwise_lab.reproductions.table.spreadsheet import as_csv
     names = [name for name in only.split(",") if name]
-    with spinner(quiet=as_json) as progress:
+    with spinner(quiet=as_json, transient=True) as progress:
         task = progress.add_task("starting", total=None)
         with extra("lab"):
             result = collect(

@@ -14,7 +14,7 @@ from pathlib import Path
 from lengthwise_lab.chaos.checks import job_checks, output_checks, queue_checks
 from lengthwise_lab.chaos.checks.report import ChaosReport
 from lengthwise_lab.chaos.checks.run_record import RunRecord
-from lengthwise_lab.chaos.history import Event, read
+from lengthwise_lab.chaos.history import HistoryEvent, read
 
 _CHECKS: tuple[Callable[[RunRecord], None], ...] = (
     job_checks.check_submits,
@@ -34,7 +34,7 @@ _CHECKS: tuple[Callable[[RunRecord], None], ...] = (
 )
 
 
-def check(events: Iterable[Event]) -> ChaosReport:
+def check(events: Iterable[HistoryEvent]) -> ChaosReport:
     """Check one history, events in order."""
     run = RunRecord(events)
     for one_check in _CHECKS:

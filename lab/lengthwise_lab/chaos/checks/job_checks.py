@@ -26,7 +26,7 @@ def check_submits(run: RunRecord) -> None:
 
 def check_ends(run: RunRecord) -> None:
     """Every acknowledged job ends, in a state that its request allows."""
-    asked_to_cancel = {e["id"] for e in run.by_op["cancel asked"]}
+    cancel_requested = {e["id"] for e in run.by_op["cancel requested"]}
     for job_id, ref in run.refs.items():
         final = run.final.get(job_id)
         state = None if final is None else final.get("state")
@@ -35,7 +35,7 @@ def check_ends(run: RunRecord) -> None:
             continue
         submits = run.submits[ref]
         problems = wrong_terminal_state(
-            final, submits.spec, submits.views, cancelled=job_id in asked_to_cancel
+            final, submits.spec, submits.views, cancelled=job_id in cancel_requested
         )
         for problem in problems:
             run.violated("wrong_states", f"{ref} ({job_id}): {problem}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lengthwise_lab.chaos.checks.report import ChaosReport
-from lengthwise_lab.chaos.history import Event
+from lengthwise_lab.chaos.history import HistoryEvent
 
 
 @dataclass
@@ -20,17 +20,17 @@ class Submits:
 
     spec: dict[str, Any]
     key: str | None
-    views: list[Event] = field(default_factory=list)  #: The acknowledgements.
+    views: list[HistoryEvent] = field(default_factory=list)  #: The acknowledgements.
     unknown: int = 0  #: Submits without a reply.
 
 
 class RunRecord:
     """The events of one history, indexed, and the report that the checks fill in."""
 
-    def __init__(self, events: Iterable[Event]) -> None:
+    def __init__(self, events: Iterable[HistoryEvent]) -> None:
         self.report = ChaosReport()
         self.submits: dict[str, Submits] = {}  #: By ref.
-        self.by_op: dict[str, list[Event]] = defaultdict(list)
+        self.by_op: dict[str, list[HistoryEvent]] = defaultdict(list)
         self.settings: dict[str, Any] = {}
         for event in events:
             self._add(event)
@@ -51,7 +51,7 @@ class RunRecord:
         state: str | None = self.final.get(job_id, {}).get("state")
         return state
 
-    def _add(self, event: Event) -> None:
+    def _add(self, event: HistoryEvent) -> None:
         op, kind = event["op"], event["type"]
         self.report.seconds = event.get("t", 0.0)
         if op == "run":
@@ -75,7 +75,7 @@ class RunRecord:
         elif op in ("read", "view") or kind != "invoke" or op == "execute":
             self.by_op[op].append(event)
         elif op == "cancel":
-            self.by_op["cancel asked"].append(event)
+            self.by_op["cancel requested"].append(event)
 
     def _count(self) -> None:
         report, by_op = self.report, self.by_op
@@ -87,7 +87,7 @@ class RunRecord:
         report.chats = len(by_op["chat"])
         report.chats_repeated = sum(e["tries"] > 1 for e in by_op["chat"])
         report.streams_read = len(by_op["read"])
-        report.reconnects = sum(e["visits"] - 1 for e in by_op["read"])
+        report.reconnects = sum(e["connections"] - 1 for e in by_op["read"])
         report.states = Counter(str(e.get("state", "not found")) for e in self.final.values())
         for event in by_op["internal_error"]:
             self.violated("internal_errors", event["where"])

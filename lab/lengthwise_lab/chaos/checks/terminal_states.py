@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lengthwise_lab.chaos.history import Event
+from lengthwise_lab.chaos.history import HistoryEvent
 
 #: The states in which a job stays.
 TERMINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
 def wrong_terminal_state(
-    final: Event, spec: Mapping[str, Any], views: Sequence[Event], *, cancelled: bool
+    final: HistoryEvent, spec: Mapping[str, Any], views: Sequence[HistoryEvent], *, cancelled: bool
 ) -> list[str]:
     """Return what is wrong with the end of a job, a sentence each.
 

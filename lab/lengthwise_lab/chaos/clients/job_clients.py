@@ -171,10 +171,10 @@ class JobClients:
         """Read a job's output to its end, with a random service for each connection."""
         rng = random.Random(f"read {job.ref}")  # noqa: S311 - must repeat
         entries: list[Entry] = []
-        ended, visits = False, 0
+        ended, connections = False, 0
         ends = asyncio.get_running_loop().time() + RETRY_FOR_S
         while not ended and asyncio.get_running_loop().time() < ends:
-            visits += 1
+            connections += 1
             leave_after = rng.randrange(1, 12) if rng.random() < 0.5 else None
             ended = await self._read_once(job, job_id, entries, leave_after)
             if not ended and leave_after is None:
@@ -184,7 +184,7 @@ class JobClients:
             "ok" if ended else "info",
             ref=job.ref,
             id=job_id,
-            visits=visits,
+            connections=connections,
             entries=entries,
         )
 

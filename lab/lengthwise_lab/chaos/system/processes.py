@@ -33,7 +33,7 @@ QUEUE = "chaos"
 ADMIN = "admin"
 
 
-Durability = Literal["async", "replica"]
+ChaosDurability = Literal["async", "replica"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Sizes:
     appendfsync: str = "always"
     #: What an acknowledged submit or finish survives: docs/operate/guarantees.md. With `replica` a
     #: failover is a crash during the lag.
-    durability: Durability = "async"
+    durability: ChaosDurability = "async"
     #: The worker's module. A test uses one with a bug, which the checks must find.
     worker_module: str = "lengthwise_worker"
 

@@ -1,4 +1,4 @@
-"""Ours: `JobStore.submit`, which the HTTP routes call, and the real worker with an idle engine."""
+"""Lengthwise: `JobStore.submit`, as the HTTP routes call it, and the worker with an idle engine."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from typing import Any
 from lengthwise_lab.reproductions.recorded_runs import predicting, record
 from lengthwise_lab.reproductions.table.details import describe
 from lengthwise_lab.simulator.engines import BatchingEngine
-from lengthwise_lab.simulator.policies import K_ALONE, OURS, policy_named
+from lengthwise_lab.simulator.policies import DEFAULT_POLICY, K_ALONE, policy_named
 from lengthwise_lab.simulator.simulation import RunLimits, SimulationResult
 from lengthwise_lab.simulator.summary import summarize
 from lengthwise_lab.simulator.workloads.lengths import Lengths, published, read_lengths
@@ -65,7 +65,7 @@ POLICIES: Mapping[str, tuple[str, str]] = {
     "perception": ("ltr-perception", "perception"),
     "mlfq": ("mlfq", ""),
     "srpt-oracle": ("srpt-oracle", ""),
-    "ours": (OURS, "ranker"),
+    "lengthwise": (DEFAULT_POLICY, "ranker"),
     "k_alone": (K_ALONE, "ranker"),
     "sjf": ("sjf", "ranker"),
 }

@@ -11,7 +11,13 @@ from dataclasses import replace
 import numpy as np
 
 from lengthwise_lab.reproductions.recorded_runs import predicting
-from lengthwise_lab.reproductions.table.row import About, Absent, Kind, TableRow, without_requests
+from lengthwise_lab.reproductions.table.row import (
+    About,
+    Absent,
+    NumberSource,
+    TableRow,
+    without_requests,
+)
 from lengthwise_lab.simulator.workloads.lengths import Lengths
 from lengthwise_lab.simulator.workloads.predictions import tau_b
 from lengthwise_lab.simulator.workloads.workload import Workload
@@ -45,40 +51,40 @@ def tau_rows(small: Lengths, large: Lengths) -> list[TableRow]:
     found = []
     for prompts, model, tau, classes in _TAUS:
         found.append(_row("Kendall's tau-b, ranker", f"{prompts}, {model}", tau, "code comment"))
-        for count, width, theirs in classes:
+        for count, width, published in classes:
             reproduced, _ = _in_classes(lengths[model], tau, width)
             found.append(
                 _row(
-                    f"Kendall's tau-b, {count:,} equal classes", f"{prompts}, {model}", theirs,
+                    f"Kendall's tau-b, {count:,} equal classes", f"{prompts}, {model}", published,
                     "code comment", reproduced=reproduced,
                 )
             )  # fmt: skip
-    for prompts, model, theirs in _ACCURACY:
+    for prompts, model, published in _ACCURACY:
         tau = next(t for p, m, t, _ in _TAUS if (p, m) == (prompts, model))
         _, accuracy = _in_classes(lengths[model], tau, 820)
         found.append(
             _row(
-                "accuracy, 10 equal classes", f"{prompts}, {model}", theirs, "code comment", "%",
+                "accuracy, 10 equal classes", f"{prompts}, {model}", published, "code comment", "%",
                 reproduced=100 * accuracy,
             )
         )  # fmt: skip
-    for what, theirs in _AGAIN:
+    for what, published in _AGAIN:
         found.append(
-            _row(f"Kendall's tau-b, {what}", "trained again by others", theirs, "third party")
+            _row(f"Kendall's tau-b, {what}", "trained again by others", published, "third party")
         )
-    for name, unit, theirs, note in (
-        ("predictor's share of the time", "%", 2.0, "theirs: less than 2 %"),
-        ("training on 10,000 prompts", "min", 5.0, "theirs: less than 5 minutes"),
+    for name, unit, published, note in (
+        ("predictor's share of the time", "%", 2.0, "published: less than 2 %"),
+        ("training on 10,000 prompts", "min", 5.0, "published: less than 5 minutes"),
     ):
         found.append(
             TableRow(
                 system="LTR", name=name, setting="OPT ranker beside its LLM, A100", unit=unit,
-                theirs=theirs, kind="blog", note=note,
+                published=published, kind="blog", note=note,
                 absent={"reproduced": Absent.HARDWARE, "corrected": Absent.HARDWARE,
-                        "ours": Absent.NO_ORDER},
+                        "lengthwise": Absent.NO_ORDER},
                 details=without_requests(
                     About.COST,
-                    "docs/guides/evaluating.md and docs/guides/predictors.md have what ours takes",
+                    "the cost of Lengthwise: docs/guides/evaluating.md, docs/guides/predictors.md",
                 ),
             )
         )  # fmt: skip
@@ -88,14 +94,14 @@ def tau_rows(small: Lengths, large: Lengths) -> list[TableRow]:
 def _row(
     name: str,
     setting: str,
-    theirs: float,
-    kind: Kind,
+    published: float,
+    kind: NumberSource,
     unit: str = "",
     *,
     reproduced: float | None = None,
 ) -> TableRow:
     missing = Absent.MODEL if reproduced is None else Absent.NO_DEFECT
-    absent = {"corrected": missing, "ours": Absent.NO_ORDER}
+    absent = {"corrected": missing, "lengthwise": Absent.NO_ORDER}
     if reproduced is None:
         absent["reproduced"] = Absent.MODEL
     return TableRow(
@@ -103,7 +109,7 @@ def _row(
         name=name,
         setting=setting,
         unit=unit,
-        theirs=theirs,
+        published=published,
         kind=kind,
         reproduced=reproduced,
         note="" if reproduced is None else "noise of the ranker's tau, cut into classes",

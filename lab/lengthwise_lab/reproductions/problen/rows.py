@@ -36,7 +36,7 @@ from lengthwise_lab.reproductions.table.row import (
     of_requests,
     without_requests,
 )
-from lengthwise_worker.engines.transformers.sequence_scheduling import Batch, by_memory
+from lengthwise_worker.engines.transformers.sequence_scheduling import PlannedBatch, by_memory
 
 #: As published: the number of prompts, the size of a group, and the threshold of its rule.
 _PROMPTS, _GROUP, _THRESHOLD, _BASE, _LONGEST = 8_192, 256, 0.6, 16, 1_024
@@ -76,7 +76,7 @@ def rows(data: Path | None) -> Sequence[TableRow]:
     last = np.arange(_PROMPTS - _GROUP, _PROMPTS)
     everything = np.arange(_PROMPTS)
     vanilla = _published(work, everything, _vanilla, Failures.NEVER)
-    ours = _ours(work)
+    lengthwise = _lengthwise(work)
     answers = (work.totals - work.prompts).tolist()
 
     def described(cost: ReplayCost, policy: str) -> Mapping[str, Any]:
@@ -88,15 +88,15 @@ def rows(data: Path | None) -> Sequence[TableRow]:
         "baseline_reproduced": described(
             _published(work, last, _vanilla, Failures.NEVER), "batches of 16, the last group only"
         ),
-        "ours": described(ours, "batches by memory at a searched quantile, resumed"),
+        "lengthwise": described(lengthwise, "batches by memory at a searched quantile, resumed"),
     }
     for name, plan in (("rule 0.6, VBS and FCR", _rule), ("search, VBS and FCR", _searched)):
-        published = _published(work, last, plan, Failures.RESUME)
+        replayed = _published(work, last, plan, Failures.RESUME)
         whole = _published(work, everything, plan, Failures.RESUME)
         details = of_requests(
             f"8,192 prompts at once: {name}",
             **behind,
-            reproduced=described(published, f"{name}, the last group only"),
+            reproduced=described(replayed, f"{name}, the last group only"),
             corrected=described(whole, name),
         )
         for what, unit, figure in (
@@ -111,14 +111,15 @@ def rows(data: Path | None) -> Sequence[TableRow]:
                     name=what,
                     setting=f"{name}, 8,192 prompts, groups of 256",
                     unit=unit,
-                    theirs=None,
+                    published=None,
                     kind="their code, run",
-                    reproduced=figure(published),
+                    reproduced=figure(replayed),
                     corrected=figure(whole),
-                    ours=figure(ours),
-                    note=stand_in + "reproduced: counts the last group only, as it does; ours: "
+                    lengthwise=figure(lengthwise),
+                    note=stand_in
+                    + "reproduced: counts the last group only, as it does; lengthwise: "
                     "batches by memory, searched threshold",
-                    absent={"theirs": Absent.NOT_PUBLISHED},
+                    absent={"published": Absent.NOT_PUBLISHED},
                     details=details,
                 )
             )
@@ -129,7 +130,7 @@ def _model_rows() -> list[TableRow]:
     absent = {
         "reproduced": Absent.INPUTS,
         "corrected": Absent.INPUTS,
-        "ours": Absent.NO_ORDER,
+        "lengthwise": Absent.NO_ORDER,
     }
     return [
         TableRow(
@@ -137,7 +138,7 @@ def _model_rows() -> list[TableRow]:
             name=name,
             setting=setting,
             unit=unit,
-            theirs=theirs,
+            published=published,
             kind="code comment",
             note=_NO_WEIGHTS,
             absent=absent,
@@ -145,7 +146,7 @@ def _model_rows() -> list[TableRow]:
                 About.PREDICTOR, "the name of a checkpoint has it; nothing is served with it"
             ),
         )
-        for name, setting, unit, theirs in (
+        for name, setting, unit, published in (
             ("KL divergence, validation", "Llama-2-7B-chat, total length", "nat", 0.3196),
             ("KL divergence, training", "Llama-2-7B-chat, total length", "nat", 0.2399),
             ("KL divergence, validation", "Vicuna-7B, length of the answer", "nat", 0.1027),
@@ -160,7 +161,7 @@ def _model_rows() -> list[TableRow]:
 def _smoothing_rows() -> list[TableRow]:
     counts = np.zeros((len(_MASSES), _LONGEST + 1))
     counts[np.arange(len(_MASSES)), [tokens for tokens, _ in _MASSES]] = 1
-    published = smoothed(counts, keep_mass=False).sum(axis=1)
+    as_published = smoothed(counts, keep_mass=False).sum(axis=1)
     corrected = smoothed(counts, keep_mass=True).sum(axis=1)
     return [
         TableRow(
@@ -168,17 +169,17 @@ def _smoothing_rows() -> list[TableRow]:
             name="mass of one answer after smoothing",
             setting=f"{tokens} tokens, kernel of 32",
             unit="",
-            theirs=mass,
+            published=mass,
             kind="their code, run",
             reproduced=float(was),
             corrected=float(now),
             tolerance=0.01,
-            absent={"ours": Absent.NO_ORDER},
+            absent={"lengthwise": Absent.NO_ORDER},
             details=without_requests(
                 About.TARGET, "what the model is to learn of one answer, by its own kernel"
             ),
         )
-        for (tokens, mass), was, now in zip(_MASSES, published, corrected, strict=True)
+        for (tokens, mass), was, now in zip(_MASSES, as_published, corrected, strict=True)
     ]
 
 
@@ -214,7 +215,7 @@ def _log_normal(centre: NDArray[np.float64], spread: float, prompts: Ints) -> Di
     return totals
 
 
-_MakeBatches = Callable[[_Workload, Ints], list[Batch]]
+_MakeBatches = Callable[[_Workload, Ints], list[PlannedBatch]]
 
 
 def _published(work: _Workload, which: Ints, plan: _MakeBatches, failures: Failures) -> ReplayCost:
@@ -231,33 +232,33 @@ def _published(work: _Workload, which: Ints, plan: _MakeBatches, failures: Failu
     )
 
 
-def _vanilla(work: _Workload, group: Ints) -> list[Batch]:
+def _vanilla(work: _Workload, group: Ints) -> list[PlannedBatch]:
     return in_order(len(group), size=_BASE, cap=_LONGEST)
 
 
-def _table(work: _Workload, group: Ints, threshold: float) -> list[Batch]:
+def _table(work: _Workload, group: Ints, threshold: float) -> list[PlannedBatch]:
     lengths = quantiles(work.predicted[group], threshold, work.prompts[group])
     return by_table(lengths.tolist(), PROBLEN_TABLE)
 
 
-def _rule(work: _Workload, group: Ints) -> list[Batch]:
+def _rule(work: _Workload, group: Ints) -> list[PlannedBatch]:
     return _table(work, group, _THRESHOLD)
 
 
-def _searched(work: _Workload, group: Ints) -> list[Batch]:
+def _searched(work: _Workload, group: Ints) -> list[PlannedBatch]:
     plan = partial(_table, work, group)
     return plan(published_search(work.predicted[group], plan, base=_BASE))
 
 
-def _ours(work: _Workload) -> ReplayCost:
+def _lengthwise(work: _Workload) -> ReplayCost:
     """Replay batches by memory at the searched quantile of the answers' own lengths."""
 
-    def best(group: Sequence[int]) -> list[Batch]:
+    def best(group: Sequence[int]) -> list[PlannedBatch]:
         rows = np.array(group)
         prompts = work.prompts[rows]
         answers = given_the_prompt(work.predicted[rows], prompts)
 
-        def plan(threshold: float) -> list[Batch]:
+        def plan(threshold: float) -> list[PlannedBatch]:
             return by_memory(
                 answer_quantiles(answers, threshold).tolist(),
                 prompts.tolist(),

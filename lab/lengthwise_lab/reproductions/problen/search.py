@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise_lab.reproductions.recorded_lengths import Ints
-from lengthwise_worker.engines.transformers.sequence_scheduling import Batch
+from lengthwise_worker.engines.transformers.sequence_scheduling import PlannedBatch
 
 #: Probabilities of total lengths, (rows, longest + 1); each row sums to 1.
 Distributions = NDArray[np.float64]
@@ -85,7 +85,7 @@ def given_the_prompt(distributions: Distributions, prompt_tokens: Ints) -> Distr
 
 def published_search(
     distributions: Distributions,
-    plan: Callable[[float], Sequence[Batch]],
+    plan: Callable[[float], Sequence[PlannedBatch]],
     *,
     base: int,
     thresholds: Sequence[float] = THRESHOLDS,
@@ -121,7 +121,7 @@ def published_search(
 
 def corrected_search(
     answers: Distributions,
-    plan: Callable[[float], Sequence[Batch]],
+    plan: Callable[[float], Sequence[PlannedBatch]],
     *,
     base: int,
     step_s: Callable[[int], float],

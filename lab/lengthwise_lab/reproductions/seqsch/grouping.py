@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lengthwise_worker.engines.transformers.sequence_scheduling import Batch
+from lengthwise_worker.engines.transformers.sequence_scheduling import PlannedBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,25 +44,25 @@ SEQSCH_TABLE = SizeTable(cell=50, sizes=((50, 256), (100, 128), (150, 64), (200,
 PROBLEN_TABLE = SizeTable(cell=100, sizes=((200, 256), (400, 128), (600, 64), (800, 32)))
 
 
-def in_order(count: int, *, size: int, cap: int) -> list[Batch]:
+def in_order(count: int, *, size: int, cap: int) -> list[PlannedBatch]:
     """Batch answers in their order: no scheduling at all."""
     return [
-        Batch(members=tuple(range(first, min(first + size, count))), cap=cap)
+        PlannedBatch(members=tuple(range(first, min(first + size, count))), cap=cap)
         for first in range(0, count, size)
     ]
 
 
-def by_length(lengths: Sequence[float], *, size: int) -> list[Batch]:
+def by_length(lengths: Sequence[float], *, size: int) -> list[PlannedBatch]:
     """Sort by predicted length and cut into batches; the cap is the longest prediction."""
     order = _ascending(lengths)
     batches = [order[first : first + size] for first in range(0, len(order), size)]
     return [
-        Batch(members=tuple(batch), cap=math.ceil(max(lengths[at] for at in batch)))
+        PlannedBatch(members=tuple(batch), cap=math.ceil(max(lengths[at] for at in batch)))
         for batch in batches
     ]
 
 
-def by_table(lengths: Sequence[float], table: SizeTable) -> list[Batch]:
+def by_table(lengths: Sequence[float], table: SizeTable) -> list[PlannedBatch]:
     """Batch each bucket separately, short answers in large batches (variable batch size).
 
     The rest of a bucket joins the next longer bucket, if it is smaller than half a batch or than
@@ -81,7 +81,7 @@ def by_table(lengths: Sequence[float], table: SizeTable) -> list[Batch]:
             if end < longest and len(batch) < max(size // 2, table.base):
                 buckets[ends[place + 1]].extend(batch)
                 break
-            found.append(Batch(members=tuple(batch), cap=end))
+            found.append(PlannedBatch(members=tuple(batch), cap=end))
     return found
 
 

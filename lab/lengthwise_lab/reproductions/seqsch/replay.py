@@ -16,7 +16,7 @@ import numpy as np
 from lengthwise_lab.reproductions.recorded_lengths import Ints
 from lengthwise_lab.reproductions.seqsch.grouping import in_order
 from lengthwise_lab.reproductions.table.details import RequestTimes, describe
-from lengthwise_worker.engines.transformers.sequence_scheduling import Batch
+from lengthwise_worker.engines.transformers.sequence_scheduling import PlannedBatch
 
 #: The meaning of the seconds of these replays.
 SECONDS = "seconds by decoding steps; all prompts are there at 0, an answer when its batch ends"
@@ -127,7 +127,7 @@ def describe_replays(
 
 
 #: Makes the batches of one group: the group's rows -> batches of places in the group.
-MakeBatches = Callable[[Sequence[int]], list[Batch]]
+MakeBatches = Callable[[Sequence[int]], list[PlannedBatch]]
 
 
 def replay(
@@ -140,7 +140,7 @@ def replay(
     full_cap: int = 512,
     base: int = 16,
     given: Sequence[int] | None = None,
-    plan_again: Callable[[Sequence[int], Sequence[int]], list[Batch]] | None = None,
+    plan_again: Callable[[Sequence[int], Sequence[int]], list[PlannedBatch]] | None = None,
 ) -> ReplayCost:
     """Replay all answers, group after group.
 
@@ -238,7 +238,7 @@ def _decode(
     """Decode one batch to its end or its cap; `has` holds the tokens that each answer has."""
     before = [has.get(row, 0) for row in members]
     steps = max(
-        min(int(lengths[row]), cap) - begun for row, begun in zip(members, before, strict=True)
+        min(int(lengths[row]), cap) - done for row, done in zip(members, before, strict=True)
     )
     for row in members:
         cost.began_s.setdefault(row, cost.seconds)
@@ -247,7 +247,7 @@ def _decode(
     cost.computed += steps * len(members)
     cost.seconds += steps * step_s(len(members))
     longest_prompt = max(
-        prompt_tokens[row] + begun for row, begun in zip(members, before, strict=True)
+        prompt_tokens[row] + done for row, done in zip(members, before, strict=True)
     )
     cost.peak_tokens = max(cost.peak_tokens, len(members) * (longest_prompt + steps))
     for row in members:

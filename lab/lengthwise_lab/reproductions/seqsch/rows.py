@@ -10,7 +10,7 @@ from typing import Any
 from lengthwise_lab.reproductions.recorded_lengths import sampled
 from lengthwise_lab.reproductions.seqsch.replay import ReplayCost, describe_replays
 from lengthwise_lab.reproductions.seqsch.strategies import ANSWERS, RUNS, Strategy, strategies
-from lengthwise_lab.reproductions.table.row import Kind, TableRow, of_requests
+from lengthwise_lab.reproductions.table.row import NumberSource, TableRow, of_requests
 
 #: (strategy, average length, effective ratio %, failures %, answers/s) from the README.
 _README: tuple[tuple[str, float, float, float | None, float], ...] = (
@@ -49,7 +49,7 @@ _STEPS: tuple[tuple[str, float], ...] = (
 _STEPS_TOLERANCE = 0.08
 
 #: Other published gains of throughput over vanilla, %.
-_GAINS: tuple[tuple[str, float, Kind, str], ...] = (
+_GAINS: tuple[tuple[str, float, NumberSource, str], ...] = (
     ("as the abstract has it", 86.0, "paper", "its README's two throughputs give 65 %"),
     ("as the README has it", 65.5, "readme", "2.30 over 1.39 answers/s"),
 )
@@ -85,9 +85,9 @@ def rows(data: Path | None) -> Sequence[TableRow]:
     for name, length, ratio in _REPLAYED:
         found += [
             make[name].row(
-                f"{what}, step replay", unit, theirs, "third party", figure, tolerance=tolerance
+                f"{what}, step replay", unit, published, "third party", figure, tolerance=tolerance
             )
-            for what, unit, theirs, figure, tolerance in (
+            for what, unit, published, figure, tolerance in (
                 ("average length", "tokens", length, _length, _LENGTH_TOLERANCE),
                 ("effective token ratio", "%", ratio, _ratio, _RATIO_TOLERANCE),
             )
@@ -115,7 +115,7 @@ def rows(data: Path | None) -> Sequence[TableRow]:
                 steps,
                 "third party",
                 _steps,
-                note="ours: fewer, of larger batches, whose steps take longer",
+                note="lengthwise: fewer, of larger batches, whose steps take longer",
                 tolerance=_STEPS_TOLERANCE * steps,
             )
         )
@@ -125,7 +125,7 @@ def rows(data: Path | None) -> Sequence[TableRow]:
 _SECONDS = "seconds by steps, a line through two published times"
 
 _SUBSTITUTES = {
-    "vanilla": "ours: batches by memory with the predicted lengths",
+    "vanilla": "lengthwise: batches by memory with the predicted lengths",
     "untuned perception": "predictions that say nothing in the place of its own",
     "predicted, sorted": "a normal error of 62 tokens in the place of its tuned LLM",
     "predicted, VBS and FCR": "a normal error of 62 tokens in the place of its tuned LLM",
@@ -181,29 +181,29 @@ class _Rows:
         self,
         what: str,
         unit: str,
-        theirs: float,
-        kind: Kind,
+        published: float,
+        kind: NumberSource,
         figure: _Figure,
         *,
         note: str = "",
         tolerance: float | None = None,
     ) -> TableRow:
         """Make the row of one figure, the mean over the draws."""
-        corrected = [one.corrected or one.published for one in self._each]
+        corrected = [one.corrected or one.reproduced for one in self._each]
         counts = "corrected: wasted attempts counted" if figure in (_length, _ratio) else ""
         return self._row(
             what,
             unit,
-            theirs,
+            published,
             kind,
-            fmean(figure(one.published)[0] for one in self._each),
+            fmean(figure(one.reproduced)[0] for one in self._each),
             fmean(figure(one)[1] for one in corrected),
-            fmean(figure(one.ours)[1] for one in self._each),
+            fmean(figure(one.lengthwise)[1] for one in self._each),
             (note, counts),
             tolerance,
         )
 
-    def gain(self, what: str, theirs: float, kind: Kind, note: str) -> TableRow:
+    def gain(self, what: str, published: float, kind: NumberSource, note: str) -> TableRow:
         """Make the row of the gain of throughput over no scheduling, %."""
         vanilla = fmean(one.vanilla.per_s for one in self._each)
 
@@ -213,11 +213,11 @@ class _Rows:
         return self._row(
             what,
             "%",
-            theirs,
+            published,
             kind,
-            over([one.published for one in self._each]),
-            over([one.corrected or one.published for one in self._each]),
-            over([one.ours for one in self._each]),
+            over([one.reproduced for one in self._each]),
+            over([one.corrected or one.reproduced for one in self._each]),
+            over([one.lengthwise for one in self._each]),
             (note, _SECONDS),
             None,
         )
@@ -226,11 +226,11 @@ class _Rows:
         self,
         what: str,
         unit: str,
-        theirs: float,
-        kind: Kind,
+        published: float,
+        kind: NumberSource,
         reproduced: float,
         corrected: float,
-        ours: float,
+        lengthwise: float,
         notes: Sequence[str],
         tolerance: float | None,
     ) -> TableRow:
@@ -240,11 +240,11 @@ class _Rows:
             name=what,
             setting=f"{self._name}, {ANSWERS} answers, groups of 256",
             unit=unit,
-            theirs=theirs,
+            published=published,
             kind=kind,
             reproduced=reproduced,
             corrected=corrected,
-            ours=ours,
+            lengthwise=lengthwise,
             tolerance=tolerance,
             note="; ".join(filter(None, (self._stand_in, substitute, *notes))),
             details=self._details,
@@ -259,14 +259,14 @@ class _Rows:
                 [one.vanilla for one in self._each], tokens, policy="batches of 16 as they come"
             ),
             reproduced=describe_replays(
-                [one.published for one in self._each], tokens, policy=self._name
+                [one.reproduced for one in self._each], tokens, policy=self._name
             ),
             corrected=describe_replays(
-                [one.corrected or one.published for one in self._each],
+                [one.corrected or one.reproduced for one in self._each],
                 tokens,
                 policy=self._name + (", resumed in the right order" if corrected else ""),
             ),
-            ours=describe_replays(
-                [one.ours for one in self._each], tokens, policy="batches by memory, resumed"
+            lengthwise=describe_replays(
+                [one.lengthwise for one in self._each], tokens, policy="batches by memory, resumed"
             ),
         )

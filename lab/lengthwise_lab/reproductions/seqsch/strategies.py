@@ -1,4 +1,4 @@
-"""Sequence scheduling's ways to batch prompts: as published, corrected, ours."""
+"""Sequence scheduling's ways to batch prompts: as published, corrected, and by Lengthwise."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lengthwise_lab.reproductions.seqsch.replay import (
     replay,
     step_s,
 )
-from lengthwise_worker.engines.transformers.sequence_scheduling import Batch, by_memory
+from lengthwise_worker.engines.transformers.sequence_scheduling import PlannedBatch, by_memory
 
 #: Answers of a run, as published, and the number of runs, each of another draw. One run of 1,024
 #: scatters by 9 tokens of average length and 1 point of effective ratio.
@@ -43,9 +43,9 @@ class Strategy:
     `corrected` is None where only the counting is corrected; `tokens`: lengths of the answers.
     """
 
-    published: ReplayCost
+    reproduced: ReplayCost
     corrected: ReplayCost | None
-    ours: ReplayCost
+    lengthwise: ReplayCost
     vanilla: ReplayCost
     tokens: Sequence[int]
 
@@ -81,7 +81,7 @@ def strategies(answers: Sampled, seed: int) -> dict[str, Strategy]:
         return lambda group: by_length(lengths[group].tolist(), size=16)
 
     def memory(lengths: Ints) -> MakeBatches:
-        def plan(group: Sequence[int]) -> list[Batch]:
+        def plan(group: Sequence[int]) -> list[PlannedBatch]:
             return by_memory(
                 lengths[group].tolist(),
                 [prompts[row] for row in group],
@@ -93,25 +93,29 @@ def strategies(answers: Sampled, seed: int) -> dict[str, Strategy]:
 
     vanilla = go(lambda group: in_order(len(group), size=16, cap=cap), Failures.NEVER)
     exact = go(memory(longest), Failures.RESUME)
-    ours = go(memory(np.clip(noisy + margin, 1, cap)), Failures.RESUME)
+    lengthwise = go(memory(np.clip(noisy + margin, 1, cap)), Failures.RESUME)
     guessed = go(memory(np.clip(useless + margin, 1, cap)), Failures.RESUME)
     resumed = go(table(noisy), Failures.RESUME)
-    noise_ours = go(memory(np.clip(replayed + margin, 1, cap)), Failures.RESUME)
+    noise_lengthwise = go(memory(np.clip(replayed + margin, 1, cap)), Failures.RESUME)
     noise_resumed = go(table(replayed), Failures.RESUME)
     noise_restart = go(table(replayed), Failures.RESTART)
     noise_wrong = go(table(replayed), Failures.RESTART_WRONG)
 
-    def strategy(published: ReplayCost, corrected: ReplayCost | None, our: ReplayCost) -> Strategy:
-        return Strategy(published, corrected, our, vanilla, actual)
+    def strategy(
+        reproduced: ReplayCost, corrected: ReplayCost | None, lengthwise: ReplayCost
+    ) -> Strategy:
+        return Strategy(reproduced, corrected, lengthwise, vanilla, actual)
 
     wrong = go(table(noisy), Failures.RESTART_WRONG)
     return {
-        "vanilla": strategy(vanilla, None, ours),
+        "vanilla": strategy(vanilla, None, lengthwise),
         "untuned perception": strategy(go(sort(useless), Failures.NEVER), None, guessed),
-        "predicted, sorted": strategy(go(sort(noisy), Failures.NEVER), None, ours),
-        "predicted, VBS and FCR": strategy(wrong, resumed, ours),
-        "noise, VBS and FCR": strategy(noise_wrong, noise_resumed, noise_ours),
-        "noise, VBS and FCR, right prompts": strategy(noise_restart, noise_resumed, noise_ours),
+        "predicted, sorted": strategy(go(sort(noisy), Failures.NEVER), None, lengthwise),
+        "predicted, VBS and FCR": strategy(wrong, resumed, lengthwise),
+        "noise, VBS and FCR": strategy(noise_wrong, noise_resumed, noise_lengthwise),
+        "noise, VBS and FCR, right prompts": strategy(
+            noise_restart, noise_resumed, noise_lengthwise
+        ),
         "ground truth, sorted": strategy(go(sort(longest), Failures.NEVER), None, exact),
         "ground truth, VBS": strategy(go(table(longest), Failures.NEVER), None, exact),
         "ground truth, VBS and FCR": strategy(

@@ -18,7 +18,7 @@ from lengthwise_lab.reproductions.recorded_runs import predicting, record
 from lengthwise_lab.reproductions.table.details import describe, rounded
 from lengthwise_lab.reproductions.table.row import Absent, TableRow, of_requests
 from lengthwise_lab.simulator.engines import IndependentSlots
-from lengthwise_lab.simulator.policies import K_ALONE, OURS, policy_named
+from lengthwise_lab.simulator.policies import DEFAULT_POLICY, K_ALONE, policy_named
 from lengthwise_lab.simulator.workloads.lengths import Lengths, published, read_lengths
 from lengthwise_lab.simulator.workloads.workload import Workload
 
@@ -59,7 +59,7 @@ _RUNS = {
     "oracle": ("sjf-oracle", "oracle"),
     "cls": ("sjf", "three"),
     "multi": ("sjf", "five"),
-    "ours": (OURS, "five"),
+    "lengthwise": (DEFAULT_POLICY, "five"),
     "k_alone": (K_ALONE, "five"),
     "hrrn": ("hrrn", "five"),
 }
@@ -98,20 +98,20 @@ def _rows_of(
     where = _where(setting)
     note = "" if real else "lengths from published quantiles, predictions of the same tau"
 
-    def row(name: str, unit: str, theirs: float, of: str, **more: Any) -> TableRow:
+    def row(name: str, unit: str, published: float, of: str, **more: Any) -> TableRow:
         return TableRow(
             system="SSJF",
             setting=where,
             kind="other simulator",
             name=name,
             unit=unit,
-            theirs=theirs,
+            published=published,
             absent={"corrected": Absent.NO_DEFECT},
             details=of_requests(
                 where,
                 baseline=runs["fcfs"],
                 reproduced=runs[of],
-                ours=runs["ours"],
+                lengthwise=runs["lengthwise"],
                 oracle=runs["oracle"],
                 hrrn=runs["hrrn"],
                 k_alone=runs["k_alone"],
@@ -122,26 +122,27 @@ def _rows_of(
     return [
         row(
             "FCFS: mean completion time", "s", setting.fcfs_s, "fcfs",
-            reproduced=round(fcfs, 2), ours=round(runs["ours"]["completion_s"]["mean"], 2),
+            reproduced=round(fcfs, 2),
+            lengthwise=round(runs["lengthwise"]["completion_s"]["mean"], 2),
             tolerance=round(runs["fcfs"]["mean_sd_s"], 2),
         ),
         row(
             "oracle SJF: mean completion time, cut against FCFS", "%", setting.oracle, "oracle",
-            reproduced=cut("oracle"), ours=cut("ours"), tolerance=4.0,
+            reproduced=cut("oracle"), lengthwise=cut("lengthwise"), tolerance=4.0,
         ),
         row(
             "SSJF, 3 classes: mean completion time, cut against FCFS", "%", setting.cls, "cls",
-            reproduced=cut("cls"), ours=cut("ours"), tolerance=4.0 if real else None,
+            reproduced=cut("cls"), lengthwise=cut("lengthwise"), tolerance=4.0 if real else None,
         ),
         row(
             "SSJF, 5 classes: mean completion time, cut against FCFS", "%", setting.multi, "multi",
-            reproduced=cut("multi"), ours=cut("ours"), tolerance=4.0 if real else None,
-            note=(note + "; " if note else "") + "ours: with the same 5 classes",
+            reproduced=cut("multi"), lengthwise=cut("lengthwise"), tolerance=4.0 if real else None,
+            note=(note + "; " if note else "") + "lengthwise: with the same 5 classes",
         ),
         row(
             "SSJF, 5 classes: p99 completion time", "s", setting.p99_s, "multi",
             reproduced=round(runs["multi"]["completion_s"]["p99"], 1),
-            ours=round(runs["ours"]["completion_s"]["p99"], 1),
+            lengthwise=round(runs["lengthwise"]["completion_s"]["p99"], 1),
             tolerance=round(runs["multi"]["p99_sd_s"], 1) if real else None,
             note=f"FCFS: {runs['fcfs']['completion_s']['p99']:.1f} s",
         ),
@@ -158,7 +159,8 @@ def _pairwise_row(tables: Mapping[str, Lengths], *, real: bool) -> TableRow:
     setting = _SETTINGS[1]
     where = _where(setting)
     runs = {
-        name: _measure(setting, name, tables, real=real) for name in ("fcfs", "pairwise", "ours")
+        name: _measure(setting, name, tables, real=real)
+        for name in ("fcfs", "pairwise", "lengthwise")
     }
 
     def cut(name: str) -> float:
@@ -170,16 +172,16 @@ def _pairwise_row(tables: Mapping[str, Lengths], *, real: bool) -> TableRow:
         name="mean completion time by pairwise predictions, cut against FCFS",
         setting=where,
         unit="%",
-        theirs=3.0,
+        published=3.0,
         kind="readme",
         corrected=cut("pairwise"),
-        ours=cut("ours"),
-        note="theirs names no setting; corrected: inserted by comparisons that are right as often "
-        f"as the five classes order a pair ({PAIR_ACCURACY})",
+        lengthwise=cut("lengthwise"),
+        note="the publication names no setting; corrected: inserted by comparisons that are right "
+        f"as often as the five classes order a pair ({PAIR_ACCURACY})",
         absent={"reproduced": Absent.INPUTS},
         details=of_requests(
             where, baseline=runs["fcfs"], corrected=runs["pairwise"],
-            ours=runs["ours"],
+            lengthwise=runs["lengthwise"],
         ),
     )  # fmt: skip
 
@@ -208,8 +210,8 @@ def _measure(
         for seed in SEEDS
     ]  # fmt: skip
     took = [run.end_s - run.arrival_s for run in runs]
-    # Theirs is a mean of 5 runs and ours of 20: two standard errors of the difference are
-    # 2 * sqrt(1/5 + 1/20) = 1 standard deviation of a run.
+    # The published number is a mean of 5 runs, ours of 20: two standard errors of the difference
+    # are 2 * sqrt(1/5 + 1/20) = 1 standard deviation of a run.
     return describe(
         runs,
         policy=policy_named(policy).about + _PREDICTIONS[known],

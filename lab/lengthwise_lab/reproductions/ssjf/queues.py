@@ -1,4 +1,4 @@
-"""The orders in which SSJF's corrected workloads are served, and what decides them.
+"""The queues that order SSJF's corrected workloads.
 
 All of it is known before a job has run. Called by sweeps.py and steady_load.py.
 """
@@ -109,7 +109,7 @@ class AgedQueue:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorStats:
-    """A queue's knowledge of its predictor, from its last answers.
+    """Statistics of a predictor, from the last answers of a queue.
 
     `usual_s`: the mean predicted duration, s. `credit`: how far each second of waiting lets a long
     job be overtaken, s.
@@ -148,7 +148,7 @@ class DueTimeQueue:
         stats: PredictorStats,
     ) -> None:
         self._arrivals_s, self._predicted_s = arrivals_s, predicted_s
-        self._slots, self._evidence = slots, stats
+        self._slots, self._predictor_stats = slots, stats
         self._heap: list[tuple[float, int]] = []
         self._backlog_s = 0.0
 
@@ -159,8 +159,8 @@ class DueTimeQueue:
             1000 * predicted_s,
             policy="sjf",
             overtake_factor=DEFAULT_K,
-            usual_ms=1000 * self._evidence.usual_s,
-            credit_ms=1000 * self._evidence.credit * self._backlog_s / self._slots,
+            usual_ms=1000 * self._predictor_stats.usual_s,
+            credit_ms=1000 * self._predictor_stats.credit * self._backlog_s / self._slots,
         )
         heapq.heappush(self._heap, (self._arrivals_s[job] + slack / 1000, job))
         self._backlog_s += predicted_s

@@ -11,7 +11,7 @@ from lengthwise_lab.reproductions.recorded_lengths import azure_ms, classified
 from lengthwise_lab.reproductions.ssjf import sweeps
 from lengthwise_lab.reproductions.ssjf.legacy import LegacyBatching
 from lengthwise_lab.reproductions.ssjf.steady_load import cut_against, steady_rows
-from lengthwise_lab.reproductions.ssjf.sweeps import Sweep
+from lengthwise_lab.reproductions.ssjf.sweeps import SweepPoints
 from lengthwise_lab.reproductions.table.row import Absent, TableRow, of_requests
 
 _KINDS = ("poisson", "gamma", "trace")
@@ -19,7 +19,7 @@ _KINDS = ("poisson", "gamma", "trace")
 #: The results of SSJF's code with its five-class predictions, for Poisson, gamma and the Azure
 #: trace: by how much the mean completion time is less than that of FCFS, %, and the early
 #: throughput over that of FCFS, where it was measured.
-_THEIRS: tuple[tuple[str, LegacyBatching, tuple[float, ...], tuple[float, ...]], ...] = (
+_PUBLISHED: tuple[tuple[str, LegacyBatching, tuple[float, ...], tuple[float, ...]], ...] = (
     ("no batching", LegacyBatching(size=1), (32.0, 28.0, 30.1), (3.05, 2.38, 1.36)),
     ("static, 2", LegacyBatching(size=2), (36.3, 35.4, 47.1), (2.54, 2.40, 1.33)),
     ("static, 2, FCFS not idling", LegacyBatching(size=2, wait_s=0), (36.6, 29.5, 29.5), ()),
@@ -73,9 +73,9 @@ def rows(data: Path | None) -> Sequence[TableRow]:
     answers, trace = classified(data), azure_ms(data)
     stand_in = "" if answers.recorded else "stand-in lengths"
     found: list[TableRow] = []
-    published: list[_SweepSetting] = []
-    fixed: dict[tuple[int, bool], dict[str, Sweep]] = {}
-    for batching, batches, cuts, early in _THEIRS:
+    in_publication: list[_SweepSetting] = []
+    fixed: dict[tuple[int, bool], dict[str, SweepPoints]] = {}
+    for batching, batches, cuts, early in _PUBLISHED:
         old = sweeps.legacy(answers, trace, batches)
         # Corrected, FCFS does not wait for a batch to fill: settings that differ in that are one.
         alike = (batches.size, batches.dynamic)
@@ -94,8 +94,8 @@ def rows(data: Path | None) -> Sequence[TableRow]:
             for one, seconds in zip(settings, others, strict=True):
                 at = _KINDS.index(one.kind)
                 found.append(one.cut(scheduler, cut_against(_FCFS_S[batching][at], seconds)))
-        published += settings[:2]  # the settings of the publication; the trace came after it
-    found = _abstract(published) + found
+        in_publication += settings[:2]  # the settings of the publication; the trace came after it
+    found = _abstract(in_publication) + found
     return found + steady_rows(answers)
 
 
@@ -105,61 +105,63 @@ class _SweepSetting:
 
     batching: str
     kind: str
-    old: Sweep
-    new: Sweep
+    old: SweepPoints
+    new: SweepPoints
     stand_in: str
 
-    def cut(self, scheduler: str, theirs: float) -> TableRow:
+    def cut(self, scheduler: str, published: float) -> TableRow:
         """Make the row of the cut of the mean against FCFS."""
         return TableRow(
             system="SSJF",
             name="mean completion time, cut against FCFS",
             setting=f"{self.batching}, {self.kind}, {_SCHEDULERS[scheduler]}",
             unit="%",
-            theirs=round(theirs, 1),
+            published=round(published, 1),
             kind="their code, run",
             reproduced=self.cut_by(self.old, scheduler),
             corrected=self.cut_by(self.new, scheduler),
-            ours=self.cut_by(self.new, "ours"),
+            lengthwise=self.cut_by(self.new, "lengthwise"),
             tolerance=_CUT_PP[not self.stand_in],
             note=self.stand_in,
             details=self.details(scheduler),
         )
 
-    def early(self, theirs: float) -> TableRow:
+    def early(self, published: float) -> TableRow:
         """Make the row of their throughput, which counts the first quarter of the jobs."""
         return TableRow(
             system="SSJF",
             name="throughput at the first quarter of completions, to FCFS",
             setting=f"{self.batching}, {self.kind}, five-class predictor",
             unit="x",
-            theirs=theirs,
+            published=published,
             kind="their code, run",
             reproduced=self.early_by(self.old),
             corrected=self.whole_by(self.new, "ssjf5"),
-            ours=self.whole_by(self.new, "ours"),
+            lengthwise=self.whole_by(self.new, "lengthwise"),
             tolerance=_EARLY[not self.stand_in],
-            note="; ".join(filter(None, (self.stand_in, "corrected, ours: of the whole run"))),
+            note="; ".join(
+                filter(None, (self.stand_in, "corrected, lengthwise: of the whole run"))
+            ),
             details=self.details("ssjf5"),
         )
 
-    def whole(self, theirs: float | None) -> TableRow:
+    def whole(self, published: float | None) -> TableRow:
         """Make the row of the throughput of the whole run."""
         return TableRow(
             system="SSJF",
             name="throughput of the whole run, to FCFS",
             setting=f"{self.batching}, {self.kind}, five-class predictor",
             unit="x",
-            theirs=theirs,
+            published=published,
             kind="their code, run",
             reproduced=self.whole_by(self.old, "ssjf5"),
             corrected=self.whole_by(self.new, "ssjf5"),
-            ours=self.whole_by(self.new, "ours"),
+            lengthwise=self.whole_by(self.new, "lengthwise"),
             tolerance=_EARLY[not self.stand_in],
             note="; ".join(
                 filter(None, (self.stand_in, "gains by a lost last job" * (self.kind == "gamma")))
             ),
-            absent={} if theirs is not None else {"theirs": Absent.NOT_PUBLISHED},
+            absent={} if published is not None else {"published": Absent.NOT_PUBLISHED},
             details=self.details("ssjf5"),
         )
 
@@ -171,22 +173,22 @@ class _SweepSetting:
             reproduced=self.old[scheduler].details,
             baseline=self.new["fcfs"].details,
             corrected=self.new[scheduler].details,
-            ours=self.new["ours"].details,
+            lengthwise=self.new["lengthwise"].details,
             oracle=self.new["oracle"].details,
         )
 
     @staticmethod
-    def cut_by(sweep: Sweep, scheduler: str) -> float:
+    def cut_by(sweep: SweepPoints, scheduler: str) -> float:
         """Return by how much a scheduler's mean is less than that of FCFS, %."""
         return cut_against(sweep["fcfs"].mean_s, sweep[scheduler].mean_s)
 
     @staticmethod
-    def early_by(sweep: Sweep) -> float:
+    def early_by(sweep: SweepPoints) -> float:
         """Return the throughput at the first quarter, five classes over FCFS, of a legacy sweep."""
         return (sweep["ssjf5"].early_per_s or 0.0) / (sweep["fcfs"].early_per_s or 1.0)
 
     @staticmethod
-    def whole_by(sweep: Sweep, scheduler: str) -> float:
+    def whole_by(sweep: SweepPoints, scheduler: str) -> float:
         """Return the throughput of the whole run over that of FCFS."""
         return sweep[scheduler].whole_per_s / sweep["fcfs"].whole_per_s
 
@@ -202,7 +204,7 @@ def _abstract(settings: Sequence[_SweepSetting]) -> list[TableRow]:
         ("throughput at the first quarter of completions, to FCFS"),
     )
     found = []
-    for what, pick, name, unit, theirs in (
+    for what, pick, name, unit, published in (
         ("least", min, cut, "%", 30.5),
         ("most", max, cut, "%", 39.6),
         ("least", min, early, "x", 2.2),
@@ -211,38 +213,38 @@ def _abstract(settings: Sequence[_SweepSetting]) -> list[TableRow]:
         if name == cut:
             figures = [
                 (_SweepSetting.cut_by(one.old, "ssjf5"), _SweepSetting.cut_by(one.new, "ssjf5"),
-                 _SweepSetting.cut_by(one.new, "ours"))
+                 _SweepSetting.cut_by(one.new, "lengthwise"))
                 for one in settings
             ]  # fmt: skip
         else:
             figures = [
                 (_SweepSetting.early_by(one.old), _SweepSetting.whole_by(one.new, "ssjf5"),
-                 _SweepSetting.whole_by(one.new, "ours"))
+                 _SweepSetting.whole_by(one.new, "lengthwise"))
                 for one in settings
             ]  # fmt: skip
         columns = list(zip(*figures, strict=True))
         at = [column.index(pick(column)) for column in columns]
-        reproduced, corrected, ours = (settings[place] for place in at)
+        reproduced, corrected, lengthwise = (settings[place] for place in at)
         found.append(
             TableRow(
                 system="SSJF",
                 name=name,
                 setting=f"all settings of the publication, {what}",
                 unit=unit,
-                theirs=theirs,
+                published=published,
                 kind="paper",
                 reproduced=columns[0][at[0]],
                 corrected=columns[1][at[1]],
-                ours=columns[2][at[2]],
-                note=note + ("" if name == cut else "; corrected, ours: of the whole run"),
+                lengthwise=columns[2][at[2]],
+                note=note + ("" if name == cut else "; corrected, lengthwise: of the whole run"),
                 details=of_requests(
                     "the settings that have the "
-                    + f"{what}: {_where(reproduced)} / {_where(corrected)} / {_where(ours)}",
+                    + f"{what}: {_where(reproduced)} / {_where(corrected)} / {_where(lengthwise)}",
                     baseline_reproduced=reproduced.old["fcfs"].details,
                     reproduced=reproduced.old["ssjf5"].details,
                     baseline=corrected.new["fcfs"].details,
                     corrected=corrected.new["ssjf5"].details,
-                    ours=ours.new["ours"].details,
+                    lengthwise=lengthwise.new["lengthwise"].details,
                 ),
             )
         )

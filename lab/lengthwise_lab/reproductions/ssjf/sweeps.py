@@ -49,7 +49,7 @@ LEVELS: Mapping[str, Sequence[float]] = {
 }
 JOBS, RUNS = 50, 20
 
-#: The schedulers in words. `ssjf3`, `ssjf5` are its classifiers; legacy runs lack `ours`.
+#: The schedulers in words. `ssjf3`, `ssjf5` are its classifiers; legacy runs lack `lengthwise`.
 NAMES: Mapping[str, str] = {
     "fcfs": "first come, first served",
     "oracle": "shortest first, true lengths",
@@ -57,10 +57,10 @@ NAMES: Mapping[str, str] = {
     "ssjf5": "SSJF, five classes",
     "plain3": "shortest predicted first without aging, three classes",
     "plain5": "shortest predicted first without aging, five classes",
-    "ours": "Lengthwise's defaults, five classes",
-    "ours, k=3 alone": "due time, k = 3 alone, five classes",
-    "ours, k=10 alone": "due time, k = 10 alone, five classes",
-    "ours, k=30 alone": "due time, k = 30 alone, five classes",
+    "lengthwise": "Lengthwise's defaults, five classes",
+    "lengthwise, k=3 alone": "due time, k = 3 alone, five classes",
+    "lengthwise, k=10 alone": "due time, k = 10 alone, five classes",
+    "lengthwise, k=30 alone": "due time, k = 30 alone, five classes",
 }
 
 
@@ -79,7 +79,7 @@ class Point:
 
 
 #: The results of one kind of arrivals, by scheduler.
-Sweep = dict[str, Point]
+SweepPoints = dict[str, Point]
 
 
 def class_tokens(tokens: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -89,7 +89,7 @@ def class_tokens(tokens: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArr
 
 def legacy(
     answers: Classified, trace_ms: Sequence[int], batches: LegacyBatching
-) -> dict[str, Sweep]:
+) -> dict[str, SweepPoints]:
     """Run all sweeps of one way of batching in SSJF's own simulator."""
     lengths = ClassedLengths(
         tokens=answers.tokens, classes={"ssjf3": answers.three, "ssjf5": answers.five}
@@ -129,7 +129,7 @@ def legacy(
 
 def corrected(
     answers: Classified, trace_ms: Sequence[int], batches: LegacyBatching
-) -> dict[str, Sweep]:
+) -> dict[str, SweepPoints]:
     """Run the same sweeps with exact Poisson arrivals, gaps in their own order and no defects.
 
     A trace of level x is replayed `1000 / x` times slower than it was recorded.
@@ -189,12 +189,12 @@ def queues_of(
         "oracle": KeyQueue(durations_s),
         "ssjf3": AgedQueue(arrivals_s, three_s),
         "ssjf5": AgedQueue(arrivals_s, five_s),
-        "ours": DueTimeQueue(arrivals_s, five_s, slots=slots, stats=stats),
+        "lengthwise": DueTimeQueue(arrivals_s, five_s, slots=slots, stats=stats),
     }
 
 
 def predictor_stats(answers: Classified) -> PredictorStats:
-    """Return a queue's knowledge of the five-class predictor."""
+    """Return the statistics of the five-class predictor."""
     worth = CONSTANT_S + PER_TOKEN_S * class_tokens(answers.tokens, answers.five)[answers.five]
     return PredictorStats.of(worth.tolist(), answers.tokens.tolist())
 

@@ -14,14 +14,14 @@ from matplotlib.lines import Line2D
 from lengthwise_lab.reproductions.table.row import About
 
 _INK = "#1f2328"
-_COLORS = {"reproduced": "#8a8f98", "corrected": "#c9a227", "ours": "#1f6feb"}
+_COLORS = {"reproduced": "#8a8f98", "corrected": "#c9a227", "lengthwise": "#1f6feb"}
 _FIGURES = {"mean": "o", "p99": "s", "max": "^"}
 
 #: The baseline of each run: the first of these that served the same workload by the same rules.
 _BASELINES = {
     "reproduced": ("baseline_reproduced", "baseline"),
     "corrected": ("baseline_whole", "baseline"),
-    "ours": ("baseline",),
+    "lengthwise": ("baseline",),
 }
 
 #: Beyond these a point is drawn at the edge, as an arrow.
@@ -52,7 +52,7 @@ def draw(table: Mapping[str, Any], path: Path) -> None:
     panels = []
     for system in dict.fromkeys(row["system"] for row in table["rows"]):
         rows = [row for row in table["rows"] if row["system"] == system]
-        numbers = [row for row in rows if row["theirs"] and _has_point(row)]
+        numbers = [row for row in rows if row["published"] and _has_point(row)]
         panels.append((system, numbers, _workloads(rows)))
     heights = [
         max(_LINE * len(numbers), _WORKLOAD * len(workloads), 0.6)
@@ -100,7 +100,9 @@ def _workloads(rows: Sequence[Mapping[str, Any]]) -> list[_Workload]:
 def _numbers(axes: Axes, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for name, color in _COLORS.items():
         points = [
-            (row[name] / row["theirs"], at) for at, row in enumerate(rows) if row[name] is not None
+            (row[name] / row["published"], at)
+            for at, row in enumerate(rows)
+            if row[name] is not None
         ]
         _points(axes, points, 0.0, _MOST, "o", color)
     labels = [f"{row['row']}  {row['name']}; {row['setting']}" for row in rows]
@@ -175,6 +177,7 @@ def _legend(figure: Figure, tall: float) -> None:
         bbox_to_anchor=(0.01, 1 - 0.45 / tall), borderaxespad=0,
     )  # fmt: skip
     figure.text(
-        0.015, 1 - 0.25 / tall, "The four research systems: theirs, reproduced, corrected, ours",
+        0.015, 1 - 0.25 / tall,
+        "The four research systems: published, reproduced, corrected, lengthwise",
         fontsize=15, fontweight="bold", color=_INK, va="center",
     )  # fmt: skip

@@ -59,7 +59,7 @@ def describe(
     """Return the figures of some runs.
 
     Counts are summed over the runs, and maxima are the largest of all. Every other figure is the
-    mean over the runs of each run's own figure, as the four research systems report theirs.
+    mean over the runs of each run's own figure, as the four research systems report them.
 
     Args:
         runs: Runs of one policy over one kind of workload; >= 1, each with >= 1 finished request.
@@ -76,12 +76,12 @@ def describe(
         were never served.
     """
     ended = [~np.isnan(run.end_s) for run in runs]
-    took = [(run.end_s - run.arrival_s)[there] for run, there in zip(runs, ended, strict=True)]
-    alone = [run.alone_s[there] for run, there in zip(runs, ended, strict=True)]
+    took = [(run.end_s - run.arrival_s)[served] for run, served in zip(runs, ended, strict=True)]
+    alone = [run.alone_s[served] for run, served in zip(runs, ended, strict=True)]
     slowdowns = [times / least for times, least in zip(took, alone, strict=True)]
     place = [
-        np.searchsorted(BUCKET_EDGES, run.tokens[there], side="left")
-        for run, there in zip(runs, ended, strict=True)
+        np.searchsorted(BUCKET_EDGES, run.tokens[served], side="left")
+        for run, served in zip(runs, ended, strict=True)
     ]
     return {
         "policy": policy,
@@ -130,14 +130,14 @@ def quantiles(values: Floats, shares: Sequence[float]) -> list[float]:
 
 
 def _starvation(runs: Sequence[RequestTimes], ended: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:
-    waits = [(run.start_s - run.arrival_s)[there] for run, there in zip(runs, ended, strict=True)]
+    waits = [(run.start_s - run.arrival_s)[served] for run, served in zip(runs, ended, strict=True)]
     p99 = np.mean([quantiles(wait, (0.99,))[0] for wait in waits])
 
     def share(late: Callable[[Floats, Floats], NDArray[np.bool_]]) -> float:
         """Return the share of the served requests."""
         each = [
-            late(wait, run.alone_s[there]).mean()
-            for wait, run, there in zip(waits, runs, ended, strict=True)
+            late(wait, run.alone_s[served]).mean()
+            for wait, run, served in zip(waits, runs, ended, strict=True)
         ]
         return rounded(np.mean(each))
 
@@ -148,12 +148,12 @@ def _starvation(runs: Sequence[RequestTimes], ended: Sequence[NDArray[np.bool_]]
         "share_waiting_over_10_times_its_length": share(lambda w, a: w > STARVED_TIMES * a),
         "share_waiting_over_100_s": share(lambda w, _: w > STARVED_S),
         "max_lag_s": rounded(
-            max(_lags(run, there) for run, there in zip(runs, ended, strict=True))
+            max(_lags(run, served) for run, served in zip(runs, ended, strict=True))
         ),
         "max_places_lost": max(
-            _places_lost(run, there) for run, there in zip(runs, ended, strict=True)
+            _places_lost(run, served) for run, served in zip(runs, ended, strict=True)
         ),
-        "never_served": sum(int((~there).sum()) for there in ended),
+        "never_served": sum(int((~served).sum()) for served in ended),
     }
 
 

@@ -25,13 +25,13 @@ _RUNS = {
     "baseline_whole": "baseline, to the end",
     "reproduced": "reproduced",
     "corrected": "corrected",
-    "ours": "ours",
-    "ours_whole": "ours, to the end",
+    "lengthwise": "lengthwise",
+    "lengthwise_whole": "lengthwise, to the end",
 }
 
 _LEGEND = """\
-*Theirs* is what they report, *reproduced* the same by their own rules, *corrected* without their
-defects, *ours* our policy on the same workload. Lengths are {lengths};
+*Published* is what they report, *reproduced* the same by their own rules, *corrected* without their
+defects, *lengthwise* the policy of Lengthwise on the same workload. Lengths are {lengths};
 docs/research/reproductions.md explains the rows. (!): a reproduction beyond its tolerance. A letter
 replaces a missing number:
 

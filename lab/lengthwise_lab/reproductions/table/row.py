@@ -1,4 +1,4 @@
-"""One row of the table: a headline number as published, reproduced, corrected, and ours.
+"""One row of the table: a headline number as published, reproduced, corrected, and by Lengthwise.
 
 Nothing in a row is left out without a reason: a column without a number has one, and so has a row
 without requests. Made by the sources (sources.py).
@@ -14,16 +14,16 @@ from typing import Any, Literal
 from lengthwise_lab.reproductions.table.details import BUCKETS, KEYS
 
 #: The four research systems, as the table names them.
-System = Literal["SSJF", "SeqSch", "LTR", "ProbLen"]
+ResearchSystem = Literal["SSJF", "SeqSch", "LTR", "ProbLen"]
 
 #: The origin of a number, and so how far it can be trusted: what they print, what running their
-#: code gave, or (for checks of ours) what another simulator gave for the same setting.
-Kind = Literal[
+#: code gave, or (for checks of Lengthwise) what another simulator gave for the same setting.
+NumberSource = Literal[
     "paper", "readme", "blog", "their code, run", "code comment", "third party", "other simulator"
 ]
 
 #: The columns of a row, in their order.
-COLUMNS = ("theirs", "reproduced", "corrected", "ours")
+COLUMNS = ("published", "reproduced", "corrected", "lengthwise")
 
 
 class Absent(StrEnum):
@@ -33,7 +33,7 @@ class Absent(StrEnum):
     INPUTS = "what it was measured on is not published: weights, predictions or texts"
     MODEL = "needs a trained model, its texts or its GPU, which the lab does not carry"
     HARDWARE = "a time on their hardware, of a program that does not run here"
-    NO_DEFECT = "no defect of theirs touches it: reproduced is it"
+    NO_DEFECT = "no defect affects it: reproduced is also the corrected number"
     NO_ORDER = "no request is served, so there is nothing that a policy could order"
 
 
@@ -55,27 +55,27 @@ class TableRow:
         name: What is measured, such as "mean completion time, cut against FCFS".
         setting: The workload and the engine, so that a reader can repeat it.
         unit: Of the four numbers, such as "%", "x", "s/token".
-        theirs: The published number; None: nothing that can be checked.
-        kind: The origin of `theirs`.
+        published: The published number; None: nothing that can be checked.
+        kind: The origin of `published`.
         reproduced: The same number by their own rules, defects included; None: not possible here.
         corrected: The same number with their defects fixed, or measured fairly; None: no defect
             matters to it, or not possible here.
-        ours: Our policy on the same workload, measured as `corrected` is; None: does not apply.
-        tolerance: How far `reproduced` may be from `theirs`, in `unit`; None: no claim is made.
+        lengthwise: Our policy on the same workload, measured as `corrected`; None: does not apply.
+        tolerance: How far `reproduced` may be from `published`, in `unit`; None: no claim is made.
         note: What a reader must know to read the numbers correctly: substitutes, artefacts.
         absent: The reason for every column that is None.
         details: From `of_requests` or `without_requests`.
     """
 
-    system: System
+    system: ResearchSystem
     name: str
     setting: str
     unit: str
-    theirs: float | None
-    kind: Kind
+    published: float | None
+    kind: NumberSource
     reproduced: float | None = None
     corrected: float | None = None
-    ours: float | None = None
+    lengthwise: float | None = None
     tolerance: float | None = None
     note: str = ""
     absent: Mapping[str, Absent] = field(default_factory=dict)
@@ -84,9 +84,9 @@ class TableRow:
     @property
     def agrees(self) -> bool | None:
         """Whether the reproduction is within its tolerance; None: no claim is made."""
-        if self.theirs is None or self.reproduced is None or self.tolerance is None:
+        if self.published is None or self.reproduced is None or self.tolerance is None:
             return None
-        return abs(self.reproduced - self.theirs) <= self.tolerance
+        return abs(self.reproduced - self.published) <= self.tolerance
 
 
 def of_requests(workload: str, **columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def of_requests(workload: str, **columns: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         workload: The workload, for a reader; rows of the same runs have the same text.
         columns: Name of a run -> `details.describe` of it. `baseline` and every column of the row
-            with a number, except `theirs`; others are optional, such as `oracle`. Where the
+            with a number, except `published`; others are optional, such as `oracle`. Where the
             baselines of the reproduction and of the rest differ: `baseline_reproduced` and
             `baseline`.
     """

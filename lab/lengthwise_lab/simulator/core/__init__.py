@@ -1,1 +1,1 @@
-"""The compiled event loop: the waiting queue, the engine's slots and the passing of time."""
+"""The compiled event loop: the waiting queue, the engine's slots and the simulated time."""

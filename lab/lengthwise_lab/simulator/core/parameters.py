@@ -8,7 +8,7 @@ from lengthwise_lab.simulator.core.orders import OrderParameters
 
 
 class Parameters(NamedTuple):
-    """What compiled code reads about the engine, the policy and the limits; simulation.py fills it.
+    """The engine, the policy and the limits for compiled code; simulation.py fills it.
 
     Attributes:
         independent: 1: slots that do not share a batch, work in seconds; 0: steps of a batch.

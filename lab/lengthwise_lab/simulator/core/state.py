@@ -44,7 +44,7 @@ OF_WAITING, OF_DECODING = range(2)
 
 
 class State(NamedTuple):
-    """Everything that changes while a simulation runs.
+    """The values that change while a simulation runs.
 
     Attributes:
         f, n: (pool, columns above): the requests in the system.

@@ -1,4 +1,4 @@
-"""The passing of time: many decode steps at once, up to the next event.
+"""Advance the simulated time: many decode steps at once, up to the next event.
 
 A step of continuous batching takes `step_s + decode_s * n + prefill_s * p + context_s * c` for n
 sequences that decode, p prompt tokens and c tokens of context. Between two events n is constant
