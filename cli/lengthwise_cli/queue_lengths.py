@@ -25,7 +25,7 @@ from lengthwise_store.store import JobStore
 from lengthwise_store.training_log import length_row, read_request
 
 #: Waiting jobs per poll, first in order first: a job that starts soon is seen before it ends.
-_LOOKED_AHEAD = 500
+_POLLED_AHEAD = 500
 
 #: Requests kept for jobs that have not ended; the oldest are dropped.
 _KEPT = 20_000
@@ -64,7 +64,7 @@ class QueueLengths:
         self._requests: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._ended: set[str] | None = None  #: Finished jobs at the previous poll.
         self._cursor = "0-0"  #: Position in the training log.
-        self.keeps_record = False  #: Whether the training log was on at the last poll.
+        self.keeps_training_log = False  #: Whether the training log was on at the last poll.
         self.progress = PollProgress()
 
     async def exists(self) -> bool:
@@ -77,8 +77,8 @@ class QueueLengths:
         The first poll of a queue with a training log returns the whole log.
         """
         queue = await self._store.queue(self._queue)
-        self.keeps_record = queue is not None and queue.settings.record_rows > 0
-        rows = await self._recorded() if self.keeps_record else await self._seen_ending()
+        self.keeps_training_log = queue is not None and queue.settings.record_rows > 0
+        rows = await self._recorded() if self.keeps_training_log else await self._rows_of_ended()
         self.progress.rows += len(rows)
         self.progress.censored += sum(row["censored"] for row in rows)
         return rows
@@ -92,10 +92,10 @@ class QueueLengths:
             self._cursor = found[-1][0]
             rows += [json.loads(row) for _, row in found]
 
-    async def _seen_ending(self) -> list[dict[str, Any]]:
-        line = await self._store.snapshot(self._queue, _LOOKED_AHEAD)
-        await self._keep(job.id for job in (*line.running, *line.waiting))
-        alive = {job.id for job in (*line.running, *line.waiting)}
+    async def _rows_of_ended(self) -> list[dict[str, Any]]:
+        snapshot = await self._store.snapshot(self._queue, _POLLED_AHEAD)
+        await self._keep(job.id for job in (*snapshot.running, *snapshot.waiting))
+        alive = {job.id for job in (*snapshot.running, *snapshot.waiting)}
         gone = [job_id for job_id in self._requests if job_id not in alive]
         rows = []
         for job_id in gone:
@@ -108,7 +108,7 @@ class QueueLengths:
             row = None if job is None else row_of(job, request)
             if row is not None:
                 rows.append(row)
-        answered = {job.id for job in line.finished if job.state is JobState.SUCCEEDED}
+        answered = {job.id for job in snapshot.finished if job.state is JobState.SUCCEEDED}
         if self._ended is not None:
             known = {str(row["id"]) for row in rows}
             self.progress.missed += len(answered - self._ended - known - set(gone))

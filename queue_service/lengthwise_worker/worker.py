@@ -71,7 +71,7 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._stopping, self._hurry = asyncio.Event(), asyncio.Event()
-        self._ending_s: float | None = None
+        self._grace_ended_s: float | None = None
         self._fault: Exception | None = None
         self.link = StoreLink()  #: Whether the store answers.
         self._loops: list[
@@ -188,7 +188,7 @@ class Worker:
                 {*self._tasks, hurry}, timeout=left, return_when=asyncio.FIRST_COMPLETED
             )
         hurry.cancel()
-        self._ending_s = time.monotonic()
+        self._grace_ended_s = time.monotonic()
         # A claim that was in flight when the signal came may still return jobs, which `_start`
         # releases. It must be awaited, or those jobs would be stuck until their lease ends.
         if self._loops:
@@ -201,7 +201,10 @@ class Worker:
                 break
 
     def _gave_up(self) -> bool:
-        return self._ending_s is not None and time.monotonic() - self._ending_s > _LAST_CALLS_S
+        return (
+            self._grace_ended_s is not None
+            and time.monotonic() - self._grace_ended_s > _LAST_CALLS_S
+        )
 
     # ------------------------------------------------------------------ jobs
 

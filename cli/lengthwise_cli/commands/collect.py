@@ -200,20 +200,21 @@ async def _watch(
     with extra("local"):
         from lengthwise_cli.queue_lengths import QueueLengths
         from lengthwise_store.errors import LengthwiseError
-    record = QueueLengths(redis_url, queue)
+    lengths = QueueLengths(redis_url, queue)
     ends = None if for_s is None else time.monotonic() + for_s
     try:
-        if not await record.exists():
+        if not await lengths.exists():
             raise BadUsage(f"there is no queue {queue} in this Redis")
         with RowFile(out) as file, progress_bars() as progress:
             bar = progress.add_task("watch", total=rows)
             written = 0
             while True:
-                for row in await record.poll():
+                for row in await lengths.poll():
                     if (rows is None or written < rows) and file.add(row, sync=False):
                         written += 1
                 file.sync()
-                doing = "read" if record.keeps_record else f"watch, {record.progress.missed} missed"
+                missed = lengths.progress.missed
+                doing = "read" if lengths.keeps_training_log else f"watch, {missed} missed"
                 progress.update(bar, completed=written, description=doing)
                 over = ends is not None and time.monotonic() >= ends
                 if over or (rows is not None and written >= rows):
@@ -222,10 +223,10 @@ async def _watch(
     except (CollectFailed, LengthwiseError) as exc:
         raise BadUsage(str(exc)) from exc
     finally:
-        await record.aclose()
-    seen = record.progress
-    typer.echo(f"{written} rows, {seen.censored} cut at their cap; {seen.missed} jobs missed")
-    if not record.keeps_record:
+        await lengths.aclose()
+    counts = lengths.progress
+    typer.echo(f"{written} rows, {counts.censored} cut at their cap; {counts.missed} jobs missed")
+    if not lengths.keeps_training_log:
         typer.echo(
             f"The queue keeps no training log. Set `record_rows` of {queue} to log jobs that end "
             "while no command watches.",

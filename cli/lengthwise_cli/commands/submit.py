@@ -72,7 +72,7 @@ async def _submit(
     wait: bool,
 ) -> None:
     note = Console(stderr=True, style="dim", highlight=False, soft_wrap=True)
-    async with service as service:
+    async with service:
         chosen = await service.only_model(model)
         for body in bodies:
             request = JobRequest.model_validate(

@@ -44,14 +44,14 @@ async def _top(
     service: ServiceClient, model: str | None, interval_s: float, rows: int, once: bool
 ) -> None:
     console = Console(highlight=False)
-    async with service as service:
+    async with service:
         chosen = await service.only_model(model)
 
         async def read_frame(rows: int = rows) -> RenderableType:
-            view, line = await asyncio.gather(
+            view, snapshot = await asyncio.gather(
                 service.queue(chosen), service.snapshot(chosen, FETCHED)
             )
-            return frame(view, line, rows=rows)
+            return frame(view, snapshot, rows=rows)
 
         if once:
             console.print(await read_frame())
@@ -72,31 +72,31 @@ def _fitting(rows: int, height: int) -> int:
     return max(1, min(rows, (height - HEAD_LINES - 3 * 2) // 3))
 
 
-def throughput(line: SnapshotView) -> tuple[float, float]:
+def throughput(snapshot: SnapshotView) -> tuple[float, float]:
     """Tokens and jobs per second, over the jobs that ended within `WINDOW_MS`.
 
     The span starts at the window's start, or at the start of the earliest of these jobs if that is
     later: a burst that has just started is not averaged over empty seconds.
     """
-    since_ms = line.now_ms - WINDOW_MS
-    ended = [e for e in line.finished if e.finished_ms is not None and e.finished_ms > since_ms]
+    since_ms = snapshot.now_ms - WINDOW_MS
+    ended = [e for e in snapshot.finished if e.finished_ms is not None and e.finished_ms > since_ms]
     if not ended:
         return 0.0, 0.0
     starts = [e.started_ms if e.started_ms is not None else e.accepted_ms for e in ended]
-    span_s = (line.now_ms - max(since_ms, min(starts))) / 1000
+    span_s = (snapshot.now_ms - max(since_ms, min(starts))) / 1000
     if span_s <= 0:
         return 0.0, 0.0
     return sum(e.output_tokens or 0 for e in ended) / span_s, len(ended) / span_s
 
 
-def frame(view: QueueView, line: SnapshotView, *, rows: int) -> RenderableType:
+def frame(view: QueueView, snapshot: SnapshotView, *, rows: int) -> RenderableType:
     """Draw the queue once. It fits a terminal of 80 columns, with whole job ids."""
-    now_ms = line.now_ms
+    now_ms = snapshot.now_ms
     return Group(
-        _head(view, line),
+        _head(view, snapshot),
         _table(
             f"next ({view.depth})",
-            line.waiting[:rows],
+            snapshot.waiting[:rows],
             {
                 "class": lambda e: e.job_class,
                 "predicted": lambda e: f"{e.predicted_tokens:.0f}",
@@ -105,7 +105,7 @@ def frame(view: QueueView, line: SnapshotView, *, rows: int) -> RenderableType:
         ),
         _table(
             f"running ({view.in_flight})",
-            line.running[:rows],
+            snapshot.running[:rows],
             {
                 "class": lambda e: e.job_class,
                 "predicted": lambda e: f"{e.predicted_tokens:.0f}",
@@ -114,7 +114,7 @@ def frame(view: QueueView, line: SnapshotView, *, rows: int) -> RenderableType:
         ),
         _table(
             "last finished",
-            line.finished[:rows],
+            snapshot.finished[:rows],
             {
                 "state": lambda e: e.state.value,
                 "predicted": lambda e: f"{e.predicted_tokens:.0f}",
@@ -125,8 +125,8 @@ def frame(view: QueueView, line: SnapshotView, *, rows: int) -> RenderableType:
     )
 
 
-def _head(view: QueueView, line: SnapshotView) -> Text:
-    tokens_per_s, jobs_per_s = throughput(line)
+def _head(view: QueueView, snapshot: SnapshotView) -> Text:
+    tokens_per_s, jobs_per_s = throughput(snapshot)
     backlog = "no worker" if view.backlog_seconds is None else f"{view.backlog_seconds:.1f} s"
     slots = sum(w.slots for w in view.workers)
     ends = {

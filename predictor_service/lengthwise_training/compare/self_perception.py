@@ -48,7 +48,7 @@ class PerceptionCost:
     """What the estimates cost the LLM.
 
     Attributes:
-        asked: Prompts.
+        prompts: Prompts that were sent.
         stated: How many of these got a length that could be read.
         failed: How many of these got no reply.
         output_tokens: Written for the estimates.
@@ -56,7 +56,7 @@ class PerceptionCost:
         seconds: Spent, added over the requests.
     """
 
-    asked: int = 0
+    prompts: int = 0
     stated: int = 0
     failed: int = 0
     output_tokens: int = 0
@@ -65,7 +65,7 @@ class PerceptionCost:
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields, and the means per prompt."""
-        many = max(self.asked, 1)
+        many = max(self.prompts, 1)
         return asdict(self) | {
             "tokens_per_prompt": self.output_tokens / many,
             "seconds_per_prompt": self.seconds / many,
@@ -95,8 +95,10 @@ class SelfPerception:
         """
         stated = asyncio.run(self._all(table.prompts))
         known = [s for s in stated if s is not None]
-        if self.cost.failed == self.cost.asked:
-            raise ValueError(f"the LLM at {self._url} answered none of {self.cost.asked} requests")
+        if self.cost.failed == self.cost.prompts:
+            raise ValueError(
+                f"the LLM at {self._url} answered none of {self.cost.prompts} requests"
+            )
         median = float(np.median(known)) if known else 1.0
         filled = np.array([median if s is None else s for s in stated])
         return PredictedLengths(filled[table.prompt_index])
@@ -108,7 +110,7 @@ class SelfPerception:
         ) as client:
 
             async def one(prompt: str) -> tuple[str, float | None]:
-                self.cost.asked += 1
+                self.cost.prompts += 1
                 try:
                     reply = await client.complete(
                         [{"role": "user", "content": prompt + _SUFFIX[self._wording]}],

@@ -22,7 +22,7 @@ def test_an_llm_is_asked_once_per_prompt_and_its_reply_is_counted_as_cost() -> N
         predicted = asked.predict(LengthTable(rows))
     finally:
         server.stop()
-    assert asked.cost.asked == 5  # once per prompt, not once per row
+    assert asked.cost.prompts == 5  # once per prompt, not once per row
     assert asked.cost.output_tokens == 5 * 12
     assert asked.cost.seconds > 0
     assert len(asked.replies) == 5
