@@ -56,7 +56,7 @@ class JobRequest(Body):
 
 
 class JobError(Body):
-    """Why a job failed."""
+    """The cause of a job's failure."""
 
     code: str = Field(description="A stable name of the error")
     message: str = Field(description="What is wrong, and what to do about it")

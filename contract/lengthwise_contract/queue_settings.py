@@ -26,7 +26,7 @@ class QueueClass(Body):
         min_length=1,
         max_length=63,
         pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
-        description="What a job gives as its `class`",
+        description="The name that a job gives as its `class`",
     )
     offset_ms: float = Field(
         ge=0, le=30 * 86_400_000, description="Added to the due time of the jobs of the class, ms"

@@ -27,7 +27,7 @@ TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, J
 
 
 class Event(StrEnum):
-    """What can happen to a job. Each event is one Lua script and one `JobStore` method."""
+    """The events of a job. Each event is one Lua script and one `JobStore` method."""
 
     SUBMIT = "submit"  #: A client submits a job.
     CLAIM = "claim"  #: A worker claims the next jobs, on a lease.

@@ -86,7 +86,7 @@ class Batcher:
 
     @property
     def limit(self) -> int:
-        """How many texts a pass is expected to process within the target."""
+        """The number of texts that a pass is expected to process within the target."""
         if self._text_s <= 0:
             return self._max_batch
         return max(1, min(self._max_batch, int(self._target_s / self._text_s)))

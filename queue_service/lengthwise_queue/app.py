@@ -17,8 +17,7 @@ from starlette.routing import Match, Route
 
 from lengthwise_queue import errors
 from lengthwise_queue.admission.retry_after import LATEST_S
-from lengthwise_queue.api import health, queues
-from lengthwise_queue.api import jobs as routes_jobs
+from lengthwise_queue.api import health, jobs, queues
 from lengthwise_queue.batches.runner import BatchRunner
 from lengthwise_queue.errors import BadRequest, WrongMethod
 from lengthwise_queue.openai import batches, files, models
@@ -67,7 +66,7 @@ _ROUTERS = (
     routes_responses.router,
     files.router,
     batches.router,
-    routes_jobs.router,
+    jobs.router,
     queues.router,
     health.router,
 )

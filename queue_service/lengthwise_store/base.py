@@ -1,4 +1,4 @@
-"""What all parts of `JobStore` share: connections, scripts, the check of the servers.
+"""The base of all parts of `JobStore`: connections, scripts, the check of the servers.
 
 Redis 7+ or Valkey 8+. A queue's keys share the hash tag `{queue}`, so they are in one Cluster slot.
 keys.py names the fixed keys. The scripts build a job's own keys from the declared prefix, because a

@@ -133,7 +133,7 @@ class LeaseState(StrEnum):
 
 
 class OutcomeKind(StrEnum):
-    """How a claim ended."""
+    """The kinds of outcomes of a claim."""
 
     OK = "ok"  #: Answered.
     ERROR = "error"  #: Failed for good: the request itself is at fault.
@@ -144,7 +144,7 @@ class OutcomeKind(StrEnum):
 
 @dataclass(kw_only=True, unsafe_hash=True)
 class Outcome:
-    """How a claim ended, with what was measured.
+    """The outcome of a claim, with the measurements.
 
     `output_tokens`, `prompt_tokens`: from the engine's `usage`; None if it gave none.
     `service_ms`: from claim to end, on the worker's monotonic clock.
@@ -170,7 +170,7 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """What `finish` returns. `state` is None when the lease was lost and nothing was written.
+    """The result of `finish`. `state` is None when the lease was lost and nothing was written.
 
     A `finish` that is repeated with the same nonce, because its reply was lost, returns the same
     state again.

@@ -1,4 +1,4 @@
-"""How many jobs a worker may claim now: one at a time, whole batches, or as slots free up. Pure.
+"""Decide how many jobs a worker may claim now: one, a batch, or as slots free up. Pure.
 
 Called by claimer.py before every claim.
 """

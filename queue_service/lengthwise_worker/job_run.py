@@ -34,7 +34,7 @@ _EAGER_PIECES = 3
 
 
 class Abort(StrEnum):
-    """Why the engine's work on a job is aborted."""
+    """The reasons to abort the engine's work on a job."""
 
     CANCEL = "cancel"  #: No client wants the answer any more.
     LOST = "lost"  #: The job is no longer this worker's: send nothing more about it.
@@ -43,7 +43,7 @@ class Abort(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class JobContext:
-    """What every job of a worker shares.
+    """The objects that all jobs of a worker share.
 
     `call_ended(error)` gets the error of each call of the engine (None: it answered), and returns
     how long to pause, ms. `gave_up()` is true when the process ends and nothing is to be tried any

@@ -41,7 +41,7 @@ class Recorder:
 
     @property
     def waiting(self) -> int:
-        """How many rows are not written yet."""
+        """The number of rows that are not written yet."""
         return len(self._rows)
 
     def job_succeeded(self, claim: Claim, outcome: Outcome) -> None:

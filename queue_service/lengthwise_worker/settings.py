@@ -42,7 +42,7 @@ class Settings(RedisSettings):
         default_factory=_new_id, min_length=1, description="The id of this worker"
     )
 
-    engine: EngineName = Field(default="vllm", description="What answers")
+    engine: EngineName = Field(default="vllm", description="The engine that answers")
     engine_url: str | None = Field(
         default=None, description="Base URL of the engine, with or without /v1; embedded: null"
     )

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class WatchdogAction(StrEnum):
-    """What the worker must do."""
+    """The reaction of the worker to a check."""
 
     NONE = "none"
     RECONNECT = "reconnect"  #: Open new connections to the store.

@@ -94,7 +94,7 @@ class Worker:
 
     @property
     def running(self) -> int:
-        """How many jobs are claimed and not finished."""
+        """The number of jobs that are claimed and not finished."""
         return len(self._runs)
 
     # ------------------------------------------------------------------ life

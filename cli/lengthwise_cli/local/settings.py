@@ -19,7 +19,7 @@ class EngineName(StrEnum):
 
 
 class WorkerBatching(StrEnum):
-    """How the worker fills the engine."""
+    """The batching mode of the worker."""
 
     NONE = "none"  #: One request at a time.
     STATIC = "static"  #: A batch is full or times out, and finishes before the next one starts.

@@ -42,7 +42,7 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """Where the queue service listens."""
+        """The URL of the queue service."""
         host = self.settings.host
         reachable = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104
         return f"http://{reachable}:{self.settings.port}"

@@ -30,7 +30,7 @@ LIBRARIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Semantics:
-    """What a library guarantees with its settings here, and the settings, in a few words each."""
+    """The guarantees of a library with its settings here, and the settings, in a few words."""
 
     settings: str
     acknowledged: str  #: When a job is removed from the server.

@@ -30,7 +30,7 @@ _SCALE = 1.0 / 3.0
 
 @dataclass(frozen=True)
 class WordsFit:
-    """What each token and pair adds to a text's length.
+    """The part of each token and pair in a text's length.
 
     Attributes:
         table: float32, (vocabulary + PAIR_BUCKETS,), in log tokens.

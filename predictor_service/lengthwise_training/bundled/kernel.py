@@ -31,7 +31,7 @@ TOPIC_BUCKETS = 49_152
 
 @dataclass(frozen=True)
 class KernelConfig:
-    """How texts are compared; chosen on an inner split of the training prompts.
+    """The parameters of the comparison of texts; chosen on an inner split of the training prompts.
 
     Attributes:
         counts_weight: Weight of the counts in the distance.

@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EncodedDataset:
-    """What both trainings share.
+    """The encoded dataset that both trainings share.
 
     Attributes:
         dataset: Every row.

@@ -45,7 +45,7 @@ _READ_TOKENS = {Wording.PERCEIVE_THEN_ANSWER: 24, Wording.LENGTH_ONLY: 12}
 
 @dataclass
 class PerceptionCost:
-    """What the estimates cost the LLM.
+    """The cost of the estimates for the LLM.
 
     Attributes:
         prompts: Prompts that were sent.

@@ -24,14 +24,14 @@ INSTRUCTION = (
 
 
 class ChatFormat(StrEnum):
-    """How a chat is written."""
+    """The format of a chat."""
 
     OPENAI = "openai"  #: `{"messages": [{"role", "content"}, ...]}`
     SHAREGPT = "sharegpt"  #: `{"conversations": [{"from", "value"}, ...]}`
 
 
 class ChatLabel(StrEnum):
-    """Which of the samples is taught."""
+    """The sample that is taught."""
 
     MAX = "max"
     MEAN = "mean"

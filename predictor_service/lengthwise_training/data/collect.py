@@ -43,7 +43,7 @@ class SamplingPrompt:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are sampled; kept with every row.
+    """The settings of sampling, which are kept with every row.
 
     Attributes:
         samples: Answers per prompt.

@@ -37,7 +37,7 @@ OPSET = 17
 
 
 class Precision(StrEnum):
-    """How the encoder computes; what follows it is always float32."""
+    """The precision of the encoder; the rest is always float32."""
 
     FP32 = "fp32"
     FP16 = "fp16"

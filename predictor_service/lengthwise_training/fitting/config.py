@@ -72,7 +72,7 @@ class FitConfig:
 
     @property
     def objective(self) -> Objective:
-        """What the task learns."""
+        """The objective of the task."""
         return OBJECTIVES[self.task]
 
     @property

@@ -25,7 +25,7 @@ LEAST_ROWS = 20
 
 @dataclass(frozen=True)
 class PredictedLengths:
-    """What a predictor returned for each row.
+    """The lengths that a predictor returned for each row.
 
     Attributes:
         p50: float64, (rows,), tokens; NaN where there is no prediction.

@@ -37,7 +37,7 @@ def shape_of(text: str) -> Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeTerm:
-    """How the length of a prompt and its line breaks move the prediction for this LLM.
+    """The correction of a prediction by the length and the line breaks of the prompt.
 
     One LLM answers long prompts with few words, another with many. A predictor that does not know
     the LLM predicts the mean of the LLMs that it knows.

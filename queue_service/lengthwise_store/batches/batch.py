@@ -32,7 +32,7 @@ ENDED = frozenset(
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where a line begins in a file: its number from 1, the block, and the byte in the block."""
+    """The start of a line in a file: its number from 1, the block, and the byte in the block."""
 
     line: int
     block: int

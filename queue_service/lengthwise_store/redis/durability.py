@@ -15,7 +15,7 @@ from typing import Any
 
 
 class Durability(StrEnum):
-    """What an acknowledged write survives."""
+    """The failures that an acknowledged write survives."""
 
     ASYNC = "async"  #: What Redis itself offers: its persistence, and asynchronous replication.
     REPLICA = "replica"  #: The loss of the primary, if a replica that confirmed is promoted.

@@ -33,7 +33,7 @@ _DEFAULT_PORTS = {"sentinel": 26379}
 
 
 class TlsVerify(StrEnum):
-    """What is verified of a server's certificate."""
+    """The verification of a server's certificate."""
 
     FULL = "full"  #: Its issuer, and that it names the host.
     CA = "ca"  #: Its issuer only: for addresses that no certificate names, as those of pods.
@@ -41,7 +41,7 @@ class TlsVerify(StrEnum):
 
 
 class Deployment(StrEnum):
-    """How Redis is deployed, which decides how the primary is found."""
+    """The deployment of Redis, which decides how the primary is found."""
 
     SINGLE = "single"
     SENTINEL = "sentinel"

@@ -11,7 +11,7 @@ JsonObject = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class ResponseRecord:
-    """What OpenAI's Responses API needs of a response besides its job."""
+    """The data of a response that OpenAI's Responses API needs besides the job."""
 
     id: str
     job_id: str

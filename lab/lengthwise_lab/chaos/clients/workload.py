@@ -32,7 +32,7 @@ Fate = Literal["answered", "refused", "broken", "flaky", "killer"]
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerScript:
-    """What the engine does with one job. It is the prompt of the job.
+    """The behaviour of the engine with one job. It is the prompt of the job.
 
     The engine sends `pieces` within `service_ms` and reports `tokens`. The predictor predicts
     `predicted_tokens`.

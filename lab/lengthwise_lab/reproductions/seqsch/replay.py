@@ -33,7 +33,7 @@ def step_s(size: int) -> float:
 
 
 class Failures(StrEnum):
-    """What happens to answers that are not finished at their batch's cap."""
+    """The treatment of answers that are not finished at their batch's cap."""
 
     NEVER = "never"  #: A batch continues until all have finished.
     RESTART = "restart"  #: They restart with the full cap, in batches at the end.

@@ -32,7 +32,7 @@ class Order(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class LegacyBatching:
-    """How jobs are batched.
+    """The batching of jobs.
 
     `size`: jobs at once, >= 1. `wait_s`: how long FCFS, and only FCFS, waits for a batch to fill.
     `dynamic`: finished jobs leave and the batch is formed again; else all end with the longest.

@@ -45,7 +45,8 @@ from lengthwise_lab.simulator.core.steps import pass_work
 from lengthwise_lab.simulator.core.waiting_queue import enter, first, rebuild_heap
 from lengthwise_queue.scheduling.policy import overtake_bound_ms
 
-#: Why `run` returned: it needs the next requests, it needs more places in the pool, or it is over.
+#: The reasons why `run` returns: it needs the next requests, it needs more places in the pool, or
+#: the simulation is over.
 MORE, GROW, OVER = range(3)
 
 
