@@ -109,14 +109,14 @@ def test_our_queue_lets_no_job_be_overtaken_beyond_its_bound(
 
 
 def test_our_queue_is_k_alone_when_empty_and_delays_long_jobs_when_full() -> None:
-    queue = DueTimeQueue([0.0, 0.0, 0.0, 4.0], [9.0, 9.0, 4.0, 0.5], slots=1, stats=KNOWN)
+    arrivals_s, predicted_s = [0.0, 0.0, 0.0, 4.0], [9.0, 9.0, 4.0, 0.5]
+    queue = DueTimeQueue(arrivals_s, predicted_s, slots=1, stats=KNOWN, factor=3)
     for job in range(4):
         queue.push(job)
     # Job 2 is due at 12 s by k alone, and job 3 at 5.5 s; 18 s of work put job 2 behind job 1.
     assert [queue.pop(4.0) for _ in range(4)] == [3, 0, 1, 2]
-    alone = DueTimeQueue(
-        [0.0, 0.0, 0.0, 4.0], [9.0, 9.0, 4.0, 0.5], slots=1, stats=replace(KNOWN, credit=0.0)
-    )
+    no_credit = replace(KNOWN, credit=0.0)
+    alone = DueTimeQueue(arrivals_s, predicted_s, slots=1, stats=no_credit, factor=3)
     for job in range(4):
         alone.push(job)
     assert [alone.pop(4.0) for _ in range(4)] == [3, 2, 0, 1]

