@@ -1,4 +1,4 @@
-"""A process whose environment cannot work says which variable, in one line, and exits with 2."""
+"""A process with an invalid environment names the variable in one line and exits with 2."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ import pytest
     ],
     ids=["worker, missing", "worker", "queue service", "queue service, together", "predictor"],
 )
-def test_a_setting_that_cannot_work_is_named_as_in_the_environment(
+def test_an_invalid_setting_is_named_as_in_the_environment(
     module: str, variable: str, value: str | None, want: str
 ) -> None:
-    # The queue service and the predictor died of a traceback, and none named the variable.
+    # The queue service and the predictor ended with a traceback that did not name the variable.
     env = {k: v for k, v in os.environ.items() if not k.startswith("LENGTHWISE_")}
     env["LENGTHWISE_WORKER_ENGINE"] = "simulated"
     if variable.endswith("*"):

@@ -21,7 +21,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(ROOT))
 #: Folders at the root whose paths the pages quote.
 FOLDERS = sorted(p.name for p in ROOT.iterdir() if p.is_dir() and p.name[0] != ".")
 
-#: Pages say that this file must not exist.
+#: A page that warns about this file names it, although it does not exist.
 FORBIDDEN = {"operator/__init__.py"}
 
 #: Records of what was: they may name a module that has another name today.
@@ -127,7 +127,7 @@ def command_line() -> Any:
 
 
 def unknown(words: list[str]) -> str | None:
-    """What `lengthwise WORDS` has that the command line does not know."""
+    """The first word or flag of `lengthwise WORDS` that the command line does not have."""
     command = command_line()
     while words and (words[0] in getattr(command, "commands", {})):
         command, words = command.commands[words[0]], words[1:]
@@ -177,9 +177,9 @@ def test_every_module_that_a_page_runs_or_names_exists(page: Path) -> None:
         if words[0] == "python" and "-m" in words[:-1]
     }
     names |= set(re.findall(r"`(lengthwise_\w+(?:\.\w+)+)`", prose(page)))
-    ours = {name for name in names if name.startswith("lengthwise_")}
+    modules = {name for name in names if name.startswith("lengthwise_")}
     # Metrics begin with `lengthwise_` too, but have no dots.
-    assert sorted(name for name in ours if not is_module(name)) == []
+    assert sorted(name for name in modules if not is_module(name)) == []
 
 
 @each_page
@@ -234,4 +234,5 @@ def test_every_page_that_the_code_names_exists() -> None:
             r"\bdocs/[\w/-]+\.md\b", source.read_text(encoding="utf-8", errors="ignore")
         )
     }
+    assert named
     assert sorted(x for x in named if not (ROOT / x[1]).exists()) == []
