@@ -133,6 +133,7 @@ def test_text_designed_to_slow_the_regular_expressions_does_not(
     )
     check(answer, "/v1/predict/batch")
     assert answer.status_code == 200
+    assert len(answer.json()["predictions"]) == 60
 
 
 @given(st.text(alphabet="\n\t\r\x0b -*1.)a\u2022", max_size=60))

@@ -216,6 +216,7 @@ def test_a_change_that_is_undone_is_no_longer_a_problem(tmp_path: Path) -> None:
 def test_the_number_of_models_is_limited_because_each_takes_memory(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="at most 8"):
         PredictorSettings(models={f"m{i}": tmp_path for i in range(9)})
+    assert len(PredictorSettings(models={f"m{i}": tmp_path for i in range(8)}).models) == 8
 
 
 def test_a_rank_is_the_order_of_the_predictions(tmp_path: Path) -> None:
