@@ -79,9 +79,9 @@ def write_graph(fit: AdaptedPredictor, spread: Array, model: Path, out: Path) ->
     node("Mul", ["right_ids", constant("right", np.array(RIGHT, dtype=np.int64))], "right_part")
     node("Add", ["left_part", "right_part"], "pair_hash")
     node("Mod", ["pair_hash", constant("pairs", np.array(PAIR_BUCKETS, np.int64))], "pair_rows")
-    node("Mul", ["left_there", "right_there"], "pair_there")
+    node("Mul", ["left_present", "right_present"], "pair_is_present")
     tables = {"token": (table[:vocabulary], "ids", "present")}
-    tables["pair"] = (table[vocabulary:], "pair_rows", "pair_there")
+    tables["pair"] = (table[vocabulary:], "pair_rows", "pair_is_present")
     for name, (values, rows, present) in tables.items():
         node("Gather", [constant(f"{name}_table", values), rows], f"{name}_values")
         node("Mul", [f"{name}_values", present], f"{name}_present")
