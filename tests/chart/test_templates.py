@@ -15,6 +15,8 @@ from tests.chart.releases import EVERYTHING, Object, each_set, of_kind, pods
 #: The oldest schemas that the package ships, and the newest.
 VERSIONS = ["1.25", "1.37"]
 
+ROOT = Path(__file__).parents[2]
+
 
 @each_set
 @pytest.mark.parametrize("version", VERSIONS)
@@ -120,6 +122,29 @@ def test_monitors_name_ports_that_exist(render: Any) -> None:
         chosen = [p for p in pods(objects) if want <= p["metadata"]["labels"].items()]
         ports = {p["name"] for c in chosen[0]["spec"]["containers"] for p in c["ports"]}
         assert {e["port"] for e in monitor["spec"]["podMetricsEndpoints"]} <= ports
+
+
+#: Where each process serves its probes; Kopf serves the operator's.
+SERVED = {
+    "queue": "queue_service/lengthwise_queue/api/health.py",
+    "predictor": "predictor_service/lengthwise_predictor/routes.py",
+}
+
+
+@each_set
+def test_every_http_probe_calls_a_port_and_a_path_that_its_container_serves(
+    render: Any, values: Object
+) -> None:
+    for pod in pods(render(values)):
+        for container in pod["spec"]["containers"]:
+            for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+                call = container.get(name, {}).get("httpGet")
+                if call is None:
+                    continue
+                assert call["port"] in {port["name"] for port in container["ports"]}
+                source = SERVED.get(container["name"])
+                if source is not None:
+                    assert f'.get("{call["path"]}"' in (ROOT / source).read_text()
 
 
 def test_network_policies_name_ports_that_exist(render: Any) -> None:

@@ -55,6 +55,26 @@ def test_worker_and_predictor_meet_the_restricted_profile(make: Any) -> None:
     assert pod(found)["automountServiceAccountToken"] is False
 
 
+#: (Deployment, container) -> the paths that answer its probes.
+SERVED = {
+    ("chat-engine", "main"): {"/health"},  # vLLM's
+    ("chat-engine", "worker"): {"/healthz"},
+    ("chat-predictor", "main"): {"/healthz", "/readyz"},
+}
+
+
+def test_every_probe_calls_a_port_and_a_path_that_its_container_serves(make: Any) -> None:
+    probed = set()
+    for (kind, name), manifest in make(predictor={"replicas": 1}).items():
+        containers = manifest["spec"]["template"]["spec"]["containers"] if "Deploy" in kind else []
+        for each in containers:
+            calls = [each[key]["httpGet"] for key in each if key.endswith("Probe")]
+            assert {call["port"] for call in calls} <= {port["name"] for port in each["ports"]}
+            assert {call["path"] for call in calls} == SERVED[name, each["name"]]
+            probed.add((name, each["name"]))
+    assert probed == set(SERVED)
+
+
 def test_a_claim_is_created_or_an_existing_one_is_used(make: Any) -> None:
     managed = make(modelCache={"size": "9Gi", "storageClassName": "fast"})
     claim = managed["PersistentVolumeClaim", "chat-model-cache"]["spec"]
