@@ -43,8 +43,8 @@ class OutputHub:
     #: Longest block of one XREAD, s; bounds how long an unneeded stream stays in the set.
     BLOCK_S = 5.0
 
-    #: A stream without a waiting reader for this long is no longer read, s. A reader is away only
-    #: while it passes on what it got.
+    #: A stream without a waiting reader for this long is no longer read, s. A reader does not wait
+    #: only while it sends the entries that it got.
     IDLE_S = 2.0
 
     def __init__(self, blocking: redis.Redis, client: redis.Redis, keys: QueueKeys) -> None:

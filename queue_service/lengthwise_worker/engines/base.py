@@ -44,7 +44,7 @@ class Engine(Protocol):
         """
 
     async def healthy(self) -> bool:
-        """Whether the engine can take a job now. An engine that is away is not an error."""
+        """Whether the engine can take a job now. No answer is not an error."""
 
     async def max_model_len(self) -> int | None:
         """Tokens of prompt and answer together that it accepts; None: it does not report them."""
