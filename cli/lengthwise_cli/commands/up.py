@@ -11,14 +11,14 @@ import typer
 from rich.console import Console
 
 from lengthwise_cli.errors import BadUsage
-from lengthwise_cli.local.settings import EngineName, StackSettings, WorkerBatching
+from lengthwise_cli.local.settings import StackEngine, StackSettings, WorkerBatching
 from lengthwise_cli.local.stack import Stack
 
 
 def up(
     engine: Annotated[
-        EngineName, typer.Option(help="The engine that answers.")
-    ] = EngineName.LLAMA_CPP,
+        StackEngine, typer.Option(help="The engine that answers.")
+    ] = StackEngine.LLAMA_CPP,
     engine_url: Annotated[
         str | None, typer.Option(help="URL of a running engine, e.g. http://host:8000.")
     ] = None,
@@ -151,7 +151,7 @@ async def _until(stop: asyncio.Event, settings: StackSettings, console: Console)
 
 def _engine_line(stack: Stack) -> str:
     """The command that measures what the queue adds, if other programs may call the engine."""
-    if stack.settings.engine is EngineName.LLAMA_CPP and stack.settings.engine_api_key is None:
+    if stack.settings.engine is StackEngine.LLAMA_CPP and stack.settings.engine_api_key is None:
         return ""
     return (
         f"  lengthwise bench serve --url {stack.url} --engine-url {stack.engine_url}"

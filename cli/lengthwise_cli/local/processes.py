@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lengthwise_cli.errors import BadUsage
 from lengthwise_cli.local import ports
-from lengthwise_cli.local.settings import EngineName, StackSettings
+from lengthwise_cli.local.settings import StackEngine, StackSettings
 from lengthwise_cli.local.supervisor import Child
 from lengthwise_lab.errors import ServiceError
 from lengthwise_lab.loadtest.client import ServiceClient
@@ -120,7 +120,7 @@ def worker(
         env["LENGTHWISE_WORKER_ENGINE_URL"] = settings.engine_url
     else:
         env["LENGTHWISE_WORKER_ENGINE_PORT"] = str(engine_port)
-    if settings.engine_api_key is not None or settings.engine is EngineName.LLAMA_CPP:
+    if settings.engine_api_key is not None or settings.engine is StackEngine.LLAMA_CPP:
         env["LENGTHWISE_WORKER_ENGINE_API_KEY"] = engine_api_key
     if settings.model_path is not None:
         env["LENGTHWISE_WORKER_MODEL_PATH"] = str(settings.model_path)
@@ -141,7 +141,7 @@ def worker(
         env=env,
         ready=ready,
         # An LLM on the CPU takes every core, and the other processes wait for one another.
-        niceness=_LLM_NICENESS if settings.engine is EngineName.LLAMA_CPP else 0,
+        niceness=_LLM_NICENESS if settings.engine is StackEngine.LLAMA_CPP else 0,
         ready_within_s=120,
         stop_within_s=_DRAIN_S + 5,
     )

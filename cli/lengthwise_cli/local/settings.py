@@ -9,7 +9,7 @@ from pathlib import Path
 from lengthwise_contract.queue_settings import PolicyName
 
 
-class EngineName(StrEnum):
+class StackEngine(StrEnum):
     """The engine of the stack."""
 
     LLAMA_CPP = "llama.cpp"  #: Embedded in the worker; a GGUF file on the CPU.
@@ -31,7 +31,7 @@ class StackSettings:
     """The settings of one stack."""
 
     data_dir: Path
-    engine: EngineName = EngineName.LLAMA_CPP
+    engine: StackEngine = StackEngine.LLAMA_CPP
     engine_url: str | None = None
     #: Secret: only the worker's environment gets it. An embedded llama.cpp requires it from its
     #: callers. None: a random key, so that only this stack can call the engine.

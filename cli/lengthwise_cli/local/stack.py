@@ -15,7 +15,7 @@ from typing import IO
 from lengthwise_cli.engine_models import engine_models
 from lengthwise_cli.errors import BadUsage
 from lengthwise_cli.local import ports, processes, weights
-from lengthwise_cli.local.settings import EngineName, StackSettings
+from lengthwise_cli.local.settings import StackEngine, StackSettings
 from lengthwise_cli.local.supervisor import Child, Supervisor
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_lab.loadtest.client import ServiceClient, choose_model
@@ -138,7 +138,7 @@ class Stack:
     async def _resolve_model(self) -> tuple[str, QueueSettings]:
         """Return the served model's name and the settings for its queue."""
         settings = self.settings
-        if settings.engine is EngineName.LLAMA_CPP:
+        if settings.engine is StackEngine.LLAMA_CPP:
             path = settings.model_path or weights.bundled_weights()
             if not path.is_file():
                 raise BadUsage(f"there is no file {path}; --model-path must name a GGUF file")
@@ -155,7 +155,7 @@ class Stack:
             )
             return settings.model or "smollm2", queue
         if settings.engine_url is None:
-            if settings.engine is EngineName.SIMULATED:
+            if settings.engine is StackEngine.SIMULATED:
                 return settings.model or "simulated", QueueSettings()
             raise BadUsage(f"--engine {settings.engine} needs --engine-url, e.g. http://host:8000")
         served = await engine_models(settings.engine_url, settings.engine_api_key)

@@ -122,4 +122,4 @@ class IndependentSlots(BaseModel):
         return self.work(output) / self.slots
 
 
-Engine = Annotated[BatchingEngine | IndependentSlots, Field(discriminator="kind")]
+SimulatedEngine = Annotated[BatchingEngine | IndependentSlots, Field(discriminator="kind")]

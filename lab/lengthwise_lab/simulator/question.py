@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lengthwise_lab.errors import BadWorkload
-from lengthwise_lab.simulator.engines import BatchingEngine, Engine
+from lengthwise_lab.simulator.engines import BatchingEngine, SimulatedEngine
 from lengthwise_lab.simulator.policies import policy_named
 from lengthwise_lab.simulator.simulation import RunLimits
 from lengthwise_lab.simulator.workloads.arrivals import Arrivals, Burst, Closed, Poisson, Trace
@@ -112,7 +112,7 @@ class Question(_Part):
         default=0.8, ge=0, le=1, description="Accuracy of the comparisons of ssjf-pairwise"
     )
     in_order: bool = Field(default=False, description="Take the file's rows in their order")
-    engine: Engine = Field(default_factory=BatchingEngine)
+    engine: SimulatedEngine = Field(default_factory=BatchingEngine)
     arrivals: Arrivals = Field(default_factory=Poisson)
     lengths: LengthsConfig = Field(default_factory=LengthsConfig)
     predictor: PredictorConfig = Field(default_factory=PredictorConfig)

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from lengthwise_cli.local import ports
-from lengthwise_cli.local.settings import EngineName, StackSettings
+from lengthwise_cli.local.settings import StackEngine, StackSettings
 from lengthwise_cli.local.stack import Stack
 from lengthwise_contract.jobs import JobRequest
 from lengthwise_contract.queue_settings import QueueSettings
@@ -43,7 +43,7 @@ def requests_of(lengths: Sequence[int], *, every_s: float = 0.0) -> list[TimedRe
 
 def settings(folder: Path, *, slots: int = 1) -> StackSettings:
     return StackSettings(
-        data_dir=folder, engine=EngineName.SIMULATED, slots=slots, port=ports.find_free()
+        data_dir=folder, engine=StackEngine.SIMULATED, slots=slots, port=ports.find_free()
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from lengthwise_cli.local import ports
-from lengthwise_cli.local.settings import EngineName, StackSettings
+from lengthwise_cli.local.settings import StackEngine, StackSettings
 from lengthwise_cli.local.stack import Stack
 from lengthwise_lab.errors import BadChoice
 from lengthwise_lab.loadtest.arrivals import ArrivalKind, ArrivalProcess
@@ -58,7 +58,7 @@ def test_a_sweep_measures_every_policy_at_every_load_and_the_oracle_knows_the_le
 
     async def scenario() -> Sweep:
         settings = StackSettings(
-            data_dir=tmp_path, engine=EngineName.SIMULATED, slots=2, port=ports.find_free()
+            data_dir=tmp_path, engine=StackEngine.SIMULATED, slots=2, port=ports.find_free()
         )
         async with Stack(settings, print) as stack, ServiceClient(stack.url) as service:
             target = LoadTarget(url=stack.url, model=stack.model)
