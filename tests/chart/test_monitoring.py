@@ -135,11 +135,11 @@ async def load(url: str, *, waves: int, each: int, every_s: float) -> None:
 
     async def ask(http: httpx.AsyncClient, kind: str, body: dict[str, Any], stream: bool) -> None:
         tokens = chance.randint(5, 60) if kind == "short" else chance.randint(60, 300)
-        asked = {**body, "model": "simulated", "stream": stream}
-        asked["vllm_xargs"] = {"output_tokens": tokens}
+        request = {**body, "model": "simulated", "stream": stream}
+        request["vllm_xargs"] = {"output_tokens": tokens}
         if tokens <= 60:
-            asked["max_tokens"] = chance.choice([60, 120, 400])
-        await http.post("/v1/chat/completions", json=asked)
+            request["max_tokens"] = chance.choice([60, 120, 400])
+        await http.post("/v1/chat/completions", json=request)
 
     async with httpx.AsyncClient(base_url=url, timeout=WITHIN_S) as http:
         tasks = []

@@ -91,8 +91,8 @@ def test_pods_run_as_the_user_of_their_images(render: Any, chart_folder: Path) -
     assert {re.search(r"^USER (.*)$", f.read_text(), re.MULTILINE)[1] for f in files} == {  # type: ignore[index]
         "10001:10001"
     }
-    ours = [p["spec"]["securityContext"] for p in pods(render()) if "valkey" not in str(p)]
-    assert {(s["runAsUser"], s["runAsGroup"]) for s in ours} == {(10001, 10001)}
+    contexts = [p["spec"]["securityContext"] for p in pods(render()) if "valkey" not in str(p)]
+    assert {(s["runAsUser"], s["runAsGroup"]) for s in contexts} == {(10001, 10001)}
 
 
 def test_the_app_version_of_the_chart_is_the_version_of_the_distribution(

@@ -135,7 +135,7 @@ class Front:
         return {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]} | fields
 
     @contextlib.contextmanager
-    def asked(self, path: str, body: dict[str, Any], **headers: str) -> Iterator[None]:
+    def pending_request(self, path: str, body: dict[str, Any], **headers: str) -> Iterator[None]:
         """Send a request at the start of the block; at its end the client disconnects."""
         at = httpx.URL(self.url)
         connection = http.client.HTTPConnection(at.host, at.port, timeout=PATIENCE_S)
@@ -162,11 +162,11 @@ class Front:
         """Wait for the end of the job. Returns the job."""
         over = {"succeeded", "failed", "cancelled", "expired"}
 
-        def look() -> dict[str, Any] | None:
+        def ended_job() -> dict[str, Any] | None:
             job = self.job(job_id)
             return job if job["state"] in over else None
 
-        return eventually(look, f"job {job_id} ends")
+        return eventually(ended_job, f"job {job_id} ends")
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of one sample of a scrape; 0 if there is no such sample."""
@@ -317,7 +317,7 @@ async def hello(claim: Claim) -> AsyncIterator[bytes | Outcome]:
 
 
 @pytest.fixture
-def says() -> Callable[..., bytes]:
+def delta_of() -> Callable[..., bytes]:
     """Makes one event of a chat stream; see `chunk`."""
     return chunk
 

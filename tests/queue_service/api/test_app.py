@@ -27,7 +27,7 @@ from lengthwise_store.errors import JobFailed, LengthwiseError
 from lengthwise_store.jobs import Claim, NewJob, Outcome
 
 Front = Any  # tests/queue_service/conftest.py
-Says = Callable[..., bytes]
+DeltaOf = Callable[..., bytes]
 Until = Callable[[Callable[[], Any], str], Any]
 Steps = AsyncIterator[bytes | Outcome]
 
@@ -171,7 +171,7 @@ def test_without_redis_everything_is_a_503_at_once_and_works_again_afterwards(
     front.worker.start()
     assert front.http.get("/readyz").status_code == 200
     mortal_valkey.stop()
-    asked = [
+    requests = [
         ("POST", "/v1/chat/completions", front.chat()),
         ("POST", "/v1/chat/completions", front.chat(stream=True)),
         ("POST", "/v1/jobs", {"body": front.chat()}),
@@ -183,7 +183,7 @@ def test_without_redis_everything_is_a_503_at_once_and_works_again_afterwards(
         ("PUT", f"/v1/queues/{front.model}", {}),
         ("GET", "/readyz", None),
     ]
-    for method, path, body in asked:
+    for method, path, body in requests:
         answer = front.http.request(method, path, json=body)
         assert answer.status_code == 503, (method, path)
         assert int(answer.headers["retry-after"]) >= 1
@@ -199,7 +199,7 @@ def test_without_redis_everything_is_a_503_at_once_and_works_again_afterwards(
 def test_a_stream_continues_after_redis_was_down(
     make_front: Callable[..., Front],
     mortal_valkey: ValkeyServer,
-    says: Says,
+    delta_of: DeltaOf,
     until: Until,
     api: str,
 ) -> None:
@@ -208,9 +208,9 @@ def test_a_stream_continues_after_redis_was_down(
     back = threading.Event()
 
     async def script(claim: Claim) -> Steps:
-        yield says("Hel")
+        yield delta_of("Hel")
         await asyncio.to_thread(back.wait, 20)
-        yield says("lo", finish="stop")
+        yield delta_of("lo", finish="stop")
 
     front.worker.script = script
     front.worker.start()
@@ -255,7 +255,7 @@ def test_an_output_that_lost_its_end_does_not_keep_its_reader_waiting(
     )
     asks.start()
     with redis.Redis.from_url(idle_front.redis_url) as client:
-        [key] = until(lambda: client.keys("*job:*"), "the job is there")
+        [key] = until(lambda: client.keys("*job:*"), "the job is stored")
         client.hset(key, "state", "cancelled")  # only the record: the stream gets no END
     asks.join(20)
     assert answers, "the reader still waits"

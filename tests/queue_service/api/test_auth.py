@@ -155,8 +155,8 @@ async def _claim(url: str, queue: str, *, fail: bool) -> None:
     await store.aclose()
 
 
-def told(answer: httpx.Response) -> tuple[int, bytes, list[tuple[str, str]]]:
-    """Everything in an answer that reveals something: also its headers, without the date."""
+def revealed(answer: httpx.Response) -> tuple[int, bytes, list[tuple[str, str]]]:
+    """What a response reveals: its status, its body and its headers, without the date."""
     headers = sorted((k, v) for k, v in answer.headers.items() if k != "date")
     return answer.status_code, answer.content, headers
 
@@ -170,12 +170,14 @@ def test_no_route_reveals_what_belongs_to_another_tenant(
     house: House, method: str, path: str
 ) -> None:
     before = _all_of_alices(house)
-    for hers, missing in house.paths(path):
+    paths = list(house.paths(path))
+    assert paths
+    for hers, missing in paths:
         answer = ask(house.bob, method, hers)
         if hers != missing:
             want = (403, 404)
             assert answer.status_code in want
-            assert told(answer) == told(ask(house.bob, method, missing))
+            assert revealed(answer) == revealed(ask(house.bob, method, missing))
         for name in (*house.jobs.values(), *house.things.values()):
             assert name not in answer.text.replace(hers, "")
         assert SECRET not in answer.text
@@ -253,9 +255,9 @@ def test_an_admin_sees_the_jobs_of_all_tenants(house: House) -> None:
 
 def test_a_tenant_that_names_another_is_refused_whether_that_exists_or_not(house: House) -> None:
     for path in ("/v1/jobs", f"/v1/queues/{house.front.model}/dead"):
-        answers = [house.bob.get(path, params={"tenant": t}) for t in ("alice", "nobody")]
+        answers = [house.bob.get(path, params={"tenant": t}) for t in ("alice", "unknown")]
         assert [a.status_code for a in answers] == [403, 403]
-        assert told(answers[0]) == told(answers[1])
+        assert revealed(answers[0]) == revealed(answers[1])
         assert house.bob.get(path, params={"tenant": "bob"}).status_code == 200
 
 

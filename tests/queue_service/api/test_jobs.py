@@ -16,7 +16,7 @@ from lengthwise_contract.jobs import JobError, JobView
 from lengthwise_store.jobs import Claim, Outcome, OutcomeKind
 
 Front = Any  # tests/queue_service/conftest.py
-Says = Callable[..., bytes]
+DeltaOf = Callable[..., bytes]
 Until = Callable[[Callable[[], Any], str], Any]
 Steps = AsyncIterator[bytes | Outcome]
 Event = dict[str, str]
@@ -77,13 +77,15 @@ def test_a_job_that_does_not_stream_has_the_engines_whole_answer(front: Front) -
     assert job["response"]["choices"][0]["message"]["content"] == "Hello, you"
 
 
-def test_a_running_job_shows_its_answer_so_far(front: Front, says: Says, until: Until) -> None:
+def test_a_running_job_shows_its_answer_so_far(
+    front: Front, delta_of: DeltaOf, until: Until
+) -> None:
     release = threading.Event()
 
     async def script(claim: Claim) -> Steps:
-        yield says("Hel", role="assistant")
+        yield delta_of("Hel", role="assistant")
         await asyncio.to_thread(release.wait, 20)
-        yield says("lo", finish="stop")
+        yield delta_of("lo", finish="stop")
 
     front.worker.script = script
     job_id = front.submit()
@@ -203,20 +205,20 @@ def test_resuming_after_the_end_is_a_204(front: Front) -> None:
 
 @pytest.mark.parametrize("cut", range(6))
 def test_resuming_a_running_stream_at_any_point_gives_no_gap_and_no_repeat(
-    front: Front, make_front: Callable[..., Front], says: Says, cut: int
+    front: Front, make_front: Callable[..., Front], delta_of: DeltaOf, cut: int
 ) -> None:
     # The reader disconnects after `cut` events, while the engine continues, and resumes elsewhere.
     left = threading.Event()
 
     async def script(claim: Claim) -> Steps:
         for n in range(3):
-            yield says(f"before {n}")
+            yield delta_of(f"before {n}")
         if cut > 3:
-            yield says("before 3")
-            yield says("before 4")
+            yield delta_of("before 3")
+            yield delta_of("before 4")
         await asyncio.to_thread(left.wait, 20)
         for n in range(3):
-            yield says(f"after {n}")
+            yield delta_of(f"after {n}")
 
     front.worker.script = script
     job_id = front.submit()
@@ -237,10 +239,10 @@ def test_resuming_a_running_stream_at_any_point_gives_no_gap_and_no_repeat(
 
 
 def test_a_new_attempt_is_an_event_that_makes_the_reader_start_over(
-    front: Front, says: Says
+    front: Front, delta_of: DeltaOf
 ) -> None:
     async def script(claim: Claim) -> Steps:
-        yield says(f"attempt {claim.lease.attempt}", finish="stop")
+        yield delta_of(f"attempt {claim.lease.attempt}", finish="stop")
         if claim.lease.attempt == 1:
             yield RETRY
 
@@ -254,14 +256,14 @@ def test_a_new_attempt_is_an_event_that_makes_the_reader_start_over(
 
 
 def test_a_reader_that_leaves_does_not_cancel_the_job(
-    front: Front, says: Says, until: Until
+    front: Front, delta_of: DeltaOf, until: Until
 ) -> None:
     release = threading.Event()
 
     async def script(claim: Claim) -> Steps:
-        yield says("Hel")
+        yield delta_of("Hel")
         await asyncio.to_thread(release.wait, 20)
-        yield says("lo")
+        yield delta_of("lo")
 
     front.worker.script = script
     job_id = front.submit()
@@ -280,14 +282,14 @@ def test_a_wrong_last_event_id_is_refused(idle_front: Front, bad: str) -> None:
 
 
 def test_a_stopping_process_sends_its_readers_elsewhere(
-    front: Front, make_front: Callable[..., Front], says: Says
+    front: Front, make_front: Callable[..., Front], delta_of: DeltaOf
 ) -> None:
     release = threading.Event()
 
     async def script(claim: Claim) -> Steps:
-        yield says("Hel")
+        yield delta_of("Hel")
         await asyncio.to_thread(release.wait, 20)
-        yield says("lo")
+        yield delta_of("lo")
 
     front.worker.script = script
     leaving, staying = make_front(), make_front()

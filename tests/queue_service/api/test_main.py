@@ -45,15 +45,15 @@ def process(
 
 
 def test_a_sigterm_lets_open_answers_finish_and_exits_with_0(
-    process: tuple[subprocess.Popen[str], str], front: Any, says: Callable[..., bytes]
+    process: tuple[subprocess.Popen[str], str], front: Any, delta_of: Callable[..., bytes]
 ) -> None:
     running, url = process
     asked_to_stop = threading.Event()
 
     async def script(claim: Any) -> Any:
-        yield says("Hel")
+        yield delta_of("Hel")
         await asyncio.to_thread(asked_to_stop.wait, PATIENCE_S)
-        yield says("lo")
+        yield delta_of("lo")
 
     front.worker.script = script  # on the same Valkey
     text = ""

@@ -20,7 +20,7 @@ from lengthwise_store.jobs import Claim, Outcome, OutcomeKind
 from lengthwise_store.store import JobStore
 
 Front = Any  # tests/queue_service/conftest.py
-Says = Callable[..., bytes]
+DeltaOf = Callable[..., bytes]
 Until = Callable[[Callable[[], Any], str], Any]
 
 REFUSED = Outcome(kind=OutcomeKind.ERROR, error=JobError(code="no", message="Not this one."))
@@ -51,9 +51,9 @@ def failed_job(front: Front) -> str:
 def test_a_paused_queue_accepts_jobs_and_serves_them_when_it_is_resumed(front: Front) -> None:
     assert put_mode(front, "pause").mode == "paused"
     job_id = front.submit()
-    told = Explanation.model_validate(front.http.get(f"/v1/jobs/{job_id}/explain").json())
-    assert (told.mode, told.estimated_start_ms) == ("paused", None)
-    assert "paused" in told.why
+    why = Explanation.model_validate(front.http.get(f"/v1/jobs/{job_id}/explain").json())
+    assert (why.mode, why.estimated_start_ms) == ("paused", None)
+    assert "paused" in why.why
     assert front.job(job_id)["state"] == "queued"
     assert put_mode(front, "resume").mode == "open"
     assert front.ended(job_id)["state"] == "succeeded"
@@ -446,9 +446,13 @@ def test_explain_reports_that_predictions_do_not_count_now(idle_front: Front) ->
     job_id = idle_front.submit()
     assert "is due" in explained(idle_front, job_id).why
     asyncio.run(suspend())
-    told = explained(idle_front, job_id)
-    assert (told.fallback, told.policy, told.active_policy) == (True, "sjf", "fcfs")
-    assert "their quality is degraded" in told.why
+    why = explained(idle_front, job_id)
+    assert (why.fallback, why.policy, why.active_policy) == (
+        True,
+        "sjf",
+        "fcfs",
+    )
+    assert "their quality is degraded" in why.why
     view = QueueView.model_validate(idle_front.http.get(f"/v1/queues/{idle_front.model}").json())
     assert (view.fallback, view.active_policy, view.settings.policy) == (True, "fcfs", "sjf")
 
@@ -470,10 +474,10 @@ def test_explain_reports_that_other_tenants_have_their_share(
     assert "other tenants" not in explained(front, job_id).why
     for _ in range(5):
         heavy.post("/v1/jobs", json={"body": front.chat()})
-    told = explained(front, job_id)
-    assert (told.tenant, told.position) == ("light", 0)
-    assert "Jobs of other tenants wait too" in told.why
-    assert "2.5" in told.why
+    why = explained(front, job_id)
+    assert (why.tenant, why.position) == ("light", 0)
+    assert "Jobs of other tenants wait too" in why.why
+    assert "2.5" in why.why
 
 
 def test_explain_compares_the_wait_with_first_come_first_served(front: Front) -> None:
@@ -481,7 +485,7 @@ def test_explain_compares_the_wait_with_first_come_first_served(front: Front) ->
     for job_id in ids:
         front.ended(job_id)
     front.ended(front.submit())
-    told = [explained(front, job_id) for job_id in ids]
-    known = [one for one in told if one.fcfs_wait_ms is not None]
+    why = [explained(front, job_id) for job_id in ids]
+    known = [one for one in why if one.fcfs_wait_ms is not None]
     assert known
     assert all("first come, first served" in one.why for one in known)

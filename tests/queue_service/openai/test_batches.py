@@ -135,8 +135,8 @@ def test_requests_that_fail_are_in_the_error_file_and_the_others_are_answered(de
     async def picky(claim: Claim) -> AsyncIterator[bytes | Outcome]:
         body = json.loads(claim.body)
         if body["messages"][0]["content"] == "q3":
-            said = {"error": {"message": "no", "type": "BadRequestError", "code": 400}}
-            error = JobError(code="refused", message="no", status=400, body=said)
+            refusal = {"error": {"message": "no", "type": "BadRequestError", "code": 400}}
+            error = JobError(code="refused", message="no", status=400, body=refusal)
             yield Outcome(kind=OutcomeKind.ERROR, error=error)
         else:
             yield json.dumps({"choices": []}, indent=1).encode()

@@ -16,7 +16,7 @@ from lengthwise_contract.jobs import JobError
 from lengthwise_store.jobs import Claim, Outcome, OutcomeKind
 
 Front = Any  # tests/queue_service/conftest.py
-Says = Callable[..., bytes]
+DeltaOf = Callable[..., bytes]
 Until = Callable[[Callable[[], Any], str], Any]
 Steps = AsyncIterator[bytes | Outcome]
 
@@ -49,7 +49,9 @@ def test_a_chat_streams(front: Front) -> None:
         assert text_of(stream) == "Hello, you"
 
 
-def test_a_streamed_chunk_is_byte_for_byte_that_of_the_engine(front: Front, says: Says) -> None:
+def test_a_streamed_chunk_is_byte_for_byte_that_of_the_engine(
+    front: Front, delta_of: DeltaOf
+) -> None:
     odd = b'{"id":"x","choices":[{"index":0,"delta":{"content":"\\u00e9 1.0"}}],"weird":1.50}'
 
     async def script(claim: Claim) -> Steps:
@@ -80,13 +82,13 @@ def test_two_answers_come_as_two_choices(front: Front) -> None:
     assert texts == {0: "Hello, you", 1: "Hello, you"}
 
 
-def test_tool_calls_stream(front: Front, says: Says) -> None:
+def test_tool_calls_stream(front: Front, delta_of: DeltaOf) -> None:
     async def script(claim: Claim) -> Steps:
         call = {"index": 0, "id": "call_1", "type": "function"}
-        yield says(role="assistant", tool_calls=[call | {"function": {"name": "f"}}])
-        yield says(tool_calls=[{"index": 0, "function": {"arguments": '{"a":'}}])
-        yield says(tool_calls=[{"index": 0, "function": {"arguments": "1}"}}])
-        yield says(finish="tool_calls")
+        yield delta_of(role="assistant", tool_calls=[call | {"function": {"name": "f"}}])
+        yield delta_of(tool_calls=[{"index": 0, "function": {"arguments": '{"a":'}}])
+        yield delta_of(tool_calls=[{"index": 0, "function": {"arguments": "1}"}}])
+        yield delta_of(finish="tool_calls")
 
     front.worker.script = script
     tools: Any = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
@@ -100,11 +102,11 @@ def test_tool_calls_stream(front: Front, says: Says) -> None:
     assert json.loads(front.worker.bodies[0])["tools"] == tools
 
 
-def test_logprobs_stream(front: Front, says: Says) -> None:
+def test_logprobs_stream(front: Front, delta_of: DeltaOf) -> None:
     logprobs = {"content": [{"token": "Hi", "logprob": -0.5, "bytes": None, "top_logprobs": []}]}
 
     async def script(claim: Claim) -> Steps:
-        yield says("Hi", logprobs=logprobs)
+        yield delta_of("Hi", logprobs=logprobs)
 
     front.worker.script = script
     with front.openai() as client:
@@ -187,10 +189,10 @@ def test_a_failure_without_an_engines_error_is_a_502_that_clients_do_not_repeat(
 
 
 def test_a_failure_after_the_first_chunk_ends_the_stream_with_an_error(
-    front: Front, says: Says
+    front: Front, delta_of: DeltaOf
 ) -> None:
     async def script(claim: Claim) -> Steps:
-        yield says("Hel")
+        yield delta_of("Hel")
         yield failing(500, {"error": {"message": "out of memory", "code": "oom"}})
 
     front.worker.script = script
@@ -240,7 +242,7 @@ def test_a_client_that_disconnects_cancels_its_job(
     if claimed:
         front.worker.start()
     queue, line = f"/v1/queues/{front.model}", f"/v1/queues/{front.model}/snapshot"
-    with front.asked("/v1/chat/completions", front.chat(stream=stream)):
+    with front.pending_request("/v1/chat/completions", front.chat(stream=stream)):
         where = "running" if claimed else "waiting"
         until(lambda: front.http.get(line).json()[where], "the job is there")
     until(lambda: front.http.get(queue).json()["cancelled"] == 1, "the job is cancelled")
@@ -251,12 +253,12 @@ def test_a_client_that_disconnects_cancels_its_job(
 
 
 def test_disconnecting_during_the_stream_cancels_the_job(
-    front: Front, says: Says, until: Until
+    front: Front, delta_of: DeltaOf, until: Until
 ) -> None:
     async def script(claim: Claim) -> Steps:
-        yield says("Hel")
+        yield delta_of("Hel")
         await asyncio.sleep(60)  # an engine that does not answer during the test
-        yield says("lo")
+        yield delta_of("lo")
 
     front.worker.script = script
     with front.openai() as client:
@@ -278,7 +280,7 @@ def test_with_an_idempotency_key_a_client_can_disconnect_and_come_back(
 
     front.worker.script = script
     headers, body = {"Idempotency-Key": "k1"}, front.chat()
-    with front.asked("/v1/chat/completions", body, **headers):
+    with front.pending_request("/v1/chat/completions", body, **headers):
         until(lambda: front.worker.bodies, "the job is being answered")
     outcome = {"service": front.model, "outcome": "client_disconnected"}
     until(lambda: front.metric("requests_total", **outcome) == 1, "the disconnect is noticed")
@@ -308,24 +310,24 @@ def test_a_chat_stream_that_broke_off_is_resumed_as_the_jobs_stream(
 # ------------------------------------------------------------------------------- attempts
 
 
-def attempts(says: Says, *texts: list[str]) -> Callable[[Claim], Steps]:
+def attempts(delta_of: DeltaOf, *texts: list[str]) -> Callable[[Claim], Steps]:
     """An engine that dies after each of `texts` but the last."""
 
     async def script(claim: Claim) -> Steps:
         attempt = claim.lease.attempt
-        yield says("", role="assistant")
+        yield delta_of("", role="assistant")
         for word in texts[attempt - 1]:
-            yield says(word)
+            yield delta_of(word)
         if attempt < len(texts):
             yield RETRY
         else:
-            yield says(finish="stop")
+            yield delta_of(finish="stop")
 
     return script
 
 
-def test_a_second_attempt_that_repeats_itself_is_spliced(front: Front, says: Says) -> None:
-    front.worker.script = attempts(says, ["Hel", "lo, y"], ["He", "llo, yo", "u all"])
+def test_a_second_attempt_that_repeats_itself_is_spliced(front: Front, delta_of: DeltaOf) -> None:
+    front.worker.script = attempts(delta_of, ["Hel", "lo, y"], ["He", "llo, yo", "u all"])
     raw = front.http.post("/v1/chat/completions", json=front.chat(stream=True)).text
     events = [json.loads(line[6:]) for line in raw.splitlines() if line.startswith("data: {")]
     text = "".join(e["choices"][0]["delta"].get("content") or "" for e in events)
@@ -335,9 +337,9 @@ def test_a_second_attempt_that_repeats_itself_is_spliced(front: Front, says: Say
 
 
 def test_a_second_attempt_that_differs_ends_the_stream_with_the_url_of_the_answer(
-    front: Front, says: Says
+    front: Front, delta_of: DeltaOf
 ) -> None:
-    front.worker.script = attempts(says, ["Hel", "lo"], ["Good ", "day"])
+    front.worker.script = attempts(delta_of, ["Hel", "lo"], ["Good ", "day"])
     got: list[str] = []
 
     def talk(client: openai.OpenAI) -> None:
@@ -354,12 +356,12 @@ def test_a_second_attempt_that_differs_ends_the_stream_with_the_url_of_the_answe
 
 
 def test_a_repeated_request_whose_attempt_restarted_gets_the_answer(
-    front: Front, says: Says
+    front: Front, delta_of: DeltaOf
 ) -> None:
     # The stream that is open when the worker dies must end with `attempt_restarted`. Once, each
     # repetition with the same key ended so too: it was sent the words of the first attempt before
     # those of the second, although the new client had nothing yet that these could contradict.
-    front.worker.script = attempts(says, ["Hel", "lo"], ["Good ", "day"])
+    front.worker.script = attempts(delta_of, ["Hel", "lo"], ["Good ", "day"])
     got: list[str] = []
 
     def talk(client: openai.OpenAI) -> None:
@@ -389,7 +391,7 @@ def test_a_plain_request_gets_the_last_attempts_answer(front: Front) -> None:
 
 
 def test_the_official_client_survives_a_comment_between_two_chunks(
-    front: Front, says: Says, monkeypatch: pytest.MonkeyPatch
+    front: Front, delta_of: DeltaOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Comments once ended with the usual blank line. After an `id:` line, OpenAI's client takes a
     # blank line for an event, and raised JSONDecodeError (openai-python #2722).
@@ -397,10 +399,10 @@ def test_the_official_client_survives_a_comment_between_two_chunks(
     commented = threading.Event()
 
     async def script(claim: Claim) -> Steps:
-        yield says("Hel")
+        yield delta_of("Hel")
         await asyncio.to_thread(commented.wait, 20)
         await asyncio.sleep(0.2)  # time passes: the official client does not report comments
-        yield says("lo")
+        yield delta_of("lo")
 
     front.worker.script = script
     with front.http.stream("POST", "/v1/chat/completions", json=front.chat(stream=True)) as answer:

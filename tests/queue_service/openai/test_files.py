@@ -127,7 +127,7 @@ def test_a_client_that_disconnects_during_an_upload_leaves_nothing(
             'Content-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
         )
         half.sendall(head.encode() + b"0" * (3 * 2**20))
-        until(lambda: content_keys(idle_front.redis_url), "its first blocks are there")
+        until(lambda: content_keys(idle_front.redis_url), "its first blocks are stored")
         [key] = content_keys(idle_front.redis_url)
         with redis.Redis.from_url(idle_front.redis_url) as client:
             assert 0 < client.pttl(key) <= 600_000  # if the server dies now, they expire

@@ -86,18 +86,22 @@ def test_the_clients_own_stream_helper_follows_along(front: Any) -> None:
     assert final.output_text == "Hello, you"
 
 
-def test_function_calls_are_translated_both_ways(front: Any, says: Callable[..., bytes]) -> None:
+def test_function_calls_are_translated_both_ways(
+    front: Any, delta_of: Callable[..., bytes]
+) -> None:
     async def calls(claim: Claim) -> AsyncIterator[bytes | Outcome]:
         first = {"name": "weather", "arguments": ""}
-        yield says("", role="assistant")
-        yield says(tool_calls=[{"index": 0, "id": "call_1", "type": "function", "function": first}])
+        yield delta_of("", role="assistant")
+        yield delta_of(
+            tool_calls=[{"index": 0, "id": "call_1", "type": "function", "function": first}]
+        )
         for piece in ('{"town"', ': "Bern"}'):
-            yield says(tool_calls=[{"index": 0, "function": {"arguments": piece}}])
-        yield says(finish="tool_calls")
+            yield delta_of(tool_calls=[{"index": 0, "function": {"arguments": piece}}])
+        yield delta_of(finish="tool_calls")
 
     front.worker.script = calls
     client = front.openai()
-    asked: Any = {
+    request: Any = {
         "model": front.model,
         "input": [
             {"role": "developer", "content": "Use tools."},
@@ -110,7 +114,7 @@ def test_function_calls_are_translated_both_ways(front: Any, says: Callable[...,
         "max_output_tokens": 50,
         "text": {"format": {"type": "json_schema", "name": "s", "schema": {"type": "object"}}},
     }
-    response = client.responses.create(**asked)
+    response = client.responses.create(**request)
     [call] = response.output
     assert (call.type, call.call_id, call.name) == ("function_call", "call_1", "weather")
     assert json.loads(call.arguments) == {"town": "Bern"}
@@ -136,7 +140,7 @@ def test_function_calls_are_translated_both_ways(front: Any, says: Callable[...,
     assert sent["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
     assert sent["max_tokens"] == 50
     assert sent["response_format"]["json_schema"] == {"name": "s", "schema": {"type": "object"}}
-    events = list(client.responses.create(**asked, stream=True))
+    events = list(client.responses.create(**request, stream=True))
     assert [e.type for e in events][3:] == [
         "response.output_item.added",
         "response.function_call_arguments.delta",
@@ -196,10 +200,10 @@ def test_unknown_fields_reach_the_engine(front: Any) -> None:
 
 
 def test_an_answer_that_is_cut_is_incomplete_with_a_reason(
-    front: Any, says: Callable[..., bytes]
+    front: Any, delta_of: Callable[..., bytes]
 ) -> None:
     async def cut(claim: Claim) -> AsyncIterator[bytes | Outcome]:
-        yield says("Hel", finish="length")
+        yield delta_of("Hel", finish="length")
 
     front.worker.script = cut
     client = front.openai()
@@ -212,8 +216,8 @@ def test_an_answer_that_is_cut_is_incomplete_with_a_reason(
 
 def test_an_engines_refusal_is_returned_with_its_status_and_as_a_failed_event(front: Any) -> None:
     async def refuse(claim: Claim) -> AsyncIterator[bytes | Outcome]:
-        said = {"error": {"message": "too long", "type": "BadRequestError", "code": 400}}
-        error = JobError(code="refused", message="too long", status=400, body=said)
+        answer = {"error": {"message": "too long", "type": "BadRequestError", "code": 400}}
+        error = JobError(code="refused", message="too long", status=400, body=answer)
         yield Outcome(kind=OutcomeKind.ERROR, error=error)
 
     front.worker.script = refuse
@@ -231,12 +235,12 @@ def test_a_conversation_continues_from_a_previous_response(front: Any) -> None:
     first = client.responses.create(model=front.model, input="One", instructions="Only for one.")
     second = client.responses.create(model=front.model, input="Two", previous_response_id=first.id)
     client.responses.create(model=front.model, input="Three", previous_response_id=second.id)
-    said = {"role": "assistant", "content": "Hello, you"}
+    answer = {"role": "assistant", "content": "Hello, you"}
     assert json.loads(front.worker.bodies[-1])["messages"] == [
         {"role": "user", "content": "One"},
-        said,
+        answer,
         {"role": "user", "content": "Two"},
-        said,
+        answer,
         {"role": "user", "content": "Three"},
     ]
     assert second.previous_response_id == first.id
@@ -245,22 +249,22 @@ def test_a_conversation_continues_from_a_previous_response(front: Any) -> None:
 class Slow:
     """An engine that sends one word at each step of the test."""
 
-    def __init__(self, says: Callable[..., bytes]) -> None:
-        self._says = says
+    def __init__(self, delta_of: Callable[..., bytes]) -> None:
+        self._delta_of = delta_of
         self._steps = threading.Semaphore(0)
 
     async def script(self, claim: Claim) -> AsyncIterator[bytes | Outcome]:
         for number in range(4):
             await eventually_async(lambda: self._steps.acquire(blocking=False), "the next step")
-            yield self._says(f"w{number} ", finish="stop" if number == 3 else None)
+            yield self._delta_of(f"w{number} ", finish="stop" if number == 3 else None)
 
     def step(self, times: int = 1) -> None:
         self._steps.release(times)
 
 
 @pytest.fixture
-def slow(front: Any, says: Callable[..., bytes]) -> Slow:
-    made = Slow(says)
+def slow(front: Any, delta_of: Callable[..., bytes]) -> Slow:
+    made = Slow(delta_of)
     front.worker.script = made.script
     return made
 
@@ -279,7 +283,7 @@ def test_a_background_response_is_answered_at_once_and_read_later(
         now = client.responses.retrieve(response.id)
         return bool(now.status == "in_progress" and now.output_text == "w0 w1 ")
 
-    until(partly, "a part of it is there")
+    until(partly, "a part of it can be read")
     slow.step(2)
     until(lambda: client.responses.retrieve(response.id).status == "completed", "it is done")
     assert client.responses.retrieve(response.id).output_text == "w0 w1 w2 w3 "
@@ -346,7 +350,7 @@ def test_a_foreground_client_that_disconnects_cancels_its_response(
         next(iter(answer))
         answer.close()
     else:
-        with front.asked("/v1/responses", {"model": front.model, "input": "Hi"}):
+        with front.pending_request("/v1/responses", {"model": front.model, "input": "Hi"}):
             until(lambda: front.worker.bodies, "it is being answered")
     view = f"/v1/queues/{front.model}"
     until(lambda: front.http.get(view).json()["cancelled"] == 1, "its job is cancelled")
@@ -440,15 +444,15 @@ def test_the_input_can_be_listed(idle_front: Any) -> None:
 
 
 def test_a_worker_that_is_lost_during_an_answer_leaves_no_gap_and_no_repeat(
-    front: Any, says: Callable[..., bytes]
+    front: Any, delta_of: Callable[..., bytes]
 ) -> None:
     async def twice(claim: Claim) -> AsyncIterator[bytes | Outcome]:
-        yield says("", role="assistant")
+        yield delta_of("", role="assistant")
         for word in ("Hel", "lo", ", you"):
             if claim.lease.attempt == 1 and word == ", you":
                 yield Outcome(kind=OutcomeKind.RETRY, error=JobError(code="lost", message="lost"))
-            yield says(word)
-        yield says(finish="stop")
+            yield delta_of(word)
+        yield delta_of(finish="stop")
 
     front.worker.script = twice
     client = front.openai()
@@ -460,13 +464,13 @@ def test_a_worker_that_is_lost_during_an_answer_leaves_no_gap_and_no_repeat(
 
 
 def test_a_new_attempt_that_differs_ends_the_stream_with_an_error(
-    front: Any, says: Callable[..., bytes]
+    front: Any, delta_of: Callable[..., bytes]
 ) -> None:
     async def differs(claim: Claim) -> AsyncIterator[bytes | Outcome]:
-        yield says(f"attempt {claim.lease.attempt}")
+        yield delta_of(f"attempt {claim.lease.attempt}")
         if claim.lease.attempt == 1:
             yield Outcome(kind=OutcomeKind.RETRY, error=JobError(code="lost", message="lost"))
-        yield says(finish="stop")
+        yield delta_of(finish="stop")
 
     front.worker.script = differs
     client = front.openai()
