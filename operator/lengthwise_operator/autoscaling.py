@@ -1,4 +1,4 @@
-"""How many replicas: from the predicted backlog, without flapping. Pure.
+"""Choose the number of replicas from the predicted backlog, without flapping. Pure.
 
 The backlog is measured in replica-seconds: the time that one replica would need for all waiting
 jobs. It does not depend on how many replicas there are, so a replica that still loads its model is
@@ -21,7 +21,7 @@ TOLERANCE = 0.1
 
 
 class ScalingReason(StrEnum):
-    """Why the number of replicas is what it is."""
+    """The reason for a number of replicas."""
 
     STEADY = "Steady"  #: The number is what is needed.
     WOKEN = "WokenByJob"  #: A job arrived while there was no replica.
@@ -69,7 +69,7 @@ class ReplicaSample:
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingDecision:
-    """How many replicas, and why.
+    """The number of replicas, with its reason.
 
     Attributes:
         replicas: Desired number from now on.
@@ -85,7 +85,7 @@ class ScalingDecision:
 
 
 def needed_replicas(current: int, demand: Demand, bounds: Bounds) -> int:
-    """How many the demand needs, within the bounds; close to the target, `current` is kept."""
+    """Return the replicas that the demand needs, within the bounds; near the target, `current`."""
     by_backlog = demand.backlog_s / bounds.target_backlog_s
     # The running jobs must fit into the remaining replicas, or scaling down would interrupt them.
     floor = max(

@@ -35,7 +35,7 @@ _VOLUME = frozenset({"FailedMount", "FailedAttachVolume", "FailedMapVolume"})
 
 @dataclass(frozen=True, kw_only=True)
 class PodFault:
-    """Why a pod does not run. `reason` is one of EngineReady's in `reasons.py`."""
+    """The fault of a pod that does not run. `reason` is one of EngineReady's in `reasons.py`."""
 
     reason: str
     message: str

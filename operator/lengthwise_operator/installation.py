@@ -1,4 +1,4 @@
-"""What all services of one installation share. Pure.
+"""Facts that all services of one installation share. Pure.
 
 `settings.py` builds an Installation from the environment; the planner and the children read it.
 """
@@ -16,7 +16,7 @@ TlsVerifyMode = Literal["full", "ca", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerRedis:
-    """How the workers reach Redis: names of Secrets, and of keys within them; "": not used.
+    """Names of the Secrets, and of their keys, with which the workers reach Redis; "": not used.
 
     The Secrets are in the LLMService's namespace. The operator reads none of them. What the
     settings mean: docs/operate/redis.md, docs/operate/guarantees.md.
@@ -56,7 +56,7 @@ class WorkerRedis:
 
 @dataclass(frozen=True, kw_only=True)
 class Installation:
-    """What all services of one installation share; from the operator's settings.
+    """Facts that all services of one installation share, from the operator's settings.
 
     Attributes:
         queue_url: Base URL of the queue service, inside the cluster.
@@ -85,7 +85,7 @@ class Installation:
 
 @dataclass(frozen=True, kw_only=True)
 class Apis:
-    """Which optional APIs this API server offers.
+    """The optional APIs that this API server offers.
 
     Attributes:
         pdb_version: apiVersion of PodDisruptionBudget; "": the server has none.

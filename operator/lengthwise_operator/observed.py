@@ -1,4 +1,4 @@
-"""What was observed of one service at one moment: the input of every decision. Pure."""
+"""Observations of one service at one moment: the input of every decision. Pure."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from lengthwise_operator.status_report import ServiceEvent, events_of, status_of
 
 @dataclass(frozen=True, kw_only=True)
 class PlannerState:
-    """What the planner passes from one plan to the next; a restart may lose it without harm.
+    """State that the planner passes from one plan to the next; a restart may lose it safely.
 
     Attributes:
         history: History of the autoscaler.
@@ -41,7 +41,7 @@ class PlannerState:
 
 @dataclass(frozen=True, kw_only=True)
 class ServicePlan:
-    """What to do about one service, in this order.
+    """The actions for one service, in this order.
 
     Attributes:
         queue_settings: Settings to send to the queue service; None: the queue has them.

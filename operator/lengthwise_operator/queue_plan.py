@@ -1,4 +1,4 @@
-"""What to change at the queue of one service: its settings, and draining it. Pure."""
+"""Plan the changes of one service's queue: its settings, and draining it. Pure."""
 
 from __future__ import annotations
 

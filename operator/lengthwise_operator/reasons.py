@@ -11,7 +11,7 @@ from lengthwise_operator.autoscaling import ScalingReason
 
 
 class ConditionType(StrEnum):
-    """What a condition is about."""
+    """The type of a condition."""
 
     READY = "Ready"  #: All of the others are true.
     ENGINE = "EngineReady"  #: A replica of vLLM is ready, or none is wanted.

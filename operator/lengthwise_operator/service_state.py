@@ -1,4 +1,4 @@
-"""What the operator remembers of one service between two reconciliations, and how it detects drift.
+"""State of one service between two reconciliations; drift is detected from it.
 
 The state is lost in a restart, which only costs one apply of each child.
 """

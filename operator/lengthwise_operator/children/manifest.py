@@ -1,4 +1,4 @@
-"""What the manifests of several children share. Pure."""
+"""Parts that the manifests of several children share. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the network reaches an engine: its Service and its NetworkPolicy. Pure."""
+"""The Service and the NetworkPolicy of an engine. Pure."""
 
 from __future__ import annotations
 

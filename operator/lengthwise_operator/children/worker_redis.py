@@ -1,4 +1,4 @@
-"""How the worker's container reaches Redis: its variables, and Secrets mounted for it. Pure.
+"""Variables and mounted Secrets with which the worker's container reaches Redis. Pure.
 
 The operator reads no Secret. It names the Secrets, and the kubelet gives them to the worker's
 container, never to the engine's. Passwords are files, because the worker reads such a file again

@@ -1,4 +1,4 @@
-"""How vLLM is started: `spec.engine` and `spec.parallelism`. Pure."""
+"""Settings of vLLM: `spec.engine` and `spec.parallelism`. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all parts of the resource share: the base model, field types, durations. Pure."""
+"""The base model, field types and durations that all parts of the resource share. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which LLM is served, and where its weights are: `spec.model` and `spec.modelCache`. Pure."""
+"""The LLM and its weights: `spec.model` and `spec.modelCache`. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What predicts the length of answers: `spec.predictor`. Pure.
+"""The length predictor of a service: `spec.predictor`. Pure.
 
 Where the queue service has the same setting, the default comes from the contract.
 """

@@ -1,4 +1,4 @@
-"""How many replicas there are, and how they are replaced and ended. Pure."""
+"""The number of replicas, their autoscaling, replacement and end. Pure."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ router = APIRouter(tags=["batches"], dependencies=SECURED, responses=openapi.ALW
 
 
 class ExpiresAfter(BaseModel):
-    """How long the result files are kept."""
+    """Lifetime of the result files."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,4 +1,4 @@
-"""What an OpenAI endpoint that the queue serves must define. Pure.
+"""The interface of an OpenAI endpoint that the queue serves. Pure.
 
 One endpoint is one object, in a module of its own (`chat.py`, `completions.py`); `registry.py`
 lists them. The endpoint knows how its body is checked, what the predictor reads of it, and how the

@@ -1,1 +1,1 @@
-"""What every HTTP route shares: bodies, events, listings, and the OpenAPI document."""
+"""Parts that all HTTP routes share: bodies, events, listings, the OpenAPI document."""
