@@ -163,6 +163,7 @@ def url_of(server: ValkeyServer) -> str:
     return f"redis://127.0.0.1:{server.port}/0"
 
 
+@pytest.mark.slow
 def test_without_redis_everything_is_a_503_at_once_and_works_again_afterwards(
     make_front: Callable[..., Front], mortal_valkey: ValkeyServer, until: Until
 ) -> None:

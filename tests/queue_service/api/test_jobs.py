@@ -238,6 +238,7 @@ def test_resuming_a_running_stream_at_any_point_gives_no_gap_and_no_repeat(
     assert [e["event"] for e in seen].count("end") == 1
 
 
+@pytest.mark.slow
 def test_a_new_attempt_is_an_event_that_makes_the_reader_start_over(
     front: Front, delta_of: DeltaOf
 ) -> None:

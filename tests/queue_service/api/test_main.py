@@ -44,6 +44,7 @@ def process(
     running.communicate()
 
 
+@pytest.mark.slow
 def test_a_sigterm_lets_open_answers_finish_and_exits_with_0(
     process: tuple[subprocess.Popen[str], str], front: Any, delta_of: Callable[..., bytes]
 ) -> None:

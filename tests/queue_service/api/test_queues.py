@@ -374,6 +374,7 @@ def test_refused_clients_get_different_times(
 # ------------------------------------------------------------------------------- tenants' metrics
 
 
+@pytest.mark.slow
 def test_a_tenant_is_a_label_only_while_it_is_in_the_file(
     make_front: Callable[..., Front], tmp_path: Path, until: Until
 ) -> None:

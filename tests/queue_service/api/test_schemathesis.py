@@ -134,6 +134,7 @@ def process(tmp_path: Path, until: Until, free_port: Callable[[], int]) -> Itera
     process.close()
 
 
+@pytest.mark.slow
 def test_every_answer_is_one_that_the_document_describes(process: Process) -> None:
     process.try_all(
         f"{process.url}/openapi.json",
@@ -142,6 +143,7 @@ def test_every_answer_is_one_that_the_document_describes(process: Process) -> No
     )
 
 
+@pytest.mark.slow
 def test_the_same_where_there_is_a_model_with_a_worker_and_a_job(
     process: Process, scripted_worker: Any
 ) -> None:
@@ -179,6 +181,7 @@ def _with(known: dict[str, str], node: Any) -> Any:
     return made
 
 
+@pytest.mark.slow
 def test_without_redis_the_answer_is_a_503_that_the_document_describes(process: Process) -> None:
     process.stop_valkey()
     # `not_a_server_error` would report the documented 503; a 500 is not documented.
@@ -193,6 +196,7 @@ def test_without_redis_the_answer_is_a_503_that_the_document_describes(process: 
     assert 1 <= int(answer.headers["retry-after"]) <= 120
 
 
+@pytest.mark.slow
 def test_a_redis_that_hangs_is_a_503_too(process: Process) -> None:
     # A stopped server accepts connections and answers nothing. Once, each command and handshake was
     # tried three times, which took 45 s for one request.

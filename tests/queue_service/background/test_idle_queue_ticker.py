@@ -110,6 +110,7 @@ def test_a_queue_with_a_worker_is_not_ticked(redis_url: str) -> None:
     run(body, redis_url)
 
 
+@pytest.mark.slow
 def test_a_request_that_no_worker_takes_is_a_504_at_its_deadline(
     make_front: Callable[..., Front], monkeypatch: pytest.MonkeyPatch
 ) -> None:

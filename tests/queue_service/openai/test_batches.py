@@ -191,6 +191,7 @@ def test_wrong_lines_fail_the_batch_and_are_named_by_number(desk: Desk) -> None:
     assert (batch.output_file_id, batch.error_file_id) == (None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("items", "code"),
     [
@@ -212,6 +213,7 @@ def test_a_file_that_cannot_be_executed_fails_the_batch(
     assert len(batch.errors.data) <= 100
 
 
+@pytest.mark.slow
 def test_more_than_50000_requests_are_refused(idle_desk: Desk) -> None:
     batch = idle_desk.reaches(idle_desk.make(lines(idle_desk.front.model, 50_001)))
     assert batch.status == "failed"
@@ -257,6 +259,7 @@ def test_a_long_batch_does_not_fill_the_queue(idle_desk: Desk, until: Callable[.
     assert batch.request_counts.completed == 60
 
 
+@pytest.mark.slow
 def test_a_batch_waits_while_the_queue_is_full(idle_desk: Desk, until: Callable[..., Any]) -> None:
     front = idle_desk.front
     front.put_queue(max_depth=5)
@@ -269,6 +272,7 @@ def test_a_batch_waits_while_the_queue_is_full(idle_desk: Desk, until: Callable[
     assert batch.request_counts.model_dump() == {"total": 8, "completed": 8, "failed": 0}
 
 
+@pytest.mark.slow
 def test_a_cancelled_batch_keeps_what_was_done_and_names_what_was_not(
     desk: Desk, until: Callable[..., Any]
 ) -> None:
@@ -299,6 +303,7 @@ def test_a_cancelled_batch_keeps_what_was_done_and_names_what_was_not(
     assert again.status == "cancelled"
 
 
+@pytest.mark.slow
 def test_an_expired_batch_names_the_lines_that_did_not_run(
     make_front: Callable[..., Any], until: Callable[..., Any]
 ) -> None:
@@ -329,6 +334,7 @@ def test_a_batch_whose_input_is_deleted_fails_and_keeps_its_results(desk: Desk) 
     assert len(desk.read(batch.output_file_id)) == done
 
 
+@pytest.mark.slow
 def test_a_batch_starts_no_new_lines_while_there_is_no_room_for_their_results(
     make_front: Callable[..., Any], until: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -350,6 +356,7 @@ def test_a_batch_starts_no_new_lines_while_there_is_no_room_for_their_results(
     assert len(desk.read(batch.output_file_id)) == 45
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_continue_does_not_block_another(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,6 +371,7 @@ def test_a_batch_that_cannot_continue_does_not_block_another(
     assert desk.reaches(stuck).request_counts.failed == 5
 
 
+@pytest.mark.slow
 def test_a_batch_survives_lost_connections_and_a_silent_redis(
     make_front: Callable[..., Any], until: Callable[..., Any]
 ) -> None:

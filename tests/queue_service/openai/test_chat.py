@@ -326,6 +326,7 @@ def attempts(delta_of: DeltaOf, *texts: list[str]) -> Callable[[Claim], Steps]:
     return script
 
 
+@pytest.mark.slow
 def test_a_second_attempt_that_repeats_itself_is_spliced(front: Front, delta_of: DeltaOf) -> None:
     front.worker.script = attempts(delta_of, ["Hel", "lo, y"], ["He", "llo, yo", "u all"])
     raw = front.http.post("/v1/chat/completions", json=front.chat(stream=True)).text
@@ -336,6 +337,7 @@ def test_a_second_attempt_that_repeats_itself_is_spliced(front: Front, delta_of:
     assert [e["choices"][0]["finish_reason"] for e in events].count("stop") == 1
 
 
+@pytest.mark.slow
 def test_a_second_attempt_that_differs_ends_the_stream_with_the_url_of_the_answer(
     front: Front, delta_of: DeltaOf
 ) -> None:
@@ -355,6 +357,7 @@ def test_a_second_attempt_that_differs_ends_the_stream_with_the_url_of_the_answe
     assert answer == "Good day"
 
 
+@pytest.mark.slow
 def test_a_repeated_request_whose_attempt_restarted_gets_the_answer(
     front: Front, delta_of: DeltaOf
 ) -> None:
@@ -379,6 +382,7 @@ def test_a_repeated_request_whose_attempt_restarted_gets_the_answer(
     assert "".join(got) == "Good day"
 
 
+@pytest.mark.slow
 def test_a_plain_request_gets_the_last_attempts_answer(front: Front) -> None:
     async def script(claim: Claim) -> Steps:
         yield b'{"attempt":%d}' % claim.lease.attempt
@@ -449,6 +453,7 @@ def test_a_waiting_stream_is_kept_alive_and_has_the_jobs_id(
         assert idle_front.job(job_id)["state"] == "queued"
 
 
+@pytest.mark.slow
 def test_an_expired_job_is_a_504(make_front: Callable[..., Front]) -> None:
     front = make_front()
     front.put_queue(request_ttl_ms=1000)

@@ -157,6 +157,7 @@ def test_a_tenant_has_a_limit_on_all_its_files_and_deleting_makes_room(
     client.files.create(file=("g", b"0" * (2 * 2**20)), purpose="batch")
 
 
+@pytest.mark.slow
 def test_an_expired_file_is_gone_and_makes_room(
     make_front: Callable[..., Any], until: Callable[..., Any]
 ) -> None:
@@ -196,6 +197,7 @@ def test_another_tenants_file_is_not_found(
     assert client.files.content(file.id).content == LINES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ["files", "batches", "responses"])
 def test_a_write_that_is_not_as_durable_as_configured_is_not_acknowledged(
     make_front: Callable[..., Any], until: Callable[..., Any], route: str

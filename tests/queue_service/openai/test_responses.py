@@ -78,6 +78,7 @@ def test_a_streamed_response_has_every_event_once_and_numbered(front: Any) -> No
     assert last == front.openai().responses.retrieve(last.id)
 
 
+@pytest.mark.slow
 def test_the_clients_own_stream_helper_follows_along(front: Any) -> None:
     with front.openai().responses.stream(model=front.model, input="Hi") as stream:
         kinds = [event.type for event in stream]
@@ -443,6 +444,7 @@ def test_the_input_can_be_listed(idle_front: Any) -> None:
     assert [item.content for item in listed] == ["q0", "q1", "q2"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_lost_during_an_answer_leaves_no_gap_and_no_repeat(
     front: Any, delta_of: Callable[..., bytes]
 ) -> None:
@@ -463,6 +465,7 @@ def test_a_worker_that_is_lost_during_an_answer_leaves_no_gap_and_no_repeat(
     assert events[-1].response.output_text == "Hello, you"
 
 
+@pytest.mark.slow
 def test_a_new_attempt_that_differs_ends_the_stream_with_an_error(
     front: Any, delta_of: Callable[..., bytes]
 ) -> None:

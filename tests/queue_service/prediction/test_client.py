@@ -254,6 +254,7 @@ def test_without_a_predictor_or_a_text_there_is_a_counted_fallback(
     assert reports.fallbacks == [why]
 
 
+@pytest.mark.slow
 def test_a_late_answer_is_not_taken_for_the_next_one() -> None:
     # The first answer comes after its deadline. If its connection were used again, the second
     # question would get that answer.
@@ -386,6 +387,7 @@ def test_a_connection_that_the_predictor_closed_is_replaced() -> None:
     asyncio.run(body())
 
 
+@pytest.mark.slow
 def test_a_predictor_that_does_not_answer_soon_gets_no_more_requests() -> None:
     async def body() -> None:
         reports = Reports()
@@ -484,6 +486,7 @@ def submit_and_check(make_front: Callable[..., Any], url: str) -> None:
     with_it.close()
 
 
+@pytest.mark.slow
 def test_answers_correct_later_predictions_and_the_explanation_shows_both(
     make_front: Callable[..., Any], until: Callable[[Callable[[], Any], str], Any]
 ) -> None:
@@ -550,6 +553,7 @@ def submit_to_three(make_front: Callable[..., Any], shared: str, own: str) -> No
     front.close()
 
 
+@pytest.mark.slow
 def test_a_job_with_a_late_prediction_is_moved_to_its_place(
     make_front: Callable[..., Any], until: Callable[[Callable[[], Any], str], Any]
 ) -> None:

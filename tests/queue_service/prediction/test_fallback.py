@@ -140,6 +140,7 @@ async def serve(store: JobStore, first: int, predict: dict[int, float], count: i
         await store.finish("q", claim.lease, done, worker_id="w")
 
 
+@pytest.mark.slow
 def test_reversed_predictions_suspend_sjf_and_good_ones_resume_it(
     redis_url: str,
 ) -> None:
@@ -171,6 +172,7 @@ def test_reversed_predictions_suspend_sjf_and_good_ones_resume_it(
     asyncio.run(body())
 
 
+@pytest.mark.slow
 def test_answers_older_than_the_drift_window_neither_suspend_nor_resume(redis_url: str) -> None:
     hour_ms = 3_600_000
 

@@ -115,6 +115,7 @@ def explained(make_front: Callable[..., Front], predictor: str, **settings: Any)
     return Explanation.model_validate(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answered", "settings", "want_ms"),
     [

@@ -119,6 +119,7 @@ def test_a_runner_that_lost_the_batch_writes_nothing_more(redis_url: str) -> Non
     run(redis_url, test)
 
 
+@pytest.mark.slow
 def test_a_batch_is_taken_by_one_runner_and_again_only_when_its_lease_ends(redis_url: str) -> None:
     async def test(store: BatchStore) -> None:
         await made(store)

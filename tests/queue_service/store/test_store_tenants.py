@@ -110,6 +110,7 @@ def p95(waits: Sequence[float]) -> float:
     return sorted(waits)[int(0.95 * len(waits))]
 
 
+@pytest.mark.slow
 def test_one_tenant_that_dumps_3000_jobs_does_not_double_the_waits_of_the_others(
     redis_url: str,
 ) -> None:
@@ -168,6 +169,7 @@ def test_a_tenant_that_was_idle_has_no_credit_from_before(redis_url: str) -> Non
     run(body, redis_url)
 
 
+@pytest.mark.slow
 def test_a_long_job_among_endless_short_ones_starts_within_the_bound(redis_url: str) -> None:
     # Fault scenario 23: the short ones alone would fill the slot for ever.
     long = Arrival(1000.0, job("long0", "a", 4096), 4096)
@@ -182,6 +184,7 @@ def test_a_long_job_among_endless_short_ones_starts_within_the_bound(redis_url: 
     run(body, redis_url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("follows", [False, True], ids=["k alone", "following the wait"])
 def test_no_job_is_overtaken_by_one_accepted_later_than_its_own_bound(
     redis_url: str, follows: bool
@@ -297,6 +300,7 @@ def test_a_draining_queue_accepts_no_job_and_serves_those_it_has(redis_url: str)
     run(body, redis_url)
 
 
+@pytest.mark.slow
 def test_switching_the_policy_and_back_loses_neither_order(redis_url: str) -> None:
     async def body(store: JobStore) -> None:
         lengths = [(i * 7919) % 1300 + 1 for i in range(1300)]  # more than two steps of reorder
@@ -572,6 +576,7 @@ def test_a_tenant_that_is_gone_leaves_nothing_behind(redis_url: str) -> None:
     run(body, redis_url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shorts", [20, 700])
 def test_when_the_queue_is_empty_every_job_has_its_fcfs_wait(redis_url: str, shorts: int) -> None:
     # The long job came first, so first come first served would have started it first. It is

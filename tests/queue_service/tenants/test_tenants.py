@@ -32,6 +32,7 @@ tenants:
     assert read_tenants(json.dumps({"tenants": [want.model_dump()]}).encode()) == (want,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
