@@ -15,6 +15,7 @@ from tests.chart.alert_rules import alerts, needs_prometheus
 RUNBOOKS = Path(__file__).parents[2] / "docs" / "operate" / "runbooks.md"
 
 
+@pytest.mark.slow
 @needs_prometheus
 def test_every_alert_fires_when_it_should_and_not_otherwise() -> None:
     """The cases are in alerts_test.yaml, over synthetic series."""

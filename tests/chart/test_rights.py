@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.chart.releases import NAMESPACED, Object, each_set, named, of_kind, pods
 
 
+@pytest.mark.slow
 @each_set
 def test_only_the_operator_gets_a_service_account_token(render: Any, values: Object) -> None:
     for pod in pods(render(values)):
@@ -29,6 +31,7 @@ def test_the_operator_has_no_wildcard_and_no_right_on_secrets_or_commands(
         )
 
 
+@pytest.mark.slow
 def test_the_reviewed_table_of_rights_is_the_clusterrole(render: Any, chart_folder: Path) -> None:
     page = (chart_folder.parents[1] / "docs" / "reference" / "operator.md").read_text()
     table = page.partition("## Rights")[2].partition("\n## ")[0]

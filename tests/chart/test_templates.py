@@ -18,6 +18,7 @@ VERSIONS = ["1.25", "1.37"]
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @each_set
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_object_fits_the_schema_of_kubernetes(

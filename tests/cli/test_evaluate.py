@@ -33,6 +33,7 @@ def written(path: Path, first: int, count: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_evaluate_prints_rows_of_every_predictor(tmp_path: Path) -> None:
     data, train = written(tmp_path / "d", 0, 30), written(tmp_path / "t", 20, 80)
     with data.open("a") as file:
@@ -68,6 +69,7 @@ def test_held_out_without_training_rows_is_refused(tmp_path: Path) -> None:
         run("evaluate", "--data", written(tmp_path / "d", 0, 30), "--held-out")
 
 
+@pytest.mark.slow
 def test_an_adapted_model_can_be_evaluated(tmp_path: Path) -> None:
     run("adapt", "--data", written(tmp_path / "t", 0, 80), "--out", tmp_path / "mine")
     data = written(tmp_path / "d", 200, 30)
@@ -77,6 +79,7 @@ def test_an_adapted_model_can_be_evaluated(tmp_path: Path) -> None:
     assert tau[mine] > 0.5
 
 
+@pytest.mark.slow
 def test_two_models_with_equal_cards_have_different_names(tmp_path: Path) -> None:
     # Every run of `train` makes a folder called fp32, and the table had one row for two models.
     for run_of in ("a", "b"):
@@ -111,6 +114,7 @@ def test_lengths_are_written_as_chats(tmp_path: Path) -> None:
     assert labels == ["500", "100", "600", "100"]
 
 
+@pytest.mark.slow
 def test_the_bench_prints_a_row_for_each_cell(tmp_path: Path) -> None:
     got = json.loads(
         run(

@@ -90,6 +90,7 @@ def test_an_error_about_a_flag_names_the_valid_values(
         run("train", *arguments, "--data", str(rows), "--out", str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_trained_task_is_exported_and_both_commands_print_their_measurements(
     rows: Path, tmp_path: Path
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_trained_task_is_exported_and_both_commands_print_their_measurements(
         run("export", str(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "want"), [("tiny", "LENGTHWISE_PREDICTOR_MODEL_DIR="), ("hidden", "HiddenModel(")]
 )
@@ -137,6 +139,7 @@ def test_training_ends_with_how_to_use_the_model(
     assert f"{out}/fp32" in printed.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_to_the_same_model(rows: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("onnx")

@@ -60,6 +60,7 @@ def llama_cpp(smollm2: Path) -> Iterator[httpx.Client]:
     del server
 
 
+@pytest.mark.slow
 def test_the_context_length_is_the_models(smollm2: Path) -> None:
     assert weights.context_length(smollm2) == 8192
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 On = Callable[..., None]
 
 
+@pytest.mark.slow
 def test_a_queues_whole_life_works_on_a_cluster(servers: Servers, on: On) -> None:
     _, url = servers.cluster()
 
@@ -62,6 +63,7 @@ def test_a_queues_whole_life_works_on_a_cluster(servers: Servers, on: On) -> Non
     on(url, body)
 
 
+@pytest.mark.slow
 def test_queues_on_different_nodes_are_one_system(servers: Servers, on: On) -> None:
     nodes, url = servers.cluster()
     names = [f"model-{i}" for i in range(12)]
@@ -86,6 +88,7 @@ def test_queues_on_different_nodes_are_one_system(servers: Servers, on: On) -> N
     assert all(node.ask("DBSIZE") > 0 for node in nodes)
 
 
+@pytest.mark.slow
 def test_a_cluster_whose_primary_dies_continues_with_its_replica(
     servers: Servers, on: On, wait_for: Callable[..., Any]
 ) -> None:
@@ -112,6 +115,7 @@ def test_a_cluster_whose_primary_dies_continues_with_its_replica(
     on(url, body)
 
 
+@pytest.mark.slow
 def test_a_queue_that_is_moved_to_another_node_is_found_there(servers: Servers, on: On) -> None:
     nodes, url = servers.cluster()
 
@@ -137,6 +141,7 @@ def test_a_queue_that_is_moved_to_another_node_is_found_there(servers: Servers, 
     on(url, body)
 
 
+@pytest.mark.slow
 def test_files_batches_and_responses_work_on_a_cluster(servers: Servers, on: On) -> None:
     _, url = servers.cluster()
     limits = FileLimits(tenant_bytes=2**24, total_bytes=2**24, ttl_ms=60_000)
@@ -197,6 +202,7 @@ def test_files_batches_and_responses_work_on_a_cluster(servers: Servers, on: On)
     on(url, body)
 
 
+@pytest.mark.slow
 def test_each_node_of_a_cluster_confirms_what_was_written_there(servers: Servers, on: On) -> None:
     nodes, url = servers.cluster(appendonly="yes", appendfsync="always")
     nodes[0].needs_waitaof()
@@ -219,6 +225,7 @@ def test_each_node_of_a_cluster_confirms_what_was_written_there(servers: Servers
     on(url, body, StoreSettings(durability=Durability.ALWAYS))
 
 
+@pytest.mark.slow
 def test_a_store_that_is_closed_while_a_node_is_away_leaves_no_connection_open(
     servers: Servers, wait_for: Callable[..., Any]
 ) -> None:

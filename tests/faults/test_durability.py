@@ -29,6 +29,7 @@ REPLICA = StoreSettings(durability=Durability.REPLICA, durability_timeout_ms=100
 ALWAYS = StoreSettings(durability=Durability.ALWAYS)
 
 
+@pytest.mark.slow
 def test_a_submit_that_no_replica_confirmed_is_refused_and_safe_to_repeat(
     servers: Servers, on: On
 ) -> None:
@@ -57,6 +58,7 @@ def test_a_submit_that_no_replica_confirmed_is_refused_and_safe_to_repeat(
     on(primary.url, body, REPLICA)
 
 
+@pytest.mark.slow
 def test_a_cancel_that_no_replica_confirmed_is_refused_and_safe_to_repeat(
     servers: Servers, on: On
 ) -> None:
@@ -80,6 +82,7 @@ def test_a_cancel_that_no_replica_confirmed_is_refused_and_safe_to_repeat(
     on(primary.url, body, REPLICA)
 
 
+@pytest.mark.slow
 def test_an_answer_that_no_replica_confirmed_is_kept_and_counted(
     servers: Servers, on: On, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -103,6 +106,7 @@ def test_an_answer_that_no_replica_confirmed_is_kept_and_counted(
     assert [r.message for r in caplog.records].count("completions not confirmed") == 1
 
 
+@pytest.mark.slow
 def test_heartbeats_do_not_wait_for_a_replica_that_is_gone(servers: Servers, on: On) -> None:
     primary, replica = servers.pair()
     slow = StoreSettings(durability=Durability.REPLICA, durability_timeout_ms=4000)
@@ -122,6 +126,7 @@ def test_heartbeats_do_not_wait_for_a_replica_that_is_gone(servers: Servers, on:
     on(primary.url, body, slow)
 
 
+@pytest.mark.slow
 def test_after_a_failover_every_confirmed_job_is_there_and_async_may_have_lost_some(
     servers: Servers, on: On, wait_for: Callable[..., Any]
 ) -> None:

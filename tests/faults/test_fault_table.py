@@ -6,6 +6,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 from lengthwise_lab.soak.key_audit import BOUNDED
 
 TESTS = Path(__file__).parents[1]
@@ -32,6 +34,7 @@ def test_each_of_the_34_faults_has_one_row_with_a_test() -> None:
     assert [number for number, row in rows if "::test_" not in row] == []
 
 
+@pytest.mark.slow
 def test_every_test_that_the_table_names_exists() -> None:
     missing = {(file, name) for file, name in named() if name not in defined_in(TESTS / file)}
     assert missing == set()

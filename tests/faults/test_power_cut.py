@@ -125,6 +125,7 @@ def kept(server: Server, ids: list[str]) -> list[str]:
     return [one for one in ids if server.ask("EXISTS", f"lw:{{org/model-1}}:job:{one}")]
 
 
+@pytest.mark.slow
 def test_a_power_cut_takes_no_job_that_always_acknowledged(
     disk: Disk, servers: Servers, on: On
 ) -> None:
@@ -135,6 +136,7 @@ def test_a_power_cut_takes_no_job_that_always_acknowledged(
     assert kept(after, ids) == ids
 
 
+@pytest.mark.slow
 def test_a_power_cut_takes_jobs_where_redis_leaves_the_disk_to_the_kernel(
     disk: Disk, servers: Servers, on: On
 ) -> None:

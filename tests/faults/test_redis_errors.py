@@ -134,6 +134,7 @@ def loading(server: Server) -> Iterator[None]:
     server.ask("CONFIG", "SET", "key-load-delay", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trouble", "want"),
     [

@@ -59,6 +59,7 @@ DOOMED = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "attempts"),
     [
@@ -146,6 +147,7 @@ def test_lost_replies_to_submit_claim_emit_and_finish_do_no_harm(servers: Server
 # ------------------------------------------------------------------------------- the broker
 
 
+@pytest.mark.slow
 def test_a_broker_killed_and_restarted_has_every_acknowledged_job_and_running_ones_continue(
     servers: Servers, on: On
 ) -> None:
@@ -173,6 +175,7 @@ def test_a_broker_killed_and_restarted_has_every_acknowledged_job_and_running_on
     on(server.url, body)
 
 
+@pytest.mark.slow
 def test_a_primary_without_its_replica_stops_and_what_was_claimed_there_is_accepted_once(
     servers: Servers, on: On
 ) -> None:
@@ -217,6 +220,7 @@ def test_a_primary_without_its_replica_stops_and_what_was_claimed_there_is_accep
     on(primary.url, body, SHORT)
 
 
+@pytest.mark.slow
 def test_every_connection_killed_again_and_again_is_replaced_including_blocking_ones(
     servers: Servers, on: On
 ) -> None:
@@ -394,6 +398,7 @@ def test_fields_that_a_newer_release_wrote_are_ignored(servers: Servers, on: On)
     on(server.url, body)
 
 
+@pytest.mark.slow
 def test_a_caller_cancelled_at_any_moment_leaves_no_reply_to_another_caller(
     servers: Servers, on: On
 ) -> None:

@@ -7,6 +7,8 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from lengthwise_contract.states import JobState
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 On = Callable[..., None]
 
 
+@pytest.mark.slow
 def test_commands_blocking_reads_and_pubsub_follow_a_failover(
     servers: Servers, on: On, wait_for: Callable[..., Any]
 ) -> None:
@@ -55,6 +58,7 @@ def test_commands_blocking_reads_and_pubsub_follow_a_failover(
     on(url, body)
 
 
+@pytest.mark.slow
 def test_a_primary_that_is_replaced_while_it_hangs_is_left(servers: Servers, on: On) -> None:
     primary, replica = servers.pair()
     url = servers.sentinels(primary)
@@ -71,6 +75,7 @@ def test_a_primary_that_is_replaced_while_it_hangs_is_left(servers: Servers, on:
     on(url, body)
 
 
+@pytest.mark.slow
 def test_without_any_sentinel_connected_clients_continue(servers: Servers, on: On) -> None:
     primary, _ = servers.pair()
     url = servers.sentinels(primary, count=1)
@@ -91,6 +96,7 @@ def test_without_any_sentinel_connected_clients_continue(servers: Servers, on: O
 
 # Sometimes a failover ended in "unclosed Connection": one task reordered the client's list of
 # Sentinels while another iterated over it, and one Sentinel was lost.
+@pytest.mark.slow
 def test_tasks_that_ask_at_once_while_a_sentinel_is_down_lose_no_sentinel(
     servers: Servers, on: On
 ) -> None:

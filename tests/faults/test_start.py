@@ -18,6 +18,7 @@ PROCESSES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "env"), PROCESSES)
 @pytest.mark.parametrize(
     ("config", "durability", "want"),

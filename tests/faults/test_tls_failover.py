@@ -181,6 +181,7 @@ async def _works_again_after(rig: QueueRig, kill: Callable[[], None]) -> None:
     assert found is not None
 
 
+@pytest.mark.slow
 def test_sentinels_and_the_primary_that_they_name_are_reached_over_tls(
     servers: Servers, on: On, fronts: Fronts, wait_for: Callable[..., Any]
 ) -> None:
@@ -204,6 +205,7 @@ def test_sentinels_and_the_primary_that_they_name_are_reached_over_tls(
     on(RedisAddress.parse(_over_tls(url), tls=fronts.tls), body)
 
 
+@pytest.mark.slow
 def test_every_node_of_a_cluster_is_reached_over_tls(
     servers: Servers, on: On, fronts: Fronts
 ) -> None:
@@ -230,6 +232,7 @@ def test_every_node_of_a_cluster_is_reached_over_tls(
 _SLOTS = [(0, 5461), (5461, 10923), (10923, 16384)]
 
 
+@pytest.mark.slow
 def test_a_cluster_node_with_an_unverified_certificate_is_refused(
     servers: Servers, fronts: Fronts, tmp_path: Path
 ) -> None:

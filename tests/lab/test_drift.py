@@ -57,6 +57,7 @@ def test_a_stream_has_the_rank_quality_of_its_name(name: str, want: tuple[float,
         assert inside == pytest.approx(0.8, abs=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_reversed_predictor_is_detected_and_costs_nothing_after_that(
     redis_url: str, tmp_path: Path
@@ -74,6 +75,7 @@ def test_a_reversed_predictor_is_detected_and_costs_nothing_after_that(
     assert (tmp_path / "drift.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_good_predictor_is_not_suspended_because_of_the_order_of_a_burst(redis_url: str) -> None:
     # Under short-first the last answers of a long queue have similar predictions, and half of
@@ -84,6 +86,7 @@ def test_a_good_predictor_is_not_suspended_because_of_the_order_of_a_burst(redis
     assert len(runs["lengthwise"].observations) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_command_prints_json_and_writes_the_chart(tmp_path: Path) -> None:
     command = ["bench", "drift", "--stream", "scaled", "--requests", "300", "--json"]

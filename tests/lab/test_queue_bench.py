@@ -32,6 +32,7 @@ def bench(*flags: str) -> dict[str, Any]:
     return read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", INSTALLED)
 def test_a_library_that_is_installed_is_measured(library: str) -> None:
     flags = ["--jobs", "60", "--rounds", "1", "--rate", "200", "--paced", "20", "--depths", ""]
@@ -44,6 +45,7 @@ def test_a_library_that_is_installed_is_measured(library: str) -> None:
     assert set(row["semantics"]) >= {"acknowledged", "after_a_kill", "retries", "order"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(INSTALLED) == len(LIBRARIES), reason="all libraries are installed")
 def test_a_missing_library_is_listed_with_the_command_that_installs_it() -> None:
     missing = next(name for name in LIBRARIES if name not in INSTALLED)
@@ -52,6 +54,7 @@ def test_a_missing_library_is_listed_with_the_command_that_installs_it() -> None
     assert (row["installed"], row["install"]) == (False, INSTALL)
 
 
+@pytest.mark.slow
 def test_our_claim_is_timed_at_several_depths_of_the_queue() -> None:
     flags = ["--libraries", "lengthwise", "--jobs", "1", "--rounds", "1", "--rate", "0"]
     rows = bench(*flags, "--depths", "30,10")["depths"]

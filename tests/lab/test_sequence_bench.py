@@ -10,6 +10,7 @@ from lengthwise_lab.loadtest.workload import chat_body
 from lengthwise_lab.static_batches import NoModel, load, measure
 
 
+@pytest.mark.slow
 def test_every_variant_gives_the_same_tokens_and_sequence_batches_waste_fewer(
     tiny_llama: Path,
 ) -> None:

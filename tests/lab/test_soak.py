@@ -19,6 +19,7 @@ TIMES = StoreSettings(
 )
 
 
+@pytest.mark.slow
 def test_load_of_every_kind_leaves_no_key_without_a_bound() -> None:
     report = asyncio.run(soak(seconds=4, rate=50, times=TIMES))
     assert report.strays == {}
@@ -28,6 +29,7 @@ def test_load_of_every_kind_leaves_no_key_without_a_bound() -> None:
     assert len(report.fates) == 10  # every kind of job was submitted
 
 
+@pytest.mark.slow
 def test_a_key_that_is_left_behind_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     submit = JobStore.submit
 

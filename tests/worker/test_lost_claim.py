@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import pytest
+
 from lengthwise_contract.states import JobState
 from lengthwise_store.jobs import EntryKind, Lease, LeaseState
 from lengthwise_store.keys import QueueKeys
@@ -39,6 +41,7 @@ class FailsOver(JobStore):
         return state
 
 
+@pytest.mark.slow
 def test_after_a_failover_that_lost_output_the_rest_of_the_attempt_is_not_stored(rig: Rig) -> None:
     # A chaos run with crashing primaries found answers that began at their third piece. The store
     # had returned LOST and stopped counting the pieces of the claim. Until the engine's call was

@@ -27,6 +27,7 @@ async def kept(rig: Rig) -> list[dict[str, Any]]:
     return [json.loads(row) for _, row in await rig.store.training_rows(rig.queue)]
 
 
+@pytest.mark.slow
 def test_answers_are_recorded_with_their_requests_if_the_queue_is_set_to_it(rig: Rig) -> None:
     async def body() -> None:
         await rig.store.put_queue(rig.queue, QueueSettings(record_rows=100))
@@ -140,6 +141,7 @@ def test_a_request_without_one_answer_to_a_text_is_no_row(body: bytes) -> None:
     assert length_row("j", "q", request, output_tokens=3, prompt_tokens=1) is None
 
 
+@pytest.mark.slow
 def test_rows_that_cannot_be_written_do_not_stop_the_work(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -186,6 +188,7 @@ def answered(number: int) -> tuple[Claim, Outcome]:
     return claim, Outcome(kind=OutcomeKind.OK, output_tokens=3, prompt_tokens=1)
 
 
+@pytest.mark.slow
 def test_an_unreachable_store_costs_the_oldest_rows_and_nothing_else(rig: Rig) -> None:
     async def body() -> None:
         await rig.store.put_queue(rig.queue, QueueSettings(record_rows=5000))
@@ -211,6 +214,7 @@ def test_an_unreachable_store_costs_the_oldest_rows_and_nothing_else(rig: Rig) -
     rig.run(body)
 
 
+@pytest.mark.slow
 def test_a_worker_that_ends_while_the_store_is_unreachable_loses_its_rows(rig: Rig) -> None:
     async def body() -> None:
         await rig.store.put_queue(rig.queue, QueueSettings(record_rows=100))

@@ -99,6 +99,7 @@ def test_a_priority_is_refused_unless_the_policy_is_priority(rig: Rig) -> None:
     assert "Priority scheduling is not enabled" in got.json()["error"]["message"]
 
 
+@pytest.mark.slow
 def test_no_more_requests_run_than_there_are_slots(rig: Rig) -> None:
     engine = rig.engine(slots=3)
     body = chat_body(rig, vllm_xargs={"output_tokens": 4})
@@ -154,6 +155,7 @@ def test_a_fault_makes_it_slow(rig: Rig) -> None:
     assert usual.total_seconds() >= 0.01
 
 
+@pytest.mark.slow
 def test_it_runs_as_a_program() -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

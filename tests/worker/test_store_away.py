@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import pytest
+
 from lengthwise_contract.states import JobState
 from lengthwise_lab.chaos.system.proxy import Proxy
 from lengthwise_store.jobs import EntryKind
@@ -27,6 +29,7 @@ async def proxied(rig: Rig) -> AsyncIterator[tuple[Proxy, str]]:
         await proxy.aclose()
 
 
+@pytest.mark.slow
 def test_a_stream_across_an_outage_of_the_store_loses_and_repeats_nothing(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine(tokens_per_s=50.0)
@@ -50,6 +53,7 @@ def test_a_stream_across_an_outage_of_the_store_loses_and_repeats_nothing(rig: R
     rig.run(body)
 
 
+@pytest.mark.slow
 def test_a_worker_that_returns_after_its_lease_ended_learns_that_it_lost_the_job(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine(tokens_per_s=20.0)

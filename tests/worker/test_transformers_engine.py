@@ -154,6 +154,7 @@ def chat(prompt: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": prompt}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batching", ["none", "static", "sequence"])
 def test_every_batching_mode_gives_the_same_answers(
     rig: Rig, model_path: Path, decoder: StaticDecoder, batching: str
@@ -181,6 +182,7 @@ def test_every_batching_mode_gives_the_same_answers(
     rig.run(body)
 
 
+@pytest.mark.slow
 def test_answers_that_reach_a_cap_continue_in_a_later_batch(rig: Rig, model_path: Path) -> None:
     async def body() -> None:
         settings = sequence(model_path, sequence_quantile=0.3)
@@ -218,6 +220,7 @@ def test_streamed_and_plain_answers_have_the_same_text(rig: Rig, model_path: Pat
     rig.run(body)
 
 
+@pytest.mark.slow
 def test_a_stop_text_ends_the_answer_before_it(rig: Rig, model_path: Path) -> None:
     ask = ASK | {"ignore_eos": True}
 
@@ -232,6 +235,7 @@ def test_a_stop_text_ends_the_answer_before_it(rig: Rig, model_path: Path) -> No
     rig.run(body)
 
 
+@pytest.mark.slow
 def test_cancelling_a_job_takes_it_out_of_its_batch(rig: Rig, model_path: Path) -> None:
     long = ASK | {"max_tokens": 3500, "ignore_eos": True}
 
@@ -251,6 +255,7 @@ def test_cancelling_a_job_takes_it_out_of_its_batch(rig: Rig, model_path: Path) 
     rig.run(body)
 
 
+@pytest.mark.slow
 def test_leases_are_kept_while_a_batch_is_decoded(rig: Rig, model_path: Path) -> None:
     ask = ASK | {"max_tokens": 1500, "ignore_eos": True}
 

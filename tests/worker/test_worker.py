@@ -180,6 +180,7 @@ async def take_over(rig: Rig, job_id: str) -> Lease:
 # ---------------------------------------------------------------------- an engine in trouble
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_job_that_a_busy_engine_refuses_is_put_back_without_using_up_an_attempt(
     rig: Rig, status: int
@@ -287,6 +288,7 @@ def test_a_body_that_is_no_object_fails_alone(rig: Rig, bad: bytes) -> None:
     rig.run(body)
 
 
+@pytest.mark.slow
 def test_nothing_is_claimed_for_an_unhealthy_engine_and_work_resumes_when_it_is_healthy(
     rig: Rig,
 ) -> None:
@@ -330,6 +332,7 @@ def test_an_engine_that_does_not_listen_costs_no_attempt(rig: Rig) -> None:
 # ---------------------------------------------------------------------- batching and priority
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batching", "want_peak"), [("none", 1), ("static", 3), ("continuous", 3)])
 def test_a_worker_never_runs_more_jobs_at_once_than_it_may(
     rig: Rig, batching: str, want_peak: int
@@ -383,6 +386,7 @@ def test_an_unfilled_static_batch_starts_when_it_has_waited_and_not_earlier(rig:
     rig.run(body)
 
 
+@pytest.mark.slow
 def test_vllm_gets_the_due_time_as_priority_and_serves_in_the_same_order(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine(slots=1, tokens_per_s=100.0)
@@ -445,6 +449,7 @@ def test_the_context_of_the_model_is_filled_in_only_if_it_is_not_set(rig: Rig) -
     rig.run(body)
 
 
+@pytest.mark.slow
 def test_stopping_lets_running_jobs_finish_and_claims_no_more(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine(tokens_per_s=50.0)
@@ -488,6 +493,7 @@ class StoreWithoutJobs(JobStore):
         return []
 
 
+@pytest.mark.slow
 def test_the_watchdog_reconnects_a_worker_that_claims_nothing(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine()

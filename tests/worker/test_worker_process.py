@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tests.worker.conftest import Rig
 
 
+@pytest.mark.slow
 def test_a_job_whose_worker_is_killed_in_mid_stream_is_answered_by_another(rig: Rig) -> None:
     async def body() -> None:
         engine = rig.engine(tokens_per_s=20.0)
@@ -43,6 +44,7 @@ def test_a_job_whose_worker_is_killed_in_mid_stream_is_answered_by_another(rig: 
     rig.run(body)
 
 
+@pytest.mark.slow
 def test_a_worker_suspended_past_its_lease_aborts_its_engine_call_and_one_answer_stays(
     rig: Rig,
 ) -> None:
@@ -73,6 +75,7 @@ def test_a_worker_suspended_past_its_lease_aborts_its_engine_call_and_one_answer
     rig.run(body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
 def test_a_signal_releases_the_job_without_using_up_an_attempt_and_exits_with_0(
     rig: Rig, number: signal.Signals
@@ -93,6 +96,7 @@ def test_a_signal_releases_the_job_without_using_up_an_attempt_and_exits_with_0(
     rig.run(body)
 
 
+@pytest.mark.slow
 def test_the_file_that_lets_the_engine_end_comes_with_the_last_answer(
     rig: Rig, tmp_path: Path
 ) -> None:
@@ -116,6 +120,7 @@ def test_the_file_that_lets_the_engine_end_comes_with_the_last_answer(
     rig.run(body)
 
 
+@pytest.mark.slow
 def test_a_signal_before_the_engine_is_up_ends_the_worker(
     rig: Rig, free_port: Callable[[], int]
 ) -> None:
@@ -139,6 +144,7 @@ def get(port: int, path: str) -> tuple[int, str] | None:
         return None
 
 
+@pytest.mark.slow
 def test_metrics_and_logs_show_the_work_and_no_text_of_a_request(
     rig: Rig, free_port: Callable[[], int]
 ) -> None:
@@ -181,6 +187,7 @@ def test_metrics_and_logs_show_the_work_and_no_text_of_a_request(
     rig.run(body)
 
 
+@pytest.mark.slow
 def test_a_worker_waits_for_a_store_that_is_down_and_does_not_end(
     rig: Rig, free_port: Callable[[], int]
 ) -> None:
@@ -206,6 +213,7 @@ def test_a_worker_waits_for_a_store_that_is_down_and_does_not_end(
     rig.run(body)
 
 
+@pytest.mark.slow
 def test_bad_settings_end_the_worker_with_code_2_and_are_named(rig: Rig) -> None:
     process = rig.process("http://127.0.0.1:1", slots=0, engine_api_key="sk-very-secret")
     log = process.communicate(timeout=30)[1].decode()
@@ -214,6 +222,7 @@ def test_bad_settings_end_the_worker_with_code_2_and_are_named(rig: Rig) -> None
     assert "sk-very-secret" not in log
 
 
+@pytest.mark.slow
 def test_the_embedded_simulation_serves_without_any_engine_beside_it(rig: Rig) -> None:
     async def body() -> None:
         rig.process(None, engine="simulated", simulated_tokens_per_s=500)

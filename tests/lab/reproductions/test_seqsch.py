@@ -89,6 +89,7 @@ def test_resuming_never_computes_more_than_restarting(actual: list[int]) -> None
     assert go(Failures.RESUME) <= go(Failures.RESTART)
 
 
+@pytest.mark.slow
 def test_the_rows_reproduce_the_replay_and_resuming_beats_the_published_restarts() -> None:
     found = rows(None)
     compared = [row for row in found if row.tolerance is not None]

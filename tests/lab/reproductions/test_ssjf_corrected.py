@@ -169,6 +169,7 @@ def test_a_folder_without_the_files_gives_the_stand_ins(tmp_path: Path) -> None:
     assert all(earlier <= later for earlier, later in pairwise(azure_ms(tmp_path)))
 
 
+@pytest.mark.slow
 def test_the_published_gain_comes_out_of_the_legacy_simulator_and_not_all_of_it_is_real() -> None:
     answers, trace = classified(None), azure_ms(None)
     batches = LegacyBatching(size=2, dynamic=True)

@@ -221,6 +221,7 @@ def test_a_note_that_several_rows_share_is_printed_once_below_them() -> None:
     assert "| [1] own 2 |" in text
 
 
+@pytest.mark.slow
 def test_the_command_prints_markdown_to_a_pipe_and_everything_as_json() -> None:
     plain, as_json = (
         CliRunner().invoke(build(), ["lab", "table", "--only", "seqsch", *flags])

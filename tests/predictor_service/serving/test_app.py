@@ -210,6 +210,7 @@ def test_metrics_count_requests_by_status(client: TestClient) -> None:
     assert (metric(client, ok), metric(client, bad)) == (before[0] + 1, before[1] + 1)
 
 
+@pytest.mark.slow
 def test_two_apps_in_one_process_count_separately(client: TestClient) -> None:
     predict(client, "x")
     with TestClient(create_app(PredictorSettings())) as other:

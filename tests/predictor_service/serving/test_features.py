@@ -22,6 +22,7 @@ def feature(text: str, name: str) -> float:
     return float(text_features(text, 10)[FEATURE_NAMES.index(name)])
 
 
+@pytest.mark.slow
 @given(st.text(max_size=400))
 def test_every_text_has_finite_features_of_bounded_size(text: str) -> None:
     got = text_features(text, len(text))

@@ -111,6 +111,7 @@ def test_a_huge_body_is_answered_or_refused(client: TestClient, raw: bytes) -> N
     check(client.post("/v1/predict", content=raw), "/v1/predict")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

@@ -69,6 +69,7 @@ async def counted(client: httpx.AsyncClient, name: str) -> float:
     return float(found[1]) if found else 0.0
 
 
+@pytest.mark.slow
 def test_a_switched_link_replaces_the_model_under_constant_traffic_and_no_request_fails(
     tmp_path: Path,
 ) -> None:
@@ -167,6 +168,7 @@ def test_an_llm_has_its_own_model_and_a_request_may_name_one(tmp_path: Path) -> 
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_an_llm_with_a_wrong_folder_gets_the_default_model_until_it_is_fixed(
     tmp_path: Path,
 ) -> None:

@@ -13,6 +13,7 @@ import threading
 from pathlib import Path
 
 import httpx
+import pytest
 from tests.waiting import eventually
 
 from lengthwise_predictor.settings import BUNDLED
@@ -40,6 +41,7 @@ def switch(link: Path, folder: Path) -> None:
     fresh.replace(link)
 
 
+@pytest.mark.slow
 def test_a_process_without_its_default_model_reports_why_in_its_last_line(tmp_path: Path) -> None:
     # The condition of the LLMService once was "Application startup failed. Exiting."
     done = subprocess.run(
@@ -60,6 +62,7 @@ def test_a_process_without_its_default_model_reports_why_in_its_last_line(tmp_pa
     assert "point model_dir at a model" in last
 
 
+@pytest.mark.slow
 def test_sighup_replaces_the_model_of_a_real_server_under_traffic(tmp_path: Path) -> None:
     one, two = make_model(tmp_path / "1", "one"), make_model(tmp_path / "2", "two")
     link = tmp_path / "current"

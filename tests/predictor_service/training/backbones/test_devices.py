@@ -61,6 +61,7 @@ def test_a_model_on_a_device_that_onnx_runtime_lacks_is_refused() -> None:
     assert ServedModel(BUNDLED, "auto").model.provider == "CPUExecutionProvider"
 
 
+@pytest.mark.slow
 def test_a_run_continues_only_on_the_device_it_started_on(
     write_rows: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -76,6 +77,7 @@ def test_a_run_continues_only_on_the_device_it_started_on(
         train_task(elsewhere, data, tmp_path / "run", prepared=prepared)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", list(Task), ids=str)
 def test_a_training_step_computes_on_one_device_only(
     task: Task, write_rows: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -108,6 +108,7 @@ def config(name: str, **more: Any) -> FitConfig:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tune_epochs", [0, 2, 10], ids=["frozen", "tuned first", "tuned"])
 def test_a_hugging_face_model_learns_is_exported_and_served(
     backbone: Path, data: Path, tmp_path: Path, tune_epochs: int
@@ -126,6 +127,7 @@ def test_a_hugging_face_model_learns_is_exported_and_served(
     assert np.isfinite(model.run([model.encode("", "terse-1b")])).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [Precision.FP16, Precision.INT8], ids=str)
 def test_a_transformer_is_exported_small_from_its_folder_alone(
     data: Path, tmp_path: Path, precision: Precision
@@ -222,6 +224,7 @@ def test_settings_that_a_backbone_does_not_support_are_refused(
         load_backbone(dataclasses.replace(BackboneConfig(name=str(folder), window=WINDOW), **wrong))
 
 
+@pytest.mark.slow
 def test_hidden_states_of_an_llm_train_a_predictor_of_their_own(data: Path, tmp_path: Path) -> None:
     llm = save_backbone(tmp_path / "opt", "opt")
     vectors = tmp_path / "vectors.npz"

@@ -230,6 +230,7 @@ def test_authors_that_are_not_served_count_once_per_source_and_only_with_a_weigh
     assert torch.allclose(counted, texts.features[2:].mean(0))
 
 
+@pytest.mark.slow
 def test_prompts_of_an_unseen_llm_are_ranked_by_other_llms_answers(tmp_path: Path) -> None:
     write_records(tmp_path)
     data = build_dataset(read_records(tmp_path, sources=None))
@@ -240,6 +241,7 @@ def test_prompts_of_an_unseen_llm_are_ranked_by_other_llms_answers(tmp_path: Pat
         measure_unseen(data, tiny_backbone(), TINY, llms=["lab/missing"])
 
 
+@pytest.mark.slow
 def test_for_an_unseen_source_only_prompts_that_no_other_source_has_are_scored(
     dataset: Dataset,
 ) -> None:

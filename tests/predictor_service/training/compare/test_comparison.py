@@ -39,6 +39,7 @@ def some_rows(count: int, first: int = 0, llms: tuple[str, ...] = ("a", "b")) ->
     return LengthTable(rows)
 
 
+@pytest.mark.slow
 def test_every_predictor_is_scored_on_the_same_rows_and_the_words_are_learned() -> None:
     data = some_rows(40, first=1000)
     report = compare(data, some_rows(80), [BUNDLED], held_out=True)
@@ -61,6 +62,7 @@ def test_every_predictor_is_scored_on_the_same_rows_and_the_words_are_learned() 
     json.dumps(report.as_json(), allow_nan=False)
 
 
+@pytest.mark.slow
 def test_one_bag_of_words_for_all_learns_what_is_long_for_one_llm_only() -> None:
     # Its trees once did not see the LLM: with people and GPT-3 among the authors it lost 0.07 of
     # tau-b on the other LLMs, so predictors compared with it looked better than they were.
@@ -87,6 +89,7 @@ def test_one_bag_of_words_for_all_learns_what_is_long_for_one_llm_only() -> None
     assert any("'bag of words' is the one for all LLMs: never seen" in n for n in report.notes)
 
 
+@pytest.mark.slow
 def test_the_distance_to_the_ceiling_is_taken_on_rows_that_have_one() -> None:
     # Rows of one sample have no ceiling; a mean over all rows once compared the model with the
     # ceiling of other, easier rows of the same LLM.
@@ -97,6 +100,7 @@ def test_the_distance_to_the_ceiling_is_taken_on_rows_that_have_one() -> None:
     assert both.summary["below_ceiling"] == pytest.approx(alone.summary["below_ceiling"])
 
 
+@pytest.mark.slow
 def test_llms_that_a_model_does_not_know_are_noted() -> None:
     llms = ("x/new", "Mistral-7B", "google/gemma-3-4b-it")
     rows = [row(f"p{i}", llm, i + 1) for i in range(25) for llm in llms]
@@ -104,6 +108,7 @@ def test_llms_that_a_model_does_not_know_are_noted() -> None:
     assert note.endswith(": Mistral-7B, x/new")
 
 
+@pytest.mark.slow
 def test_a_constant_has_no_rank_on_held_out_sources() -> None:
     # A fit lacks the held-out source's level: it is long where that is short. Ranked together with
     # other fits' predictions, the constant had a tau-b of -0.27.
@@ -134,6 +139,7 @@ def test_cross_validation_learns_from_other_prompts_of_the_same_file() -> None:
     assert any("3 parts by prompt" in n for n in report.notes)
 
 
+@pytest.mark.slow
 def test_a_cross_validated_constant_has_no_rank() -> None:
     # The median of the other parts is high where a part's own answers are short: tau-b was -0.14.
     report = compare(some_rows(120, llms=("a",)), None, [], folds=5, adapt=False)
@@ -141,6 +147,7 @@ def test_a_cross_validated_constant_has_no_rank() -> None:
     assert constant["tau_b"] == 0
 
 
+@pytest.mark.slow
 def test_rows_that_were_split_by_the_same_hash_are_cross_validated() -> None:
     # All prompts of a validation file were once in one part, so that nothing was fitted.
     validation = [r for r in some_rows(400, llms=("a",)).rows if fold_of(r.prompt, 5) == 0]
@@ -155,6 +162,7 @@ def test_a_source_that_the_model_was_trained_on_is_noted() -> None:
     assert "castillo/Mbpp" in note
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_adapted_is_still_scored(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     other = tmp_path / "other"

@@ -13,6 +13,7 @@ from lengthwise_predictor.settings import BUNDLED
 from lengthwise_training.compare.predictor_bench import Cell, bench, one_core, text_of
 
 
+@pytest.mark.slow
 def test_the_bench_has_a_row_for_each_length_and_batch() -> None:
     found = bench([BUNDLED], tokens=(16, 256), batches=(1, 3), rounds=1, calls=2, bert=False)
     at = {(r["tokens"], r["batch"]): r for r in found["rows"]}

@@ -44,6 +44,7 @@ def test_a_profile_counts_its_rows() -> None:
     assert sum(got.histogram) == 19
 
 
+@pytest.mark.slow
 def test_tables_and_pictures_are_written(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     rows = [row(f"p{i}", i + 1, i + 2, llm=llm) for i in range(30) for llm in "xy"]

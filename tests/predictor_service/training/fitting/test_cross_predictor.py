@@ -111,6 +111,7 @@ def test_other_pairs_in_the_batch_do_not_change_a_pair(
         assert not torch.allclose(together[:1], encoder(second[:1], first[:1, :2]), atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [Precision.FP16, Precision.INT8], ids=str)
 def test_a_small_cross_encoder_is_exported_from_its_folder_and_served(
     write_rows: Callable[..., Path], tmp_path: Path, precision: Precision
@@ -137,6 +138,7 @@ def test_a_pretrained_cross_encoder_learns_for_three_epochs_by_default() -> None
     assert dataclasses.replace(large, task=Task.QUANTILES).passes == 15
 
 
+@pytest.mark.slow
 def test_hidden_states_have_no_pair_to_read(
     write_rows: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -65,6 +65,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", list(Task), ids=str)
 def test_a_task_learns_and_serving_predicts_what_training_measured(
     task: Task, data: Path, prepared: PreparedRows, tmp_path: Path
@@ -132,6 +133,7 @@ def test_most_answers_lie_between_p10_and_p90(trained: Path) -> None:
     assert 0.6 < metrics["coverage"] < 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [Task.LISTMLE, Task.PAIR_CROSS_ENCODER], ids=str)
 def test_a_killed_run_ends_in_the_same_model(
     task: Task, prepared: PreparedRows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -175,6 +177,7 @@ def test_a_finished_run_is_not_trained_again(trained: Path, data: Path) -> None:
     assert (trained / "weights.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [Task.REGRESSION_LOG, Task.QUANTILES, Task.DISTRIBUTION], ids=str)
 def test_answers_cut_at_a_cap_do_not_count_as_short(
     task: Task, write_rows: Callable[..., Path], tmp_path: Path
@@ -189,6 +192,7 @@ def test_answers_cut_at_a_cap_do_not_count_as_short(
     assert essay.p90_tokens > 300
 
 
+@pytest.mark.slow
 def test_the_table_has_every_task_and_the_baselines_on_the_same_rows(
     data: Path, tmp_path: Path
 ) -> None:
