@@ -45,6 +45,7 @@ def run(*arguments: str) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_without_the_extra_the_message_has_the_pip_command(rows: Path, tmp_path: Path) -> None:
     # A module that is None cannot be imported, as one that is not installed.
     arguments = ["train", "--task", "listmle", "--data", str(rows), "--out", str(tmp_path / "run")]

@@ -179,6 +179,7 @@ async def works(end: TlsEnd, tls: Tls) -> bool:
         await end.aclose()
 
 
+@pytest.mark.slow
 def test_tls_with_a_private_ca_and_a_client_certificate(servers: Servers, tmp_path: Path) -> None:
     end = TlsEnd(servers.start().port, tmp_path)
     assert asyncio.run(works(end, end.tls()))

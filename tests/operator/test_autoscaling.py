@@ -218,6 +218,7 @@ def test_the_needed_replicas_meet_the_target_within_the_tolerance(
         assert seconds / replicas <= limits.target_backlog_s * (1 + TOLERANCE) + 1e-6
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(demands, min_size=1, max_size=200))
 def test_the_history_does_not_grow_beyond_the_delay(seen: list[Demand | None]) -> None:

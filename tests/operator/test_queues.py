@@ -51,6 +51,7 @@ def call(url: str, calls: Callable[[QueueServiceClient], Awaitable[Any]]) -> Any
     return asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_the_settings_of_a_spec_are_those_that_the_queue_service_stores(
     url: str, service: MakeService
 ) -> None:

@@ -79,6 +79,7 @@ def test_an_answer_does_not_depend_on_the_other_answers_of_its_batch(
     assert len({len(tokens) for tokens in want}) > 1  # or no row would have left early
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [{}, {"temperature": 0.9, "top_p": 0.8, "seed": 5}],

@@ -163,6 +163,7 @@ def small_table() -> dict[str, Any]:
         }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_row_has_all_its_details_or_a_reason_for_having_none(
     small_table: dict[str, Any],
 ) -> None:
@@ -170,6 +171,7 @@ def test_every_row_has_all_its_details_or_a_reason_for_having_none(
     assert [(one.name, one.setting, lacks(one)) for one in small_table["rows"] if lacks(one)] == []
 
 
+@pytest.mark.slow
 def test_only_rows_about_predictors_have_no_requests(small_table: dict[str, Any]) -> None:
     found = Counter(
         (one.system, str(one.details["about"]))
@@ -179,6 +181,7 @@ def test_only_rows_about_predictors_have_no_requests(small_table: dict[str, Any]
     assert found == WITHOUT_REQUESTS
 
 
+@pytest.mark.slow
 def test_a_row_about_requests_has_a_number_of_our_policy(small_table: dict[str, Any]) -> None:
     rows = [one for one in small_table["rows"] if one.details["about"] == About.REQUESTS]
     assert rows
@@ -194,6 +197,7 @@ def test_a_row_about_requests_has_a_number_of_our_policy(small_table: dict[str, 
         )
 
 
+@pytest.mark.slow
 def test_the_whole_table_is_json_and_markdown_that_names_every_row(
     small_table: dict[str, Any],
 ) -> None:

@@ -35,6 +35,7 @@ def workload(seed: int, *, rate_per_s: float, arm: str = "fcfs") -> MeasuredRun:
     return MeasuredRun(step=0, arm=arm, seed=seed, jobs=jobs, completion_s=exact)
 
 
+@pytest.mark.slow
 def test_a_known_engine_is_recovered_and_predicts_another_load_and_order() -> None:
     found = fit([workload(1, rate_per_s=0.5), workload(2, rate_per_s=1.5)], slots=8)
     # The times depend on the cost of a full batch and of a batch of one.

@@ -105,6 +105,7 @@ def test_a_switched_link_replaces_the_model_under_constant_traffic_and_no_reques
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_request_in_the_queue_of_the_old_model_is_answered_by_it(tmp_path: Path) -> None:
     make_model(tmp_path / "m", "one")
 
@@ -121,6 +122,7 @@ def test_a_request_in_the_queue_of_the_old_model_is_answered_by_it(tmp_path: Pat
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_loaded_changes_nothing_until_it_is_fixed(tmp_path: Path) -> None:
     make_model(tmp_path / "m", "one")
 
@@ -140,6 +142,7 @@ def test_a_folder_that_cannot_be_loaded_changes_nothing_until_it_is_fixed(tmp_pa
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_an_llm_has_its_own_model_and_a_request_may_name_one(tmp_path: Path) -> None:
     own = make_model(tmp_path / "own", "own")
 

@@ -73,6 +73,7 @@ def stream(
     return made
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(ANY_ANSWERS, TOKENS, TOKENS, SHAPES)
 def test_prompts_of_one_shape_keep_their_rank_and_quantiles_their_order(

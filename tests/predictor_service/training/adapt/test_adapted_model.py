@@ -67,6 +67,7 @@ def test_it_ranks_prompts_that_it_has_not_seen_for_each_llm(adapted: Path) -> No
     assert got.coverage > 0.6
 
 
+@pytest.mark.slow
 def test_the_file_predicts_what_was_fitted(adapted: Path) -> None:
     """`write_adapted_model` checks this itself; here on prompts that it did not check."""
     test = rows(8, first=300)

@@ -126,6 +126,7 @@ def trained(
     return train(dataset, tiny_backbone(), out, TINY, hold_out=True), out
 
 
+@pytest.mark.slow
 def test_a_trained_model_ranks_prompts_it_has_not_seen(
     trained: tuple[dict[str, Any], Path], dataset: Dataset
 ) -> None:
@@ -140,6 +141,7 @@ def test_a_trained_model_ranks_prompts_it_has_not_seen(
     assert 0.6 < card["metrics"]["coverage"] < 0.95
 
 
+@pytest.mark.slow
 def test_a_trained_model_distinguishes_the_llms(trained: tuple[dict[str, Any], Path]) -> None:
     model = LengthModel(trained[1], provider="cpu")
     text = "Please give me a recipe for number 1000, and take care of 7."
@@ -150,6 +152,7 @@ def test_a_trained_model_distinguishes_the_llms(trained: tuple[dict[str, Any], P
     assert terse < other < chatty
 
 
+@pytest.mark.slow
 def test_the_file_computes_what_the_network_does(trained: tuple[dict[str, Any], Path]) -> None:
     card, out = trained
     assert card["parity"]["float32"] < 1e-3
@@ -157,6 +160,7 @@ def test_the_file_computes_what_the_network_does(trained: tuple[dict[str, Any], 
     assert json.loads((out / "model.json").read_text())["parity"] == card["parity"]
 
 
+@pytest.mark.slow
 def test_evaluate_measures_a_held_out_model_as_training_did(
     trained: tuple[dict[str, Any], Path], dataset: Dataset
 ) -> None:
@@ -166,6 +170,7 @@ def test_evaluate_measures_a_held_out_model_as_training_did(
     assert score_dataset(held, p50).tau_b == pytest.approx(card["metrics"]["tau_b"])
 
 
+@pytest.mark.slow
 def test_evaluate_refuses_a_model_that_has_seen_the_validation_prompts(
     trained: tuple[dict[str, Any], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

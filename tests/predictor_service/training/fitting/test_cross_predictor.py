@@ -65,6 +65,7 @@ def opt() -> TransformerEncoder:
     return TransformerEncoder(model, specials=([2], []), pad_id=1, window=16, pooling="last")
 
 
+@pytest.mark.slow
 def test_bert_reads_a_pair_as_it_was_trained_to_read_two_sentences() -> None:
     encoder = bert()
     first, second = torch.tensor([[9, 8, 7]]), torch.tensor([[5, 6]])
