@@ -140,7 +140,10 @@ class Prometheus:
         ]
 
     def _query(self, endpoint: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
-        answer = self._http.post(f"/api/v1/{endpoint}", data=parameters).json()
+        response = self._http.post(f"/api/v1/{endpoint}", data=parameters)
+        if response.is_server_error:  # a Prometheus that starts answers in plain text
+            response.raise_for_status()
+        answer = response.json()
         if answer["status"] != "success":
             raise ValueError(f"{answer.get('error')} in {parameters['query']}")
         return list(answer["data"]["result"])
