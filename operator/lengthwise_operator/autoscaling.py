@@ -3,8 +3,8 @@
 The backlog is measured in replica-seconds: the time that one replica would need for all waiting
 jobs. It does not depend on how many replicas there are, so a replica that still loads its model is
 not requested twice. Scaling up is immediate, when the backlog is more than 10 % over the target.
-Scaling down goes only to the largest number that was needed at any time within the delay, as
-Kubernetes' own autoscaler does with its stabilization window. While the demand is unknown, all
+Scaling down stops at the largest number needed within the delay, like the stabilization window of
+Kubernetes' own autoscaler. While the demand is unknown, all
 present replicas count as needed.
 """
 

@@ -129,7 +129,7 @@ def test_a_predictor_with_too_few_answers_earns_no_wait_credit() -> None:
 
 
 def test_a_starved_job_is_judged_by_its_own_wait_and_its_predicted_length() -> None:
-    # Job 0 is predicted at 1 s, so it starves after 10 s, whatever its true length. Jobs 1 and 2
+    # Job 0 is predicted at 1 s, so it starves after 10 s. Jobs 1 and 2
     # arrived later with shorter predictions.
     queue = AgedQueue([0, 11, 12], [1, 0.5, 0.2])
     for job in range(3):

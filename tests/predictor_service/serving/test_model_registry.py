@@ -14,33 +14,17 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import ValidationError
+from tests.predictor_service.serving.model_folders import make_model, switch
 from tests.waiting import eventually_async
 
 from lengthwise_predictor.app import create_app
-from lengthwise_predictor.settings import BUNDLED, PredictorSettings
+from lengthwise_predictor.settings import PredictorSettings
 
 #: No step here takes this long, even on a busy machine.
 PATIENCE_S = 90.0
 
 
 ASK = {"model": "anything", "prompt": "Explain how a heat pump works."}
-
-
-def make_model(folder: Path, version: str) -> Path:
-    """Make the bundled model under another version; the large files are links."""
-    folder.mkdir()
-    for name in ("model.onnx", "tokenizer.json"):
-        (folder / name).symlink_to(BUNDLED / name)
-    card = json.loads((BUNDLED / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps(card | {"version": version}))
-    return folder
-
-
-def switch(link: Path, folder: Path) -> None:
-    """Point a link to another folder, in one step."""
-    fresh = link.with_name("fresh")
-    fresh.symlink_to(folder)
-    fresh.replace(link)
 
 
 @contextlib.asynccontextmanager

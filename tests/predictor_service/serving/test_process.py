@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -14,31 +13,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.predictor_service.serving.model_folders import make_model, switch
 from tests.waiting import eventually
-
-from lengthwise_predictor.settings import BUNDLED
 
 #: No step here takes this long, even on a busy machine.
 PATIENCE_S = 90.0
 
 ASK = {"model": "anything", "prompt": "Explain how a heat pump works."}
-
-
-def make_model(folder: Path, version: str) -> Path:
-    """Make the bundled model under another version; the large files are links."""
-    folder.mkdir()
-    for name in ("model.onnx", "tokenizer.json"):
-        (folder / name).symlink_to(BUNDLED / name)
-    card = json.loads((BUNDLED / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps(card | {"version": version}))
-    return folder
-
-
-def switch(link: Path, folder: Path) -> None:
-    """Point a link to another folder, in one step."""
-    fresh = link.with_name("fresh")
-    fresh.symlink_to(folder)
-    fresh.replace(link)
 
 
 @pytest.mark.slow

@@ -2,8 +2,8 @@
 
 A step of continuous batching takes `step_s + decode_s * n + prefill_s * p + context_s * c` for n
 sequences that decode, p prompt tokens and c tokens of context. Between two events n is constant
-and c grows by n a step, so m steps have a closed form. A request costs a few events, whatever its
-length.
+and c grows by n a step, so m steps have a closed form. A request of any
+length costs a few events.
 """
 
 from __future__ import annotations
