@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from lengthwise_contract.bodies import Body
+from lengthwise_contract.bodies import Body, View
 
 #: Whether a queue's predictions are good enough to order its jobs. `insufficient_data`: too few
 #: answers have come to judge them.
@@ -21,7 +21,9 @@ class PredictRequest(Body):
     """`POST /v1/predict`: predict the length of one answer.
 
     Exactly one of `prompt` and `messages` is given. `messages` are rendered by
-    `lengthwise_contract.prompts.render_prompt`, as in training.
+    `lengthwise_contract.prompts.render_request`: without the leading system messages, which are the
+    same for all requests of an application and would fill the window that the predictor reads.
+    The fields from `application` to `adapter` are the facts of the request beside its text.
     """
 
     model: str = Field(min_length=1, max_length=256, description="Name of the LLM that will answer")
@@ -36,6 +38,37 @@ class PredictRequest(Body):
         max_length=256,
         description="Which of the served models predicts; null: that of the LLM, or the default",
     )
+    application: str | None = Field(
+        default=None,
+        max_length=256,
+        description="Names the application: requests with one system prompt, or one template, have "
+        "the same name; null: unknown",
+    )
+    tools: list[dict[str, Any]] | None = Field(
+        default=None, max_length=1024, description="The tools offered, as in a chat request"
+    )
+    tool_choice: str | dict[str, Any] | None = Field(
+        default=None, description="As in a chat request"
+    )
+    response_format: dict[str, Any] | None = Field(default=None, description="As in a chat request")
+    reasoning_effort: str | None = Field(
+        default=None, max_length=64, description="As in a chat request"
+    )
+    thinking_budget_tokens: int | None = Field(
+        default=None, ge=0, description="The most tokens that the LLM may think, if it is limited"
+    )
+    n: int | None = Field(default=None, ge=1, description="How many answers the request asks for")
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="The request's cap on one answer, tokens"
+    )
+    stop: str | list[str] | None = Field(default=None, description="As in a chat request")
+    temperature: float | None = Field(default=None, ge=0, description="As in a chat request")
+    adapter: str | None = Field(
+        default=None, max_length=256, description="The LLM's adapter that answers; null: none"
+    )
+    view: bool = Field(
+        default=False, description="Whether the prediction shall carry its `view` of the request"
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> PredictRequest:
@@ -44,7 +77,7 @@ class PredictRequest(Body):
         return self
 
 
-class Prediction(Body):
+class Prediction(View):
     """The predicted length of one answer, as quantiles of a distribution.
 
     `p10_tokens <= p50_tokens <= p90_tokens`.
@@ -57,6 +90,11 @@ class Prediction(Body):
     mean_tokens: float = Field(gt=0, description="The mean length of such answers, tokens")
     rank_score: float = Field(
         description="Orders the answers of one LLM by length; has no unit, only its order matters"
+    )
+    view: str | None = Field(
+        default=None,
+        description="What the predictor saw of the request, base64, from which the queue service "
+        "learns; null: not asked for, or the model has none",
     )
 
 

@@ -12,6 +12,9 @@ from typing import Any
 #: The longest text that is sent to the predictor, characters; see `clip`.
 MAX_PROMPT_CHARS = 16_384
 
+#: The roles of messages that instruct the LLM for an application.
+INSTRUCTION_ROLES = frozenset({"system", "developer"})
+
 
 def message_text(content: Any) -> str:
     """Return the text of a message's `content`: a string, or the text parts of a list."""
@@ -38,6 +41,37 @@ def render_prompt(messages: Sequence[Any]) -> str:
     if len(turns) == 1:
         return turns[0][1]
     return "\n\n".join(f"{role}: {text}" for role, text in turns)
+
+
+def split_instructions(messages: Sequence[Any]) -> tuple[str, list[Any]]:
+    """Split a chat into its leading system messages and the rest.
+
+    Args:
+        messages: OpenAI chat messages.
+
+    Returns:
+        The text of the leading messages of the roles `system` and `developer`, and the messages
+        behind them.
+    """
+    leading = 0
+    while leading < len(messages):
+        message = messages[leading]
+        if not isinstance(message, dict) or message.get("role") not in INSTRUCTION_ROLES:
+            break
+        leading += 1
+    texts = [message_text(message.get("content")) for message in messages[:leading]]
+    return "\n\n".join(text for text in texts if text), list(messages[leading:])
+
+
+def render_request(messages: Sequence[Any]) -> str:
+    """Render a chat as the predictor reads it: without the leading system messages.
+
+    An application sends the same ones with every request. They would fill the window that the
+    predictor reads, and hide what distinguishes the requests. A chat that has no other text is
+    rendered whole.
+    """
+    instructions, rest = split_instructions(messages)
+    return render_prompt(rest) or instructions
 
 
 def clip(text: str, limit: int = MAX_PROMPT_CHARS) -> str:
