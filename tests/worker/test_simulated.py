@@ -168,3 +168,71 @@ def test_it_runs_as_a_program() -> None:
         finally:
             process.terminate()
     assert card["id"] == "m"
+
+
+def test_an_engine_that_hangs_sends_no_headers(rig: Rig) -> None:
+    engine = rig.engine()
+    engine.batch.misbehave(Faults(hang=True, times=1))
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(engine.url + CHAT, json=chat_body(rig), timeout=0.3)
+    assert post(engine, chat_body(rig)).status_code == 200
+
+
+def test_an_engine_that_hangs_in_mid_answer_has_sent_the_tokens_before(rig: Rig) -> None:
+    engine = rig.engine()
+    engine.batch.misbehave(Faults(hang_after_tokens=2))
+    got = b""
+    body = chat_body(rig, stream=True, vllm_xargs={"output_tokens": 9})
+    with httpx.stream("POST", engine.url + CHAT, json=body, timeout=0.5) as response:
+        pieces = response.iter_raw()
+        while got.count(b"data: ") < 2:
+            got += next(pieces)
+        with pytest.raises(httpx.ReadTimeout):
+            got += next(pieces)
+    assert got.count(b"data: ") == 2
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize("kind", ["bytes", "html", "empty", "json", "ends"])
+def test_garbage_is_a_200_without_an_answer(rig: Rig, kind: Any, stream: bool) -> None:
+    engine = rig.engine(tokens_per_s=1e6)
+    engine.batch.misbehave(Faults(garbage=kind))
+    got = post(engine, chat_body(rig, stream=stream, vllm_xargs={"output_tokens": 9}))
+    assert got.status_code == 200
+    assert b"[DONE]" not in got.content
+    assert b'finish_reason": "stop' not in got.content
+    assert not is_answer(got.content)
+
+
+def is_answer(body: bytes) -> bool:
+    try:
+        return "choices" in json.loads(body)
+    except ValueError:
+        return False
+
+
+def test_an_engine_with_another_model_lists_it_and_does_not_know_ours(rig: Rig) -> None:
+    engine = rig.engine()
+    engine.batch.misbehave(Faults(model="other"))
+    assert [m["id"] for m in httpx.get(engine.url + "/v1/models").json()["data"]] == ["other"]
+    assert post(engine, chat_body(rig)).status_code == 404
+    assert post(engine, chat_body(rig, model="other", max_tokens=1)).status_code == 200
+
+
+def test_a_lump_holds_the_events_of_many_tokens(rig: Rig) -> None:
+    engine = rig.engine(tokens_per_s=1e6)
+    engine.batch.misbehave(Faults(lump_tokens=50, token_bytes=100))
+    body = chat_body(rig, stream=True, vllm_xargs={"output_tokens": 120})
+    with httpx.stream("POST", engine.url + CHAT, json=body, timeout=9) as response:
+        text = "".join(response.iter_text())
+    events = [json.loads(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
+    assert [len(e["choices"][0]["delta"]["content"]) for e in events] == [100] * 120
+
+
+def test_an_engine_can_refuse_fields_by_name(rig: Rig) -> None:
+    engine = rig.engine()
+    engine.batch.misbehave(Faults(refuse_fields=["stream_options"]))
+    got = post(engine, chat_body(rig, stream=True, stream_options={"include_usage": True}))
+    assert got.status_code == 422
+    assert "stream_options" in got.json()["error"]["message"]
+    assert post(engine, chat_body(rig, max_tokens=1)).status_code == 200

@@ -13,11 +13,15 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 #: How many requests `GET /admin/seen` lists.
 _KEPT = 10_000
+
+#: What the fault `garbage` may send.
+Garbage = Literal["bytes", "html", "empty", "json", "ends"]
 
 
 class Faults(BaseModel):
@@ -43,8 +47,35 @@ class Faults(BaseModel):
     exit_after_tokens: int | None = Field(
         default=None, ge=0, description="End the process after this many tokens, exit code 1"
     )
-    hang: bool = Field(default=False, description="Accept requests and send nothing")
+    hang: bool = Field(
+        default=False, description="Accept requests and send nothing, not even headers"
+    )
+    hang_after_tokens: int | None = Field(
+        default=None, ge=0, description="Send nothing more after this many tokens"
+    )
+    garbage: Garbage | None = Field(
+        default=None,
+        description="Answer 200 with `bytes` (random, as JSON or as a stream), `html`, an `empty` "
+        "body, `json` of another shape, or a stream (a body) that `ends` in its middle",
+    )
+    lump_tokens: int = Field(
+        default=1, ge=1, description="Send the events of this many tokens in one write"
+    )
+    token_bytes: int | None = Field(
+        default=None, ge=1, description="The text of each token is this long, bytes"
+    )
+    model: str | None = Field(
+        default=None,
+        description="Serve and list the model under this name; other names get 404, as in vLLM",
+    )
+    refuse_fields: list[str] = Field(
+        default_factory=list,
+        description="Answer 422 to a request with one of these fields, e.g. `stream_options`",
+    )
     unhealthy: bool = Field(default=False, description="/health answers 503")
+    hang_probes: bool = Field(
+        default=False, description="/health and /v1/models accept requests and send nothing"
+    )
     times: int | None = Field(default=None, ge=1, description="For this many requests; null: all")
     for_s: float | None = Field(default=None, gt=0, description="For this long, s; null: no limit")
 
@@ -160,11 +191,11 @@ class SimulatedBatch:
         """
         step_s = faults.slow_factor / self.tokens_per_s
         due = time.monotonic() + self.prefill_s * faults.slow_factor
-        if faults.hang:
-            await asyncio.Event().wait()
         for token in range(count):
             if token == faults.cut_after_tokens:
                 raise CutError
+            if token == faults.hang_after_tokens:
+                await asyncio.Event().wait()
             due += step_s
             wait_s = due - time.monotonic()
             if wait_s > 0:

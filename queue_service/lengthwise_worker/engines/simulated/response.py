@@ -37,9 +37,21 @@ class SimulatedResponse:
         }
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """Yield the answer as server-sent events."""
+        """Yield the answer as server-sent events, `lump_tokens` tokens in each write."""
+        lump: list[bytes] = []
+        async for event in self._events():
+            lump.append(event)
+            if len(lump) >= self._faults.lump_tokens * self._request.choices:
+                yield b"".join(lump)
+                lump.clear()
+        if lump:
+            yield b"".join(lump)
+
+    async def _events(self) -> AsyncIterator[bytes]:
         request, last = self._request, self._request.output_tokens - 1
         async for token in self._tokens():
+            if self._faults.garbage == "ends" and token > last // 2:
+                return
             if token == self._faults.error_after_tokens:
                 error = SimulatedError(
                     self._faults.error_code, "InternalServerError", "simulated failure"
@@ -49,14 +61,14 @@ class SimulatedResponse:
                 return
             finish = self._finish_reason if token == last else None
             for choice in range(request.choices):
-                yield self._event([self._piece(choice, _word(token), finish)])
+                yield self._event([self._piece(choice, self._word(token), finish)])
         if request.usage_wanted:
             yield self._event([], request.usage)
         yield b"data: [DONE]\n\n"
 
     async def whole(self) -> dict[str, Any]:
         """Return the answer as one body."""
-        text = "".join([_word(token) async for token in self._tokens()])
+        text = "".join([self._word(token) async for token in self._tokens()])
         choices = []
         for index in range(self._request.choices):
             choice: dict[str, Any] = {
@@ -104,6 +116,5 @@ class SimulatedResponse:
             event["usage"] = usage
         return b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
 
-
-def _word(token: int) -> str:
-    return f" w{token}"
+    def _word(self, token: int) -> str:
+        return f" w{token}".ljust(self._faults.token_bytes or 0, "x")
