@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from lengthwise_contract.request_facts import request_facts
 from lengthwise_store.base import StoreBase
 from lengthwise_store.codec.queues import read_clock_ms
 from lengthwise_store.keys import QueueKeys
@@ -76,7 +77,7 @@ def length_row(
     """Make the row of a job that succeeded; None: it has no length of one answer, or no text.
 
     An answer that is as long as its request allowed is marked `censored`: its real length is
-    unknown.
+    unknown. `facts` are those of the request beside its text, as the predictor gets them.
     """
     if not output_tokens or request.get("n") not in (None, 1):
         return None  # the tokens of several answers are counted together
@@ -86,13 +87,15 @@ def length_row(
         prompt_fields = {"prompt": request["prompt"]}
     else:
         return None
-    cap = request.get("max_completion_tokens") or request.get("max_tokens")
+    facts = request_facts(request)
+    cap = facts.get("max_tokens")
     return {
         "id": job_id,
         "source": f"queue/{queue}",
         "model": queue,
         **prompt_fields,
         "output_tokens": output_tokens,
-        "censored": isinstance(cap, int) and output_tokens >= cap,
+        "censored": cap is not None and output_tokens >= cap,
         "prompt_tokens": prompt_tokens,
+        "facts": facts,
     }

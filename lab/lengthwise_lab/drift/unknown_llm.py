@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lengthwise_contract.defaults import ANSWERS_KEPT
-from lengthwise_contract.prompts import render_prompt
+from lengthwise_contract.prompts import render_request
 from lengthwise_lab.errors import BadWorkload
 from lengthwise_lab.loadtest.measures import tau_b
 from lengthwise_queue.prediction.accuracy import coverage
@@ -75,7 +75,7 @@ def read(path: Path, *, llm: str | None, limit: int, seed: int) -> list[Measured
                 if (llm is not None and row.get("model") != llm) or row.get("degenerate"):
                     continue
                 tokens = row["output_tokens"]
-                text = row["prompt"] if "prompt" in row else render_prompt(row["messages"])
+                text = row["prompt"] if "prompt" in row else render_request(row["messages"])
                 real = int(tokens[-1] if isinstance(tokens, list) else tokens)
                 found.append(MeasuredPrompt(prompt=text, tokens=max(real, 1), cap=row.get("cap")))
     except (OSError, ValueError, KeyError, IndexError, TypeError) as exc:

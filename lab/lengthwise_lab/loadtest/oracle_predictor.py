@@ -23,7 +23,7 @@ from lengthwise_contract.prediction import (
     Prediction,
     PredictRequest,
 )
-from lengthwise_contract.prompts import clip, render_prompt
+from lengthwise_contract.prompts import clip, render_request
 from lengthwise_lab.loadtest.workload import TimedRequest
 
 _VERSION = "oracle"
@@ -66,7 +66,7 @@ class OraclePredictor:
 
         def one(request: PredictRequest) -> Prediction:
             text = request.prompt
-            return self.predict(render_prompt(request.messages or []) if text is None else text)
+            return self.predict(render_request(request.messages or []) if text is None else text)
 
         @app.post("/v1/predict/batch")
         async def batch(body: PredictBatchRequest) -> PredictBatchResponse:
@@ -104,4 +104,4 @@ class _Server(uvicorn.Server):
 
 def _text(request: TimedRequest) -> str:
     """Return the text that the queue service sends to the predictor for this request."""
-    return clip(render_prompt(request.body["messages"]))
+    return clip(render_request(request.body["messages"]))

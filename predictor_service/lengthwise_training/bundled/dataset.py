@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise_contract.prompts import clip, render_prompt
+from lengthwise_contract.prompts import clip, render_request
 from lengthwise_training.data.sources import REDISTRIBUTABLE_SOURCES
 from lengthwise_training.data.splits import NEAR_DUPLICATE_SOURCES, fold_of, near_duplicates
 
@@ -129,7 +129,7 @@ def _record(row: dict[str, Any]) -> LengthRecord | None:
         return None
     text = row.get("prompt")
     if text is None and "messages" in row:
-        text = render_prompt(row["messages"])
+        text = render_request(row["messages"])
     if not isinstance(text, str) or not text.strip():
         return None
     tokens = row["output_tokens"]

@@ -2,9 +2,10 @@
 
 One JSON object per line, in a `.jsonl` or `.jsonl.gz` file: `prompt` or `messages`, `model`,
 `output_tokens` (a number, or a list of independent samples), and optionally `source`, `cap`,
-`censored`, `finish` (`length` is a cut), `degenerate`. Called by `lengthwise evaluate`,
-`characterize`, `export-chat` and, through `examples`, by `train`. The training of the bundled model
-reads folders through `bundled.dataset`.
+`censored`, `finish` (`length` is a cut), `degenerate`, `application`, `facts` (of the request
+beside its text, as in `PredictRequest`). Called by `lengthwise evaluate`, `characterize`,
+`export-chat` and, through `examples`, by `train`. The training of the bundled model reads folders
+through `bundled.dataset`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise_contract.prompts import clip, render_prompt
+from lengthwise_contract.prompts import clip, render_request
+from lengthwise_contract.request_facts import request_facts
 
 Array = NDArray[np.float64]
 
@@ -49,6 +51,8 @@ class LengthRow:
         samples: Independent lengths, tokens, >= 0.
         censored: For each sample, whether a cap cut it: the real length is at least this.
         messages: The original chat, where the row has one.
+        application: Name of the application that sent it, where the row has one.
+        facts: The facts of the request beside its text, by the names of `PredictRequest`.
     """
 
     prompt: str
@@ -57,6 +61,8 @@ class LengthRow:
     samples: tuple[int, ...]
     censored: tuple[bool, ...]
     messages: tuple[dict[str, Any], ...] | None = None
+    application: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,7 @@ def row_of(raw: dict[str, Any]) -> LengthRow:
     if text is None:
         if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
             raise ValueError("neither a `prompt` (text) nor `messages` (a list of objects)")
-        text = render_prompt(messages)
+        text = render_request(messages)
     if not isinstance(text, str):
         raise ValueError(f"`prompt` is {type(text).__name__}; it must be text")
     if not text.strip():
@@ -165,7 +171,17 @@ def row_of(raw: dict[str, Any]) -> LengthRow:
         samples=samples,
         censored=_censored(raw, samples),
         messages=tuple(messages) if isinstance(messages, list) else None,
+        application=_name(raw, "application", "") or None,
+        facts=_facts(raw.get("facts")),
     )
+
+
+def _facts(given: Any) -> dict[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise ValueError(f"`facts` is {type(given).__name__}; it must be an object")
+    return request_facts(given)
 
 
 def _name(raw: dict[str, Any], key: str, default: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,7 +12,8 @@ class ParsedRequest:
     """The facts about a valid request body on which admission, pricing and delivery depend.
 
     `prompts` has one entry for each prompt of the body: the texts that the engine will certainly
-    read, or, for a prompt of token ids, the number of ids.
+    read, or, for a prompt of token ids, the number of ids. `text` is what the predictor reads: of
+    a chat without its leading system messages, whose text is `instructions`.
     """
 
     model: str
@@ -21,3 +24,6 @@ class ParsedRequest:
     text: str | None  #: The text for the predictor, clipped; None: the body has no text.
     prompts: list[list[str] | int]
     prompt_param: str  #: `messages` or `prompt`.
+    messages: Sequence[Mapping[str, Any]] | None = None  #: Of a chat; None: a completion.
+    instructions: str = ""  #: The text of a chat's leading system messages.
+    facts: Mapping[str, Any] = field(default_factory=dict)  #: From `request_facts`.

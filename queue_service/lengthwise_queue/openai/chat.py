@@ -7,7 +7,12 @@ from typing import Annotated, Any
 from pydantic import Field, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from lengthwise_contract.prompts import clip, message_text, render_prompt
+from lengthwise_contract.prompts import (
+    clip,
+    message_text,
+    render_request,
+    split_instructions,
+)
 from lengthwise_queue.openai.chunks import merge_delta, objects
 from lengthwise_queue.openai.endpoint import Endpoint, GenerationRequest, JsonObject, Prompt
 from lengthwise_queue.openai.validation import MAX_TOKENS, OpenAIBody
@@ -77,8 +82,17 @@ class ChatEndpoint(Endpoint[ChatCompletionRequest]):
         return [[_as_rendered(message) for message in body["messages"]]]
 
     def predictor_text(self, body: JsonObject, prompts: list[Prompt]) -> str | None:
-        """Render all messages, as in training."""
-        return clip(render_prompt(body["messages"])) or None
+        """Render the messages behind the leading system messages, as in training."""
+        return clip(render_request(body["messages"])) or None
+
+    def messages(self, body: JsonObject) -> list[JsonObject] | None:
+        """Return all messages."""
+        messages: list[JsonObject] = body["messages"]
+        return messages
+
+    def instructions(self, body: JsonObject) -> str:
+        """Return the text of the leading system messages."""
+        return split_instructions(body["messages"])[0]
 
     def is_partial(self, choice: JsonObject) -> bool:
         """Look for a `delta`. A complete response has a `message` instead."""

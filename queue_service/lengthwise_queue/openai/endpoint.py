@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import Field
 
 from lengthwise_contract.jobs import EndpointPath
+from lengthwise_contract.request_facts import request_facts
 from lengthwise_queue.admission.parsed_request import ParsedRequest
 from lengthwise_queue.openai.validation import MAX_MODEL_NAME, MAX_TOKENS, OpenAIBody, validate
 
@@ -83,6 +84,9 @@ class Endpoint(ABC, Generic[R]):
             text=self.predictor_text(body, prompts),
             prompts=prompts,
             prompt_param=self.prompt_param,
+            messages=self.messages(body),
+            instructions=self.instructions(body),
+            facts=request_facts(body),
         )
 
     def max_tokens_param(self, request: R) -> str:
@@ -102,6 +106,14 @@ class Endpoint(ABC, Generic[R]):
     @abstractmethod
     def predictor_text(self, body: JsonObject, prompts: list[Prompt]) -> str | None:
         """Return the text for the predictor, clipped; None: the body has no text."""
+
+    def messages(self, body: JsonObject) -> list[JsonObject] | None:
+        """Return the messages of a chat; None: the body has none."""
+        return None
+
+    def instructions(self, body: JsonObject) -> str:
+        """Return the text of a chat's leading system messages; "": there is none."""
+        return ""
 
     # --------------------------------------------------------------------------- the chunks
 

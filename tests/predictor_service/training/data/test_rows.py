@@ -29,12 +29,13 @@ def test_plain_and_zipped_files_hold_one_number_or_many_samples(tmp_path: Path) 
         assert (one.samples, one.source, two.samples, two.source) == ((5,), "own", (5, 7), "s")
 
 
-def test_a_chat_is_rendered_as_in_service_and_kept(tmp_path: Path) -> None:
+def test_a_chat_is_rendered_as_in_service_and_kept_with_its_facts(tmp_path: Path) -> None:
     chat = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
-    row = {"messages": chat, "model": "m", "output_tokens": 5}
-    [got] = read(written(tmp_path, row)).rows
-    assert got.prompt == "system: be brief\n\nuser: hi"
+    row = {"messages": chat, "model": "m", "output_tokens": 5, "application": "greeter"}
+    [got] = read(written(tmp_path, row | {"facts": {"n": 1, "max_tokens": "many"}})).rows
+    assert got.prompt == "hi"  # a system prompt would hide what distinguishes the requests
     assert got.messages == tuple(chat)
+    assert (got.application, got.facts) == ("greeter", {"n": 1})
 
 
 @pytest.mark.parametrize(
