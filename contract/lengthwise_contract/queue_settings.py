@@ -6,9 +6,9 @@ read them from `QueueSettings`. tests/test_defaults.py compares the copies that 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from lengthwise_contract.bodies import Body
 
@@ -17,6 +17,16 @@ PolicyName = Literal["sjf", "fcfs", "shadow"]
 
 #: `open`: a queue accepts and serves jobs; `paused`: it only accepts; `draining`: it only serves.
 QueueMode = Literal["open", "paused", "draining"]
+
+
+#: The settings that a worker publishes, as its engine reports them. They are in force where people
+#: set nothing.
+PUBLISHED_FIELDS = frozenset({"max_model_len"})
+
+
+def _zero_is_never(value: object) -> object:
+    """Read 0 as null. A patch cannot say null: there it means the default."""
+    return None if value == 0 and not isinstance(value, bool) else value
 
 
 class QueueClass(Body):
@@ -93,18 +103,18 @@ class QueueSettings(Body):
         gt=0,
         description="Cost of an output token that is assumed until a job has finished, ms",
     )
-    min_rank_accuracy: float | None = Field(
+    min_rank_accuracy: Annotated[float | None, BeforeValidator(_zero_is_never)] = Field(
         default=0.6,
         ge=0.5,
         lt=1,
         description="`sjf` is suspended while fewer pairs of the last 32 to 256 answers were "
-        "predicted in the right order, a share; 0.5: a coin, 1: perfect; null: never suspended",
+        "predicted in the right order, a share; 0.5: a coin, 1: perfect; 0: never suspended",
     )
-    drift_window_ms: int | None = Field(
+    drift_window_ms: Annotated[int | None, BeforeValidator(_zero_is_never)] = Field(
         default=3_600_000,
         ge=60_000,
         le=30 * 86_400_000,
-        description="Answers older than this are not used to judge the predictor, ms; null: the "
+        description="Answers older than this are not used to judge the predictor, ms; 0: the "
         "last 256 are used, however old they are",
     )
     calibrate: bool = Field(
@@ -122,7 +132,8 @@ class QueueSettings(Body):
     max_model_len: int | None = Field(
         default=None,
         ge=1,
-        description="Context of the model, prompt and answer, tokens; null: only the engine checks",
+        description="Context of the model, prompt and answer, tokens; null: as the workers report "
+        "it, and only the engine checks before that",
     )
     tokenizer: str | None = Field(
         default=None,

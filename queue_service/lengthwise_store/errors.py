@@ -22,7 +22,10 @@ from typing import Any
 
 
 class LengthwiseError(Exception):
-    """Base class; `code`, `param` and `type` are those of OpenAI's error object."""
+    """Base class; `code`, `param` and `type` are those of OpenAI's error object.
+
+    `job_id` is set if the error concerns a job that exists, or may exist.
+    """
 
     code: str = "internal_error"
     type: str = "server_error"
@@ -39,19 +42,19 @@ class LengthwiseError(Exception):
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.job_id: str | None = None
         if code is not None:
             self.code = code
 
     def as_openai(self) -> dict[str, Any]:
         """Return the error as the body of an OpenAI response."""
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.type,
-                "param": self.param,
-                "code": self.code,
-            }
+        error = {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
         }
+        return {"error": error if self.job_id is None else error | {"job_id": self.job_id}}
 
 
 class StorageFull(LengthwiseError):
@@ -62,10 +65,12 @@ class StorageFull(LengthwiseError):
 
 
 class StoreUnavailable(LengthwiseError):
-    """Redis cannot serve now; nothing was accepted."""
+    """Redis cannot serve now. What was asked of it may have been done, unless it is `unsent`."""
 
     type = "server_error"
     code = "store_unavailable"
+    problem = "The queue's Redis does not answer."  #: The first sentence of the message.
+    unsent = False  #: Redis certainly never got the request.
 
 
 class NotConfirmed(StoreUnavailable):
@@ -85,6 +90,8 @@ class JobEnded(LengthwiseError):
 
     `status` and `engine_body` are the engine's own, if it sent them; the client gets those.
     """
+
+    job_id: str
 
     def __init__(
         self,

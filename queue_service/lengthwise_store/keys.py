@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-#: Hash: queue name -> its settings, JSON.
+#: Hash: queue name -> what people set, JSON.
 QUEUES = "lw:queues"
+
+#: Hash: queue name -> what a worker published last, JSON. The hash tag puts it beside `QUEUES`.
+PUBLISHED = "lw:published:{lw:queues}"
 
 
 class QueueKeys:
@@ -39,6 +42,10 @@ class QueueKeys:
             self.ends,
         )
         self.lengths = prefix + "lengths"
+        self.views = prefix + "views"  #: Hash: id of an unfinished job -> what is learned from it.
+        self.evidence = prefix + "evidence"  #: List: the finished jobs that are learned from.
+        self.learned = prefix + "learned"  #: String: what was learned from them.
+        self.learner = prefix + "learner"  #: String: the lease of the replica that learns.
         self.record = prefix + "record"  #: Stream: the training log, if the queue keeps one.
         self.workers = prefix + "workers"
         self.worker_info = prefix + "worker_info"

@@ -20,10 +20,11 @@ from typing import Any, cast
 import hiredis
 import redis.asyncio as redis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from lengthwise_store.lua_loader import Script
 from lengthwise_store.redis.durability import Confirmation
+from lengthwise_store.redis.errors import UNSENT
 
 #: One script to run: its name, its keys, its arguments.
 ScriptCall = tuple[str, Sequence[str], Sequence[Any]]
@@ -162,8 +163,12 @@ class ScriptPipeline:
         commands = confirmation.commands(calls[0][1][0]) if confirmation is not None else []
         confirm = [_pack(*command) for command in commands]
         pool = self._client.connection_pool
-        async with asyncio.timeout(self._timeout_s):  # it may connect, to a silent server
-            connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            async with asyncio.timeout(self._timeout_s):  # it may connect, to a silent server
+                connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        except (RedisError, OSError) as exc:  # a TimeoutError is an OSError
+            exc.add_note(UNSENT)
+            raise
 
         async def once() -> list[Any]:
             async with asyncio.timeout(self._timeout_s):

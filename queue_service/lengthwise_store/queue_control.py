@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.states import Event
-from lengthwise_store.keys import QUEUES, QueueKeys
+from lengthwise_store.codec.settings import Document, patched, replaced
+from lengthwise_store.configuration.store import QueueConfiguration
+from lengthwise_store.keys import QueueKeys
 from lengthwise_store.queues import Mode, TickReport
+from lengthwise_store.reads import JobReads
 from lengthwise_store.redis.errors import read
 from lengthwise_store.training_log import TrainingLog
 
@@ -13,18 +19,65 @@ from lengthwise_store.training_log import TrainingLog
 _REORDER_STEP = 500
 
 
-class QueueControl(TrainingLog):
+class QueueControl(QueueConfiguration, JobReads, TrainingLog):
     """The methods of `JobStore` that change a whole queue."""
 
-    async def put_queue(self, name: str, settings: QueueSettings) -> None:
-        """Create a queue or change its settings; another policy reorders the waiting jobs.
+    async def put_queue(
+        self, name: str, settings: QueueSettings, *, only_new: bool = False
+    ) -> bool:
+        """Create a queue, or replace what people set; another policy reorders the waiting jobs.
 
-        Waiting jobs keep their price: a new k, or new classes, apply to new jobs.
+        What workers published stays. Waiting jobs keep their price: a new k, or new classes, apply
+        to new jobs.
+
+        Args:
+            name: Of the queue.
+            settings: Those that are not set get their defaults.
+            only_new: Change nothing if there is such a queue.
+
+        Returns:
+            False: there is such a queue, and nothing was changed.
         """
-        await read(self._queue_settings.hset(QUEUES, name, settings.model_dump_json()))
-        if not settings.record_rows:
-            await self.delete_training_rows(name)
-        await self._govern(name, policy=settings.policy)
+
+        def change(stored: Document | None) -> Document | None:
+            if only_new and stored is not None:
+                return None
+            return replaced(stored or {}, settings)
+
+        before, _ = await self._change_document(name, change)
+        if only_new and before is not None:
+            return False
+        await self._settings_changed(name, new=before is None)
+        return True
+
+    async def patch_queue(self, name: str, changes: Mapping[str, Any]) -> bool:
+        """Change some settings of a queue; None takes a setting back to its default.
+
+        Returns:
+            False: there is no such queue.
+
+        Raises:
+            ValueError: A field is not a setting, or a value is wrong (then a `ValidationError`).
+        """
+        before, _ = await self._change_document(
+            name, lambda stored: None if stored is None else patched(stored, changes)
+        )
+        if before is None:
+            return False
+        await self._settings_changed(name, new=False)
+        return True
+
+    async def _settings_changed(self, name: str, *, new: bool) -> None:
+        """Let the queue follow its settings, which are written."""
+        policy = ""
+        # Another writer may have written later and governed earlier: the settings count.
+        while (queue := await self.queue(name)) and queue.settings.policy != policy:
+            policy = queue.settings.policy
+            if not queue.settings.record_rows:
+                await self.delete_training_rows(name)
+            # A queue of that name may have been deleted a moment ago, and left closed.
+            await self._govern(name, policy=policy, mode="open" if new else "")
+            new = False
 
     async def set_mode(self, queue: str, mode: Mode) -> None:
         """Open, pause or drain a queue; in force for the next claim and the next submit."""

@@ -5,8 +5,10 @@ All times are ms since the epoch by the Redis server's clock, as floats with us 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from lengthwise_contract.queue_settings import PolicyName, QueueSettings
 from lengthwise_contract.queue_views import WorkerView
@@ -19,7 +21,9 @@ class Queue:
     """A queue and its settings."""
 
     name: str
-    settings: QueueSettings
+    settings: QueueSettings  #: In force: what people set, else what a worker published.
+    set_fields: frozenset[str] = frozenset()  #: The settings that people set.
+    published: Mapping[str, Any] = field(default_factory=dict)  #: What a worker published last.
 
 
 class Mode(StrEnum):
@@ -73,6 +77,7 @@ class QueueStats:
     mean_wait_ms: float | None = None  #: Of all jobs so far, until their first start.
     mean_fcfs_wait_ms: float | None = None  #: The same, had the order been first come first served.
     answers: list[MeasuredAnswer] = field(default_factory=list)  #: The last ones, newest first.
+    created_ms: float | None = None  #: When the queue was made; None: by an older release.
     judged_at: int = 0  #: `counters["succeeded"]` when the predictor was last judged.
     tenants: list[TenantBacklog] = field(default_factory=list)
 

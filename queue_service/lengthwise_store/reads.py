@@ -9,9 +9,10 @@ from lengthwise_store import fair_order
 from lengthwise_store.base import StoreBase
 from lengthwise_store.codec.jobs import read_job, read_predicted_tokens
 from lengthwise_store.codec.output import END_FIELDS, read_entries, read_silent_end
-from lengthwise_store.codec.queues import read_clock_ms, read_queue, read_stats
+from lengthwise_store.codec.queues import read_clock_ms, read_stats
+from lengthwise_store.codec.settings import read_queue
 from lengthwise_store.jobs import Job, OutputEntry
-from lengthwise_store.keys import QUEUES, QueueKeys
+from lengthwise_store.keys import PUBLISHED, QUEUES, QueueKeys
 from lengthwise_store.queues import JobSnapshot, Position, Queue, QueueStats
 from lengthwise_store.redis.errors import reaching_redis, read
 
@@ -33,13 +34,14 @@ class JobReads(StoreBase):
         return read_job(queue, job_id, raw) if raw else None
 
     async def states(self, queue: str, job_ids: Sequence[str]) -> list[JobState | None]:
-        """Return the states of many jobs, in their order; None: there is no such job."""
+        """Return the states of many jobs, in their order; None: no such job, or a damaged one."""
         k = QueueKeys(queue)
         pipe = self._at(queue).pipeline(transaction=False)
         for job_id in job_ids:
             pipe.hget(k.job(job_id), "state")
         found = await read(pipe.execute()) if job_ids else []
-        return [None if state is None else JobState(state.decode()) for state in found]
+        known = {state.value.encode(): state for state in JobState}
+        return [known.get(state) for state in found]
 
     async def find(self, job_id: str, *, tenant: str | None = None) -> Job | None:
         """Return one job's record from the queue that has it.
@@ -132,14 +134,23 @@ class JobReads(StoreBase):
 
     async def queues(self) -> list[Queue]:
         """Return all queues with their settings, by name."""
-        raw = await read(self._queue_settings.hgetall(QUEUES))
-        found = (read_queue(name.decode(), value) for name, value in sorted(raw.items()))
+        pipe = self._queue_settings.pipeline(transaction=False)
+        pipe.hgetall(QUEUES)
+        pipe.hgetall(PUBLISHED)
+        raw, published = await read(pipe.execute())
+        found = (
+            read_queue(name.decode(), value, published.get(name))
+            for name, value in sorted(raw.items())
+        )
         return [queue for queue in found if queue is not None]
 
     async def queue(self, name: str) -> Queue | None:
         """Return one queue with its settings; None: there is none of that name."""
-        raw = await read(self._queue_settings.hget(QUEUES, name))
-        return read_queue(name, raw) if raw is not None else None
+        pipe = self._queue_settings.pipeline(transaction=False)
+        pipe.hget(QUEUES, name)
+        pipe.hget(PUBLISHED, name)
+        raw, published = await read(pipe.execute())
+        return read_queue(name, raw, published) if raw is not None else None
 
     async def stats(self, queue: str) -> QueueStats:
         """Return the counters of a queue at one instant."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from lengthwise_contract.states import JobState
 from lengthwise_lab.soak.report import MemorySample
-from lengthwise_store.keys import QUEUES, QueueKeys
+from lengthwise_store.keys import PUBLISHED, QUEUES, QueueKeys
 
 #: Keys without a time to live, and what bounds each; docs/operate/faults.md repeats them.
 BOUNDED = {
@@ -29,6 +29,9 @@ BOUNDED = {
     "finished": "10,000 ids a tenant, and the retention",
     "dead": "10,000 ids a tenant, and the retention",
 }
+
+#: Keys of all queues together.
+_OF_ALL = (QUEUES, PUBLISHED)
 
 #: Keys of a job. They have no time to live until the job ends.
 _OF_A_JOB = ("job", "in", "out")
@@ -77,7 +80,11 @@ class KeyAudit:
             pipe.pttl(key)
         for key, ttl in zip(names, await pipe.execute(), strict=True):
             kind, _, job_id = key.removeprefix(prefix).partition(":")
-            if ttl != -1 or key == QUEUES or (key.startswith(prefix) and kind in BOUNDED):
+            if (
+                ttl != -1
+                or key in (QUEUES, PUBLISHED)
+                or (key.startswith(prefix) and kind in BOUNDED)
+            ):
                 continue  # it expires (-2: it has expired), or it is bounded
             if kind in _OF_A_JOB and await self._is_unfinished(job_id, key):
                 continue
@@ -95,7 +102,7 @@ class KeyAudit:
         return {
             key
             async for key in self._client.scan_iter(count=1000)
-            if key not in (QUEUES, self._keys.guard)
+            if key not in (*_OF_ALL, self._keys.guard)
             and key.removeprefix(self._keys.prefix).partition(":")[0] not in BOUNDED
         }
 

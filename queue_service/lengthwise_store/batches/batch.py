@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, cast
 
 from lengthwise_contract.jobs import EndpointPath
+
+log = logging.getLogger(__name__)
 
 
 class BatchStatus(StrEnum):
@@ -85,6 +88,7 @@ class Batch:
     expires_ms: int
     output_ttl_ms: int
     cursor: Place
+    max_body_bytes: int | None = None  #: The limit when the batch was accepted.
     model: str | None = None
     total: int = 0
     completed: int = 0
@@ -106,10 +110,16 @@ class BatchLost(Exception):
 
 
 def read_batch(batch_id: str, raw: Mapping[bytes, bytes]) -> Batch | None:
-    """Read a batch's record; None: there is none."""
-    r = {name.decode(): value.decode() for name, value in raw.items()}
-    if "status" not in r:
+    """Read a batch's record; None: there is none, or it is damaged, which is logged."""
+    try:
+        r = {name.decode(): value.decode() for name, value in raw.items()}
+        return _read(batch_id, r) if "status" in r else None
+    except (ValueError, KeyError, TypeError):
+        log.exception("the record of a batch cannot be read", extra={"batch_id": batch_id})
         return None
+
+
+def _read(batch_id: str, r: Mapping[str, str]) -> Batch:
     counts = [
         *("total", "completed", "failed", "input_tokens", "output_tokens"),
         *("out_blocks", "out_bytes", "err_blocks", "err_bytes"),
@@ -125,6 +135,7 @@ def read_batch(batch_id: str, raw: Mapping[bytes, bytes]) -> Batch | None:
         expires_ms=int(r["expires_ms"]),
         output_ttl_ms=int(r["output_ttl_ms"]),
         cursor=Place.parse(r["cursor"]),
+        max_body_bytes=int(r["max_body_bytes"]) if "max_body_bytes" in r else None,
         model=r.get("model"),
         output_file_id=r.get("output_file_id"),
         error_file_id=r.get("error_file_id"),

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from lengthwise_contract.jobs import EndpointPath
 from lengthwise_store.batches.batch import (
+    ENDED,
     START,
     Batch,
     BatchLost,
@@ -53,6 +54,7 @@ class BatchStore:
         self._clock = StorageScript(client, "clock")
         self._acquire = StorageScript(client, "batches/acquire")
         self._move = StorageScript(client, "batches/move")
+        self._fault = StorageScript(client, "batches/fault")
         self._open = StorageScript(client, "batches/open")
         self._write_results = StorageScript(client, "batches/write_results")
 
@@ -68,8 +70,12 @@ class BatchStore:
         metadata: dict[str, str] | None,
         window_ms: int,
         output_ttl_ms: int,
+        max_body_bytes: int,
     ) -> bool:
-        """Create a batch, to be validated; False: the tenant has `MAX_BATCHES` already."""
+        """Create a batch, to be validated; False: the tenant has `MAX_BATCHES` already.
+
+        Its lines are judged by `max_body_bytes`, whatever the limit is when they run.
+        """
         of, k = BatchKeys.of(tenant), BatchKeys(batch_id)
         now_ms = await self._call(self._clock, [k.record], [])
         pipe = self._redis.pipeline(transaction=True)
@@ -87,6 +93,7 @@ class BatchStore:
             "expires_ms": now_ms + window_ms,
             "output_ttl_ms": output_ttl_ms,
             "cursor": str(START),
+            "max_body_bytes": max_body_bytes,
         }
         pipe = self._redis.pipeline(transaction=True)
         pipe.hset(k.record, mapping=fields)
@@ -184,6 +191,32 @@ class BatchStore:
             BatchLost: Another runner has it.
         """
         return await self._moved(batch.id, nonce, (batch.status,), to, **fields)
+
+    async def fault(self, batch_id: str, nonce: str) -> int:
+        """Count an unexpected error, and return how many there were since the last progress.
+
+        Raises:
+            BatchLost: Another runner has it.
+        """
+        faults = int(await self._call(self._fault, [BatchKeys(batch_id).record], [nonce]))
+        if not faults:
+            raise BatchLost(batch_id)
+        return faults
+
+    async def give_up(self, batch_id: str, nonce: str, errors: bytes) -> None:
+        """End a batch whatever its state; its open lines get no result.
+
+        Args:
+            batch_id: The batch.
+            nonce: Of the runner.
+            errors: Why, as the record keeps it.
+
+        Raises:
+            BatchLost: Another runner has it.
+        """
+        cancelling, rest = (BatchStatus.CANCELLING,), tuple(set(BatchStatus) - ENDED)
+        if not await self._moved(batch_id, nonce, cancelling, BatchStatus.CANCELLED, errors=errors):
+            await self._moved(batch_id, nonce, rest, BatchStatus.FAILED, errors=errors)
 
     async def open_lines(self, batch_id: str) -> dict[int, OpenLine]:
         """Return the lines that were started and have no result yet, by number."""

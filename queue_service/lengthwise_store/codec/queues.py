@@ -1,21 +1,18 @@
-"""A queue's settings, its workers and its counters."""
+"""A queue's workers and its counters."""
 
 from __future__ import annotations
 
-import logging
 import statistics
 from collections.abc import Iterator
 from typing import Any, cast
 
 from pydantic import ValidationError
 
-from lengthwise_contract.queue_settings import PolicyName, QueueSettings
+from lengthwise_contract.queue_settings import PolicyName
 from lengthwise_contract.queue_views import WorkerView
 from lengthwise_store.codec.prediction import read_measured_answer
 from lengthwise_store.prediction_record import MeasuredAnswer
-from lengthwise_store.queues import Mode, Queue, QueueStats, TenantBacklog
-
-log = logging.getLogger(__name__)
+from lengthwise_store.queues import Mode, QueueStats, TenantBacklog
 
 #: The speed is a ratio of two sums that forget with a half-life of 34 answers (0.98 ^ 34 = 0.5): a
 #: long answer weighs by its tokens, and a change of load shows within a few dozen answers.
@@ -24,6 +21,7 @@ _FORGET = 0.98
 #: The fields of `meta` that are not counters.
 _NOT_COUNTERS = frozenset(
     {"mode", "policy", "fallback", "active", "reorder", "v", "served", "trimmed", "judged"}
+    | {"created", "removing"}
 )
 
 
@@ -39,17 +37,6 @@ def read_worker(raw: bytes) -> WorkerView | None:
         return WorkerView.model_validate_json(raw, extra="ignore")
     except ValidationError:
         return None  # its heartbeat still counts
-
-
-def read_queue(name: str, raw: bytes) -> Queue | None:
-    """Read a queue's settings; None: they cannot be read, which is logged."""
-    try:
-        # As above: a field of a newer version must not make the queue disappear for this one.
-        settings = QueueSettings.model_validate_json(raw, extra="ignore")
-        return Queue(name=name, settings=settings)
-    except ValidationError:
-        log.exception("queue settings cannot be read; put them again", extra={"queue": name})
-        return None
 
 
 def read_stats(reply: list[Any]) -> QueueStats:
@@ -100,6 +87,7 @@ def read_stats(reply: list[Any]) -> QueueStats:
         mean_fcfs_wait_ms=fcfs_ms / fcfs if fcfs else None,
         answers=answers,
         judged_at=int(meta.get("judged", 0)),
+        created_ms=float(meta["created"]) if "created" in meta else None,
         tenants=sorted(tenants, key=lambda t: t.tenant),
     )
 

@@ -5,7 +5,9 @@ End claims. Repeating a call whose reply was lost, with the same nonces, returns
 A job that returns to the queue keeps its due time, so it does not lose its place.
 
 KEYS  the queue's (include/queue.lua), then
-  lengths  list  "predicted actual service_ms quantiles @seconds" of the last answers, newest first
+  lengths  list  "predicted actual service_ms quantiles learning @seconds" of the last answers,
+                 the newest first; the quantiles and the learning are those of the job's record
+  evidence list  "id tokens cap view" of the last answers that are learned from, the newest first
 ARGV  the queue's, then for each claim
   id, nonce, outcome ("ok", "error", "retry", "release", "cancelled"),
   usage ("prompt output", tokens, each "" when unknown), length ("output service_ms" of an answer
@@ -17,8 +19,9 @@ RETURNS
 --@include record
 --@include tenant_queue
 --@include end_job
-local lengths = unpack(KEYS, 12)
+local lengths, evidence = unpack(KEYS, 12)
 local released, answered, at_ms = {}, {}, ms(now)
+local learned, tokens_of = {}, {} -- ids of the jobs that may have a view, and "tokens" of each
 local at_s = string.format(" @%d", now / 1000) -- behind each answer
 local ENDED = {succeeded = true, failed = true, cancelled = true, expired = true}
 
@@ -26,7 +29,7 @@ local function finish(id, nonce, outcome, usage, length, error_json, delay_ms, f
   pieces_to)
   local job = queue.prefix .. "job:" .. id
   local record = redis.pcall("HMGET", job, "state", "nonce", "cancel", "runs", "emitted", "tenant",
-    "price", "charged", "quantiles", "metered")
+    "price", "charged", "quantiles", "metered", "learning")
   if record.err then -- one damaged record must not stop the others from ending
     return "lost"
   end
@@ -79,7 +82,10 @@ local function finish(id, nonce, outcome, usage, length, error_json, delay_ms, f
   if target == "succeeded" and length ~= "" then
     if record[9] then
       local predicted = string.match(record[7], "^%S+ %S+ %S+ %S+ (%S+) %S+$")
-      length = predicted .. " " .. length .. " " .. record[9] .. at_s
+      learned[#learned + 1] = id
+      tokens_of[#learned] = string.match(length, "^%d+")
+      length = predicted .. " " .. length .. " " .. record[9]
+        .. (record[11] and " " .. record[11] or "") .. at_s
     else
       length = " " .. length .. at_s
     end
@@ -128,6 +134,26 @@ while at <= last do
     finish(id, nonce, outcome, usage, length, error_json, delay_ms, first, from, at - 1)
 end
 on_many("ZREM", queue.leases, released)
+-- What is learned from an answer becomes evidence in the same step, so that no acknowledged answer is
+-- lost to it. A queue that learns nothing has no views.
+if #learned > 0 and redis.call("EXISTS", queue.views) == 1 then
+  for first = 1, #learned, 500 do
+    local last_of, found = math.min(first + 499, #learned), {}
+    local views = redis.call("HMGET", queue.views, unpack(learned, first, last_of))
+    for i = first, last_of do
+      local view = views[i - first + 1]
+      if view then
+        found[#found + 1] = learned[i] .. " " .. tokens_of[i] .. " " .. view
+      end
+    end
+    if #found > 0 then
+      redis.call("HINCRBY", queue.meta, "evidence", #found)
+      if redis.call("LPUSH", evidence, unpack(found)) > 10200 then
+        redis.call("LTRIM", evidence, 0, 9999)
+      end
+    end
+  end
+end
 if #answered > 0 then
   on_many("LPUSH", lengths, answered)
   if redis.call("LLEN", lengths) > 320 then

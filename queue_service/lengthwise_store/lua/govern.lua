@@ -15,6 +15,11 @@ for name, value in pairs({mode = mode, policy = policy, fallback = fallback}) do
     redis.call("HSET", queue.meta, name, value)
   end
 end
+if policy ~= "" then -- its settings were written, so the queue exists
+  redis.call("HSETNX", queue.meta, "created", string.format("%.0f", now))
+  redis.call("HDEL", queue.meta, "removing")
+  redis.call("PERSIST", queue.meta)
+end
 local meta = redis.call("HMGET", queue.meta, "mode", "policy", "fallback", "active", "reorder")
 local wanted = meta[2] or "sjf"
 if wanted == "sjf" and meta[3] == "1" then

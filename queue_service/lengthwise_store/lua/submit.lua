@@ -13,7 +13,7 @@ ARGV  the queue's, then for each job
   id, payload, tenant, cost, price (include/record.lua), plan (without its policy), quantiles,
   predictor ("" and "" without a prediction), delay_ms, ttl_ms, max_depth, tenant_max_depth,
   requests_per_minute, tokens_per_minute (each "" for no limit), idempotent ("1" or ""),
-  fingerprint
+  fingerprint, learning (include/record.lua), view ("cap bytes"; each "" if there is none)
 RETURNS  a list, for each job one of
   {"ok" | "duplicate", id, state, accepted_ms, due_ms}
   {"reused", id}                the idempotency key belongs to a different request
@@ -31,9 +31,11 @@ local function duplicate(owner)
   return old[1] and {"duplicate", owner, old[1], string.match(old[2], "^%S+"), old[3]}
 end
 
+local views = {} -- id, view, ... of the accepted jobs; finish.lua makes evidence of them
+
 local function submit(job, body, idem, rate, id, payload, tenant, cost, price, plan, quantiles,
   predictor, delay_ms, ttl_ms, max_depth, tenant_max_depth, requests_per_minute, tokens_per_minute,
-  idempotent, fingerprint)
+  idempotent, fingerprint, learning, view)
   cost = tonumber(cost)
   local again = duplicate(id)
   if again then
@@ -88,6 +90,9 @@ local function submit(job, body, idem, rate, id, payload, tenant, cost, price, p
   else
     redis.call("HINCRBY", queue.meta, "fallbacks", 1)
   end
+  if learning ~= "" then
+    also("learning", learning)
+  end
   if tokens_per_minute ~= "" then
     also("metered", "1")
   end
@@ -106,6 +111,10 @@ local function submit(job, body, idem, rate, id, payload, tenant, cost, price, p
     local backlog = enter(queue, id, tenant, due, since, cost)
     mark(queue, id, since, cost, backlog, meta[3] or 0)
   end
+  if view ~= "" then
+    views[#views + 1] = id
+    views[#views + 1] = view
+  end
   return {"ok", id, state, accepted_text, due_text}
 end
 
@@ -113,7 +122,7 @@ local SERVER_WIDE = {OOM = true, READONLY = true, MISCONF = true, NOREPLICAS = t
 local answers = {}
 for i = 0, (#KEYS - 11) / 4 - 1 do
   local job, body, idem, rate = unpack(KEYS, 12 + 4 * i, 15 + 4 * i)
-  local well, answer = pcall(submit, job, body, idem, rate, unpack(ARGV, 5 + 16 * i, 20 + 16 * i))
+  local well, answer = pcall(submit, job, body, idem, rate, unpack(ARGV, 5 + 18 * i, 22 + 18 * i))
   if not well then
     local message = type(answer) == "table" and answer.err or tostring(answer)
     if SERVER_WIDE[string.match(message, "^%u+")] then
@@ -122,5 +131,8 @@ for i = 0, (#KEYS - 11) / 4 - 1 do
     answer = {"error", message}
   end
   answers[i + 1] = answer
+end
+if #views > 0 then
+  redis.call("HSET", queue.views, unpack(views))
 end
 return answers

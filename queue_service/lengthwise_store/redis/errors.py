@@ -33,6 +33,9 @@ from lengthwise_store.errors import StoreUnavailable
 
 T = TypeVar("T")
 
+#: The note of an error that came before anything was sent.
+UNSENT = "nothing was sent"
+
 #: Errors with a class of their own in the client. `AskError` is also MOVED's.
 OUTAGE_ERRORS = (
     ConnectionError,
@@ -90,9 +93,10 @@ def unavailable(cause: BaseException | None = None) -> StoreUnavailable:
         if str(cause).startswith(kind) if isinstance(kind, str) else isinstance(cause, kind):
             what = reason
             break
-    return StoreUnavailable(
-        f"The queue's Redis {what}. Nothing was accepted; try again.", retry_after_s=1
-    )
+    problem = f"The queue's Redis {what}."
+    error = StoreUnavailable(f"{problem} Try again.", retry_after_s=1)
+    error.problem, error.unsent = problem, UNSENT in getattr(cause, "__notes__", ())
+    return error
 
 
 @contextmanager

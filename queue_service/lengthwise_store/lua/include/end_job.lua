@@ -56,6 +56,7 @@ end
 local function write_ends(queue)
   local ended = queue.ended
   on_many("ZREM", queue.deadlines, ended.ids)
+  on_many("HDEL", queue.views, ended.ids)
   for list, members in pairs(ended.lists) do
     on_many("ZADD", list, members)
   end

@@ -16,9 +16,11 @@
 local tenants, vt, accepted, delayed, deadlines, leases, wake, meta, fcfs, scheduled, ends =
   unpack(KEYS)
 local prefix, now_ms, retention_ms, dead_retention_ms = unpack(ARGV)
+-- `views`, hash: id of a job that has not ended -> what is learned from it. Like a job's own keys it
+-- is made from the prefix: a further declared key would cost every call.
 local queue = {tenants = tenants, vt = vt, accepted = accepted, delayed = delayed,
   deadlines = deadlines, leases = leases, wake = wake, meta = meta, fcfs = fcfs,
-  scheduled = scheduled, ends = ends, prefix = prefix, retention_ms = retention_ms,
+  scheduled = scheduled, ends = ends, prefix = prefix, views = prefix .. "views", retention_ms = retention_ms,
   dead_retention_ms = dead_retention_ms,
   ended = {ids = {}, silent = {}, bodies = {}, lists = {}, tenants = {}, count = {}}}
 local now = tonumber(now_ms)

@@ -1,0 +1,18 @@
+--[[
+Publish what a worker reports of its engine, for a queue that exists.
+
+KEYS
+  queues     hash  queue name -> what people set, JSON
+  published  hash  queue name -> what a worker published last, JSON
+ARGV
+  name, what to write, always ("1"; "": only if nothing is published)
+RETURNS
+  1, or 0: there is no such queue
+]]
+local queues, published = unpack(KEYS)
+local name, text, always = unpack(ARGV)
+if redis.call("HEXISTS", queues, name) == 0 then
+  return 0
+end
+redis.call(always == "1" and "HSET" or "HSETNX", published, name, text)
+return 1
