@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,18 @@ from lengthwise_predictor.model import Encoded, LengthModel
 SMOOTHING = 0.2
 
 Text = tuple[str, str]
-Row = NDArray[np.float32]
+
+
+class Row(NamedTuple):
+    """What a pass computed for one text.
+
+    Attributes:
+        numbers: float32, as `LengthModel.run` returns them.
+        ids: The token ids that it read.
+    """
+
+    numbers: NDArray[np.float32]
+    ids: list[int]
 
 
 @dataclass
@@ -188,7 +200,8 @@ class Batcher:
     def _pass(self, batch: list[_WaitingRequest]) -> tuple[list[Row], float]:
         began = time.perf_counter()
         encoded: list[Encoded] = [self._model.encode(*t) for w in batch for t in w.texts]
-        rows = list(self._model.run(encoded))
+        numbers = self._model.run(encoded)
+        rows = [Row(row, e.ids) for row, e in zip(numbers, encoded, strict=True)]
         return rows, time.perf_counter() - began
 
     def _learn(self, size: int, seconds: float) -> None:

@@ -27,6 +27,7 @@ from lengthwise_predictor.features import (
     text_features,
     window,
 )
+from lengthwise_predictor.view import ViewMaker
 from lengthwise_predictor.word_pieces import WordPieces
 
 #: Row of the LLM embeddings that stands for every LLM the model was not trained on.
@@ -87,6 +88,8 @@ class LengthModel:
         # other texts in it, by up to 7 %. Alone, a short text is not padded to a long one's size.
         self._alone = self.card.get("precision") == "int8"
         self._session = _session(directory / "model.onnx", provider, intra_op_threads)
+        #: None: the model has no view of a request.
+        self.view_maker = self._view_maker(directory)
         #: Not always the requested one: ONNX Runtime falls back to the CPU, with a warning, where
         #: CUDA's libraries or its device are missing.
         self.provider: str = self._session.get_providers()[0]
@@ -95,6 +98,18 @@ class LengthModel:
                 "provider is cuda, but ONNX Runtime could not start it: the driver, the device or "
                 "CUDA's libraries are missing; set provider to auto to run on the CPU"
             )
+
+    def _view_maker(self, directory: Path) -> ViewMaker | None:
+        widths, outputs = self.card.get("view"), self._session.get_outputs()
+        if widths is None and len(outputs) == 1:
+            return None
+        columns = outputs[1].shape[-1] if len(outputs) == 2 else None
+        if not isinstance(widths, list) or sum(widths) != columns:
+            raise ModelUnusable(
+                f"{directory}: the graph's view has {columns} columns and model.json names "
+                f"{widths}; export the model again"
+            )
+        return ViewMaker.of(self.version, widths, self._tokenizer.get_vocab_size())
 
     def llm_row(self, name: str) -> int:
         """Return the embedding row of an LLM in any spelling; `ANY_LLM` if it is unknown."""
@@ -132,7 +147,8 @@ class LengthModel:
             batch: At least one text.
 
         Returns:
-            float32, (batch, 4): log tokens of p10, p50, p90 and of the mean.
+            float32, (batch, 4 + columns of the view): log tokens of p10, p50, p90 and of the mean,
+            then the numbers of the view, if the model has one.
         """
         if self._alone and len(batch) > 1:
             return np.concatenate([self._pass([e]) for e in batch])
@@ -151,11 +167,21 @@ class LengthModel:
                 "llm": np.array([e.llm for e in batch], dtype=np.int64),
             },
         )
-        return np.asarray(outputs[0], dtype=np.float32)
+        return np.concatenate(outputs, axis=1, dtype=np.float32)
 
-    def prediction(self, row: NDArray[np.float32]) -> Prediction:
-        """Turn one row of `run` into a prediction; quantiles are put in order and bounded."""
-        p10, p50, p90, mean = (_bounded(float(x)) for x in row)
+    def prediction(
+        self, row: NDArray[np.float32], *, ids_of_view: Sequence[int] | None = None
+    ) -> Prediction:
+        """Turn one row of `run` into a prediction; quantiles are put in order and bounded.
+
+        Args:
+            row: float32, as `run` returns it.
+            ids_of_view: The token ids that were read, if the prediction shall carry its view.
+        """
+        p10, p50, p90, mean = (_bounded(float(x)) for x in row[:4])
+        view = None
+        if ids_of_view is not None and self.view_maker is not None:
+            view = self.view_maker.text(row[4:], ids_of_view)
         return Prediction(
             model_version=self.version,
             p10_tokens=math.exp(min(p10, p50)),
@@ -163,11 +189,13 @@ class LengthModel:
             p90_tokens=math.exp(max(p90, p50)),
             mean_tokens=math.exp(mean),
             rank_score=float(row[1]),
+            view=view,
         )
 
-    def predict(self, text: str, llm: str) -> Prediction:
-        """Predict for one text, without the batcher."""
-        return self.prediction(self.run([self.encode(text, llm)])[0])
+    def predict(self, text: str, llm: str, *, view: bool = False) -> Prediction:
+        """Predict for one text, without the batcher; `view`: the prediction carries its view."""
+        encoded = self.encode(text, llm)
+        return self.prediction(self.run([encoded])[0], ids_of_view=encoded.ids if view else None)
 
     def warm_up(self, max_batch: int) -> None:
         """Run every shape that occurs in service, so that the first request is not slow."""

@@ -12,7 +12,7 @@ from typing import cast
 from fastapi import Request
 
 from lengthwise_contract.prediction import Prediction, PredictRequest
-from lengthwise_contract.prompts import clip, render_prompt
+from lengthwise_contract.prompts import clip, render_request
 from lengthwise_predictor.batching import Row
 from lengthwise_predictor.model import ANY_LLM
 from lengthwise_predictor.model_registry import ModelRegistry
@@ -59,7 +59,9 @@ async def predict_all(request: Request, requests: Sequence[PredictRequest]) -> l
         for places, rows in submitted:
             model = served[places[0]].model
             flat = [row for part in await rows for row in part]
-            found |= {p: model.prediction(row) for p, row in zip(places, flat, strict=True)}
+            for place, row in zip(places, flat, strict=True):
+                ids = row.ids if requests[place].view else None
+                found[place] = model.prediction(row.numbers, ids_of_view=ids)
     except BaseException:
         for _, rows in submitted:
             rows.cancel()  # the request has failed: the other rows are not needed
@@ -71,4 +73,4 @@ def _text(one: PredictRequest) -> str:
     """Return the text to read, clipped at once so that a waiting request takes little memory."""
     if one.prompt is not None:
         return clip(one.prompt)
-    return clip(render_prompt(one.messages or []))
+    return clip(render_request(one.messages or []))

@@ -14,8 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from lengthwise_predictor.view import LEFT, PAIR_BUCKETS, RIGHT
 from lengthwise_training.adapt.adapted_predictor import AdaptedPredictor
-from lengthwise_training.adapt.word_table import LEFT, PAIR_BUCKETS, RIGHT
 
 Array = NDArray[np.float64]
 

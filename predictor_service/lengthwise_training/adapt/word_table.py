@@ -13,13 +13,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.linear_model import Ridge
 
+from lengthwise_predictor.view import PAIR_BUCKETS, word_buckets
+
 Array = NDArray[np.float64]
-
-#: Rows of the table that token pairs share; the rows of single tokens come before them.
-PAIR_BUCKETS = 32_768
-
-#: The multipliers of a pair's hash.
-LEFT, RIGHT = 31_337, 7
 
 #: Of the ridge. On Alpaca and ShareGPT of CASTILLO, 1 and 4 differed by 0.001 of tau-b.
 _ALPHA = 2.0
@@ -49,16 +45,9 @@ class WordsFit:
         """
         out = []
         for row_ids in ids:
-            at = buckets(row_ids, self.vocabulary)
+            at = word_buckets(row_ids, self.vocabulary)
             out.append(float(self.table[at].sum(dtype=np.float64)) / np.sqrt(len(at) + 1.0))
         return np.array(out) + self.offset
-
-
-def buckets(ids: Sequence[int], vocabulary: int) -> NDArray[np.int64]:
-    """Return the table rows of a text: of its tokens, then of its pairs."""
-    one = np.asarray(ids, dtype=np.int64)
-    pairs = vocabulary + (one[:-1] * LEFT + one[1:] * RIGHT) % PAIR_BUCKETS
-    return np.concatenate([one, pairs])
 
 
 def fit_words(
@@ -76,7 +65,7 @@ def fit_words(
         deviation: float64, (rows,), distance of its length to its LLM's level, log(1 + tokens).
         vocabulary: Token ids are below this.
     """
-    found = [buckets(row_ids, vocabulary) for row_ids in ids]
+    found = [word_buckets(row_ids, vocabulary) for row_ids in ids]
     lengths = np.array([len(f) for f in found])
     counts = sparse.csr_matrix(
         (

@@ -43,6 +43,7 @@ from lengthwise_training.bundled.int8_export import export_int8
 from lengthwise_training.bundled.kernel import KernelView, fit_regression, fit_topics
 from lengthwise_training.bundled.network_training import fit_network
 from lengthwise_training.bundled.train_config import TrainConfig, served_llms
+from lengthwise_training.bundled.view_outputs import add_view, prompts_for_scales
 from lengthwise_training.data.sources import LICENCES, REDISTRIBUTABLE_SOURCES
 from lengthwise_training.data.splits import fold_of
 
@@ -206,6 +207,7 @@ def train(
         predictor.widen_any.copy_(widen[1])
         card["held_out_validation"] = False
     card["parity"] = export_int8(predictor, backbone.tokenizer, card, out)
+    card["view"] = add_view(out, prompts_for_scales(dataset, config), version=config.version)
     return card
 
 

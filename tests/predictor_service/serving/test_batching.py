@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lengthwise_predictor.batching import Batcher
+from lengthwise_predictor.batching import Batcher, Row
 from lengthwise_predictor.errors import NotReady, Overloaded
 from lengthwise_predictor.model import Encoded, LengthModel
 
@@ -49,8 +49,8 @@ def batcher(model: HeldModel, *, max_batch: int = 8, max_waiting: int = 100) -> 
     )
 
 
-def lengths(rows: Sequence[NDArray[np.float32]]) -> list[int]:
-    return [int(r[0]) for r in rows]
+def lengths(rows: Sequence[Row]) -> list[int]:
+    return [int(r.numbers[0]) for r in rows]
 
 
 async def started(model: HeldModel) -> None:

@@ -13,10 +13,11 @@ pytest.importorskip("onnx")
 
 from lengthwise_predictor.model import LengthModel
 from lengthwise_predictor.settings import BUNDLED
+from lengthwise_predictor.view import word_buckets
 from lengthwise_training.adapt.adapted_model import write_adapted_model
 from lengthwise_training.adapt.adapted_predictor import AdaptedPredictor
 from lengthwise_training.adapt.view_extractor import NoKernelView, ViewExtractor
-from lengthwise_training.adapt.word_table import buckets, fit_words
+from lengthwise_training.adapt.word_table import fit_words
 from lengthwise_training.compare.served_model import ServedModel
 from lengthwise_training.data.rows import LengthRow, LengthTable
 from lengthwise_training.scoring.scores import score
@@ -94,7 +95,7 @@ def test_an_adapted_model_cannot_be_adapted_again(adapted: Path, tmp_path: Path)
 
 
 def test_words_add_up_over_tokens_and_pairs() -> None:
-    assert buckets([5, 6], 100).tolist() == [5, 6, 100 + (5 * 31_337 + 6 * 7) % 32_768]
+    assert word_buckets([5, 6], 100).tolist() == [5, 6, 100 + (5 * 31_337 + 6 * 7) % 32_768]
     ids = [[1, 2], [1, 3], [1, 2], [1, 3]]
     fit = fit_words(ids, np.arange(4), np.array([1.0, -1.0, 1.0, -1.0]), vocabulary=10)
     deviation = fit.deviation(ids)

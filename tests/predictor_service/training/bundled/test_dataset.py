@@ -51,10 +51,10 @@ def test_a_row_without_information_is_left_out(tmp_path: Path, row: dict[str, An
     assert [r.prompt for r in read_records(tmp_path, sources=None)] == ["good"]
 
 
-def test_messages_are_rendered_as_in_service(tmp_path: Path) -> None:
+def test_messages_are_rendered_as_in_service_without_the_system_prompt(tmp_path: Path) -> None:
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     write(tmp_path / "a.jsonl", [{"messages": turns, "model": "m", "output_tokens": 3}])
-    assert read_records(tmp_path, sources=None)[0].prompt == "system: Be brief.\n\nuser: Hi"
+    assert read_records(tmp_path, sources=None)[0].prompt == "Hi"
 
 
 @pytest.mark.parametrize("word", ["alpaca", "sharegpt", "vicuna"])
