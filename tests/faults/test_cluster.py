@@ -168,6 +168,7 @@ def test_files_batches_and_responses_work_on_a_cluster(servers: Servers, on: On)
             metadata=None,
             window_ms=60_000,
             output_ttl_ms=60_000,
+            max_body_bytes=10_000,
         )
         assert await batches.take() == "batch_1"
         _, batch = await batches.acquire("batch_1", "a")

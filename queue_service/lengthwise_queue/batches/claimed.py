@@ -10,7 +10,7 @@ from lengthwise_queue.batches.lines import InputLine, LineRequest
 from lengthwise_queue.errors import BadRequest
 from lengthwise_queue.service import Service
 from lengthwise_queue.tenants.tenant import Tenant
-from lengthwise_store.batches.batch import Batch, BatchStatus, Place
+from lengthwise_store.batches.batch import Batch, BatchStatus, OpenLine, Place
 
 
 class ClaimedBatch:
@@ -28,7 +28,9 @@ class ClaimedBatch:
         self.record = record
         self.nonce = nonce
         self.cancelled = record.status is BatchStatus.CANCELLING  #: Its owner cancelled it.
-        self.max_line = service.settings.max_body_bytes + lines.LINE_OVERHEAD_BYTES
+        # The limit under which the batch was accepted: the process may have a lower one by now.
+        longest = record.max_body_bytes or service.settings.max_body_bytes
+        self.max_line = longest + lines.LINE_OVERHEAD_BYTES
         self._clock_ms = now_ms - time.monotonic() * 1000
 
     @property
@@ -54,6 +56,10 @@ class ClaimedBatch:
             BadLine: It requests nothing that this batch can do.
         """
         return lines.parse(line, self.record.endpoint, self.max_line)
+
+    def opened(self, line: InputLine) -> OpenLine:
+        """Make the record of a line that is started; it need not be valid."""
+        return OpenLine(place=line.place, custom_id=lines.custom_id(line))
 
     def job_id(self, line: int) -> str:
         """Return the id of a line's job."""

@@ -21,9 +21,20 @@ from lengthwise_queue.batches.line_jobs import WRITE_LINES, LineJobs
 from lengthwise_queue.batches.lines import Checker
 from lengthwise_queue.batches.results import StatusOf
 from lengthwise_queue.errors import BadRequest
-from lengthwise_store.batches.batch import START, BatchLost, BatchStatus, OpenLine
+from lengthwise_store.batches.batch import START, BatchLost, BatchStatus
 
 log = logging.getLogger(__name__)
+
+_INPUT_GONE = to_json(
+    [
+        {
+            "code": "input_file_gone",
+            "line": None,
+            "message": "The input file was deleted or has expired.",
+            "param": "input_file_id",
+        }
+    ]
+)
 
 #: The pause after a step in which nothing moved, s: it doubles up to the longest.
 PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
@@ -73,18 +84,37 @@ class BatchExecutor:
             if self.status is BatchStatus.CANCELLING:
                 await self._close(BatchStatus.CANCELLED)
         except InputGone:
-            gone = {
-                "code": "input_file_gone",
-                "line": None,
-                "message": "The input file was deleted or has expired.",
-                "param": "input_file_id",
-            }
-            cancelling = self.status is BatchStatus.CANCELLING
-            to = BatchStatus.CANCELLED if cancelling else BatchStatus.FAILED
-            await self._lines.withdraw(to)
-            await self._to(to, errors=to_json([gone]), **await self._files())
+            await self.give_up(_INPUT_GONE)
         if self.status is BatchStatus.FINALIZING:
             await self._to(BatchStatus.COMPLETED, **await self._files())
+
+    async def give_up(self, errors: bytes) -> None:
+        """End the batch without its other lines: withdraw its jobs, and keep the results so far.
+
+        Args:
+            errors: Why, for the batch's record.
+
+        Raises:
+            BatchLost: Another replica has the batch.
+            StoreUnavailable: Redis does not answer.
+        """
+        cancelling = self._batch.cancelled or self.status is BatchStatus.CANCELLING
+        to = BatchStatus.CANCELLED if cancelling else BatchStatus.FAILED
+        if cancelling:
+            self._batch.set_status(BatchStatus.CANCELLING)
+        await self._lines.load()
+        await self._lines.withdraw(to)
+        files = await self._files()
+        if await self._store.move(
+            self._batch.record, self._batch.nonce, to, errors=errors, **files
+        ):
+            self._batch.set_status(to)
+            log.info("batch moved", extra={"batch_id": self._batch.record.id, "status": to})
+            return
+        if cancelling:
+            raise BatchLost(self._batch.record.id)  # the record is gone
+        self._batch.cancelled = True  # by its owner, meanwhile
+        await self.give_up(errors)
 
     async def _validate(self) -> None:
         """Check the whole input, before anything runs."""
@@ -141,8 +171,8 @@ class BatchExecutor:
                 break
             ready = []
             for line in lines:
-                opened = OpenLine(place=line.place, custom_id=batch.parse(line).custom_id)
-                ready.append(results.not_executed(batch.job_id(line.place.line), opened, why))
+                job = batch.job_id(line.place.line)
+                ready.append(results.not_executed(job, batch.opened(line), why))
             await self._lines.write(ready, cursor=lines[-1].end)
             batch.set_cursor(lines[-1].end)
         await self._to(why, **await self._files())

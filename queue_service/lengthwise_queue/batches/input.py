@@ -68,14 +68,15 @@ class BatchInput:
 
     async def pick(self, places: Collection[Place]) -> list[InputLine]:
         """Read the lines that begin at these places: the first ones, as many as one step takes."""
-        wanted = sorted(places)[:GROUP_LINES]
+        first = sorted(places)[:GROUP_LINES]
+        wanted = set(first)
         found: list[InputLine] = []
         size = 0
-        async with aclosing(self.lines(wanted[0])) as lines:
+        async with aclosing(self.lines(first[0])) as lines:
             async for line in lines:
                 if line.place in wanted:
                     found.append(line)
                     size += len(line.raw or b"")
-                if size >= GROUP_BYTES or line.place >= wanted[-1]:
+                if size >= GROUP_BYTES or line.place >= first[-1]:
                     break
         return found

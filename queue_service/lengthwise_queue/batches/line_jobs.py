@@ -9,21 +9,21 @@ submitted again. One step writes a result, counts it and closes the line.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
-from pydantic_core import to_json
-
-from lengthwise_contract.states import TERMINAL
-from lengthwise_queue.admission.job_options import JobOptions
-from lengthwise_queue.batches import results
+from lengthwise_contract.states import TERMINAL, JobState
+from lengthwise_queue.batches import results, submission
 from lengthwise_queue.batches.claimed import ClaimedBatch
 from lengthwise_queue.batches.input import GROUP_LINES, BatchInput
 from lengthwise_queue.batches.lines import InputLine
 from lengthwise_queue.batches.results import ResultFiles, StatusOf
+from lengthwise_queue.batches.submission import LineTries
 from lengthwise_queue.errors import BadRequest, QueueDraining, QueueOverloaded
-from lengthwise_queue.openai.registry import endpoint_at
 from lengthwise_store.batches.batch import BatchStatus, LineResult, OpenLine, Place
 from lengthwise_store.errors import JobFailed, LengthwiseError, StoreUnavailable
+
+log = logging.getLogger(__name__)
 
 #: Lines of one step that are submitted at the same time: the predictor answers many at once.
 SUBMITS = 8
@@ -31,6 +31,9 @@ SUBMITS = 8
 #: Results that are written in one step, and their bytes.
 WRITE_LINES = 64
 WRITE_BYTES = 4 * 2**20
+
+#: Jobs whose states are read in one call.
+STATES = 500
 
 #: The pause after the store did not answer, s.
 STORE_PAUSE_S = 0.2
@@ -62,6 +65,7 @@ class LineJobs:
         self._status_of = status_of
         self._opened: dict[int, OpenLine] = {}
         self._waiting: dict[int, InputLine] = {}  #: Open and read, but not accepted by the queue.
+        self._tries = LineTries()
         self._not_before_s = 0.0  #: No line is submitted before this.
         self._exhausted = False  #: The input has no more lines.
         self.files = ResultFiles(batch.service.files, batch.record.id, batch.record.tenant)
@@ -86,6 +90,12 @@ class LineJobs:
             InputGone: The input file is no longer there.
         """
         moved, orphans = await self._collect(None)
+        orphans = [n for n in orphans if self._tries.due(n)]
+        for number in [n for n in orphans if self._tries.vanished(n)]:
+            orphans.remove(number)
+            await self._refuse(
+                self._opened[number], submission.job_gone(self._batch.job_id(number))
+            )
         if time.monotonic() < self._not_before_s or self._batch.cancelled:
             return moved
         if not self._waiting and orphans:
@@ -113,10 +123,7 @@ class LineJobs:
         lines = await self._input.next(room)
         if not lines:
             return False
-        opened = [
-            OpenLine(place=line.place, custom_id=self._batch.parse(line).custom_id)
-            for line in lines
-        ]
+        opened = [self._batch.opened(line) for line in lines]
         await self._store.open(self._batch.record, self._batch.nonce, lines[-1].end, opened)
         self._batch.set_cursor(lines[-1].end)
         self._opened |= {one.place.line: one for one in opened}
@@ -147,30 +154,47 @@ class LineJobs:
         if opened is None:
             self._waiting.pop(number, None)
             return
-        job = batch.job_id(number)
         try:
-            request = batch.parse(line)
-            parsed = endpoint_at(batch.record.endpoint).parse(request.body)
-            snapshot = await self._service.queue_cache.get(batch.tenant(), parsed.model)
-            names = [c.name for c in snapshot.settings.classes]
-            options = JobOptions(
-                job_class="batch" if "batch" in names else names[-1],
-                ttl_ms=max(round(batch.record.expires_ms - batch.now_ms()), 1000),
-                job_id=job,
-            )
-            await self._service.admission.submit(
-                batch.tenant(), batch.record.endpoint, to_json(request.body), parsed, options
-            )
+            await submission.submit(batch, line)
         except (QueueOverloaded, QueueDraining) as exc:
             self._pause(min(exc.retry_after_s or 1, REFUSED_PAUSE_S))
         except StoreUnavailable:
             # The job may have been written, and only not confirmed: the next try has the same id.
             self._pause(STORE_PAUSE_S)
         except LengthwiseError as exc:
-            await self.write([results.refused(job, opened, exc, self._status_of)])
-            self._waiting.pop(number, None)
+            await self._refuse(opened, exc)
+        except Exception:
+            # The outermost frame of one line: an error in it must not stop the others.
+            log.exception("unexpected error in a line of a batch", extra=self._ids(number))
+            if self._tries.failed(number):
+                await self._give_up_line(opened)
+            else:
+                self._waiting.pop(number, None)  # an orphan, which is picked again
         else:
             self._waiting.pop(number, None)
+            self._tries.submitted(number)
+
+    async def _refuse(self, opened: OpenLine, error: LengthwiseError) -> None:
+        """Write the error of a line that does not become a job."""
+        number = opened.place.line
+        job = self._batch.job_id(number)
+        await self.write([results.refused(job, opened, error, self._status_of)])
+        self._waiting.pop(number, None)
+
+    async def _give_up_line(self, opened: OpenLine) -> None:
+        """Withdraw the job of a line, if it has one, and write that the line failed."""
+        number = opened.place.line
+        job = self._batch.job_id(number)
+        try:
+            await self._service.store.cancel(self._batch.queue, job)
+        except StoreUnavailable:
+            self._pause(STORE_PAUSE_S)  # the line is tried again
+            return
+        await self._refuse(opened, submission.faulty(job))
+
+    def _ids(self, number: int) -> dict[str, object]:
+        batch = self._batch
+        return {"batch_id": batch.record.id, "line": number, "job_id": batch.job_id(number)}
 
     def _pause(self, pause_s: float) -> None:
         self._not_before_s = time.monotonic() + pause_s
@@ -186,12 +210,8 @@ class LineJobs:
         Returns:
             Whether there were any; and the open lines that have no job and do not wait for one.
         """
-        numbers = list(self._opened)
-        states = await self._service.store.states(
-            self._batch.queue, [self._batch.job_id(n) for n in numbers]
-        )
         orphans, ready, size, any_ended = [], [], 0, False
-        for number, state in zip(numbers, states, strict=True):
+        for number, state in await self._states():
             if state is None:
                 if number not in self._waiting:
                     orphans.append(number)
@@ -208,16 +228,34 @@ class LineJobs:
         await self.write(ready)
         return any_ended, orphans
 
+    async def _states(self) -> list[tuple[int, JobState | None]]:
+        """Read the states of the open lines' jobs, a few hundred at a time."""
+        found: list[tuple[int, JobState | None]] = []
+        numbers = list(self._opened)
+        for at in range(0, len(numbers), STATES):
+            some = numbers[at : at + STATES]
+            jobs = [self._batch.job_id(n) for n in some]
+            states = await self._service.store.states(self._batch.queue, jobs)
+            found += zip(some, states, strict=True)
+        return found
+
     async def _result(self, number: int, closing: BatchStatus | None) -> LineResult:
         job, line = self._batch.job_id(number), self._opened[number]
-        result = await results.result_of(
-            self._service.store,
-            self._batch.queue,
-            job,
-            line,
-            closing=closing,
-            status_of=self._status_of,
-        )
+        try:
+            result = await results.result_of(
+                self._service.store,
+                self._batch.queue,
+                job,
+                line,
+                closing=closing,
+                status_of=self._status_of,
+            )
+        except StoreUnavailable:
+            raise
+        except Exception:
+            # The outermost frame of one line: an error in it must not stop the others.
+            log.exception("the result of a batch's line cannot be read", extra=self._ids(number))
+            result = None
         if result is not None:
             return result
         return results.refused(job, line, JobFailed.answer_missing(job), self._status_of)
@@ -231,6 +269,7 @@ class LineJobs:
         )
         for result in ready:
             self._opened.pop(result.line, None)
+            self._tries.forget(result.line)
         await self.files.grown(out, err)
 
     async def withdraw(self, why: BatchStatus) -> None:

@@ -6,7 +6,9 @@ one request appears only in its result.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +30,13 @@ MAX_CUSTOM_ID = 512
 #: How much longer than the largest request body a line may be, bytes.
 LINE_OVERHEAD_BYTES = 8192
 
+#: Lines, blank ones included, between two moments in which the process may do other work: a block
+#: holds up to a million of them, and each waits for nothing.
+YIELD_EVERY = 256
+
+#: Where the parser stopped. Its line is that within the one line it was given.
+_PARSER_AT = re.compile(r" at line (\d+) column (\d+)$")
+
 
 @dataclass(frozen=True)
 class InputLine:
@@ -48,7 +57,7 @@ async def cut(
         start: Where a line begins.
         max_bytes: The longest line, bytes; no more is kept in memory, beside one block.
     """
-    begin, number = start, start.block - 1
+    begin, number, passed = start, start.block - 1, 0
     buffer = bytearray()
     too_long = False
     async for block in blocks:
@@ -65,6 +74,9 @@ async def cut(
             at = end
             if newline < 0:
                 break
+            passed += 1
+            if passed % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
             after = Place(begin.line + 1, number, at)
             if too_long or not buffer.isspace():
                 yield InputLine(begin, after, None if too_long else bytes(buffer))
@@ -106,7 +118,7 @@ def parse(line: InputLine, endpoint: EndpointPath, max_bytes: int) -> LineReques
     try:
         value = from_json(line.raw, allow_inf_nan=False)
     except ValueError as exc:
-        raise BadLine("invalid_json_line", f"The line is not valid JSON: {exc}.") from exc
+        raise BadLine("invalid_json_line", _not_json(str(exc))) from exc
     if not isinstance(value, dict):
         raise BadLine("invalid_json_line", "The line must be a JSON object.")
     custom_id = value.get("custom_id")
@@ -133,6 +145,33 @@ def parse(line: InputLine, endpoint: EndpointPath, max_bytes: int) -> LineReques
             "invalid_value", "`stream` must be left out: a batch does not stream.", "body.stream"
         )
     return LineRequest(custom_id, model, body)
+
+
+def custom_id(line: InputLine) -> str:
+    """Return the `custom_id` of a line, valid or not; "" if it cannot be read."""
+    try:
+        value = from_json(line.raw or b"")
+    except ValueError:
+        return ""
+    found = value.get("custom_id") if isinstance(value, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def body_of(request: LineRequest) -> bytes:
+    """Write the body of a line's request, for the engine.
+
+    Raises:
+        BadLine: It has a number that JSON cannot express.
+    """
+    body = to_json(request.body)
+    if b"Infinity" in body:  # `1e400` is valid in the input, and is read as infinity
+        try:
+            from_json(body, allow_inf_nan=False)
+        except ValueError as exc:
+            raise BadLine(
+                "invalid_value", "A number of `body` is too large: at most 1.8e308.", "body"
+            ) from exc
+    return body
 
 
 class Checker:
@@ -228,7 +267,20 @@ def _line(job: str, custom_id: str, response: Any, error: Any) -> bytes:
         "response": response,
         "error": error,
     }
-    return to_json(fields) + b"\n"
+    # An engine may send NaN or Infinity, which are not JSON: the file has null in their place.
+    return to_json(fields, inf_nan_mode="null") + b"\n"
+
+
+def _not_json(problem: str) -> str:
+    """Describe a line that is not JSON, by the column: the line's number stands beside it."""
+    at = _PARSER_AT.search(problem)
+    reason = problem if at is None else problem[: at.start()]
+    where = "" if at is None or at[1] != "1" else f", at column {at[2]}"
+    hint = ""
+    if reason.startswith("EOF"):
+        reason, where = "it ends too soon", ""
+        hint = " Each line of the file must be one whole JSON object; do not pretty-print it."
+    return f"The line is not valid JSON: {reason}{where}.{hint}"
 
 
 def _missing(field: str) -> BadLine:

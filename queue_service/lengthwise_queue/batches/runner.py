@@ -12,6 +12,9 @@ import contextlib
 import logging
 import time
 import uuid
+from collections.abc import Coroutine
+
+from pydantic_core import to_json
 
 from lengthwise_queue.batches.claimed import ClaimedBatch
 from lengthwise_queue.batches.executor import BatchExecutor
@@ -35,8 +38,25 @@ POLL_S = 1.0
 #: How long a batch is left alone after an unexpected error, s.
 FAULT_PAUSE_S = 5.0
 
+#: After this many such errors without progress between them, the batch is ended.
+MAX_FAULTS = 5
+
 #: How long the process may take to release its leases when it stops, s.
 RELEASE_S = 1.0
+
+
+_FAULTY = to_json(
+    [
+        {
+            "code": "internal_error",
+            "line": None,
+            "message": f"The batch was ended after {MAX_FAULTS} unexpected errors. Its files have "
+            "the results so far; the log of the queue service has the errors, under the batch's "
+            "id. Create a new batch of the other requests.",
+            "param": None,
+        }
+    ]
+)
 
 
 class BatchRunner:
@@ -114,6 +134,7 @@ class BatchRunner:
         """Work on one batch until it has ended, is lost, or an error stops the work."""
         store, nonce = self._service.batches, uuid.uuid4().hex
         ids = {"batch_id": batch_id}
+        executor: BatchExecutor | None = None
         try:
             now_ms, record = await store.acquire(batch_id, nonce)
             if record is None or record.status in ENDED:
@@ -123,13 +144,7 @@ class BatchRunner:
             executor = BatchExecutor(
                 ClaimedBatch(self._service, record, nonce, now_ms), self._status_of
             )
-            done = asyncio.Event()
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._beat(batch_id, nonce, executor, done))
-                try:
-                    await executor.run()
-                finally:
-                    done.set()
+            await self._holding(batch_id, nonce, executor, executor.run())
             await store.end(batch_id)
             log.info("batch ended", extra=ids | {"status": executor.status})
         except* BatchLost:
@@ -138,8 +153,55 @@ class BatchRunner:
             log.warning("Redis does not answer, the batch is left to its lease", extra=ids)
         except* Exception:
             # The outermost frame of one batch: an error in it must not stop the others.
-            log.exception("unexpected error in a batch; it is tried again", extra=ids)
-            await asyncio.sleep(FAULT_PAUSE_S)
+            log.exception("unexpected error in a batch", extra=ids)
+            await self._after_fault(batch_id, nonce, executor)
+
+    async def _after_fault(self, batch_id: str, nonce: str, executor: BatchExecutor | None) -> None:
+        """Let the batch be tried again after a pause, or end it if it never gets further.
+
+        Args:
+            batch_id: The batch.
+            nonce: Of this replica's lease.
+            executor: Its executor; None: its record could not be read.
+        """
+        store, ids = self._service.batches, {"batch_id": batch_id}
+        try:
+            if await store.fault(batch_id, nonce) < MAX_FAULTS:
+                await asyncio.sleep(FAULT_PAUSE_S)
+                return
+            log.error("batch given up", extra=ids | {"faults": MAX_FAULTS})
+            try:
+                if executor is not None:
+                    await self._holding(batch_id, nonce, executor, executor.give_up(_FAULTY))
+            except* StoreUnavailable:
+                raise
+            except* Exception:
+                log.exception("the jobs of a batch cannot be withdrawn", extra=ids)
+            await store.give_up(batch_id, nonce, _FAULTY)
+            await store.end(batch_id)
+        except* (BatchLost, StoreUnavailable):
+            log.warning("batch left to its lease", extra=ids)
+        except* Exception:
+            # Not even its record can be written: it must not come back every few seconds.
+            log.exception("batch dropped", extra=ids)
+            with contextlib.suppress(StoreUnavailable):
+                await store.end(batch_id)
+
+    async def _holding(
+        self,
+        batch_id: str,
+        nonce: str,
+        executor: BatchExecutor,
+        work: Coroutine[object, object, None],
+    ) -> None:
+        """Do some work on a batch, and keep the lease on it meanwhile."""
+        done = asyncio.Event()
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._beat(batch_id, nonce, executor, done))
+            try:
+                await work
+            finally:
+                done.set()
 
     async def _beat(
         self, batch_id: str, nonce: str, executor: BatchExecutor, done: asyncio.Event

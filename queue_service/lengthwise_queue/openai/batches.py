@@ -79,6 +79,7 @@ async def create_batch(request: Request) -> dict[str, Any]:
             metadata=body.metadata,
             window_ms=service.settings.batch_completion_s * 1000,
             output_ttl_ms=service.files.limits.ttl_ms if keep is None else keep.seconds * 1000,
+            max_body_bytes=service.settings.max_body_bytes,
         )
     except StoreUnavailable:
         # The batch may have been stored all the same, while its client gets an error.

@@ -42,6 +42,7 @@ async def made(store: BatchStore) -> Batch:
         metadata=None,
         window_ms=60_000,
         output_ttl_ms=60_000,
+        max_body_bytes=10_000,
     )
     _, batch = await store.acquire(BATCH, "a")
     assert batch is not None
