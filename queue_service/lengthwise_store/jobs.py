@@ -39,6 +39,7 @@ class NewJob:
     max_depth: int  #: Refused when this many are waiting or scheduled.
     idempotency_key: str | None = None  #: Of its tenant: two tenants may use the same.
     basis: Basis = UNKNOWN_BASIS
+    submission: bytes = b""  #: What the queue learns from when it is answered; b"": nothing.
     fingerprint: str = ""  #: Of the request; tells a repeated request from a reused key.
     tenant: str = "default"
     tenant_weight: float = 1.0  #: Of two busy tenants, 2.0 gets twice the tokens of 1.0; > 0.

@@ -136,3 +136,8 @@ class BatchKeys:
 def response_key(response_id: str) -> str:
     """String: the record of a response, JSON."""
     return f"lw:responses:{{{response_id}}}"
+
+
+def turn_key(response_id: str) -> str:
+    """String: the messages of a response that a later one continues from, JSON."""
+    return f"{response_key(response_id)}:turn"

@@ -8,12 +8,36 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import Literal
 
 #: p10, p50 and p90 of a length, tokens.
 Quantiles = tuple[float, float, float]
 
 #: How long a prompt is, and how many lines it has: each is 10 * log(n + 1), rounded.
 Shape = tuple[int, int]
+
+
+#: Whose prediction a price rests on: the predictor's, or what was learned from all finished jobs of
+#: the queue, or from its newest ones.
+Served = Literal["static", "learned", "young"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedPrediction:
+    """What was learned about a job when it was submitted, beside the predictor's own prediction.
+
+    All candidates are recorded before the answer comes, so that they can be judged by it.
+    """
+
+    learned: float | None = (
+        None  #: Log tokens, the median of one answer; None: nothing was learned.
+    )
+    young: float | None = None  #: The same, learned from the newest jobs only; None: likewise.
+    served: Served = "static"  #: Which one set the price.
+
+    def of(self, candidate: Served) -> float | None:
+        """Return a candidate's prediction, log tokens; None: static, or nothing was learned."""
+        return {"static": None, "learned": self.learned, "young": self.young}[candidate]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +51,7 @@ class Basis:
     max_tokens: int | None = None  #: The request's cap on one answer; None: it has none.
     answers: int = 1  #: How many answers the request asks for.
     shape: Shape = (0, 0)
+    learning: LearnedPrediction | None = None  #: None: the queue does not learn from this job.
 
 
 #: The basis of a job that was priced without a prediction.
@@ -46,6 +71,7 @@ class MeasuredAnswer:
     count: int = 1
     shape: Shape = (0, 0)
     at_s: float | None = None  #: When it finished, s since the epoch; None: not recorded.
+    learning: LearnedPrediction | None = None
 
     @property
     def was_cut(self) -> bool:

@@ -26,7 +26,8 @@ from lengthwise_store.codec.jobs import (
     write_price,
     write_usage,
 )
-from lengthwise_store.codec.prediction import write_quantiles
+from lengthwise_store.codec.learning import write_view
+from lengthwise_store.codec.prediction import write_learning, write_quantiles
 from lengthwise_store.errors import NotConfirmed
 from lengthwise_store.jobs import (
     Accepted,
@@ -122,6 +123,8 @@ class JobStore(JobListings, JobWaits, QueueControl):
             write_optional(job.tokens_per_minute),
             "1" if job.idempotency_key is not None else "",
             job.fingerprint,
+            write_learning(job.basis),
+            write_view(job.submission, job.basis),
         ]
         [reply], missing = await self._run_confirmed(self._call(k, Event.SUBMIT, keys, args))
         submitted = read_submitted(reply)
@@ -175,11 +178,13 @@ class JobStore(JobListings, JobWaits, QueueControl):
         predicted_ms: float,
         prediction: Prediction,
         basis: Basis = UNKNOWN_BASIS,
+        submission: bytes = b"",
     ) -> float | None:
         """Give a waiting job another price; its new due time, or None: it no longer waits."""
         k = QueueKeys(queue)
         numbers = map(write_number, (slack_ms, predicted_tokens, predicted_ms))
         args = [job_id, write_cost(predicted_tokens), *numbers, *write_quantiles(prediction, basis)]
+        args += [write_learning(basis), write_view(submission, basis)]
         [reply] = await self._run(self._call(k, Event.REPRICE, [k.job(job_id)], args))
         return float(reply[1]) if reply[0] == b"ok" else None
 
@@ -263,7 +268,7 @@ class JobStore(JobListings, JobWaits, QueueControl):
         """
         k = QueueKeys(queue)
         args = [part for completion in completions for part in self._finish_args(completion)]
-        calls = [self._call(k, Event.FINISH, [k.lengths], args)]
+        calls = [self._call(k, Event.FINISH, [k.lengths, k.evidence], args)]
         if claim_next > 0:
             calls.append(self._claim_call(k, worker_id, claim_next))
         replies, missing = await self._run_confirmed(*calls)

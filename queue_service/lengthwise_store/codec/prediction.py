@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import cast
+
 from lengthwise_contract.prediction import Prediction
-from lengthwise_store.prediction_record import Basis, MeasuredAnswer, predictor_tag
+from lengthwise_store.prediction_record import (
+    Basis,
+    LearnedPrediction,
+    MeasuredAnswer,
+    Served,
+    predictor_tag,
+)
 
 
 def write_quantiles(prediction: Prediction | None, basis: Basis) -> tuple[str, str]:
@@ -28,6 +37,30 @@ def write_quantiles(prediction: Prediction | None, basis: Basis) -> tuple[str, s
     return " ".join(parts), p.model_version
 
 
+def write_learning(basis: Basis) -> str:
+    """Write what was learned about a job: "L<learned>/<young>/<served>", log tokens; "": nothing.
+
+    The script `finish` copies it, too.
+    """
+    one = basis.learning
+    if one is None:
+        return ""
+    numbers = ("" if n is None else f"{n:.4f}" for n in (one.learned, one.young))
+    return f"L{'/'.join(numbers)}/{one.served}"
+
+
+def read_learning(text: str) -> LearnedPrediction | None:
+    """Read what `write_learning` wrote."""
+    if not text.startswith("L"):
+        return None
+    learned, young, served = text[1:].split("/")
+    return LearnedPrediction(
+        learned=float(learned) if learned else None,
+        young=float(young) if young else None,
+        served=cast("Served", served),
+    )
+
+
 def read_quantiles(record: dict[str, str]) -> tuple[Prediction | None, Basis]:
     """Read what `write_quantiles` wrote into a job's record."""
     if not record.get("quantiles"):
@@ -42,7 +75,8 @@ def read_quantiles(record: dict[str, str]) -> tuple[Prediction | None, Basis]:
         mean_tokens=mean,
         rank_score=rank,
     )
-    return prediction, _read_basis(parts)
+    learning = read_learning(record.get("learning", ""))
+    return prediction, replace(_read_basis(parts), learning=learning)
 
 
 def read_measured_answer(
@@ -53,9 +87,12 @@ def read_measured_answer(
     Args:
         priced: Predicted tokens; "" without a prediction.
         tokens: Tokens generated.
-        parts: The first string of `write_quantiles`, split.
+        parts: The first string of `write_quantiles`, split, and that of `write_learning`, if any.
         at_s: When it finished, s since the epoch.
     """
+    learning = read_learning(parts[-1]) if parts else None
+    if learning is not None:
+        parts = parts[:-1]
     if not priced or len(parts) < 3:
         return MeasuredAnswer(tokens=tokens, priced=float(priced) if priced else None, at_s=at_s)
     p10, p50, p90 = map(float, parts[:3])
@@ -71,6 +108,7 @@ def read_measured_answer(
         count=basis.answers,
         shape=basis.shape,
         at_s=at_s,
+        learning=learning,
     )
 
 

@@ -21,7 +21,7 @@ RETURNS
 --@include end_job
 local lengths, evidence = unpack(KEYS, 12)
 local released, answered, at_ms = {}, {}, ms(now)
-local learned, tokens_of = {}, {} -- ids of the jobs that may have a view, and "tokens" of each
+local learned, length_of = {}, {} -- ids of the jobs with a view, and the length of each answer
 local at_s = string.format(" @%d", now / 1000) -- behind each answer
 local ENDED = {succeeded = true, failed = true, cancelled = true, expired = true}
 
@@ -82,8 +82,10 @@ local function finish(id, nonce, outcome, usage, length, error_json, delay_ms, f
   if target == "succeeded" and length ~= "" then
     if record[9] then
       local predicted = string.match(record[7], "^%S+ %S+ %S+ %S+ (%S+) %S+$")
-      learned[#learned + 1] = id
-      tokens_of[#learned] = string.match(length, "^%d+")
+      if record[11] then
+        learned[#learned + 1] = id
+        length_of[#learned] = length
+      end
       length = predicted .. " " .. length .. " " .. record[9]
         .. (record[11] and " " .. record[11] or "") .. at_s
     else
@@ -134,31 +136,26 @@ while at <= last do
     finish(id, nonce, outcome, usage, length, error_json, delay_ms, first, from, at - 1)
 end
 on_many("ZREM", queue.leases, released)
--- What is learned from an answer becomes evidence in the same step, so that no acknowledged answer is
--- lost to it. A queue that learns nothing has no views.
-if #learned > 0 and redis.call("EXISTS", queue.views) == 1 then
-  for first = 1, #learned, 500 do
-    local last_of, found = math.min(first + 499, #learned), {}
-    local views = redis.call("HMGET", queue.views, unpack(learned, first, last_of))
-    for i = first, last_of do
-      local view = views[i - first + 1]
-      if view then
-        found[#found + 1] = learned[i] .. " " .. tokens_of[i] .. " " .. view
-      end
+-- The view of an answer becomes evidence in the step that ends its job, so that no acknowledged
+-- answer is lost to the learner.
+for first = 1, #learned, 500 do
+  local upto, found = math.min(first + 499, #learned), {}
+  local views = redis.call("HMGET", queue.views, unpack(learned, first, upto))
+  for i = first, upto do
+    local view = views[i - first + 1]
+    if view then
+      found[#found + 1] = learned[i] .. " " .. string.match(length_of[i], "^%d+") .. " " .. view
     end
-    if #found > 0 then
-      redis.call("HINCRBY", queue.meta, "evidence", #found)
-      if redis.call("LPUSH", evidence, unpack(found)) > 10200 then
-        redis.call("LTRIM", evidence, 0, 9999)
-      end
+  end
+  if #found > 0 then
+    redis.call("HINCRBY", queue.meta, "evidence", #found)
+    if redis.call("LPUSH", evidence, unpack(found)) > 10200 then
+      redis.call("LTRIM", evidence, 0, 9999)
     end
   end
 end
-if #answered > 0 then
-  on_many("LPUSH", lengths, answered)
-  if redis.call("LLEN", lengths) > 320 then
-    redis.call("LTRIM", lengths, 0, 255)
-  end
+if #answered > 0 and on_many("LPUSH", lengths, answered) > 320 then
+  redis.call("LTRIM", lengths, 0, 255)
 end
 write_ends(queue)
 return answers

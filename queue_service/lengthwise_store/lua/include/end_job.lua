@@ -45,11 +45,13 @@ local function end_job(queue, id, state, now, error_json, tenant, attempt, has_o
   end
 end
 
--- Run a command on many members, 500 at a time, because `unpack` is bounded.
+-- Run a command on many members, 500 at a time, because `unpack` is bounded. Returns the last reply.
 local function on_many(command, key, members)
+  local reply
   for first = 1, #members, 500 do
-    redis.call(command, key, unpack(members, first, math.min(first + 499, #members)))
+    reply = redis.call(command, key, unpack(members, first, math.min(first + 499, #members)))
   end
+  return reply
 end
 
 -- Write the rest of all ends of this call. A script that ends jobs calls it once, after the last.
