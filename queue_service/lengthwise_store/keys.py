@@ -9,6 +9,10 @@ QUEUES = "lw:queues"
 PUBLISHED = "lw:published:{lw:queues}"
 
 
+#: String: the secret by which the words of requests are hashed. It is apart from the evidence.
+LEARNING_KEY = "lw:learning:key"
+
+
 class QueueKeys:
     """The keys of one queue; all of them start with `prefix`."""
 

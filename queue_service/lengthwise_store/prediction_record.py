@@ -79,6 +79,44 @@ class MeasuredAnswer:
         return self.max_tokens is not None and self.tokens >= self.max_tokens * self.count
 
 
+@dataclass(frozen=True, kw_only=True)
+class FitRecord:
+    """One fit, as the queue's counters name it.
+
+    Attributes:
+        id: Differs between any two fits.
+        finished: Evidence of the queue, ever, when it was made.
+        samples: Finished jobs that it rests on.
+        took_ms: How long it took.
+        made_ms: When, ms since the epoch.
+    """
+
+    id: str
+    finished: int
+    samples: int
+    took_ms: float
+    made_ms: float
+
+    def to_text(self) -> str:
+        """Return the record as text."""
+        return f"{self.id} {self.finished} {self.samples} {self.took_ms:.1f} {self.made_ms:.0f}"
+
+    @classmethod
+    def of(cls, text: str) -> FitRecord | None:
+        """Read what `to_text` wrote; None: it is another text."""
+        try:
+            name, finished, samples, took_ms, made_ms = text.split(" ")
+            return cls(
+                id=name,
+                finished=int(finished),
+                samples=int(samples),
+                took_ms=float(took_ms),
+                made_ms=float(made_ms),
+            )
+        except ValueError:
+            return None
+
+
 def predictor_tag(model_version: str) -> str:
     """Return a short name of a predictor's version, to tell its predictions from another's."""
     return f"{zlib.crc32(model_version.encode()):08x}"[:4]

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from lengthwise_contract.defaults import LEASE_MS
 from lengthwise_contract.queue_settings import PolicyName, QueueSettings
 from lengthwise_contract.queue_views import WorkerView
 from lengthwise_store.jobs import Job
-from lengthwise_store.prediction_record import MeasuredAnswer
+from lengthwise_store.prediction_record import FitRecord, MeasuredAnswer, Served
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,17 @@ class Mode(StrEnum):
     OPEN = "open"  #: Accepts jobs and serves them.
     PAUSED = "paused"  #: Accepts jobs and serves none; running jobs continue.
     DRAINING = "draining"  #: Accepts no jobs and serves those that it has.
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueBusy:
+    """Not removed: the queue has jobs, dead letters or workers. Nothing was changed."""
+
+    waiting: int
+    scheduled: int
+    running: int
+    dead: int  #: At least so many dead letters.
+    workers: int  #: With a recent heartbeat.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +90,15 @@ class QueueStats:
     mean_fcfs_wait_ms: float | None = None  #: The same, had the order been first come first served.
     answers: list[MeasuredAnswer] = field(default_factory=list)  #: The last ones, newest first.
     created_ms: float | None = None  #: When the queue was made; None: by an older release.
+    serving: Served = "static"  #: Whose predictions the queue serves.
+    fit: FitRecord | None = None  #: What was learned last; None: nothing.
     judged_at: int = 0  #: `counters["succeeded"]` when the predictor was last judged.
     tenants: list[TenantBacklog] = field(default_factory=list)
+
+    @property
+    def live_workers(self) -> list[WorkerView]:
+        """The workers that were heard of within a lease; a job of any other is lost by now."""
+        return [worker for worker in self.workers if self.now_ms - worker.seen_ms < LEASE_MS]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from lengthwise_contract.queue_settings import PolicyName
 from lengthwise_contract.queue_views import WorkerView
 from lengthwise_store.codec.prediction import read_measured_answer
-from lengthwise_store.prediction_record import MeasuredAnswer
+from lengthwise_store.prediction_record import FitRecord, MeasuredAnswer, Served
 from lengthwise_store.queues import Mode, QueueStats, TenantBacklog
 
 #: The speed is a ratio of two sums that forget with a half-life of 34 answers (0.98 ^ 34 = 0.5): a
@@ -21,7 +21,7 @@ _FORGET = 0.98
 #: The fields of `meta` that are not counters.
 _NOT_COUNTERS = frozenset(
     {"mode", "policy", "fallback", "active", "reorder", "v", "served", "trimmed", "judged"}
-    | {"created", "removing", "serving", "fit", "fit_of"}
+    | {"created", "removing", "serving", "fit"}
 )
 
 
@@ -86,6 +86,8 @@ def read_stats(reply: list[Any]) -> QueueStats:
         mean_wait_ms=wait_ms / waits if waits else None,
         mean_fcfs_wait_ms=fcfs_ms / fcfs if fcfs else None,
         answers=answers,
+        serving=cast("Served", meta.get("serving", "static")),
+        fit=FitRecord.of(meta.get("fit", "")),
         judged_at=int(meta.get("judged", 0)),
         created_ms=float(meta["created"]) if "created" in meta else None,
         tenants=sorted(tenants, key=lambda t: t.tenant),

@@ -1,0 +1,1 @@
+"""Stores what queues learn from, and what they learned. Called by the queue service."""
