@@ -87,6 +87,11 @@ class QueueSettings(Body):
         description="A job gets a 429 while it is predicted to wait longer than this, ms; null: "
         "no limit",
     )
+    no_workers: Literal["wait", "refuse"] = Field(
+        default="wait",
+        description="What a new job meets while no worker serves the queue: `wait`: it waits for "
+        "one; `refuse`: it gets a 503. The lines of batches always wait",
+    )
     request_ttl_ms: int = Field(
         default=600_000,
         ge=1000,

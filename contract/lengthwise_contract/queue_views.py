@@ -6,7 +6,7 @@ lab, which read them. Times are ms since the epoch, by the clock of Redis.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -42,7 +42,16 @@ class QueueView(View):
     """`GET /v1/queues/{name}` as an admin sees it: the settings and figures of the queue."""
 
     name: str
-    settings: QueueSettings
+    settings: QueueSettings = Field(
+        description="In force: what people set, else what the workers published, else the default"
+    )
+    settings_set: list[str] = Field(
+        default_factory=list, description="The settings that people set, by name"
+    )
+    published: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What the workers reported of their engine; in force where people set nothing",
+    )
     mode: QueueMode = "open"
     active_policy: PolicyName = Field(default="sjf", description="The policy in force now")
     fallback: bool = Field(
@@ -139,6 +148,13 @@ class QueueList(View):
 
     object: Literal["list"] = "list"
     data: list[QueueView] | list[TenantQueueView]
+
+
+class QueueRemoved(View):
+    """`DELETE /v1/queues/{name}`: the queue is gone."""
+
+    name: str
+    deleted: Literal[True] = True
 
 
 class SnapshotEntry(View):

@@ -47,6 +47,8 @@ STATUS: dict[type[LengthwiseError], int] = {
     errors.JobNotFound: 404,
     errors.ObjectNotFound: 404,
     errors.NotRedrivable: 409,
+    errors.QueueInUse: 409,
+    errors.QueueExists: 412,
     errors.KeyConflict: 422,
     errors.QueueOverloaded: 429,
     errors.QueueDraining: 503,
@@ -143,7 +145,7 @@ def _error_response(error: LengthwiseError, status: int) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, WrongMethod):
         headers["Allow"] = error.allowed
-    if isinstance(error, errors.NotRedrivable):
+    if isinstance(error, errors.NotRedrivable | errors.QueueInUse):
         headers["x-should-retry"] = "false"  # OpenAI's client repeats every 409
     if isinstance(error, JobEnded):
         headers[JOB_ID_HEADER] = error.job_id

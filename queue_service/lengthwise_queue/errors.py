@@ -12,9 +12,14 @@ LengthwiseError
 ├── JobNotFound             404  no such job, or it belongs to another tenant
 ├── ObjectNotFound          404  no such file, batch or response, or another tenant's
 ├── NotRedrivable           409  the dead letter cannot be queued again
+├── QueueInUse              409  the queue is not empty; empty it, or remove it with `force`
+├── QueueExists             412  the queue was to be created, and exists; change it instead
 ├── KeyConflict             422  the idempotency key was used for another request
 ├── QueueOverloaded         429  a limit of the queue or tenant is reached; wait `retry_after_s`
 ├── QueueDraining           503  the queue accepts no new jobs; wait, or use another queue
+│   └── NoWorkers           503  no worker serves the queue, which is set to refuse then
+├── SubmitUnconfirmed       503  Redis did not answer; job `job_id` may have been stored
+├── AnswerInterrupted       503  the answer of job `job_id` cannot be read here; see the message
 └── AttemptRestarted        502  the output of a new attempt cannot continue the stream
 ```
 
@@ -97,6 +102,20 @@ class NotRedrivable(LengthwiseError):
     code = "not_redrivable"
 
 
+class QueueInUse(LengthwiseError):
+    """The queue has jobs or workers, and is not removed."""
+
+    type = "invalid_request_error"
+    code = "queue_in_use"
+
+
+class QueueExists(LengthwiseError):
+    """The queue was to be created only if it did not exist."""
+
+    type = "invalid_request_error"
+    code = "queue_exists"
+
+
 class KeyConflict(LengthwiseError):
     """An idempotency key was used again for a different request."""
 
@@ -116,6 +135,12 @@ class QueueDraining(LengthwiseError):
 
     type = "server_error"
     code = "queue_draining"
+
+
+class NoWorkers(QueueDraining):
+    """No worker serves the queue, and its setting is to refuse jobs then."""
+
+    code = "no_workers"
 
 
 class AttemptRestarted(LengthwiseError):

@@ -22,11 +22,12 @@ _INCLUDE = re.compile(r"^--@include (?P<name>[a-z_]+)$", re.MULTILINE)
 
 #: Scripts that run when Redis is full: they serve stored jobs, free memory and write little. New
 #: jobs and pieces of answers are refused. Without this no job could end, and no memory become free.
-WHEN_FULL = (Event.CLAIM, Event.BEAT, Event.FINISH, Event.CANCEL, Event.TICK)
+WHEN_FULL = (Event.CLAIM, Event.BEAT, Event.FINISH, Event.CANCEL, Event.TICK, "remove")
 
 
-#: Scripts that move no job: a queue's mode and policy, its order after a change, its counters.
-QUEUE_SCRIPTS = ("govern", "reorder", "stats")
+#: Scripts that are no event of one job: a queue's mode and policy, its order after a change, its
+#: removal, its counters.
+QUEUE_SCRIPTS = ("govern", "remove", "reorder", "stats")
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lengthwise_contract.defaults import LEASE_MS
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.states import Event
 from lengthwise_store.codec.settings import Document, patched, replaced
 from lengthwise_store.configuration.store import QueueConfiguration
 from lengthwise_store.keys import QueueKeys
-from lengthwise_store.queues import Mode, TickReport
+from lengthwise_store.queues import Mode, QueueBusy, TickReport
 from lengthwise_store.reads import JobReads
 from lengthwise_store.redis.errors import read
 from lengthwise_store.training_log import TrainingLog
 
 #: Jobs that one step of a change of order looks at: about 2 ms of the server's time.
 _REORDER_STEP = 500
+
+#: Jobs that one step of a removal looks at: about 5 ms of the server's time.
+_REMOVE_STEP = 500
+
+#: How long a removed queue refuses the jobs of replicas that have not noticed, and how long the end
+#: of a job that was cancelled with it can be read, ms.
+_REMOVED_KEEP_MS = 10_000
 
 
 class QueueControl(QueueConfiguration, JobReads, TrainingLog):
@@ -66,6 +74,37 @@ class QueueControl(QueueConfiguration, JobReads, TrainingLog):
             return False
         await self._settings_changed(name, new=False)
         return True
+
+    async def remove_queue(self, name: str, *, force: bool = False) -> QueueBusy | None:
+        """Remove a queue with all that belongs to it; in steps, so that nothing waits for long.
+
+        Its unfinished jobs are cancelled. After an error, call it again: it continues.
+
+        Args:
+            name: Of the queue. One that does not exist is no error.
+            force: Whether a queue with jobs, dead letters or workers is removed, too. A worker that
+                still runs finds its leases lost, and gets no more jobs.
+
+        Returns:
+            Why it was not removed; None: it is gone.
+        """
+        k = QueueKeys(name)
+        keys = [k.lengths, k.workers, k.worker_info, k.record, k.guard, k.control]
+        args = ["1" if force else "", _REMOVE_STEP, LEASE_MS, _REMOVED_KEEP_MS]
+        while True:
+            [reply] = await self._run(self._call(k, "remove", keys, args))
+            if reply[0] == b"busy":
+                waiting, scheduled, running, dead, workers = reply[1:]
+                return QueueBusy(
+                    waiting=waiting,
+                    scheduled=scheduled,
+                    running=running,
+                    dead=dead,
+                    workers=workers,
+                )
+            if reply[0] == b"removed":
+                await self._forget_queue(name)
+                return None
 
     async def _settings_changed(self, name: str, *, new: bool) -> None:
         """Let the queue follow its settings, which are written."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from lengthwise_queue.admission import retry_after
 from lengthwise_queue.admission.retry_after import RetryAfter
-from lengthwise_queue.errors import KeyConflict, QueueDraining, QueueOverloaded
+from lengthwise_queue.errors import KeyConflict, NoWorkers, QueueDraining, QueueOverloaded
 from lengthwise_queue.scheduling import pricing
 from lengthwise_queue.scheduling.snapshot import QueueCache, QueueSnapshot
 from lengthwise_queue.tenants.tenant import Tenant
@@ -58,6 +58,18 @@ class Limits:
             return None
         wait_ms = self.wait_ms(tenant, snapshot)
         return wait_ms / 1000 if wait_ms is not None and wait_ms > limit_ms else None
+
+    def no_workers(self, snapshot: QueueSnapshot) -> bool:
+        """Return whether the queue refuses new jobs, because no worker serves it."""
+        return snapshot.settings.no_workers == "refuse" and not snapshot.stats.live_workers
+
+    def unserved(self, snapshot: QueueSnapshot) -> NoWorkers:
+        """Make the error for a job of a queue that refuses while no worker serves it."""
+        return NoWorkers(
+            f"No worker serves {snapshot.queue.name} now, and its queue is set to refuse requests "
+            "then (`no_workers`). Try again after the time in `Retry-After`, or ask its operator.",
+            retry_after_s=retry_after.UNKNOWN_S,
+        )
 
     def wait_too_long(
         self, tenant: Tenant, snapshot: QueueSnapshot, wait_s: float

@@ -30,8 +30,8 @@ from lengthwise_queue.scheduling import pricing
 from lengthwise_queue.scheduling.pricing import Price
 from lengthwise_queue.scheduling.snapshot import QueueCache, QueueSnapshot
 from lengthwise_queue.tenants.tenant import Tenant
-from lengthwise_store.errors import LengthwiseError, StoreUnavailable
-from lengthwise_store.jobs import Accepted, NewJob
+from lengthwise_store.errors import LengthwiseError, NotConfirmed, StoreUnavailable
+from lengthwise_store.jobs import Accepted, NewJob, QueueFull
 from lengthwise_store.store import JobStore
 
 #: The longest wait for a late prediction, s. A job that waits less in the queue has no use for it.
@@ -102,8 +102,9 @@ class Admission:
             KeyConflict: The idempotency key belongs to another request.
             QueueOverloaded: The queue, or the tenant's share of it, is full; the tenant has spent
                 its rate; or the job would wait longer than the queue allows.
-            QueueDraining: The queue accepts no new jobs.
-            StoreUnavailable: Redis does not answer.
+            QueueDraining: The queue accepts no new jobs, or (`NoWorkers`) not while no worker
+                serves it.
+            StoreUnavailable: Redis does not answer. If it has a `job_id`, that job may be stored.
         """
         try:
             snapshot = await self._queue_cache.get(tenant, parsed.model)
@@ -131,7 +132,13 @@ class Admission:
         _check_cap(settings, parsed)
         await self._prompt_length.check(settings, parsed)
         too_long_s = self._limits.too_long_s(tenant, snapshot)
-        repeatable = options.idempotency_key is not None or options.job_id is not None
+        repeatable = options.idempotency_key is not None or (
+            options.job_id is not None and not options.once
+        )
+        fresh = options.job_id is None or options.once
+        no_workers = fresh and self._limits.no_workers(snapshot)
+        if no_workers and not repeatable:
+            raise self._limits.unserved(snapshot)
         if too_long_s is not None and not repeatable:
             raise self._limits.wait_too_long(tenant, snapshot, too_long_s)
         attempt = await self._predictors.of(settings).ask(queue, parsed.text)
@@ -165,7 +172,7 @@ class Admission:
             delay_ms=options.delay_ms,
             ttl_ms=settings.request_ttl_ms if options.ttl_ms is None else options.ttl_ms,
             # Over the limit no new job is accepted, but an existing one is found by its key.
-            max_depth=settings.max_depth if too_long_s is None else 0,
+            max_depth=0 if no_workers or too_long_s is not None else settings.max_depth,
             idempotency_key=options.idempotency_key,
             fingerprint=options.fingerprint(endpoint, body) if options.idempotency_key else "",
             tenant=tenant.name,
@@ -194,6 +201,8 @@ class Admission:
         if is_new:
             self._queue_cache.note(queue, cost.tokens)
             self._metrics.tenants.count(tenant.name, "accepted")
+        if no_workers and isinstance(result, QueueFull):
+            raise self._limits.unserved(snapshot)
             self._metrics.predicted.labels(queue).observe(cost.tokens)
             if snapshot.stats.active_policy == "sjf":
                 self._metrics.overtake_bound.labels(queue).observe(

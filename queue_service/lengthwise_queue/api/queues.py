@@ -1,25 +1,33 @@
-"""Queues: list, view, configure, pause, drain and resume them; their jobs and dead letters."""
+"""Queues: list, view, configure, pause, drain, resume and remove them; their dead letters."""
 
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Header, Query, Request
+from pydantic import ValidationError
 
 from lengthwise_contract.jobs import JobList, RedriveReport
 from lengthwise_contract.queue_settings import QueueSettings
-from lengthwise_contract.queue_views import QueueList, QueueView, SnapshotView, TenantQueueView
+from lengthwise_contract.queue_views import (
+    QueueList,
+    QueueRemoved,
+    QueueView,
+    SnapshotView,
+    TenantQueueView,
+)
 from lengthwise_contract.states import JobState
 from lengthwise_queue.api import views
 from lengthwise_queue.api.pagination import wrong_cursor
 from lengthwise_queue.auth import SECURED, admin_of, named_by, tenant_of
-from lengthwise_queue.errors import BadRequest, WrongMethod
+from lengthwise_queue.errors import BadRequest, QueueExists, QueueInUse, WrongMethod
 from lengthwise_queue.scheduling.snapshot import QueueSnapshot
 from lengthwise_queue.service import Service, of
 from lengthwise_queue.tenants.tenant import Tenant
 from lengthwise_queue.web import openapi
 from lengthwise_queue.web.listing import After, PageSize, TenantName
-from lengthwise_queue.web.request_body import parse_model, read_body
+from lengthwise_queue.web.request_body import parse_model, parse_object, read_body, wrong_field
 from lengthwise_store.queues import JobPage, Mode
 
 router = APIRouter(tags=["queues"], dependencies=SECURED, responses=openapi.ALWAYS)
@@ -131,32 +139,98 @@ async def get_queue(request: Request, name: str) -> QueueView | TenantQueueView:
 
 @router.put(
     "/v1/queues/{name:path}",
-    responses=openapi.errors(400, 403, 404, 413, 415),
+    responses=openapi.errors(400, 403, 404, 412, 413, 415),
     openapi_extra=openapi.json_body(QueueSettings, required=False),
 )
-async def put_queue(request: Request, name: str) -> QueueView:
-    """Create a queue, or replace its settings. A setting that is left out gets its default."""
+async def put_queue(
+    request: Request, name: str, if_none_match: Annotated[str | None, Header()] = None
+) -> QueueView:
+    """Create a queue, or replace its settings. A setting that is left out gets its default.
+
+    What workers publish stays. With `If-None-Match: *` an existing queue is not changed: 412.
+    """
     service, _ = of(request), admin_of(request)
+    _check_name("PUT", name)
+    raw = await read_body(request, service.settings.max_body_bytes)
+    settings = parse_model(raw or b"{}", QueueSettings)
+    await _check_tokenizer(service, settings.tokenizer)
+    only_new = if_none_match is not None and if_none_match.strip() == "*"
+    if not await service.store.put_queue(name, settings, only_new=only_new):
+        raise QueueExists(f"The queue {name!r} exists. PATCH /v1/queues/{name} changes it.")
+    return views.queue_view(await service.queue_cache.read(name))
+
+
+@router.patch(
+    "/v1/queues/{name:path}",
+    responses=openapi.errors(400, 403, 404, 413, 415),
+    openapi_extra=openapi.json_body(QueueSettings),
+)
+async def patch_queue(request: Request, name: str) -> QueueView:
+    """Change some settings of a queue (a JSON merge patch); null takes one back to its default."""
+    service, tenant = of(request), admin_of(request)
+    _check_name("PATCH", name)
+    await service.queue_cache.get(tenant, name)
+    changes = parse_object(await read_body(request, service.settings.max_body_bytes))
+    unknown = next((field for field in changes if field not in QueueSettings.model_fields), None)
+    if unknown is not None:
+        raise BadRequest(
+            f"`{unknown}` is not a setting of a queue. Leave it out, or correct its spelling.",
+            param=unknown,
+            code="unknown_field",
+        )
+    if isinstance(changes.get("tokenizer"), str):
+        await _check_tokenizer(service, changes["tokenizer"])
+    try:
+        await service.store.patch_queue(name, changes)
+    except ValidationError as exc:
+        raise wrong_field(exc) from None
+    return views.queue_view(await service.queue_cache.read(name))
+
+
+@router.delete("/v1/queues/{name:path}", responses=openapi.errors(400, 403, 404, 409))
+async def remove_queue(
+    request: Request,
+    name: str,
+    force: Annotated[
+        bool, Query(description="Cancel its jobs, delete its dead letters, ignore its workers")
+    ] = False,
+) -> QueueRemoved:
+    """Remove a queue. It must have no jobs, no dead letters and no workers, or `force=true`."""
+    service, tenant = of(request), admin_of(request)
+    _check_name("DELETE", name)
+    await service.queue_cache.get(tenant, name)
+    busy = await service.store.remove_queue(name, force=force)
+    if busy is not None:
+        raise QueueInUse(
+            f"The queue {name!r} is in use: {busy.waiting + busy.scheduled} jobs wait, "
+            f"{busy.running} run, {busy.dead} are dead letters, and {busy.workers} workers serve "
+            "it. Drain it and stop its workers, or add `?force=true`, which cancels its jobs."
+        )
+    service.queue_cache.forget(name)
+    return QueueRemoved(name=name)
+
+
+def _check_name(method: str, name: str) -> None:
     suffix = next((suffix for suffix in _SUBRESOURCES if name.endswith(suffix)), None)
     if suffix is not None:
-        raise WrongMethod(f"PUT /v1/queues/{name}", allowed=_SUBRESOURCES[suffix])
+        raise WrongMethod(f"{method} /v1/queues/{name}", allowed=_SUBRESOURCES[suffix])
     if not _NAME.fullmatch(name) or len(name) > MAX_NAME:
         raise BadRequest(
             f"A queue must have the name of its model: 1 to {MAX_NAME} letters, digits and "
             "`._:@+-`, in parts divided by `/`.",
             param="name",
         )
-    raw = await read_body(request, service.settings.max_body_bytes)
-    settings = parse_model(raw or b"{}", QueueSettings)
-    if settings.tokenizer is not None:
-        try:
-            await service.prompt_length.load(settings.tokenizer)
-        except ValueError as exc:
-            raise BadRequest(
-                f"`tokenizer` must be the path of a tokenizer.json: {exc}.", param="tokenizer"
-            ) from exc
-    await service.store.put_queue(name, settings)
-    return views.queue_view(await service.queue_cache.read(name))
+
+
+async def _check_tokenizer(service: Service, path: str | None) -> None:
+    if path is None:
+        return
+    try:
+        await service.prompt_length.load(path)
+    except ValueError as exc:
+        raise BadRequest(
+            f"`tokenizer` must be the path of a tokenizer.json: {exc}.", param="tokenizer"
+        ) from exc
 
 
 async def _set_mode(request: Request, name: str, mode: Mode) -> QueueView:

@@ -83,6 +83,8 @@ def queue_view(snapshot: QueueSnapshot) -> QueueView:
     return QueueView(
         name=snapshot.queue.name,
         settings=settings,
+        settings_set=sorted(snapshot.queue.set_fields),
+        published=dict(snapshot.queue.published),
         mode=stats.mode.value,
         active_policy=stats.active_policy,
         fallback=stats.fallback,

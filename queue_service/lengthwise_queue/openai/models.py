@@ -33,7 +33,9 @@ def _model(snapshot: QueueSnapshot) -> dict[str, Any]:
     return {
         "id": snapshot.queue.name,
         "object": "model",
-        "created": 0,  # OpenAI requires a time; when the model was made is not known here
+        # s; OpenAI requires a number. 0: the queue was made by a release that did not record it.
+        "created": int((snapshot.stats.created_ms or 0) / 1000),
         "owned_by": "lengthwise",
         "max_model_len": snapshot.settings.max_model_len,
+        "lengthwise": {"workers": len(snapshot.stats.live_workers)},
     }

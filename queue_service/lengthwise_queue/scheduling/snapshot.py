@@ -97,14 +97,17 @@ class QueueCache:
         """
         queue = await self._store.queue(name)
         if queue is None:
-            self._snapshots.pop(name, None)
-            self._since.pop(name, None)
-            self._fits.pop(name, None)
+            self.forget(name)
             raise _no_such_model(name)
         snapshot = self._snapshot_of(queue, await self._store.stats(name))
         self._snapshots[name] = snapshot
         self._since.pop(name, None)
         return snapshot
+
+    def forget(self, name: str) -> None:
+        """Forget a queue that was removed."""
+        for known in (self._snapshots, self._since, self._fits):
+            known.pop(name, None)
 
     async def read_all(self) -> list[QueueSnapshot]:
         """Read every queue now, ordered by name.

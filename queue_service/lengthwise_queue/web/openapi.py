@@ -21,6 +21,7 @@ _MEANING = {
     404: "There is nothing of that name or id, or it belongs to another tenant",
     405: "The URL exists, but not for this method",
     409: "The request conflicts with the current state",
+    412: "The queue exists already, and `If-None-Match: *` forbids changing it",
     413: "The body is too large",
     415: "The body is not JSON, or is compressed",
     422: "The idempotency key was used for a different request",

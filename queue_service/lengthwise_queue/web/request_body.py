@@ -69,7 +69,7 @@ def parse_model(raw: bytes, model: type[M]) -> M:
     try:
         return model.model_validate_json(raw)
     except ValidationError as exc:
-        raise _wrong_field(exc) from None
+        raise wrong_field(exc) from None
 
 
 def kind_of(value: object) -> str:
@@ -110,7 +110,7 @@ def _too_large(limit: int) -> BodyTooLarge:
     )
 
 
-def _wrong_field(error: ValidationError) -> BadRequest:
+def wrong_field(error: ValidationError) -> BadRequest:
     """Report the first fault of a body; what the client sent is not quoted."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     field = ".".join(str(part) for part in first["loc"])

@@ -22,6 +22,9 @@ end
 
 redis.call("ZADD", workers, now, worker)
 redis.call("HSET", worker_info, worker, info)
+-- Nobody ticks a queue that was removed, so what a worker left there must go by itself.
+redis.call("PEXPIRE", workers, 3600000)
+redis.call("PEXPIRE", worker_info, 3600000)
 local answers = {}
 for i = 6, #ARGV, 2 do
   local id, nonce = ARGV[i], ARGV[i + 1]

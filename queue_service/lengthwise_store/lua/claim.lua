@@ -101,12 +101,14 @@ end
 
 on_many("ZREM", queue.accepted, popped)
 -- Twice as many as were claimed, so that a backlog of marks shrinks and no call does much.
-local gone, most = served(queue, taken) - last, 2 * looked + 2
+local gone, most = looked > 0 and served(queue, taken) - last or 0, 2 * looked + 2
 if redis.call("EXISTS", queue.tenants) == 1 then
   redis.call("ZADD", queue.wake, 0, "work") -- the next idle worker wakes too
 else
   redis.call("ZREM", queue.wake, "work")
-  redis.call("HSET", queue.meta, "backlog_tokens", 0) -- corrects it after an unreadable cost
+  if (redis.call("HGET", queue.meta, "backlog_tokens") or "0") ~= "0" then
+    redis.call("HSET", queue.meta, "backlog_tokens", 0) -- corrects it after an unreadable cost
+  end
   -- All jobs have started, so they would have under first come first served. No claim may follow.
   gone, most = math.huge, 500
 end

@@ -121,8 +121,11 @@ for _, worker in ipairs(redis.call("ZRANGEBYSCORE", workers, "-inf", now - worke
 end
 
 -- A page of tenants: trim their lists, and forget those that have no jobs.
-local page = redis.call("HSCAN", queue.vt, redis.call("HGET", queue.meta, "trimmed") or "0", "COUNT", 20)
-redis.call("HSET", queue.meta, "trimmed", page[1])
+local trimmed = redis.call("HGET", queue.meta, "trimmed") or "0"
+local page = redis.call("HSCAN", queue.vt, trimmed, "COUNT", 20)
+if page[1] ~= trimmed then
+  redis.call("HSET", queue.meta, "trimmed", page[1])
+end
 for i = 1, #page[2], 2 do
   local tenant = page[2][i]
   local finished, dead = queue.prefix .. "finished:" .. tenant, queue.prefix .. "dead:" .. tenant
