@@ -23,6 +23,8 @@ class JobOptions:
     ttl_ms: int | None = None
     idempotency_key: str | None = None
     job_id: str | None = None  #: Not for clients: a batch fixes the ids of its jobs beforehand.
+    once: bool = False  #: The job is never submitted again under this `job_id`.
+    request: bytes | None = None  #: What the client sent, if the job's body was made of it.
 
     def fingerprint(self, endpoint: EndpointPath, body: bytes) -> str:
         """Compute a digest that distinguishes a repeated request from another with the same key."""
