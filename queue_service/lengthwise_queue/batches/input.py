@@ -8,7 +8,8 @@ from contextlib import aclosing
 from lengthwise_queue.batches import lines as batch_lines
 from lengthwise_queue.batches.lines import InputLine
 from lengthwise_store.batches.batch import Place
-from lengthwise_store.files.store import FileGone, FileStore
+from lengthwise_store.files.file import FileGone
+from lengthwise_store.files.store import FileStore
 
 #: Lines that are read in one step, and their bytes: the part of the input that is in memory.
 GROUP_LINES = 32

@@ -18,7 +18,8 @@ from lengthwise_contract.states import JobState
 from lengthwise_queue.batches import lines
 from lengthwise_store.batches.batch import Batch, BatchStatus, LineResult, OpenLine
 from lengthwise_store.errors import JobFailed, LengthwiseError, StorageFull
-from lengthwise_store.files.store import FileStore, StoredFile
+from lengthwise_store.files.file import StoredFile
+from lengthwise_store.files.store import FileStore
 from lengthwise_store.jobs import EntryKind, OutputEntry
 from lengthwise_store.keys import BatchKeys
 from lengthwise_store.output_reader import read_end

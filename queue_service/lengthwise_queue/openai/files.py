@@ -16,7 +16,8 @@ from lengthwise_queue.openai.multipart import Field, FileBegin, FormReader
 from lengthwise_queue.service import Service, of
 from lengthwise_queue.web import openapi
 from lengthwise_queue.web.listing import openai_page
-from lengthwise_store.files.store import LONGEST_TTL_MS, FileGone, FileWriter, StoredFile
+from lengthwise_store.files.file import FileGone, StoredFile
+from lengthwise_store.files.store import LONGEST_TTL_MS, FileWriter
 
 router = APIRouter(tags=["files"], dependencies=SECURED, responses=openapi.ALWAYS)
 

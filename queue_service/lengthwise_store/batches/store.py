@@ -8,8 +8,11 @@ the counts, in one script. Called by the routes of batches and by the batch runn
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any, cast
+
+from redis.exceptions import ResponseError
 
 from lengthwise_contract.jobs import EndpointPath
 from lengthwise_store.batches.batch import (
@@ -26,6 +29,8 @@ from lengthwise_store.batches.batch import (
 from lengthwise_store.keys import BatchKeys
 from lengthwise_store.redis.errors import read
 from lengthwise_store.storage_scripts import Confirm, StorageScript, without_confirmation
+
+log = logging.getLogger(__name__)
 
 #: Batches of one tenant, at most.
 MAX_BATCHES = 10_000
@@ -109,8 +114,12 @@ class BatchStore:
         return True
 
     async def get(self, tenant: str, batch_id: str) -> Batch | None:
-        """Return a tenant's batch; None: it has none of that id."""
-        raw = await read(self._redis.hgetall(BatchKeys(batch_id).record))
+        """Return a tenant's batch; None: it has none of that id, or its record is damaged."""
+        try:
+            raw = await read(self._redis.hgetall(BatchKeys(batch_id).record))
+        except ResponseError:  # its key holds something else; the tenant's others must be listed
+            log.exception("the record of a batch cannot be read", extra={"batch_id": batch_id})
+            return None
         batch = read_batch(batch_id, raw)
         return batch if batch is not None and batch.tenant == tenant else None
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lengthwise_store.errors import StorageFull
+from lengthwise_store.files.file import FileGone, StoredFile, read_file
 from lengthwise_store.keys import FileKeys
 from lengthwise_store.redis.errors import read
 from lengthwise_store.storage_scripts import Confirm, StorageScript, without_confirmation
@@ -42,25 +43,6 @@ class FileLimits:
     tenant_bytes: int
     total_bytes: int
     ttl_ms: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredFile:
-    """A complete file. Times: ms since the epoch, by Redis."""
-
-    id: str
-    tenant: str
-    filename: str
-    purpose: str
-    bytes: int
-    blocks: int
-    created_ms: int
-    expires_ms: int
-    content: str  #: The key of its blocks.
-
-
-class FileGone(Exception):
-    """A file was deleted, or expired, while it was read."""
 
 
 class FileStore:
@@ -162,7 +144,7 @@ class FileStore:
     async def get(self, tenant: str, file_id: str) -> StoredFile | None:
         """Return a tenant's complete file; None: it has none of that id."""
         raw = await read(self._redis.get(FileKeys.record(file_id)))
-        file = None if raw is None else StoredFile(**json.loads(raw))
+        file = None if raw is None else read_file(raw)
         return file if file is not None and file.tenant == tenant else None
 
     async def page(
@@ -188,8 +170,8 @@ class FileStore:
                 return found, False
             start += len(ids)
             raws = await read(self._redis.mget([FileKeys.record(i.decode()) for i in ids]))
-            files = (StoredFile(**json.loads(raw)) for raw in raws if raw is not None)
-            found += [f for f in files if purpose is None or f.purpose == purpose]
+            files = (read_file(raw) for raw in raws if raw is not None)
+            found += [f for f in files if f is not None and purpose in (None, f.purpose)]
         return found[:limit], True
 
     async def read(self, file: StoredFile, *, first: int = 0) -> AsyncIterator[bytes]:

@@ -16,6 +16,7 @@ import redis
 
 from lengthwise_queue.openai import files as routes_files
 from lengthwise_queue.tenants.tenant import Tenant
+from lengthwise_store.keys import FileKeys
 
 LINES = b'{"custom_id": "a"}\n{"custom_id": "b"}\n'
 
@@ -235,3 +236,19 @@ def test_a_form_with_its_file_first_is_accepted(idle_front: Any) -> None:
     assert answer.status_code == 200, answer.text
     content = idle_front.http.get(f"/v1/files/{answer.json()['id']}/content")
     assert json.loads(content.content) == {}
+
+
+def test_a_record_of_a_later_release_is_read_and_a_damaged_one_hides_no_other(
+    idle_front: Any,
+) -> None:
+    client = idle_front.openai()
+    later, damaged, whole = (
+        client.files.create(file=(f"{n}", b"{}"), purpose="batch") for n in range(3)
+    )
+    with redis.Redis.from_url(idle_front.redis_url) as store:
+        record = json.loads(store.get(FileKeys.record(later.id)))
+        store.set(FileKeys.record(later.id), json.dumps(record | {"colour": "red"}))
+        store.set(FileKeys.record(damaged.id), "{")
+    assert {file.id for file in client.files.list()} == {later.id, whole.id}
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(damaged.id)
