@@ -20,15 +20,25 @@ from lengthwise_store.store import JobStore
 
 log = logging.getLogger("lengthwise_queue")
 
+#: Open answers are ended this long before the end of the grace, s, so that their jobs can be
+#: withdrawn.
+GOODBYE_S = 2.0
+
 
 class Server(uvicorn.Server):
     """A server that ends streams when it shuts down, so that their readers resume elsewhere."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting connections, and let open answers finish."""
+        """Stop accepting connections, and let open answers finish within the grace."""
         app = self.config.app
+        grace_s = float(self.config.timeout_graceful_shutdown or 0)
         if isinstance(app, FastAPI):
-            app.state.service.draining.set()
+            service = app.state.service
+            service.draining.set()
+            # uvicorn cancels what is still open at the end of the grace. Before that, clients are
+            # told what becomes of their jobs.
+            left_s = grace_s - min(GOODBYE_S, grace_s / 2)
+            asyncio.get_running_loop().call_later(left_s, service.grace_over.set)
         await super().shutdown(sockets)
 
 

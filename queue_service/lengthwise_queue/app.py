@@ -52,6 +52,8 @@ STATUS: dict[type[LengthwiseError], int] = {
     errors.KeyConflict: 422,
     errors.QueueOverloaded: 429,
     errors.QueueDraining: 503,
+    errors.SubmitUnconfirmed: 503,
+    errors.AnswerInterrupted: 503,
     store_errors.StoreUnavailable: 503,
     store_errors.NotConfirmed: 503,
     store_errors.StoreUnfit: 503,
@@ -147,8 +149,11 @@ def _error_response(error: LengthwiseError, status: int) -> Response:
         headers["Allow"] = error.allowed
     if isinstance(error, errors.NotRedrivable | errors.QueueInUse):
         headers["x-should-retry"] = "false"  # OpenAI's client repeats every 409
-    if isinstance(error, JobEnded):
+    if error.job_id is not None:
         headers[JOB_ID_HEADER] = error.job_id
+    if isinstance(error, errors.AnswerInterrupted) and error.answer_at is not None:
+        headers["x-should-retry"] = "false"  # a second job would answer the same request
+    if isinstance(error, JobEnded):
         # OpenAI's client repeats a 409 and every 5xx on its own. This job has had its attempts, so
         # the caller must decide about another one.
         headers["x-should-retry"] = "false"

@@ -29,7 +29,7 @@ Each error carries the fields of OpenAI's error object. Only `app.py` turns erro
 
 from __future__ import annotations
 
-from lengthwise_store.errors import LengthwiseError
+from lengthwise_store.errors import LengthwiseError, StoreUnavailable
 
 
 class BadRequest(LengthwiseError):
@@ -148,3 +148,44 @@ class AttemptRestarted(LengthwiseError):
 
     type = "server_error"
     code = "attempt_restarted"
+
+
+class SubmitUnconfirmed(StoreUnavailable):
+    """Redis did not answer a submit, so the job may have been stored; `job_id` names it."""
+
+    def __init__(self, cause: StoreUnavailable, repeatable: bool) -> None:
+        what = (
+            "The job may have been stored: send the request again with the same "
+            "`Idempotency-Key`, which finds it or submits it."
+            if repeatable
+            else "If the job was stored, it is cancelled when Redis answers; a worker may claim it "
+            "before that. Send the request again for a new job."
+        )
+        super().__init__(f"{cause.problem} {what}", retry_after_s=cause.retry_after_s)
+
+
+class AnswerInterrupted(StoreUnavailable):
+    """The client waits for an answer that this replica cannot read; `job_id` names its job.
+
+    `answer_at`: the URL at which the answer can be read later, if the client has no key to repeat
+    the request with.
+    """
+
+    code = "answer_interrupted"
+
+    def __init__(
+        self, problem: str, *, job_id: str, repeatable: bool, answer_at: str | None = None
+    ) -> None:
+        job = f"The request was accepted as job {job_id}"
+        if repeatable:
+            what = f"{job}: send it again with the same `Idempotency-Key` to get its answer."
+        elif answer_at is not None:
+            what = f"{job}, which continues: GET {answer_at} returns its answer."
+        else:
+            what = (
+                f"{job}, which is now cancelled; while Redis is away a worker may still run it "
+                f"(GET /v1/jobs/{job_id}). Send it again for a new job."
+            )
+        super().__init__(f"{problem} {what}", retry_after_s=1)
+        self.job_id = job_id
+        self.answer_at = answer_at

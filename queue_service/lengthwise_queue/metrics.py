@@ -22,6 +22,7 @@ from prometheus_client import (
 )
 
 from lengthwise_queue.background import store_metrics, tenant_metrics
+from lengthwise_queue.background.withdrawals import Withdrawal
 from lengthwise_queue.errors import BadRequest, KeyConflict, QueueOverloaded
 from lengthwise_queue.prediction.client import Fallback
 from lengthwise_queue.scheduling.snapshot import QueueSnapshot
@@ -119,6 +120,14 @@ class Metrics:
         self.unauthorized = self._counter(
             "unauthorized_total", "Requests whose API key was missing or wrong"
         )
+        self._withdrawals = self._counter(
+            "withdrawals_total", "Jobs that no client waited for any more, by outcome", "outcome"
+        )
+        self.withdrawals_pending = Gauge(
+            "lengthwise_withdrawals_pending",
+            "Jobs that no client waits for and that are still to be cancelled",
+            registry=self.registry,
+        )
         self._queues = store_metrics.QueueMetrics(LENGTH_BUCKETS)
         self.registry.register(self._queues)
         self.store_up = Gauge(
@@ -136,6 +145,8 @@ class Metrics:
         )
         for outcome in ("repriced", "too_late", "never_came", "store_away"):
             self.late_predictions.labels(outcome)
+        for withdrawal in Withdrawal:
+            self._withdrawals.labels(withdrawal)
         for reason in Fallback:  # an alert cannot use a counter that does not exist yet
             self.fallbacks.labels(reason)
 
@@ -151,6 +162,10 @@ class Metrics:
     def fell_back(self, reason: Fallback) -> None:
         """Count a job that was priced without a prediction."""
         self.fallbacks.labels(reason).inc()
+
+    def withdrew(self, outcome: Withdrawal) -> None:
+        """Count a job whose withdrawal ended."""
+        self._withdrawals.labels(outcome).inc()
 
     def show_memory(self, primaries: Iterable[tuple[int, int]]) -> None:
         """Set the gauges of Redis's memory.

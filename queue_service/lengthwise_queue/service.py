@@ -12,10 +12,10 @@ from starlette.requests import Request
 
 from lengthwise_queue.admission.prompt_length import PromptLength
 from lengthwise_queue.admission.submit import Admission
-from lengthwise_queue.admission.withdraw import withdraw
 from lengthwise_queue.background.fallback_controller import FallbackController
 from lengthwise_queue.background.idle_queue_ticker import IdleQueueTicker
 from lengthwise_queue.background.tasks import BackgroundTasks
+from lengthwise_queue.background.withdrawals import Withdrawals
 from lengthwise_queue.metrics import Metrics
 from lengthwise_queue.prediction.client import PredictorClient
 from lengthwise_queue.prediction.predictors import Predictors
@@ -66,6 +66,8 @@ class Service:
             ),
         )
         self.tasks = BackgroundTasks()
+        self.withdrawals = Withdrawals(store, self.metrics.withdrew)
+        self.metrics.withdrawals_pending.set_function(lambda: len(self.withdrawals))
         self.admission = Admission(
             store=store,
             queue_cache=self.queue_cache,
@@ -74,8 +76,10 @@ class Service:
             weight_of=tenants.weight,
             metrics=self.metrics,
             tasks=self.tasks,
+            withdrawals=self.withdrawals,
         )
         self.draining = asyncio.Event()  #: The process stops soon: streams reconnect elsewhere.
+        self.grace_over = asyncio.Event()  #: The process stops now: open answers end.
         self._fallback_controller = FallbackController(store, self.queue_cache)
         self._idle_queue_ticker = IdleQueueTicker(store)
         self._loops: list[asyncio.Task[None]] = []
@@ -89,16 +93,13 @@ class Service:
         ):
             self._loops.append(asyncio.create_task(work))
 
-    async def withdraw(self, queue: str, job_id: str, reason: str) -> None:
-        """Cancel a job that no client waits for; try again while Redis does not answer."""
-        await withdraw(self.store, queue, job_id, reason)
-
     async def aclose(self) -> None:
         """End the background work and close every connection."""
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         await self.tasks.aclose()
+        await self.withdrawals.aclose()
         await self.predictors.aclose()
         await self.store.aclose()
 

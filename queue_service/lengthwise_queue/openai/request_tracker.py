@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from lengthwise_contract.states import JobState
 from lengthwise_queue.admission.submit import SubmittedJob
+from lengthwise_queue.errors import AnswerInterrupted
 from lengthwise_queue.metrics import length_bucket
 from lengthwise_queue.service import Service
 from lengthwise_queue.web.server_sent_events import KEEP_ALIVE_S
@@ -37,8 +38,10 @@ class RequestTracker:
     service: Service
     job: SubmittedJob
     started_s: float  #: When the request came, `time.perf_counter`.
+    answer_at: str | None = None  #: The URL that returns the answer later; None: there is none.
     first_s: float | None = None  #: From `started_s` to the first piece of the answer.
     end: JobEnd | None = None  #: How the job ended; None: it has not.
+    ended_ms: float | None = None  #: When it ended, ms since the epoch by Redis.
 
     @property
     def job_id(self) -> str:
@@ -75,6 +78,7 @@ class RequestTracker:
             self.service.metrics.ttft.labels(self.job.queue).observe(self.first_s)
         elif entry.kind is EntryKind.END:
             self.end = read_end(entry)
+            self.ended_ms = float(entry.id.partition("-")[0])
 
     def problem(self) -> JobEnded | None:
         """Return why the job has no answer; None: it has one, or has not ended yet."""
@@ -85,17 +89,47 @@ class RequestTracker:
         if self.end is not None:
             return
         self._count("client_disconnected")
+        if not self._repeatable:
+            self._withdraw("client disconnected")
+
+    def interrupted(self, problem: str) -> AnswerInterrupted:
+        """Make the error of a client whose answer cannot be read here, and count it.
+
+        The job is cancelled, unless the client can get its answer in another way.
+
+        Args:
+            problem: Why it cannot be read, in a sentence.
+        """
+        self._log_answer("broken")
+        if not self._repeatable and self.answer_at is None:
+            self._withdraw("answer interrupted")
+        return AnswerInterrupted(
+            problem,
+            job_id=self.job_id,
+            repeatable=self._repeatable,
+            answer_at=self.answer_at,
+        )
+
+    @property
+    def _repeatable(self) -> bool:
         # A client with an idempotency key means to repeat the request, and to find the job.
-        if self.job.new.idempotency_key is None:
-            self.service.tasks.start(
-                self.service.withdraw(self.job.queue, self.job_id, "client disconnected")
-            )
+        return self.job.new.idempotency_key is not None
+
+    def _withdraw(self, reason: str) -> None:
+        job = self.job.new
+        self.service.withdrawals.add(
+            self.job.queue, self.job_id, lifetime_ms=job.delay_ms + job.ttl_ms, reason=reason
+        )
 
     def answered(self) -> None:
         """Record that the client was sent everything that it will get."""
-        took_s = time.perf_counter() - self.started_s
         state = None if self.end is None else self.end.state
-        outcome = "broken" if state is None else _OUTCOMES.get(state, "failed")
+        self._log_answer("broken" if state is None else _OUTCOMES.get(state, "failed"))
+        if state is JobState.SUCCEEDED:
+            self.service.tasks.start(self._measure())
+
+    def _log_answer(self, outcome: str) -> None:
+        took_s = time.perf_counter() - self.started_s
         self._count(outcome)
         self.service.metrics.e2e.labels(self.job.queue).observe(took_s)
         log.info(
@@ -110,8 +144,6 @@ class RequestTracker:
                 "output_tokens": None if self.end is None else self.end.output_tokens,
             },
         )
-        if state is JobState.SUCCEEDED:
-            self.service.tasks.start(self._measure())
 
     def _count(self, outcome: str) -> None:
         self.service.metrics.requests.labels(self.job.queue, outcome).inc()

@@ -67,6 +67,7 @@ class EventStream(Response):
             return
         except ReplicaStopping:
             complete = False
+            await self._on_stopping(send)
         else:
             complete = True
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -78,6 +79,9 @@ class EventStream(Response):
 
     async def _send(self, send: Send, data: bytes) -> None:
         await send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def _on_stopping(self, send: Send) -> None:
+        """Called when the stream stops because of `unless`; may send a last event."""
 
     def _on_disconnect(self) -> None:
         """Called when the client closed the connection."""

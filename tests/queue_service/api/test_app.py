@@ -9,7 +9,6 @@ import logging
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -144,21 +143,6 @@ def test_an_unknown_url_is_answered_in_openais_form(
 # ------------------------------------------------------------------------------- outages
 
 
-@pytest.fixture
-def mortal_valkey(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[ValkeyServer]:
-    """A Valkey that only this test uses, and that keeps its data across a restart."""
-    server = ValkeyServer(
-        port=free_port(),
-        data_dir=tmp_path,
-        persist=True,
-        config={"maxmemory-policy": "noeviction", "appendonly": "yes", "appendfsync": "always"},
-    )
-    server.start()
-    yield server
-    if server.is_running():
-        server.stop()
-
-
 def url_of(server: ValkeyServer) -> str:
     return f"redis://127.0.0.1:{server.port}/0"
 
@@ -280,13 +264,18 @@ def test_a_job_whose_acceptance_was_not_confirmed_is_withdrawn_or_found_again(
     monkeypatch.setattr(store, "submit", reply_is_lost)
     headers = {} if key is None else {"Idempotency-Key": key}
     body, queue = {"body": idle_front.chat()}, f"/v1/queues/{idle_front.model}"
-    assert idle_front.http.post("/v1/jobs", json=body, headers=headers).status_code == 503
+    answer = idle_front.http.post("/v1/jobs", json=body, headers=headers)
+    assert answer.status_code == 503
+    job_id = answer.json()["error"]["job_id"]
+    assert answer.headers["x-lengthwise-job-id"] == job_id
     monkeypatch.undo()
     if key is None:
-        until(lambda: idle_front.http.get(queue).json()["cancelled"] == 1, "it is withdrawn")
+        until(lambda: idle_front.job(job_id)["state"] == "cancelled", "it is withdrawn")
+        assert idle_front.metric("withdrawals_total", outcome="withdrawn") == 1
     else:
         again = idle_front.http.post("/v1/jobs", json=body, headers=headers)
         assert (again.status_code, again.json()["state"]) == (200, "queued")
+        assert again.json()["id"] == job_id
         assert idle_front.http.get(queue).json()["accepted"] == 1
 
 

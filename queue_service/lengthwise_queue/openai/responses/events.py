@@ -22,6 +22,7 @@ from lengthwise_queue.openai.responses.response_object import (
     text_part,
 )
 from lengthwise_queue.openai.splicer import Splicer
+from lengthwise_store.errors import LengthwiseError
 from lengthwise_store.jobs import EntryKind, OutputEntry
 from lengthwise_store.output_reader import read_end
 from lengthwise_store.responses.record import ResponseRecord
@@ -63,6 +64,20 @@ class EventBuilder:
         except AttemptRestarted as exc:
             self.ended = True
             return [self._event("error", code=exc.code, message=exc.message, param=None)]
+
+    def interrupted(self, error: LengthwiseError) -> JsonObject:
+        """Return the event for an answer that cannot be read here.
+
+        It has the number of the event before it, so that no number is missing for a reader who
+        resumes.
+        """
+        return {
+            "type": "error",
+            "sequence_number": max(self._next - 1, 0),
+            "code": error.code,
+            "message": error.message,
+            "param": None,
+        }
 
     def _chunk(self, data: bytes | None) -> list[JsonObject]:
         events: list[JsonObject] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import uuid_utils
@@ -12,20 +13,18 @@ from fastapi import APIRouter, Query, Request
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from lengthwise_contract.states import TERMINAL, JobState
+from lengthwise_contract.states import TERMINAL
 from lengthwise_queue.admission.job_options import JobOptions, key_from
 from lengthwise_queue.admission.parsed_request import ParsedRequest
 from lengthwise_queue.admission.submit import SubmittedJob
 from lengthwise_queue.auth import SECURED, tenant_of
 from lengthwise_queue.errors import BadRequest, ObjectNotFound
 from lengthwise_queue.openai.chat import CHAT
+from lengthwise_queue.openai.delivery import JOB_ID_HEADER
 from lengthwise_queue.openai.partial_response import partial_response
 from lengthwise_queue.openai.request_tracker import RequestTracker
-from lengthwise_queue.openai.responses.request import (
-    ResponseRequest,
-    TranslatedRequest,
-    translate,
-)
+from lengthwise_queue.openai.responses import conversation
+from lengthwise_queue.openai.responses.request import ResponseRequest, translate
 from lengthwise_queue.openai.responses.response_object import (
     AssembledMessage,
     message_of,
@@ -74,11 +73,15 @@ async def create_response(request: Request) -> Response:
     """
     started_s = time.perf_counter()
     service, tenant = of(request), tenant_of(request)
+    limit = service.settings.max_body_bytes
     with service.metrics.counting_refusals(), _params_of_the_client():
-        raw = await read_body(request, service.settings.max_body_bytes)
+        raw = await read_body(request, limit)
         translated = translate(parse_object(raw))
-        earlier = await _earlier_messages(service, tenant.name, translated)
-        chat = translated.chat_request(earlier)
+        earlier = await conversation.continued(service, tenant.name, translated)
+        chat = translated.chat_request(earlier.messages)
+        body = to_json(chat)
+        if earlier.previous is not None and len(body) > limit:
+            raise conversation.too_long(len(body), limit)
         parsed = CHAT.parse(chat)
         key = key_from(request.headers.get("idempotency-key"))
         snapshot = await service.queue_cache.get(tenant, parsed.model)
@@ -93,22 +96,26 @@ async def create_response(request: Request) -> Response:
         background=translated.background,
         echo=translated.echo,
         items=translated.input_items,
-        turns=earlier + translated.messages,
+        earlier=earlier.ids,
     )
     if translated.store:
-        await service.responses.put(record, snapshot.settings.request_ttl_ms + KEEP_MS)
-    options = JobOptions(idempotency_key=key, job_id=job_id)
-    job = await _submit(request, record, to_json(chat), parsed, options)
-    if job.accepted.duplicate:
-        # The idempotency key was used before, so the first request's response is the answer.
-        service.tasks.start(_forget(service, record))
-        record = await _record(request, response_id(job.accepted.id))
-    if translated.background:
-        service.metrics.requests.labels(job.queue, "accepted").inc()
-        if translated.stream:
-            return ResponseEventStream(service, record)
-        return _json(await _view(service, record))
-    tracker = RequestTracker(service, job, started_s)
+        ttl_ms = snapshot.settings.request_ttl_ms + KEEP_MS
+        if earlier.previous is not None:
+            await service.responses.put_turn(earlier.previous, earlier.last_turn, ttl_ms)
+        await service.responses.put(record, ttl_ms)
+    options = JobOptions(idempotency_key=key, job_id=job_id, once=True, request=raw)
+    job = await _submit(request, record, body, parsed, options)
+    with _naming(job):
+        record = await _record_of(request, record, job, stored=translated.store)
+        if translated.background:
+            service.metrics.requests.labels(job.queue, "accepted").inc()
+            if translated.stream:
+                return ResponseEventStream(service, record)
+            if not job.accepted.duplicate:
+                return _json(response_object(record, "queued", AssembledMessage()), job)
+            return _json(await _view(service, record), job)
+    at = f"/v1/responses/{record.id}" if translated.store else None
+    tracker = RequestTracker(service, job, started_s, answer_at=at)
     if translated.stream:
         return ResponseEventStream(service, record, tracker=tracker)
     return await deliver(tracker, record, request.receive)
@@ -216,12 +223,35 @@ async def _submit(
     try:
         return await service.admission.submit(tenant_of(request), CHAT.path, chat, parsed, options)
     except LengthwiseError as exc:
-        service.tasks.start(_forget(service, record))
-        if isinstance(exc, StoreUnavailable):
-            # The job may have been stored all the same, while its client gets an error.
-            service.tasks.start(
-                service.withdraw(record.queue, record.job_id, "submit was not confirmed")
-            )
+        # With a key, the job may have been stored, and the repeated request finds its record.
+        if options.idempotency_key is None or not isinstance(exc, StoreUnavailable):
+            service.tasks.start(_forget(service, record))
+        raise
+
+
+async def _record_of(
+    request: Request, own: ResponseRecord, job: SubmittedJob, *, stored: bool
+) -> ResponseRecord:
+    """Return the record of a job: of the first request, if the idempotency key was used before."""
+    found = response_id(job.accepted.id)
+    if not stored:
+        # The first request was the same, so its record is this one.
+        created_ms = int(job.accepted.accepted_ms)
+        return replace(own, id=found, job_id=job.accepted.id, created_ms=created_ms)
+    if not job.accepted.duplicate:
+        return own
+    service = of(request)
+    service.tasks.start(_forget(service, own))
+    return await _record(request, found)
+
+
+@contextlib.contextmanager
+def _naming(job: SubmittedJob) -> Iterator[None]:
+    """Make errors name the job, which was accepted."""
+    try:
+        yield
+    except StoreUnavailable as exc:
+        exc.job_id = job.accepted.id
         raise
 
 
@@ -229,25 +259,6 @@ async def _forget(service: Service, record: ResponseRecord) -> None:
     """Drop the record of a response that was not accepted."""
     with contextlib.suppress(StoreUnavailable):  # then it expires
         await service.responses.drop(record.id)
-
-
-async def _earlier_messages(
-    service: Service, tenant: str, translated: TranslatedRequest
-) -> list[dict[str, Any]]:
-    """Return the messages of the conversation that the response continues."""
-    if translated.previous_response_id is None:
-        return []
-    record = await service.responses.get(tenant, translated.previous_response_id)
-    job = None if record is None else await service.store.get(record.queue, record.job_id)
-    if record is None or job is None or job.state is not JobState.SUCCEEDED:
-        raise BadRequest(
-            "`previous_response_id` must name a response of yours that is complete and still kept "
-            "(an hour). Send the earlier turns in `input` instead.",
-            param="previous_response_id",
-            code="previous_response_not_found",
-        )
-    message = message_of(await partial_response(service.store, job))
-    return [*record.turns, message.as_chat_message()]
 
 
 async def _record(request: Request, response_id: str) -> ResponseRecord:
@@ -291,5 +302,6 @@ async def _view(service: Service, record: ResponseRecord) -> dict[str, Any]:
     )
 
 
-def _json(body: dict[str, Any]) -> Response:
-    return Response(to_json(body), media_type="application/json")
+def _json(body: dict[str, Any], job: SubmittedJob | None = None) -> Response:
+    headers = {} if job is None else {JOB_ID_HEADER: job.accepted.id}
+    return Response(to_json(body), media_type="application/json", headers=headers)

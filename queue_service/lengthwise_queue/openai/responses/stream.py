@@ -10,21 +10,17 @@ from collections.abc import AsyncGenerator
 
 from pydantic_core import to_json
 from starlette.responses import Response
-from starlette.types import Receive, Send
+from starlette.types import Receive, Scope, Send
 
 from lengthwise_queue.openai.assemble import assemble
 from lengthwise_queue.openai.chat import CHAT
-from lengthwise_queue.openai.delivery import JOB_ID_HEADER
+from lengthwise_queue.openai.delivery import JOB_ID_HEADER, STOPS, all_chunks, json_answer
 from lengthwise_queue.openai.endpoint import JsonObject
 from lengthwise_queue.openai.request_tracker import RequestTracker
 from lengthwise_queue.openai.responses.events import EventBuilder
 from lengthwise_queue.openai.responses.response_object import message_of, response_object
 from lengthwise_queue.service import Service
-from lengthwise_queue.web.disconnect import (
-    CLIENT_CLOSED_REQUEST,
-    ClientDisconnected,
-    while_connected,
-)
+from lengthwise_queue.web.disconnect import CLIENT_CLOSED_REQUEST
 from lengthwise_queue.web.server_sent_events import KEEP_ALIVE, KEEP_ALIVE_S, EventStream, event
 from lengthwise_store.errors import JobFailed, StoreUnavailable
 from lengthwise_store.jobs import OutputEntry
@@ -37,31 +33,23 @@ async def deliver(tracker: RequestTracker, record: ResponseRecord, receive: Rece
 
     Raises:
         JobEnded: The job has no answer; carries the engine's own error, if there is one.
-        StoreUnavailable: Redis did not answer for too long.
+        AnswerInterrupted: Redis did not answer for too long, or this replica stops.
     """
-    try:
-        chunks = await while_connected(receive, tracker.all_chunks())
-    except ClientDisconnected:
-        tracker.client_disconnected()
+    chunks = await all_chunks(tracker, receive)
+    if chunks is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    tracker.answered()
-    problem, end = tracker.problem(), tracker.end
+    end = tracker.end
     completion = assemble(
         CHAT,
         chunks,
         prompt_tokens=None if end is None else end.prompt_tokens,
         output_tokens=None if end is None else end.output_tokens,
     )
-    if problem is None and completion is None:
-        problem = JobFailed.answer_missing(tracker.job_id)
-    if problem is not None:
-        raise problem
+    if completion is None:
+        raise JobFailed.answer_missing(tracker.job_id)
     message = message_of(completion)
-    completed_ms = await tracker.service.responses.now_ms(record.id)
-    body = response_object(record, message.final_status(), message, completed_ms=completed_ms)
-    return Response(
-        to_json(body), media_type="application/json", headers={JOB_ID_HEADER: tracker.job_id}
-    )
+    body = response_object(record, message.final_status(), message, completed_ms=tracker.ended_ms)
+    return json_answer(tracker, to_json(body))
 
 
 class ResponseEventStream(EventStream):
@@ -88,15 +76,27 @@ class ResponseEventStream(EventStream):
             after: Only events with a higher sequence number are sent.
         """
         super().__init__(
-            {JOB_ID_HEADER: record.job_id}, unless=service.draining if tracker is None else None
+            {JOB_ID_HEADER: record.job_id},
+            unless=service.draining if tracker is None else service.grace_over,
         )
         self._service = service
         self._record = record
         self._tracker = tracker
         self._after = after
+        self._builder = EventBuilder(record)
+        self._interrupted = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        try:
+            await super().__call__(scope, receive, send)
+        except BaseException:
+            if self._tracker is not None and not self._interrupted:
+                self._tracker.interrupted("")  # no one is left to read the answer
+            raise
 
     async def _send_events(self, send: Send) -> None:
-        builder = EventBuilder(self._record)
+        builder = self._builder
         await self._send_all(send, builder.begin())
         try:
             async with contextlib.aclosing(self._output()) as batches:
@@ -109,15 +109,28 @@ class ResponseEventStream(EventStream):
                     await self._send_all(send, events)
                     if builder.ended:
                         return
-        except StoreUnavailable:
-            return  # the stream breaks off without an end: a reader resumes, and then gets a 503
+        except StoreUnavailable as exc:
+            await self._interrupt(send, exc.problem)
+
+    async def _on_stopping(self, send: Send) -> None:
+        await self._interrupt(send, STOPS)
+
+    async def _interrupt(self, send: Send, problem: str) -> None:
+        """End the stream of a client that created the response.
+
+        Other streams break off without an end: their readers resume.
+        """
+        if self._tracker is not None:
+            self._interrupted = True
+            error = self._builder.interrupted(self._tracker.interrupted(problem))
+            await self._send(send, event(to_json(error), name=error["type"]))
 
     def _on_disconnect(self) -> None:
-        if self._tracker is not None:
+        if self._tracker is not None and not self._interrupted:
             self._tracker.client_disconnected()
 
     def _on_complete(self) -> None:
-        if self._tracker is not None:
+        if self._tracker is not None and not self._interrupted:
             self._tracker.answered()
 
     def _output(self) -> AsyncGenerator[list[OutputEntry]]:
