@@ -30,6 +30,25 @@ class FaultKind(StrEnum):
     FUNCTION_FLUSH = "function_flush"
     CLOCK_JUMP = "clock_jump"
     PAUSE = "pause"
+    ENGINE_500 = "engine_500"
+    ENGINE_404 = "engine_404"
+    ENGINE_OTHER_MODEL = "engine_other_model"
+    ENGINE_HANG = "engine_hang"
+    ENGINE_HANG_MIDWAY = "engine_hang_midway"
+    ENGINE_GARBAGE = "engine_garbage"
+    ENGINE_LUMPS = "engine_lumps"
+    HALF_OPEN_WORKER = "half_open_worker"
+    HALF_OPEN_SERVICE = "half_open_service"
+    HALF_OPEN_ENGINE = "half_open_engine"
+    HALF_OPEN_CLIENT = "half_open_client"
+    SERVICE_SETTINGS = "service_settings"
+    QUEUE_POLICY = "queue_policy"
+    SETTINGS_RACE = "settings_race"
+    LONG_OUTAGE = "long_outage"
+
+
+#: The faults of an engine. One of a run's engines at most is sick at a time.
+ENGINE_FAULTS = frozenset(kind for kind in FaultKind if kind.startswith("engine_"))
 
 
 #: Kind of fault -> its description. docs/research/chaos.md prints it.
@@ -51,6 +70,28 @@ DESCRIPTIONS = {
     FaultKind.FUNCTION_FLUSH: "the primary drops all functions",
     FaultKind.CLOCK_JUMP: "the clocks of a worker and of a service jump by an hour",
     FaultKind.PAUSE: "no fault, but as disruptive: the queue is paused for up to 2 s under load",
+    FaultKind.ENGINE_500: "an engine answers every request with a 500, for up to 4 s",
+    FaultKind.ENGINE_404: "an engine answers every request with a 404, though it lists the model",
+    FaultKind.ENGINE_OTHER_MODEL: "an engine lists and serves a model of another name",
+    FaultKind.ENGINE_HANG: "an engine accepts requests and sends nothing, for up to 7 s; then it "
+    "breaks them off, or hangs on until they are closed",
+    FaultKind.ENGINE_HANG_MIDWAY: "as `engine_hang`, after half of each answer",
+    FaultKind.ENGINE_GARBAGE: "an engine answers 200 with HTML, bytes, other JSON, nothing, or "
+    "half of an answer, with or without its last event",
+    FaultKind.ENGINE_LUMPS: "an engine sends whole answers in one write, the first behind 9,000 "
+    "events without text, or in writes of 7 bytes",
+    FaultKind.HALF_OPEN_WORKER: "the connections of a worker to Redis forward nothing more, or "
+    "nothing in one direction, and stay open; new ones work",
+    FaultKind.HALF_OPEN_SERVICE: "the same for a queue service and Redis",
+    FaultKind.HALF_OPEN_ENGINE: "the same for a worker and its engine",
+    FaultKind.HALF_OPEN_CLIENT: "the same for the clients of a queue service",
+    FaultKind.SERVICE_SETTINGS: "a queue service is restarted, gently or not, with other settings: "
+    "a lower body limit, no predictor, short leases and windows of batches, no grace",
+    FaultKind.QUEUE_POLICY: "the queue is served by another policy, for up to 2 s",
+    FaultKind.SETTINGS_RACE: "all settings writers write at once, one of them all settings, while "
+    "a worker restarts and publishes what it knows",
+    FaultKind.LONG_OUTAGE: "Redis is away for longer than a waiting client waits for it (60 s), "
+    "once in a run of 20,000 jobs or more",
 }
 
 
@@ -67,12 +108,16 @@ class Fault:
     force: float
 
 
+#: The kinds of a plan, unless it names others. `LONG_OUTAGE` takes over a minute, and is added once
+#: to a long run.
+USUAL_KINDS = tuple(kind for kind in FaultKind if kind is not FaultKind.LONG_OUTAGE)
+
 #: A run of at least this many jobs has this many faults of every kind by default.
 LONG_RUN, OF_EVERY_KIND = 20_000, 50
 
 
 def plan(
-    seed: int, jobs: int, kinds: Sequence[FaultKind] = tuple(FaultKind), per_kind: int | None = None
+    seed: int, jobs: int, kinds: Sequence[FaultKind] = USUAL_KINDS, per_kind: int | None = None
 ) -> list[Fault]:
     """Make the faults of a run, in the order of `at`. Kinds come in shuffled rounds.
 
@@ -93,12 +138,15 @@ def plan(
     order: list[FaultKind] = []
     while len(order) < count:
         order += rng.sample(kinds, len(kinds))
+    order = order[:count]
+    if tuple(kinds) == USUAL_KINDS and jobs >= LONG_RUN:
+        order.insert(count // 2, FaultKind.LONG_OUTAGE)
     return [
         Fault(
-            at=int(jobs * (i + rng.uniform(0.2, 0.8)) / count),
-            kind=order[i],
+            at=int(jobs * (i + rng.uniform(0.2, 0.8)) / len(order)),
+            kind=kind,
             aim=rng.random(),
             force=rng.random(),
         )
-        for i in range(count)
+        for i, kind in enumerate(order)
     ]

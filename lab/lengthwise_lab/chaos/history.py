@@ -11,9 +11,14 @@ happen) or `info` (unknown: the reply was lost). One process writes it, so the l
 | cancel | ref, id; ok: state, requested |
 | conflict | ref, status: the response to a different request under its key |
 | chat | ref, id, text, tries: an OpenAI stream; fail: the job ended without an answer |
+| refused | ref, key, status, code, id: an error that answered a submit; id: the job it names |
+| left | ref, id, status: a client without a key is gone, and has no answer |
 | price | id, predicted_ms, ...: the parts of a job's due time |
 | read | ref, id, entries, connections: what one reader saw in all its connections; ok: to the end |
-| execute | ref, run: an engine call; ok: the answer was complete |
+| execute | ref, run, worker, sick: an engine call; ok: the answer was complete |
+| batch | ref, lines, fates; ok: id, status, cancelled, counts, results; info: it has not ended |
+| setting | values: a write of some settings; fail: it was refused |
+| settings | values: a read of the settings |
 | fault | kind, at: a fault of the nemesis |
 | peek | id, by, status: the response to another tenant |
 | internal_error | where: a response with status 500 |
@@ -47,6 +52,7 @@ class History:
         self.path = path
         self._file: TextIO = path.open("w", encoding="utf-8")
         self._start_s = time.monotonic()
+        self.start_ms = time.time() * 1000  #: The start of the run, ms since the epoch.
 
     def __enter__(self) -> History:
         """Return the history. The file is open."""

@@ -5,14 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redis.exceptions import RedisError
 
-from lengthwise_lab.chaos.faults import Fault, FaultKind
+from lengthwise_lab.chaos.clients.settings_writers import SettingsWriters
+from lengthwise_lab.chaos.faults import ENGINE_FAULTS, Fault, FaultKind
 from lengthwise_lab.chaos.history import History
-from lengthwise_lab.chaos.system.processes import QUEUE, Process, System
+from lengthwise_lab.chaos.nemesis_actions import (
+    Action,
+    engine_actions,
+    network_actions,
+    pick,
+    settings_actions,
+)
+from lengthwise_lab.chaos.system.model_server import ModelServer
+from lengthwise_lab.chaos.system.processes import QUEUE, System
 from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.queues import Mode
 from lengthwise_store.store import JobStore
@@ -27,9 +35,21 @@ _TRIES, _RETRY_S = 5, 1.0
 class Nemesis:
     """Carries out a plan."""
 
-    def __init__(self, system: System, faults: list[Fault], history: History) -> None:
+    def __init__(
+        self,
+        system: System,
+        engine: ModelServer,
+        writers: SettingsWriters,
+        faults: list[Fault],
+        history: History,
+    ) -> None:
         """Store the plan. `faults`: in the order of `at`."""
         self.started = 0  #: Number of faults that have started.
+        self._more = (
+            engine_actions(system, engine)
+            | network_actions(system)
+            | settings_actions(system, writers)
+        )
         self._system, self._faults, self._history = system, faults, history
         self._moved = asyncio.Condition()
         self._submitted = 0
@@ -48,22 +68,23 @@ class Nemesis:
     async def run(self) -> None:
         """Carry out the plan; return when the last fault is over.
 
-        Faults follow one another. Only a stopped worker overlaps with the next fault, because fifty
-        of them in sequence would take four minutes.
+        Faults follow one another. Only a stopped worker, a sick engine and other settings of a
+        service overlap with the next faults, because fifty of each in sequence would take minutes.
         """
         async with asyncio.TaskGroup() as group:
-            stopped: asyncio.Task[None] | None = None
+            lasting: dict[str, asyncio.Task[None]] = {}
             for fault in self._faults:
                 async with self._moved:
                     await self._moved.wait_for(lambda at=fault.at: self._submitted >= at)  # type: ignore[misc]
                     self.started += 1
                     self._moved.notify_all()
-                if fault.kind is not FaultKind.STOP_WORKER:
+                lane = _lane(fault.kind)
+                if lane is None:
                     await self._do(fault)
                     continue
-                if stopped is not None:
-                    await stopped
-                stopped = group.create_task(self._do(fault))
+                if lane in lasting:
+                    await lasting[lane]
+                lasting[lane] = group.create_task(self._do(fault))
 
     async def _do(self, fault: Fault) -> None:
         for _ in range(_TRIES):
@@ -78,7 +99,7 @@ class Nemesis:
                 self._history.write("fault", "ok", kind=fault.kind, at=fault.at, **fields)
                 return
 
-    def _actions(self) -> dict[FaultKind, Callable[[Fault], Awaitable[dict[str, Any]]]]:
+    def _actions(self) -> dict[FaultKind, Action]:
         return {
             FaultKind.KILL_WORKER: self._kill_worker,
             FaultKind.STOP_WORKER: self._stop_worker,
@@ -95,17 +116,18 @@ class Nemesis:
             FaultKind.FUNCTION_FLUSH: self._function_flush,
             FaultKind.CLOCK_JUMP: self._clock_jump,
             FaultKind.PAUSE: self._pause,
+            **self._more,
         }
 
     # ------------------------------------------------------------------ processes
 
     async def _kill_worker(self, fault: Fault) -> dict[str, Any]:
-        victim = _pick(self._system.workers, fault.aim)
+        victim = pick(self._system.workers, fault.aim)
         victim.signal(signal.SIGKILL)
         return {"victim": victim.name}
 
     async def _stop_worker(self, fault: Fault) -> dict[str, Any]:
-        victim = _pick(self._system.workers, fault.aim)
+        victim = pick(self._system.workers, fault.aim)
         lease_s = self._system.sizes.lease_ms / 1000
         victim.signal(signal.SIGSTOP)
         try:
@@ -115,20 +137,20 @@ class Nemesis:
         return {"victim": victim.name, "seconds": round(lease_s * (1.3 + fault.force), 3)}
 
     async def _term_worker(self, fault: Fault) -> dict[str, Any]:
-        victim = _pick(self._system.workers, fault.aim)
+        victim = pick(self._system.workers, fault.aim)
         victim.signal(signal.SIGTERM)
         return {"victim": victim.name}
 
     async def _kill_service(self, fault: Fault) -> dict[str, Any]:
-        victim = _pick(self._system.services, fault.aim)
+        victim = pick(self._system.services, fault.aim)
         victim.signal(signal.SIGKILL)
         return {"victim": victim.name}
 
     async def _clock_jump(self, fault: Fault) -> dict[str, Any]:
         hours = {}
         for victim in (
-            _pick(self._system.workers, fault.aim),
-            _pick(self._system.services, fault.aim),
+            pick(self._system.workers, fault.aim),
+            pick(self._system.services, fault.aim),
         ):
             # From the right time to a wrong one, or back: a clock is off by an hour at most.
             started = f"{victim.name} {victim.starts}"
@@ -212,9 +234,9 @@ class Nemesis:
         try:
             await store.set_mode(QUEUE, Mode.PAUSED)
             try:
-                from_ms = await _clock_ms(primary.client)
+                from_ms = await primary.clock_ms()
                 await asyncio.sleep(0.5 + 1.5 * fault.force)
-                to_ms = await _clock_ms(primary.client)
+                to_ms = await primary.clock_ms()
             finally:
                 await store.set_mode(QUEUE, Mode.OPEN)
         finally:
@@ -250,10 +272,8 @@ class Nemesis:
         return {"delay_s": round(0.02 + 0.2 * fault.force, 3)}
 
 
-async def _clock_ms(client: Any) -> float:
-    seconds, micros = await client.time()
-    return float(seconds * 1000 + micros / 1000)
-
-
-def _pick(processes: list[Process], aim: float) -> Process:
-    return processes[int(aim * len(processes))]
+def _lane(kind: FaultKind) -> str | None:
+    """Return the lane of a fault that overlaps with the faults of other lanes; None: of no lane."""
+    if kind in ENGINE_FAULTS:
+        return "engine"
+    return kind if kind in (FaultKind.STOP_WORKER, FaultKind.SERVICE_SETTINGS) else None

@@ -18,20 +18,27 @@ from lengthwise_lab.chaos import auditor, faults
 from lengthwise_lab.chaos.checks import checker
 from lengthwise_lab.chaos.checks.report import ChaosReport
 from lengthwise_lab.chaos.clients import workload
+from lengthwise_lab.chaos.clients.batch_clients import BatchClients
 from lengthwise_lab.chaos.clients.job_clients import JobClients
 from lengthwise_lab.chaos.clients.retrying_client import RetryingClient
+from lengthwise_lab.chaos.clients.settings_writers import SettingsWriters
 from lengthwise_lab.chaos.faults import FaultKind
 from lengthwise_lab.chaos.history import History, read
 from lengthwise_lab.chaos.nemesis import Nemesis
 from lengthwise_lab.chaos.system.model_server import ModelServer
 from lengthwise_lab.chaos.system.processes import QUEUE, Sizes, System
 from lengthwise_lab.errors import ChaosError
+from lengthwise_worker.outcomes import RETRY_BASE_MS
 
 #: At the end, one job in this many is requested from the service.
 _VIEW_EVERY = 20
 
-#: After this time without a submit or an engine call, s, the system is stalled and the run stops.
-_STALL_S = 90.0
+#: After this time without a submit or an engine call, s, the system is stalled and the run stops:
+#: longer than the longest outage.
+_STALL_S = 150.0
+
+#: How long a moment may take while two cores do the work of eight processes, s.
+_BUSY_S = 3.0
 
 #: How long the system may take to finish all jobs after the last fault, s.
 _DRAIN_S = 180.0
@@ -50,7 +57,7 @@ class ChaosPlan:
     folder: Path
     backlog: int = 150
     sizes: Sizes = field(default_factory=Sizes)
-    kinds: tuple[FaultKind, ...] = tuple(FaultKind)
+    kinds: tuple[FaultKind, ...] = faults.USUAL_KINDS
     per_kind: int | None = None
 
     @property
@@ -93,17 +100,24 @@ class _ChaosRun:
             history.write("fault", "ok", kind="poison_job", victim=worker)
 
         engine = ModelServer(QUEUE, history, kill)
-        client = RetryingClient(system.urls, system.keys, history, seed=plan.seed)
+        client = RetryingClient(system, history, seed=plan.seed)
         clients = JobClients(client, history, seed=plan.seed)
         await engine.start()
         try:
             async with system:
                 await system.start_services(engine.predictor_url)
-                await clients.make_queue(_queue_settings())
-                names = [f"worker-{i}" for i in range(plan.sizes.workers)]
-                await system.start_workers({name: engine.url(name) for name in names})
-                await self._use_and_break(system, clients, engine)
-                await self._drain(clients)
+                settings = _queue_settings()
+                await clients.make_queue(settings)
+                await system.start_workers(engine.port)
+                writers = SettingsWriters(client, history, settings, seed=plan.seed)
+                batches = BatchClients(client, history, seed=plan.seed)
+                writers.start()
+                try:
+                    await self._use_and_break(system, clients, engine, writers, batches)
+                    await self._drain(clients)
+                finally:
+                    await writers.aclose()
+                await writers.read()
                 await self._audit(system, clients)
         finally:
             await clients.aclose()
@@ -115,13 +129,20 @@ class _ChaosRun:
             "sizes": asdict(self._plan.sizes),
             "classes": {workload.CLASSES[0]: 0.0, workload.CLASSES[1]: workload.BATCH_OFFSET_MS},
             "overtake_factor": workload.OVERTAKE_FACTOR,
+            "start_ms": self._history.start_ms,
+            "sick_bound_s": sick_bound_s(self._plan.sizes),
         }
 
     async def _use_and_break(
-        self, system: System, clients: JobClients, engine: ModelServer
+        self,
+        system: System,
+        clients: JobClients,
+        engine: ModelServer,
+        writers: SettingsWriters,
+        batches: BatchClients,
     ) -> None:
         plan = faults.plan(self._plan.seed, self._plan.jobs, self._plan.kinds, self._plan.per_kind)
-        nemesis = Nemesis(system, plan, self._history)
+        nemesis = Nemesis(system, engine, writers, plan, self._history)
         watch = asyncio.create_task(self._watch(clients, nemesis, engine, len(plan)))
 
         async def may_submit(number: int) -> bool:
@@ -133,9 +154,13 @@ class _ChaosRun:
         try:
             async with asyncio.TaskGroup() as group:
                 faults_task = group.create_task(nemesis.run())
+                batches_task = group.create_task(
+                    batches.run(self._plan.jobs, lambda: clients.submitted)
+                )
                 await clients.submit_all(self._plan.jobs, may_submit)
                 if self._stalled:
                     faults_task.cancel()
+                    batches_task.cancel()
         except BaseExceptionGroup as several:
             raise several.exceptions[0] from several
         finally:
@@ -199,6 +224,16 @@ class _ChaosRun:
         for process in (*system.services, *system.workers):
             self._history.write("exits", "ok", process=process.name, statuses=process.exits)
         self._history.write("end", "ok")
+
+
+def sick_bound_s(sizes: Sizes) -> float:
+    """Return how long a job may stay with a sick replica while another one is free, s.
+
+    A hung engine is given up after its timeout, or a worker that was stopped loses its lease at a
+    tick; then the job waits for its retry. The rest is for a busy machine.
+    """
+    lease_s = (sizes.lease_ms + sizes.tick_ms) / 1000
+    return sizes.engine_timeout_s + lease_s + RETRY_BASE_MS / 1000 + _BUSY_S
 
 
 def _queue_settings() -> QueueSettings:

@@ -14,8 +14,9 @@ from lengthwise_cli.main import build
 from lengthwise_lab.chaos.checks import checker
 from lengthwise_lab.chaos.checks.report import ChaosReport
 from lengthwise_lab.chaos.clients import workload
-from lengthwise_lab.chaos.faults import FaultKind, plan
+from lengthwise_lab.chaos.faults import USUAL_KINDS, FaultKind, plan
 from lengthwise_lab.chaos.history import read
+from lengthwise_lab.chaos.nemesis_actions import OTHER_SETTINGS
 from lengthwise_lab.chaos.run import ChaosPlan, run
 from lengthwise_lab.chaos.system.processes import Sizes
 
@@ -29,6 +30,9 @@ QUICK = (
     FaultKind.DROP_REPLIES,
     FaultKind.CLIENT_KILL,
     FaultKind.SCRIPT_FLUSH,
+    FaultKind.HALF_OPEN_ENGINE,
+    FaultKind.HALF_OPEN_SERVICE,
+    FaultKind.QUEUE_POLICY,
 )
 
 
@@ -39,7 +43,7 @@ def chaos(folder: Path, **changes: object) -> ChaosReport:
 
 @pytest.mark.slow
 def test_a_short_run_with_quick_faults_violates_no_guarantee(tmp_path: Path) -> None:
-    report = chaos(tmp_path, seed=7, jobs=320, kinds=QUICK)
+    report = chaos(tmp_path, seed=7, jobs=320, kinds=QUICK, per_kind=1)
     assert report.ok, report.as_json()
     assert report.faults.keys() >= set(QUICK)
     # The run means something: jobs were answered, some twice, some overtook, some were read.
@@ -48,6 +52,8 @@ def test_a_short_run_with_quick_faults_violates_no_guarantee(tmp_path: Path) -> 
     assert report.executed_more_than_once > 0
     assert report.overtakes > 0
     assert report.reconnects > 0
+    assert report.settings_written > 0
+    assert report.batches > 0
 
 
 @pytest.mark.slow
@@ -83,19 +89,38 @@ def test_the_plan_follows_from_the_seed_and_a_long_run_has_every_kind_fifty_time
     faults = plan(7, 20_000)
     assert faults == plan(7, 20_000)
     assert faults != plan(8, 20_000)
-    assert {sum(f.kind is kind for f in faults) for kind in FaultKind} == {50}
+    assert {sum(f.kind is kind for f in faults) for kind in USUAL_KINDS} == {50}
+    assert sum(f.kind is FaultKind.LONG_OUTAGE for f in faults) == 1
     assert faults == sorted(faults, key=lambda fault: fault.at)
     assert all(0 <= fault.at < 20_000 for fault in faults)
 
 
 @pytest.mark.parametrize(
     ("jobs", "per_kind", "want"),
-    [(320, None, 8), (2_000, None, 15), (10_000, None, 40), (99, 3, 45)],
+    [(320, None, 8), (2_000, None, 29), (10_000, None, 40), (99, 3, 87)],
 )
 def test_a_shorter_run_has_fewer_faults_unless_a_number_is_given(
     jobs: int, per_kind: int | None, want: int
 ) -> None:
     assert len(plan(7, jobs, per_kind=per_kind)) == want
+
+
+def test_the_batches_follow_from_the_seed_and_some_are_cancelled_or_have_large_lines() -> None:
+    batches = [workload.batch_of(7, number) for number in range(100)]
+    assert batches == [workload.batch_of(7, number) for number in range(100)]
+    for trait in ("cancel_after_s", "padding"):
+        assert 0 < sum(bool(getattr(batch, trait)) for batch in batches) < 100
+    refs = [line.ref for batch in batches for line in batch.lines]
+    assert len(set(refs)) == len(refs)
+
+
+def test_a_large_prompt_is_above_the_lower_body_limit_and_its_script_can_be_read() -> None:
+    jobs = [workload.job_of(7, number) for number in range(200)]
+    limit = int(OTHER_SETTINGS[0]["MAX_BODY_BYTES"])
+    for job in jobs:
+        assert (len(job.prompt) > limit) == bool(job.padding)
+        assert workload.read_prompt(f"<user>{job.prompt}</user>") == job.script
+        assert job.again(2).ref == f"{job.ref}r2"
 
 
 def test_the_jobs_follow_from_the_seed_and_have_every_trait() -> None:
@@ -104,6 +129,10 @@ def test_the_jobs_follow_from_the_seed_and_have_every_trait() -> None:
     assert len({job.ref for job in jobs}) == 2000
     fates = {job.script.fate for job in jobs}
     assert fates == {"answered", "refused", "broken", "flaky", "killer"}
-    for trait in ("twice", "conflict", "read", "explain", "delay_ms", "cancel_after_s", "chat"):
+    assert {job.route for job in jobs} == set(workload.ROUTES)
+    for trait in (
+        *("twice", "conflict", "read", "explain", "delay_ms", "cancel_after_s"),
+        *("patience_s", "stubborn", "padding"),
+    ):
         having = sum(bool(getattr(job, trait)) for job in jobs)
         assert 0 < having < 2000, trait

@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 
 from lengthwise_lab.chaos import history
-from lengthwise_lab.chaos.checks import checker
+from lengthwise_lab.chaos.checks import checker, outputs
 from lengthwise_lab.chaos.checks.report import CHECKS
 
 HistoryEvent = dict[str, Any]
 
 #: Pieces per answer in these histories.
 PIECES = 3
+
+#: How long a sick replica may have a job in these histories, s.
+BOUND_S = 5
 
 
 def job(
@@ -48,8 +51,15 @@ def job(
     return [
         {"op": "submit", "type": "invoke", "ref": ref, "key": key, "spec": spec},
         {"op": "submit", "type": "ok", "ref": ref, "key": key, "id": job_id, "tries": 1, **times},
-        {"op": "execute", "type": "invoke", "ref": ref, "run": run, "worker": "w"},
-        {"op": "execute", "type": "ok", "ref": ref, "run": run},
+        {
+            "op": "execute",
+            "type": "invoke",
+            "ref": ref,
+            "run": run,
+            "worker": "w",
+            "t": started / 1000,
+        },
+        {"op": "execute", "type": "ok", "ref": ref, "run": run, "t": started / 1000 + 0.1},
         {
             "op": "read",
             "type": "ok",
@@ -87,7 +97,14 @@ class RecordedHistory:
 
     def __init__(self) -> None:
         self.events: list[HistoryEvent] = [
-            {"op": "run", "type": "ok", "jobs": 3, "classes": {"interactive": 0, "batch": 5000}},
+            {
+                "op": "run",
+                "type": "ok",
+                "jobs": 3,
+                "classes": {"interactive": 0, "batch": 5000},
+                "start_ms": 0,
+                "sick_bound_s": BOUND_S,
+            },
             {"op": "fault", "type": "ok", "kind": "kill_worker"},
             *job("a", accepted=1000, started=1500),
             *job("b", accepted=1100, started=1600),
@@ -113,10 +130,31 @@ class RecordedHistory:
             and (e.get("ref") == of or e.get("id") == f"id-{of}")
         )
 
+    @property
+    def queue(self) -> HistoryEvent:
+        """The event about the queue at the end."""
+        return next(e for e in self.events if e["op"] == "queue")
+
     def chat(self, kind: str, text: str | None) -> None:
         """Add what an OpenAI client got for job b."""
         fields = {"ref": "b", "id": "id-b", "text": text, "tries": 2}
         self.events.append({"op": "chat", "type": kind, **fields})
+
+    def add_batch(self, **changes: Any) -> None:
+        """Add a batch whose end differs from a right one in `changes`."""
+        self.events.extend(batch(**changes))
+        self.queue["counters"]["succeeded"] += 1
+        self.events.append(
+            {
+                "op": "output",
+                "type": "ok",
+                "id": "id-x-0",
+                "entries": [
+                    *([f"7-{i}", "chunk", f"x-0 7 {i} {PIECES};"] for i in range(PIECES)),
+                    ["7-9", "end", "succeeded"],
+                ],
+            }
+        )
 
     def remove_view(self) -> None:
         """Remove what the service returned for job b."""
@@ -128,7 +166,7 @@ class RecordedHistory:
         self.find("view").update(state=state, text=None)
         for op in ("output", "read"):
             self.find(op)["entries"][-1][2] = state
-        counters = self.events[-1]["counters"]
+        counters = self.queue["counters"]
         counters["succeeded"] -= 1
         counters[state] += 1
 
@@ -136,7 +174,7 @@ class RecordedHistory:
 def lose_a_job(recorded: RecordedHistory) -> None:
     gone = recorded.find("final"), recorded.find("output"), recorded.find("view")
     recorded.events = [e for e in recorded.events if e not in gone]
-    recorded.events[-1]["counters"]["succeeded"] = 2
+    recorded.queue["counters"]["succeeded"] = 2
 
 
 def leave_a_job_running(recorded: RecordedHistory) -> None:
@@ -145,7 +183,7 @@ def leave_a_job_running(recorded: RecordedHistory) -> None:
     recorded.find("read")["entries"].pop()
     recorded.find("output")["entries"].append(["1100-9", "end", "running"])
     recorded.find("read")["entries"].append(["1100-9", "end", "running"])
-    recorded.events[-1]["counters"]["succeeded"] = 2
+    recorded.queue["counters"]["succeeded"] = 2
 
 
 def never_answer_a_client(recorded: RecordedHistory) -> None:
@@ -347,14 +385,163 @@ def never_answer_a_chat(recorded: RecordedHistory) -> None:
 
 
 def miscount(recorded: RecordedHistory) -> None:
-    recorded.events[-1]["counters"]["succeeded"] = 4
+    recorded.queue["counters"]["succeeded"] = 4
 
 
 def keep_a_job_in_the_queue(recorded: RecordedHistory) -> None:
-    recorded.events[-1]["depth"] = 1
+    recorded.queue["depth"] = 1
+
+
+def refused_request(*, status: int = 503, job_id: str | None = None) -> list[HistoryEvent]:
+    """Make the events of a request that was answered with an error."""
+    error = {"status": status, "code": "store_unavailable", "id": job_id}
+    return [
+        {"op": "submit", "type": "invoke", "ref": "d", "key": None, "spec": {}},
+        {"op": "refused", "type": "ok", "ref": "d", "key": None, **error},
+        {"op": "submit", "type": "fail", "ref": "d", "key": None, "status": status},
+    ]
+
+
+def engine_call(ref: str, *, t: float, sick: str | None = None) -> HistoryEvent:
+    """Make the start of an engine call at this time, s."""
+    call = {"op": "execute", "type": "invoke", "ref": ref, "run": int(t * 1e6), "worker": "w"}
+    return call | {"t": t} | ({} if sick is None else {"sick": sick})
+
+
+def run_what_was_refused(recorded: RecordedHistory) -> None:
+    recorded.events += [*refused_request(), engine_call("d", t=2)]
+
+
+def run_what_is_too_large(recorded: RecordedHistory) -> None:
+    recorded.events += [*refused_request(status=413), engine_call("d", t=2)]
+
+
+def run_a_refused_batch(recorded: RecordedHistory) -> None:
+    recorded.events.append(
+        {"op": "batch", "type": "invoke", "ref": "x", "lines": ["x-0"], "fates": {}}
+    )
+    recorded.events.append({"op": "batch", "type": "fail", "ref": "x", "status": 503, "code": ""})
+    recorded.events.append(engine_call("x-0", t=2))
+
+
+def sick_call_of_b(recorded: RecordedHistory, *, waited_s: float) -> None:
+    """Let a sick engine have job b before c, which is due later, was started by a healthy one."""
+    sick_s = recorded.find("execute", "invoke", of="c")["t"] - waited_s
+    recorded.events.insert(2, engine_call("b", t=sick_s, sick="hang"))
+    # The healthy call of b is the last, and so are its end and its piece.
+    call = recorded.find("execute", "invoke", of="b")
+    assert call["t"] == sick_s
+    later = next(e for e in recorded.events if e["op"] == "execute" and e.get("run") == 1100)
+    recorded.events.remove(later)
+    recorded.events.append(later | {"t": recorded.find("execute", "invoke", of="c")["t"] + 1})
+
+
+def delay_a_job_at_a_sick_replica(recorded: RecordedHistory) -> None:
+    sick_call_of_b(recorded, waited_s=BOUND_S + 1)
+
+
+def fail_a_job_at_a_sick_replica(recorded: RecordedHistory) -> None:
+    recorded.ended("failed", attempt=3, error="engine_failed")
+    recorded.events.insert(2, engine_call("b", t=1.2, sick="error_500"))
+    recorded.events.insert(2, engine_call("b", t=1.3, sick="error_500"))
+
+
+def settings(*values: tuple[str, str, int]) -> list[HistoryEvent]:
+    """Make writes and reads: ("setting" or "settings", type, value)."""
+    return [{"op": op, "type": kind, "values": {"max_depth": value}} for op, kind, value in values]
+
+
+def lose_a_setting(recorded: RecordedHistory) -> None:
+    recorded.events += settings(
+        ("setting", "invoke", 1), ("setting", "ok", 1), ("setting", "invoke", 2),
+        ("setting", "ok", 2), ("settings", "invoke", 0), ("settings", "ok", 1),
+    )  # fmt: skip
+
+
+def lose_what_a_worker_published(recorded: RecordedHistory) -> None:
+    for value in (32_768, None):
+        recorded.events.append({"op": "settings", "type": "invoke"})
+        recorded.events.append({"op": "settings", "type": "ok", "values": {"max_model_len": value}})
+
+
+def store_html_as_an_answer(recorded: RecordedHistory) -> None:
+    for op in ("output", "read"):
+        for entry in recorded.find(op)["entries"][:PIECES]:
+            entry[2] = outputs.entry_text("chunk", "<html>")
+    recorded.remove_view()
+
+
+def batch(**changes: Any) -> list[HistoryEvent]:
+    """Make the events of a batch of two lines, one of which the engine refuses."""
+    pieces = "".join(f"x-0 7 {i} {PIECES};" for i in range(PIECES))
+    end = {
+        "op": "batch",
+        "type": "ok",
+        "ref": "x",
+        "id": "batch_x",
+        "status": "completed",
+        "cancelled": False,
+        "results": [["x-0", 200, pieces, "id-x-0"], ["x-1", 400, "bad", "id-x-1"]],
+    }
+    fates = {"x-0": "answered", "x-1": "refused"}
+    return [
+        {"op": "batch", "type": "invoke", "ref": "x", "lines": list(fates), "fates": fates},
+        {"op": "final", "type": "ok", "id": "id-x-0", "found": True, "state": "succeeded"}
+        | {"tenant": "t", "finished_ms": 1, "accepted_ms": 0, "started_ms": 1},
+        end | changes,
+    ]
+
+
+def let_a_batch_run_for_ever(recorded: RecordedHistory) -> None:
+    recorded.add_batch(type="info", status="in_progress")
+
+
+def fail_a_batch(recorded: RecordedHistory) -> None:
+    recorded.add_batch(status="failed")
+
+
+def lose_a_line(recorded: RecordedHistory) -> None:
+    recorded.add_batch(results=batch()[-1]["results"][:1])
+
+
+def answer_a_line_twice(recorded: RecordedHistory) -> None:
+    recorded.add_batch(results=[*batch()[-1]["results"], ["x-1", 400, "bad", "id-x-1"]])
+
+
+def answer_a_line_with_another(recorded: RecordedHistory) -> None:
+    results = copy.deepcopy(batch()[-1]["results"])
+    results[0][2] = results[0][2].replace("x-0", "x-1")
+    recorded.add_batch(results=results)
+
+
+def answer_a_line_in_half(recorded: RecordedHistory) -> None:
+    results = copy.deepcopy(batch()[-1]["results"])
+    results[0][2] = f"x-0 7 0 {PIECES};"
+    recorded.add_batch(results=results)
+
+
+def cancel_a_line(recorded: RecordedHistory) -> None:
+    results = copy.deepcopy(batch()[-1]["results"])
+    results[0][1:3] = [None, "batch_cancelled"]
+    recorded.add_batch(results=results)
 
 
 CHANGES: list[tuple[str, Callable[[RecordedHistory], None]]] = [
+    ("told_not_accepted", run_what_was_refused),
+    ("told_not_accepted", run_what_is_too_large),
+    ("told_not_accepted", run_a_refused_batch),
+    ("delayed_by_sick_replica", delay_a_job_at_a_sick_replica),
+    ("failed_by_sick_replica", fail_a_job_at_a_sick_replica),
+    ("settings_lost", lose_a_setting),
+    ("settings_lost", lose_what_a_worker_published),
+    ("foreign_answers", store_html_as_an_answer),
+    ("batches_wrong", let_a_batch_run_for_ever),
+    ("batches_wrong", fail_a_batch),
+    ("batches_wrong", lose_a_line),
+    ("batches_wrong", answer_a_line_twice),
+    ("batches_wrong", answer_a_line_with_another),
+    ("batches_wrong", answer_a_line_in_half),
+    ("batches_wrong", cancel_a_line),
     ("lost", lose_a_job),
     ("lost", leave_a_job_running),
     ("unanswered", never_answer_a_client),
@@ -436,9 +623,70 @@ def test_every_check_fails_in_some_test() -> None:
     assert seen == set(CHECKS)
 
 
+def test_a_batch_whose_lines_all_have_their_results_passes() -> None:
+    recorded = RecordedHistory()
+    recorded.add_batch()
+    report = checker.check(recorded.events)
+    assert report.ok, report.violations
+    assert (report.batches, report.batch_lines_failed) == (1, 1)
+
+
+def test_a_refused_request_that_no_engine_ran_passes() -> None:
+    recorded = RecordedHistory()
+    recorded.events += refused_request()
+    assert checker.check(recorded.events).ok
+
+
+@pytest.mark.parametrize(
+    "job_id", ["id-d", None], ids=["the error names a job", "another try got no reply"]
+)
+def test_an_error_that_promises_nothing_is_true_whatever_runs(job_id: str | None) -> None:
+    recorded = RecordedHistory()
+    recorded.events += [*refused_request(job_id=job_id), engine_call("d", t=2)]
+    if job_id is None:
+        recorded.events.append({"op": "submit", "type": "info", "ref": "d", "key": None})
+    assert checker.check(recorded.events).ok
+
+
+def test_a_job_may_stay_at_a_sick_replica_within_the_bound() -> None:
+    recorded = RecordedHistory()
+    sick_call_of_b(recorded, waited_s=BOUND_S - 1)
+    report = checker.check(recorded.events)
+    assert report.ok, report.violations
+    assert report.sick_longest_s == pytest.approx(BOUND_S)
+
+
+def test_a_job_that_failed_once_at_a_sick_replica_and_otherwise_by_itself_is_not_its_fault() -> (
+    None
+):
+    recorded = RecordedHistory()
+    recorded.ended("failed", attempt=3, error="engine_failed")
+    recorded.events.insert(2, engine_call("b", t=1.2, sick="error_500"))
+    report = checker.check(recorded.events)
+    assert report.ok, report.violations
+
+
+def test_a_write_without_a_result_may_take_effect_or_not() -> None:
+    for value in (1, 2):
+        recorded = RecordedHistory()
+        recorded.events += settings(
+            ("setting", "invoke", 1), ("setting", "ok", 1), ("setting", "invoke", 2),
+            ("setting", "info", 2), ("settings", "invoke", 0), ("settings", "ok", value),
+        )  # fmt: skip
+        assert checker.check(recorded.events).ok
+
+
+def test_the_due_times_of_another_policy_are_not_compared() -> None:
+    recorded = RecordedHistory()
+    change_a_due_time(recorded)
+    window = {"from_ms": 1000, "to_ms": 1200}
+    recorded.events.append({"op": "fault", "type": "ok", "kind": "queue_policy", **window})
+    assert checker.check(recorded.events).ok
+
+
 def test_a_second_execution_is_counted_and_allowed() -> None:
     recorded = RecordedHistory()
-    recorded.events.append({"op": "execute", "type": "invoke", "ref": "b", "run": 2, "worker": "w"})
+    recorded.events.append(engine_call("b", t=2))
     report = checker.check(recorded.events)
     assert report.ok
     assert report.executed_more_than_once == 1

@@ -11,7 +11,14 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from lengthwise_lab.chaos.checks import job_checks, output_checks, queue_checks
+from lengthwise_lab.chaos.checks import (
+    batch_checks,
+    job_checks,
+    output_checks,
+    promise_checks,
+    queue_checks,
+    sick_checks,
+)
 from lengthwise_lab.chaos.checks.report import ChaosReport
 from lengthwise_lab.chaos.checks.run_record import RunRecord
 from lengthwise_lab.chaos.history import HistoryEvent, read
@@ -31,6 +38,11 @@ _CHECKS: tuple[Callable[[RunRecord], None], ...] = (
     queue_checks.check_order,
     queue_checks.check_counters,
     queue_checks.check_exits,
+    promise_checks.check_refusals,
+    promise_checks.check_settings,
+    sick_checks.check_sick_replicas,
+    sick_checks.check_sick_failures,
+    batch_checks.check_batches,
 )
 
 

@@ -9,6 +9,9 @@ from lengthwise_lab.chaos.checks import outputs
 from lengthwise_lab.chaos.checks.run_record import RunRecord
 from lengthwise_lab.chaos.checks.terminal_states import TERMINAL_STATES, wrong_terminal_state
 
+#: A reply may be recorded this long after the read that it is about, ms.
+_READ_MS = 10_000.0
+
 
 def check_submits(run: RunRecord) -> None:
     """Every submit under a key is acknowledged, and always as the same job."""
@@ -26,7 +29,7 @@ def check_submits(run: RunRecord) -> None:
 
 def check_ends(run: RunRecord) -> None:
     """Every acknowledged job ends, in a state that its request allows."""
-    cancel_requested = {e["id"] for e in run.by_op["cancel requested"]}
+    cancel_requested = {e["id"] for e in (*run.by_op["cancel requested"], *run.by_op["left"])}
     for job_id, ref in run.refs.items():
         final = run.final.get(job_id)
         state = None if final is None else final.get("state")
@@ -34,8 +37,10 @@ def check_ends(run: RunRecord) -> None:
             run.violated("lost", f"{ref} ({job_id}) is {state or 'not found'}")
             continue
         submits = run.submits[ref]
+        life = final["accepted_ms"], final["finished_ms"]
+        views = submits.views if run.by_due_time(*life) else []
         problems = wrong_terminal_state(
-            final, submits.spec, submits.views, cancelled=job_id in cancel_requested
+            final, submits.spec, views, cancelled=job_id in cancel_requested
         )
         for problem in problems:
             run.violated("wrong_states", f"{ref} ({job_id}): {problem}")
@@ -45,14 +50,14 @@ def check_unacknowledged(run: RunRecord) -> None:
     """A job without an acknowledgement must be one whose reply was lost."""
     stored = {job_id for e in run.by_op["stored"] for job_id in e["ids"]}
     unacknowledged = (stored | run.final.keys()) - run.refs.keys()
-    open_refs = {r for r, s in run.submits.items() if s.unknown and not s.views}
+    open_refs = {r for r, s in run.submits.items() if (s.unknown or s.refused) and not s.views}
     without_output = 0
     for job_id in sorted(unacknowledged):
-        refs = {
-            piece.ref
-            for entry in run.outputs.get(job_id, [])
-            if entry[1] == "chunk" and (piece := outputs.piece_of(entry))
-        }
+        if (state := run.final_state(job_id)) is not None and state not in TERMINAL_STATES:
+            run.violated("lost", f"{job_id}, which was not acknowledged, is {state}")
+        refs = outputs.refs_of(run.outputs.get(job_id, []))
+        if refs and refs <= run.batch_lines.keys():
+            continue  # batch_checks.py looks at them
         if not refs:
             without_output += 1
         elif refs <= open_refs:
@@ -63,7 +68,7 @@ def check_unacknowledged(run: RunRecord) -> None:
         else:
             run.violated("unexpected", f"{job_id} answers {sorted(refs)}")
     run.report.recovered += min(without_output, len(open_refs))
-    for _ in range(without_output - len(open_refs)):
+    for _ in range(without_output - len(open_refs) - len(run.batch_lines)):
         run.violated("unexpected", "a job without output that no client submitted")
 
 
@@ -83,6 +88,8 @@ def check_cancels(run: RunRecord) -> None:
 def check_due_times(run: RunRecord) -> None:
     """An explained due time follows from its parts as docs/concepts/ordering.md defines."""
     for why in run.by_op["price"]:
+        if not run.by_due_time(run.at_ms(why) - _READ_MS, run.at_ms(why)):
+            continue
         ref = run.refs.get(why["id"])
         delay_ms = 0 if ref is None else run.submits[ref].spec.get("delay_ms", 0)
         bound, least = why["overtake_bound_ms"], why["overtake_factor"] * why["predicted_ms"]

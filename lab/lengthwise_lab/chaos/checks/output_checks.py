@@ -68,6 +68,7 @@ def check_chats(run: RunRecord) -> None:
         elif chat["type"] == "ok" and chat["text"] != _last_text(run.outputs.get(job_id, [])):
             # A whole answer that differs was given by a server that was lost afterwards.
             check = "read_then_gone" if outputs.is_whole(chat["text"]) else "stream_gaps"
+            check = "foreign_answers" if outputs.FOREIGN in chat["text"] else check
             run.violated(check, f"{job_id}: a chat got {chat['text'][:80]!r}")
 
 
@@ -78,6 +79,7 @@ def _add_flaws(run: RunRecord, flaws: outputs.Flaws, job_id: str) -> None:
         ("stream_mixed", flaws.mixed),
         ("read_then_gone", flaws.gone),
         ("accepted_twice", flaws.ends),
+        ("foreign_answers", flaws.foreign),
     ):
         if found:
             run.violated(check, f"{run.refs.get(job_id, '?')} ({job_id}): {found[0]}")

@@ -5,6 +5,7 @@ Called by checker.py.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 
 from lengthwise_lab.chaos.checks import overtaking
@@ -36,15 +37,19 @@ def check_order(run: RunRecord) -> None:
         delay_ms = submits.spec.get("delay_ms", 0)
         since = final["accepted_ms"] + delay_ms
         started = final["started_ms"] is not None
+        until = final["started_ms"] if started else final["finished_ms"]
+        due_ms = run.due_ms(job_id)
         by_tenant[final["tenant"]].append(
             overtaking.WaitingInterval(
                 id=f"{ref} ({job_id})",
                 since=since,
-                until=final["started_ms"] if started else final["finished_ms"],
+                until=until,
                 started=started,
-                due=submits.views[0]["due_ms"],
-                rank=since + offsets.get(submits.spec.get("class"), 0.0),
-                sure=delay_ms == 0,
+                due=-math.inf if due_ms is None else due_ms,
+                rank=-math.inf
+                if due_ms is None
+                else since + offsets.get(submits.spec.get("class"), 0.0),
+                sure=delay_ms == 0 and due_ms is not None and run.by_due_time(since, until),
             )
         )
     for intervals in by_tenant.values():

@@ -17,6 +17,7 @@ CHECKS = {
     "unexpected": "a job, or an engine call, that no client submitted",
     "duplicated": "two jobs under one idempotency key",
     "accepted_twice": "a job that ended more than once, or differently for different readers",
+    "foreign_answers": "an accepted answer that is none, as HTML or bytes of a sick engine",
     "stream_gaps": "an output, or what a reader saw of it, with missing entries",
     "stream_repeats": "an entry that an output has, or a reader saw, twice",
     "read_then_gone": "an entry that a reader saw and that no longer exists",
@@ -26,6 +27,11 @@ CHECKS = {
     "leaked": "a tenant saw another's job",
     "started_while_paused": "a job that started while the queue was paused",
     "wrong_states": "a terminal state, a start or a due time that the rules do not allow",
+    "told_not_accepted": "an error named no job, and a job of that request ran",
+    "delayed_by_sick_replica": "a job waited for a sick engine although another replica was free",
+    "failed_by_sick_replica": "a job failed because of a sick engine, though others answer it",
+    "batches_wrong": "a batch that did not end, or a line without exactly one right result",
+    "settings_lost": "a setting that was acknowledged, and was not read afterwards",
     "internal_errors": "a response with status 500",
     "crashed": "a process that ended although it was not killed",
     "wrong_counts": "counters of the queue that differ from its jobs",
@@ -45,6 +51,13 @@ class ChaosReport:
     states: Counter[str] = field(default_factory=Counter)
     executions: int = 0
     executed_more_than_once: int = 0
+    sick_longest_s: float = 0.0  #: The longest time that a sick engine had a job.
+    sick_calls: int = 0  #: Engine calls that a sick engine got.
+    refusals: int = 0  #: Errors that answered a submit.
+    left: int = 0  #: Clients without a key that left before they had an answer.
+    batches: int = 0
+    batch_lines_failed: int = 0
+    settings_written: int = 0
     chats: int = 0
     chats_repeated: int = 0  #: Chats that needed more than one try.
     streams_read: int = 0
@@ -80,6 +93,13 @@ class ChaosReport:
             "states": dict(sorted(self.states.items())),
             "executions": self.executions,
             "executed_more_than_once": self.executed_more_than_once,
+            "sick_calls": self.sick_calls,
+            "sick_longest_s": round(self.sick_longest_s, 1),
+            "refusals": self.refusals,
+            "left": self.left,
+            "batches": self.batches,
+            "batch_lines_failed": self.batch_lines_failed,
+            "settings_written": self.settings_written,
             "chats": self.chats,
             "chats_repeated": self.chats_repeated,
             "streams_read": self.streams_read,

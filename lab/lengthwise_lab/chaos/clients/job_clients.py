@@ -7,25 +7,27 @@ has an idempotency key and can repeat the request. Called by run.py.
 from __future__ import annotations
 
 import asyncio
-import random
+import json
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import httpx
-from httpx_sse import ServerSentEvent
 
 from lengthwise_contract.queue_settings import QueueSettings
-from lengthwise_lab.chaos.checks.outputs import Entry, entry_text
-from lengthwise_lab.chaos.clients.chat_client import run_chat
-from lengthwise_lab.chaos.clients.retrying_client import RETRY_FOR_S, RetryingClient
+from lengthwise_lab.chaos.checks.outputs import entry_text
+from lengthwise_lab.chaos.clients.openai_clients import OpenAIRequest
+from lengthwise_lab.chaos.clients.output_reader import read_output
+from lengthwise_lab.chaos.clients.retrying_client import RETRY_FOR_S, RetryingClient, job_named_by
 from lengthwise_lab.chaos.clients.workload import TENANTS, ChaosJob, job_of
 from lengthwise_lab.chaos.history import History
 from lengthwise_lab.chaos.system.processes import ADMIN, QUEUE
 from lengthwise_lab.errors import ChaosError
-from lengthwise_lab.server_sent_events import read_events
 
 #: How many clients submit jobs at once.
 _SUBMITTERS = 12
+
+#: How often a client without a key sends a request at most.
+_TRIES_WITHOUT_KEY = 4
 
 
 class JobClients:
@@ -34,6 +36,7 @@ class JobClients:
     def __init__(self, client: RetryingClient, history: History, *, seed: int) -> None:
         """Store the arguments. Nothing is sent yet."""
         self.submitted = 0  #: Jobs submitted so far, whatever the reply.
+        self.fault: BaseException | None = None  #: The first error of a client.
         self.ids: set[str] = set()  #: Ids of the acknowledged jobs.
         self._client, self._history, self._seed = client, history, seed
         self._tasks: set[asyncio.Task[None]] = set()
@@ -65,16 +68,25 @@ class JobClients:
                 group.create_task(submitter())
         while self._tasks:
             await asyncio.wait(self._tasks)
+        if self.fault is not None:
+            raise self.fault
 
     async def _run_job(self, job: ChaosJob) -> None:
-        if job.chat:
-            self._start(self._chat(job))
+        if job.route != "jobs":
+            self._start(self._ask(job))
             return
         if job.twice:
             a, b = await asyncio.gather(self._submit(job), self._submit(job))
             job_id = a or b
         else:
             job_id = await self._submit(job)
+            for number in range(1, _TRIES_WITHOUT_KEY if job.stubborn and job_id is None else 1):
+                # For the service it is another request, which makes another job.
+                await self._client.pause()
+                job_id = await self._submit(job.again(number))
+                if job_id is not None:
+                    job = job.again(number)
+                    break
         if job_id is None:
             return
         if job.conflict:
@@ -82,7 +94,7 @@ class JobClients:
         if job.cancel_after_s is not None:
             self._start(self._cancel(job, job_id, job.cancel_after_s))
         if job.read:
-            self._start(self._read(job, job_id))
+            self._start(read_output(self._client, self._history, job, job_id))
         if job.explain:
             self._start(self._explain(job, job_id))
         if job.peek:
@@ -91,7 +103,13 @@ class JobClients:
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Keep the first error of a client: it is one of the harness, and ends the run."""
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.fault = self.fault or task.exception()
 
     async def _submit(self, job: ChaosJob) -> str | None:
         """Submit a job. Return its id; None: no reply acknowledged it."""
@@ -114,9 +132,12 @@ class JobClients:
             if got is not None and got.status_code == httpx.codes.TOO_MANY_REQUESTS:
                 await asyncio.sleep(min(2.0, float(got.headers.get("Retry-After", "1"))))
                 continue
-            if got is not None and got.status_code < 500:
-                write("submit", "fail", ref=ref, key=job.key, status=got.status_code)
-                return None
+            if got is not None:
+                self._client.record_refusal(job, got)
+                unnamed = job_named_by(got) is None
+                if got.status_code < 500 or (job.key is None and unnamed):
+                    write("submit", "fail", ref=ref, key=job.key, status=got.status_code)
+                    return None
             if job.key is None:
                 break
             await self._client.pause()
@@ -160,63 +181,11 @@ class JobClients:
             why = got.json()
             self._history.write("price", "ok", id=job_id, **{n: why[n] for n in names})
 
-    async def _chat(self, job: ChaosJob) -> None:
-        job_id = await run_chat(self._client, self._history, job, spec_of(job))
-        if job_id is not None:
-            self.ids.add(job_id)
-
-    # ------------------------------------------------------------------ readers
-
-    async def _read(self, job: ChaosJob, job_id: str) -> None:
-        """Read a job's output to its end, with a random service for each connection."""
-        rng = random.Random(f"read {job.ref}")  # noqa: S311 - must repeat
-        entries: list[Entry] = []
-        ended, connections = False, 0
-        ends = asyncio.get_running_loop().time() + RETRY_FOR_S
-        while not ended and asyncio.get_running_loop().time() < ends:
-            connections += 1
-            leave_after = rng.randrange(1, 12) if rng.random() < 0.5 else None
-            ended = await self._read_once(job, job_id, entries, leave_after)
-            if not ended and leave_after is None:
-                await asyncio.sleep(0.1)
-        self._history.write(
-            "read",
-            "ok" if ended else "info",
-            ref=job.ref,
-            id=job_id,
-            connections=connections,
-            entries=entries,
-        )
-
-    async def _read_once(
-        self, job: ChaosJob, job_id: str, entries: list[Entry], leave_after: int | None
-    ) -> bool:
-        """Read from the last entry on; return whether the output ended."""
-        headers = {"Last-Event-ID": entries[-1][0]} if entries else {}
-        path = f"/v1/jobs/{job_id}/stream"
-        before = len(entries)
-        try:
-            async with self._client.stream(job.tenant, "GET", path, headers=headers) as response:
-                if response.status_code == httpx.codes.NO_CONTENT:
-                    return True
-                if not response.is_success:
-                    await response.aread()
-                    self._client.record_internal_error(response)
-                    await asyncio.sleep(0.2)
-                    return False
-                last_id = ""
-                async for event in read_events(response):
-                    if event.id == last_id:
-                        continue  # an event without an id is not an entry of the output
-                    last_id = event.id
-                    entries.append(_entry(event))
-                    if event.event == "end":
-                        return True
-                    if leave_after is not None and len(entries) - before >= leave_after:
-                        return False
-        except httpx.TransportError:
-            pass
-        return False
+    async def _ask(self, job: ChaosJob) -> None:
+        request = OpenAIRequest(self._client, self._history, job)
+        await request.run(spec_of(job))
+        if request.job_id is not None:
+            self.ids.add(request.job_id)
 
     # ------------------------------------------------------------------ the end
 
@@ -246,7 +215,7 @@ class JobClients:
                 continue
             view, text = got.json(), None
             if view["response"] is not None and view["state"] == "succeeded":
-                text = view["response"]["choices"][0]["message"]["content"]
+                text = entry_text("chunk", json.dumps(view["response"]))
             self._history.write("view", "ok", id=job_id, state=view["state"], text=text)
 
 
@@ -255,6 +224,7 @@ def spec_of(job: ChaosJob) -> dict[str, Any]:
     return {
         "tenant": job.tenant,
         "fate": job.script.fate,
+        "route": job.route,
         "class": job.job_class,
         "pieces": job.script.pieces,
         "delay_ms": job.delay_ms,
@@ -267,15 +237,10 @@ def _request(job: ChaosJob) -> dict[str, Any]:
     return {
         "body": {
             "model": QUEUE,
-            "messages": [{"role": "user", "content": job.script.as_prompt()}],
+            "messages": [{"role": "user", "content": job.prompt}],
         },
         "class": job.job_class,
         "max_attempts": job.max_attempts,
         "delay_ms": job.delay_ms,
         "ttl_ms": job.ttl_ms,
     }
-
-
-def _entry(event: ServerSentEvent) -> Entry:
-    kind = "chunk" if event.event == "message" else event.event
-    return event.id, kind, entry_text(kind, event.data)

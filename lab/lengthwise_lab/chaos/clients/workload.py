@@ -2,15 +2,17 @@
 
 Called by job_clients.py, and by model_server.py for the script in a prompt. Most jobs are ordinary.
 The others are the difficult ones of a queue: cancelled, delayed, with a deadline, submitted twice,
-or fatal to their worker.
+left by their client, or fatal to their worker.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
+
+from lengthwise_contract.defaults import MAX_ATTEMPTS
 
 #: One in this many jobs kills each worker that claims it. Few, because each death costs a lease.
 KILLER_EVERY = 1000
@@ -28,6 +30,20 @@ OVERTAKE_FACTOR = 3.0
 #: The result of an engine call: answered; refused (400); broken (500) always; flaky: 500 the first
 #: time only; or killer: the worker dies.
 Fate = Literal["answered", "refused", "broken", "flaky", "killer"]
+
+#: The routes by which a client asks for an answer, and their shares of the jobs that may take each.
+Route = Literal["jobs", "chat", "chat_stream", "response", "response_stream"]
+ROUTES: dict[Route, float] = {
+    "jobs": 0.64,
+    "chat": 0.10,
+    "chat_stream": 0.14,
+    "response": 0.06,
+    "response_stream": 0.06,
+}
+
+#: Length of the text behind the script in a large prompt, characters: above the body limit of a
+#: service that is restarted with a lower one.
+LARGE_PADDING = 3000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,19 +89,67 @@ class ChaosJob:
     read: bool  #: A reader streams its output, with disconnects.
     explain: bool
     peek: bool  #: Another tenant tries to read it.
-    chat: bool  #: Sent as an OpenAI stream, and repeated under its key until it is answered.
+    route: Route
+    patience_s: float | None  #: The client leaves its first request after this time.
+    stubborn: bool  #: Without a key: the client sends the request again when it was refused.
+    padding: int
 
     @property
     def ref(self) -> str:
         """Its name, which its output contains."""
         return self.script.ref
 
+    @property
+    def prompt(self) -> str:
+        """The script, and a text that makes the prompt longer."""
+        return self.script.as_prompt() + " " * bool(self.padding) + "x" * self.padding
+
+    def again(self, number: int) -> ChaosJob:
+        """Return the same job as another one, for the same request without a key."""
+        return replace(self, script=replace(self.script, ref=f"{self.ref}r{number}"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchJob:
+    """One batch, and what its client does with it."""
+
+    ref: str
+    tenant: str
+    lines: list[AnswerScript]
+    cancel_after_s: float | None
+    padding: int  #: Of some of its lines: large ones, in some batches.
+
+
+def batch_of(seed: int, number: int) -> BatchJob:
+    """Return the batch of a number. It is the same for the same seed."""
+    rng = random.Random(f"{seed}:batch:{number}")  # noqa: S311 - must repeat
+    ref = f"b{seed}-{number}"
+    kinds: tuple[Fate, ...] = ("answered", "refused", "flaky")
+    fates = rng.choices(kinds, (20, 1, 1), k=rng.randrange(1, 50))
+    return BatchJob(
+        ref=ref,
+        tenant=rng.choices(list(TENANTS), list(TENANTS.values()))[0],
+        lines=[_script(rng, f"{ref}-{i}", fate, long=False) for i, fate in enumerate(fates)],
+        cancel_after_s=rng.uniform(0.0, 6.0) if rng.random() < 0.2 else None,
+        padding=LARGE_PADDING if rng.random() < 0.5 else 0,
+    )
+
+
+def _script(rng: random.Random, ref: str, fate: Fate, *, long: bool) -> AnswerScript:
+    tokens = max(4, round(rng.lognormvariate(5.0 + 1.5 * long, 0.9)))
+    return AnswerScript(
+        ref=ref,
+        fate=fate,
+        pieces=min(40, 1 + tokens // 20),
+        service_ms=min(4000.0, 20.0 + 1.0 * tokens),
+        tokens=tokens,
+        predicted_tokens=round(tokens * rng.lognormvariate(0.0, 0.4), 1),
+    )
+
 
 def job_of(seed: int, number: int) -> ChaosJob:
     """Return the job of a number. It is the same for the same seed."""
     rng = random.Random(f"{seed}:{number}")  # noqa: S311 - must repeat
-    long = rng.random() < 0.05
-    tokens = max(4, round(rng.lognormvariate(5.0 + 1.5 * long, 0.9)))
     fate: Fate = "answered"
     if number % KILLER_EVERY == KILLER_EVERY // 2:
         fate = "killer"
@@ -94,35 +158,34 @@ def job_of(seed: int, number: int) -> ChaosJob:
     keyed = rng.random() < 0.7
     twice = keyed and rng.random() < 0.1
     short_lived = rng.random() < 0.03
-    script = AnswerScript(
-        ref=f"j{seed}-{number}",
-        fate=fate,
-        pieces=min(40, 1 + tokens // 20),
-        service_ms=min(4000.0, 20.0 + 1.0 * tokens),
-        tokens=tokens,
-        predicted_tokens=round(tokens * rng.lognormvariate(0.0, 0.4), 1),
-    )
+    script = _script(rng, f"j{seed}-{number}", fate, long=rng.random() < 0.05)
     delay_ms = rng.randrange(50, 1500) if rng.random() < 0.04 else 0
     conflict = keyed and not twice and rng.random() < 0.02
     cancel_after_s = rng.uniform(0.0, 2.0) if rng.random() < 0.04 else None
     plain = fate in ("answered", "flaky") and not (delay_ms or conflict or cancel_after_s)
-    chat = keyed and plain and not (twice or short_lived) and rng.random() < 0.15
-    attempts = 3 if chat else 8  # the OpenAI endpoint has no field for more
+    route = rng.choices(list(ROUTES), list(ROUTES.values()))[0]
+    if not plain or twice or short_lived:
+        route = "jobs"
+    jobs = route == "jobs"
     return ChaosJob(
         number=number,
         script=script,
-        job_class=CLASSES[rng.random() < 0.1 and not chat],
+        job_class=CLASSES[rng.random() < 0.1 and jobs],
         tenant=rng.choices(list(TENANTS), list(TENANTS.values()))[0],
         key=f"key-{seed}-{number}" if keyed else None,
         delay_ms=delay_ms,
         ttl_ms=rng.randrange(200, 3000) if short_lived else 600_000,
-        # Many, so that faults rarely use up the attempts of a job.
-        max_attempts=2 if fate in ("broken", "killer") else attempts,
+        # Many, so that faults rarely use up the attempts of a job. The OpenAI endpoints have no
+        # field for it.
+        max_attempts=2 if fate in ("broken", "killer") else 8 if jobs else MAX_ATTEMPTS,
         twice=twice,
         conflict=conflict,
         cancel_after_s=cancel_after_s,
-        read=rng.random() < 0.2 and not chat,
+        read=rng.random() < 0.2 and jobs,
         explain=rng.random() < 0.03,
         peek=rng.random() < 0.03,
-        chat=chat,
+        route=route,
+        patience_s=rng.uniform(0.1, 3.0) if not jobs and rng.random() < 0.25 else None,
+        stubborn=not keyed and rng.random() < 0.5,
+        padding=LARGE_PADDING if rng.random() < 0.03 else 0,
     )

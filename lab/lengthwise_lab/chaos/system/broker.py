@@ -117,6 +117,11 @@ class Valkey:
         """Return the replication section of INFO."""
         return dict(await self.client.info("replication"))
 
+    async def clock_ms(self) -> float:
+        """Return the time of the server, ms since the epoch."""
+        seconds, micros = await self.client.time()
+        return float(seconds * 1000 + micros / 1000)
+
     async def aclose(self) -> None:
         """Kill the server, close the connection and delete the data. The log stays."""
         await self.kill(forget=True)
@@ -133,10 +138,9 @@ class Broker:
         self.front = Proxy(self.primary.port)
         self.between = Proxy(self.primary.port)
 
-    @property
-    def url(self) -> str:
-        """The URL for the processes of the system."""
-        return f"redis://127.0.0.1:{self.front.port}/0"
+    async def url_for(self, process: str) -> str:
+        """Return a URL for one process of the system. Its connections are known by its name."""
+        return f"redis://127.0.0.1:{await self.front.listen(process)}/0"
 
     async def start(self) -> None:
         """Start both servers, and wait until the replica is in sync."""

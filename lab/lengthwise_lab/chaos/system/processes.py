@@ -20,6 +20,7 @@ import httpx
 
 from lengthwise_lab.chaos.clients.workload import TENANTS
 from lengthwise_lab.chaos.system.broker import Broker
+from lengthwise_lab.chaos.system.proxy import Proxy
 from lengthwise_lab.errors import ChaosError
 from lengthwise_queue.tenants.keys import hash_key, new_key
 
@@ -50,6 +51,8 @@ class Sizes:
     lease_ms: int = 2500
     beat_ms: int = 800
     tick_ms: int = 250
+    #: The longest silence of an engine within an answer: several times that of a healthy one here.
+    engine_timeout_s: float = 3.0
     appendfsync: str = "always"
     #: What an acknowledged submit or finish survives: docs/operate/guarantees.md. With `replica` a
     #: failover is a crash during the lag.
@@ -69,6 +72,7 @@ class Process:
     starts: int = 0
     exits: list[int] = field(default_factory=list)  #: Exit statuses; negative for a signal.
     process: asyncio.subprocess.Process | None = None
+    changes: Mapping[str, str] = field(default_factory=dict)  #: Settings that replace those of env.
     _restarter: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -84,7 +88,7 @@ class Process:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=_environment() | dict(self.env),
+                env=_environment() | dict(self.env) | dict(self.changes),
                 start_new_session=True,
             )
         self.starts += 1
@@ -137,21 +141,31 @@ class System:
         self.sizes = sizes
         self.broker = Broker(folder, appendfsync=sizes.appendfsync)
         self.keys = {name: new_key() for name in (*TENANTS, ADMIN)}  #: Tenant -> its API key.
-        self.urls = [f"http://127.0.0.1:{port}" for port in ports]
+        self.fronts = [Proxy(port) for port in ports]  #: Of the services, for their clients.
+        self.engines = Proxy(0)  #: Of the workers' engines; it knows the workers by name.
         self.services: list[Process] = []
         self.workers: list[Process] = []
         self._folder, self._ports = folder, ports
 
     async def __aenter__(self) -> System:
-        """Start the broker."""
+        """Start the broker and the proxies."""
         await self.broker.start()
+        for proxy in (*self.fronts, self.engines):
+            await proxy.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """End all processes."""
         for process in (*self.workers, *self.services):
             await process.stop(gently=False)
+        for proxy in (*self.fronts, self.engines):
+            await proxy.aclose()
         await self.broker.aclose()
+
+    @property
+    def urls(self) -> list[str]:
+        """The URLs of the services, through the proxies."""
+        return [f"http://127.0.0.1:{front.port}" for front in self.fronts]
 
     async def start_services(self, predictor_url: str) -> None:
         """Start the queue services, and wait until they are ready.
@@ -171,8 +185,9 @@ class System:
             )
         )
         for number, port in enumerate(self._ports):
+            name = f"service-{number}"
             env = {
-                "LENGTHWISE_QUEUE_REDIS_URL": self.broker.url,
+                "LENGTHWISE_QUEUE_REDIS_URL": await self.broker.url_for(name),
                 "LENGTHWISE_QUEUE_DURABILITY": self.sizes.durability,
                 "LENGTHWISE_QUEUE_PORT": str(port),
                 "LENGTHWISE_QUEUE_PREDICTOR_URL": predictor_url,
@@ -183,9 +198,7 @@ class System:
                 "LENGTHWISE_QUEUE_SHUTDOWN_GRACE_S": "1",
                 "LENGTHWISE_QUEUE_LOG_LEVEL": "WARNING",
             }
-            service = Process(
-                f"service-{number}", "lengthwise_queue", env, self._folder / f"service-{number}.log"
-            )
+            service = Process(name, "lengthwise_queue", env, self._folder / f"{name}.log")
             await service.start()
             self.services.append(service)
         async with httpx.AsyncClient(timeout=5.0) as http:
@@ -201,16 +214,20 @@ class System:
             await asyncio.sleep(0.05)
         raise ChaosError(f"a queue service did not become ready; its log is in {self._folder}")
 
-    async def start_workers(self, engine_url: Mapping[str, str]) -> None:
-        """Start the workers. `engine_url`: name -> URL of its engine."""
+    async def start_workers(self, engine_port: int) -> None:
+        """Start the workers. Their engines are one server, with a path for each worker."""
         sizes = self.sizes
-        for name, url in engine_url.items():
+        self.engines.target_port = engine_port
+        for number in range(sizes.workers):
+            name = f"worker-{number}"
+            url = f"http://127.0.0.1:{await self.engines.listen(name)}/{name}"
             env = {
-                "LENGTHWISE_WORKER_REDIS_URL": self.broker.url,
+                "LENGTHWISE_WORKER_REDIS_URL": await self.broker.url_for(name),
                 "LENGTHWISE_WORKER_DURABILITY": sizes.durability,
                 "LENGTHWISE_WORKER_QUEUE": QUEUE,
                 "LENGTHWISE_WORKER_ENGINE": "vllm",
                 "LENGTHWISE_WORKER_ENGINE_URL": url,
+                "LENGTHWISE_WORKER_ENGINE_TIMEOUT_S": str(sizes.engine_timeout_s),
                 "LENGTHWISE_WORKER_SLOTS": str(sizes.slots),
                 "LENGTHWISE_WORKER_LEASE_MS": str(sizes.lease_ms),
                 "LENGTHWISE_WORKER_BEAT_MS": str(sizes.beat_ms),
