@@ -19,11 +19,11 @@ class ParsedRequest:
     model: str
     stream: bool
     max_tokens: int | None  #: The client's cap on the length of one answer, tokens.
-    max_tokens_param: str  #: The field that set `max_tokens`.
     answers: int  #: Number of answers requested: prompts x n.
     text: str | None  #: The text for the predictor, clipped; None: the body has no text.
     prompts: list[list[str] | int]
     prompt_param: str  #: `messages` or `prompt`.
+    prompt_texts: Sequence[Any] = ()  #: Of a completion: the prompts as they are in the body.
     messages: Sequence[Mapping[str, Any]] | None = None  #: Of a chat; None: a completion.
     instructions: str = ""  #: The text of a chat's leading system messages.
     facts: Mapping[str, Any] = field(default_factory=dict)  #: From `request_facts`.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, Tag, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from lengthwise_contract.prompts import (
     clip,
@@ -15,28 +14,21 @@ from lengthwise_contract.prompts import (
 )
 from lengthwise_queue.openai.chunks import merge_delta, objects
 from lengthwise_queue.openai.endpoint import Endpoint, GenerationRequest, JsonObject, Prompt
-from lengthwise_queue.openai.validation import MAX_TOKENS, OpenAIBody
-
-
-class ContentPart(OpenAIBody):
-    """One part of a message, such as a text or an image; the engine checks what is in it."""
+from lengthwise_queue.openai.validation import (
+    Array,
+    Boolean,
+    Integer,
+    Object,
+    OpenAIBody,
+    String,
+)
 
 
 class ChatMessage(OpenAIBody):
-    """One message of a chat."""
+    """One message of a chat; the engine checks what is in it."""
 
-    role: str = Field(min_length=1, description="Such as user or assistant")
-    content: Annotated[str, Tag("#text")] | Annotated[list[ContentPart], Tag("#parts")] | None = (
-        Field(default=None, validate_default=True, description="The text of the message")
-    )
-
-    @field_validator("content")
-    @classmethod
-    def _only_an_assistant_may_be_silent(cls, content: Any, info: ValidationInfo) -> Any:
-        # An assistant's message without content is one that called a tool.
-        if content is None and info.data.get("role") != "assistant":
-            raise PydanticCustomError("missing", "a message needs content")
-        return content
+    role: String = Field(default=None, description="Such as user or assistant")
+    content: Any = Field(default=None, description="A text, or parts such as texts and images")
 
 
 class ChatCompletionRequest(GenerationRequest):
@@ -44,16 +36,16 @@ class ChatCompletionRequest(GenerationRequest):
 
     nested_params = frozenset({"messages"})
 
-    max_completion_tokens: int | None = Field(
-        default=None, ge=1, le=MAX_TOKENS, description="The newer name of `max_tokens`"
+    max_completion_tokens: Integer = Field(
+        default=None, description="The newer name of `max_tokens`"
     )
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    response_format: dict[str, Any] | None = None
+    logprobs: Boolean = None
+    top_logprobs: Integer = None
+    tools: Array = None
+    tool_choice: Any = None
+    response_format: Object = None
     messages: list[ChatMessage] = Field(
-        min_length=1, description='Such as [{"role": "user", "content": "Hello"}]'
+        description='Such as [{"role": "user", "content": "Hello"}]'
     )
 
 
@@ -73,9 +65,10 @@ class ChatEndpoint(Endpoint[ChatCompletionRequest]):
     prompt_param = "messages"
     delta_field = "delta"
 
-    def max_tokens_param(self, request: ChatCompletionRequest) -> str:
+    def max_tokens(self, request: ChatCompletionRequest) -> Any:
         """Return `max_completion_tokens` if it is set, else the older `max_tokens`."""
-        return "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
+        new, old = request.max_completion_tokens, request.max_tokens
+        return old if new is None else new
 
     def prompts(self, request: ChatCompletionRequest, body: JsonObject) -> list[Prompt]:
         """Return one prompt, of the texts of all messages."""

@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field
 
 from lengthwise_contract.prompts import clip
-from lengthwise_queue.openai.endpoint import (
-    MAX_ANSWERS,
-    Endpoint,
-    GenerationRequest,
-    JsonObject,
-    Prompt,
-)
-from lengthwise_queue.openai.validation import MAX_TOKENS, missing
-
-_Text = Annotated[str, Field(min_length=1)]
-_Token = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
-# `fail_fast`: a list of 100 000 token ids would otherwise be reported as so many wrong strings.
-_Texts = Annotated[list[_Text], Field(min_length=1, fail_fast=True)]
-_Tokens = Annotated[list[_Token], Field(min_length=1, fail_fast=True)]
-_ListsOfTokens = Annotated[list[_Tokens], Field(min_length=1, fail_fast=True)]
+from lengthwise_queue.openai.endpoint import Endpoint, GenerationRequest, JsonObject, Prompt
+from lengthwise_queue.openai.validation import Boolean, Integer, String, missing
 
 
 class CompletionRequest(GenerationRequest):
     """A body of `/v1/completions`. The engine checks what is not described here."""
 
-    best_of: int | None = Field(default=None, ge=1, le=MAX_ANSWERS)
-    echo: bool | None = None
-    logprobs: int | None = None
-    suffix: str | None = None
-    prompt: _Text | _Texts | _Tokens | _ListsOfTokens | None = Field(
+    best_of: Integer = None
+    echo: Boolean = None
+    logprobs: Integer = None
+    suffix: String = None
+    prompt: Any = Field(
         default=None,
         description="One or more prompts, as texts or as lists of token ids. Required unless "
         "`prompt_embeds` is sent",
@@ -59,9 +46,12 @@ class CompletionsEndpoint(Endpoint[CompletionRequest]):
             raise missing("prompt", "the text to complete.")
         if isinstance(prompt, str):
             return [[prompt]]
-        if isinstance(prompt[0], int):
+        if not isinstance(prompt, list):
+            return []  # the engine will refuse it
+        if prompt and all(isinstance(token, int | float) for token in prompt):
             return [len(prompt)]
-        return [[p] if isinstance(p, str) else len(p) for p in prompt if not isinstance(p, int)]
+        # llama.cpp takes texts and tokens in one prompt; then the tokens are not counted.
+        return [[p] if isinstance(p, str) else len(p) for p in prompt if isinstance(p, str | list)]
 
     def predictor_text(self, body: JsonObject, prompts: list[Prompt]) -> str | None:
         """Return the first text. It represents all prompts of the body, which are one job."""

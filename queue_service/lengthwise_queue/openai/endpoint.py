@@ -15,10 +15,22 @@ from pydantic import Field
 from lengthwise_contract.jobs import EndpointPath
 from lengthwise_contract.request_facts import request_facts
 from lengthwise_queue.admission.parsed_request import ParsedRequest
-from lengthwise_queue.openai.validation import MAX_MODEL_NAME, MAX_TOKENS, OpenAIBody, validate
+from lengthwise_queue.openai.validation import (
+    MAX_MODEL_NAME,
+    MAX_TOKENS,
+    Boolean,
+    Integer,
+    Number,
+    Object,
+    OpenAIBody,
+    String,
+    as_boolean,
+    as_integer,
+    validate,
+)
 
-#: Most answers to one prompt; OpenAI's limit.
-MAX_ANSWERS = 128
+#: Most answers to one prompt that are reckoned with; vLLM's limit (VLLM_MAX_N_SEQUENCES).
+MAX_ANSWERS = 16_384
 
 JsonObject = dict[str, Any]
 
@@ -34,25 +46,34 @@ class GenerationRequest(OpenAIBody):
         max_length=MAX_MODEL_NAME,
         description="Name of the model. GET /v1/models lists the models",
     )
-    stream: bool | None = None
-    stream_options: dict[str, Any] | None = None
-    max_tokens: int | None = Field(
-        default=None, ge=1, le=MAX_TOKENS, description="Longest answer, tokens"
-    )
-    n: int | None = Field(
-        default=None, ge=1, le=MAX_ANSWERS, description="Number of answers to each prompt"
-    )
-    temperature: float | None = Field(default=None, ge=0)
-    top_p: float | None = Field(default=None, ge=0, le=1)
-    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    logit_bias: dict[str, Any] | None = None
-    user: str | None = None
+    # The engine checks the rest.
+    stream: Boolean = None
+    stream_options: Object = None
+    max_tokens: Integer = Field(default=None, description="Longest answer, tokens")
+    n: Integer = Field(default=None, description="Number of answers to each prompt")
+    temperature: Number = None
+    top_p: Number = None
+    presence_penalty: Number = None
+    frequency_penalty: Number = None
+    seed: Integer = None
+    stop: Any = None
+    logit_bias: Object = None
+    user: String = None
 
 
 R = TypeVar("R", bound=GenerationRequest)
+
+
+def _cap(value: Any) -> int | None:
+    """Return the limit on an answer, tokens; None: there is none that can be reckoned with."""
+    cap = as_integer(value)
+    # llama.cpp reads -1 as no limit. vLLM takes 0 with `echo`, and generates one token.
+    return None if cap is None or cap < 0 else min(max(cap, 1), MAX_TOKENS)
+
+
+def _answers(value: Any) -> int:
+    """Return the number of answers to each prompt."""
+    return min(max(as_integer(value) or 1, 1), MAX_ANSWERS)
 
 
 class Endpoint(ABC, Generic[R]):
@@ -74,24 +95,23 @@ class Endpoint(ABC, Generic[R]):
         """
         request = validate(self.request_model, body)
         prompts = self.prompts(request, body)
-        max_tokens_param = self.max_tokens_param(request)
         return ParsedRequest(
             model=request.model,
-            stream=request.stream is True,
-            max_tokens=getattr(request, max_tokens_param),
-            max_tokens_param=max_tokens_param,
-            answers=max(len(prompts), 1) * (request.n or 1),
+            stream=as_boolean(request.stream),
+            max_tokens=_cap(self.max_tokens(request)),
+            answers=max(len(prompts), 1) * _answers(request.n),
             text=self.predictor_text(body, prompts),
             prompts=prompts,
             prompt_param=self.prompt_param,
+            prompt_texts=[body.get(self.prompt_param)],
             messages=self.messages(body),
             instructions=self.instructions(body),
             facts=request_facts(body),
         )
 
-    def max_tokens_param(self, request: R) -> str:
-        """Return the field that limits the length of an answer."""
-        return "max_tokens"
+    def max_tokens(self, request: R) -> Any:
+        """Return the field that limits the length of an answer, unchecked."""
+        return request.max_tokens
 
     # --------------------------------------------------------------------------- the prompt
 

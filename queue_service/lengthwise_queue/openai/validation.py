@@ -1,15 +1,17 @@
 """Validates OpenAI bodies with pydantic models, and reports the first fault as OpenAI does. Pure.
 
-A model describes what is wrong for every engine. What only the engine can judge (an unknown field,
-a chat template, a sampling limit) is not in it and passes through.
+A body is refused here only for what the service must read itself: the model, and the place of the
+prompt. Everything else is the engine's to judge, and engines differ: vLLM takes a `max_tokens` of
+100.0 or "100", llama.cpp one of -1. The models describe those fields for the OpenAPI document, and
+`as_integer` and `as_boolean` read the few that matter here as an engine would.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, WithJsonSchema
 
 from lengthwise_queue.errors import BadRequest
 from lengthwise_queue.web.json_schema import in_words, inlined
@@ -18,8 +20,39 @@ from lengthwise_queue.web.request_body import kind_of
 #: Longest model name, characters; the same limit as that of `PredictRequest.model`.
 MAX_MODEL_NAME = 256
 
-#: Longest `max_tokens`: engines keep token counts in 32 bits.
+#: Longest `max_tokens` that is reckoned with: engines keep token counts in 32 bits.
 MAX_TOKENS = 2**31 - 1
+
+
+def _documented(kind: str, **more: Any) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [{"type": kind, **more}, {"type": "null"}]})
+
+
+# Types of fields that the engine checks.
+Boolean = Annotated[Any, _documented("boolean")]
+Integer = Annotated[Any, _documented("integer")]
+Number = Annotated[Any, _documented("number")]
+String = Annotated[Any, _documented("string")]
+Object = Annotated[Any, _documented("object")]
+Array = Annotated[Any, _documented("array", items={})]
+
+_INTEGER, _BOOLEAN = TypeAdapter(int), TypeAdapter(bool)
+
+
+def as_integer(value: Any) -> int | None:
+    """Read an integer as vLLM does: also 100.0 and "100". None: it is none."""
+    try:
+        return _INTEGER.validate_python(value)
+    except ValidationError:
+        return None
+
+
+def as_boolean(value: Any) -> bool:
+    """Read a boolean as vLLM does: also 1 and "true". False: it is none, or absent."""
+    try:
+        return _BOOLEAN.validate_python(value)
+    except ValidationError:
+        return False
 
 
 class OpenAIBody(BaseModel):

@@ -360,7 +360,7 @@ def test_a_scrape_shows_the_queue_by_predicted_length(idle_front: Front) -> None
 def test_metrics_count_what_happened(front: Front, until: Until) -> None:
     model = front.model
     front.http.post("/v1/chat/completions", json=front.chat())
-    front.http.post("/v1/chat/completions", json=front.chat(temperature="hot"))
+    front.http.post("/v1/chat/completions", json=front.chat(messages="hot"))
     front.http.post("/v1/chat/completions", json=front.chat(model="nope"))
     assert front.metric("requests_total", service=model, outcome="succeeded") == 1
     assert front.metric("requests_total", service="", outcome="invalid") == 2

@@ -85,7 +85,7 @@ def test_requests_that_fail_are_in_the_error_file_and_the_others_are_answered(de
 
     desk.front.worker.script = picky
     items = lines(desk.front.model, 6)
-    items[4]["body"]["temperature"] = -1
+    items[4]["body"]["messages"] = "hello"
     batch = desk.reaches(desk.make(items))
     assert batch.status == "completed"
     assert batch.request_counts.model_dump() == {"total": 6, "completed": 4, "failed": 2}
@@ -94,7 +94,7 @@ def test_requests_that_fail_are_in_the_error_file_and_the_others_are_answered(de
     assert failed.keys() == {"c3", "c4"}
     assert failed["c3"]["response"]["status_code"] == 400
     assert failed["c3"]["response"]["body"]["error"]["message"] == "no"
-    assert failed["c4"]["response"]["body"]["error"]["param"] == "temperature"
+    assert failed["c4"]["response"]["body"]["error"]["param"] == "messages"
     assert failed["c4"]["error"] is None
 
 

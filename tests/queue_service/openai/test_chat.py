@@ -152,11 +152,24 @@ def test_an_unknown_model_is_a_404_that_says_how_to_see_the_models(front: Front)
     assert "/v1/models" in str(caught.value)
 
 
-def test_an_empty_message_list_is_refused(front: Front) -> None:
+def test_a_chat_without_messages_is_refused(front: Front) -> None:
     with front.openai() as client, pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(model=front.model, messages=[])
+        client.post("/chat/completions", cast_to=object, body={"model": front.model})
     assert caught.value.param == "messages"
     assert front.worker.bodies == []
+
+
+@pytest.mark.parametrize("spelling", [True, "true", 1], ids=str)
+def test_a_stream_that_is_asked_for_in_a_spelling_that_vllm_takes_is_a_stream(
+    front: Front, delta_of: DeltaOf, spelling: Any
+) -> None:
+    async def script(claim: Claim) -> Steps:
+        yield delta_of("Hi", finish="stop")
+
+    front.worker.script = script
+    raw = front.http.post("/v1/chat/completions", json=front.chat(stream=spelling, n=1.0))
+    assert raw.headers["content-type"].startswith("text/event-stream")
+    assert raw.content.endswith(b"data: [DONE]\n\n")
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])

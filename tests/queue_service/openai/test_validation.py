@@ -27,79 +27,66 @@ def text(**fields: Any) -> ParsedRequest:
     return COMPLETIONS.parse(TEXT_BODY | fields)
 
 
+def each(field: str, *values: Any) -> list[tuple[str, Any]]:
+    return [(field, value) for value in values]
+
+
 BAD_IN_BOTH: list[tuple[str, Any]] = [
     ("model", None),
     ("model", ""),
     ("model", 7),
     ("model", "m" * 257),
-    ("stream", "true"),
-    ("stream", 1),
-    ("stream_options", []),
-    ("temperature", "hot"),
-    ("temperature", -0.1),
-    ("temperature", True),
-    ("temperature", float("inf")),
-    ("temperature", 10**400),  # too large for a float: this was a 500 once
-    ("top_p", 1.5),
-    ("n", 0),
-    ("n", -1),
-    ("n", 1.0),
-    ("n", True),
-    ("n", 129),
-    ("max_tokens", 0),
-    ("max_tokens", -5),
-    ("max_tokens", 5.0),
-    ("max_tokens", "5"),
-    ("max_tokens", True),
-    ("max_tokens", 2**31),
-    ("presence_penalty", 3),
-    ("frequency_penalty", "much"),
-    ("seed", 1.5),
-    ("stop", 1),
-    ("stop", ["a", 1]),
-    ("logit_bias", []),
-    ("user", 1),
 ]
 
 BAD_IN_CHAT: list[tuple[str, Any, str]] = [
     ("messages", None, "messages"),
-    ("messages", [], "messages"),
     ("messages", "Hello", "messages"),
     ("messages", {}, "messages"),
     ("messages", [None], "messages[0]"),
     ("messages", ["Hello"], "messages[0]"),
-    ("messages", [{"content": "x"}], "messages[0].role"),
-    ("messages", [{"role": 1, "content": "x"}], "messages[0].role"),
-    ("messages", [{"role": "user"}], "messages[0].content"),
-    ("messages", [{"role": "user", "content": None}], "messages[0].content"),
-    ("messages", [*USER, {"role": "user", "content": 5}], "messages[1].content"),
-    ("messages", [{"role": "user", "content": ["x"]}], "messages[0].content[0]"),
-    ("max_completion_tokens", 0, "max_completion_tokens"),
-    ("max_completion_tokens", 1e3, "max_completion_tokens"),
-    ("logprobs", 3, "logprobs"),
-    ("top_logprobs", "3", "top_logprobs"),
-    ("tools", {}, "tools"),
-    ("tools", ["f"], "tools"),
-    ("tool_choice", 1, "tool_choice"),
-    ("response_format", "json", "response_format"),
 ]
 
-BAD_IN_COMPLETIONS: list[tuple[str, Any]] = [
-    ("prompt", None),
-    ("prompt", ""),
-    ("prompt", []),
-    ("prompt", 5),
-    ("prompt", {}),
-    ("prompt", ["a", ""]),
-    ("prompt", ["a", 1]),
-    ("prompt", [1, -1]),
-    ("prompt", [1, True]),
-    ("prompt", [[]]),
-    ("prompt", [[1], "a"]),
+BAD_IN_COMPLETIONS: list[tuple[str, Any]] = [("prompt", None)]
+
+#: vLLM 0.32 takes some of these and refuses others, llama.cpp takes more: it is theirs to say.
+LEFT_TO_THE_ENGINE: list[tuple[str, Any]] = [
+    *each("stream", "maybe", 7, []),
+    ("stream_options", []),
+    *each("temperature", "hot", -0.1, True, 2.5, 10**400),
+    ("top_p", 1.5),
+    *each("n", 0, -1, 1.0, True, 129, "2", 10**400),
+    *each("max_tokens", 0, -1, 4096, 100.0, "5", True, 5.5, 2**31, 10**400, [], "x"),
+    ("presence_penalty", 3),
+    ("frequency_penalty", "much"),
+    ("seed", 1.5),
+    *each("stop", 1, ["a", 1], {"a": 1}),
+    ("logit_bias", []),
+    ("user", 1),
+    ("logprobs", 3),
+    ("top_logprobs", -1),
+    *each("tools", {}, ["f"], []),
+    ("tool_choice", 1),
+    ("response_format", "json"),
+    *each("max_completion_tokens", 0, -1, 1e3),
     ("best_of", 0),
     ("echo", "yes"),
-    ("logprobs", True),
     ("suffix", 1),
+]
+
+MESSAGES_LEFT_TO_THE_ENGINE: list[Any] = [
+    [],
+    [{"content": "x"}],
+    [{"role": 1, "content": "x"}],
+    [{"role": "", "content": "x"}],
+    [{"role": "user"}],
+    [{"role": "user", "content": None}],
+    [*USER, {"role": "user", "content": 5}],
+    [{"role": "user", "content": ["x"]}],
+    [{"role": "user", "content": {"type": "text"}}],
+]
+
+PROMPTS_LEFT_TO_THE_ENGINE: list[Any] = [
+    *("", [], 5, {}, ["a", ""], ["a", 1], [1, -1], [1, True], [1.0], [[]], [[1], "a"], [{}]),
 ]
 
 
@@ -138,14 +125,48 @@ def test_a_missing_field_has_the_code_of_a_missing_field(missing: str) -> None:
 
 
 def test_a_refusal_never_quotes_text_of_the_request() -> None:
-    for bad in (
-        {"temperature": "my secret"},
-        {"messages": "my secret"},
-        {"stop": {"my": "secret"}},
-    ):
+    for bad in ({"messages": "my secret"}, {"messages": ["secret"]}, {"model": ["secret"]}):
         with pytest.raises(BadRequest) as caught:
             chat(**bad)
         assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(("field", "value"), LEFT_TO_THE_ENGINE, ids=name)
+def test_what_an_engine_may_take_passes_on_both_endpoints(field: str, value: Any) -> None:
+    for endpoint in (chat, text):
+        found = endpoint(**{field: value})
+        assert found.answers >= 1
+        assert found.max_tokens is None or 1 <= found.max_tokens < 2**31
+
+
+@pytest.mark.parametrize("messages", MESSAGES_LEFT_TO_THE_ENGINE, ids=name)
+def test_messages_that_an_engine_may_take_pass(messages: Any) -> None:
+    assert chat(messages=messages).messages == messages
+
+
+@pytest.mark.parametrize("prompt", PROMPTS_LEFT_TO_THE_ENGINE, ids=name)
+def test_a_prompt_that_an_engine_may_take_passes(prompt: Any) -> None:
+    assert text(prompt=prompt).answers >= 1
+
+
+@pytest.mark.parametrize(
+    ("value", "want"),
+    [(7, 7), (7.0, 7), ("7", 7), (0, 1), (-1, None), (7.5, None), (10**400, 2**31 - 1), ([], None)],
+    ids=name,
+)
+def test_a_limit_is_read_as_an_engine_reads_it(value: Any, want: int | None) -> None:
+    assert chat(max_tokens=value).max_tokens == want
+
+
+@pytest.mark.parametrize(
+    ("value", "want"),
+    [(True, True), ("true", True), (1, True), ("no", False), (0, False), ("maybe", False)],
+    ids=name,
+)
+def test_a_client_that_asks_for_a_stream_in_another_spelling_gets_one(
+    value: Any, want: bool
+) -> None:
+    assert chat(stream=value).stream is want
 
 
 @pytest.mark.parametrize(
@@ -170,7 +191,7 @@ def test_a_body_that_an_engine_may_understand_passes(fields: dict[str, Any]) -> 
 def test_the_facts_about_a_chat() -> None:
     found = chat(stream=True, n=2, max_tokens=5, max_completion_tokens=9)
     assert (found.stream, found.answers) == (True, 2)
-    assert (found.max_tokens, found.max_tokens_param) == (9, "max_completion_tokens")
+    assert found.max_tokens == 9
     assert found.text == "Hello there"
     assert (found.prompts, found.prompt_param) == ([["Hello there"]], "messages")
 
@@ -190,7 +211,7 @@ def test_the_facts_about_a_completion(
 ) -> None:
     found = text(prompt=prompt, n=2, max_tokens=7)
     assert (found.answers, found.text, found.prompts) == (answers, read, prompts)
-    assert (found.max_tokens, found.max_tokens_param) == (7, "max_tokens")
+    assert found.max_tokens == 7
 
 
 def test_embedded_prompts_of_vllm_pass() -> None:
@@ -215,14 +236,8 @@ def test_every_path_of_the_contract_has_an_endpoint() -> None:
 @pytest.mark.parametrize(
     ("fields", "want"),
     [
-        ({"n": 129}, "`n` must be an integer from 1 to 128, and is 129."),
-        ({"temperature": -1}, "`temperature` must be a number of at least 0, and is -1."),
-        ({"stream": "yes"}, "`stream` must be true or false, and is a string."),
-        ({"stop": ["a", 1]}, "`stop` must be a string or an array of strings, and is an array."),
-        (
-            {"messages": []},
-            "`messages` must be a non-empty array of objects, and is an empty array.",
-        ),
+        ({"messages": {}}, "`messages` must be an array of objects, and is an object."),
+        ({"messages": [None]}, "`messages[0]` must be an object, and is null."),
         ({"model": 1}, "`model` must be a string of 1 to 256 characters, and is 1."),
     ],
     ids=name,

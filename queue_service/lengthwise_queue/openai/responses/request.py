@@ -16,7 +16,14 @@ from lengthwise_queue.errors import BadRequest
 from lengthwise_queue.openai.endpoint import JsonObject
 from lengthwise_queue.openai.responses.input_items import items_of, messages_of
 from lengthwise_queue.openai.responses.tools import response_format, tools_and_choice
-from lengthwise_queue.openai.validation import MAX_MODEL_NAME, MAX_TOKENS, OpenAIBody, validate
+from lengthwise_queue.openai.validation import (
+    MAX_MODEL_NAME,
+    Integer,
+    Number,
+    OpenAIBody,
+    String,
+    validate,
+)
 
 #: Fields without a counterpart -> what to do instead.
 _UNSUPPORTED = {
@@ -62,12 +69,11 @@ class ResponseRequest(OpenAIBody):
     previous_response_id: str | None = Field(
         default=None, description="A completed response whose conversation is continued"
     )
-    max_output_tokens: int | None = Field(
-        default=None, ge=1, le=MAX_TOKENS, description="Longest answer, tokens"
-    )
-    temperature: float | None = Field(default=None, ge=0)
-    top_p: float | None = Field(default=None, ge=0, le=1)
-    user: str | None = None
+    # The engine checks these.
+    max_output_tokens: Integer = Field(default=None, description="Longest answer, tokens")
+    temperature: Number = None
+    top_p: Number = None
+    user: String = None
     metadata: _Metadata | None = Field(
         default=None,
         description="At most 16 strings of at most 512 characters, with keys of at most 64",
