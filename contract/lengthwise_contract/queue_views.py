@@ -15,15 +15,28 @@ from lengthwise_contract.prediction import PredictionQuality
 from lengthwise_contract.queue_settings import PolicyName, QueueClass, QueueMode, QueueSettings
 from lengthwise_contract.states import JobState
 
+#: The state of a worker's engine. Only one that is `ready` or `busy` counts as serving.
+WorkerState = Literal["starting", "ready", "busy", "away", "failing"]
+
 
 class WorkerView(View):
     """One worker, as of its last heartbeat."""
 
     id: str
-    slots: int = Field(description="Jobs that the worker can run at once")
+    slots: int = Field(
+        description="Jobs that the worker can run at once; 0 while its engine gets no work"
+    )
     running: int = Field(description="Jobs that it runs")
     engine: str = Field(description="The kind of its engine")
     seen_ms: float = Field(description="When its last heartbeat came")
+    state: WorkerState = Field(
+        default="ready",
+        description="Of its engine: `starting`, `ready`, `busy` (it asked for a pause), `away` "
+        "(it does not answer, or serves another model) or `failing` (its calls fail)",
+    )
+    problem: str | None = Field(
+        default=None, description="Why the engine gets no work; null: it gets work"
+    )
 
 
 class TenantBacklogView(View):

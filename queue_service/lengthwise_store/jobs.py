@@ -148,6 +148,7 @@ class Outcome:
     """The outcome of a claim, with the measurements.
 
     `output_tokens`, `prompt_tokens`: from the engine's `usage`; None if it gave none.
+    `usage_details`: what else its `usage` has, a JSON object.
     `service_ms`: from claim to end, on the worker's monotonic clock.
     `delay_ms`: with RETRY or RELEASE, not served again before now + this.
     """
@@ -158,6 +159,7 @@ class Outcome:
     service_ms: float | None = None
     error: JobError | None = None
     delay_ms: int = 0
+    usage_details: str | None = None
 
 
 @dataclass(kw_only=True, unsafe_hash=True)

@@ -38,8 +38,8 @@ class Claimer:
         batching: How many jobs may run.
         link: Gets the state of the store.
         stopping: Set when the worker stops.
-        changed: Set when there may be room for more jobs, or `may_claim` may have changed.
-        may_claim: Whether jobs may be claimed now.
+        changed: Set when there may be room for more jobs.
+        room: How many more jobs the engine may get now.
         running: How many jobs are claimed and not finished.
         start: Starts claimed jobs.
     """
@@ -53,26 +53,26 @@ class Claimer:
         link: StoreLink,
         stopping: asyncio.Event,
         changed: asyncio.Event,
-        may_claim: Callable[[], bool],
+        room: Callable[[], int],
         running: Callable[[], int],
         start: StartJobs,
     ) -> None:
         self._store, self._settings, self._batching, self._link = store, settings, batching, link
         self._stopping, self._changed = stopping, changed
-        self._may_claim, self._running, self._start = may_claim, running, start
+        self._engine_room, self._running, self._start = room, running, start
 
     async def run(self) -> None:
         """Claim jobs until the worker stops."""
         backoff, empty = Backoff(), False
         while not self._stopping.is_set():
-            if not self._may_claim() or self._batching.room(self._running()) <= 0:
+            if self._room() <= 0:
                 self._changed.clear()
                 await self._changed.wait()
                 continue
             try:
                 if empty:
                     await unless_set(self._stopping, self._wait_for_work(_WAIT_S))
-                empty = await self._fill_slots() if self._may_claim() else False
+                empty = await self._fill_slots() if self._engine_room() > 0 else False
             except StoreUnavailable as exc:
                 self._link.failed(exc)
                 await unless_set(self._stopping, asyncio.sleep(backoff.next_s()))
@@ -87,10 +87,13 @@ class Claimer:
         """Fill the free slots, and return whether the queue was empty afterwards."""
         if self._batching.mode is BatchingMode.STATIC:
             return await self._fill_batch()
-        room = self._batching.room(self._running())
+        room = self._room()
         claims = await self._claim(room)
         self._start(claims)
         return len(claims) < room
+
+    def _room(self) -> int:
+        return min(self._batching.room(self._running()), self._engine_room())
 
     async def _claim(self, count: int) -> list[Claim]:
         if count <= 0:
@@ -110,7 +113,7 @@ class Claimer:
         gate, started, ends = asyncio.Event(), 0, 0.0
         try:
             while not self._stopping.is_set():
-                room = self._batching.room(started, filling=True)
+                room = min(self._batching.room(started, filling=True), self._engine_room())
                 claims = await self._claim(room)
                 self._start(claims, gate)
                 if not started:
@@ -119,6 +122,8 @@ class Claimer:
                 left = ends - time.monotonic()
                 if not started or started >= self._batching.capacity or left <= 0:
                     return not started
+                if room <= 0:
+                    return False  # the engine is in trouble, or may get only a few jobs
                 if len(claims) < room:
                     await unless_set(self._stopping, self._wait_for_work(left))
             return False

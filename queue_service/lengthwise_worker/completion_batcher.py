@@ -32,9 +32,9 @@ class CompletionBatcher:
 
     Args:
         store: Where to report. queue: The queue of the jobs. worker_id: The worker that claims.
-        slots: Jobs that may run at once. may_claim: Whether the slot of a completed job may go to
-        the next job; called at every report. start: Starts the claimed jobs, before the callers of
-        `complete` get their replies.
+        slots: Jobs that may run at once. room: How many jobs may be claimed for the slots of
+        completed jobs, whose number it gets; called at every report. start: Starts the claimed
+        jobs, before the callers of `complete` get their replies.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class CompletionBatcher:
         queue: str,
         worker_id: str,
         slots: int,
-        may_claim: Callable[[], bool],
+        room: Callable[[int], int],
         start: Callable[[Sequence[Claim]], None],
     ) -> None:
         self.store = store
         self._queue, self._worker_id = queue, worker_id
-        self._may_claim, self._start = may_claim, start
+        self._room, self._start = room, start
         self._waiting: list[tuple[Completion, asyncio.Future[JobState | None], bool]] = []
         self._together = min(_MOST, max(_LEAST, slots // 2))
         self._sending: set[asyncio.Task[None]] = set()
@@ -90,7 +90,7 @@ class CompletionBatcher:
     async def _send(
         self, batch: Sequence[tuple[Completion, asyncio.Future[JobState | None], bool]]
     ) -> None:
-        wanted = sum(claim for _, _, claim in batch) if self._may_claim() else 0
+        wanted = min(sum(claim for _, _, claim in batch), self._room(len(batch)))
         try:
             states, claims = await self.store.finish_all(
                 self._queue,

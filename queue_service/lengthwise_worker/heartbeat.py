@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 #: How long one wait for a hint lasts, s.
 _HINT_WAIT_S = 2.0
 
+#: Between two times that the facts of the engine are published, s.
+_PUBLISH_S = 5.0
+
 
 class Heartbeat:
     """Keeps the leases of `runs`, the worker's table of running jobs by id; it only reads it."""
@@ -47,21 +50,22 @@ class Heartbeat:
 
     def loops(self) -> list[Coroutine[Any, Any, None]]:
         """Return the loops; the caller runs each as a task until it cancels it."""
-        return [self.beat(), self.tick(), self.watch_cancellations(), self.publish_max_model_len()]
+        return [self.beat(), self.tick(), self.watch_cancellations(), self.publish_engine_facts()]
 
     async def beat(self) -> None:
         """Extend all leases in one call, and abort the jobs that are cancelled or lost."""
-        await self._watch.wait_until_ready()
         s, backoff = self._settings, Backoff(cap_s=max(0.1, self._settings.beat_ms / 1000))
         while True:
             self._beat_now.clear()
             runs = list(self._runs.values())
             view = WorkerView(
                 id=s.worker_id,
-                slots=self._capacity,
+                slots=self._capacity if self._watch.state in ("ready", "busy") else 0,
                 running=len(runs),
                 engine=self._engine.kind,
                 seen_ms=0,
+                state=self._watch.state,
+                problem=self._watch.problem,
             )
             try:
                 states = await self._store.beat(
@@ -110,20 +114,20 @@ class Heartbeat:
             if not self._runs.keys().isdisjoint(hinted):
                 self._beat_now.set()
 
-    async def publish_max_model_len(self) -> None:
-        """Set the queue's `max_model_len` if it has none, once the queue exists."""
-        await self._watch.wait_until_ready()
-        tokens = await self._engine.max_model_len()
-        log.info("engine ready", extra={"engine": self._engine.kind, "max_model_len": tokens})
-        while tokens is not None:
-            try:
-                queue = await self._store.queue(self._settings.queue)
-                if queue is not None:
-                    if queue.settings.max_model_len is None:
-                        filled = queue.settings.model_copy(update={"max_model_len": tokens})
-                        await self._store.put_queue(queue.name, filled)
+    async def publish_engine_facts(self) -> None:
+        """Publish the context of the model, again when it is gone; the queue may come later."""
+        published = None
+        while True:
+            tokens = self._watch.health.max_model_len
+            if tokens is not None and self._watch.health.problem is None:
+                try:
+                    done = await self._store.publish_engine_facts(
+                        self._settings.queue, self._settings.worker_id, {"max_model_len": tokens}
+                    )
+                except StoreUnavailable as exc:
+                    self._link.failed(exc)
+                else:
+                    if done and tokens != published:
+                        published = tokens
                         log.info("max_model_len published", extra={"max_model_len": tokens})
-                    return
-            except StoreUnavailable as exc:
-                self._link.failed(exc)
-            await asyncio.sleep(5.0)
+            await asyncio.sleep(_PUBLISH_S if published is not None else 0.2)

@@ -20,8 +20,9 @@ from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.jobs import Claim, Completion, LeaseState, Outcome, OutcomeKind
 from lengthwise_worker.backoff import Backoff, StoreLink
 from lengthwise_worker.completion_batcher import CompletionBatcher
+from lengthwise_worker.engine_watch import EngineWatch
 from lengthwise_worker.engines.base import Engine, EngineResponse
-from lengthwise_worker.errors import EngineError
+from lengthwise_worker.errors import EngineError, EngineFailed
 from lengthwise_worker.metrics import Metrics
 from lengthwise_worker.outcomes import outcome_of
 
@@ -38,16 +39,17 @@ class Abort(StrEnum):
 
     CANCEL = "cancel"  #: No client wants the answer any more.
     LOST = "lost"  #: The job is no longer this worker's: send nothing more about it.
-    RELEASE = "release"  #: The worker shuts down; another worker takes the job.
+    RELEASE = "release"  #: The worker shuts down, or the engine hangs; another takes the job.
+    STALLED = "stalled"  #: The engine stopped in the middle of the answer.
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobContext:
     """The objects that all jobs of a worker share.
 
-    `call_ended(error)` gets the error of each call of the engine (None: it answered), and returns
-    how long to pause, ms. `gave_up()` is true when the process ends and nothing is to be tried any
-    more. `job_succeeded(claim, outcome)` gets every answer that the store accepted.
+    `watch` learns how each call of the engine ended, and says whose fault a failure is. `running()`
+    is the number of claimed jobs. `gave_up()` is true when the process ends and nothing is to be
+    tried any more. `job_succeeded(claim, outcome)` gets every answer that the store accepted.
     """
 
     queue: str
@@ -55,7 +57,8 @@ class JobContext:
     metrics: Metrics
     link: StoreLink
     coalesce_s: float
-    call_ended: Callable[[EngineError | None], int]
+    watch: EngineWatch
+    running: Callable[[], int]
     gave_up: Callable[[], bool]
     job_succeeded: Callable[[Claim, Outcome], None]
 
@@ -75,7 +78,9 @@ class JobRun:
         self._completions = completions
         self._context, self._gate = context, gate
         self._claimed_s = time.monotonic()
-        self._called_s: float | None = None
+        self.called_s: float | None = None  #: Since when the engine is called; None: it is not.
+        self.last_piece_s: float | None = None  #: When the engine sent the last piece.
+        self._longest_gap_s = 0.0
         self._abort: Abort | None = None
         self._answering: asyncio.Task[object] | None = None
         self._buffer: list[bytes] = []
@@ -98,6 +103,10 @@ class JobRun:
                 self._answering.cancel()
         elif why is Abort.LOST:
             self._abort = why
+
+    def give_up_hung(self, *, engine_is_well: bool) -> None:
+        """Abort a call that hangs: the engine hangs, or has stopped in the middle of this call."""
+        self.abort(Abort.STALLED if engine_is_well else Abort.RELEASE)
 
     async def run(self) -> None:
         """Let the engine answer the job, and end its claim."""
@@ -124,8 +133,21 @@ class JobRun:
                 raise asyncio.CancelledError  # aborted before the first turn of this task
             if self._gate is not None:
                 await self._gate.wait()
-            self._called_s = time.monotonic()
-            answer = await context.engine.answer(self.claim, self._put)
+            try:
+                self.called_s = time.monotonic()
+                answer = await context.engine.answer(self.claim, self._put)
+            except EngineError as exc:
+                error = exc
+            except asyncio.CancelledError:
+                if self._abort is not Abort.STALLED or task is None:
+                    raise
+                task.uncancel()
+                error, self._abort = EngineFailed("The engine stopped within its answer."), None
+            finally:
+                self.called_s = None
+            blame = await context.watch.call_ended(
+                self.claim.lease.job_id, error, alone=context.running() <= 1
+            )
         except asyncio.CancelledError:
             if self._abort is None or task is None:
                 raise
@@ -134,8 +156,6 @@ class JobRun:
             kind = OutcomeKind.CANCELLED if cancelled else OutcomeKind.RELEASE
             self._buffer.clear()
             return Outcome(kind=kind, service_ms=self._service_ms()), []
-        except EngineError as exc:
-            error = exc
         except Exception:
             # The outermost frame of one job: a bug must not end the other jobs.
             log.exception("worker fault", extra={"job_id": self.claim.lease.job_id})
@@ -143,18 +163,19 @@ class JobRun:
             return Outcome(kind=OutcomeKind.RETRY, error=fault, delay_ms=1000), []
         finally:
             self._answering = None
-        delay_ms = context.call_ended(error)
         if error is None:
+            context.watch.seems_slow(self._longest_gap_s)
             return self._done(answer)
         log.warning(
             "engine did not answer",
-            extra=self._ids() | {"status": error.status, "cause": type(error).__name__},
+            extra=self._ids()
+            | {"status": error.status, "cause": type(error).__name__, "blame": blame.value},
         )
         outcome = outcome_of(
             error,
+            blame,
             attempt=self.claim.lease.attempt,
             service_ms=self._service_ms(),
-            delay_ms=delay_ms,
             chance=random.random(),  # noqa: S311 - spreads load, keeps no secret
         )
         return outcome, []
@@ -168,6 +189,7 @@ class JobRun:
             output_tokens=answer.output_tokens,
             prompt_tokens=answer.prompt_tokens,
             service_ms=self._service_ms(),
+            usage_details=answer.usage_details,
         )
         return outcome, [] if answer.body is None else [answer.body]
 
@@ -182,9 +204,12 @@ class JobRun:
 
     def _put(self, piece: bytes) -> None:
         """Take a piece of the answer: the first few are sent at once, later ones are gathered."""
-        if self._called_s is not None:
-            self._context.metrics.ttft.observe(time.monotonic() - self._called_s)
-            self._called_s = None
+        now_s = self._context.watch.active_s = time.monotonic()
+        if self.last_piece_s is None:
+            self._context.metrics.ttft.observe(now_s - (self.called_s or now_s))
+        else:
+            self._longest_gap_s = max(self._longest_gap_s, now_s - self.last_piece_s)
+        self.last_piece_s = now_s
         self._buffer.append(piece)
         if self._timer is None and (self._emitting is None or self._emitting.done()):
             self._send()

@@ -69,7 +69,18 @@ class Metrics:
         )
         self.slots = Gauge(f"{prefix}_slots", "Most jobs that run at once", registry=self.registry)
         self.engine_healthy = Gauge(
-            f"{prefix}_engine_healthy", "1: the engine answers", registry=self.registry
+            f"{prefix}_engine_healthy", "1: the engine gets work", registry=self.registry
+        )
+        self._engine_state = Gauge(
+            f"{prefix}_engine_state",
+            "1: the state of the engine (starting, ready, busy, away, failing), and its problem",
+            ["state", "problem"],
+            registry=self.registry,
+        )
+        self.engine_failures = Counter(
+            f"{prefix}_engine_failures",
+            "Calls of the engine that failed for no fault of the request",
+            registry=self.registry,
         )
         self.claims = Counter(f"{prefix}_claims", "Jobs claimed", registry=self.registry)
         self.outcomes = {kind: Tally() for kind in OutcomeKind}
@@ -104,6 +115,12 @@ class Metrics:
             registry=self.registry,
         )
         self.turned_s = time.monotonic()  #: When the event loop last turned, monotonic seconds.
+
+    def show_engine(self, state: str, problem: str | None) -> None:
+        """Export the state of the engine."""
+        self.engine_healthy.set(state in ("ready", "busy"))
+        self._engine_state.clear()
+        self._engine_state.labels(state, problem or "").set(1)
 
 
 class MetricsServer:

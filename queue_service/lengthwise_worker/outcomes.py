@@ -6,15 +6,29 @@ not return together (Brooker, "Exponential backoff and jitter", AWS architecture
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from lengthwise_contract.jobs import JobError
 from lengthwise_store.jobs import Outcome, OutcomeKind
-from lengthwise_worker.errors import EngineBusy, EngineError, EngineRefused, EngineUnavailable
+from lengthwise_worker.errors import EngineError, EngineFailed, EngineRefused
 
 #: Retry n waits a random time up to `base * 2^(n-1)`, ms, at most the cap.
 RETRY_BASE_MS, RETRY_CAP_MS = 1_000, 60_000
 
+#: A job goes back without spending an attempt only while it was claimed at most this often, so that
+#: one that breaks every engine ends.
+FREE_CLAIMS = 8
+
 #: Pause for a busy engine that names no time, ms, and the longest pause that it may ask for.
 BUSY_BASE_MS, BUSY_CAP_MS = 500, 30_000
+
+
+class Blame(StrEnum):
+    """Whose fault it is that a call of the engine failed."""
+
+    REQUEST = "request"  #: The engine refuses it; any other would, too.
+    REPLICA = "replica"  #: The engine is in trouble; another one can answer the job.
+    JOB = "job"  #: The engine is well, and this job alone failed.
 
 
 def retry_delay_ms(attempt: int, *, chance: float) -> int:
@@ -43,19 +57,23 @@ def busy_delay_ms(retry_after_s: float | None, *, in_a_row: int, chance: float) 
 
 
 def outcome_of(
-    error: EngineError, *, attempt: int, service_ms: float, delay_ms: int, chance: float
+    error: EngineError, blame: Blame, *, attempt: int, service_ms: float, chance: float
 ) -> Outcome:
     """Return the outcome of a claim whose engine call raised `error`.
 
+    A job that goes back goes back at once: this worker claims nothing more for now, and another one
+    may be free.
+
     Args:
         error: What the engine call raised.
+        blame: Whose fault that is.
         attempt: This attempt, from 1.
         service_ms: From the claim until now, ms.
-        delay_ms: The pause if the engine is busy or cannot be called, ms.
         chance: A random number in [0, 1).
     """
-    if isinstance(error, EngineBusy | EngineUnavailable):
-        return Outcome(kind=OutcomeKind.RELEASE, service_ms=service_ms, delay_ms=delay_ms)
+    worn = isinstance(error, EngineFailed) and attempt > FREE_CLAIMS
+    if blame is Blame.REPLICA and not worn:
+        return Outcome(kind=OutcomeKind.RELEASE, service_ms=service_ms)
     refused = isinstance(error, EngineRefused)
     return Outcome(
         kind=OutcomeKind.ERROR if refused else OutcomeKind.RETRY,

@@ -51,6 +51,11 @@ class Settings(RedisSettings):
         description="Sent as a bearer token; an embedded llama.cpp also requires it of its "
         "callers, null: a random key",
     )
+    engine_must_list: bool = Field(
+        default=True,
+        description="An engine whose /v1/models lists other models and not the queue's gets no "
+        "jobs; false: for an endpoint that serves names that it does not list",
+    )
     engine_port: int = Field(
         default=0, ge=0, le=65535, description="Port of an embedded engine; 0: any free"
     )

@@ -29,6 +29,7 @@ from lengthwise_worker.job_run import Abort, JobContext, JobRun
 from lengthwise_worker.metrics import Metrics
 from lengthwise_worker.recorder import Recorder
 from lengthwise_worker.settings import Settings
+from lengthwise_worker.silence import SilenceWatch
 from lengthwise_worker.tasks import end_tasks, unless_set
 from lengthwise_worker.watchdog import Watchdog, WatchdogAction
 
@@ -77,7 +78,14 @@ class Worker:
         self._loops: list[
             asyncio.Task[None]
         ] = []  #: The loops that use the store; the claimer's first.
-        self._watch = EngineWatch(engine, self.metrics, self._changed)
+        self._watch = EngineWatch(
+            engine,
+            self.metrics,
+            self._changed,
+            capacity=self._batching.capacity,
+            timeout_s=settings.engine_timeout_s,
+        )
+        self._silence = SilenceWatch(self._watch, lambda: list(self._runs.values()))
         self.recorder = Recorder(settings.queue)
         self._context = JobContext(
             queue=settings.queue,
@@ -85,7 +93,8 @@ class Worker:
             metrics=self.metrics,
             link=self.link,
             coalesce_s=settings.coalesce_ms / 1000,
-            call_ended=self._watch.call_ended,
+            watch=self._watch,
+            running=lambda: len(self._runs),
             gave_up=self._gave_up,
             job_succeeded=self.recorder.job_succeeded,
         )
@@ -110,7 +119,8 @@ class Worker:
         steady = [self._guarded(self._pulse())]
         try:
             await unless_set(self._stopping, self._engine.start())
-            steady += [self._guarded(self._watch.run()), self._guarded(self._watchdog_loop())]
+            loops = (self._watch.run(), self._silence.run(), self._watchdog_loop())
+            steady += [self._guarded(loop) for loop in loops]
             self._start_loops()
             await self._stopping.wait()
             await self._drain()
@@ -156,7 +166,7 @@ class Worker:
             link=self.link,
             stopping=self._stopping,
             changed=self._changed,
-            may_claim=self._may_claim,
+            room=self._room,
             running=lambda: self.running,
             start=self._start,
         )
@@ -208,8 +218,11 @@ class Worker:
 
     # ------------------------------------------------------------------ jobs
 
-    def _may_claim(self) -> bool:
-        return self._watch.ready and not self._stopping.is_set()
+    def _room(self, *, ending: int = 0) -> int:
+        """Return how many more jobs the engine may get. `ending`: jobs that are ending now."""
+        if self._stopping.is_set():
+            return 0
+        return int(min(self._batching.capacity, self._watch.room(self.running - ending)))
 
     def _make_completions(self) -> CompletionBatcher:
         return CompletionBatcher(
@@ -217,7 +230,7 @@ class Worker:
             queue=self.settings.queue,
             worker_id=self.settings.worker_id,
             slots=self._batching.capacity,
-            may_claim=lambda: self._may_claim() and self._batching.refills_at_once,
+            room=lambda ending: self._room(ending=ending) if self._batching.refills_at_once else 0,
             start=self._start,
         )
 
@@ -260,7 +273,7 @@ class Worker:
         while True:
             await asyncio.sleep(self.settings.watchdog_s / 5)
             starving = False
-            if self._may_claim() and self._batching.room(self.running) > 0:
+            if self._room() > 0 and self._batching.room(self.running) > 0:
                 try:
                     stats = await self._store.stats(self.settings.queue)
                     starving = stats.depth > 0 and stats.mode is not Mode.PAUSED

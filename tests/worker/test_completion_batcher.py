@@ -35,7 +35,7 @@ class Ender:
             queue=rig.queue,
             worker_id="w",
             slots=16,
-            may_claim=lambda: may_claim,
+            room=lambda ending: ending if may_claim else 0,
             start=self._start,
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lengthwise_worker.engines import wire
+from lengthwise_worker.engines.event_splitter import EventSplitter
 from lengthwise_worker.errors import (
     EngineBusy,
     EngineError,
@@ -62,6 +63,10 @@ def test_usage_is_requested_if_the_client_did_not_request_it(
     assert (got.stream, got.added_usage) == (True, added)
 
 
+def shown(data: bytes, usage: wire.Usage, *, added_usage: bool) -> bytes | None:
+    return wire.shown_event(data, json.loads(data), usage, added_usage=added_usage)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 def test_events_are_found_however_the_bytes_are_cut(size: int) -> None:
     stream = (
@@ -71,7 +76,7 @@ def test_events_are_found_however_the_bytes_are_cut(size: int) -> None:
         b'event: x\nid: 7\ndata: {"c":\ndata: 3}\n\n'
         b"data: [DONE]\n\n"
     )
-    splitter, got = wire.EventSplitter(), []
+    splitter, got = EventSplitter(), []
     for start in range(0, len(stream), size):
         got += splitter.feed(stream[start : start + size])
     assert got == [b'{"a":1}', b'{"b":2}', b'{"c":\n3}', b"[DONE]"]
@@ -87,7 +92,7 @@ def test_events_are_found_however_the_bytes_are_cut(size: int) -> None:
     ids=["vllm", "spaced", "first"],
 )
 def test_the_null_usage_that_the_worker_caused_is_removed(data: bytes) -> None:
-    got = wire.read_event(data, wire.Usage(), added_usage=True)
+    got = shown(data, wire.Usage(), added_usage=True)
     assert got is not None
     assert b"usage" not in got
     assert json.loads(got) == {"choices": [{"delta": {"content": "x"}}]}
@@ -96,20 +101,20 @@ def test_the_null_usage_that_the_worker_caused_is_removed(data: bytes) -> None:
 def test_text_that_looks_like_usage_or_an_error_is_not_changed() -> None:
     text = ',"usage":null and "error": {"code": 400} and "usage": {}'
     data = json.dumps({"choices": [{"delta": {"content": text}}], "usage": None}).encode()
-    got = wire.read_event(data, wire.Usage(), added_usage=True)
+    got = shown(data, wire.Usage(), added_usage=True)
     assert got is not None
     assert json.loads(got)["choices"][0]["delta"]["content"] == text
 
 
 def test_a_piece_whose_whole_text_is_error_is_not_an_error() -> None:
     data = b'{"choices":[{"delta":{"content":"error"}}]}'
-    assert wire.read_event(data, wire.Usage(), added_usage=True) == data
+    assert shown(data, wire.Usage(), added_usage=True) == data
 
 
 def test_the_usage_event_that_the_worker_caused_is_not_sent_to_the_client() -> None:
     usage = wire.Usage()
     data = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}'
-    assert wire.read_event(data, usage, added_usage=True) is None
+    assert shown(data, usage, added_usage=True) is None
     assert (usage.prompt_tokens, usage.output_tokens) == (3, 4)
 
 
@@ -117,7 +122,7 @@ def test_the_usage_event_that_the_worker_caused_is_not_sent_to_the_client() -> N
 def test_usage_in_an_event_with_text_is_read_and_the_text_is_kept(added: bool) -> None:
     usage = wire.Usage()
     data = b'{"choices":[{"text":"x"}],"usage":{"prompt_tokens":3,"completion_tokens":4}}'
-    assert wire.read_event(data, usage, added_usage=added) == data
+    assert shown(data, usage, added_usage=added) == data
     assert usage.output_tokens == 4
 
 
@@ -128,16 +133,20 @@ def test_usage_in_an_event_with_text_is_read_and_the_text_is_kept(added: bool) -
         ({"error": {"message": "m", "code": 500}}, EngineFailed),
         ({"error": {"message": "m", "code": "internal"}}, EngineFailed),
         ({"error": {"message": "m", "code": 503}}, EngineBusy),
+        ({"error": {"message": "m", "code": "429"}}, EngineBusy),
+        ({"error": {"message": "m", "type": "invalid_request_error"}}, EngineRefused),
+        ({"error": {"message": "m", "code": "context_length_exceeded"}}, EngineRefused),
+        ({"error": {"message": "m", "code": "rate_limit_exceeded"}}, EngineBusy),
         ({"error": "just text"}, EngineFailed),
         ({"object": "error", "message": "m", "code": 400, "type": "error"}, EngineRefused),
     ],
-    ids=["400", "500", "word", "503", "text", "old vllm"],
+    ids=["400", "500", "word", "503", "digits", "kind", "too long", "rate", "text", "old vllm"],
 )
 def test_an_error_event_is_translated_by_its_code(
     event: dict[str, Any], want: type[EngineError]
 ) -> None:
     with pytest.raises(want):
-        wire.read_event(json.dumps(event).encode(), wire.Usage(), added_usage=False)
+        raise wire.error_in(event)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +176,12 @@ def test_a_status_is_translated_to_an_error(status: int, want: type[EngineError]
     assert "because" in error.message
 
 
-def test_an_error_body_that_is_not_json_is_dropped() -> None:
+def test_a_reason_in_plain_text_is_kept() -> None:
+    error = wire.error_of(413, b"Payload Too Large: at most 1 MB\n")
+    assert (error.message, error.body) == ("Payload Too Large: at most 1 MB", None)
+
+
+def test_an_error_page_is_dropped() -> None:
     error = wire.error_of(502, b"<html>bad gateway</html>")
     assert error.body is None
     assert "502" in error.message

@@ -16,11 +16,6 @@ from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.settings import StoreSettings
 from lengthwise_store.store import JobStore
 
-#: How long running answers may continue after Ctrl-C, seconds; the rest stays in the queue.
-_DRAIN_S = 10
-#: Niceness of the embedded LLM: it runs below the processes that wait on one another.
-_LLM_NICENESS = 5
-
 
 def valkey(settings: StackSettings, port: int, redis_url: str) -> Child:
     """Describe the embedded Valkey; its data is in `settings.data_dir`.
@@ -94,6 +89,7 @@ def worker(
     model: str,
     engine_port: int,
     engine_api_key: str,
+    log_name: str,
 ) -> Child:
     """Describe the worker, with its engine where that is embedded.
 
@@ -104,6 +100,7 @@ def worker(
         model: The queue that it serves.
         engine_port: Where an embedded engine listens.
         engine_api_key: Secret: what an embedded engine requires from its callers.
+        log_name: Name of its log.
     """
     env = {
         "LENGTHWISE_WORKER_REDIS_URL": redis_url,
@@ -112,7 +109,8 @@ def worker(
         "LENGTHWISE_WORKER_SLOTS": str(settings.slots),
         "LENGTHWISE_WORKER_BATCHING": settings.batching.value,
         "LENGTHWISE_WORKER_CONTEXT_TOKENS": str(settings.context_tokens),
-        "LENGTHWISE_WORKER_SHUTDOWN_GRACE_S": str(_DRAIN_S),
+        "LENGTHWISE_WORKER_THREADS": str(settings.threads),
+        "LENGTHWISE_WORKER_SHUTDOWN_GRACE_S": str(settings.drain_s),
         "LENGTHWISE_WORKER_METRICS_PORT": str(ports.find_free({engine_port})),
         "LENGTHWISE_WORKER_LOG_LEVEL": settings.log_level,
     }
@@ -132,18 +130,18 @@ def worker(
                 view = await service.queue(model)
         except ServiceError:  # the queue service may be down now
             return False
-        return any(w.seen_ms > 1000 * born_s for w in view.workers)
+        return any(w.slots and w.seen_ms > 1000 * born_s for w in view.workers)
 
     return Child(
         name="the worker",
         argv=(sys.executable, "-m", "lengthwise_worker"),
-        log=_log(settings, "worker"),
+        log=_log(settings, log_name),
         env=env,
         ready=ready,
         # An LLM on the CPU takes every core, and the other processes wait for one another.
-        niceness=_LLM_NICENESS if settings.engine is StackEngine.LLAMA_CPP else 0,
+        niceness=settings.llm_niceness if settings.engine is StackEngine.LLAMA_CPP else 0,
         ready_within_s=120,
-        stop_within_s=_DRAIN_S + 5,
+        stop_within_s=settings.drain_s + 5,
     )
 
 

@@ -22,11 +22,27 @@ class EngineResponse:
 
     `body`: the response body of an answer that was not streamed; None: the answer went to the
     sink. `prompt_tokens`, `output_tokens`: the engine's own counts; None: it reported none.
+    `usage_details`: what it reported beside them, a JSON object, such as cached tokens.
     """
 
     body: bytes | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    usage_details: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """What an engine reported about itself.
+
+    `problem`: why it cannot get work, in words; None: nothing is wrong. `certain`: False when its
+    answers leave open whether it serves the model, so that a probe has to tell. `max_model_len`:
+    tokens of prompt and answer together that the model accepts; None: it did not report them.
+    """
+
+    problem: str | None = None
+    certain: bool = True
+    max_model_len: int | None = None
 
 
 class Engine(Protocol):
@@ -37,17 +53,21 @@ class Engine(Protocol):
         """Its name in `WorkerView.engine`."""
 
     async def start(self) -> None:
-        """Start what is embedded. `healthy` may be called after this returns.
+        """Start what is embedded. `health` may be called after this returns.
 
         Raises:
             BadSettings: It cannot start with these settings.
         """
 
-    async def healthy(self) -> bool:
-        """Whether the engine can take a job now. No answer is not an error."""
+    async def health(self) -> Health:
+        """Ask the engine how it is, and which model it serves. No answer is not an error."""
 
-    async def max_model_len(self) -> int | None:
-        """Tokens of prompt and answer together that it accepts; None: it does not report them."""
+    async def probe(self) -> None:
+        """Have one token of the worker's own model generated.
+
+        Raises:
+            EngineError: That failed. The caller bounds the time.
+        """
 
     async def answer(self, claim: Claim, sink: Sink) -> EngineResponse:
         """Run one job. Cancelling this call aborts the engine's work on the job.

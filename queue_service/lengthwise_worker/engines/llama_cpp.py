@@ -64,7 +64,9 @@ class LlamaCppEngine(OpenAIEngine):
         """
         # Without a key, any web page in a browser on this machine could use it.
         self._key = api_key or secrets.token_urlsafe(24)
-        super().__init__(None, api_key=self._key, timeout_s=timeout_s, connections=slots)
+        super().__init__(
+            None, api_key=self._key, timeout_s=timeout_s, connections=slots, model=alias
+        )
         self._model_path, self._alias, self._slots = model_path, alias, slots
         self._context_tokens, self._threads, self._port = context_tokens, threads, port
         self._server: Any = None

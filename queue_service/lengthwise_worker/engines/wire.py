@@ -1,7 +1,7 @@
 """Parse and rewrite the parts of the OpenAI wire format that a worker must understand. Pure.
 
 Bodies pass through as bytes. A body is parsed to read it, and re-encoded only if the client already
-set a key that the worker sets. Called by openai_http.py and vllm.py.
+set a key that the worker sets. Called by openai_http.py, vllm.py and answer_reader.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+
+from pydantic_core import from_json
 
 from lengthwise_worker.errors import (
     EngineBusy,
@@ -25,31 +27,58 @@ from lengthwise_worker.errors import (
 #: be escaped.
 _NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,\s*')
 
-#: Statuses of an engine that is overloaded, and of one that rejects our key.
-_BUSY, _UNAVAILABLE = frozenset({429, 503}), frozenset({401, 403})
+#: Statuses of an engine that is overloaded, and of one that rejects our key. 529 is not registered;
+#: some hosted engines use it.
+_BUSY, _UNAVAILABLE = frozenset({429, 503, 529}), frozenset({401, 403})
+
+#: What the name of an error says about its status, when the error has no status.
+_STATUS_OF_WORD = (
+    ("invalid_request", 400),
+    ("badrequest", 400),
+    ("bad_request", 400),
+    ("context_length", 400),
+    ("rate_limit", 429),
+    ("overloaded", 503),
+)
 
 #: Client errors that may succeed on another try: request timeout, conflict, too early.
 _TRANSIENT = frozenset({408, 409, 425})
+
+
+#: Longest text of an engine's error that is kept, when it is no JSON, characters.
+_LONGEST_REASON = 1000
+
+#: Counts that have columns of their own; the rest of a `usage` is its details.
+_TOTALS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
+
+#: Longest details that are kept, characters of JSON.
+_LONGEST_DETAILS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRequest:
     """A request as the engine gets it.
 
-    `added_usage`: the worker asks for the token counts, and the client did not.
+    `added`: the fields that the worker set and the client did not. `added_usage`: the worker asks
+    for the token counts, and the client did not. `choices`: how many it asks for.
     """
 
     body: bytes
     stream: bool
+    added: frozenset[str] = frozenset()
     added_usage: bool
+    choices: int = 1
 
 
-def engine_request(body: bytes, extra: dict[str, Any] | None = None) -> EngineRequest:
+def engine_request(
+    body: bytes, extra: dict[str, Any] | None = None, *, without: frozenset[str] = frozenset()
+) -> EngineRequest:
     """Make the engine's request from a job's body.
 
     Args:
         body: The job's body, a JSON object, as the client sent it.
         extra: Keys that the worker sets. They replace the client's.
+        without: Fields that the engine refuses; the worker does not set them.
 
     Raises:
         EngineRefused: The body is not a JSON object.
@@ -57,22 +86,36 @@ def engine_request(body: bytes, extra: dict[str, Any] | None = None) -> EngineRe
     try:
         fields = json.loads(body)
     except ValueError as exc:
-        raise EngineRefused(f"The body is not JSON: {exc}") from exc
+        raise EngineRefused(f"The body is not JSON: {exc}", status=400) from exc
     if not isinstance(fields, dict):
-        raise EngineRefused(f"The body must be a JSON object, not {type(fields).__name__}")
-    add = dict(extra or {})
+        raise EngineRefused(
+            f"The body must be a JSON object, not {type(fields).__name__}", status=400
+        )
+    add = {name: value for name, value in (extra or {}).items() if name not in without}
     stream = fields.get("stream") is True
     options = fields.get("stream_options")
     requested = isinstance(options, dict) and options.get("include_usage") is True
-    if stream and not requested:
+    added_usage = stream and not requested and "stream_options" not in without
+    if added_usage:
         add["stream_options"] = {"include_usage": True}
         if isinstance(options, dict):
             # If both are set, vLLM sends usage with every piece.
             kept = {k: v for k, v in options.items() if k != "continuous_usage_stats"}
             add["stream_options"] = kept | {"include_usage": True}
     return EngineRequest(
-        body=_with(body, fields, add), stream=stream, added_usage=stream and not requested
+        body=_with(body, fields, add),
+        stream=stream,
+        added=frozenset(add),
+        added_usage=added_usage,
+        choices=_choices(fields),
     )
+
+
+def _choices(fields: dict[str, Any]) -> int:
+    """Return how many choices a request asks for: `n` for each of its prompts."""
+    n, prompts = fields.get("n"), fields.get("prompt")
+    many = isinstance(prompts, list) and bool(prompts) and not isinstance(prompts[0], int)
+    return max(1, n if isinstance(n, int) else 1) * (len(prompts) if many else 1)  # type: ignore[arg-type]
 
 
 def _with(body: bytes, fields: dict[str, Any], add: dict[str, Any]) -> bytes:
@@ -85,99 +128,121 @@ def _with(body: bytes, fields: dict[str, Any], add: dict[str, Any]) -> bytes:
     return body[: body.rindex(b"}")] + b"," + tail[1:]
 
 
-class EventSplitter:
-    """Splits a stream of bytes into the data of its server-sent events. Comments are dropped.
-
-    It is the worker's hot path. A library was measured at half its speed and has no interface for
-    bytes: docs/decisions/0070-libraries-for-what-is-not-our-purpose.md.
-    """
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """Return the events that `data` completes, in order."""
-        if self._rest:
-            data = self._rest + data
-        if b"\r" in data:
-            data = data.replace(b"\r\n", b"\n")
-        *events, self._rest = data.split(b"\n\n")
-        found = []
-        for event in events:
-            if event.startswith(b"data: ") and b"\n" not in event:
-                found.append(event[6:])
-                continue
-            lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if _is_data(line)]
-            if lines:
-                found.append(b"\n".join(lines))
-        return found
-
-
-def _is_data(line: bytes) -> bool:
-    return line.startswith(b"data:")
-
-
 @dataclass
 class Usage:
-    """The token counts that an engine reported; None: not yet."""
+    """The token counts that an engine reported; None: not yet.
+
+    `details`: what it reported beside the totals, such as `prompt_tokens_details`.
+    """
 
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    details: dict[str, Any] | None = None
 
     def read(self, body: Any) -> None:
         """Store the counts of a response or event that has `usage`."""
         usage = body.get("usage") if isinstance(body, dict) else None
-        if isinstance(usage, dict):
-            self.prompt_tokens = _count(usage.get("prompt_tokens"), self.prompt_tokens)
-            self.output_tokens = _count(usage.get("completion_tokens"), self.output_tokens)
+        if not isinstance(usage, dict):
+            return
+        self.prompt_tokens = _count(usage.get("prompt_tokens"), self.prompt_tokens)
+        self.output_tokens = _count(usage.get("completion_tokens"), self.output_tokens)
+        details = {k: v for k, v in usage.items() if k not in _TOTALS and v not in (None, {})}
+        if details and len(_dumped(details)) <= _LONGEST_DETAILS:
+            self.details = details
 
 
 def _count(value: Any, before: int | None) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else before
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 0 <= value < 2**53 else before
 
 
-def read_event(data: bytes, usage: Usage, *, added_usage: bool) -> bytes | None:
+def shown_event(
+    data: bytes, event: dict[str, Any], usage: Usage, *, added_usage: bool
+) -> bytes | None:
     """Return an event as the client gets it; None: the client does not get it.
 
     Args:
         data: The event's JSON.
+        event: The same, parsed.
         usage: Stores the engine's counts, if the event has them.
         added_usage: Whether the worker asked for the counts, and the client did not.
-
-    Raises:
-        EngineError: The event reports an error in the middle of the answer.
     """
-    if b'"error"' in data:
-        event = parse(data)
-        if isinstance(event, dict) and (event.get("error") or event.get("object") == "error"):
-            raise _error_of(_error_status(event), event, None, midway=True)
-    if b'"usage"' not in data:
-        return data
-    if added_usage:
-        data = _NULL_USAGE.sub(b"", data)
-        if b'"usage"' not in data:
-            return data
-    event = parse(data)
-    if isinstance(event, dict) and isinstance(event.get("usage"), dict):
+    if "usage" in event:
         usage.read(event)
-        if added_usage and event.get("choices") == []:
+        if added_usage and isinstance(event["usage"], dict) and not event.get("choices"):
             return None
-    return data
+        if added_usage and event["usage"] is None:
+            data = _NULL_USAGE.sub(b"", data)
+    return without_nan(data)
+
+
+def as_events(answer: dict[str, Any], *, with_usage: bool) -> list[bytes]:
+    """Return an answer that came whole, for a request for a stream, as the events of a stream."""
+    choices = []
+    for choice in answer["choices"]:
+        message = choice.get("message")
+        part = {name: value for name, value in choice.items() if name != "message"}
+        if isinstance(message, dict):
+            part["delta"] = message | _numbered(message.get("tool_calls"))
+        choices.append(part)
+    head = {k: v for k, v in answer.items() if k not in ("choices", "usage")}
+    if head.get("object") == "chat.completion":
+        head["object"] = "chat.completion.chunk"
+    events = [head | {"choices": choices}]
+    if with_usage and isinstance(answer.get("usage"), dict):
+        events.append(head | {"choices": [], "usage": answer["usage"]})
+    return [without_nan(_dumped(event)) for event in events]
+
+
+def _numbered(calls: Any) -> dict[str, Any]:
+    """Return the `tool_calls` of a message as a stream has them: each with its `index`."""
+    if not isinstance(calls, list):
+        return {}
+    numbered = [{"index": i} | c if isinstance(c, dict) else c for i, c in enumerate(calls)]
+    return {"tool_calls": numbered}
+
+
+def without_nan(data: bytes) -> bytes:
+    """Return JSON without NaN and infinities, which are not JSON: null takes their place."""
+    if b"NaN" not in data and b"Infinity" not in data:
+        return data
+    return _dumped(json.loads(data, parse_constant=lambda _: None))
+
+
+def _dumped(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
 
 
 def parse(data: bytes) -> Any:
     """Parse JSON; None if `data` is not JSON."""
     try:
-        return json.loads(data)
+        return from_json(data)
     except ValueError:
+        pass
+    try:
+        return json.loads(data)  # takes what the faster parser refuses: half of a surrogate pair
+    except (ValueError, RecursionError):
         return None
 
 
-def _error_status(event: dict[str, Any]) -> int:
-    """Return the HTTP status of an error event; 500 if it has none."""
-    error = event.get("error")
-    code = error.get("code") if isinstance(error, dict) else event.get("code")
-    return code if isinstance(code, int) and 400 <= code <= 599 else 500
+def error_in(body: dict[str, Any]) -> EngineError:
+    """Translate an error that came with status 200: as an event, or as the whole body."""
+    return _error_of(_status_in(body), body, None, midway=True)
+
+
+def _status_in(body: dict[str, Any]) -> int:
+    """Return the HTTP status that an error body stands for; 500: it does not tell."""
+    words = []
+    for holder in (body.get("error"), body):
+        for name in ("code", "status", "status_code", "type"):
+            value = holder.get(name) if isinstance(holder, dict) else None
+            if isinstance(value, str) and value.isdecimal():
+                value = int(value)
+            if isinstance(value, int) and 400 <= value <= 599:
+                return value
+            words.append(value.lower() if isinstance(value, str) else "")
+    kind = " ".join(words)
+    return next((status for word, status in _STATUS_OF_WORD if word in kind), 500)
 
 
 def error_of(status: int, body: bytes, retry_after: str | None = None) -> EngineError:
@@ -185,14 +250,18 @@ def error_of(status: int, body: bytes, retry_after: str | None = None) -> Engine
 
     Args:
         status: Its status, anything but 2xx.
-        body: Its body; kept for the client if it is JSON.
+        body: Its body; kept for the client if it is JSON or plain text.
         retry_after: Its `Retry-After` header: seconds, or a date.
     """
-    return _error_of(status, parse(body), retry_after, midway=False)
+    parsed = parse(body)
+    if parsed is None and b"\0" not in body and not body.lstrip().startswith(b"<"):
+        parsed = body[:_LONGEST_REASON].decode(errors="replace").strip()
+    return _error_of(status, parsed, retry_after, midway=False)
 
 
 def _error_of(status: int, body: Any, retry_after: str | None, *, midway: bool) -> EngineError:
     reason = _message(body)
+    body = body if isinstance(body, dict | list) else None
     message = f"The engine answered {status}{' midway' if midway else ''}"
     message = f"{message}: {reason}" if reason else f"{message}."
     if status in _BUSY:
@@ -206,9 +275,10 @@ def _error_of(status: int, body: Any, retry_after: str | None, *, midway: bool) 
 
 
 def _message(body: Any) -> str:
-    error = body.get("error", body) if isinstance(body, dict) else None
-    message = error.get("message") if isinstance(error, dict) else error
-    return message if isinstance(message, str) else ""
+    error = body.get("error") or body if isinstance(body, dict) else body
+    if isinstance(error, dict):
+        error = error.get("message") or error.get("detail")
+    return error if isinstance(error, str) else ""
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -17,7 +17,7 @@ from lengthwise_lab.queue_bench.producer import LoadPlan, Produced, produce_asyn
 from lengthwise_store.jobs import Accepted, Claim, NewJob
 from lengthwise_store.settings import StoreSettings
 from lengthwise_store.store import JobStore
-from lengthwise_worker.engines.base import EngineResponse, Sink
+from lengthwise_worker.engines.base import EngineResponse, Health, Sink
 from lengthwise_worker.settings import Settings
 from lengthwise_worker.worker import Worker
 
@@ -46,13 +46,12 @@ class IdleEngine:
     async def start(self) -> None:
         """Do nothing."""
 
-    async def healthy(self) -> bool:
-        """Return True."""
-        return True
+    async def health(self) -> Health:
+        """Report no problem."""
+        return Health()
 
-    async def max_model_len(self) -> int | None:
-        """Return None, because there is no model."""
-        return None
+    async def probe(self) -> None:
+        """Do nothing."""
 
     async def answer(self, claim: Claim, sink: Sink) -> EngineResponse:
         """Parse the body, as every engine does, and report one token each way."""

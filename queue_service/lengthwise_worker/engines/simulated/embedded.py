@@ -66,7 +66,7 @@ class EmbeddedSimulation(VllmEngine):
         self, *, model: str, slots: int, tokens_per_s: float, port: int, timeout_s: float
     ) -> None:
         """Store the settings. Nothing listens yet."""
-        super().__init__(None, timeout_s=timeout_s, connections=slots)
+        super().__init__(None, timeout_s=timeout_s, connections=slots, model=model)
         self._batch = SimulatedBatch(slots=slots, tokens_per_s=tokens_per_s, by_priority=True)
         self._model, self._port = model, port
         self._server: SimulatedServer | None = None

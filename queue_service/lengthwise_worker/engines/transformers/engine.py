@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lengthwise_store.jobs import Claim
 from lengthwise_worker.batching import BatchingMode
-from lengthwise_worker.engines.base import EngineResponse, Sink
+from lengthwise_worker.engines.base import EngineResponse, Health, Sink
 from lengthwise_worker.engines.transformers.batch_planner import BatchPlanner
 from lengthwise_worker.engines.transformers.openai_format import (
     DecodingRequest,
@@ -101,15 +101,16 @@ class TransformersEngine:
         """The loaded model and its counters; None before `start`."""
         return self._decoder
 
-    async def healthy(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread is not None and self._thread.is_alive()
+    async def health(self) -> Health:
+        """Report whether the thread runs; and the context, or a batch's memory if that is less."""
+        if self._decoder is None or self._thread is None or not self._thread.is_alive():
+            return Health(problem="The model is not loaded.")
+        return Health(max_model_len=min(self._decoder.context, self._planner.memory_tokens))
 
-    async def max_model_len(self) -> int | None:
-        """Return the model's context, or the memory of a batch if that is smaller."""
-        if self._decoder is None:
-            return None
-        return min(self._decoder.context, self._planner.memory_tokens)
+    async def probe(self) -> None:
+        """Check the thread. A token would wait for the batch that runs, however long it takes."""
+        if (problem := (await self.health()).problem) is not None:
+            raise EngineUnavailable(problem)
 
     async def aclose(self) -> None:
         """Stop the thread. Unfinished answers are dropped."""
@@ -126,7 +127,8 @@ class TransformersEngine:
     async def answer(self, claim: Claim, sink: Sink) -> EngineResponse:
         """Run one job. See `Engine`."""
         decoder = self._decoder
-        if decoder is None or not await self.healthy():
+        await self.probe()
+        if decoder is None:
             raise EngineUnavailable("The model is not loaded.")
         request = parse_request(claim)
         loop = asyncio.get_running_loop()
