@@ -15,9 +15,11 @@ from lengthwise_operator.children.manifest import Manifest
 from lengthwise_operator.clients.cluster import Cluster
 from lengthwise_operator.clients.queue_poll import PolledQueues
 from lengthwise_operator.errors import Refused, Unreachable
+from lengthwise_operator.llmservice.names import ENGINE
 from lengthwise_operator.llmservice.service import LLMService
 from lengthwise_operator.metrics import OperatorMetrics
 from lengthwise_operator.observed import Body, ChildKey, WatchedObjects
+from lengthwise_operator.ownership import conflict, may_change
 from lengthwise_operator.planner import ServicePlan
 from lengthwise_operator.service_state import (
     ECHO_S,
@@ -32,6 +34,9 @@ log = logging.getLogger(__name__)
 
 #: Something that was refused is sent again after this, s: an admin may have raised a quota.
 _REFUSED_AGAIN_S = 30.0
+
+#: An object that is not the service's own is looked at again after this, s: it may be gone.
+_FOREIGN_AGAIN_S = 5.0
 
 #: Children of kinds that are not watched are sent again this often, s.
 _UNWATCHED_AGAIN_S = 300.0
@@ -56,19 +61,23 @@ class Applier:
         """
         changed = await self._send_settings(service, plan, state)
         changed |= await self._send_command(service, plan, state)
+        changed |= await self._scale(service, plan)
         present = {
             (child["kind"], child["metadata"]["name"]): child
             for child in watched.of_service(service.namespace, service.name)
         }
         for manifest in plan.apply:
-            changed |= await self._send_child(manifest, present, state)
+            changed |= await self._send_child(service, manifest, present, state)
         for kind, name in plan.delete:
-            await asyncio.to_thread(self._cluster.delete, kind, service.namespace, name)
+            uid = present[kind, name]["metadata"]["uid"]
+            await asyncio.to_thread(self._cluster.delete, kind, service.namespace, name, uid)
             state.sent.pop((kind, name), None)
             changed = True
         return changed
 
-    async def write_status(self, service: LLMService, plan: ServicePlan) -> bool:
+    async def write_status(
+        self, service: LLMService, plan: ServicePlan, state: ServiceState
+    ) -> bool:
         """Write the status of the plan; whether there was one.
 
         Raises:
@@ -79,6 +88,7 @@ class Applier:
         # A merge removes only fields that are set to null.
         removed = {k: None for k in service.status if k not in plan.status}
         status = {**removed, **plan.status}
+        state.status, state.status_s = plan.status, time.monotonic()
         try:
             await asyncio.to_thread(
                 self._cluster.write_status, service.namespace, service.name, status
@@ -126,8 +136,22 @@ class Applier:
             log.warning("queue command not sent", extra={"problem": exc.message})
         return True
 
+    async def _scale(self, service: LLMService, plan: ServicePlan) -> bool:
+        if plan.scale is None:
+            return False
+        try:
+            name = service.child(ENGINE)
+            await asyncio.to_thread(self._cluster.scale, service.namespace, name, plan.scale)
+        except Refused as exc:
+            log.warning("scaling refused", extra={"problem": exc.message})
+        return True
+
     async def _send_child(
-        self, manifest: Manifest, present: Mapping[ChildKey, Body], state: ServiceState
+        self,
+        service: LLMService,
+        manifest: Manifest,
+        present: Mapping[ChildKey, Body],
+        state: ServiceState,
     ) -> bool:
         """Send one child unless it is as it should be; whether it was sent."""
         key = (manifest["kind"], manifest["metadata"]["name"])
@@ -135,7 +159,7 @@ class Applier:
         if sent is not None and sent.manifest == digest:
             age_s = now_s - sent.at_s
             if sent.refused:
-                due = age_s > _REFUSED_AGAIN_S
+                due = age_s > (_FOREIGN_AGAIN_S if sent.foreign else _REFUSED_AGAIN_S)
             elif manifest["kind"] == "PodMonitor":
                 due = age_s > _UNWATCHED_AGAIN_S
             else:
@@ -147,7 +171,15 @@ class Applier:
             if not due:
                 return False
         try:
-            stored = await asyncio.to_thread(self._cluster.apply, manifest)
+            # Read again: the watch delivers only objects that have the operator's labels.
+            found = await asyncio.to_thread(self._cluster.find, key[0], service.namespace, key[1])
+            if found is not None and not may_change(found, service):
+                state.sent[key] = SentChild(
+                    digest, "", now_s, refused=conflict(found, service), foreign=True
+                )
+                return True
+            uid = None if found is None else found["metadata"]["uid"]
+            stored = await asyncio.to_thread(self._cluster.apply, manifest, uid)
         except Refused as exc:
             state.sent[key] = SentChild(digest, "", now_s, refused=exc.message)
         else:

@@ -119,7 +119,10 @@ def _engine(service: LLMService, observed: Observed) -> Condition:
     def result(reason: str, message: str) -> Condition:
         return _condition(ConditionType.ENGINE, reason, message)
 
-    refused = observed.refused.get(("Deployment", service.child(ENGINE)))
+    foreign = _foreign(observed, service.child(ENGINE))
+    if foreign:
+        return result("NameConflict", foreign)
+    refused = _refused(observed, service.child(ENGINE))
     if refused:
         return result("ManifestRefused", refused)
     deployment = observed.deployments.get(service.child(ENGINE))
@@ -158,6 +161,21 @@ def _engine(service: LLMService, observed: Observed) -> Condition:
     limit = service.spec.engine.startup_timeout_seconds
     return result(
         "Starting", f"0 of {wanted} replicas are ready; each has {limit} s to load its model"
+    )
+
+
+def _foreign(observed: Observed, name: str) -> str:
+    """Join the messages about objects of this name that are not the service's own."""
+    return "; ".join(message for (_, child), message in observed.foreign.items() if child == name)
+
+
+def _refused(observed: Observed, name: str) -> str:
+    """Join the API server's refusals of children of this name."""
+    # A cluster may forbid the operator to create monitors; that keeps no request from its answer.
+    return "; ".join(
+        message if kind == "Deployment" else f"{kind} {name}: {message}"
+        for (kind, child), message in observed.refused.items()
+        if child == name and kind not in ("Queue", "QueueCommand", "PodMonitor")
     )
 
 
@@ -205,7 +223,9 @@ def _predictor(service: LLMService, observed: Observed, installation: Installati
     if url is None:
         return result("Off", f"no predictor; {_MEDIAN_LENGTH}")
     own = service.own_predictor_replicas(installation) > 0
-    if own and (refused := observed.refused.get(("Deployment", service.child(PREDICTOR)))):
+    if own and (foreign := _foreign(observed, service.child(PREDICTOR))):
+        return result("NameConflict", foreign)
+    if own and (refused := _refused(observed, service.child(PREDICTOR))):
         return result("Failing", refused)
     facts = observed.predictor
     if facts is not None and not facts.problem:
@@ -253,6 +273,9 @@ def _cache(service: LLMService, observed: Observed) -> Condition:
     name = cache_claim(service)
     if name is None:
         return result("NotRequested", "spec.modelCache is not set")
+    foreign = _foreign(observed, name)
+    if foreign:
+        return result("NameConflict", foreign)
     refused = observed.refused.get(("PersistentVolumeClaim", service.child(CACHE)))
     if refused:
         return result("ManifestRefused", refused)

@@ -22,7 +22,14 @@ class OperatorError(Exception):
 
 
 class Refused(OperatorError):
-    """The API server or the queue service refused what was sent; a retry would not help."""
+    """The API server or the queue service refused what was sent; a retry would not help.
+
+    `status` is the HTTP status of the answer; 0: it is not known.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Unreachable(OperatorError):

@@ -11,7 +11,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import kopf
@@ -19,7 +20,7 @@ import kopf
 from lengthwise_operator.clients.cluster import Cluster
 from lengthwise_operator.clients.predictors import PredictorClient
 from lengthwise_operator.clients.queue_service import QueueServiceClient
-from lengthwise_operator.errors import BadSpec, OperatorError, Refused, Unreachable
+from lengthwise_operator.errors import BadSpec, OperatorError
 from lengthwise_operator.llmservice.names import (
     FIELD_MANAGER,
     GROUP,
@@ -29,8 +30,9 @@ from lengthwise_operator.llmservice.names import (
     VERSION,
 )
 from lengthwise_operator.metrics import OperatorMetrics
-from lengthwise_operator.observed import Body
+from lengthwise_operator.observed import Body, IndexedObjects
 from lengthwise_operator.planner import ServicePlan
+from lengthwise_operator.queue_plan import overdue
 from lengthwise_operator.reconciler import Reconciler
 from lengthwise_operator.service_state import ServiceState
 from lengthwise_operator.settings import OperatorSettings
@@ -99,20 +101,6 @@ class _Process:
             await asyncio.sleep(self.settings.poll_seconds)
 
 
-class _Indices:
-    """Kopf's indices as `observed.WatchedObjects`."""
-
-    def __init__(self, indices: Mapping[str, Any]) -> None:
-        self._indices = indices
-
-    def of_service(self, namespace: str, service: str) -> Iterable[Body]:
-        for index in (self._indices[plural] for _, plural in WATCHED):
-            yield from index.get((namespace, service), ())
-
-    def with_queue(self, queue: str) -> Iterable[tuple[str, str, str]]:
-        return list(self._indices["queue_names"].get(queue, ()))
-
-
 @kopf.on.startup()
 async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> None:
     """Configure Kopf, and start to poll the queues."""
@@ -138,6 +126,9 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     settings.watching.inactivity_timeout = 70
     settings.networking.request_timeout = 20
     settings.networking.connect_timeout = 10
+    # Longest wait for a daemon to end, s, before the deletion of its service goes on. Without it
+    # Kopf looks again only after the whole cancellation_backoff.
+    settings.background.instant_exit_timeout = 10
     # With rights in some namespaces only, Kopf's scan for others is refused nine times, over 50 s.
     settings.scanning.disabled = bool(own.namespaces)
     # Without these labels the operator would receive every pod of the cluster.
@@ -266,10 +257,12 @@ async def drain(body: kopf.Body, uid: str, memo: kopf.Memo, **indices: Any) -> N
     process: _Process = memo.process
     try:
         plan = await _reconcile(body, uid, process, indices)
-    except BadSpec:
-        return  # such a service never had an engine
-    except (Refused, Unreachable) as exc:
-        raise kopf.TemporaryError(exc.message, delay=_BUSY_S) from exc
+    except Exception as exc:
+        # Nothing may keep an object for ever, not even a fault of the operator.
+        if overdue(body, datetime.now(UTC)):
+            log.warning("deleted without draining", exc_info=exc)
+            return
+        raise kopf.TemporaryError(str(exc), delay=_BUSY_S) from exc
     if not plan.gone:
         raise kopf.TemporaryError("queued jobs are being served", delay=_BUSY_S)
 
@@ -278,7 +271,7 @@ async def _reconcile(
     body: kopf.Body, uid: str, process: _Process, indices: Mapping[str, Any]
 ) -> ServicePlan:
     state = process.states.setdefault(uid, ServiceState())
-    plan = await process.reconciler.reconcile(body, _Indices(indices), state)
+    plan = await process.reconciler.reconcile(body, IndexedObjects(indices, WATCHED), state)
     for event in plan.events if plan.status is not None else ():
         kopf.event(body, type=event.type, reason=event.reason, message=event.message[:1000])
     return plan

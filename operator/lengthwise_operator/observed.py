@@ -23,6 +23,24 @@ class WatchedObjects(Protocol):
         """(creation time, "namespace/name", uid) of every LLMService with this queue."""
 
 
+class IndexedObjects:
+    """The indices that Kopf keeps, as `WatchedObjects`."""
+
+    def __init__(self, indices: Mapping[str, Any], watched: Iterable[tuple[str, str]]) -> None:
+        """`indices`: of each (group, plural) in `watched`, and `queue_names`."""
+        self._indices = indices
+        self._plurals = [plural for _, plural in watched]
+
+    def of_service(self, namespace: str, service: str) -> Iterable[Body]:
+        """The children and pods of one service."""
+        for plural in self._plurals:
+            yield from self._indices[plural].get((namespace, service), ())
+
+    def with_queue(self, queue: str) -> Iterable[tuple[str, str, str]]:
+        """(creation time, "namespace/name", uid) of every LLMService with this queue."""
+        return list(self._indices["queue_names"].get(queue, ()))
+
+
 @dataclass(frozen=True, kw_only=True)
 class QueueFacts:
     """One queue, as the queue service reports it.
@@ -87,6 +105,8 @@ class Observed:
         predictor: None: it was not asked (yet).
         refused: Messages of the API server or the queue service that refused the last manifest or
             settings, by child.
+        spec_problems: What is wrong with the parts of the spec that have the form of a Pod.
+        foreign: Messages about objects that have the name of a child and are not the service's own.
         name_owner: "namespace/name" of an older service with the same queue; "": there is none.
         served_queue: The queue that the running engine serves; None: there is no engine.
         queue_rolling: Whether the workers must be replaced but wait, because the queue service is
@@ -103,6 +123,8 @@ class Observed:
     queue_problem: str = ""
     predictor: PredictorFacts | None = None
     refused: Mapping[ChildKey, str] = field(default_factory=dict)
+    spec_problems: Sequence[str] = ()
+    foreign: Mapping[ChildKey, str] = field(default_factory=dict)
     name_owner: str = ""
     served_queue: str | None = None
     queue_rolling: bool = False

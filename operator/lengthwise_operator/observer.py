@@ -21,6 +21,8 @@ from lengthwise_operator.installation import Apis, Installation
 from lengthwise_operator.llmservice.names import CACHE, ENGINE, QUEUE_ANNOTATION
 from lengthwise_operator.llmservice.service import LLMService
 from lengthwise_operator.observed import Body, ChildKey, Observed, WatchedObjects
+from lengthwise_operator.ownership import controller_uid
+from lengthwise_operator.pod_check import pod_problems
 from lengthwise_operator.service_state import ECHO_S, ServiceState, newer
 
 #: The optional APIs of the server are looked up again this often, s: an admin may add them later.
@@ -71,25 +73,21 @@ class Observer:
         """
         kinds: dict[str, dict[str, Body]] = {}
         for found in watched.of_service(service.namespace, service.name):
-            kinds.setdefault(found["kind"], {})[found["metadata"]["name"]] = found
+            # Anybody can put the operator's labels on an object.
+            if found["kind"] == "Pod" or controller_uid(found) == service.uid:
+                kinds.setdefault(found["kind"], {})[found["metadata"]["name"]] = found
         pods = list(kinds.pop("Pod", {}).values())
         await self._read_claims_and_events(service, pods, state)
         named = {name: claim for name, claim in state.claims.items() if claim is not None}
         deployments = _deployments(kinds.get("Deployment", {}), state)
         engine = deployments.get(service.child(ENGINE))
-        served_queue = None
-        if engine is not None:
-            served_queue = engine["metadata"].get("annotations", {}).get(QUEUE_ANNOTATION)
+        served_queue = None if engine is None else _queue_of(engine)
+        spec_problems = pod_problems(service.spec)
         predictor_url = service.predictor_url(self._installation)
         return Observed(
             deployments=deployments,
             claims={**kinds.get("PersistentVolumeClaim", {}), **named},
-            others=[
-                (kind, name)
-                for kind, children in kinds.items()
-                for name, child in children.items()
-                if _owner(child) == service.uid
-            ],
+            others=[(kind, name) for kind, children in kinds.items() for name in children],
             pods=pods,
             events=state.events,
             missing_claims=[name for name, claim in state.claims.items() if claim is None],
@@ -99,9 +97,12 @@ class Observer:
             if predictor_url
             else None,
             refused=_refusals(service, state),
+            foreign={key: sent.refused for key, sent in state.sent.items() if sent.foreign},
             name_owner=_name_owner(service, watched),
             served_queue=served_queue,
-            queue_rolling=self._worker_is_outdated(service, engine)
+            spec_problems=spec_problems,
+            queue_rolling=not spec_problems
+            and self._worker_is_outdated(service, engine)
             and await self._queue_rollout.in_progress(),
         )
 
@@ -129,7 +130,7 @@ class Observer:
         ]
 
     def _worker_is_outdated(self, service: LLMService, engine: Body | None) -> bool:
-        if engine is None:
+        if engine is None or service.deleted:
             return False
         # The user's template may name another worker image, so the desired manifest is built.
         desired = engine_deployment(service, self._installation, 0)
@@ -148,18 +149,28 @@ def _deployments(watched: dict[str, Body], state: ServiceState) -> dict[str, Bod
     return found
 
 
+def served_queue(service: LLMService, watched: WatchedObjects) -> str | None:
+    """Return the queue that the service's engine serves; None: there is no engine."""
+    for found in watched.of_service(service.namespace, service.name):
+        mine = found["kind"] == "Deployment" and controller_uid(found) == service.uid
+        if mine and found["metadata"]["name"] == service.child(ENGINE):
+            return _queue_of(found)
+    return None
+
+
+def _queue_of(engine: Body) -> str | None:
+    return (engine["metadata"].get("annotations") or {}).get(QUEUE_ANNOTATION)
+
+
 def _refusals(service: LLMService, state: ServiceState) -> dict[ChildKey, str]:
-    out = {key: sent.refused for key, sent in state.sent.items() if sent.refused}
+    out = {
+        key: sent.refused for key, sent in state.sent.items() if sent.refused and not sent.foreign
+    }
     if state.refused_settings.message:
         out["Queue", service.queue] = state.refused_settings.message
     if state.refused_command:
         out["QueueCommand", service.queue] = state.refused_command
     return out
-
-
-def _owner(child: Body) -> str | None:
-    owners = child["metadata"].get("ownerReferences") or ()
-    return next((o["uid"] for o in owners if o.get("controller")), None)
 
 
 def _name_owner(service: LLMService, watched: WatchedObjects) -> str:

@@ -48,6 +48,8 @@ class ServicePlan:
         queue_command: "drain", "resume", or "" for none.
         apply: Manifests of the children; one that is already stored is not sent again.
         delete: Children that are no longer wanted.
+        scale: Replicas to set on the engine's Deployment of a service that is being deleted, which
+            is otherwise left as it is; None: it has them.
         status: Status to write; None: it is unchanged, or was written too recently.
         events: Events to post.
         gone: Whether a deletion is finished, so that the finalizer may be removed.
@@ -60,6 +62,7 @@ class ServicePlan:
     queue_command: str
     apply: Sequence[Manifest]
     delete: Sequence[ChildKey]
+    scale: int | None
     status: dict[str, Any] | None
     events: Sequence[ServiceEvent]
     gone: bool
@@ -90,12 +93,17 @@ def make_plan(
         now_s: Monotonic clock, for delays, s.
     """
     broken = [rule.message for rule in broken_rules(service.name, service.spec)]
+    broken += observed.spec_problems
     renamed = observed.served_queue is not None and observed.served_queue != service.queue
     # Nothing but the status is changed while the spec is invalid or the queue is another service's.
     suspended = bool(broken or renamed or observed.name_owner)
+    if service.deleted:
+        # What runs is left as it is until its queue is served. No spec can prevent that.
+        suspended = bool(observed.name_owner) and observed.served_queue is None
     scaling = None if suspended else _scale(service, observed, state, now_s)
     replicas = _replicas(service, observed, scaling)
-    wanted = [] if suspended else all_children(service, installation, apis, replicas)
+    children = not suspended and not service.deleted
+    wanted = all_children(service, installation, apis, replicas) if children else []
     # An older queue service does not read all that newer workers send: docs/decisions/0004.
     held = ("Deployment", service.child(ENGINE)) if observed.queue_rolling else None
     found = conditions(service, observed, installation, scaling, broken)
@@ -108,6 +116,7 @@ def make_plan(
         queue_command="" if suspended else queue_command(service, observed),
         apply=[m for m in wanted if (m["kind"], m["metadata"]["name"]) != held],
         delete=_unwanted(observed, wanted) if wanted else [],
+        scale=_last_scale(service, observed, scaling),
         status=status if write else None,
         events=events_of(service, found, scaling),
         gone=service.deleted is not None and drained(service, observed, now, suspended=suspended),
@@ -159,6 +168,16 @@ def _demand(service: LLMService, queue: QueueFacts | None) -> Demand | None:
         in_flight=queue.in_flight,
         backlog_s=backlog_ms / 1000 * waiting,
     )
+
+
+def _last_scale(
+    service: LLMService, observed: Observed, scaling: ScalingDecision | None
+) -> int | None:
+    """Replicas for the jobs that a deleted service still has; None: they are as they should be."""
+    engine = observed.deployments.get(service.child(ENGINE))
+    if service.deleted is None or scaling is None or engine is None:
+        return None
+    return None if engine["spec"].get("replicas") == scaling.replicas else scaling.replicas
 
 
 def _replicas(service: LLMService, observed: Observed, scaling: ScalingDecision | None) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from lengthwise_operator.installation import Installation
 from lengthwise_operator.llmservice.fields import seconds
 from lengthwise_operator.llmservice.names import ENGINE
-from lengthwise_operator.llmservice.service import LLMService
+from lengthwise_operator.llmservice.service import LLMService, parse_time
+from lengthwise_operator.llmservice.spec import unreadable_spec
 from lengthwise_operator.observed import Observed
 
 #: While the queue service does not answer, a deletion waits for this long, s. The jobs are in Redis
@@ -84,6 +86,13 @@ def drained(service: LLMService, observed: Observed, now: datetime, *, suspended
     # A queue service without modes cannot stop admission; then an empty queue is enough.
     closed = queue.mode == "draining" or ("QueueCommand", service.queue) in observed.refused
     return closed and queue.depth == 0 and queue.in_flight == 0
+
+
+def overdue(body: Mapping[str, Any], now: datetime) -> bool:
+    """Whether the time that a deletion may wait for its queue is over, by the object as it is."""
+    deleted = body["metadata"].get("deletionTimestamp")
+    limit_s = unreadable_spec(body.get("spec")).drain.delete_timeout_seconds
+    return deleted is None or (now - parse_time(deleted)).total_seconds() >= limit_s
 
 
 def _optional_settings(service: LLMService, installation: Installation) -> dict[str, Any]:

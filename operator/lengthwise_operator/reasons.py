@@ -51,7 +51,11 @@ REASONS: dict[ConditionType, dict[str, tuple[str, str]]] = {
         "PodsRefused": ("False", "The API server refuses the pods: a quota or an admission rule."),
         "ManifestRefused": (
             "False",
-            "The API server refuses the Deployment of this spec.",
+            "The API server refuses the Deployment of this spec, or another part of the engine.",
+        ),
+        "NameConflict": (
+            "False",
+            "An object that is not this service's has the name of the engine; it is left alone.",
         ),
         "NotCreated": (
             "Unknown",
@@ -89,6 +93,7 @@ REASONS: dict[ConditionType, dict[str, tuple[str, str]]] = {
             "False",
             "It does not answer; every job counts as of median length.",
         ),
+        "NameConflict": ("False", "An object that is not this service's has its name."),
         "Failing": ("False", "Its pod does not run; the message has the cause."),
         "NotAsked": ("Unknown", "It was not asked yet."),
     },
@@ -122,6 +127,7 @@ REASONS: dict[ConditionType, dict[str, tuple[str, str]]] = {
         "ClaimNotFound": ("False", "modelCache.existingClaim does not exist."),
         "Lost": ("False", "The claim has lost its volume."),
         "ManifestRefused": ("False", "The API server refuses the claim."),
+        "NameConflict": ("False", "A claim that is not this service's has the name of its cache."),
         "NotCreated": ("Unknown", "The claim will be created."),
     },
 }

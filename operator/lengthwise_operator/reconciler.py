@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,12 +20,12 @@ from lengthwise_operator.conditions import invalid, merged
 from lengthwise_operator.errors import BadSpec
 from lengthwise_operator.installation import Installation
 from lengthwise_operator.llmservice.service import LLMService, llmservice_of
-from lengthwise_operator.llmservice.spec import LLMServiceSpec
+from lengthwise_operator.llmservice.spec import LLMServiceSpec, unreadable_spec
 from lengthwise_operator.metrics import OperatorMetrics
 from lengthwise_operator.observed import Observed, WatchedObjects
-from lengthwise_operator.observer import Observer
+from lengthwise_operator.observer import Observer, served_queue
 from lengthwise_operator.planner import ServicePlan, make_plan
-from lengthwise_operator.service_state import ServiceState
+from lengthwise_operator.service_state import ECHO_S, ServiceState
 
 
 class Reconciler:
@@ -69,6 +70,11 @@ class Reconciler:
         """
         started_s = time.monotonic()
         service = await self._parse(body)
+        if state.status is not None and started_s - state.status_s < ECHO_S:
+            # The watch may still deliver the status from before: events would be posted twice.
+            service = replace(service, status=state.status)
+        if service.deleted:
+            service = replace(service, served_queue=served_queue(service, watched) or "")
         outcome = "failed"
         try:
             apis = await self._observer.apis()
@@ -88,7 +94,7 @@ class Reconciler:
                 # Otherwise a service would be Ready for a moment before its change starts.
                 observed = await self._observer.observe(service, watched, state)
                 plan = plan_for(observed)
-            changed |= await self._applier.write_status(service, plan)
+            changed |= await self._applier.write_status(service, plan, state)
             outcome = "changed" if changed else "unchanged"
         finally:
             self._metrics.reconciles.labels(outcome).inc()
@@ -101,11 +107,14 @@ class Reconciler:
         """Parse the object; report an error in its status.
 
         Raises:
-            BadSpec: The spec does not have the form of the CRD.
+            BadSpec: The spec does not have the form of the CRD, and the object is not being
+                deleted.
         """
         try:
             spec = LLMServiceSpec.model_validate(dict(body["spec"]))
         except ValidationError as exc:
+            if body["metadata"].get("deletionTimestamp"):
+                return llmservice_of(body, unreadable_spec(body["spec"]))
             first = exc.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             message = f"spec.{where}: {first['msg']}"

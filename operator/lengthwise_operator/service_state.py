@@ -29,6 +29,8 @@ class SentChild:
         stored: Fingerprint of the stored object; "" if it was refused.
         at_s: When it was sent, on the monotonic clock, s.
         refused: Message of the API server; "": it was accepted.
+        foreign: Whether it was not sent, because the object of that name is not the service's own;
+            `refused` says so.
         body: The stored object.
     """
 
@@ -36,6 +38,7 @@ class SentChild:
     stored: str
     at_s: float
     refused: str = ""
+    foreign: bool = False
     body: Body | None = None
 
 
@@ -66,6 +69,8 @@ class ServiceState:
         claims_and_events_s: When claims and events were last read, on the monotonic clock, s.
         refused_settings: Queue settings that the queue service refused.
         refused_command: Message of the queue service to a refused command; "": none.
+        status: The status as it was last written, which the watch delivers later; None: none was.
+        status_s: When it was written, on the monotonic clock, s.
     """
 
     planner: PlannerState = field(default_factory=PlannerState)
@@ -75,6 +80,8 @@ class ServiceState:
     claims_and_events_s: float = _NEVER_S
     refused_settings: RefusedSettings = field(default_factory=RefusedSettings)
     refused_command: str = ""
+    status: dict[str, Any] | None = None
+    status_s: float = _NEVER_S
 
 
 def fingerprint(child: Body) -> str:

@@ -48,11 +48,29 @@ def test_the_reviewed_table_of_rights_is_the_clusterrole(render: Any, chart_fold
 def test_a_namespaced_operator_has_no_right_outside_its_namespaces(render: Any) -> None:
     objects = render(NAMESPACED)
     assert of_kind(objects, "ClusterRole", "ClusterRoleBinding") == []
-    assert [r["metadata"]["namespace"] for r in of_kind(objects, "Role")] == ["llm", "research"]
+    rights = [r for r in of_kind(objects, "Role") if r["metadata"]["name"].endswith("-operator")]
+    assert [r["metadata"]["namespace"] for r in rights] == ["llm", "research"]
     arguments = named(objects, "Deployment", "lw-lengthwise-operator")["spec"]["template"]["spec"][
         "containers"
     ][0]["args"]
     assert [a for a in arguments if "namespace" in a] == ["--namespace=llm", "--namespace=research"]
+
+
+def test_each_served_namespace_has_a_role_for_those_who_view_and_one_for_those_who_edit(
+    render: Any,
+) -> None:
+    roles = of_kind(render(NAMESPACED), "Role")
+    for namespace in ("llm", "research"):
+        found = {
+            r["metadata"]["name"]: {
+                (x, v) for rule in r["rules"] for x in rule["resources"] for v in rule["verbs"]
+            }
+            for r in roles
+            if r["metadata"]["namespace"] == namespace
+        }
+        assert ("llmservices", "get") in found["lw-lengthwise-view"]
+        assert ("llmservices", "create") not in found["lw-lengthwise-view"]
+        assert {("llmservices", "get"), ("llmservices", "create")} <= found["lw-lengthwise-edit"]
 
 
 def test_a_namespaced_operator_may_list_only_the_queue_service_elsewhere(render: Any) -> None:

@@ -104,7 +104,7 @@ def test_only_kubernetes_own_objects_keep_unknown_fields() -> None:
     }
     assert kept == {
         "spec.affinity",
-        "spec.podTemplate",
+        "spec.podTemplate.spec",
         "spec.engine.env[].valueFrom",
         "spec.engine.envFrom[]",
     }
@@ -164,7 +164,9 @@ def test_every_rule_has_a_bad_example() -> None:
     tensor=st.integers(1, 8),
     gpus=st.sampled_from([None, 1, 8, "4"]),
     args=st.lists(
-        st.sampled_from(["--port", "--portable", "--enable-x", "--max_model_len=3", "8000"]),
+        st.sampled_from(
+            ["--port", "--portable", "--enable-x", "--max_model_len=3", "8000", "-tp", "--ho\n"]
+        ),
         max_size=3,
     ),
     surge=st.sampled_from([0, 1, "0%", "25%"]),
@@ -204,7 +206,7 @@ def test_a_change_that_would_lose_jobs_or_weights_is_refused(case: dict[str, Any
     before, after = (defaulted(MINIMAL | case[c], spec_schema()) for c in ("old", "new"))
     broken = [
         message
-        for rule, message in TRANSITION_RULES
+        for _, rule, message in TRANSITION_RULES
         if not cel_holds(rule, self=after, oldSelf=before)
     ]
     want = case["refused"]
@@ -214,7 +216,7 @@ def test_a_change_that_would_lose_jobs_or_weights_is_refused(case: dict[str, Any
 
 def test_every_transition_rule_refuses_a_change() -> None:
     refused = [case["refused"] for case in CASES["changes"] if case["refused"]]
-    for _, message in TRANSITION_RULES:
+    for _, _, message in TRANSITION_RULES:
         assert any(message.startswith(field) for field in refused)
 
 

@@ -90,7 +90,7 @@ def server() -> Iterator[Server]:
 
 def messages(stderr: str) -> set[str]:
     """The messages of the rules in an error of the API server."""
-    known = {rule.message for rule in RULES} | {message for _, message in TRANSITION_RULES}
+    known = {rule.message for rule in RULES} | {message for _, _, message in TRANSITION_RULES}
     return {message for message in known if message in stderr}
 
 

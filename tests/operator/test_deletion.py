@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.operator.manifests import engine_replicas
+from tests.operator.kubernetes_objects import engine
+
+from lengthwise_operator.queue_plan import overdue
 
 if TYPE_CHECKING:
     from tests.operator.conftest import MakeFacts
@@ -45,9 +48,9 @@ def test_a_deletion_starts_an_engine_for_the_queued_jobs(plan: Any, facts: MakeF
         deleted="2026-03-01T11:59:58Z",
         autoscaling={},
         status={"desiredReplicas": 0},
-        seen={"queue": facts(mode="draining", depth=1)},
+        seen={"queue": facts(mode="draining", depth=1), "deployments": {"chat-engine": engine(0)}},
     )
-    assert engine_replicas(found) == 1
+    assert (found.scale, found.apply) == (1, [])
 
 
 @pytest.mark.parametrize(
@@ -61,7 +64,8 @@ def test_an_unreachable_queue_service_delays_a_deletion_for_one_minute(
 
 
 def test_a_service_that_never_had_the_queue_is_deleted_at_once(plan: Any) -> None:
-    found = plan(deleted="2026-03-01T11:59:59Z", seen={"name_owner": "other/chat"})
+    seen = {"name_owner": "other/chat", "served_queue": None, "deployments": {}}
+    found = plan(deleted="2026-03-01T11:59:59Z", seen=seen)
     assert (found.gone, found.queue_command) == (True, "")
 
 
@@ -73,3 +77,21 @@ def test_a_recreated_service_resumes_its_old_queue(plan: Any, facts: MakeFacts) 
 
 def test_a_queue_that_an_admin_drains_is_not_resumed(plan: Any, facts: MakeFacts) -> None:
     assert plan(seen={"queue": facts(mode="draining")}).queue_command == ""
+
+
+@pytest.mark.parametrize(
+    ("spec", "after_s", "over"),
+    [
+        ({"drain": {"deleteTimeoutSeconds": 30}}, 29, False),
+        ({"drain": {"deleteTimeoutSeconds": 30}}, 31, True),
+        ({"drain": {"deleteTimeoutSeconds": 0}}, 0, True),
+        ({"drain": "soon"}, 599, False),
+        ({"drain": "soon"}, 601, True),
+        (None, 601, True),
+    ],
+)
+def test_no_fault_keeps_a_deleted_service_beyond_its_limit(
+    now: datetime, spec: Any, after_s: int, over: bool
+) -> None:
+    body = {"metadata": {"deletionTimestamp": "2026-03-01T12:00:00Z"}, "spec": spec}
+    assert overdue(body, now + timedelta(seconds=after_s)) == over

@@ -101,6 +101,55 @@ def test_tensor_parallelism_sets_the_argument_the_gpus_and_the_shared_memory(mak
     assert mounts["shm"] == "/dev/shm"  # noqa: S108 - the container's
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"resources": {"limits": {"amd.com/gpu": 4}}},
+        {"resources": {"requests": {"google.com/tpu": 4}}},
+        {"resources": {"limits": {"nvidia.com/mig-3g.20gb": 4}}},
+        {"podTemplate": {"spec": {"resourceClaims": [{"name": "gpus"}]}}},
+    ],
+)
+def test_tensor_parallelism_requests_no_nvidia_gpu_where_devices_are_named(
+    make: Any, spec: dict[str, Any]
+) -> None:
+    resources = container(make(parallelism={"tensor": 4}, **spec), "main")["resources"]
+    assert "nvidia.com/gpu" not in resources.get("limits", {})
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--data-parallel-size", "4"],
+        ["--enforce-eager", "--data_parallel_size=4"],
+        ["-dp", "4"],
+    ],
+)
+def test_the_worker_fills_every_engine_of_a_data_parallel_replica(
+    make: Any, args: list[str]
+) -> None:
+    worker = container(make(engine={"maxNumSeqs": 48, "args": args}), "worker")
+    assert env(worker)["LENGTHWISE_WORKER_SLOTS"] == "192"
+
+
+def test_the_model_check_sees_the_volume_that_the_template_mounts_for_a_path(make: Any) -> None:
+    mounts = [
+        {"name": "nfs", "mountPath": "/models"},
+        {"name": "other", "mountPath": "/modelsx"},
+        {"name": "sub", "mountPath": "/models/m"},
+    ]
+    template = {"spec": {"containers": [{"name": "main", "volumeMounts": mounts}]}}
+    found = make(model={"uri": "path:///models/m"}, podTemplate=template)
+    (check,) = pod(found)["initContainers"]
+    assert {m["name"] for m in check["volumeMounts"]} == {"nfs", "sub"}
+
+
+def test_no_pod_gets_variables_from_the_names_of_services(make: Any) -> None:
+    found = make(predictor={"replicas": 1})
+    for name in ("chat-engine", "chat-predictor"):
+        assert found["Deployment", name]["spec"]["template"]["spec"]["enableServiceLinks"] is False
+
+
 def test_an_engine_without_limits_gets_no_gpu(make: Any) -> None:
     assert container(make(), "main")["resources"] == {}
 

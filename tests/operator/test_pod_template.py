@@ -54,6 +54,32 @@ def test_null_removes_a_field() -> None:
     assert "volumes" not in merge(BASE, {"spec": {"volumes": None}})["spec"]
 
 
+def test_a_directive_removes_what_plain_kubectl_apply_cannot() -> None:
+    gone = {"$patch": "delete"}
+    main = {"name": "main", "env": [{"name": "A", **gone}, {"name": "X", **gone}], "args": gone}
+    merged = merge(
+        BASE, {"spec": {"volumes": gone, "containers": [main, {"name": "worker", **gone}]}}
+    )
+    assert "volumes" not in merged["spec"]
+    (left,) = merged["spec"]["containers"]
+    assert left == {"name": "main", "image": "vllm", "env": [{"name": "B", "value": "2"}]}
+
+
+def test_a_directive_replaces_an_object_instead_of_merging_it() -> None:
+    merged = merge(
+        {"probe": {"httpGet": {"path": "/"}}}, {"probe": {"$patch": "replace", "exec": {}}}
+    )
+    assert merged == {"probe": {"exec": {}}}
+
+
+def test_no_directive_reaches_the_manifest_where_there_was_nothing() -> None:
+    change = {
+        "a": {"$patch": "replace", "b": {"$patch": "delete"}},
+        "env": [{"name": "N", "c": None}],
+    }
+    assert merge({}, change) == {"a": {}, "env": [{"name": "N"}]}
+
+
 def test_neither_input_is_changed() -> None:
     override = {"spec": {"containers": [{"name": "main", "args": ["other"]}]}}
     before = repr((BASE, override))

@@ -58,7 +58,7 @@ class Cluster:
         self.found = found
         self.asked: list[tuple[str, str]] = []
 
-    def deployment(self, namespace: str, name: str) -> Mapping[str, Any] | None:
+    def find(self, kind: str, namespace: str, name: str) -> Mapping[str, Any] | None:
         self.asked.append((namespace, name))
         if isinstance(self.found, Refused):
             raise self.found

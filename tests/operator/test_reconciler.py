@@ -18,6 +18,7 @@ from lengthwise_operator.errors import BadSpec, Refused, Unreachable
 from lengthwise_operator.installation import Apis, Installation
 from lengthwise_operator.metrics import OperatorMetrics
 from lengthwise_operator.observed import QueueFacts
+from lengthwise_operator.planner import ServicePlan
 from lengthwise_operator.reconciler import Reconciler
 from lengthwise_operator.service_state import ServiceState
 
@@ -37,25 +38,33 @@ class MemoryCluster:
     def apis(self) -> Apis:
         return Apis(pdb_version="policy/v1", pod_monitors=False)
 
-    def apply(self, manifest: dict[str, Any]) -> dict[str, Any]:
+    def find(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        return copy.deepcopy(self.objects.get((kind, name)))
+
+    def apply(self, manifest: dict[str, Any], uid: str | None) -> dict[str, Any]:
         key = (manifest["kind"], manifest["metadata"]["name"])
+        present = self.objects.get(key)
+        assert (present["metadata"]["uid"] if present else None) == uid
         self.sent.append(key)
         if self.refuse == key[0]:
             raise Refused("quota exceeded")
         stored = copy.deepcopy(manifest)
         stored["metadata"] |= {"uid": "-".join(key), "generation": len(self.sent)}
+        stored["metadata"]["managedFields"] = [{"manager": "lengthwise-operator"}]
         self.objects[key] = stored
         return copy.deepcopy(stored)
 
-    def delete(self, kind: str, namespace: str, name: str) -> None:
+    def scale(self, namespace: str, deployment: str, replicas: int) -> None:
+        self.objects["Deployment", deployment]["spec"]["replicas"] = replicas
+
+    def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
+        assert self.objects[kind, name]["metadata"]["uid"] == uid
         del self.objects[kind, name]
 
     def write_status(self, namespace: str, name: str, status: dict[str, Any]) -> None:
         self.status = {k: v for k, v in {**self.status, **status}.items() if v is not None}
 
     def claim(self, namespace: str, name: str) -> None: ...
-
-    def deployment(self, namespace: str, name: str) -> None: ...
 
     def warnings(self, namespace: str, pod_uid: str) -> list[Any]:
         return []
@@ -77,13 +86,16 @@ class MemoryQueues:
     def __init__(self, facts: MakeFacts) -> None:
         self._facts = facts
         self.settings: dict[str, Any] | None = None
-        self.commands: list[str] = []
+        self.commands: list[tuple[str, str]] = []
+        self.found: dict[str, Any] = {}  #: facts of the queue that differ from those of an idle one
         self.problem: Exception | None = None
 
     async def read_all(self) -> dict[str, QueueFacts]:
         if self.problem is not None:
             raise self.problem
-        return {} if self.settings is None else {"chat": self._facts(settings=self.settings)}
+        if self.settings is None:
+            return {}
+        return {"chat": self._facts(settings=self.settings, **self.found)}
 
     async def put(self, name: str, settings: Mapping[str, Any]) -> QueueFacts:
         if self.problem is not None:
@@ -92,7 +104,7 @@ class MemoryQueues:
         return self._facts(settings=self.settings)
 
     async def command(self, name: str, command: str) -> None:
-        self.commands.append(command)
+        self.commands.append((name, command))
 
 
 class Operator:
@@ -123,16 +135,21 @@ class Operator:
             self.metrics,
         )
 
+    def plan(self, status: dict[str, Any] | None = None) -> ServicePlan:
+        """Reconcile once, with the status that the watch delivers; return the plan."""
+        seen = self.cluster.status if status is None else status
+        body = {**self.body, "status": copy.deepcopy(seen)}
+
+        async def run() -> ServicePlan:
+            await self._reconciler.poll()
+            return await self._reconciler.reconcile(body, self.cluster, self.state)
+
+        return asyncio.run(run())
+
     def reconcile(self) -> list[tuple[str, str]]:
         """Reconcile once; return the children that were sent."""
         before = len(self.cluster.sent)
-        body = {**self.body, "status": copy.deepcopy(self.cluster.status)}
-
-        async def run() -> None:
-            await self._reconciler.poll()
-            await self._reconciler.reconcile(body, self.cluster, self.state)
-
-        asyncio.run(run())
+        self.plan()
         return self.cluster.sent[before:]
 
 
@@ -228,4 +245,114 @@ def test_a_deleted_service_drains_its_queue(operator: Operator) -> None:
     operator.reconcile()
     operator.body["metadata"]["deletionTimestamp"] = "2126-03-01T12:00:00Z"
     operator.reconcile()
-    assert operator.queues.commands == ["drain"]
+    assert operator.queues.commands == [("chat", "drain")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "condition", "spec"),
+    [
+        ("Deployment", "chat-engine", "EngineReady", {}),
+        ("Service", "chat-engine", "EngineReady", {}),
+        ("NetworkPolicy", "chat-engine", "EngineReady", {}),
+        ("PodDisruptionBudget", "chat-engine", "EngineReady", {"replicas": 2}),
+        ("PersistentVolumeClaim", "chat-model-cache", "CacheReady", {"modelCache": {}}),
+        ("Deployment", "chat-predictor", "PredictorReady", {"predictor": {"replicas": 1}}),
+        ("Service", "chat-predictor", "PredictorReady", {"predictor": {"replicas": 1}}),
+    ],
+)
+def test_a_foreign_object_is_never_changed_and_is_a_condition(
+    operator: Operator, kind: str, name: str, condition: str, spec: dict[str, Any]
+) -> None:
+    mine = {"kind": kind, "metadata": {"name": name, "namespace": "team", "uid": "theirs"}}
+    operator.cluster.objects[kind, name] = copy.deepcopy(mine)
+    operator.body["spec"] |= spec
+    for _ in range(3):
+        assert (kind, name) not in operator.reconcile()
+        operator.now_s += 40
+    assert operator.cluster.objects[kind, name] == mine
+    reason, message = operator.cluster.condition(condition)
+    assert reason == "NameConflict"
+    assert f"{kind} team/{name}" in message
+    del operator.cluster.objects[kind, name]
+    operator.now_s += 40
+    assert (kind, name) in operator.reconcile()
+    assert operator.cluster.condition(condition)[0] != "NameConflict"
+
+
+def test_a_foreign_object_with_our_labels_is_neither_read_nor_deleted(operator: Operator) -> None:
+    operator.reconcile()
+    copied = copy.deepcopy(operator.cluster.objects[ENGINE])
+    copied["metadata"] |= {"name": "copy", "uid": "copied", "ownerReferences": []}
+    operator.cluster.objects["Deployment", "copy"] = copied
+    operator.now_s += 60
+    operator.reconcile()
+    assert ("Deployment", "copy") in operator.cluster.objects
+
+
+def test_a_deletion_applies_no_child_and_sends_none_that_is_missing(operator: Operator) -> None:
+    operator.reconcile()
+    operator.body["metadata"]["deletionTimestamp"] = "2126-03-01T12:00:00Z"
+    operator.cluster.objects.pop(("Service", "chat-engine"))
+    operator.now_s += 60
+    assert operator.reconcile() == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"engine": {"maxNumSeqs": "many"}},
+        {"model": {"uri": "hf://org/model", "name": "other"}},
+        {"podTemplate": {"spec": {"containers": "x"}}},
+        {"replicas": 1, "autoscaling": {}},
+        {"engine": 5, "drain": []},
+    ],
+    ids=["unreadable", "renamed", "bad-template", "broken-rule", "hopeless"],
+)
+def test_a_deletion_drains_the_queue_that_the_engine_served_whatever_the_spec_says_now(
+    operator: Operator, change: dict[str, Any]
+) -> None:
+    operator.reconcile()
+    operator.body["spec"] |= change
+    operator.body["metadata"]["deletionTimestamp"] = "2126-03-01T12:00:00Z"
+    operator.queues.found = {"depth": 3}
+    assert not operator.plan().gone
+    assert operator.queues.commands == [("chat", "drain")]
+    operator.queues.found = {"depth": 0, "mode": "draining"}
+    assert operator.plan().gone
+
+
+def test_a_service_whose_spec_was_never_readable_is_deleted_at_once(operator: Operator) -> None:
+    operator.body["spec"]["engine"] = {"maxNumSeqs": "many"}
+    operator.body["metadata"]["deletionTimestamp"] = "2126-03-01T12:00:00Z"
+    assert operator.plan().gone
+    assert operator.cluster.sent == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"podTemplate": {"spec": {"containers": "x"}}}, "podTemplate.spec.containers"),
+        (
+            {"podTemplate": {"spec": {"terminationGracePeriodSeconds": "abc"}}},
+            "podTemplate.spec.terminationGracePeriodSeconds",
+        ),
+        ({"affinity": {"nodeAffinity": 5}}, "affinity.nodeAffinity"),
+        ({"engine": {"env": [{"name": "A", "valueFrom": {"fieldRef": 1}}]}}, "engine.env[0]"),
+    ],
+)
+def test_a_part_that_is_no_part_of_a_pod_is_a_condition_that_names_the_field(
+    operator: Operator, spec: dict[str, Any], field: str
+) -> None:
+    operator.body["spec"] |= spec
+    assert operator.reconcile() == []
+    reason, message = operator.cluster.condition("Ready")
+    assert reason == "InvalidSpec"
+    assert field in message
+
+
+def test_an_event_is_posted_once_though_the_watch_is_behind(operator: Operator) -> None:
+    first = operator.plan(status={})
+    assert "Starting" in [event.reason for event in first.events]
+    assert operator.plan(status={}).events == []
+    operator.now_s += 1
+    assert operator.plan(status={}).events == []

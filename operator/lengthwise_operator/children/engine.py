@@ -29,6 +29,9 @@ from lengthwise_operator.llmservice.service import LLMService
 #: The engine gets this long to end after its own time-out, s.
 _KILL_AFTER_S = 15
 
+#: Name of the init container that looks for the model.
+_CHECK = "check-model"
+
 #: Script of the init container: ends with an error if the folder holds no model.
 CHECK_MODEL = """\
 for file in "$1" "$1/config.json" "$1/params.json"; do [ -f "$file" ] && exit 0; done
@@ -42,7 +45,8 @@ exit 1"""
 def engine_deployment(service: LLMService, installation: Installation, replicas: int) -> Manifest:
     """Build the Deployment, without owner and namespace."""
     spec = service.spec
-    template = merge_template(_template(service, installation), spec.pod_template)
+    template = merge_template(_template(service, installation), spec.pod_template.as_dict())
+    _mount_like_main(template["spec"], model_path(service))
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -75,6 +79,8 @@ def _template(service: LLMService, installation: Installation) -> dict[str, Any]
     drain_s = spec.drain.pre_stop_seconds + spec.drain.shutdown_timeout_seconds
     pod: dict[str, Any] = {
         "automountServiceAccountToken": False,
+        # A Service named `vllm` would set VLLM_PORT=tcp://..., which vLLM reads as its own setting.
+        "enableServiceLinks": False,
         "terminationGracePeriodSeconds": drain_s + _KILL_AFTER_S,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [
@@ -103,6 +109,20 @@ def _template(service: LLMService, installation: Installation) -> dict[str, Any]
     return {"metadata": {"labels": service.labels(ENGINE), "annotations": {}}, "spec": pod}
 
 
+def _mount_like_main(pod: Mapping[str, Any], path: str) -> None:
+    """Mount in the check what `main` mounts at the model's path, perhaps by the user's template."""
+    containers = {c["name"]: c for c in [*pod["containers"], *pod.get("initContainers", ())]}
+    check, main = containers.get(_CHECK), containers.get("main", {})
+    if check is None:
+        return
+    mounts = check.setdefault("volumeMounts", [])
+    there = {mount["mountPath"] for mount in mounts}
+    for mount in main.get("volumeMounts", ()):
+        folder = str(mount["mountPath"])
+        if folder not in there and f"{path}/".startswith(f"{folder.rstrip('/')}/"):
+            mounts.append(mount)
+
+
 def _check_model(service: LLMService) -> dict[str, Any]:
     """Detect a wrong path within a second and report what is there; vLLM needs a minute."""
     mounts = (
@@ -112,7 +132,7 @@ def _check_model(service: LLMService) -> dict[str, Any]:
     )
     uri = service.spec.model.uri
     return {
-        "name": "check-model",
+        "name": _CHECK,
         "image": service.spec.engine.image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["/bin/sh", "-c", CHECK_MODEL, "check-model", model_path(service), uri],

@@ -2,8 +2,8 @@
 
 Objects are merged field by field. Lists of named items (containers, volumes, variables, ...) are
 merged by name. Tolerations and spread constraints are added. Every other list (command, args,
-capabilities) is replaced as a whole. null removes a field. The directives `$patch` and
-`$retainKeys` are not supported.
+capabilities) is replaced as a whole. `{$patch: delete}` and null remove a field, `$patch: replace`
+replaces an object instead of merging it. Plain `kubectl apply` drops nulls, hence the directive.
 """
 
 from __future__ import annotations
@@ -28,19 +28,32 @@ MERGE_KEYS = {
 ADDED = frozenset({"tolerations", "topologySpreadConstraints", "envFrom"})
 
 
+#: The directive of strategic merge patches, a key beside the fields that it is about.
+PATCH = "$patch"
+
+
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
     """Merge `override` over `base`; neither is changed."""
-    out = dict(base)
+    directive = override.get(PATCH)
+    out = {} if directive == "replace" else dict(base)
     for name, value in override.items():
-        if value is None:
+        if name == PATCH:
+            continue
+        if value is None or _deletes(value):
             out.pop(name, None)
         elif isinstance(value, Mapping) and isinstance(out.get(name), Mapping):
             out[name] = merge(out[name], value)
-        elif isinstance(value, list) and isinstance(out.get(name), list):
-            out[name] = _merge_list(name, out[name], value)
+        elif isinstance(value, list):
+            out[name] = _merge_list(name, out.get(name) or [], value)
+        elif isinstance(value, Mapping):
+            out[name] = merge({}, value)  # the directives in it go
         else:
             out[name] = value
     return out
+
+
+def _deletes(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.get(PATCH) == "delete"
 
 
 def _merge_list(name: str, base: list[Any], override: list[Any]) -> list[Any]:
@@ -50,8 +63,12 @@ def _merge_list(name: str, base: list[Any], override: list[Any]) -> list[Any]:
     if key is None or not all(isinstance(item, Mapping) and key in item for item in override):
         return override
     changes = {item[key]: item for item in override}
-    merged = [merge(item, changes.pop(item[key], {})) for item in base]
-    return merged + list(changes.values())
+    merged = []
+    for item in base:
+        change = changes.pop(item.get(key), {})
+        if not _deletes(change):
+            merged.append(merge(item, change))
+    return merged + [merge({}, item) for item in changes.values() if not _deletes(item)]
 
 
 def merge_template(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:

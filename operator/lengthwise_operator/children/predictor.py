@@ -68,6 +68,7 @@ def _pod(service: LLMService, installation: Installation) -> dict[str, Any]:
         volumes.append({"name": "model", "persistentVolumeClaim": source})
     pod: dict[str, Any] = {
         "automountServiceAccountToken": False,
+        "enableServiceLinks": False,  # a Service's name must not become a variable of ours
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],
         "volumes": volumes,

@@ -149,10 +149,19 @@ def _mounts(service: LLMService) -> list[dict[str, Any]]:
     return mounts
 
 
+def _names_devices(service: LLMService) -> bool:
+    """Whether the spec names the replica's accelerators, of any vendor."""
+    resources = service.spec.resources
+    # An extended resource has its vendor's domain in its name; cpu and memory have none.
+    if any("/" in name for name in (*resources.limits, *resources.requests)):
+        return True
+    return bool((service.spec.pod_template.spec or {}).get("resourceClaims"))
+
+
 def _resources(service: LLMService) -> dict[str, Any]:
     limits = dict(service.spec.resources.limits)
-    if service.spec.parallelism.tensor > 1:
-        limits.setdefault(GPU, service.spec.parallelism.tensor)
+    if service.spec.parallelism.tensor > 1 and not _names_devices(service):
+        limits[GPU] = service.spec.parallelism.tensor
     # Kubernetes stores quantities as strings. Sent as numbers, every apply would be a change.
     out = {
         "limits": {name: str(value) for name, value in limits.items()},

@@ -28,6 +28,18 @@ _TIMEOUT_S = (5, 20)
 #: Statuses after which a call is tried again: too many requests, and failures of the server.
 _LATER = frozenset({0, 429, 500, 502, 503, 504})
 
+#: Words in the message of a 500 that is not about the manifest.
+_TROUBLE = (
+    "etcd",
+    "timeout",
+    "timed out",
+    "deadline",
+    "connection",
+    "webhook",
+    "leader",
+    "context",
+)
+
 #: kind -> apiVersion and plural. The client's own discovery is not used, because it is not safe in
 #: threads (one thread deletes the cache that another reads), and these names never change.
 _KINDS = {
@@ -79,8 +91,32 @@ class Cluster:
             pod_monitors=self._offers(_KINDS["PodMonitor"][0], "PodMonitor"),
         )
 
-    def apply(self, manifest: dict[str, Any]) -> Body:
-        """Send a manifest by server-side apply, overriding other writers of its fields.
+    def find(self, kind: str, namespace: str, name: str) -> Body | None:
+        """Get a child by name; None: it does not exist.
+
+        Raises:
+            Refused, Unreachable: As in `errors.py`.
+        """
+        # A list of one: the operator has the right to list children, not to get one by name.
+        version = self._pdb_version if kind == "PodDisruptionBudget" else None
+        found = self._call(
+            "list",
+            "get",
+            kind,
+            _path(kind, namespace, version=version),
+            field_selector=f"metadata.name={name}",
+        )
+        items: list[Body] = found["items"] if found else []
+        # A list of objects does not repeat the kind in each of them.
+        return {**items[0], "kind": kind} if items else None
+
+    def apply(self, manifest: dict[str, Any], uid: str | None) -> Body:
+        """Send a manifest by server-side apply.
+
+        Args:
+            manifest: The whole object.
+            uid: UID of the existing object, whose other writers are overridden; None: there is no
+                object, and if one has been created since then it is not overridden.
 
         Returns:
             The object as the server stored it.
@@ -90,6 +126,8 @@ class Cluster:
             Unreachable: As in `errors.py`.
         """
         kind, meta = manifest["kind"], manifest["metadata"]
+        if uid is not None:
+            manifest = {**manifest, "metadata": {**meta, "uid": uid}}
         done: Body = self._call(
             "apply",
             "patch",
@@ -98,18 +136,44 @@ class Cluster:
             body=manifest,
             content_type="application/apply-patch+yaml",
             field_manager=FIELD_MANAGER,
-            force_conflicts=True,
+            force_conflicts=uid is not None,
         )
         return done
 
-    def delete(self, kind: str, namespace: str, name: str) -> None:
-        """Delete a child; a child that does not exist is no error.
+    def scale(self, namespace: str, deployment: str, replicas: int) -> None:
+        """Set the replicas of a Deployment; one that does not exist is no error.
+
+        Raises:
+            Refused, Unreachable: As in `errors.py`.
+        """
+        self._call(
+            "scale",
+            "patch",
+            "Deployment",
+            _path("Deployment", namespace, deployment),
+            body={"spec": {"replicas": replicas}},
+            content_type="application/merge-patch+json",
+            field_manager=FIELD_MANAGER,
+        )
+
+    def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
+        """Delete a child; one that does not exist, or has another UID by now, is no error.
 
         Raises:
             Refused, Unreachable: As in `errors.py`.
         """
         version = self._pdb_version if kind == "PodDisruptionBudget" else None
-        self._call("delete", "delete", kind, _path(kind, namespace, name, version=version))
+        try:
+            self._call(
+                "delete",
+                "delete",
+                kind,
+                _path(kind, namespace, name, version=version),
+                body={"preconditions": {"uid": uid}},
+            )
+        except Refused as exc:
+            if exc.status != 409:
+                raise
 
     def write_status(self, namespace: str, name: str, status: dict[str, Any]) -> None:
         """Merge into the status of an LLMService; one that does not exist is no error.
@@ -136,23 +200,6 @@ class Cluster:
         kind = "PersistentVolumeClaim"
         found: Body | None = self._call("get", "get", kind, _path(kind, namespace, name))
         return found
-
-    def deployment(self, namespace: str, name: str) -> Body | None:
-        """Get a Deployment; None: it does not exist.
-
-        Raises:
-            Refused, Unreachable: As in `errors.py`.
-        """
-        # A list of one: the operator has the right to list Deployments, not to get one by name.
-        found = self._call(
-            "list",
-            "get",
-            "Deployment",
-            _path("Deployment", namespace),
-            field_selector=f"metadata.name={name}",
-        )
-        items: list[Body] = found["items"] if found else []
-        return items[0] if items else None
 
     def warnings(self, namespace: str, pod_uid: str) -> list[Body]:
         """List the events of type Warning about a pod, newest first.
@@ -188,12 +235,12 @@ class Cluster:
             # An apply creates a missing object, so its 404 is about something else.
             if exc.status == 404 and verb != "apply":
                 return None
-            outcome = "later" if exc.status in _LATER else "refused"
-            if exc.status in _LATER:
-                raise Unreachable(
-                    f"the Kubernetes API answered {exc.status}: {_message(exc)}"
-                ) from exc
-            raise Refused(_message(exc)) from exc
+            message = _message(exc)
+            later = exc.status in _LATER and not (verb == "apply" and _is_about(exc, message))
+            outcome = "later" if later else "refused"
+            if later:
+                raise Unreachable(f"the Kubernetes API answered {exc.status}: {message}") from exc
+            raise Refused(message, exc.status) from exc
         except (urllib3.exceptions.HTTPError, OSError) as exc:
             outcome = "unreachable"
             raise Unreachable(f"the Kubernetes API does not answer: {exc}") from exc
@@ -212,6 +259,15 @@ def _path(kind: str, namespace: str, name: str = "", *, version: str | None = No
     group = version or usual
     root = f"/apis/{group}" if "/" in group else f"/api/{group}"
     return f"{root}/namespaces/{namespace}/{plural}/{name}".rstrip("/")
+
+
+def _is_about(exc: ApiException, message: str) -> bool:
+    """Whether a failure of an apply is about the manifest: a retry of the same would fail again.
+
+    The API server answers 500 to a field that does not exist, to a value of the wrong type and to a
+    malformed quantity. The same status is that of a store without a leader.
+    """
+    return exc.status == 500 and not any(text in message for text in _TROUBLE)
 
 
 def _message(exc: ApiException) -> str:

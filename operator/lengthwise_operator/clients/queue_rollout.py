@@ -28,7 +28,7 @@ GIVE_UP_S = 600.0
 
 
 class _Deployments(Protocol):
-    def deployment(self, namespace: str, name: str) -> Mapping[str, Any] | None: ...
+    def find(self, kind: str, namespace: str, name: str) -> Mapping[str, Any] | None: ...
 
 
 class QueueRollout:
@@ -63,7 +63,9 @@ class QueueRollout:
 
     async def _ask(self) -> bool:
         try:
-            found = await asyncio.to_thread(self._cluster.deployment, self._namespace, self._name)
+            found = await asyncio.to_thread(
+                self._cluster.find, "Deployment", self._namespace, self._name
+            )
         except Refused as exc:
             log.warning(
                 "not allowed to read the queue service's Deployment", extra={"problem": exc.message}

@@ -124,7 +124,8 @@ def _one_of(node: dict[str, Any]) -> dict[str, Any]:
     if len(options) == 1:
         return {**options[0], **rest}
     if [option.get("type") for option in options] == ["integer", "string"]:
-        return {**rest, "x-kubernetes-int-or-string": True}
+        text = {key: options[1][key] for key in ("pattern", "maxLength") if key in options[1]}
+        return {**text, **rest, "x-kubernetes-int-or-string": True}
     raise ValueError(f"no structural schema for {node!r}")
 
 
@@ -164,9 +165,15 @@ def build() -> dict[str, Any]:
     _defaults_of_parts(spec, LLMServiceSpec)
     for child in ("replicas", "readyReplicas"):
         status["properties"][child]["default"] = 0
+    # An API server before 1.28 drops fieldPath and reason; then a message names only `spec`.
     spec["x-kubernetes-validations"] = [
-        {"rule": rule.cel, "message": rule.message} for rule in RULES if not rule.root
-    ] + [{"rule": cel, "message": message} for cel, message in TRANSITION_RULES]
+        {**_validation(rule.cel, rule.message), "fieldPath": f".{rule.field}"}
+        for rule in RULES
+        if not rule.root
+    ] + [
+        {**_validation(cel, message), "fieldPath": f".{field}"}
+        for field, cel, message in TRANSITION_RULES
+    ]
     root = {
         "type": "object",
         "description": "One LLM, served short answers first: a queue in front of vLLM replicas "
@@ -180,7 +187,7 @@ def build() -> dict[str, Any]:
             "status": status,
         },
         "x-kubernetes-validations": [
-            {"rule": rule.cel, "message": rule.message} for rule in RULES if rule.root
+            _validation(rule.cel, rule.message) for rule in RULES if rule.root
         ],
     }
     return {
@@ -220,6 +227,10 @@ def build() -> dict[str, Any]:
             ],
         },
     }
+
+
+def _validation(cel: str, message: str) -> dict[str, str]:
+    return {"rule": cel, "message": message, "reason": "FieldValueInvalid"}
 
 
 class _NoAliases(yaml.SafeDumper):

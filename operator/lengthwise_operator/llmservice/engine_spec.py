@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
 from typing import Annotated
 
 from pydantic import Field
 
 from lengthwise_operator.llmservice.fields import Opaque, Part
 from lengthwise_operator.llmservice.pod_spec import EnvVar
+
+#: vLLM's argument for copies of the model in one server, as its parser accepts it.
+_DATA_PARALLEL = re.compile(r"-dp|--data[-_]parallel[-_]size")
 
 #: Default engine image. It is pinned, so that the engine never changes without a decision.
 ENGINE_IMAGE = "vllm/vllm-openai:v0.32.0"
@@ -55,6 +60,15 @@ class EngineSpec(Part):
         "restarted, s.",
     )
 
+    @property
+    def data_parallel_size(self) -> int:
+        """Engines in one replica, each with `max_num_seqs`: --data-parallel-size in `args`."""
+        words = [word for arg in self.args for word in arg.split("=", 1)]
+        for name, value in pairwise(words):
+            if _DATA_PARALLEL.fullmatch(name) and value.strip().isdecimal():
+                return max(1, int(value))
+        return 1
+
 
 class Parallelism(Part):
     """How one replica is spread over GPUs."""
@@ -64,5 +78,5 @@ class Parallelism(Part):
         ge=1,
         le=64,
         description="GPUs of one replica. Sets --tensor-parallel-size, the limit on nvidia.com/gpu "
-        "if resources has none, and a larger /dev/shm.",
+        "if neither resources nor podTemplate names devices, and a larger /dev/shm.",
     )

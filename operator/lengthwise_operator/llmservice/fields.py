@@ -9,14 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 DURATION = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
-QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?$"
+QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]+)?$"
 DNS_NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 
 #: A Kubernetes object that the API server checks when it is used, not here.
 Opaque = Annotated[dict[str, Any], Field(json_schema_extra={"opaque": True})]
 
 #: `nvidia.com/gpu: 1` as well as `memory: 8Gi`.
-Quantities = dict[str, int | str]
+Quantities = dict[str, int | Annotated[str, Field(pattern=QUANTITY, max_length=64)]]
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _UNITS_MS = (("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -39,6 +39,29 @@ class Resources(Part):
         default_factory=dict,
         description="Resources reserved for the container. Left out: the limits.",
     )
+
+
+class PodMetadata(Part):
+    """Labels and annotations to add to the pods."""
+
+    labels: dict[str, str] | None = Field(
+        default=None,
+        description="Labels to add. Those by which the operator selects its pods cannot be "
+        "changed.",
+    )
+    annotations: dict[str, str] | None = Field(default=None, description="Annotations to add.")
+
+
+class PodTemplate(Part):
+    """A user's changes of the engine's pods; `pod_check.py` checks what is in `spec`."""
+
+    metadata: PodMetadata | None = Field(default=None, description="Labels and annotations.")
+    spec: Opaque | None = Field(default=None, description="Fields of a Pod's spec.")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the template as it was written."""
+        metadata = self.metadata.model_dump(exclude_none=True) if self.metadata else {}
+        return {"metadata": metadata, "spec": self.spec or {}}
 
 
 class Toleration(Part):

@@ -33,8 +33,21 @@ OWNED_ARGS = (
     "api-key",
 )
 
-# vLLM accepts dashes and underscores.
-_OWNED = "^--(" + "|".join(a.replace("-", "[-_]") for a in OWNED_ARGS) + ")(=.*)?$"
+
+def _or_abbreviated(name: str) -> str:
+    """Match an argument and its beginnings: vLLM's parser completes `--tensor-par`.
+
+    It accepts dashes and underscores. The first two letters are needed.
+    """
+    letters = [re.escape(c).replace(r"\-", "[-_]") for c in name]
+    pattern = ""
+    for letter in reversed(letters[2:]):
+        pattern = f"({letter}{pattern})?"
+    return "".join(letters[:2]) + pattern
+
+
+# Without the value behind `=`, which may have line breaks.
+_OWNED = "^(--(" + "|".join(map(_or_abbreviated, OWNED_ARGS)) + ")|-tp?)(=|$)"
 _URI = (
     r"^(hf://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?"
     r"|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^ ]*)?"
@@ -49,6 +62,7 @@ class Rule:
 
     Attributes:
         reason: Name of the rule, in CamelCase.
+        field: The field that the rule is about, below `spec`; "": it is about the name.
         cel: CEL expression; `self` is the spec (the whole object if `root`).
         message: What is wrong and what to do.
         holds: The same rule in Python: (name, spec) -> whether it is met.
@@ -56,10 +70,16 @@ class Rule:
     """
 
     reason: str
+    field: str
     cel: str
     message: str
     holds: Callable[[str, LLMServiceSpec], bool]
     root: bool = False
+
+
+def _is_owned(argument: str) -> bool:
+    # Python's $ also matches before a line break at the end; CEL's does not.
+    return re.match(_OWNED.replace("$", r"\Z"), argument) is not None
 
 
 def _gpus_suffice(spec: LLMServiceSpec) -> bool:
@@ -78,6 +98,7 @@ def _in_bounds(duration: str, least_s: float) -> bool:
 RULES: tuple[Rule, ...] = (
     Rule(
         "NameTooLong",
+        "",
         f"size(self.metadata.name) <= {MAX_NAME}",
         f"metadata.name must have at most {MAX_NAME} characters, because the names of pods and "
         "Services are made from it",
@@ -86,6 +107,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "ReplicasAndAutoscaling",
+        "replicas",
         "!(has(self.replicas) && has(self.autoscaling))",
         "set replicas or autoscaling, not both: with autoscaling the number of replicas follows "
         "the predicted backlog",
@@ -93,6 +115,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "MinAboveMax",
+        "autoscaling.minReplicas",
         "!has(self.autoscaling) || self.autoscaling.minReplicas <= self.autoscaling.maxReplicas",
         "autoscaling.minReplicas must be at most autoscaling.maxReplicas",
         lambda name, spec: (
@@ -102,6 +125,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "BadModelUri",
+        "model.uri",
         f"self.model.uri.matches(r'{_URI}')",
         "model.uri must be hf://org/name, pvc://claim/folder, or path:///folder (three slashes: "
         "the path is absolute)",
@@ -109,12 +133,14 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "RevisionWithoutHub",
+        "model.revision",
         "!has(self.model.revision) || self.model.revision == '' || self.model.uri.startsWith('hf://')",
         "model.revision names a revision on the hub, so it goes with hf:// only",
         lambda name, spec: spec.model.revision == "" or spec.model.uri.startswith("hf://"),
     ),
     Rule(
         "CacheWithoutHub",
+        "modelCache",
         "!has(self.modelCache) || self.model.uri.startsWith('hf://')",
         "modelCache stores downloads from the hub; weights of pvc:// and path:// are read in "
         "place, so remove modelCache",
@@ -122,6 +148,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "TooFewGPUs",
+        "resources.limits",
         f"!('{GPU}' in self.resources.limits)"
         f" || int(self.resources.limits['{GPU}']) >= self.parallelism.tensor",
         f"resources.limits['{GPU}'] must be at least parallelism.tensor; or leave it out, and the "
@@ -130,21 +157,24 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "OwnedArgument",
+        "engine.args",
         f"!self.engine.args.exists(a, a.matches(r'{_OWNED}'))",
         "engine.args must not repeat arguments that the operator sets from other fields: model.* "
         "(--model, --served-model-name, --revision, --max-model-len), engine.maxNumSeqs and "
         "parallelism.tensor; nor host, port, api-key and scheduling-policy, which the worker "
         "depends on",
-        lambda name, spec: not any(re.fullmatch(_OWNED, a) for a in spec.engine.args),
+        lambda name, spec: not any(map(_is_owned, spec.engine.args)),
     ),
     Rule(
         "ValueAndValueFrom",
+        "engine.env",
         "self.engine.env.all(e, !(has(e.value) && has(e.valueFrom)))",
         "a variable in engine.env must have a value or a valueFrom, not both",
         lambda name, spec: all(e.value is None or e.value_from is None for e in spec.engine.env),
     ),
     Rule(
         "RolloutCannotMove",
+        "rolloutStrategy",
         "!(string(self.rolloutStrategy.maxUnavailable) in ['0', '0%']"
         " && string(self.rolloutStrategy.maxSurge) in ['0', '0%'])",
         "rolloutStrategy.maxUnavailable and maxSurge cannot both be 0: no replica could ever be "
@@ -158,6 +188,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "DurationOutOfBounds",
+        "queue",
         "duration(self.queue.requestTTL) >= duration('1s')"
         " && duration(self.queue.requestTTL) <= duration('720h')"
         " && self.queue.classes.all(c, duration(c.offset) <= duration('720h'))",
@@ -169,6 +200,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "PredictorDurationOutOfBounds",
+        "predictor",
         "(duration(self.predictor.driftWindow) == duration('0s')"
         " || duration(self.predictor.driftWindow) >= duration('1m'))"
         " && duration(self.predictor.driftWindow) <= duration('720h')"
@@ -185,6 +217,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "PredictorTwice",
+        "predictor.url",
         "!has(self.predictor.url) || self.predictor.url == ''"
         " || (self.predictor.model == 'bundled' && !has(self.predictor.replicas))",
         "predictor.url names a predictor that already runs; remove predictor.model and "
@@ -196,16 +229,18 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 
-#: CEL over `self` and `oldSelf`, both specs. A server older than 1.25 cannot refuse these changes;
-#: `conditions.py` reports a changed model.name.
-TRANSITION_RULES: tuple[tuple[str, str], ...] = (
+#: Field below `spec`, CEL over `self` and `oldSelf` (both specs), message. A server older than 1.25
+#: cannot refuse these changes; `conditions.py` reports a changed model.name.
+TRANSITION_RULES: tuple[tuple[str, str, str], ...] = (
     (
+        "model.name",
         "(has(self.model.name) ? self.model.name : '')"
         " == (has(oldSelf.model.name) ? oldSelf.model.name : '')",
         "model.name cannot change, because the queued jobs are under the old name: create a second "
         "LLMService, move the clients, then delete this one",
     ),
     (
+        "modelCache",
         "!has(self.modelCache) || !has(oldSelf.modelCache)"
         " || ((has(self.modelCache.storageClassName) ? self.modelCache.storageClassName : '')"
         " == (has(oldSelf.modelCache.storageClassName) ? oldSelf.modelCache.storageClassName : '')"

@@ -31,16 +31,20 @@ class LLMService:
     deleted: datetime | None
     spec: LLMServiceSpec
     status: Mapping[str, Any] = field(default_factory=dict)
+    #: While it is being deleted: the queue that its engine serves, whatever the spec says by now.
+    served_queue: str = ""
 
     @property
     def queue(self) -> str:
         """The name of its queue, which is also the name of the served model."""
-        return self.spec.model.name or self.name
+        return self.served_queue or self.spec.model.name or self.name
 
     @property
     def slots(self) -> int:
         """Jobs that one replica holds at once."""
-        return self.spec.queue.max_in_flight_per_replica or self.spec.engine.max_num_seqs
+        engine = self.spec.engine
+        width = engine.max_num_seqs * engine.data_parallel_size
+        return self.spec.queue.max_in_flight_per_replica or width
 
     def child(self, component: str) -> str:
         """Name of the children of one component."""

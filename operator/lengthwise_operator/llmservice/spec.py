@@ -7,12 +7,20 @@ fields at once are in `rules.py`.
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, ValidationError
 
 from lengthwise_operator.llmservice.engine_spec import EngineSpec, Parallelism
 from lengthwise_operator.llmservice.fields import QUANTITY, Opaque, Part
 from lengthwise_operator.llmservice.model_spec import ModelCache, ModelSpec
-from lengthwise_operator.llmservice.pod_spec import Resources, SecretKeyRef, Toleration
+from lengthwise_operator.llmservice.pod_spec import (
+    PodTemplate,
+    Resources,
+    SecretKeyRef,
+    Toleration,
+)
 from lengthwise_operator.llmservice.predictor_spec import PredictorSpec
 from lengthwise_operator.llmservice.queue_spec import QueueSpec
 from lengthwise_operator.llmservice.replicas_spec import Autoscaling, Drain, RolloutStrategy
@@ -85,9 +93,19 @@ class LLMServiceSpec(Part):
         default_factory=Drain,
         description="How a replica, or the service, ends without losing work.",
     )
-    pod_template: Opaque = Field(
-        default_factory=dict,
+    pod_template: PodTemplate = Field(
+        default_factory=PodTemplate,
         description="Escape hatch: a pod template (metadata.labels, metadata.annotations, spec) "
         "merged over the engine's. Containers are merged by name; the engine's is `main`. "
         "docs/reference/llmservice.md describes how each field is merged.",
     )
+
+
+def unreadable_spec(raw: Any) -> LLMServiceSpec:
+    """Return what the deletion of a service needs whose spec cannot be read: its time limits."""
+    spec: dict[str, Any] = {"model": {"uri": "hf://unreadable/spec"}}
+    drain = raw.get("drain") if isinstance(raw, Mapping) else None
+    try:
+        return LLMServiceSpec.model_validate({**spec, "drain": drain or {}})
+    except ValidationError:
+        return LLMServiceSpec.model_validate(spec)
