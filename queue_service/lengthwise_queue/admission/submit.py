@@ -28,7 +28,6 @@ from lengthwise_queue.errors import (
     QueueOverloaded,
     SubmitUnconfirmed,
 )
-from lengthwise_queue.learning.forecaster import Forecaster, Question, RequestText
 from lengthwise_queue.metrics import Metrics, refusal
 from lengthwise_queue.prediction.calibration import shape_of
 from lengthwise_queue.prediction.client import Fallback
@@ -61,7 +60,6 @@ class Admission:
         store: Where the jobs go.
         queue_cache: The settings and figures of the queues.
         predictors: Predict the length of an answer.
-        forecaster: Predicts it with what the queue learned.
         prompt_length: Refuses prompts that are too long for the model.
         weight_of: Returns the weight of a tenant, > 0.
         metrics: Count the accepted and the refused.
@@ -75,7 +73,6 @@ class Admission:
         store: JobStore,
         queue_cache: QueueCache,
         predictors: Predictors,
-        forecaster: Forecaster,
         prompt_length: PromptLength,
         weight_of: Callable[[str], float],
         metrics: Metrics,
@@ -85,7 +82,6 @@ class Admission:
         self._store = store
         self._queue_cache = queue_cache
         self._predictors = predictors
-        self._forecaster = forecaster
         self._prompt_length = prompt_length
         self._limits = Limits(queue_cache, weight_of)
         self._metrics = metrics
@@ -153,20 +149,7 @@ class Admission:
             raise self._limits.unserved(snapshot)
         if too_long_s is not None and not repeatable:
             raise self._limits.wait_too_long(tenant, snapshot, too_long_s)
-        question = await self._forecaster.question(
-            snapshot,
-            tenant.name,
-            RequestText(
-                text=parsed.text,
-                instructions=parsed.instructions,
-                messages=parsed.messages,
-                prompts=parsed.prompt_texts,
-                facts=parsed.facts,
-                answers=parsed.answers,
-            ),
-        )
-        attempt = await self._predictors.of(settings).ask(question.request)
-        forecasted = question.forecast(attempt.prediction)
+        attempt = await self._predictors.of(settings).ask(queue, parsed.text)
         price = partial(
             pricing.price,
             settings,
@@ -181,7 +164,7 @@ class Admission:
             usual_tokens=snapshot.answer_statistics.usual_tokens,
             rank_accuracy=snapshot.answer_statistics.rank_accuracy,
         )
-        cost = price(prediction=attempt.prediction, learning=forecasted.learning)
+        cost = price(prediction=attempt.prediction)
         job = NewJob(
             id=options.job_id or str(uuid_utils.uuid7()),
             endpoint=endpoint,
@@ -193,7 +176,6 @@ class Admission:
             predicted_ms=cost.ms,
             prediction=attempt.prediction,
             basis=cost.basis,
-            submission=forecasted.submission,
             max_attempts=options.max_attempts,
             delay_ms=options.delay_ms,
             ttl_ms=settings.request_ttl_ms if options.ttl_ms is None else options.ttl_ms,
@@ -213,7 +195,9 @@ class Admission:
             raise self._unconfirmed(exc, queue, job, repeatable=repeatable) from exc
         is_new = isinstance(result, Accepted) and not result.duplicate
         if attempt.late is not None and is_new:
-            self._tasks.start(self._reprice(queue, job.id, attempt.late, question, price))
+            self._tasks.start(
+                self._reprice(queue, job.id, attempt.late, lambda late: price(prediction=late))
+            )
         elif attempt.late is not None:
             attempt.late.cancel()
         if no_workers and isinstance(result, QueueFull):
@@ -261,8 +245,7 @@ class Admission:
         queue: str,
         job_id: str,
         late: asyncio.Future[Prediction | Fallback],
-        question: Question,
-        price: Callable[..., Price],
+        price: Callable[[Prediction], Price],
     ) -> None:
         """Wait for a late prediction, and move the job to the place that it would have had.
 
@@ -270,16 +253,14 @@ class Admission:
             queue: The job's.
             job_id: The job's; it was accepted without a prediction.
             late: The predictor's answer, if one comes.
-            question: Tells what was learned about the job, given the prediction.
-            price: Prices the job, given both.
+            price: Prices the job, given the prediction.
         """
         try:
             answer = await asyncio.wait_for(late, LATE_PREDICTION_S)
             if isinstance(answer, Fallback):
                 outcome = "never_came"
             else:
-                forecasted = question.forecast(answer)
-                cost = price(prediction=answer, learning=forecasted.learning)
+                cost = price(answer)
                 due_ms = await self._store.reprice(
                     queue,
                     job_id,
@@ -288,7 +269,6 @@ class Admission:
                     predicted_ms=cost.ms,
                     prediction=answer,
                     basis=cost.basis,
-                    submission=forecasted.submission,
                 )
                 outcome = "too_late" if due_ms is None else "repriced"
         except TimeoutError:
