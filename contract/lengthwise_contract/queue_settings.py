@@ -15,6 +15,9 @@ from lengthwise_contract.bodies import Body
 #: The order of service of a queue; docs/concepts/ordering.md explains each.
 PolicyName = Literal["sjf", "fcfs", "shadow"]
 
+#: Whether a queue learns from its finished jobs, and serves what it learned.
+LearningMode = Literal["auto", "off", "shadow"]
+
 #: `open`: a queue accepts and serves jobs; `paused`: it only accepts; `draining`: it only serves.
 QueueMode = Literal["open", "paused", "draining"]
 
@@ -133,6 +136,24 @@ class QueueSettings(Body):
         pattern=r"^(https?://[^/\s]+\S*)?$",
         description="Base URL of the queue's own predictor; null: that of the queue service; "
         "empty: no predictor",
+    )
+    learning: LearningMode = Field(
+        default="auto",
+        description="Whether the queue learns lengths from its finished jobs. `auto`: what it "
+        "learned is served while it orders answers at least as well as the predictor; `shadow`: "
+        "it learns and serves the predictor; `off`: it does not learn",
+    )
+    keep_words: Literal["hashed", "readable"] = Field(
+        default="hashed",
+        description="How the words of finished requests are kept, from which the queue learns: as "
+        "numbers keyed by a secret, or as numbers that anyone who reads Redis can turn back into "
+        "words. A change deletes what was learned",
+    )
+    llm: str | None = Field(
+        default=None,
+        max_length=512,
+        description="The LLM behind the queue, with its revision. After a change, lengths of the "
+        "earlier LLM count less; null: it does not change",
     )
     max_model_len: int | None = Field(
         default=None,

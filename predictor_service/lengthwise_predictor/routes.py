@@ -105,13 +105,15 @@ def add_routes(app: FastAPI) -> None:
 
 async def _predict(request: Request, body: bytes) -> str:
     parsed = _parse(PredictRequest, body)
-    return (await predict_all(request, [parsed]))[0].model_dump_json()
+    return (await predict_all(request, [parsed]))[0].model_dump_json(exclude_none=True)
 
 
 async def _predict_batch(request: Request, body: bytes) -> str:
     parsed = _parse(PredictBatchRequest, body)
     predictions = await predict_all(request, parsed.inputs)
-    return f'{{"predictions":[{",".join(p.model_dump_json() for p in predictions)}]}}'
+    return (
+        f'{{"predictions":[{",".join(p.model_dump_json(exclude_none=True) for p in predictions)}]}}'
+    )
 
 
 async def _rank(request: Request, body: bytes) -> str:

@@ -35,6 +35,9 @@ _WAIT_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 6
 #: Buckets for predictions, which take milliseconds, s. The deadline is 0.02 by default.
 _PREDICTOR_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.05, 0.1, 1)
 
+#: Buckets for fits of what a queue learns, s.
+_FIT_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+
 _TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 #: Upper bounds, in predicted tokens, of the groups of jobs whose waits are compared.
@@ -116,6 +119,11 @@ class Metrics:
             "late_predictions_total",
             "Predictions that missed the deadline, by outcome",
             "outcome",
+        )
+        self.learning_fit = self._histogram(
+            "learning_fit_seconds",
+            "Duration of the fits of this replica to the finished jobs of a queue",
+            _FIT_S,
         )
         self.unauthorized = self._counter(
             "unauthorized_total", "Requests whose API key was missing or wrong"

@@ -16,6 +16,8 @@ from lengthwise_queue.background.fallback_controller import FallbackController
 from lengthwise_queue.background.idle_queue_ticker import IdleQueueTicker
 from lengthwise_queue.background.tasks import BackgroundTasks
 from lengthwise_queue.background.withdrawals import Withdrawals
+from lengthwise_queue.learning.forecaster import Forecaster
+from lengthwise_queue.learning.learner import Learner
 from lengthwise_queue.metrics import Metrics
 from lengthwise_queue.prediction.client import PredictorClient
 from lengthwise_queue.prediction.predictors import Predictors
@@ -24,6 +26,7 @@ from lengthwise_queue.settings import Settings
 from lengthwise_queue.tenants.registry import TenantRegistry
 from lengthwise_store.batches.store import BatchStore
 from lengthwise_store.files.store import FileLimits, FileStore
+from lengthwise_store.learning.store import LearningStore
 from lengthwise_store.responses.store import ResponseStore
 from lengthwise_store.store import JobStore
 
@@ -66,12 +69,21 @@ class Service:
             ),
         )
         self.tasks = BackgroundTasks()
+        learning = LearningStore(store.client)
+        secret = settings.learning_key
+        self.forecaster = Forecaster(
+            learning,
+            key=None if secret is None else secret.get_secret_value().encode(),
+            start=self.tasks.start,
+        )
+        self.learning = learning
         self.withdrawals = Withdrawals(store, self.metrics.withdrew)
         self.metrics.withdrawals_pending.set_function(lambda: len(self.withdrawals))
         self.admission = Admission(
             store=store,
             queue_cache=self.queue_cache,
             predictors=self.predictors,
+            forecaster=self.forecaster,
             prompt_length=self.prompt_length,
             weight_of=tenants.weight,
             metrics=self.metrics,
@@ -82,6 +94,13 @@ class Service:
         self.grace_over = asyncio.Event()  #: The process stops now: open answers end.
         self._fallback_controller = FallbackController(store, self.queue_cache)
         self._idle_queue_ticker = IdleQueueTicker(store)
+        self._learner = Learner(
+            store,
+            learning,
+            self.queue_cache,
+            self.forecaster,
+            on_fit=self.metrics.learning_fit.observe,
+        )
         self._loops: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -89,6 +108,7 @@ class Service:
         for work in (
             self._fallback_controller.run(),
             self._idle_queue_ticker.run(),
+            self._learner.run(),
             self.tenants.keep_current(),
         ):
             self._loops.append(asyncio.create_task(work))

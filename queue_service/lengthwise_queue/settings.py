@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from lengthwise_contract.defaults import (
     BATCH_COMPLETION_S,
@@ -17,6 +18,9 @@ from lengthwise_contract.defaults import (
     PREDICTOR_TIMEOUT_MS,
 )
 from lengthwise_store.redis.settings import RedisSettings
+
+#: An origin as browsers send it: without a path.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[A-Za-z0-9._\[\]:-]+")
 
 
 class Settings(RedisSettings):
@@ -89,12 +93,47 @@ class Settings(RedisSettings):
         le=30 * 86_400,
         description='Length of the completion window that a batch calls "24h", s',
     )
+    learning_key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="The secret by which the words of finished requests are hashed, the same in "
+        "all replicas; null: one that is made and kept in Redis, apart from them",
+    )
+    keep_alive_s: int = Field(
+        default=75,
+        ge=1,
+        description="An idle connection is closed after this time, s. It must be longer than that "
+        "of the proxy or load balancer in front, which would send a request on a closing one",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Origins whose web pages may call the service, such as "
+        "https://chat.example.com, separated by commas; `*`: all; empty: none",
+    )
     shutdown_grace_s: int = Field(
         default=30, ge=0, description="On SIGTERM, how long open answers may continue, s"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Records below this level are not logged"
     )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(origin.strip().rstrip("/") for origin in value.split(",") if origin.strip())
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin: give a scheme, a host and perhaps a port, such as "
+                    "https://chat.example.com, without a path"
+                )
+        return value
 
     @model_validator(mode="after")
     def _one_source_of_keys(self) -> Settings:

@@ -92,6 +92,7 @@ class QueueStats:
     created_ms: float | None = None  #: When the queue was made; None: by an older release.
     serving: Served = "static"  #: Whose predictions the queue serves.
     fit: FitRecord | None = None  #: What was learned last; None: nothing.
+    judged_from: int = 0  #: `counters["succeeded"]` when the LLM that answers now began.
     judged_at: int = 0  #: `counters["succeeded"]` when the predictor was last judged.
     tenants: list[TenantBacklog] = field(default_factory=list)
 

@@ -24,6 +24,7 @@ class JobOptions:
     idempotency_key: str | None = None
     job_id: str | None = None  #: Not for clients: a batch fixes the ids of its jobs beforehand.
     once: bool = False  #: The job is never submitted again under this `job_id`.
+    request_id: str = ""  #: The client's, or the service's, for logs and the engine.
     request: bytes | None = None  #: What the client sent, if the job's body was made of it.
 
     def fingerprint(self, endpoint: EndpointPath, body: bytes) -> str:

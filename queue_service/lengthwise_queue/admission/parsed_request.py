@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lengthwise_queue.learning.request_text import RequestText
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedRequest:
@@ -27,3 +29,14 @@ class ParsedRequest:
     messages: Sequence[Mapping[str, Any]] | None = None  #: Of a chat; None: a completion.
     instructions: str = ""  #: The text of a chat's leading system messages.
     facts: Mapping[str, Any] = field(default_factory=dict)  #: From `request_facts`.
+
+    def request_text(self) -> RequestText:
+        """Return the parts on which the length of an answer is predicted."""
+        return RequestText(
+            text=self.text,
+            instructions=self.instructions,
+            messages=self.messages,
+            prompts=self.prompt_texts,
+            facts=self.facts,
+            answers=self.answers,
+        )

@@ -28,6 +28,7 @@ from lengthwise_queue.errors import (
     QueueOverloaded,
     SubmitUnconfirmed,
 )
+from lengthwise_queue.learning.forecaster import Forecaster, Question
 from lengthwise_queue.metrics import Metrics, refusal
 from lengthwise_queue.prediction.calibration import shape_of
 from lengthwise_queue.prediction.client import Fallback
@@ -60,6 +61,7 @@ class Admission:
         store: Where the jobs go.
         queue_cache: The settings and figures of the queues.
         predictors: Predict the length of an answer.
+        forecaster: Predicts it with what the queue learned.
         prompt_length: Refuses prompts that are too long for the model.
         weight_of: Returns the weight of a tenant, > 0.
         metrics: Count the accepted and the refused.
@@ -73,6 +75,7 @@ class Admission:
         store: JobStore,
         queue_cache: QueueCache,
         predictors: Predictors,
+        forecaster: Forecaster,
         prompt_length: PromptLength,
         weight_of: Callable[[str], float],
         metrics: Metrics,
@@ -82,6 +85,7 @@ class Admission:
         self._store = store
         self._queue_cache = queue_cache
         self._predictors = predictors
+        self._forecaster = forecaster
         self._prompt_length = prompt_length
         self._limits = Limits(queue_cache, weight_of)
         self._metrics = metrics
@@ -149,7 +153,9 @@ class Admission:
             raise self._limits.unserved(snapshot)
         if too_long_s is not None and not repeatable:
             raise self._limits.wait_too_long(tenant, snapshot, too_long_s)
-        attempt = await self._predictors.of(settings).ask(queue, parsed.text)
+        question = await self._forecaster.question(snapshot, tenant.name, parsed.request_text())
+        attempt = await self._predictors.of(settings).ask(question.request)
+        forecasted = question.forecast(attempt.prediction)
         price = partial(
             pricing.price,
             settings,
@@ -164,7 +170,7 @@ class Admission:
             usual_tokens=snapshot.answer_statistics.usual_tokens,
             rank_accuracy=snapshot.answer_statistics.rank_accuracy,
         )
-        cost = price(prediction=attempt.prediction)
+        cost = price(prediction=attempt.prediction, learning=forecasted.learning)
         job = NewJob(
             id=options.job_id or str(uuid_utils.uuid7()),
             endpoint=endpoint,
@@ -176,12 +182,14 @@ class Admission:
             predicted_ms=cost.ms,
             prediction=attempt.prediction,
             basis=cost.basis,
+            submission=forecasted.submission,
             max_attempts=options.max_attempts,
             delay_ms=options.delay_ms,
             ttl_ms=settings.request_ttl_ms if options.ttl_ms is None else options.ttl_ms,
             # Over the limit no new job is accepted, but an existing one is found by its key.
             max_depth=0 if no_workers or too_long_s is not None else settings.max_depth,
             idempotency_key=options.idempotency_key,
+            request_id=options.request_id,
             fingerprint=options.fingerprint(endpoint, body) if options.idempotency_key else "",
             tenant=tenant.name,
             tenant_weight=tenant.weight,
@@ -195,9 +203,7 @@ class Admission:
             raise self._unconfirmed(exc, queue, job, repeatable=repeatable) from exc
         is_new = isinstance(result, Accepted) and not result.duplicate
         if attempt.late is not None and is_new:
-            self._tasks.start(
-                self._reprice(queue, job.id, attempt.late, lambda late: price(prediction=late))
-            )
+            self._tasks.start(self._reprice(queue, job.id, attempt.late, question, price))
         elif attempt.late is not None:
             attempt.late.cancel()
         if no_workers and isinstance(result, QueueFull):
@@ -245,7 +251,8 @@ class Admission:
         queue: str,
         job_id: str,
         late: asyncio.Future[Prediction | Fallback],
-        price: Callable[[Prediction], Price],
+        question: Question,
+        price: Callable[..., Price],
     ) -> None:
         """Wait for a late prediction, and move the job to the place that it would have had.
 
@@ -253,14 +260,16 @@ class Admission:
             queue: The job's.
             job_id: The job's; it was accepted without a prediction.
             late: The predictor's answer, if one comes.
-            price: Prices the job, given the prediction.
+            question: Tells what was learned about the job, given the prediction.
+            price: Prices the job, given both.
         """
         try:
             answer = await asyncio.wait_for(late, LATE_PREDICTION_S)
             if isinstance(answer, Fallback):
                 outcome = "never_came"
             else:
-                cost = price(answer)
+                forecasted = question.forecast(answer)
+                cost = price(prediction=answer, learning=forecasted.learning)
                 due_ms = await self._store.reprice(
                     queue,
                     job_id,
@@ -269,6 +278,7 @@ class Admission:
                     predicted_ms=cost.ms,
                     prediction=answer,
                     basis=cost.basis,
+                    submission=forecasted.submission,
                 )
                 outcome = "too_late" if due_ms is None else "repriced"
         except TimeoutError:

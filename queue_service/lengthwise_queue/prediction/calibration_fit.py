@@ -17,6 +17,7 @@ from lengthwise_queue.prediction.calibration import (
     Calibrations,
     ShapeTerm,
 )
+from lengthwise_queue.prediction.candidates import by_candidate
 from lengthwise_store.prediction_record import MeasuredAnswer, Shape
 
 #: Answers for each knot of the map, and the most knots. The median of 48 answers whose lengths
@@ -45,9 +46,9 @@ _WIDEST = 8.0
 
 
 def fit_all(answers: Sequence[MeasuredAnswer]) -> Calibrations:
-    """Fit a calibration for each version of the predictor among the answers."""
+    """Fit a calibration for each version of the predictor, and each candidate beside it."""
     groups: dict[str, list[MeasuredAnswer]] = {}
-    for answer in answers:
+    for answer in by_candidate(answers):
         if answer.predictor:
             groups.setdefault(answer.predictor, []).append(answer)
     return Calibrations(by_predictor={tag: fit(group) for tag, group in groups.items()})

@@ -14,19 +14,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from http import HTTPStatus
 
 import aiohttp
-from pydantic import ValidationError
-from yarl import URL
 
 from lengthwise_contract.prediction import (
-    PredictBatchRequest,
-    PredictBatchResponse,
     Prediction,
     PredictRequest,
 )
 from lengthwise_queue.prediction.circuit_breaker import Breaker
+from lengthwise_queue.prediction.connection import BadAnswer, PredictorConnection
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +46,6 @@ GIVE_UP_AFTER = 5
 
 #: The most calls at the same time: the predictor works on one while the next is sent.
 MAX_CALLS = 2
-
-#: How long an idle connection is kept, s.
-_KEEP_IDLE_S = 4.0
 
 #: The most late questions: their jobs were submitted without a prediction, and may still get one.
 MAX_LATE = 1000
@@ -102,8 +95,7 @@ class PredictorClient:
         on_answer: Callable[[float], None],
         on_fallback: Callable[[Fallback], None],
     ) -> None:
-        self._url = None if base_url is None else _batch_url(base_url)
-        self._http: aiohttp.ClientSession | None = None  # made by the first call, in its loop
+        self._connection = None if base_url is None else PredictorConnection(base_url)
         self._timeout_s = timeout_ms / 1000
         self._on_answer = on_answer
         self._on_fallback = on_fallback
@@ -114,10 +106,14 @@ class PredictorClient:
         self._late = 0
         self._asking = 0  #: Running calls. (A task that has ended is still in `_calls`.)
 
-    async def ask(self, model: str, text: str | None) -> PredictionAttempt:
-        """Predict the length of the answer to `text`; count the jobs without a prediction."""
+    async def ask(self, request: PredictRequest | None) -> PredictionAttempt:
+        """Predict the length of one answer; count the jobs without a prediction.
+
+        Args:
+            request: None: the job has no text.
+        """
         started_s = time.monotonic()
-        answer = await self._ask(model, text, started_s)
+        answer = await self._ask(request, started_s)
         if isinstance(answer, Prediction):
             self._on_answer(time.monotonic() - started_s)
             return PredictionAttempt(prediction=answer)
@@ -128,21 +124,19 @@ class PredictorClient:
         return PredictionAttempt(prediction=None, late=answer)
 
     async def _ask(
-        self, model: str, text: str | None, now_s: float
+        self, request: PredictRequest | None, now_s: float
     ) -> Prediction | Fallback | asyncio.Future[Prediction | Fallback]:
-        if self._url is None:
+        if self._connection is None:
             return Fallback.OFF
-        if not text:
+        if request is None:
             return Fallback.NO_TEXT
         if not self._breaker.allows(now_s):
             return Fallback.OPEN
-        question = _Question(
-            PredictRequest(model=model, prompt=text), asyncio.get_running_loop().create_future()
-        )
+        question = _Question(request, asyncio.get_running_loop().create_future())
         self._queue.append(question)
         if self._asking < MAX_CALLS:
             self._asking += 1
-            call = asyncio.create_task(self._call(self._url))
+            call = asyncio.create_task(self._call(self._connection))
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
         await asyncio.wait({question.answer}, timeout=self._timeout_s)
@@ -164,28 +158,24 @@ class PredictorClient:
     def _late_done(self, _: object) -> None:
         self._late -= 1
 
-    async def _call(self, url: str) -> None:
+    async def _call(self, connection: PredictorConnection) -> None:
         """Send the queued questions, until there are none."""
-        self._http = self._http or _session()
         try:
-            await self._ask_queue(self._http, url)
+            await self._ask_queue(connection)
         finally:
             self._asking -= 1
 
-    async def _ask_queue(self, http: aiohttp.ClientSession, url: str) -> None:
+    async def _ask_queue(self, connection: PredictorConnection) -> None:
         while batch := self._next_batch():
             in_time = any(not question.late for question in batch)
-            body = PredictBatchRequest(inputs=[question.request for question in batch])
             answers: Sequence[Prediction | Fallback]
             try:
                 async with asyncio.timeout(GIVE_UP_AFTER * self._timeout_s):
-                    sent = body.model_dump_json(exclude_none=True).encode()
-                    async with http.post(url, data=sent, allow_redirects=False) as got:
-                        answers = _read(got.status, await got.read(), len(batch))
+                    answers = await connection.predict([one.request for one in batch])
             except TimeoutError:
                 self._failed("no answer")
                 answers = [Fallback.TIMEOUT] * len(batch)
-            except (aiohttp.ClientError, _BadAnswer) as exc:
+            except (aiohttp.ClientError, BadAnswer) as exc:
                 self._failed(str(exc))
                 answers = [Fallback.ERROR] * len(batch)
             else:
@@ -217,57 +207,11 @@ class PredictorClient:
         for call in self._calls:
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
-        if self._http is not None:
-            await self._http.close()
+        if self._connection is not None:
+            await self._connection.aclose()
 
     def _failed(self, reason: str) -> None:
         was_open = self._breaker.is_open
         self._breaker.failed(time.monotonic())
         if self._breaker.is_open and not was_open:
             log.warning("predictor fails, requests to it are paused", extra={"reason": reason})
-
-
-def _batch_url(base_url: str) -> str:
-    """Return the URL of the predictor for a batch of prompts.
-
-    Raises:
-        ValueError: `base_url` is not an http or https URL.
-    """
-    try:
-        url = URL(base_url)
-        usable = url.scheme in ("http", "https") and bool(url.host)
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ValueError(f"expected a URL such as http://127.0.0.1:8081, got {base_url!r}")
-    return f"{base_url.rstrip('/')}/v1/predict/batch"
-
-
-def _session() -> aiohttp.ClientSession:
-    """Make a session with keep-alive connections to the predictor."""
-    return aiohttp.ClientSession(
-        headers={"Content-Type": "application/json"},
-        skip_auto_headers=("Accept-Encoding",),
-        timeout=aiohttp.ClientTimeout(total=None),  # the call itself has a limit
-        # The calls are limited, so the connections need no limit. Idle ones are closed before the
-        # predictor closes them (uvicorn: after 5 s), or a question would meet a closing one.
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_IDLE_S),
-        cookie_jar=aiohttp.DummyCookieJar(),
-    )
-
-
-class _BadAnswer(Exception):
-    """The predictor answered, but not with the predictions."""
-
-
-def _read(status: int, content: bytes, sent: int) -> list[Prediction]:
-    if status != HTTPStatus.OK:
-        raise _BadAnswer(f"the predictor answered {status}")
-    try:
-        predictions = PredictBatchResponse.model_validate_json(content).predictions
-    except ValidationError as exc:
-        # The error's own text would quote the prompt.
-        raise _BadAnswer(f"the predictions have {exc.error_count()} wrong fields") from None
-    if len(predictions) != sent:
-        raise _BadAnswer(f"{sent} prompts were sent, {len(predictions)} predictions came")
-    return predictions

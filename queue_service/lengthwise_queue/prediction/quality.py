@@ -3,9 +3,9 @@
 Called by `background.fallback_controller`, which acts on the judgement, by the queue cache and
 pricing, which use the accuracy, and by the metrics and views, which show it.
 
-The predictions are judged as the predictor returned them: before calibration, cut at the request's
-cap. That is the order that they alone would make. Three things make this harder than the comparison
-of one number with a limit:
+The predictions that were served are judged, be they the predictor's or learned: before calibration,
+cut at the request's cap. That is the order that they alone would make. Three things make this
+harder than the comparison of one number with a limit:
 
 - Under `sjf` the last answers are alike: the jobs at the front of a long queue have about equal
   predictions. No predictor can order equals, so only pairs count that the predictor tells apart,
@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lengthwise_contract.defaults import ANSWERS_KEPT
 from lengthwise_contract.prediction import PredictionQuality
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.prediction.accuracy import Ranking
+from lengthwise_queue.prediction.candidates import by_candidate, served_raw
 from lengthwise_queue.prediction.expected_length import mean_of_cut
 from lengthwise_store.prediction_record import MeasuredAnswer
 from lengthwise_store.queues import QueueStats
@@ -63,9 +64,10 @@ def expectations(answers: Iterable[MeasuredAnswer]) -> list[tuple[float | None, 
 
 
 def _expected(answer: MeasuredAnswer) -> float | None:
-    if answer.raw is None:
+    raw = served_raw(answer)
+    if raw is None:
         return answer.priced
-    return answer.count * mean_of_cut(answer.raw, answer.max_tokens)
+    return answer.count * mean_of_cut(raw, answer.max_tokens)
 
 
 def rank_accuracy(answers: Iterable[MeasuredAnswer]) -> float | None:
@@ -150,7 +152,8 @@ class AnswerStatistics:
 
     Attributes:
         usual_tokens: The mean predicted length of the answers, tokens; 0: too few answers.
-        rank_accuracies: The `rank_accuracy` of each predictor, by `predictor_tag`.
+        rank_accuracies: The `rank_accuracy` of each predictor and of each candidate beside it, by
+            `candidates.tag_of`.
     """
 
     usual_tokens: float = 0.0
@@ -175,8 +178,9 @@ def statistics_of(answers: Sequence[MeasuredAnswer]) -> AnswerStatistics:
     if len(priced) < WINDOWS[0]:
         return NO_STATISTICS
     accuracies = {}
-    for predictor in {answer.predictor for answer in priced}:
-        own = [answer for answer in priced if answer.predictor == predictor]
+    each = [replace(one, learning=None) for one in by_candidate(priced)]
+    for predictor in {answer.predictor for answer in each}:
+        own = [answer for answer in each if answer.predictor == predictor]
         accuracy = rank_accuracy(own)
         if accuracy is not None and len(own) >= WINDOWS[0]:
             accuracies[predictor] = accuracy

@@ -11,9 +11,16 @@ from dataclasses import dataclass
 from lengthwise_contract.prediction import Prediction
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.prediction.calibration import Calibrations
+from lengthwise_queue.prediction.candidates import moved, tag_of
 from lengthwise_queue.prediction.expected_length import expected_tokens
 from lengthwise_queue.scheduling import policy
-from lengthwise_store.prediction_record import UNKNOWN_BASIS, Basis, Shape, predictor_tag
+from lengthwise_store.prediction_record import (
+    UNKNOWN_BASIS,
+    Basis,
+    LearnedPrediction,
+    Shape,
+    predictor_tag,
+)
 from lengthwise_store.queues import QueueStats
 
 #: The calibrations of a queue without answers.
@@ -44,6 +51,7 @@ def price(
     stats: QueueStats,
     *,
     prediction: Prediction | None,
+    learning: LearnedPrediction | None = None,
     job_class: str,
     max_tokens: int | None,
     answers: int,
@@ -59,6 +67,7 @@ def price(
         settings: The queue's.
         stats: The queue's; the measured figures are used, or else those that the settings assume.
         prediction: Of one answer; None: the queue's median length is used.
+        learning: What was learned beside it, and which of them counts; None: nothing.
         job_class: One of the queue's classes.
         max_tokens: The request's cap on one answer, tokens; None: no cap.
         answers: How many answers the job requests (prompts x n). Each takes room in the engine's
@@ -75,6 +84,9 @@ def price(
     """
     calibrated = None
     tag = "" if prediction is None else predictor_tag(prediction.model_version)
+    if prediction is not None and learning is not None:
+        tag = tag_of(tag, learning.served)
+        prediction = _moved(prediction, learning.of(learning.served))
     credit_ms = policy.wait_credit_ms(
         wait_ms,
         wait_factor=settings.overtake_wait_factor,
@@ -102,8 +114,26 @@ def price(
         usual_ms=usual_tokens * pace_ms,
         credit_ms=credit_ms,
     )
-    basis = Basis(calibrated=calibrated, max_tokens=max_tokens, answers=answers, shape=shape)
+    basis = Basis(
+        calibrated=calibrated,
+        max_tokens=max_tokens,
+        answers=answers,
+        shape=shape,
+        learning=learning,
+    )
     return Price(tokens=tokens, ms=ms, slack_ms=slack_ms, offset_ms=offset_ms, basis=basis)
+
+
+def _moved(prediction: Prediction, log_tokens: float | None) -> Prediction:
+    """Move a prediction to a learned median; None: leave it as it is."""
+    if log_tokens is None:
+        return prediction
+    raw = (prediction.p10_tokens, prediction.p50_tokens, prediction.p90_tokens)
+    p10, p50, p90 = moved(raw, log_tokens)
+    mean = prediction.mean_tokens * (p50 / prediction.p50_tokens)
+    return prediction.model_copy(
+        update={"p10_tokens": p10, "p50_tokens": p50, "p90_tokens": p90, "mean_tokens": mean}
+    )
 
 
 def ms_per_token(settings: QueueSettings, stats: QueueStats) -> float:

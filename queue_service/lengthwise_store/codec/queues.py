@@ -21,7 +21,7 @@ _FORGET = 0.98
 #: The fields of `meta` that are not counters.
 _NOT_COUNTERS = frozenset(
     {"mode", "policy", "fallback", "active", "reorder", "v", "served", "trimmed", "judged"}
-    | {"created", "removing", "serving", "fit"}
+    | {"created", "removing", "serving", "fit", "words", "llm", "judged_from"}
 )
 
 
@@ -88,6 +88,7 @@ def read_stats(reply: list[Any]) -> QueueStats:
         answers=answers,
         serving=cast("Served", meta.get("serving", "static")),
         fit=FitRecord.of(meta.get("fit", "")),
+        judged_from=int(meta.get("judged_from", 0)),
         judged_at=int(meta.get("judged", 0)),
         created_ms=float(meta["created"]) if "created" in meta else None,
         tenants=sorted(tenants, key=lambda t: t.tenant),

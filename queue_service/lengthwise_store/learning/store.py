@@ -7,12 +7,33 @@ rest is written here. Called by `lengthwise_queue.learning`.
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from typing import Any
 
 from lengthwise_store.codec.learning import StoredEvidence, read_evidence, read_view
 from lengthwise_store.keys import LEARNING_KEY, QueueKeys
 from lengthwise_store.prediction_record import FitRecord, Served
 from lengthwise_store.redis.errors import read
+
+#: Entries of the evidence that are read at once: about 0.5 MB.
+_PAGE = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningState:
+    """How far a queue is with learning.
+
+    Attributes:
+        evidence: Finished jobs that were learned from, ever.
+        fit: What was learned last; None: nothing.
+        words: Names the way in which words are hashed; "": none was chosen yet.
+        llm: The LLM that answers; "": none was noted yet.
+    """
+
+    evidence: int
+    fit: FitRecord | None
+    words: str
+    llm: str
 
 
 class LearningStore:
@@ -30,22 +51,61 @@ class LearningStore:
 
     # ------------------------------------------------------------------ evidence
 
+    async def evidence_count(self, queue: str) -> int:
+        """Return how many finished jobs were learned from, ever."""
+        return int(await read(self._redis.hget(QueueKeys(queue).meta, "evidence")) or 0)
+
     async def evidence(self, queue: str, most: int) -> list[StoredEvidence]:
-        """Return the newest `most` pieces of evidence, the oldest first."""
-        raws = await read(self._redis.lrange(QueueKeys(queue).evidence, 0, most - 1))
-        return [one for raw in reversed(raws) if (one := read_evidence(raw)) is not None]
+        """Return the newest `most` pieces of evidence, the oldest first, each once."""
+        found: dict[str, StoredEvidence] = {}
+        # In pages, so that Redis is not held; jobs that end meanwhile move the entries back.
+        for first in range(0, most, _PAGE):
+            last = min(first + _PAGE, most) - 1
+            raws = await read(self._redis.lrange(QueueKeys(queue).evidence, first, last))
+            for raw in raws:
+                one = read_evidence(raw)
+                if one is not None:
+                    found.setdefault(one.job_id, one)
+            if len(raws) < last - first + 1:
+                break
+        return list(reversed(found.values()))
 
     async def submission(self, queue: str, job_id: str) -> bytes | None:
         """Return the submission of a job that has not ended; None: it has none."""
         raw = await read(self._redis.hget(QueueKeys(queue).views, job_id))
         return None if raw is None else read_view(raw)
 
+    async def state(self, queue: str) -> LearningState:
+        """Return how far a queue is."""
+        fields = ("evidence", "fit", "words", "llm")
+        evidence, fit, words, llm = await read(
+            self._redis.hmget(QueueKeys(queue).meta, list(fields))
+        )
+        return LearningState(
+            evidence=int(evidence or 0),
+            fit=None if fit is None else FitRecord.of(fit.decode()),
+            words=(words or b"").decode(),
+            llm=(llm or b"").decode(),
+        )
+
+    async def begin(self, queue: str, *, words: str, llm: str, judged_from: int) -> None:
+        """Note which LLM answers from now on; its candidates are judged anew.
+
+        Args:
+            queue: Its name.
+            words: As `LearningState.words`.
+            llm: As `LearningState.llm`.
+            judged_from: How many jobs had succeeded.
+        """
+        fields = {"words": words, "llm": llm, "judged_from": judged_from, "serving": "static"}
+        await read(self._redis.hset(QueueKeys(queue).meta, mapping=fields))
+
     async def forget(self, queue: str) -> None:
         """Delete the evidence of a queue, and what was learned from it."""
         k = QueueKeys(queue)
         pipe = self._redis.pipeline(transaction=True)
         pipe.unlink(k.views, k.evidence, k.learned)
-        pipe.hdel(k.meta, "evidence", "fit", "serving")
+        pipe.hdel(k.meta, "evidence", "fit", "serving", "words", "llm", "judged_from")
         await read(pipe.execute())
 
     # ------------------------------------------------------------------ fits

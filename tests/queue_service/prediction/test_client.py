@@ -101,6 +101,10 @@ async def predictor(
         await asyncio.gather(*(task for task in serving if task))
 
 
+def about(prompt: str, **facts: Any) -> PredictRequest:
+    return PredictRequest(model="m", prompt=prompt, **facts)
+
+
 class Reports:
     """What the client reported to its callbacks."""
 
@@ -117,13 +121,55 @@ class Reports:
         )
 
 
+REFUSED = http(b'{"error": {"message": "application: Extra inputs"}}', "422 Unprocessable Entity")
+
+
+def test_a_predictor_that_refuses_facts_gets_the_text_alone_and_no_job_waits_for_its_fallback() -> (
+    None
+):
+    async def body() -> None:
+        reports = Reports()
+        async with predictor(REFUSED, GOOD) as (url, received):
+            client = reports.client(url)
+            chat = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+            asked = PredictRequest(model="m", messages=chat, application="a", view=True, n=2)
+            assert (await client.ask(asked)).prediction == ANSWER
+            assert (await client.ask(about("x", view=True))).prediction == ANSWER
+            await client.aclose()
+        sent = [json.loads(one)["inputs"][0] for one in received]
+        assert [set(one) for one in sent] == [
+            {"model", "messages", "application", "view", "n"},
+            {"model", "prompt"},
+            {"model", "prompt"},  # it is not offered the facts again at once
+        ]
+        assert sent[1]["prompt"] == "u"
+        assert reports.fallbacks == []
+
+    asyncio.run(body())
+
+
+def test_a_request_that_is_refused_without_facts_is_not_repeated() -> None:
+    async def body() -> None:
+        reports = Reports()
+        async with predictor(REFUSED) as (url, received):
+            client = reports.client(url)
+            assert (await client.ask(about("x"))).prediction is None
+            await client.aclose()
+        assert len(received) == 1
+        assert reports.fallbacks == [Fallback.ERROR]
+
+    asyncio.run(body())
+
+
 def test_a_prediction_is_fetched_over_one_connection() -> None:
     async def body() -> None:
         reports = Reports()
         async with predictor(GOOD) as (url, received):
             client = reports.client(url)
             for _ in range(3):
-                assert (await client.ask("org/m", "How long? \u00e9")).prediction == ANSWER
+                assert (
+                    await client.ask(PredictRequest(model="org/m", prompt="How long? \u00e9"))
+                ).prediction == ANSWER
             await client.aclose()
         want = PredictBatchRequest(
             inputs=[PredictRequest(model="org/m", prompt="How long? \u00e9")]
@@ -163,7 +209,7 @@ def test_a_bad_answer_is_a_counted_fallback(answer: bytes | None, why: Fallback)
         reports = Reports()
         async with predictor(answer) as (url, _):
             client = reports.client(url, timeout_ms=200 if why is Fallback.TIMEOUT else 5000)
-            assert (await client.ask("m", "x")).prediction is None
+            assert (await client.ask(about("x"))).prediction is None
             await client.aclose()
         assert reports.fallbacks == [why]
         assert reports.answers == []
@@ -177,7 +223,7 @@ def test_a_burst_is_a_few_calls_and_each_job_gets_the_answer_to_its_own_prompt()
         async with predictor(GOOD) as (url, received):
             client = reports.client(url)
             prompts = [f"prompt {i}" for i in range(100)]
-            answers = await asyncio.gather(*(client.ask("m", p) for p in prompts))
+            answers = await asyncio.gather(*(client.ask(about(p)) for p in prompts))
             await client.aclose()
         calls = [[one["prompt"] for one in json.loads(a)["inputs"]] for a in received]
         assert sorted(p for call in calls for p in call) == sorted(prompts)
@@ -210,9 +256,9 @@ def test_an_answer_that_came_while_the_loop_was_busy_is_not_late() -> None:
     async def body(url: str) -> None:
         reports = Reports()
         client = reports.client(url, timeout_ms=200)
-        assert (await client.ask("m", "connect")).prediction == ANSWER
+        assert (await client.ask(about("connect"))).prediction == ANSWER
         assert _OtherThread.answered.acquire(timeout=20)
-        asking = asyncio.create_task(client.ask("m", "x"))
+        asking = asyncio.create_task(client.ask(about("x")))
         for _turn in range(3):  # the question is sent; its answer cannot have been read yet
             await asyncio.sleep(0)
         assert not asking.done()
@@ -234,7 +280,7 @@ def test_a_closed_port_is_a_counted_fallback() -> None:
             pass  # its port is closed again
         reports = Reports()
         client = reports.client(url)
-        assert (await client.ask("m", "x")).prediction is None
+        assert (await client.ask(about("x"))).prediction is None
         await client.aclose()
         assert reports.fallbacks == [Fallback.ERROR]
 
@@ -250,7 +296,7 @@ def test_without_a_predictor_or_a_text_there_is_a_counted_fallback(
     url: str | None, text: str | None, why: Fallback
 ) -> None:
     reports = Reports()
-    assert asyncio.run(reports.client(url).ask("m", text)).prediction is None
+    assert asyncio.run(reports.client(url).ask(about(text) if text else None)).prediction is None
     assert reports.fallbacks == [why]
 
 
@@ -262,8 +308,8 @@ def test_a_late_answer_is_not_taken_for_the_next_one() -> None:
         reports = Reports()
         async with predictor(None, GOOD) as (url, _):
             client = reports.client(url, timeout_ms=1000)
-            assert (await client.ask("m", "one")).prediction is None
-            assert (await client.ask("m", "two")).prediction == ANSWER
+            assert (await client.ask(about("one"))).prediction is None
+            assert (await client.ask(about("two"))).prediction == ANSWER
             await client.aclose()
 
     asyncio.run(body())
@@ -308,7 +354,7 @@ def test_an_answer_after_its_deadline_is_still_delivered() -> None:
         reports, release = Reports(), asyncio.Event()
         async with slow_predictor(release) as url:
             client = reports.client(url, timeout_ms=500)
-            answer = await client.ask("m", "x")
+            answer = await client.ask(about("x"))
             assert answer.prediction is None
             assert answer.late is not None
             release.set()
@@ -327,8 +373,8 @@ def test_a_question_that_is_late_before_it_is_sent_is_sent_last() -> None:
         async with slow_predictor(release, calls) as url:
             client = reports.client(url, timeout_ms=500)
             prompts = [f"prompt {i}" for i in range(MAX_CALLS * MAX_BATCH + 5)]
-            answers = await asyncio.gather(*(client.ask("m", prompt) for prompt in prompts))
-            fresh = asyncio.create_task(client.ask("m", "fresh"))
+            answers = await asyncio.gather(*(client.ask(about(prompt)) for prompt in prompts))
+            fresh = asyncio.create_task(client.ask(about("fresh")))
             await asyncio.sleep(0)  # now it is queued, behind five late questions
             release.set()
             assert (await fresh).prediction == ANSWER
@@ -346,7 +392,7 @@ def test_a_late_answer_that_never_comes_is_a_fallback() -> None:
         reports = Reports()
         async with slow_predictor(asyncio.Event()) as url:
             client = reports.client(url, timeout_ms=20)
-            answer = await client.ask("m", "x")
+            answer = await client.ask(about("x"))
             assert answer.late is not None
             assert await asyncio.wait_for(answer.late, 5) is Fallback.TIMEOUT
             await client.aclose()
@@ -361,7 +407,7 @@ def test_the_number_of_late_answers_is_bounded(monkeypatch: pytest.MonkeyPatch) 
         reports, release = Reports(), asyncio.Event()
         async with slow_predictor(release) as url:
             client = reports.client(url, timeout_ms=500)
-            answers = await asyncio.gather(*(client.ask("m", f"prompt {i}") for i in range(8)))
+            answers = await asyncio.gather(*(client.ask(about(f"prompt {i}")) for i in range(8)))
             waited_for = [a.late for a in answers if a.late is not None]
             assert len(waited_for) == 3
             release.set()
@@ -380,7 +426,7 @@ def test_a_connection_that_the_predictor_closed_is_replaced() -> None:
         async with predictor(closing) as (url, received):
             client = reports.client(url)
             for _ in range(3):
-                assert (await client.ask("m", "x")).prediction == ANSWER
+                assert (await client.ask(about("x"))).prediction == ANSWER
             await client.aclose()
             assert len(received) == 3
 
@@ -395,7 +441,7 @@ def test_a_predictor_that_does_not_answer_soon_gets_no_more_requests() -> None:
             client = reports.client(url, timeout_ms=100)
             started_s = time.monotonic()
             for _ in range(FAILURES_TO_OPEN + 200):
-                assert (await client.ask("m", "x")).prediction is None
+                assert (await client.ask(about("x"))).prediction is None
             took_s = time.monotonic() - started_s
             await client.aclose()
             # Each probe is one more question, and a slow machine has time for some.
@@ -465,7 +511,9 @@ def test_a_job_is_priced_by_the_predictor_and_by_the_fallback_without_it(
         async with predictor(GOOD) as (url, received):
             await asyncio.to_thread(submit_and_check, make_front, url)
             [question] = [json.loads(a) for a in received]
-            assert question == {"inputs": [{"model": "org/model-1.5", "prompt": "Hi"}]}
+            assert question["inputs"][0].pop("application")
+        chat = [{"role": "user", "content": "Hi"}]
+        assert question == {"inputs": [{"model": "org/model-1.5", "messages": chat, "view": True}]}
 
     asyncio.run(body())
 
