@@ -88,8 +88,8 @@ ROOT = Group(
             f"{_COMMANDS}.top:top", "Show the queue live: waiting, running and finished jobs."
         ),
         "demo": Command(
-            f"{_COMMANDS}.demo:demo",
-            "Compare fcfs and sjf on a small real LLM, on this machine.",
+            f"{_COMMANDS}.demo.command:demo",
+            "Race fcfs and sjf side by side on a small real LLM.",
         ),
         "collect": Command(
             f"{_COMMANDS}.collect:collect",

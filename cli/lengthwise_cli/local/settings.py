@@ -41,6 +41,11 @@ class StackSettings:
     tokenizer: Path | None = None  #: A tokenizer.json; None: the model's own, where it is found.
     context_tokens: int = 2048  #: llama.cpp: context of each slot, tokens; costs memory.
     slots: int = 8
+    threads: int = 0  #: CPU threads of an embedded LLM; 0: one fewer than there are cores.
+    #: Niceness of an embedded LLM: it runs below the processes that wait on one another.
+    llm_niceness: int = 5
+    #: How long running answers may continue after Ctrl-C, seconds; the rest stays in the queue.
+    drain_s: float = 10
     batching: WorkerBatching = WorkerBatching.CONTINUOUS
     host: str = "127.0.0.1"
     port: int = 8080

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import IO
 
@@ -39,6 +39,7 @@ class Stack:
         self._supervisor = Supervisor(notify)
         self._lock: IO[str] | None = None
         self._redis_url = settings.redis_url or ""
+        self._fresh_queue = QueueSettings()  #: The settings of a new queue of this engine.
 
     @property
     def url(self) -> str:
@@ -78,7 +79,7 @@ class Stack:
                 "choose another with --port (or LENGTHWISE_UP_PORT)"
             )
         self._lock_data_dir()
-        self.model, queue = await self._resolve_model()
+        self.model, self._fresh_queue = await self._resolve_model()
         taken = {settings.port}
         if settings.redis_url is None:
             taken.add(port := ports.find_free(taken))
@@ -94,20 +95,28 @@ class Stack:
             processes.queue_service(settings, self.url, self._redis_url, predictor_port)
         )
         async with ServiceClient(self.url, api_key=settings.api_key) as service:
-            await self._put_queue(service, queue)
+            await self._put_queue(service, self._fresh_queue)
         engine_port = ports.find_free(taken)
         if settings.engine_url is None:
             self.engine_url = f"http://127.0.0.1:{engine_port}"
-        await self._start_child(
-            processes.worker(
-                self.settings,  # with the path of the weights
-                url=self.url,
-                redis_url=self._redis_url,
-                model=self.model,
-                engine_port=engine_port,
-                engine_api_key=self.engine_api_key,
-            )
-        )
+        await self._start_worker(self.model, engine_port)
+
+    async def add_queue(self, name: str, changes: Mapping[str, object]) -> None:
+        """Add a queue to a started stack, with a worker and an embedded engine of its own.
+
+        The queues share Valkey, the predictor and the queue service.
+
+        Args:
+            name: Of the queue, and of its model.
+            changes: What differs in its settings from a new queue of this stack.
+
+        Raises:
+            ChildFailed: The worker did not come up.
+        """
+        wanted = QueueSettings.model_validate({**self._fresh_queue.model_dump(), **changes})
+        async with ServiceClient(self.url, api_key=self.settings.api_key) as service:
+            await service.put_queue(name, wanted)
+        await self._start_worker(name, ports.find_free({self.settings.port}))
 
     async def stop(self) -> None:
         """Stop everything: the worker drains first, Valkey goes last."""
@@ -115,6 +124,19 @@ class Stack:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    async def _start_worker(self, model: str, engine_port: int) -> None:
+        await self._start_child(
+            processes.worker(
+                self.settings,  # with the path of the weights
+                url=self.url,
+                redis_url=self._redis_url,
+                model=model,
+                engine_port=engine_port,
+                engine_api_key=self.engine_api_key,
+                log_name="worker" if model == self.model else f"worker-{model}",
+            )
+        )
 
     async def _start_child(self, child: Child) -> None:
         self._notify(f"starting {child.name} ...")

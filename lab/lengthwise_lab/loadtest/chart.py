@@ -14,14 +14,14 @@ from lengthwise_lab.loadtest.report import Figures, Report
 from lengthwise_lab.loadtest.sweep import Sweep
 
 #: Grey for the baseline, blue for Lengthwise. They differ in print and for colour-blind readers.
-_COLORS = {
+COLORS = {
     "fcfs": "#8a8f98",
     "sjf": "#1f6feb",
     "sjf-k": "#8250df",
     "shadow": "#c9a227",
     "oracle": "#2da44e",
 }
-_ORACLE = _COLORS["oracle"]
+_ORACLE = COLORS["oracle"]
 _LABELS = {
     "fcfs": "first come, first served",
     "sjf": "short first (Lengthwise)",
@@ -63,7 +63,7 @@ def _distribution(axes: Axes, report: Report, runs: Sequence[PolicyRun]) -> None
         if not done:
             continue
         longest = max(longest, done[-1])
-        color = _COLORS[run.policy]
+        color = COLORS[run.policy]
         shares = [i / len(done) for i in range(len(done) + 1)]
         mean_s = sum(done) / len(done)
         label = f"{_LABELS[run.policy]}: mean {mean_s:.1f} s"
@@ -79,7 +79,7 @@ def _distribution(axes: Axes, report: Report, runs: Sequence[PolicyRun]) -> None
     axes.set_xlabel("seconds after sending")
     axes.set_title("Requests answered completely (dashed: means)", loc="left", fontsize=11)
     axes.legend(loc="lower right", frameon=True, framealpha=0.95, fontsize=9.5)
-    _plain(axes)
+    plain_axes(axes)
 
 
 def _bars(axes: Axes, report: Report) -> None:
@@ -93,7 +93,7 @@ def _bars(axes: Axes, report: Report) -> None:
             for b in report.policies[name].buckets
         ]
         at = [i + (n - (len(names) - 1) / 2) * width for i in range(len(buckets))]
-        bars = axes.bar(at, means, width * 0.94, color=_COLORS[name], label=_LABELS[name])
+        bars = axes.bar(at, means, width * 0.94, color=COLORS[name], label=_LABELS[name])
         axes.bar_label(bars, fmt="%.1f", fontsize=9, padding=2)
     axes.set_xticks(range(len(buckets)), [f"{b} tokens" for b in buckets])
     axes.set_xlabel("predicted length of the answer")
@@ -101,7 +101,7 @@ def _bars(axes: Axes, report: Report) -> None:
     axes.set_title("Mean by predicted length", loc="left", fontsize=11)
     axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.margins(y=0.12)
-    _plain(axes)
+    plain_axes(axes)
 
 
 def draw_sweep(sweep: Sweep, path: Path) -> None:
@@ -118,14 +118,14 @@ def draw_sweep(sweep: Sweep, path: Path) -> None:
         for name in reports[0].policies:
             at = [(r.offered_load, r.policies[name]) for r in reports]
             known = [(x, _point(f, point)) for x, f in at if x is not None and f.completion]
-            color = _COLORS[name]
+            color = COLORS[name]
             axes.plot(*zip(*known, strict=True), "o-", color=color, label=_LABELS[name])
         axes.set_ylim(0)
         axes.set_xlabel("offered load (1 = capacity of the engine)")
         axes.set_ylabel("seconds to the whole answer")
         axes.set_title(title, loc="left", fontsize=11)
         axes.legend(loc="upper left", frameon=True)
-        _plain(axes)
+        plain_axes(axes)
     requests = sum(f.requests for r in reports for f in r.policies.values())
     figure.suptitle(
         f"{sweep.model}, {sweep.slots} at a time, {requests} requests in all",
@@ -141,7 +141,8 @@ def _point(figures: Figures, point: str) -> float:
     return float(getattr(figures.completion, point))
 
 
-def _plain(axes: Axes) -> None:
+def plain_axes(axes: Axes) -> None:
+    """Remove the frame's top and right, and draw light horizontal lines."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e6e8eb", linewidth=0.8)
     axes.set_axisbelow(True)

@@ -92,7 +92,7 @@ async def compare(
                 samples = await drive(target, requests, on_done=on_done)
                 duration_s = time.monotonic() - start_s
                 samples = await look_up(service, samples)
-            _check_policy(settings.policy, samples)
+            check_policy(settings.policy, samples)
             runs.append(
                 PolicyRun(
                     policy=policy,
@@ -150,7 +150,7 @@ async def until_idle(service: ServiceClient, model: str) -> None:
         await asyncio.sleep(0.1)
 
 
-def _check_policy(policy: PolicyName, samples: Sequence[Sample]) -> None:
+def check_policy(policy: PolicyName, samples: Sequence[Sample]) -> None:
     """Check that the queue used the policy of the run."""
     others = [s for s in samples if s.ok and s.policy != policy]
     if others:

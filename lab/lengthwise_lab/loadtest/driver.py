@@ -47,7 +47,11 @@ class LoadTarget:
 
 
 async def drive(
-    target: LoadTarget, requests: Sequence[TimedRequest], *, on_done: Callable[[Sample], None]
+    target: LoadTarget,
+    requests: Sequence[TimedRequest],
+    *,
+    on_done: Callable[[Sample], None],
+    on_start: Callable[[int], None] | None = None,
 ) -> list[Sample]:
     """Send all requests at their times. Return their samples in the order of the requests.
 
@@ -57,13 +61,15 @@ async def drive(
         target: The endpoint.
         requests: The workload.
         on_done: Called with each sample when its request ends, for a progress bar.
+        on_start: Called with a request's index at its first token.
     """
     async with target.client() as http:
         start_s = time.monotonic()
 
         async def send_on_time(request: TimedRequest) -> Sample:
             await asyncio.sleep(start_s + request.due_to_send_s - time.monotonic())
-            sample = await send(http, target.model, request, due_s=start_s + request.due_to_send_s)
+            due_s = start_s + request.due_to_send_s
+            sample = await send(http, target.model, request, due_s=due_s, on_start=on_start)
             on_done(sample)
             return sample
 
@@ -73,7 +79,12 @@ async def drive(
 
 
 async def send(
-    http: httpx.AsyncClient, model: str, request: TimedRequest, *, due_s: float
+    http: httpx.AsyncClient,
+    model: str,
+    request: TimedRequest,
+    *,
+    due_s: float,
+    on_start: Callable[[int], None] | None = None,
 ) -> Sample:
     """Send one request as a stream and read it to its end.
 
@@ -82,6 +93,7 @@ async def send(
         model: Name of the model there.
         request: The request.
         due_s: When it is due to be sent, on the monotonic clock, s. Its times count from here.
+        on_start: Called with the request's index at its first token.
     """
     blank = Sample(index=request.index, due_to_send_s=request.due_to_send_s)
     options = {"stream": True, "stream_options": {"include_usage": True}}
@@ -92,12 +104,17 @@ async def send(
                 await response.aread()
                 return replace(blank, error=error_message(response))
             job_id = response.headers.get(JOB_ID_HEADER)
-            return await _read(response, replace(blank, job_id=job_id), due_s)
+            return await _read(response, replace(blank, job_id=job_id), due_s, on_start)
     except httpx.HTTPError as exc:
         return replace(blank, error=str(exc) or type(exc).__name__)
 
 
-async def _read(response: httpx.Response, sample: Sample, due_s: float) -> Sample:
+async def _read(
+    response: httpx.Response,
+    sample: Sample,
+    due_s: float,
+    on_start: Callable[[int], None] | None,
+) -> Sample:
     """Read a stream of server-sent events to its `[DONE]`."""
     async for event in read_events(response):
         if event.data == "[DONE]":
@@ -107,6 +124,8 @@ async def _read(response: httpx.Response, sample: Sample, due_s: float) -> Sampl
             return replace(sample, error=json.dumps(chunk["error"]))
         if sample.ttft_s is None and has_token(chunk):
             sample = replace(sample, ttft_s=time.monotonic() - due_s)
+            if on_start is not None:
+                on_start(sample.index)
         if chunk.get("usage"):
             usage = chunk["usage"]
             sample = replace(

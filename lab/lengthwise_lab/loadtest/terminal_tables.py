@@ -20,13 +20,18 @@ _HEADS = ("mean", "p50", "p90", "p99", "max")
 
 def render(report: Report) -> Iterator[RenderableType]:
     """Yield the tables and remarks of a report."""
-    yield _times(
-        "Completion time, s", {n: f.completion for n, f in report.policies.items()}, report
-    )
+    yield completion_table(report)
     yield _times("Time to first token, s", {n: f.ttft for n, f in report.policies.items()}, None)
     yield _buckets(report)
     yield _work(report)
     yield from (Text(line) for line in remarks(report))
+
+
+def completion_table(report: Report) -> Table:
+    """Return the table of completion times: mean and quantiles of each policy and the oracle."""
+    return _times(
+        "Completion time, s", {n: f.completion for n, f in report.policies.items()}, report
+    )
 
 
 def render_sweep(sweep: Sweep) -> Iterator[RenderableType]:
