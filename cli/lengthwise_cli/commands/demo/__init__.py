@@ -1,0 +1,1 @@
+"""`lengthwise demo`: a race of two orders on a small real LLM."""
