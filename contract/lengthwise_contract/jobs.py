@@ -106,6 +106,9 @@ class JobView(View):
         default=None,
         description="How long it would have waited under `fcfs`, ms; null: not known yet",
     )
+    request_id: str | None = Field(
+        default=None, description="The id of the request that submitted it; null: none did"
+    )
     error: JobError | None = Field(default=None, description="null: the job has not failed")
     response: dict[str, Any] | None = Field(
         default=None,

@@ -54,6 +54,7 @@ def make_server(settings: Settings) -> Server:
             log_config=None,  # logging is set up already
             access_log=False,  # each route logs its outcome, with the job's id
             server_header=False,
+            timeout_keep_alive=settings.keep_alive_s,
             timeout_graceful_shutdown=settings.shutdown_grace_s,
         )
     )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match, Route
+from starlette.types import ASGIApp
 
 from lengthwise_queue import errors
 from lengthwise_queue.admission.retry_after import LATEST_S
@@ -29,10 +33,15 @@ from lengthwise_queue.settings import Settings
 from lengthwise_queue.tenants.registry import TenantRegistry
 from lengthwise_queue.web import openapi
 from lengthwise_queue.web.disconnect import CLIENT_CLOSED_REQUEST
+from lengthwise_queue.web.head import HeadAsGet
+from lengthwise_queue.web.paths import ForgivingPaths, suggestion
+from lengthwise_queue.web.request_id import REQUEST_ID_HEADER, RequestIds, request_id_of
 from lengthwise_store import errors as store_errors
 from lengthwise_store.errors import JobEnded, LengthwiseError
 from lengthwise_store.settings import StoreSettings
 from lengthwise_store.store import JobStore
+
+log = logging.getLogger(__name__)
 
 #: The HTTP status of each error. An error that is not in the table has that of its base class.
 STATUS: dict[type[LengthwiseError], int] = {
@@ -75,12 +84,43 @@ _ROUTERS = (
     health.router,
 )
 
+#: The headers of responses that a web page of another origin may read.
+_EXPOSED_HEADERS = (
+    JOB_ID_HEADER,
+    REQUEST_ID_HEADER,
+    "Location",
+    "Retry-After",
+    "retry-after-ms",
+    "x-should-retry",
+)
+
 #: `Retry-After` of a 503 whose error sets none, s.
 RETRY_503_S = 1.0
 
 #: `Retry-After` is longer at random by up to this part of it, and up to this many s at least, so
 #: that clients do not all return at the same time.
 SPREAD, LEAST_SPREAD_S = 0.1, 0.5
+
+
+class QueueApp(FastAPI):
+    """The app, inside of what all its responses have in common, those of internal errors too."""
+
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        super().__init__(**options)
+        self._settings = settings
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Make the app that the server calls."""
+        app: ASGIApp = ForgivingPaths(HeadAsGet(super().build_middleware_stack()))
+        if self._settings.cors_origins:
+            app = CORSMiddleware(
+                app,
+                allow_origins=self._settings.cors_origins,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=_EXPOSED_HEADERS,
+            )
+        return RequestIds(app)
 
 
 def store_settings(settings: Settings) -> StoreSettings:
@@ -112,7 +152,8 @@ def create_app(settings: Settings) -> FastAPI:
         await runner.aclose()
         await service.aclose()
 
-    app = FastAPI(
+    app = QueueApp(
+        settings,
         title="Lengthwise",
         summary="LLM serving that answers the short requests first.",
         lifespan=lifespan,
@@ -183,22 +224,31 @@ async def _on_wrong_parameter(request: Request, exc: Exception) -> Response:
 
 async def _on_no_route(request: Request, exc: Exception) -> Response:
     status = exc.status_code if isinstance(exc, HTTPException) else 500
-    requested = f"{request.method} {request.url.path}"
+    method, path = request.method, request.scope["path"]  # of `//a/b`, the URL's path is `/b`
     if status == 405:
-        return _error_response(WrongMethod(requested, allowed=_allowed(request)), status)
-    error = BadRequest(
-        f"There is no {requested}. GET /openapi.json lists all URLs.", code="unknown_url"
+        return _error_response(WrongMethod(f"{method} {path}", allowed=_allowed(request)), status)
+    meant = suggestion(method, path, _routes())
+    hint = (
+        "GET /openapi.json lists all URLs."
+        if meant is None
+        else f"Did you mean {method} {meant}? The base URL of an OpenAI client ends with /v1."
     )
-    return _error_response(error, status)
+    return _error_response(
+        BadRequest(f"There is no {method} {path}. {hint}", code="unknown_url"), status
+    )
+
+
+def _routes() -> list[Route]:
+    return [route for router in _ROUTERS for route in router.routes if isinstance(route, Route)]
 
 
 def _allowed(request: Request) -> str:
     """Return the methods of a path. FastAPI would name only those of its first route."""
-    routes = [route for router in _ROUTERS for route in router.routes if isinstance(route, Route)]
+    routes = _routes()
     matching = (r.path for r in routes if r.matches(request.scope)[0] is not Match.NONE)
     path = next(matching, None)
     methods = {m for r in routes if r.path == path for m in r.methods or ()}
-    return ", ".join(sorted(methods - {"HEAD"}))
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 async def _on_disconnect(request: Request, exc: Exception) -> Response:
@@ -208,4 +258,5 @@ async def _on_disconnect(request: Request, exc: Exception) -> Response:
 
 async def _on_bug(request: Request, exc: Exception) -> Response:
     # The server logs the traceback. The client gets no details.
+    log.error("internal error", extra={"request_id": request_id_of(request)})
     return _error_response(LengthwiseError("Internal error. The log of the server has more."), 500)

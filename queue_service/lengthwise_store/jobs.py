@@ -38,6 +38,7 @@ class NewJob:
     ttl_ms: int  #: Expires unless finished by accepted + `delay_ms` + this.
     max_depth: int  #: Refused when this many are waiting or scheduled.
     idempotency_key: str | None = None  #: Of its tenant: two tenants may use the same.
+    request_id: str = ""  #: Of the request that submitted it; without blanks.
     basis: Basis = UNKNOWN_BASIS
     submission: bytes = b""  #: What the queue learns from when it is answered; b"": nothing.
     fingerprint: str = ""  #: Of the request; tells a repeated request from a reused key.
@@ -123,6 +124,7 @@ class Claim:
     deadline_ms: float
     tenant: str = "default"
     waited_ms: float | None = None  #: In the queue, until this claim; None: it ran before.
+    request_id: str = ""  #: Of the request that submitted it; "": none did.
 
 
 class LeaseState(StrEnum):
@@ -228,6 +230,7 @@ class Job:
     offset_ms: float = 0.0
     tenant: str = "default"
     weight: float = 1.0  #: Its tenant's, when it was accepted.
+    request_id: str = ""  #: Of the request that submitted it; "": none did.
     since_ms: float = 0.0  #: Since when it waits: its acceptance, plus its delay.
     fcfs_wait_ms: float | None = None  #: How long it would have waited first come first served.
     prediction: Prediction | None = None  #: As the predictor returned it.

@@ -112,7 +112,7 @@ class JobStore(JobListings, JobWaits, QueueControl):
             job.tenant,
             write_cost(job.predicted_tokens),
             write_price(job),
-            f"{job.max_attempts} {job.job_class} {job.endpoint}",
+            f"{job.max_attempts} {job.job_class} {job.endpoint} {job.request_id}".rstrip(),
             quantiles,
             predictor,
             job.delay_ms,

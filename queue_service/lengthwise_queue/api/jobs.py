@@ -26,6 +26,7 @@ from lengthwise_queue.service import Service, of
 from lengthwise_queue.web import openapi
 from lengthwise_queue.web.listing import After, PageSize, TenantName
 from lengthwise_queue.web.request_body import parse_model, read_body
+from lengthwise_queue.web.request_id import request_id_of
 from lengthwise_queue.web.server_sent_events import KEEP_ALIVE, KEEP_ALIVE_S, EventStream, event
 from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.jobs import EntryKind, Job, OutputEntry
@@ -72,6 +73,7 @@ async def submit_job(request: Request) -> Response:
         delay_ms=submitted.delay_ms,
         ttl_ms=submitted.ttl_ms,
         idempotency_key=key,
+        request_id=request_id_of(request),
     )
     body = submitted.body
     if body.get("stream") is None:

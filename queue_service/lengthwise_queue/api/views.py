@@ -43,6 +43,7 @@ def job_view(job: Job, response: dict[str, Any] | None) -> JobView:
         output_tokens=job.output_tokens,
         cancel_requested=job.cancel_requested,
         fcfs_wait_ms=job.fcfs_wait_ms,
+        request_id=job.request_id or None,
         error=job.error,
         response=response,
     )
@@ -61,6 +62,7 @@ def new_job_view(queue: str, job: NewJob, accepted: Accepted) -> JobView:
         accepted_ms=accepted.accepted_ms,
         due_ms=accepted.due_ms,
         predicted_tokens=job.predicted_tokens,
+        request_id=job.request_id or None,
     )
 
 

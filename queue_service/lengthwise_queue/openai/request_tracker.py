@@ -136,6 +136,7 @@ class RequestTracker:
             "request answered",
             extra={
                 "job_id": self.job_id,
+                "request_id": self.job.new.request_id,
                 "queue": self.job.queue,
                 "outcome": outcome,
                 "ttft_s": self.first_s,

@@ -17,6 +17,7 @@ from lengthwise_queue.openai.request_tracker import RequestTracker
 from lengthwise_queue.service import of
 from lengthwise_queue.web import openapi
 from lengthwise_queue.web.request_body import parse_object, read_body
+from lengthwise_queue.web.request_id import request_id_of
 
 router = APIRouter(tags=["openai"], dependencies=SECURED, responses=openapi.ALWAYS)
 
@@ -39,7 +40,8 @@ async def serve(request: Request, endpoint: Endpoint[Any]) -> Response:
     with service.metrics.counting_refusals():
         body = await read_body(request, service.settings.max_body_bytes)
         parsed = endpoint.parse(parse_object(body))
-        options = JobOptions(idempotency_key=key_from(request.headers.get("idempotency-key")))
+        key = key_from(request.headers.get("idempotency-key"))
+    options = JobOptions(idempotency_key=key, request_id=request_id_of(request))
     job = await service.admission.submit(tenant, endpoint.path, body, parsed, options)
     tracker = RequestTracker(service, job, started_s)
     if parsed.stream:

@@ -34,15 +34,17 @@ def read_claims(reply: list[Any]) -> list[Claim]:
     claims = []
     for job_id, nonce, attempt, plan, body, due, price, times, tenant in reply[1:]:
         _, since_ms, deadline_ms = times.split(b" ")
+        planned = plan.decode().split(" ")
         claim = Claim(
             lease=Lease(job_id=job_id.decode(), nonce=nonce.decode(), attempt=attempt),
-            endpoint=cast("EndpointPath", plan.decode().split(" ")[2]),
+            endpoint=cast("EndpointPath", planned[2]),
             body=body,
             due_ms=float(due),
             predicted_tokens=read_predicted_tokens(price),
             deadline_ms=float(deadline_ms),
             tenant=tenant.decode(),
             waited_ms=max(0.0, now_ms - float(since_ms)) if attempt == 1 else None,
+            request_id=planned[3] if len(planned) > 4 else "",
         )
         claims.append(claim)
     return claims
@@ -126,7 +128,7 @@ def read_job(queue: str, job_id: str, raw: dict[bytes, bytes]) -> Job | None:
     try:
         accepted_ms, since_ms, deadline_ms = map(float, r["times"].split())
         _, weight, slack_ms, offset_ms, tokens, predicted_ms = map(float, r["price"].split())
-        max_attempts, job_class, endpoint, policy = r["plan"].split()
+        max_attempts, job_class, endpoint, *request_id, policy = r["plan"].split()
         attempt, spent = map(int, r["runs"].split())
         prediction, basis = read_quantiles(r)
         prompt_tokens, output_tokens = (
@@ -151,6 +153,7 @@ def read_job(queue: str, job_id: str, raw: dict[bytes, bytes]) -> Job | None:
             offset_ms=offset_ms,
             tenant=r["tenant"],
             weight=weight,
+            request_id="".join(request_id),
             since_ms=since_ms,
             fcfs_wait_ms=number("fcfs_wait_ms"),
             prediction=prediction,

@@ -206,17 +206,22 @@ class OpenAIEngine:
 
     async def answer(self, claim: Claim, sink: Sink) -> EngineResponse:
         """Run one job. See `Engine`."""
-        return await self._answer(claim.endpoint, lambda w: self.request_for(claim, w), sink)
+        return await self._answer(
+            claim.endpoint,
+            lambda w: self.request_for(claim, w),
+            sink,
+            request_id=claim.request_id,
+        )
 
     async def _answer(
-        self, path: str, request_without: _RequestWithout, sink: Sink
+        self, path: str, request_without: _RequestWithout, sink: Sink, *, request_id: str = ""
     ) -> EngineResponse:
         """Send a request; again without a field that the worker added and the engine refuses."""
         without, guesses = self._fields.refused, None
         while True:
             request, sent = request_without(without), _Counted(sink)
             try:
-                response = await self._call(path, request, sent)
+                response = await self._call(path, request, sent, request_id)
             except EngineRefused as exc:
                 if sent.pieces:
                     raise
@@ -232,14 +237,19 @@ class OpenAIEngine:
             self._fields.succeeded(added=request.added, without=without)
             return response
 
-    async def _call(self, path: str, request: wire.EngineRequest, sink: Sink) -> EngineResponse:
+    async def _call(
+        self, path: str, request: wire.EngineRequest, sink: Sink, request_id: str
+    ) -> EngineResponse:
         reader = AnswerReader(request, sink)
+        headers = {"Content-Type": "application/json"}
+        if request_id:
+            headers["X-Request-Id"] = request_id  # vLLM logs it, and makes its answer's id of it
         try:
             async with (
                 self._http.post(
                     self._base + path,
                     data=request.body,
-                    headers={"Content-Type": "application/json"},
+                    headers=headers,
                     allow_redirects=False,
                 ) as response,
                 asyncio.timeout(None) as limit,

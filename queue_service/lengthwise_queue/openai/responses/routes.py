@@ -36,6 +36,7 @@ from lengthwise_queue.openai.responses.stream import ResponseEventStream, delive
 from lengthwise_queue.service import Service, of
 from lengthwise_queue.web import openapi
 from lengthwise_queue.web.request_body import parse_object, read_body
+from lengthwise_queue.web.request_id import request_id_of
 from lengthwise_store.errors import LengthwiseError, StoreUnavailable
 from lengthwise_store.jobs import Job
 from lengthwise_store.output_reader import JobEnd
@@ -103,7 +104,13 @@ async def create_response(request: Request) -> Response:
         if earlier.previous is not None:
             await service.responses.put_turn(earlier.previous, earlier.last_turn, ttl_ms)
         await service.responses.put(record, ttl_ms)
-    options = JobOptions(idempotency_key=key, job_id=job_id, once=True, request=raw)
+    options = JobOptions(
+        idempotency_key=key,
+        job_id=job_id,
+        once=True,
+        request=raw,
+        request_id=request_id_of(request),
+    )
     job = await _submit(request, record, body, parsed, options)
     with _naming(job):
         record = await _record_of(request, record, job, stored=translated.store)

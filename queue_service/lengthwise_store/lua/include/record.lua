@@ -3,7 +3,7 @@
 --   state     of JobState                   tenant  its owner
 --   times     "accepted since deadline", ms since the epoch; since: start of its wait (after the delay)
 --   price     "cost weight slack_ms offset_ms predicted_tokens predicted_ms"
---   plan      "max_attempts class endpoint policy"
+--   plan      "max_attempts class endpoint policy", or "... endpoint request_id policy"
 --   runs      "attempt spent": claims so far, and those that count towards max_attempts
 --   due_ms    by the policy that is in force
 -- and, if they apply: nonce, worker, charged, emitted, cancel, metered, quantiles, predictor,
