@@ -55,7 +55,7 @@ class QueueControl(QueueConfiguration, JobReads, TrainingLog):
         before, _ = await self._change_document(name, change)
         if only_new and before is not None:
             return False
-        await self._settings_changed(name, new=before is None)
+        await self._settings_changed(name)
         return True
 
     async def patch_queue(self, name: str, changes: Mapping[str, Any]) -> bool:
@@ -72,7 +72,7 @@ class QueueControl(QueueConfiguration, JobReads, TrainingLog):
         )
         if before is None:
             return False
-        await self._settings_changed(name, new=False)
+        await self._settings_changed(name)
         return True
 
     async def remove_queue(self, name: str, *, force: bool = False) -> QueueBusy | None:
@@ -106,7 +106,7 @@ class QueueControl(QueueConfiguration, JobReads, TrainingLog):
                 await self._forget_queue(name)
                 return None
 
-    async def _settings_changed(self, name: str, *, new: bool) -> None:
+    async def _settings_changed(self, name: str) -> None:
         """Let the queue follow its settings, which are written."""
         policy = ""
         # Another writer may have written later and governed earlier: the settings count.
@@ -114,9 +114,7 @@ class QueueControl(QueueConfiguration, JobReads, TrainingLog):
             policy = queue.settings.policy
             if not queue.settings.record_rows:
                 await self.delete_training_rows(name)
-            # A queue of that name may have been deleted a moment ago, and left closed.
-            await self._govern(name, policy=policy, mode="open" if new else "")
-            new = False
+            await self._govern(name, policy=policy)
 
     async def set_mode(self, queue: str, mode: Mode) -> None:
         """Open, pause or drain a queue; in force for the next claim and the next submit."""

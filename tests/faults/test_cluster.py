@@ -15,6 +15,7 @@ from lengthwise_store.batches.batch import BatchStatus, LineResult, OpenLine, Pl
 from lengthwise_store.batches.store import BatchStore
 from lengthwise_store.errors import NotConfirmed, StoreUnavailable
 from lengthwise_store.files.store import BLOCK_BYTES, FileLimits, FileStore
+from lengthwise_store.queues import QueueBusy
 from lengthwise_store.redis.durability import Durability
 from lengthwise_store.responses.record import ResponseRecord
 from lengthwise_store.responses.store import ResponseStore
@@ -61,6 +62,34 @@ def test_a_queues_whole_life_works_on_a_cluster(servers: Servers, on: On) -> Non
         assert (await store.stats(q)).counters["cancelled"] == 2
 
     on(url, body)
+
+
+@pytest.mark.slow
+def test_a_queue_is_configured_filled_and_removed_on_a_cluster(servers: Servers, on: On) -> None:
+    nodes, url = servers.cluster()
+
+    async def body(rig: QueueRig) -> None:
+        store, q = rig.store, rig.queue
+        await store.put_queue(q, QueueSettings(max_depth=5000))
+        assert await store.publish_engine_facts(q, "w", {"max_model_len": 9})
+        assert await store.patch_queue(q, {"max_wait_ms": 1000})
+        queue = await store.queue(q)
+        assert queue is not None
+        assert queue.settings == QueueSettings(max_depth=5000, max_wait_ms=1000, max_model_len=9)
+        await rig.submit()
+        [claim] = await store.claim(q, worker_id="w", count=1)
+        pieces = [b"%d" % n for n in range(9000)]
+        await store.emit(q, claim.lease, pieces)
+        ended = await store.finish(q, claim.lease, rig.ok, chunks=pieces, worker_id="w")
+        assert ended.state is JobState.SUCCEEDED
+        await rig.submit()
+        assert isinstance(await store.remove_queue(q), QueueBusy)
+        assert await store.remove_queue(q, force=True) is None
+        assert await store.queues() == []
+
+    on(url, body)
+    keys = {key for node in nodes for key in node.ask("KEYS", "*") if node.ask("PTTL", key) == -1}
+    assert keys == set()
 
 
 @pytest.mark.slow

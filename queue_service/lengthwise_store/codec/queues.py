@@ -21,7 +21,7 @@ _FORGET = 0.98
 #: The fields of `meta` that are not counters.
 _NOT_COUNTERS = frozenset(
     {"mode", "policy", "fallback", "active", "reorder", "v", "served", "trimmed", "judged"}
-    | {"created", "removing", "serving", "fit", "words", "llm", "judged_from"}
+    | {"created", "removing", "removed", "serving", "fit", "words", "llm", "judged_from"}
 )
 
 

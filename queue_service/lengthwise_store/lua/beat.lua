@@ -12,7 +12,7 @@ ARGV
 RETURNS
   {"held" | "cancel" | "lost", ...}   in the order of the leases
 ]]
-local leases, workers, worker_info = unpack(KEYS)
+local leases, workers, worker_info = unpack(KEYS, 1, 3)
 local prefix, now_ms, lease_ms, worker, info = unpack(ARGV, 1, 5)
 local now = tonumber(now_ms)
 if not now then

@@ -18,8 +18,8 @@ RETURNS
 --@include record
 --@include tenant_queue
 --@include end_job
-local job, control = unpack(KEYS, 12)
-local id = unpack(ARGV, 5)
+local job, control = unpack(KEYS, 12, 13)
+local id = unpack(ARGV, 5, 5)
 
 local record = redis.call("HMGET", job, "state", "price", "tenant", "runs")
 local state = record[1]

@@ -16,7 +16,7 @@ RETURNS
 --@include tenant_queue
 --@include fcfs_clock
 --@include end_job
-local count, lease_ms, nonce, worker = unpack(ARGV, 5)
+local count, lease_ms, nonce, worker = unpack(ARGV, 5, 8)
 count = tonumber(count)
 if redis.call("HGET", queue.meta, "mode") == "paused" then
   redis.call("ZREM", queue.wake, "work")

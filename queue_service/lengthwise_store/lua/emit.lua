@@ -13,7 +13,7 @@ ARGV
 RETURNS
   "held" | "cancel" | "lost"
 ]]
-local job, out, leases = unpack(KEYS)
+local job, out, leases = unpack(KEYS, 1, 3)
 local now_ms, id, nonce, lease_ms, max_entries, first = unpack(ARGV, 1, 6)
 local now = tonumber(now_ms)
 if not now then

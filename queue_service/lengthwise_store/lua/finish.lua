@@ -19,7 +19,7 @@ RETURNS
 --@include record
 --@include tenant_queue
 --@include end_job
-local lengths, evidence = unpack(KEYS, 12)
+local lengths, evidence = unpack(KEYS, 12, 13)
 local released, answered, at_ms = {}, {}, ms(now)
 local learned, length_of = {}, {} -- ids of the jobs with a view, and the length of each answer
 local at_s = string.format(" @%d", now / 1000) -- behind each answer

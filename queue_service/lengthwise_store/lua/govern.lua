@@ -9,16 +9,21 @@ RETURNS
   {mode, active policy, "1": the waiting jobs must be reordered by `reorder`}
 ]]
 --@include queue
-local mode, policy, fallback = unpack(ARGV, 5)
+local mode, policy, fallback = unpack(ARGV, 5, 7)
 for name, value in pairs({mode = mode, policy = policy, fallback = fallback}) do
   if value ~= "" then
     redis.call("HSET", queue.meta, name, value)
   end
 end
+if mode ~= "" then -- a removal that was interrupted is given up
+  redis.call("HDEL", queue.meta, "removing")
+end
 if policy ~= "" then -- its settings were written, so the queue exists
   redis.call("HSETNX", queue.meta, "created", string.format("%.0f", now))
-  redis.call("HDEL", queue.meta, "removing")
-  redis.call("PERSIST", queue.meta)
+  if redis.call("HDEL", queue.meta, "removed") == 1 then -- one of that name was removed a moment ago
+    redis.call("HSET", queue.meta, "mode", "open")
+    redis.call("PERSIST", queue.meta)
+  end
 end
 local meta = redis.call("HMGET", queue.meta, "mode", "policy", "fallback", "active", "reorder")
 local wanted = meta[2] or "sjf"

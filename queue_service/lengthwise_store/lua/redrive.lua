@@ -17,8 +17,8 @@ RETURNS
 --@include record
 --@include tenant_queue
 --@include fcfs_clock
-local job, body, out = unpack(KEYS, 12)
-local id = unpack(ARGV, 5)
+local job, body, out = unpack(KEYS, 12, 14)
+local id = unpack(ARGV, 5, 5)
 
 local record = redis.call("HMGET", job, "state", "tenant", "times", "price", "plan", "runs")
 if record[1] ~= "failed" then

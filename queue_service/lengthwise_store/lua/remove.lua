@@ -21,8 +21,8 @@ RETURNS
 --@include record
 --@include tenant_queue
 --@include end_job
-local lengths, workers, worker_info, record, guard, control = unpack(KEYS, 12)
-local force, limit, silent_ms, keep_ms = unpack(ARGV, 5)
+local lengths, workers, worker_info, record, guard, control = unpack(KEYS, 12, 17)
+local force, limit, silent_ms, keep_ms = unpack(ARGV, 5, 8)
 limit = tonumber(limit)
 
 if force ~= "1" and redis.call("HGET", queue.meta, "removing") ~= "1" then
@@ -128,7 +128,7 @@ redis.call("UNLINK", queue.wake, queue.fcfs, queue.scheduled, lengths, workers, 
   guard, queue.views, queue.prefix .. "evidence", queue.prefix .. "learned", queue.prefix .. "learner",
   queue.meta)
 -- For as long as a replica may believe that the queue exists, it accepts nothing.
-redis.call("HSET", queue.meta, "mode", "draining")
+redis.call("HSET", queue.meta, "mode", "draining", "removed", "1")
 redis.call("PEXPIRE", queue.meta, keep_ms)
 redis.call("PEXPIRE", queue.ends, keep_ms)
 return {"removed"}

@@ -10,7 +10,7 @@ RETURNS
 ]]
 --@include queue
 --@include record
-local limit = tonumber((unpack(ARGV, 5)))
+local limit = tonumber((unpack(ARGV, 5, 5)))
 local meta = redis.call("HMGET", queue.meta, "reorder", "active")
 local from, active = meta[1], meta[2] or "sjf"
 if not from then

@@ -14,9 +14,9 @@ RETURNS
 ]]
 --@include queue
 --@include record
-local job = unpack(KEYS, 12)
+local job = unpack(KEYS, 12, 12)
 local id, cost, slack_ms, predicted_tokens, predicted_ms, quantiles, predictor, learning, view =
-  unpack(ARGV, 5)
+  unpack(ARGV, 5, 13)
 
 local record = redis.call("HMGET", job, "state", "tenant", "price", "times")
 local state = record[1]

@@ -12,8 +12,8 @@ RETURNS
    {lengths}, {worker JSON}, {worker, seen_ms, ...}, {tenant, depth, scheduled, dead, vt, ...}}
 ]]
 --@include queue
-local lengths, workers, worker_info = unpack(KEYS, 12)
-local most = tonumber((unpack(ARGV, 5)))
+local lengths, workers, worker_info = unpack(KEYS, 12, 14)
+local most = tonumber((unpack(ARGV, 5, 5)))
 local oldest = redis.call("ZRANGE", queue.accepted, 0, 0, "WITHSCORES")
 local known, tenants = redis.call("HGETALL", queue.vt), {}
 local waiting, vt = redis.call("ZRANGE", queue.tenants, 0, -1, "WITHSCORES"), {}

@@ -22,8 +22,8 @@ RETURNS
 --@include tenant_queue
 --@include fcfs_clock
 --@include end_job
-local guard, workers, worker_info, control = unpack(KEYS, 12)
-local tick_ms, limit, worker_ttl_ms, keep = unpack(ARGV, 5)
+local guard, workers, worker_info, control = unpack(KEYS, 12, 15)
+local tick_ms, limit, worker_ttl_ms, keep = unpack(ARGV, 5, 8)
 if tonumber(tick_ms) > 0 and not redis.call("SET", guard, "1", "NX", "PX", tick_ms) then
   return {}
 end

@@ -9,7 +9,7 @@ RETURNS
   the batch's id, or false
 ]]
 local active = KEYS[1]
-local lease_ms, id = unpack(ARGV)
+local lease_ms, id = unpack(ARGV, 1, 2)
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if id == "" then

@@ -16,7 +16,7 @@ RETURNS
 ]]
 local record, open = KEYS[1], KEYS[2]
 local files = {out = KEYS[3], err = KEYS[4]}
-local nonce, ttl_ms, old, new = unpack(ARGV)
+local nonce, ttl_ms, old, new = unpack(ARGV, 1, 4)
 local known = redis.call("HMGET", record, "owner", "cursor")
 if known[1] ~= nonce then
   return {"lost"}

@@ -9,8 +9,8 @@ ARGV
 RETURNS
   1, or 0: there is no such queue
 ]]
-local queues, published = unpack(KEYS)
-local name, text, always = unpack(ARGV)
+local queues, published = unpack(KEYS, 1, 2)
+local name, text, always = unpack(ARGV, 1, 3)
 if redis.call("HEXISTS", queues, name) == 0 then
   return 0
 end

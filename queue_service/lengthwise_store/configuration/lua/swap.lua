@@ -9,7 +9,7 @@ RETURNS
   1, or 0: it is another text by now
 ]]
 local queues = KEYS[1]
-local name, old, new = unpack(ARGV)
+local name, old, new = unpack(ARGV, 1, 3)
 if (redis.call("HGET", queues, name) or "") ~= old then
   return 0
 end

@@ -14,9 +14,9 @@ RETURNS
   {"ok", now_ms}
   {"full", "tenant" | "all", bytes}     nothing was written
 ]]
-local sizes, expiry, totals = unpack(KEYS)
+local sizes, expiry, totals = unpack(KEYS, 1, 3)
 local prefix, id, tenant, bytes, ttl_ms, tenant_max, total_max, keep_ms, created_ms, record =
-  unpack(ARGV)
+  unpack(ARGV, 1, 10)
 local time = redis.call("TIME")
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 

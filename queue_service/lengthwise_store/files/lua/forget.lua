@@ -10,8 +10,8 @@ ARGV
 RETURNS
   1, or 0: there was none
 ]]
-local sizes, expiry, totals = unpack(KEYS)
-local prefix, id = unpack(ARGV)
+local sizes, expiry, totals = unpack(KEYS, 1, 3)
+local prefix, id = unpack(ARGV, 1, 2)
 local known = redis.call("HGET", sizes, id)
 redis.call("ZREM", expiry, id)
 redis.call("DEL", prefix .. "file:" .. id)

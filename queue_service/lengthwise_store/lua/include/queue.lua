@@ -14,8 +14,8 @@
 --   ARGV 1-4
 --     prefix, now_ms ("": the server's clock), retention_ms, dead_retention_ms
 local tenants, vt, accepted, delayed, deadlines, leases, wake, meta, fcfs, scheduled, ends =
-  unpack(KEYS)
-local prefix, now_ms, retention_ms, dead_retention_ms = unpack(ARGV)
+  unpack(KEYS, 1, 11) -- not all of them: Lua unpacks some 8,000 values at most
+local prefix, now_ms, retention_ms, dead_retention_ms = unpack(ARGV, 1, 4)
 -- `views`, hash: id of a job that has not ended -> what is learned from it. Like a job's own keys it
 -- is made from the prefix: a further declared key would cost every call.
 local queue = {tenants = tenants, vt = vt, accepted = accepted, delayed = delayed,
