@@ -70,6 +70,10 @@ BENCH = Group(
             f"{_COMMANDS}.bench.calibration:calibration",
             "Measure calibration on an LLM new to the predictor.",
         ),
+        "learn": Command(
+            f"{_COMMANDS}.bench.learn:learn",
+            "Replay lengths as traffic and measure what is learned.",
+        ),
     },
 )
 

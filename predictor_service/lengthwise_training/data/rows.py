@@ -82,13 +82,20 @@ class LengthFile:
     bad: list[str] = field(default_factory=list)
 
 
-def read(path: Path, *, strict: bool = False, keep_degenerate: bool = False) -> LengthFile:
+def read(
+    path: Path,
+    *,
+    strict: bool = False,
+    keep_degenerate: bool = False,
+    application_field: str = "application",
+) -> LengthFile:
     """Read a file; a few unusable lines are skipped and reported.
 
     Args:
         path: A `.jsonl` or `.jsonl.gz` file.
         strict: Raise at the first unusable line.
         keep_degenerate: Keep rows marked `"degenerate": true`.
+        application_field: The field that names a row's application.
 
     Raises:
         BadLines: The file does not exist, has no usable row, or has too many unusable lines (with
@@ -101,7 +108,7 @@ def read(path: Path, *, strict: bool = False, keep_degenerate: bool = False) -> 
         for number, line in _lines(path):
             try:
                 raw = _object(line)
-                row = row_of(raw)
+                row = row_of(raw, application_field=application_field)
             except ValueError as exc:
                 bad.append(f"line {number}: {exc}")
                 if strict:
@@ -142,7 +149,7 @@ def _object(line: bytes) -> dict[str, Any]:
     return raw
 
 
-def row_of(raw: dict[str, Any]) -> LengthRow:
+def row_of(raw: dict[str, Any], *, application_field: str = "application") -> LengthRow:
     """Check one row.
 
     Raises:
@@ -171,7 +178,7 @@ def row_of(raw: dict[str, Any]) -> LengthRow:
         samples=samples,
         censored=_censored(raw, samples),
         messages=tuple(messages) if isinstance(messages, list) else None,
-        application=_name(raw, "application", "") or None,
+        application=_name(raw, application_field, "") or None,
         facts=_facts(raw.get("facts")),
     )
 
