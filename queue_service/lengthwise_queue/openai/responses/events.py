@@ -18,6 +18,8 @@ from lengthwise_queue.openai.responses.response_object import (
     AssembledMessage,
     call_item,
     message_item,
+    reasoning_in,
+    reasoning_item,
     response_object,
     text_part,
 )
@@ -26,6 +28,10 @@ from lengthwise_store.errors import LengthwiseError
 from lengthwise_store.jobs import EntryKind, OutputEntry
 from lengthwise_store.output_reader import read_end
 from lengthwise_store.responses.record import ResponseRecord
+
+#: The places of items: of the message, of the reasoning, or of a call in the list of calls.
+_MESSAGE, _REASONING = -1, -2
+_Place = int
 
 
 class EventBuilder:
@@ -38,7 +44,7 @@ class EventBuilder:
         self._splicer = Splicer(CHAT, record.job_id)
         self._next = 0
         self._in_progress = False
-        self._open: list[int | None] = []  #: Items in order: None is the message, else a call.
+        self._open: list[_Place] = []  #: The items in order.
         self._places: dict[int, int] = {}  #: The engine's index of a call -> its place.
 
     def begin(self) -> list[JsonObject]:
@@ -93,6 +99,8 @@ class EventBuilder:
                 continue
             # An engine that does not stream sends a whole message: one large delta.
             delta = choice.get("delta") or choice.get("message") or {}
+            if thoughts := reasoning_in(delta):
+                events += self._reasoning_delta(thoughts)
             if delta.get("content"):
                 events += self._text_delta(delta["content"])
             for place, call in enumerate(delta.get("tool_calls") or []):
@@ -101,12 +109,22 @@ class EventBuilder:
                 self._message.finish_reason = choice["finish_reason"]
         return events
 
+    def _reasoning_delta(self, text: str) -> list[JsonObject]:
+        events: list[JsonObject] = []
+        if _REASONING not in self._open:
+            self._open.append(_REASONING)
+            item = reasoning_item(self._record, None, "in_progress")
+            events.append(self._of_item("response.output_item.added", _REASONING, item=item))
+        self._message.reasoning = (self._message.reasoning or "") + text
+        events.append(self._of_reasoning("response.reasoning_text.delta", delta=text))
+        return events
+
     def _text_delta(self, text: str) -> list[JsonObject]:
         events: list[JsonObject] = []
-        if None not in self._open:
-            self._open.append(None)
+        if _MESSAGE not in self._open:
+            self._open.append(_MESSAGE)
             item = message_item(self._record, None, "in_progress")
-            events.append(self._of_item("response.output_item.added", None, item=item))
+            events.append(self._of_item("response.output_item.added", _MESSAGE, item=item))
             events.append(self._of_part("response.content_part.added", part=text_part("")))
         self._message.text = (self._message.text or "") + text
         events.append(self._of_part("response.output_text.delta", delta=text, logprobs=[]))
@@ -162,8 +180,15 @@ class EventBuilder:
         )
         return [*events, self._event(f"response.{status}", response=last)]
 
-    def _close_item(self, place: int | None, status: str) -> list[JsonObject]:
-        if place is None:
+    def _close_item(self, place: _Place, status: str) -> list[JsonObject]:
+        if place == _REASONING:
+            thoughts = self._message.reasoning or ""
+            item = reasoning_item(self._record, thoughts, status)
+            return [
+                self._of_reasoning("response.reasoning_text.done", text=thoughts),
+                self._of_item("response.output_item.done", place, item=item),
+            ]
+        if place == _MESSAGE:
             text = self._message.text or ""
             item = message_item(self._record, text, status)
             return [
@@ -190,12 +215,16 @@ class EventBuilder:
     def _of_response(self, kind: str, status: str) -> JsonObject:
         return self._event(kind, response=response_object(self._record, status, AssembledMessage()))
 
-    def _of_item(self, kind: str, place: int | None, **fields: Any) -> JsonObject:
+    def _of_item(self, kind: str, place: _Place, **fields: Any) -> JsonObject:
         return self._event(kind, output_index=self._open.index(place), **fields)
 
     def _of_part(self, kind: str, **fields: Any) -> JsonObject:
         item_id = message_item(self._record, None, "")["id"]
-        return self._of_item(kind, None, item_id=item_id, content_index=0, **fields)
+        return self._of_item(kind, _MESSAGE, item_id=item_id, content_index=0, **fields)
+
+    def _of_reasoning(self, kind: str, **fields: Any) -> JsonObject:
+        item_id = reasoning_item(self._record, None, "")["id"]
+        return self._of_item(kind, _REASONING, item_id=item_id, content_index=0, **fields)
 
     def _of_call(self, kind: str, place: int, **fields: Any) -> JsonObject:
         call = self._message.calls[place]

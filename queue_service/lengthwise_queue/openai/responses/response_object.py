@@ -24,6 +24,7 @@ class AssembledMessage:
     """The engine's answer as far as it has come: the parts of one chat message."""
 
     text: str | None = None
+    reasoning: str | None = None
     calls: list[JsonObject] = field(default_factory=list)  #: id, name, arguments.
     finish_reason: str | None = None
     usage: JsonObject | None = None
@@ -55,6 +56,7 @@ def message_of(completion: JsonObject | None) -> AssembledMessage:
     """
     choices = (completion or {}).get("choices") or [{}]
     message = choices[0].get("message") or {}
+    thoughts = reasoning_in(message)
     calls = []
     for call in message.get("tool_calls") or []:
         function = call.get("function") or {}
@@ -67,10 +69,20 @@ def message_of(completion: JsonObject | None) -> AssembledMessage:
         )
     return AssembledMessage(
         text=message.get("content") or None,
+        reasoning=thoughts or None,
         calls=calls,
         finish_reason=choices[0].get("finish_reason"),
         usage=(completion or {}).get("usage"),
     )
+
+
+def reasoning_in(part: JsonObject) -> str:
+    """Return the reasoning text in a message or a delta; "": there is none.
+
+    vLLM calls it `reasoning`, and for a while called it both names; others `reasoning_content`.
+    """
+    found = part.get("reasoning") or part.get("reasoning_content")
+    return found if isinstance(found, str) else ""
 
 
 def status_of(job: Job, message: AssembledMessage) -> str:
@@ -123,7 +135,11 @@ def response_object(
 
 
 def _output(record: ResponseRecord, message: AssembledMessage, status: str) -> list[JsonObject]:
-    items = [] if message.text is None else [message_item(record, message.text, status)]
+    items: list[JsonObject] = []
+    if message.reasoning is not None:
+        items.append(reasoning_item(record, message.reasoning, status))
+    if message.text is not None:
+        items.append(message_item(record, message.text, status))
     return items + [
         call_item(record, place, call, status) for place, call in enumerate(message.calls)
     ]
@@ -137,6 +153,17 @@ def message_item(record: ResponseRecord, text: str | None, status: str) -> JsonO
         "role": "assistant",
         "status": status,
         "content": [] if text is None else [text_part(text)],
+    }
+
+
+def reasoning_item(record: ResponseRecord, text: str | None, status: str) -> JsonObject:
+    """Make the output item of the model's reasoning; None: there is no text yet."""
+    return {
+        "id": f"rs_{record.id.removeprefix('resp_')}",
+        "type": "reasoning",
+        "status": status,
+        "summary": [],
+        "content": [] if text is None else [{"type": "reasoning_text", "text": text}],
     }
 
 

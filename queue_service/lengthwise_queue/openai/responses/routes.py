@@ -13,24 +13,20 @@ from fastapi import APIRouter, Query, Request
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from lengthwise_contract.states import TERMINAL
 from lengthwise_queue.admission.job_options import JobOptions, key_from
 from lengthwise_queue.admission.parsed_request import ParsedRequest
 from lengthwise_queue.admission.submit import SubmittedJob
 from lengthwise_queue.auth import SECURED, tenant_of
-from lengthwise_queue.errors import BadRequest, ObjectNotFound
+from lengthwise_queue.errors import BadRequest
 from lengthwise_queue.openai.chat import CHAT
 from lengthwise_queue.openai.delivery import JOB_ID_HEADER
-from lengthwise_queue.openai.partial_response import partial_response
 from lengthwise_queue.openai.request_tracker import RequestTracker
-from lengthwise_queue.openai.responses import conversation
+from lengthwise_queue.openai.responses import conversation, views
 from lengthwise_queue.openai.responses.request import ResponseRequest, translate
 from lengthwise_queue.openai.responses.response_object import (
     AssembledMessage,
-    message_of,
     response_id,
     response_object,
-    status_of,
 )
 from lengthwise_queue.openai.responses.stream import ResponseEventStream, deliver
 from lengthwise_queue.service import Service, of
@@ -38,8 +34,6 @@ from lengthwise_queue.web import openapi
 from lengthwise_queue.web.request_body import parse_object, read_body
 from lengthwise_queue.web.request_id import request_id_of
 from lengthwise_store.errors import LengthwiseError, StoreUnavailable
-from lengthwise_store.jobs import Job
-from lengthwise_store.output_reader import JobEnd
 from lengthwise_store.responses.record import ResponseRecord
 
 router = APIRouter(tags=["responses"], dependencies=SECURED, responses=openapi.ALWAYS)
@@ -120,7 +114,7 @@ async def create_response(request: Request) -> Response:
                 return ResponseEventStream(service, record)
             if not job.accepted.duplicate:
                 return _json(response_object(record, "queued", AssembledMessage()), job)
-            return _json(await _view(service, record), job)
+            return _json(await views.view(service, record), job)
     at = f"/v1/responses/{record.id}" if translated.store else None
     tracker = RequestTracker(service, job, started_s, answer_at=at)
     if translated.stream:
@@ -145,8 +139,8 @@ async def get_response(
     service = of(request)
     record = await _record(request, response_id)
     if not stream:
-        return _json(await _view(service, record))
-    await _job(service, record)
+        return _json(await views.view(service, record))
+    await views.job_of(service, record)
     after = -1 if starting_after is None else starting_after
     return ResponseEventStream(service, record, after=after)
 
@@ -167,7 +161,7 @@ async def cancel_response(request: Request, response_id: str) -> Response:
             code="not_a_background_response",
         )
     await service.store.cancel(record.queue, record.job_id)
-    return _json(await _view(service, record))
+    return _json(await views.view(service, record))
 
 
 @router.delete("/v1/responses/{response_id}", response_model=None, responses=openapi.errors(404))
@@ -271,42 +265,8 @@ async def _forget(service: Service, record: ResponseRecord) -> None:
 async def _record(request: Request, response_id: str) -> ResponseRecord:
     record = await of(request).responses.get(tenant_of(request).name, response_id)
     if record is None:
-        raise _not_found()
+        raise views.not_found()
     return record
-
-
-async def _job(service: Service, record: ResponseRecord) -> Job:
-    job = await service.store.get(record.queue, record.job_id)
-    if job is None:
-        raise _not_found()
-    return job
-
-
-def _not_found() -> ObjectNotFound:
-    return ObjectNotFound(
-        "There is no such response. Its id may be wrong, it was made with `store: false`, it was "
-        "deleted, or it ended too long ago to be kept.",
-        param="response_id",
-    )
-
-
-async def _view(service: Service, record: ResponseRecord) -> dict[str, Any]:
-    """Return the response object in its current state."""
-    job = await _job(service, record)
-    message = AssembledMessage()
-    if job.attempt > 0:
-        message = message_of(await partial_response(service.store, job))
-    problem = None
-    if job.state in TERMINAL:
-        end = JobEnd(state=job.state, error=job.error, prompt_tokens=None, output_tokens=None)
-        problem = end.problem(job.id)
-    return response_object(
-        record,
-        status_of(job, message),
-        message,
-        problem=problem,
-        completed_ms=job.finished_ms,
-    )
 
 
 def _json(body: dict[str, Any], job: SubmittedJob | None = None) -> Response:

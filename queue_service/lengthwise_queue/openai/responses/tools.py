@@ -8,6 +8,18 @@ from lengthwise_queue.errors import BadRequest
 from lengthwise_queue.openai.endpoint import JsonObject
 from lengthwise_queue.openai.validation import string_at
 
+#: What to do in place of a tool that the client runs.
+_RUN_IT_YOURSELF = (
+    "Leave it out, or declare a `function` with the same name and run it yourself when the model "
+    "calls it."
+)
+
+#: Type of a tool -> what to do in place of it.
+_INSTEAD = {
+    "custom": "Declare it as a `function` with one string parameter, such as `input`: the model's "
+    "call then has the text in its `arguments`.",
+}
+
 
 def tools_and_choice(tools: list[JsonObject] | None, choice: Any) -> JsonObject:
     """Return the fields `tools` and `tool_choice` of the chat request, as far as they are set.
@@ -24,9 +36,11 @@ def tools_and_choice(tools: list[JsonObject] | None, choice: Any) -> JsonObject:
 
 
 def _tool(param: str, tool: JsonObject) -> JsonObject:
-    if tool.get("type") != "function":
+    kind = tool.get("type")
+    if kind != "function":
         raise BadRequest(
-            f"`{param}` must be of type `function`: this service runs no built-in tools.",
+            f"`{param}`{_named(tool)} is not a `function`, and the engines behind this service are "
+            f"asked for chats, which have no others. {_INSTEAD.get(str(kind), _RUN_IT_YOURSELF)}",
             param=f"{param}.type",
             code="unsupported_value",
         )
@@ -34,6 +48,16 @@ def _tool(param: str, tool: JsonObject) -> JsonObject:
     fields = ("name", "description", "parameters", "strict")
     function = {name: tool[name] for name in fields if tool.get(name) is not None}
     return {"type": "function", "function": function}
+
+
+def _named(tool: JsonObject) -> str:
+    """Return the type and the name of a tool, in words, if they are short texts."""
+    kind, name = (
+        value if isinstance(value := tool.get(field), str) and 0 < len(value) <= 64 else None
+        for field in ("type", "name")
+    )
+    words = [f" of type `{kind}`"] if kind else []
+    return "".join([*words, f" (`{name}`)"] if name else words)
 
 
 def _choice(choice: Any) -> str | JsonObject:
