@@ -76,9 +76,8 @@ class Breaker:
         self._failing.clear()
         if self.is_open:
             return
-        self._limit *= 2
-        if self._limit >= self.capacity:
-            self._limit, self._opened_in_a_row = math.inf, 0
+        self._opened_in_a_row = 0
+        self._limit = self._limit * 2 if self._limit * 2 < self.capacity else math.inf
 
     def job_failed(self, job_id: str, problem: str, now_s: float) -> bool:
         """Note that a job failed although a probe succeeds, and return whether it failed alone.
