@@ -30,9 +30,11 @@ MAX_CUSTOM_ID = 512
 #: How much longer than the largest request body a line may be, bytes.
 LINE_OVERHEAD_BYTES = 8192
 
-#: Lines, blank ones included, between two moments in which the process may do other work: a block
-#: holds up to a million of them, and each waits for nothing.
+#: Lines between two moments in which the process may do other work: a block holds thousands of
+#: them, and none waits for anything.
 YIELD_EVERY = 256
+
+_BLANK_LINES = re.compile(rb"\s*\n")
 
 #: Where the parser stopped. Its line is that within the one line it was given.
 _PARSER_AT = re.compile(r" at line (\d+) column (\d+)$")
@@ -64,6 +66,12 @@ async def cut(
         number += 1
         at = start.offset if number == start.block else 0
         while at < len(block):
+            if not buffer and not too_long and (blank := _BLANK_LINES.match(block, at)):
+                # At once, because a file may have a hundred million of them.
+                passed_over = block.count(b"\n", at, blank.end())
+                at = blank.end()
+                begin = Place(begin.line + passed_over, number, at)
+                continue
             newline = block.find(b"\n", at)
             end = len(block) if newline < 0 else newline + 1
             if not too_long and len(buffer) + end - at <= max_bytes:

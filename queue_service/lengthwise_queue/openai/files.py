@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 from fastapi import APIRouter, Query, Request
+from pydantic_core import to_json
 from starlette.responses import Response, StreamingResponse
 
 from lengthwise_queue.auth import SECURED, tenant_of
@@ -23,6 +25,9 @@ router = APIRouter(tags=["files"], dependencies=SECURED, responses=openapi.ALWAY
 
 #: The only purpose of an uploaded file. Nothing here reads files of OpenAI's other purposes.
 PURPOSE = "batch"
+
+#: Files of a listing that are shown in one step of the event loop.
+_VIEWS = 500
 
 #: Longest name of a file, characters. A longer name is cut.
 MAX_FILENAME = 255
@@ -145,19 +150,24 @@ async def _abandon(writer: FileWriter) -> None:
         await writer.abandon()
 
 
-@router.get("/v1/files", responses=openapi.errors(400))
+@router.get("/v1/files", response_model=dict[str, Any], responses=openapi.errors(400))
 async def list_files(
     request: Request,
     purpose: str | None = None,
     after: str | None = Query(default=None, max_length=100),
     limit: int = Query(default=10_000, ge=1, le=10_000),
     order: Literal["asc", "desc"] = "desc",
-) -> dict[str, Any]:
+) -> Response:
     """List your files."""
     files, more = await of(request).files.page(
         tenant_of(request).name, purpose=purpose, after=after, limit=limit, order=order
     )
-    return openai_page([file_view(file) for file in files], more)
+    views: list[dict[str, Any]] = []
+    for at in range(0, len(files), _VIEWS):
+        views += [file_view(file) for file in files[at : at + _VIEWS]]
+        await asyncio.sleep(0)
+    # FastAPI's own way takes a quarter of a second for 10,000 files, and other requests wait.
+    return Response(to_json(openai_page(views, more)), media_type="application/json")
 
 
 @router.get("/v1/files/{file_id}", responses=openapi.errors(404))

@@ -238,7 +238,7 @@ def test_a_form_with_its_file_first_is_accepted(idle_front: Any) -> None:
     assert json.loads(content.content) == {}
 
 
-def test_a_record_of_a_later_release_is_read_and_a_damaged_one_hides_no_other(
+def test_a_damaged_record_hides_no_other_and_one_of_a_later_release_is_read(
     idle_front: Any,
 ) -> None:
     client = idle_front.openai()
