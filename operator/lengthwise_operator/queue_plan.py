@@ -19,7 +19,7 @@ UNREACHABLE_S = 60.0
 
 
 def queue_settings(service: LLMService) -> dict[str, Any]:
-    """The settings that the spec determines, in the form of `PUT /v1/queues/{name}`."""
+    """The settings that the spec determines, in the form of `PATCH /v1/queues/{name}`."""
     spec = service.spec.queue
     out: dict[str, Any] = {
         "policy": spec.policy,
@@ -104,6 +104,7 @@ def _optional_settings(service: LLMService, installation: Installation) -> dict[
     shared = url is not None and url == installation.predictor_url
     return {
         "overtake_wait_factor": service.spec.queue.overtake_wait_factor,
+        "no_workers": service.spec.queue.no_workers,
         "min_rank_accuracy": least if least >= 0.5 else None,
         "drift_window_ms": window_ms or None,
         "record_rows": service.spec.queue.record_rows,

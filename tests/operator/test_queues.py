@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import httpx
 import pytest
 from tests.waiting import eventually
 
@@ -89,6 +90,27 @@ def test_settings_that_are_not_sent_keep_their_current_values(url: str) -> None:
 
     settings = call(url, calls)
     assert (settings["max_depth"], settings["calibrate"]) == (8, False)
+
+
+def test_what_an_admin_changes_while_the_operator_writes_is_not_lost(url: str) -> None:
+    async def calls(queues: QueueServiceClient) -> Any:
+        await queues.put("m", {"max_depth": 1})
+        async with httpx.AsyncClient(base_url=url) as admin:
+            for n in range(2, 12):
+                await asyncio.gather(
+                    queues.put("m", {"max_depth": n, "min_rank_accuracy": None}),
+                    admin.patch("/v1/queues/m", json={"max_wait_ms": 1000 * n}),
+                    admin.patch("/v1/queues/m", json={"default_tokens": n}),
+                )
+                found = (await queues.read_all())["m"].settings
+                got = (found["max_depth"], found["max_wait_ms"], found["default_tokens"])
+                assert got == (n, 1000 * n, n)
+                assert found["min_rank_accuracy"] is None
+        await queues.put("m", {"min_rank_accuracy": 0.7, "drift_window_ms": None})
+        return (await queues.read_all())["m"].settings
+
+    settings = call(url, calls)
+    assert (settings["min_rank_accuracy"], settings["drift_window_ms"]) == (0.7, None)
 
 
 def test_a_queue_is_drained_and_resumed(url: str) -> None:

@@ -113,7 +113,8 @@ class Stack:
         Raises:
             ChildFailed: The worker did not come up.
         """
-        wanted = QueueSettings.model_validate({**self._fresh_queue.model_dump(), **changes})
+        fresh = self._fresh_queue.model_dump(exclude_unset=True)
+        wanted = QueueSettings.model_validate({**fresh, **changes})
         async with ServiceClient(self.url, api_key=self.settings.api_key) as service:
             await service.put_queue(name, wanted)
         await self._start_worker(name, ports.find_free({self.settings.port}))
@@ -191,7 +192,6 @@ class Stack:
 
     async def _put_queue(self, service: ServiceClient, fresh: QueueSettings) -> None:
         """Create the queue, or apply the flags to the existing one."""
-        existing = await service.find_queue(self.model)
         changes: dict[str, object] = {
             "max_model_len": fresh.max_model_len,
             "tokenizer": fresh.tokenizer,
@@ -200,5 +200,7 @@ class Stack:
             "overtake_wait_factor": self.settings.overtake_wait_factor,
         }
         changes = {name: value for name, value in changes.items() if value is not None}
-        base = (existing.settings if existing else fresh).model_dump()
-        await service.put_queue(self.model, QueueSettings.model_validate({**base, **changes}))
+        if await service.find_queue(self.model):
+            await service.patch_queue(self.model, changes)
+        else:
+            await service.put_queue(self.model, QueueSettings.model_validate(changes))

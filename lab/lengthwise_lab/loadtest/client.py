@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any
@@ -69,8 +70,13 @@ class ServiceClient:
             raise
 
     async def put_queue(self, name: str, settings: QueueSettings) -> None:
-        """Create a queue, or change its settings."""
-        await self._call("PUT", f"/v1/queues/{_path(name)}", settings.model_dump(mode="json"))
+        """Create a queue, or replace its settings; those that are not set get their defaults."""
+        body = settings.model_dump(mode="json", exclude_unset=True)
+        await self._call("PUT", f"/v1/queues/{_path(name)}", body)
+
+    async def patch_queue(self, name: str, changes: Mapping[str, object]) -> None:
+        """Change some settings of a queue; None takes one back to its default."""
+        await self._call("PATCH", f"/v1/queues/{_path(name)}", dict(changes))
 
     async def snapshot(self, name: str, limit: int) -> SnapshotView:
         """Return the waiting, running and finished jobs, at most `limit` of each."""

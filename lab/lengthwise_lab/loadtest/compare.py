@@ -69,7 +69,9 @@ async def compare(
     """
     if "oracle" in policies and "fcfs" not in policies[: policies.index("oracle")]:
         raise BadChoice("the oracle needs a run under fcfs before it, which measures the lengths")
-    before = (await service.queue(target.model)).settings
+    view = await service.queue(target.model)
+    # What people set, without what the workers published.
+    before = QueueSettings.model_validate(view.settings.model_dump(include={*view.settings_set}))
     runs: list[PolicyRun] = []
     try:
         for policy in policies:

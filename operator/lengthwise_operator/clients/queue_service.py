@@ -18,6 +18,9 @@ from lengthwise_operator.observed import QueueFacts
 #: Longest wait for an answer, s.
 _TIMEOUT_S = 10.0
 
+#: Settings whose null is not their default, but "never".
+_ZERO_IS_NEVER = frozenset({"min_rank_accuracy", "drift_window_ms"})
+
 
 class QueueServiceClient:
     """The part of the queue service's API that the operator uses.
@@ -58,16 +61,23 @@ class QueueServiceClient:
     async def put(self, name: str, settings: Mapping[str, Any]) -> QueueFacts:
         """Create a queue, or change these settings of it; its other settings stay as they are.
 
-        The queue is read again first, because the last poll may be some seconds old and an admin
-        may have changed a setting since.
+        The queue service merges, so that an admin who changes another setting at the same moment
+        loses nothing.
 
         Raises:
             Refused: The settings are wrong; the message names the wrong one.
             Unreachable: No answer.
         """
-        now = (await self.read_all()).get(name)
-        whole = {**(now.settings if now else {}), **settings}
-        return queue_facts(await self._call("PUT", f"/v1/queues/{quote(name)}", json=whole))
+        path = f"/v1/queues/{quote(name)}"
+        # In a patch, null is the default of the setting, and 0 switches these two off.
+        changes = {k: 0 if v is None and k in _ZERO_IS_NEVER else v for k, v in settings.items()}
+        answer = await self._send("PATCH", path, json=changes)
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            only_new = {"If-None-Match": "*"}
+            answer = await self._send("PUT", path, json=dict(settings), headers=only_new)
+            if answer.status_code == httpx.codes.PRECONDITION_FAILED:  # another writer was first
+                answer = await self._send("PATCH", path, json=changes)
+        return queue_facts(_body(answer))
 
     async def command(self, name: str, command: str) -> None:
         """Send `drain` or `resume` to a queue.
@@ -83,6 +93,9 @@ class QueueServiceClient:
         await self._http.aclose()
 
     async def _call(self, method: str, path: str, **how: Any) -> Any:
+        return _body(await self._send(method, path, **how))
+
+    async def _send(self, method: str, path: str, **how: Any) -> httpx.Response:
         try:
             answer = await self._http.request(method, path, **how)
         except httpx.HTTPError as exc:
@@ -94,9 +107,7 @@ class QueueServiceClient:
             raise Unreachable(
                 f"the queue service answered {answer.status_code}: {_message(answer)}"
             )
-        if answer.is_error:
-            raise Refused(f"the queue service answered {answer.status_code}: {_message(answer)}")
-        return answer.json() if answer.content else {}
+        return answer
 
 
 def queue_facts(view: Mapping[str, Any]) -> QueueFacts:
@@ -119,6 +130,12 @@ def queue_facts(view: Mapping[str, Any]) -> QueueFacts:
 
 
 def _message(answer: httpx.Response) -> str:
+def _body(answer: httpx.Response) -> Any:
+    if answer.is_error:
+        raise Refused(f"the queue service answered {answer.status_code}: {_message(answer)}")
+    return answer.json() if answer.content else {}
+
+
     try:
         return str(answer.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):

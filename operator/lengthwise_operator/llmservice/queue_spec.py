@@ -5,6 +5,8 @@ Where the queue service has the same setting, the default comes from the contrac
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from lengthwise_contract.queue_settings import PolicyName, QueueSettings
@@ -60,6 +62,11 @@ class QueueSpec(Part):
         ge=1,
         le=10_000_000,
         description="Number of waiting jobs above which new jobs are refused with status 429.",
+    )
+    no_workers: Literal["wait", "refuse"] = Field(
+        default=_DEFAULTS.no_workers,
+        description="What a new job meets while no replica serves the queue. wait: it waits for "
+        "one. refuse: it is refused with status 503.",
     )
     max_in_flight_per_replica: int = Field(
         default=0,
