@@ -93,7 +93,12 @@ class _Process:
     async def poll(self) -> None:
         """Poll the queues until cancelled, and wake the services whose queue changed."""
         while True:
-            changed = await self.reconciler.poll()
+            changed: set[str] = set()
+            try:
+                changed = await self.reconciler.poll()
+            except Exception:
+                # The poller and its pod must not end with it: the cluster is reconciled without.
+                log.exception("polling the queues failed")
             self.polled_s = time.monotonic()
             for key, queue in self.queue_of.items():
                 if queue in changed:

@@ -14,6 +14,7 @@ import pytest
 from tests.waiting import eventually
 
 from lengthwise_operator.clients.predictors import PredictorClient, predictor_facts
+from lengthwise_operator.clients.queue_poll import PolledQueues
 from lengthwise_operator.clients.queue_service import QueueServiceClient
 from lengthwise_operator.errors import Refused, Unreachable
 from lengthwise_operator.metrics import OperatorMetrics
@@ -203,3 +204,75 @@ def test_an_unreachable_predictor_is_reported_with_its_address() -> None:
 
     facts = asyncio.run(run())
     assert "http://127.0.0.1:1 does not answer" in facts.problem
+
+
+@pytest.fixture
+def foreign() -> Iterator[tuple[str, list[bytes]]]:
+    """URL of a server that is not the queue service, and what it answers with 200."""
+    answers = [b""]
+
+    class Foreign(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(answers[0])))
+            self.end_headers()
+            self.wfile.write(answers[0])
+
+        do_PATCH = do_GET
+
+        def log_message(self, *_: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Foreign)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", answers
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+# The poller ended with a JSONDecodeError, and the liveness probe then restarted the pod for ever.
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>log in</html>", b"[]", b"null", b'{"data": 3}', b'{"data": [3]}', b"\xff", b"{"],
+)
+def test_an_answer_that_is_not_the_queue_services_is_a_problem_and_not_the_end(
+    foreign: tuple[str, list[bytes]], body: bytes
+) -> None:
+    url, answers = foreign
+    answers[0] = body
+
+    async def calls(queues: QueueServiceClient) -> str:
+        polled = PolledQueues(queues)
+        await polled.poll()
+        await polled.poll()
+        return polled.problem
+
+    assert "is not the queue service" in call(url, calls)
+
+
+def test_a_view_that_is_not_understood_hides_no_other_queue(
+    foreign: tuple[str, list[bytes]],
+) -> None:
+    url, answers = foreign
+    views = [{"name": "odd", "settings": {}, "depth": "many"}, {"name": "m", "settings": {}}]
+    answers[0] = json.dumps({"data": views}).encode()
+
+    async def calls(queues: QueueServiceClient) -> set[str]:
+        found = set(await queues.read_all())
+        answers[0] = b'{"settings": 3, "depth": null}'
+        with pytest.raises(Unreachable):
+            await queues.put("m", {"max_depth": 1})
+        return found
+
+    assert call(url, calls) == {"m"}
+
+
+def test_a_wrong_url_of_the_queue_service_is_a_problem(foreign: tuple[str, list[bytes]]) -> None:
+    async def calls(queues: QueueServiceClient) -> str:
+        polled = PolledQueues(queues)
+        await polled.poll()
+        return polled.problem
+
+    assert call("http://[not-a-host", calls)

@@ -44,7 +44,7 @@ class PredictorClient:
         """Return the body of its `/readyz`, or the problem as a text."""
         try:
             answer = await self._http.get(f"{url.rstrip('/')}/readyz")
-        except httpx.HTTPError as exc:
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
             return f"{url} does not answer ({type(exc).__name__}: {exc})"
         if answer.is_error:
             return f"{url} answers {answer.status_code}"

@@ -5,6 +5,7 @@ One call reads all queues, so that two hundred services need as many calls as on
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -15,8 +16,16 @@ from lengthwise_operator.errors import Refused, Unreachable
 from lengthwise_operator.metrics import OperatorMetrics
 from lengthwise_operator.observed import QueueFacts
 
+log = logging.getLogger(__name__)
+
 #: Longest wait for an answer, s.
 _TIMEOUT_S = 10.0
+
+#: What an answer says that the queue service never sends.
+_FOREIGN = (
+    "what answers at LENGTHWISE_OPERATOR_QUEUE_URL is not the queue service: its answer is not the "
+    "JSON of that API. Check the URL, and proxies on the way"
+)
 
 #: Settings whose null is not their default, but "never".
 _ZERO_IS_NEVER = frozenset({"min_rank_accuracy", "drift_window_ms"})
@@ -43,20 +52,28 @@ class QueueServiceClient:
 
         Raises:
             Refused: The key is wrong, or not an admin's.
-            Unreachable: No answer.
+            Unreachable: No answer, or one that is not the queue service's.
         """
         try:
             answer = await self._call("GET", "/v1/queues")
+            views = _views(answer)
         except (Refused, Unreachable):
             self._metrics.queue_polls.labels("failed").inc()
             raise
         self._metrics.queue_polls.labels("ok").inc()
-        if any("settings" not in view for view in answer.get("data", [])):
+        if any("settings" not in view for view in views):
             raise Refused(
                 "the queue service treats the operator as a tenant: set an admin's key in "
                 "LENGTHWISE_OPERATOR_QUEUE_API_KEY"
             )
-        return {view["name"]: queue_facts(view) for view in answer.get("data", [])}
+        found: dict[str, QueueFacts] = {}
+        for view in views:
+            try:
+                found[view["name"]] = queue_facts(view)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                # The other queues must be known all the same.
+                log.exception("view of a queue not understood", extra={"queue": view.get("name")})
+        return found
 
     async def put(self, name: str, settings: Mapping[str, Any]) -> QueueFacts:
         """Create a queue, or change these settings of it; its other settings stay as they are.
@@ -77,7 +94,11 @@ class QueueServiceClient:
             answer = await self._send("PUT", path, json=dict(settings), headers=only_new)
             if answer.status_code == httpx.codes.PRECONDITION_FAILED:  # another writer was first
                 answer = await self._send("PATCH", path, json=changes)
-        return queue_facts(_body(answer))
+        view = _body(answer)
+        try:
+            return queue_facts(view)
+        except (ValueError, TypeError, AttributeError) as exc:
+            raise _foreign(answer) from exc
 
     async def command(self, name: str, command: str) -> None:
         """Send `drain` or `resume` to a queue.
@@ -98,7 +119,7 @@ class QueueServiceClient:
     async def _send(self, method: str, path: str, **how: Any) -> httpx.Response:
         try:
             answer = await self._http.request(method, path, **how)
-        except httpx.HTTPError as exc:
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise Unreachable(
                 f"the queue service at {self._http.base_url} does not answer "
                 f"({type(exc).__name__}: {exc})"
@@ -129,13 +150,39 @@ def queue_facts(view: Mapping[str, Any]) -> QueueFacts:
     )
 
 
-def _message(answer: httpx.Response) -> str:
 def _body(answer: httpx.Response) -> Any:
+    """Return the JSON object of an answer; a proxy or a login page may answer 200 with a page."""
     if answer.is_error:
         raise Refused(f"the queue service answered {answer.status_code}: {_message(answer)}")
-    return answer.json() if answer.content else {}
+    if not answer.content:
+        return {}
+    try:
+        body = answer.json()
+    except ValueError as exc:
+        raise _foreign(answer) from exc
+    if not isinstance(body, dict):
+        raise _foreign(answer)
+    return body
 
 
+def _views(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the queues of a listing.
+
+    Raises:
+        Unreachable: It is no such listing.
+    """
+    views = body.get("data", [])
+    if not isinstance(views, list) or not all(isinstance(view, dict) for view in views):
+        raise Unreachable(_FOREIGN)
+    return views
+
+
+def _foreign(answer: httpx.Response) -> Unreachable:
+    kind = answer.headers.get("content-type", "no content type")
+    return Unreachable(f"{_FOREIGN} (status {answer.status_code}, {kind})")
+
+
+def _message(answer: httpx.Response) -> str:
     try:
         return str(answer.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
