@@ -141,6 +141,8 @@ def _engine(service: LLMService, observed: Observed) -> Condition:
         )
     # Until its controller has observed a change, the numbers are from before that change.
     seen = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
+    if ready and observed.queue is not None and observed.queue.engine_problem:
+        return result("EngineFailing", observed.queue.engine_problem)
     if seen and ready >= wanted and fresh >= wanted and status.get("replicas", 0) == fresh:
         return result("Available", f"{ready} of {wanted} replicas are ready")
     if ready:

@@ -69,6 +69,8 @@ class Installation:
         image_pull_secrets: Names of the pull secrets of every pod.
         redis: How the workers reach Redis.
         metrics_namespace: Namespace whose pods may scrape the engines; "": none.
+        allowed_urls: Beginnings of URLs that every LLMService may use as engine.url and
+            predictor.url.
     """
 
     queue_url: str
@@ -81,6 +83,7 @@ class Installation:
     image_pull_secrets: tuple[str, ...]
     redis: WorkerRedis
     metrics_namespace: str
+    allowed_urls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,6 +53,7 @@ class QueueFacts:
         backlog_s: Time to serve the waiting jobs with the present workers, s; None: no worker.
         oldest_wait_s: How long the oldest job has waited, s.
         workers: Workers that sent a heartbeat recently.
+        engine_problem: Why none of them gives its engine work; "": one does, or none reported.
         mode: open, paused or draining.
         active_policy: The policy in force.
         rank_accuracy: Share of pairs predicted in the right order; None: not measured.
@@ -67,6 +68,7 @@ class QueueFacts:
     backlog_s: float | None
     oldest_wait_s: float
     workers: int
+    engine_problem: str
     mode: str
     active_policy: str
     rank_accuracy: float | None

@@ -21,6 +21,7 @@ from lengthwise_operator.installation import Apis, Installation
 from lengthwise_operator.llmservice.names import ENGINE
 from lengthwise_operator.llmservice.rules import broken_rules
 from lengthwise_operator.llmservice.service import LLMService
+from lengthwise_operator.llmservice.urls import url_problem
 from lengthwise_operator.observed import ChildKey, Observed, QueueFacts
 from lengthwise_operator.queue_plan import drained, queue_command, settings_to_send
 from lengthwise_operator.status_report import ServiceEvent, events_of, status_of, worth_writing
@@ -94,6 +95,7 @@ def make_plan(
     """
     broken = [rule.message for rule in broken_rules(service.name, service.spec)]
     broken += observed.spec_problems
+    broken += _forbidden(service, installation)
     renamed = observed.served_queue is not None and observed.served_queue != service.queue
     # Nothing but the status is changed while the spec is invalid or the queue is another service's.
     suspended = bool(broken or renamed or observed.name_owner)
@@ -127,6 +129,22 @@ def make_plan(
         scaling=scaling,
         waits=held is not None,
     )
+
+
+def _forbidden(service: LLMService, installation: Installation) -> list[str]:
+    """Return what this installation allows no user of a namespace."""
+    urls = {"engine.url": service.spec.engine.url, "predictor.url": service.spec.predictor.url}
+    found = {
+        field: url_problem(url, service.namespace, installation.allowed_urls)
+        for field, url in urls.items()
+        if url
+    }
+    refused = [f"{field}: {problem}" for field, problem in found.items() if problem]
+    if service.namespace.startswith("kube-"):
+        refused.append(
+            "the namespaces kube-* belong to Kubernetes: create the LLMService in another"
+        )
+    return refused
 
 
 def _scale(

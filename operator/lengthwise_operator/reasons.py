@@ -35,6 +35,10 @@ REASONS: dict[ConditionType, dict[str, tuple[str, str]]] = {
         "ScaledToZero": ("True", "No replica is wanted."),
         "RollingOut": ("True", "Some replicas are ready; others start or are replaced."),
         "Degraded": ("True", "Some replicas are ready; another has the fault in the message."),
+        "EngineFailing": (
+            "False",
+            "No worker gets answers from its engine or from engine.url; the message has the cause.",
+        ),
         "Starting": ("False", "The first replica downloads or loads its model."),
         "ModelNotFound": ("False", "There is no model at model.uri; the message lists the folder."),
         "ImagePullFailed": ("False", "An image cannot be pulled: name, tag or pull secret."),

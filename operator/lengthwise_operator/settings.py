@@ -104,6 +104,11 @@ class OperatorSettings(BaseSettings):
     metrics_namespace: str = Field(
         default="", description="Namespace whose pods may scrape the engines; empty: none"
     )
+    allowed_urls: str = Field(
+        default="",
+        description="Beginnings of URLs, separated by commas, that engine.url and predictor.url "
+        "may have beside public addresses and Services of the LLMService's own namespace",
+    )
     namespaces: str = Field(
         default="",
         description="The namespaces of --namespace, separated by commas, if the operator has no "
@@ -150,4 +155,5 @@ class OperatorSettings(BaseSettings):
                 durability_timeout_ms=self.durability_timeout_ms,
             ),
             metrics_namespace=self.metrics_namespace,
+            allowed_urls=tuple(url.strip() for url in self.allowed_urls.split(",") if url.strip()),
         )

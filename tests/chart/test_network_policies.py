@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -19,6 +20,9 @@ from lengthwise_operator.llmservice.spec import LLMServiceSpec
 from lengthwise_operator.settings import OperatorSettings
 
 Object = dict[str, Any]
+
+#: The address of some pod, and of the metadata service of most clouds.
+POD_ADDRESS, METADATA = "10.1.2.3", "169.254.169.254"
 
 RELEASE, TEAM, MONITORING = "llm", "research", "monitoring"
 
@@ -33,7 +37,11 @@ class Pod:
 
 
 def selects(selector: Object, labels: Object) -> bool:
-    assert set(selector) <= {"matchLabels"}, "this test supports only matchLabels"
+    assert set(selector) <= {"matchLabels", "matchExpressions"}
+    for expression in selector.get("matchExpressions", ()):
+        assert expression["operator"] == "In", "this test supports only In"
+        if labels.get(expression["key"]) not in expression["values"]:
+            return False
     return bool(selector.get("matchLabels", {}).items() <= labels.items())
 
 
@@ -56,7 +64,7 @@ def allowed(policies: list[Object], source: Pod, target: Pod, port: int) -> bool
         and selects(p["spec"]["podSelector"], target.labels)
     ]
     for policy in selecting:
-        assert policy["spec"]["policyTypes"] == ["Ingress"]
+        assert "Ingress" in policy["spec"]["policyTypes"]
         for rule in policy["spec"].get("ingress", []):
             ports = [target.ports.get(p["port"], p["port"]) for p in rule.get("ports", [])]
             peers = rule.get("from", [])
@@ -65,6 +73,26 @@ def allowed(policies: list[Object], source: Pod, target: Pod, port: int) -> bool
             ):
                 return True
     return not selecting
+
+
+def leaves(policies: list[Object], source: Pod, address: str) -> bool:
+    """Whether the policies allow `source` to connect to an address."""
+    selecting = [
+        p
+        for p in policies
+        if p["metadata"]["namespace"] == source.namespace
+        and selects(p["spec"]["podSelector"], source.labels)
+        and "Egress" in p["spec"]["policyTypes"]
+    ]
+    blocks = [
+        peer["ipBlock"] for p in selecting for rule in p["spec"]["egress"] for peer in rule["to"]
+    ]
+    target = ip_address(address)
+    return not selecting or any(
+        target in ip_network(block["cidr"])
+        and not any(target in ip_network(part) for part in block["except"])
+        for block in blocks
+    )
 
 
 def pod_of(workload: Object, namespace: str) -> Pod:
@@ -90,6 +118,7 @@ class Installed:
             e["name"].removeprefix("LENGTHWISE_OPERATOR_").lower(): e.get("value", "")
             for e in workloads["operator"]["spec"]["template"]["spec"]["containers"][0]["env"]
         }
+        assert settings["queue_deployment"].startswith(f"{RELEASE}/")
         service = LLMService(
             name="chat",
             namespace=TEAM,
@@ -97,7 +126,9 @@ class Installed:
             generation=1,
             created=datetime(2026, 1, 1, tzinfo=UTC),
             deleted=None,
-            spec=LLMServiceSpec.model_validate({"model": {"uri": "hf://org/model"}}),
+            spec=LLMServiceSpec.model_validate(
+                {"model": {"uri": "hf://org/model"}, "predictor": {"replicas": 1}}
+            ),
         )
         apis = Apis(pdb_version="policy/v1", pod_monitors=False)
         made = all_children(
@@ -113,7 +144,9 @@ class Installed:
         self.pods["helm test"] = Pod(
             namespace=RELEASE, labels=helm_test["metadata"]["labels"], ports={}
         )
-        self.pods["engine"] = pod_of(next(m for m in made if m["kind"] == "Deployment"), TEAM)
+        own = {m["metadata"]["name"]: m for m in made if m["kind"] == "Deployment"}
+        self.pods["engine"] = pod_of(own["chat-engine"], TEAM)
+        self.pods["own predictor"] = pod_of(own["chat-predictor"], TEAM)
         unrelated = Pod(namespace=RELEASE, labels={"app": "x"}, ports={})
         self.pods |= {
             "unrelated": unrelated,
@@ -130,7 +163,9 @@ class Installed:
         return {
             name
             for name, source in self.pods.items()
-            if name != target and allowed(self.policies, source, self.pods[target], port)
+            if name != target
+            and allowed(self.policies, source, self.pods[target], port)
+            and leaves(self.policies, source, POD_ADDRESS)
         }
 
 
@@ -147,6 +182,7 @@ def watched(render: Any) -> Installed:
     peers = [{"namespaceSelector": {"matchLabels": name}}]
     values = {
         "networkPolicy": {"metricsFrom": peers},
+        "redis": {"secretNamespaces": [TEAM]},
         "monitoring": {"namespace": MONITORING, "serviceMonitor": {"enabled": True}},
     }
     return Installed(render(values, namespace=RELEASE))
@@ -165,7 +201,38 @@ def test_only_prometheus_reads_the_metrics_of_an_engine(watched: Installed) -> N
 
 
 def test_only_the_queue_service_and_the_workers_reach_valkey(watched: Installed) -> None:
-    assert watched.who_reaches("valkey", 6379) == {"queue", "engine", "other engine"}
+    assert watched.who_reaches("valkey", 6379) == {"queue", "engine"}
+
+
+def test_labels_in_a_namespace_without_the_password_do_not_open_valkey(closed: Installed) -> None:
+    assert closed.who_reaches("valkey", 6379) == {"queue"}
+
+
+def test_only_the_installation_reaches_a_predictor_of_one_service(watched: Installed) -> None:
+    found = watched.who_reaches("own predictor", 8081)
+    assert {"queue", "operator", "prometheus"} <= found
+    assert not found & {"engine", "other engine", "unrelated", "unrelated elsewhere"}
+
+
+@pytest.mark.parametrize("name", ["queue", "engine", "predictor", "own predictor", "valkey"])
+def test_no_pod_reaches_the_metadata_service_of_the_cloud(watched: Installed, name: str) -> None:
+    assert not leaves(watched.policies, watched.pods[name], METADATA)
+
+
+@pytest.mark.parametrize(
+    ("name", "want"),
+    [
+        ("queue", True),
+        ("engine", True),
+        ("predictor", False),
+        ("own predictor", False),
+        ("valkey", False),
+    ],
+)
+def test_only_pods_that_call_others_leave_their_pod(
+    watched: Installed, name: str, want: bool
+) -> None:
+    assert leaves(watched.policies, watched.pods[name], POD_ADDRESS) == want
 
 
 # The operator was missing once: where policies are enforced, no LLMService would become Ready.
@@ -181,7 +248,8 @@ def test_only_prometheus_reaches_the_operator(watched: Installed) -> None:
 
 
 def test_every_pod_reaches_the_queue_service_on_its_one_port(closed: Installed) -> None:
-    assert closed.who_reaches("queue", 8080) == set(closed.pods) - {"queue"}
+    silent = {"predictor", "own predictor", "valkey"}
+    assert closed.who_reaches("queue", 8080) == set(closed.pods) - {"queue", *silent}
     assert closed.who_reaches("queue", 22) == set()
 
 

@@ -43,6 +43,7 @@ def installation() -> Installation:
         image_pull_secrets=(),
         redis=WorkerRedis(secret_name="lw-redis", url_key="url"),
         metrics_namespace="",
+        allowed_urls=(),
     )
 
 
@@ -93,6 +94,7 @@ def facts() -> MakeFacts:
             "backlog_s": None,
             "oldest_wait_s": 0.0,
             "workers": 0,
+            "engine_problem": "",
             "mode": "open",
             "active_policy": "sjf",
             "rank_accuracy": None,

@@ -29,7 +29,7 @@ def test_a_minimal_service_has_an_engine_its_service_and_its_policy(make: Any) -
 
 def test_every_child_is_owned_and_labelled(make: Any) -> None:
     found = make(replicas=2, modelCache={}, predictor={"replicas": 1})
-    assert len(found) == 7
+    assert len(found) == 8
     for manifest in found.values():
         owner = manifest["metadata"]["ownerReferences"][0]
         assert (owner["kind"], owner["uid"], owner["controller"]) == (

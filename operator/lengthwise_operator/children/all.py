@@ -7,7 +7,7 @@ from lengthwise_operator.children.engine import engine_deployment
 from lengthwise_operator.children.manifest import Manifest
 from lengthwise_operator.children.model_cache import managed_cache_claim
 from lengthwise_operator.children.monitoring import pod_monitor
-from lengthwise_operator.children.network import engine_service, network_policy
+from lengthwise_operator.children.network import engine_service, network_policy, predictor_policy
 from lengthwise_operator.children.predictor import predictor_deployment, predictor_service
 from lengthwise_operator.installation import Apis, Installation
 from lengthwise_operator.llmservice.names import API_VERSION, KIND, QUEUE_ANNOTATION
@@ -31,6 +31,7 @@ def all_children(
         network_policy(service, installation),
         disruption_budget(service, apis),
         pod_monitor(service, apis),
+        predictor_policy(service, installation),
         predictor_service(service, installation),
         predictor_deployment(service, installation),
         engine_deployment(service, installation, replicas),

@@ -1,5 +1,7 @@
 """The engine's Deployment: vLLM in the container `main`, and the worker that feeds it. Pure.
 
+With `engine.url` there is only the worker.
+
 How a replica ends: the worker gets the signal at once. It stops claiming, lets its answers finish,
 and creates a file. Until then, and for `drain.preStopSeconds` at most, the engine's preStop hook
 delays the engine's signal. Then vLLM has `drain.shutdownTimeoutSeconds` for what still runs. Jobs
@@ -46,7 +48,8 @@ def engine_deployment(service: LLMService, installation: Installation, replicas:
     """Build the Deployment, without owner and namespace."""
     spec = service.spec
     template = merge_template(_template(service, installation), spec.pod_template.as_dict())
-    _mount_like_main(template["spec"], model_path(service))
+    if spec.model.uri:
+        _mount_like_main(template["spec"], model_path(service))
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -84,12 +87,19 @@ def _template(service: LLMService, installation: Installation) -> dict[str, Any]
         "terminationGracePeriodSeconds": drain_s + _KILL_AFTER_S,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [
-            vllm_container(service),
+            *([] if spec.engine.url else [vllm_container(service)]),
             worker_container(service, installation, drain_s),
         ],
         "volumes": [*_volumes(service), *redis_volumes(installation.redis)],
     }
-    if not spec.model.uri.startswith("hf://"):
+    if spec.engine.user is not None:
+        pod["securityContext"] |= {
+            "runAsNonRoot": True,
+            "runAsUser": spec.engine.user,
+            "runAsGroup": spec.engine.user,
+            "fsGroup": spec.engine.user,
+        }
+    if spec.model.uri and not spec.model.uri.startswith("hf://"):
         pod["initContainers"] = [_check_model(service)]
     if installation.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in installation.image_pull_secrets]
@@ -143,6 +153,8 @@ def _check_model(service: LLMService) -> dict[str, Any]:
 
 
 def _volumes(service: LLMService) -> list[dict[str, Any]]:
+    if service.spec.engine.url:
+        return [{"name": "tmp", "emptyDir": {}}]
     cache, model = cache_claim(service), model_claim(service)
     shared_memory = shared_memory_size(service)
     volumes: list[dict[str, Any]] = [

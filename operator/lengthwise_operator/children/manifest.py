@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lengthwise_operator.llmservice.service import LLMService
+
 Manifest = dict[str, Any]
 
 #: Where the weights of a pvc:// model are mounted.
@@ -19,6 +21,11 @@ RESTRICTED: dict[str, Any] = {
     "runAsUser": 10001,
     "runAsGroup": 10001,
 }
+
+
+def metrics_ports(service: LLMService) -> tuple[str, ...]:
+    """Names of the ports of an engine's pod that serve metrics."""
+    return ("worker-metrics",) if service.spec.engine.url else ("http", "worker-metrics")
 
 
 def service_port(name: str, port: int) -> dict[str, Any]:

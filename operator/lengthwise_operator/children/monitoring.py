@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lengthwise_operator.children.manifest import Manifest
+from lengthwise_operator.children.manifest import Manifest, metrics_ports
 from lengthwise_operator.installation import Apis
 from lengthwise_operator.llmservice.names import ENGINE
 from lengthwise_operator.llmservice.service import LLMService
@@ -26,7 +26,7 @@ def pod_monitor(service: LLMService, apis: Apis) -> Manifest | None:
                     # The queue's name, as in the metrics of the queue service itself.
                     "relabelings": [{"targetLabel": "service", "replacement": service.queue}],
                 }
-                for port in ("http", "worker-metrics")
+                for port in metrics_ports(service)
             ],
         },
     }

@@ -129,6 +129,9 @@ def _env(service: LLMService) -> list[dict[str, Any]]:
         {"name": "VLLM_CACHE_ROOT", "value": f"{CACHE_MOUNT}/vllm"},
         {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
     ]
+    if spec.engine.user is not None:
+        # That user is not in the image's /etc/passwd, and Python asks for a name and a home.
+        base += [{"name": "HOME", "value": CACHE_MOUNT}, {"name": "USER", "value": "vllm"}]
     if spec.hf_token_secret_ref is not None:
         reference = {"name": spec.hf_token_secret_ref.name, "key": spec.hf_token_secret_ref.key}
         base.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})

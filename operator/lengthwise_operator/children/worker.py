@@ -1,4 +1,7 @@
-"""The container `worker` beside the engine: it claims jobs and sends them to vLLM. Pure."""
+"""The container `worker`: it claims jobs and sends them to the engine. Pure.
+
+The engine is vLLM in the same pod, or an endpoint elsewhere (`engine.url`).
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,14 @@ def worker_container(
         installation: What all services share.
         drain_s: How long the engine may continue after its pod was asked to end, s.
     """
+    url = service.spec.engine.url
     values = {
         "QUEUE": service.queue,
-        "ENGINE": "vllm",
-        "ENGINE_URL": f"http://127.0.0.1:{ENGINE_PORT}",
+        "ENGINE": "openai" if url else "vllm",
+        "ENGINE_URL": url or f"http://127.0.0.1:{ENGINE_PORT}",
         "SLOTS": str(service.slots),
         "SHUTDOWN_GRACE_S": str(max(0, drain_s - _RETURN_BEFORE_KILL_S)),
-        "ENDED_FILE": ENDED_FILE,
+        **({"ENGINE_MUST_LIST": "false"} if url else {"ENDED_FILE": ENDED_FILE}),
         "METRICS_PORT": str(WORKER_PORT),
         "METRICS_HOST": "0.0.0.0",  # noqa: S104 - Prometheus scrapes the pod's address
     }
@@ -42,6 +46,7 @@ def worker_container(
         "imagePullPolicy": installation.image_pull_policy,
         "env": [
             *redis_env(installation.redis),
+            *_api_key(service),
             *({"name": f"LENGTHWISE_WORKER_{k}", "value": v} for k, v in values.items()),
         ],
         "ports": [{"name": "worker-metrics", "containerPort": WORKER_PORT, "protocol": "TCP"}],
@@ -50,7 +55,7 @@ def worker_container(
             "limits": {"memory": "512Mi"},
         },
         "volumeMounts": [
-            {"name": "handover", "mountPath": HANDOVER_MOUNT},
+            *([] if url else [{"name": "handover", "mountPath": HANDOVER_MOUNT}]),
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the container's own
             *redis_mounts(installation.redis),
         ],
@@ -65,3 +70,11 @@ def worker_container(
         },
         "readinessProbe": {"httpGet": alive, "periodSeconds": 5, "timeoutSeconds": 5},
     }
+
+
+def _api_key(service: LLMService) -> list[dict[str, Any]]:
+    reference = service.spec.engine.api_key_secret_ref
+    if reference is None:
+        return []
+    source = {"secretKeyRef": {"name": reference.name, "key": reference.key}}
+    return [{"name": "LENGTHWISE_WORKER_ENGINE_API_KEY", "valueFrom": source}]

@@ -69,5 +69,6 @@ def _essential(facts: QueueFacts | None) -> Any:
         facts.mode,
         facts.active_policy,
         facts.fallback_active,
+        facts.engine_problem,
         facts.settings,
     )

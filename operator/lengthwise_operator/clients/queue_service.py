@@ -6,7 +6,7 @@ One call reads all queues, so that two hundred services need as many calls as on
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -142,12 +142,19 @@ def queue_facts(view: Mapping[str, Any]) -> QueueFacts:
         backlog_s=view.get("backlog_seconds"),
         oldest_wait_s=float(view.get("oldest_wait_seconds", 0)),
         workers=len(view.get("workers", ())),
+        engine_problem=_engine_problem(view.get("workers", ())),
         mode=view.get("mode", "open"),
         active_policy=view.get("active_policy") or settings.get("policy", ""),
         rank_accuracy=view.get("rank_accuracy"),
         fallback_active=bool(view.get("fallback", False)),
         settings=settings,
     )
+
+
+def _engine_problem(workers: Sequence[Mapping[str, Any]]) -> str:
+    """Return the first worker's problem if no worker is without one."""
+    problems = [worker.get("problem") for worker in workers]
+    return str(problems[0]) if problems and all(problems) else ""
 
 
 def _body(answer: httpx.Response) -> Any:

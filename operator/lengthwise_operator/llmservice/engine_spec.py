@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from lengthwise_operator.llmservice.fields import Opaque, Part
-from lengthwise_operator.llmservice.pod_spec import EnvVar
+from lengthwise_operator.llmservice.pod_spec import EnvVar, SecretKeyRef
 
 #: vLLM's argument for copies of the model in one server, as its parser accepts it.
 _DATA_PARALLEL = re.compile(r"-dp|--data[-_]parallel[-_]size")
@@ -26,6 +26,18 @@ class EngineSpec(Part):
         min_length=1,
         description="Image whose entrypoint is `vllm serve`. Pin it: a tag that moves changes the "
         "engine at the next restart of a pod.",
+    )
+    url: str = Field(
+        default="",
+        max_length=512,
+        pattern=r"^(https?://\S+)?$",
+        description="Base URL of an OpenAI-compatible endpoint that exists: a vLLM service, a "
+        "router, a gateway, a vendor's API. Then no engine is started: `replicas` counts workers, "
+        "each with maxNumSeqs requests at a time. Empty: vLLM is started from model.uri.",
+    )
+    api_key_secret_ref: SecretKeyRef | None = Field(
+        default=None,
+        description="API key of that endpoint, sent as a bearer token. Only the worker reads it.",
     )
     args: list[Annotated[str, Field(max_length=1024)]] = Field(
         default_factory=list,
@@ -51,6 +63,14 @@ class EngineSpec(Part):
         le=4096,
         description="Requests that the engine works on at once (vLLM's --max-num-seqs). A larger "
         "number gives more tokens in total and fewer per request, and needs more memory.",
+    )
+    user: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="User and group id under which the engine runs, and which own its volumes: "
+        "with one, the pods meet the restricted Pod Security Standard. Left out: the image's own "
+        "user, root for vllm/vllm-openai.",
     )
     startup_timeout_seconds: int = Field(
         default=1800,

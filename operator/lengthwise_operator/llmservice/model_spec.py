@@ -13,12 +13,13 @@ class ModelSpec(Part):
     """Which LLM is served, and where its weights are."""
 
     uri: str = Field(
-        pattern=r"^(hf|pvc|path)://\S+$",
+        default="",
+        pattern=r"^((hf|pvc|path)://\S+)?$",
         max_length=512,
         description="Where the weights are. `hf://org/name`: the Hugging Face hub, downloaded into "
         "the model cache. `pvc://claim/folder`: a PersistentVolumeClaim of this namespace, mounted "
         "read-only. `path:///folder`: a path inside the engine's container, for weights that are "
-        "baked into the image or mounted through podTemplate.",
+        "baked into the image or mounted through podTemplate. Empty: engine.url serves the model.",
     )
     name: str = Field(
         default="",

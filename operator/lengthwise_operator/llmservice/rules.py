@@ -124,24 +124,75 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
+        "RefusedForever",
+        "queue.noWorkers",
+        "self.queue.noWorkers != 'refuse' || !has(self.autoscaling)"
+        " || self.autoscaling.minReplicas > 0",
+        "queue.noWorkers refuse needs autoscaling.minReplicas of 1 or more: with none, no job "
+        "would ever start the first replica",
+        lambda name, spec: (
+            spec.queue.no_workers != "refuse"
+            or spec.autoscaling is None
+            or spec.autoscaling.min_replicas > 0
+        ),
+    ),
+    Rule(
+        "ModelOrEndpoint",
+        "model.uri",
+        "(has(self.model.uri) && self.model.uri != '')"
+        " != (has(self.engine.url) && self.engine.url != '')",
+        "set model.uri, to start vLLM with these weights, or engine.url, for an endpoint that "
+        "exists; not both",
+        lambda name, spec: bool(spec.model.uri) != bool(spec.engine.url),
+    ),
+    Rule(
+        "EndpointWithEngine",
+        "engine.url",
+        "!has(self.engine.url) || self.engine.url == ''"
+        " || (size(self.engine.args) == 0 && size(self.engine.env) == 0"
+        " && size(self.engine.envFrom) == 0 && self.parallelism.tensor == 1"
+        " && !has(self.modelCache) && !has(self.hfTokenSecretRef))",
+        "engine.url starts no engine: remove engine.args, env, envFrom, parallelism, modelCache "
+        "and hfTokenSecretRef",
+        lambda name, spec: (
+            not spec.engine.url
+            or not (
+                spec.engine.args
+                or spec.engine.env
+                or spec.engine.env_from
+                or spec.parallelism.tensor > 1
+                or spec.model_cache
+                or spec.hf_token_secret_ref
+            )
+        ),
+    ),
+    Rule(
+        "KeyWithoutEndpoint",
+        "engine.apiKeySecretRef",
+        "!has(self.engine.apiKeySecretRef) || (has(self.engine.url) && self.engine.url != '')",
+        "engine.apiKeySecretRef is the key of engine.url, which is not set",
+        lambda name, spec: spec.engine.api_key_secret_ref is None or bool(spec.engine.url),
+    ),
+    Rule(
         "BadModelUri",
         "model.uri",
-        f"self.model.uri.matches(r'{_URI}')",
+        f"!has(self.model.uri) || self.model.uri == '' || self.model.uri.matches(r'{_URI}')",
         "model.uri must be hf://org/name, pvc://claim/folder, or path:///folder (three slashes: "
         "the path is absolute)",
-        lambda name, spec: re.fullmatch(_URI, spec.model.uri) is not None,
+        lambda name, spec: not spec.model.uri or re.fullmatch(_URI, spec.model.uri) is not None,
     ),
     Rule(
         "RevisionWithoutHub",
         "model.revision",
-        "!has(self.model.revision) || self.model.revision == '' || self.model.uri.startsWith('hf://')",
+        "!has(self.model.revision) || self.model.revision == ''"
+        " || (has(self.model.uri) && self.model.uri.startsWith('hf://'))",
         "model.revision names a revision on the hub, so it goes with hf:// only",
         lambda name, spec: spec.model.revision == "" or spec.model.uri.startswith("hf://"),
     ),
     Rule(
         "CacheWithoutHub",
         "modelCache",
-        "!has(self.modelCache) || self.model.uri.startsWith('hf://')",
+        "!has(self.modelCache) || (has(self.model.uri) && self.model.uri.startsWith('hf://'))",
         "modelCache stores downloads from the hub; weights of pvc:// and path:// are read in "
         "place, so remove modelCache",
         lambda name, spec: spec.model_cache is None or spec.model.uri.startswith("hf://"),
