@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from lengthwise_contract.bodies import View
-from lengthwise_contract.prediction import Prediction, PredictionQuality
+from lengthwise_contract.prediction import Prediction, PredictionCandidate, PredictionQuality
 from lengthwise_contract.queue_settings import PolicyName, QueueMode
 from lengthwise_contract.states import JobState
 
@@ -20,6 +20,38 @@ class LengthQuantiles(View):
     p10_tokens: float = Field(description="10 % of such answers are shorter, tokens")
     p50_tokens: float = Field(description="The median length of such answers, tokens")
     p90_tokens: float = Field(description="90 % of such answers are shorter, tokens")
+
+
+class SimilarJobView(View):
+    """A finished job of the same tenant that is like the job."""
+
+    similarity: float = Field(description="0 to 1; 1 is the same request")
+    output_tokens: int = Field(description="Length of its answer, tokens")
+    cut: bool = Field(description="Whether its answer was cut at its cap")
+
+
+class LearningExplanation(View):
+    """What the queue learned about a job from its finished jobs."""
+
+    static_tokens: float = Field(description="Median length that the predictor returned, tokens")
+    learned_tokens: float | None = Field(
+        description="Median length learned from all finished jobs, tokens; null: nothing was "
+        "learned yet"
+    )
+    young_tokens: float | None = Field(
+        description="Median length learned from the newest jobs only, tokens; null: likewise"
+    )
+    served: PredictionCandidate = Field(description="Which of them set the job's place")
+    serving: PredictionCandidate = Field(description="Which of them the queue serves now")
+    tau_static: float | None = Field(
+        description="Kendall's rank correlation of the predictor's lengths and the real ones, over "
+        "the last answers: the order before anything was learned; null: too few answers"
+    )
+    tau_learned: float | None = Field(description="The same of the learned lengths")
+    tau_served: float | None = Field(description="The same of the lengths that were served")
+    similar: list[SimilarJobView] = Field(
+        description="The most similar of the tenant's own finished jobs, the most similar first"
+    )
 
 
 class Explanation(View):
@@ -52,6 +84,9 @@ class Explanation(View):
     )
     prediction_quality: PredictionQuality = Field(
         default="insufficient_data", description="The queue's `prediction_quality`"
+    )
+    learning: LearningExplanation | None = Field(
+        default=None, description="What the queue learned; null: it does not learn from this job"
     )
     predicted_tokens: float = Field(description="The length that the job is ordered by, tokens")
     ms_per_token: float = Field(

@@ -17,6 +17,11 @@ from lengthwise_contract.bodies import Body, View
 PredictionQuality = Literal["healthy", "degraded", "insufficient_data"]
 
 
+#: Whose prediction a job is ordered by: the predictor's (`static`), one learned from all finished
+#: jobs of the queue (`learned`), or one learned from its newest ones (`young`).
+PredictionCandidate = Literal["static", "learned", "young"]
+
+
 class PredictRequest(Body):
     """`POST /v1/predict`: predict the length of one answer.
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from lengthwise_contract.bodies import View
-from lengthwise_contract.prediction import PredictionQuality
+from lengthwise_contract.prediction import PredictionCandidate, PredictionQuality
 from lengthwise_contract.queue_settings import PolicyName, QueueClass, QueueMode, QueueSettings
 from lengthwise_contract.states import JobState
 
@@ -49,6 +49,30 @@ class TenantBacklogView(View):
     virtual_time: float = Field(
         description="Tokens received / weight; the tenant with the smallest is served next"
     )
+
+
+class QueueLearningView(View):
+    """What a queue learned from its finished jobs, and what it is worth."""
+
+    serving: PredictionCandidate = Field(description="Whose predictions the queue serves")
+    jobs: int = Field(description="Finished jobs that were learned from so far")
+    fits: int = Field(description="How often it learned so far")
+    fitted_jobs: int = Field(description="Finished jobs that the last fit rests on")
+    fit_seconds: float | None = Field(description="How long the last fit took, s; null: none yet")
+    fitted_ms: float | None = Field(description="When the last fit was made; null: none yet")
+    tau_static: float | None = Field(
+        description="Kendall's rank correlation of the predictor's lengths and the real ones, over "
+        "the last answers for which something was learned; null: too few"
+    )
+    tau_learned: float | None = Field(description="The same of the learned lengths")
+    tau_young: float | None = Field(description="The same of those learned from the newest jobs")
+    tau_served: float | None = Field(description="The same of the lengths that were served")
+    accuracy_static: float | None = Field(
+        description="Share of pairs of these answers, one at least 1.25 times as long as the "
+        "other, that the predictor put in the right order; null: too few"
+    )
+    accuracy_learned: float | None = Field(description="The same of the learned lengths")
+    accuracy_young: float | None = Field(description="The same of those learned from the newest")
 
 
 class QueueView(View):
@@ -101,6 +125,9 @@ class QueueView(View):
         default="insufficient_data",
         description="`healthy`: the predictions order the queue; `degraded`: `sjf` is suspended, "
         "because their order is wrong too often; `insufficient_data`: too few answers to judge",
+    )
+    learning: QueueLearningView | None = Field(
+        default=None, description="What the queue learned; null: its setting `learning` is `off`"
     )
     mean_wait_seconds: float | None = Field(
         default=None,

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import cast
 
-from lengthwise_contract.explanation import Explanation, LengthQuantiles
+from lengthwise_contract.explanation import (
+    Explanation,
+    LearningExplanation,
+    LengthQuantiles,
+    SimilarJobView,
+)
 from lengthwise_contract.queue_settings import PolicyName
 from lengthwise_contract.states import JobState
-from lengthwise_queue.prediction import quality
+from lengthwise_learning.similar import SimilarJob
+from lengthwise_queue.prediction import judge, quality
 from lengthwise_queue.scheduling import pricing
 from lengthwise_queue.scheduling.snapshot import QueueSnapshot
 from lengthwise_store.jobs import Job
@@ -15,13 +23,19 @@ from lengthwise_store.prediction_record import Quantiles, predictor_tag
 from lengthwise_store.queues import Mode, Position
 
 
-def explanation(job: Job, snapshot: QueueSnapshot, position: Position | None) -> Explanation:
+def explanation(
+    job: Job,
+    snapshot: QueueSnapshot,
+    position: Position | None,
+    similar: Sequence[SimilarJob] = (),
+) -> Explanation:
     """Explain a job's place in its queue.
 
     Args:
         job: The job.
         snapshot: The queue, as it is now.
         position: The job's place, if it waits.
+        similar: Finished jobs like it, of its own tenant.
     """
     settings, stats = snapshot.settings, snapshot.stats
     ahead_ms = None
@@ -49,6 +63,7 @@ def explanation(job: Job, snapshot: QueueSnapshot, position: Position | None) ->
         else snapshot.calibrations.of(predictor_tag(job.prediction.model_version)).samples,
         rank_accuracy=quality.rank_accuracy(quality.recent(stats, settings)),
         prediction_quality=quality.prediction_quality(stats, settings),
+        learning=_learning(job, snapshot, similar),
         predicted_tokens=job.predicted_tokens,
         ms_per_token=priced_at,
         predicted_ms=job.predicted_ms,
@@ -62,6 +77,29 @@ def explanation(job: Job, snapshot: QueueSnapshot, position: Position | None) ->
         estimated_start_ms=None if ahead_ms is None else stats.now_ms + ahead_ms,
         fcfs_wait_ms=job.fcfs_wait_ms,
         why=_why(job, snapshot, position, ahead_ms),
+    )
+
+
+def _learning(
+    job: Job, snapshot: QueueSnapshot, similar: Sequence[SimilarJob]
+) -> LearningExplanation | None:
+    made = job.basis.learning
+    if made is None or job.prediction is None:
+        return None
+    of = judge.scores(quality.recent(snapshot.stats, snapshot.settings))
+    return LearningExplanation(
+        static_tokens=job.prediction.p50_tokens,
+        learned_tokens=None if made.learned is None else math.exp(made.learned),
+        young_tokens=None if made.young is None else math.exp(made.young),
+        served=made.served,
+        serving=snapshot.serving,
+        tau_static=of.taus["static"],
+        tau_learned=of.taus["learned"],
+        tau_served=of.tau_served,
+        similar=[
+            SimilarJobView(similarity=one.similarity, output_tokens=one.tokens, cut=one.censored)
+            for one in similar
+        ],
     )
 
 
@@ -123,11 +161,16 @@ def _rule(job: Job, snapshot: QueueSnapshot) -> str:
     source = (
         "predicted" if job.prediction is not None else "assumed, because there is no prediction"
     )
-    if job.prediction is not None and job.basis.calibrated is not None:
-        source = (
-            f"predicted (the predictor's median is {job.prediction.p50_tokens:.0f}; calibration by "
-            f"recent answers makes it {job.basis.calibrated[1]:.0f})"
-        )
+    learning = job.basis.learning
+    learned = None if learning is None else learning.of(learning.served)
+    if job.prediction is not None and (job.basis.calibrated or learned is not None):
+        parts = [f"the predictor's median is {job.prediction.p50_tokens:.0f}"]
+        if learned is not None:
+            parts.append(f"finished jobs of the queue make it {math.exp(learned):.0f}")
+        if job.basis.calibrated is not None:
+            made = f"calibration by recent answers makes it {job.basis.calibrated[1]:.0f}"
+            parts.append(made)
+        source = f"predicted ({'; '.join(parts)})"
     length = f"{job.predicted_tokens:.0f} output tokens were {source}"
     length = length[0].upper() + length[1:]
     if snapshot.stats.fallback and snapshot.settings.policy == "sjf":

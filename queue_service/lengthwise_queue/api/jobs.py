@@ -20,6 +20,7 @@ from lengthwise_queue.api import pagination, views
 from lengthwise_queue.api.explanation import explanation
 from lengthwise_queue.auth import SECURED, admin_of, find_job, named_by, tenant_of
 from lengthwise_queue.errors import BadRequest, NotRedrivable
+from lengthwise_queue.learning.similar_jobs import similar_jobs
 from lengthwise_queue.openai.partial_response import partial_response
 from lengthwise_queue.openai.registry import endpoint_at
 from lengthwise_queue.service import Service, of
@@ -165,7 +166,10 @@ async def explain_job(request: Request, job_id: str) -> Response:
     snapshot = await service.queue_cache.read(job.queue)
     waiting = job.state is JobState.QUEUED
     position = await service.store.position(job.queue, job.id) if waiting else None
-    return _json(explanation(job, snapshot, position))
+    # Of the caller's own job: an admin is not shown the lengths of other tenants' jobs either.
+    own = job.tenant == tenant_of(request).name
+    similar = await similar_jobs(service.learning, job) if own else []
+    return _json(explanation(job, snapshot, position, similar))
 
 
 @router.get(

@@ -7,6 +7,7 @@ from typing import Any
 
 from lengthwise_contract.jobs import JobList, JobView
 from lengthwise_contract.queue_views import (
+    QueueLearningView,
     QueueView,
     SnapshotEntry,
     SnapshotView,
@@ -14,7 +15,7 @@ from lengthwise_contract.queue_views import (
     TenantQueueView,
 )
 from lengthwise_queue.admission import retry_after
-from lengthwise_queue.prediction import quality
+from lengthwise_queue.prediction import judge, quality
 from lengthwise_queue.prediction.accuracy import coverage, tau_b
 from lengthwise_queue.scheduling import pricing
 from lengthwise_queue.scheduling.snapshot import QueueSnapshot
@@ -97,6 +98,7 @@ def queue_view(snapshot: QueueSnapshot) -> QueueView:
         calibration_samples=calibration.samples,
         calibration_factor=calibration.factor,
         prediction_quality=quality.prediction_quality(stats, settings),
+        learning=_learning_view(snapshot) if settings.learning != "off" else None,
         mean_wait_seconds=_seconds(stats.mean_wait_ms),
         mean_fcfs_wait_seconds=_seconds(stats.mean_fcfs_wait_ms),
         depth=stats.depth,
@@ -125,6 +127,26 @@ def queue_view(snapshot: QueueSnapshot) -> QueueView:
             )
             for backlog in stats.tenants
         ],
+    )
+
+
+def _learning_view(snapshot: QueueSnapshot) -> QueueLearningView:
+    stats = snapshot.stats
+    fit, of = stats.fit, judge.scores(quality.recent(stats, snapshot.settings))
+    return QueueLearningView(
+        serving=snapshot.serving,
+        jobs=stats.counters.get("evidence", 0),
+        fits=stats.counters.get("fits", 0),
+        fitted_jobs=0 if fit is None else fit.samples,
+        fit_seconds=None if fit is None else fit.took_ms / 1000,
+        fitted_ms=None if fit is None else fit.made_ms,
+        tau_static=of.taus["static"],
+        tau_learned=of.taus["learned"],
+        tau_young=of.taus["young"],
+        tau_served=of.tau_served,
+        accuracy_static=of.accuracies["static"],
+        accuracy_learned=of.accuracies["learned"],
+        accuracy_young=of.accuracies["young"],
     )
 
 

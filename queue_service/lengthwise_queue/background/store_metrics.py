@@ -17,8 +17,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from lengthwise_queue.prediction import quality
+from lengthwise_queue.prediction import judge, quality
 from lengthwise_queue.prediction.accuracy import coverage, tau_b
+from lengthwise_queue.prediction.candidates import CANDIDATES
 from lengthwise_queue.scheduling import pricing
 from lengthwise_queue.scheduling.snapshot import QueueSnapshot
 from lengthwise_store.queues import Mode
@@ -81,6 +82,7 @@ class QueueMetrics(Collector):
         yield from _gauges(self.snapshots)
         yield from _counters(self.snapshots)
         yield from _modes(self.snapshots)
+        yield from _learning(self.snapshots)
         yield self._by_length()
 
     def _by_length(self) -> Metric:
@@ -190,3 +192,54 @@ def _modes(snapshots: list[QueueSnapshot]) -> Iterator[Metric]:
         for p in _POLICIES:
             policy.add_metric([name, p], float(p == stats.active_policy))
     yield from (mode, policy)
+
+
+def _learning(snapshots: list[QueueSnapshot]) -> Iterator[Metric]:
+    """Return what the queues learned; a queue that does not learn has no samples."""
+    labels, by = ["service"], ["service", "candidate"]
+    jobs = CounterMetricFamily(
+        "lengthwise_learning_jobs", "Finished jobs that lengths were learned from", labels=labels
+    )
+    fits = CounterMetricFamily(
+        "lengthwise_learning_fits", "How often lengths were learned", labels=labels
+    )
+    fitted = GaugeMetricFamily(
+        "lengthwise_learning_fitted_jobs", "Jobs that the last fit rests on", labels=labels
+    )
+    took = GaugeMetricFamily(
+        "lengthwise_learning_last_fit_seconds", "Duration of the last fit", labels=labels
+    )
+    serving = GaugeMetricFamily(
+        "lengthwise_learning_serving", "1: the predictions of this candidate are served", labels=by
+    )
+    taus = GaugeMetricFamily(
+        "lengthwise_learning_tau_b",
+        "Kendall's rank correlation of predicted and real lengths of the last answers for which "
+        "something was learned",
+        labels=by,
+    )
+    pairs = GaugeMetricFamily(
+        "lengthwise_learning_pair_accuracy",
+        "Share of pairs of these answers that were predicted in the right order; the candidates "
+        "are judged by it",
+        labels=by,
+    )
+    for snapshot in snapshots:
+        if snapshot.settings.learning == "off":
+            continue
+        name, stats = snapshot.queue.name, snapshot.stats
+        jobs.add_metric([name], stats.counters.get("evidence", 0))
+        fits.add_metric([name], stats.counters.get("fits", 0))
+        if stats.fit is not None:
+            fitted.add_metric([name], stats.fit.samples)
+            took.add_metric([name], stats.fit.took_ms / 1000)
+        scores = judge.scores(quality.recent(stats, snapshot.settings))
+        for candidate in CANDIDATES:
+            serving.add_metric([name, candidate], float(candidate == snapshot.serving))
+        for family, values in ((taus, scores.taus), (pairs, scores.accuracies)):
+            for candidate, value in values.items():
+                if value is not None:
+                    family.add_metric([name, candidate], value)
+        if scores.tau_served is not None:
+            taus.add_metric([name, "served"], scores.tau_served)
+    yield from (jobs, fits, fitted, took, serving, taus, pairs)

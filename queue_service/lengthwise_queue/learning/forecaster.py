@@ -160,8 +160,8 @@ def learned_prediction(
     if forecast is None:
         return LearnedPrediction()
     made = LearnedPrediction(learned=forecast.learned, young=forecast.young)
-    wanted = snapshot.stats.serving
-    if snapshot.settings.learning != "auto" or wanted == "static":
+    wanted = snapshot.serving
+    if wanted == "static":
         return made
     # The young candidate may be missing in the fit that is in memory.
     return replace(made, served="learned" if made.of(wanted) is None else wanted)

@@ -21,7 +21,7 @@ from lengthwise_queue.background.periodic import repeat
 from lengthwise_queue.errors import ModelNotFound
 from lengthwise_queue.learning.evidence_cache import EvidenceCache, unpacked
 from lengthwise_queue.learning.forecaster import Forecaster
-from lengthwise_queue.learning.judge import to_serve
+from lengthwise_queue.prediction.judge import to_serve
 from lengthwise_queue.scheduling.snapshot import QueueCache
 from lengthwise_store.codec.learning import StoredEvidence
 from lengthwise_store.learning.store import LearningState, LearningStore

@@ -9,12 +9,15 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
+from lengthwise_contract.defaults import ANSWERS_KEPT
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.errors import ModelNotFound
 from lengthwise_queue.prediction.calibration import Calibration, Calibrations
 from lengthwise_queue.prediction.calibration_fit import fit_all
+from lengthwise_queue.prediction.candidates import tag_of
 from lengthwise_queue.prediction.quality import NO_STATISTICS, AnswerStatistics, statistics_of
 from lengthwise_queue.tenants.tenant import Tenant
+from lengthwise_store.prediction_record import Served
 from lengthwise_store.queues import Queue, QueueStats
 from lengthwise_store.store import JobStore
 
@@ -42,10 +45,15 @@ class QueueSnapshot:
         return self.queue.settings
 
     @property
+    def serving(self) -> Served:
+        """Whose predictions the queue serves: learned ones only if its settings allow it."""
+        return self.stats.serving if self.settings.learning == "auto" else "static"
+
+    @property
     def newest_calibration(self) -> Calibration:
-        """The calibration of the predictor that predicted the last answer."""
+        """The calibration in force, of the predictor that predicted the last answer."""
         tags = (answer.predictor for answer in self.stats.answers if answer.predictor)
-        return self.calibrations.of(next(tags, ""))
+        return self.calibrations.of(tag_of(next(tags, ""), self.serving))
 
 
 class QueueCache:
@@ -125,9 +133,12 @@ class QueueCache:
     def _snapshot_of(self, queue: Queue, stats: QueueStats) -> QueueSnapshot:
         done = stats.counters.get("succeeded", 0)
         fit = self._fits.get(queue.name)
-        # Fewer than before: the store was emptied.
-        if fit is None or not fit[0] <= done < fit[0] + REFIT_AFTER:
-            fit = done, fit_all(stats.answers), statistics_of(stats.answers)
+        # At fixed numbers of answers, and without the newer ones, so that all replicas compute the
+        # same, whenever they look. The store keeps `ANSWERS_KEPT` at least.
+        newer = done % REFIT_AFTER
+        if fit is None or fit[0] != done - newer:
+            answers = stats.answers[newer:][: ANSWERS_KEPT - REFIT_AFTER]
+            fit = done - newer, fit_all(answers), statistics_of(answers)
             self._fits[queue.name] = fit
         _, calibrations, answer_statistics = fit
         return QueueSnapshot(

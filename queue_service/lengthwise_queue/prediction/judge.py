@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -68,3 +69,20 @@ def taus(answers: Sequence[MeasuredAnswer]) -> dict[Served, float | None]:
     known = [a for a in answers if a.learning is not None and a.learning.learned is not None]
     each: tuple[Served, ...] = ("static", "learned", "young")
     return {one: tau_b(expectations(of_candidate(known, one))) for one in each}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningScores:
+    """The order of each candidate over the last answers; None: too few answers."""
+
+    accuracies: Mapping[Served, float | None]
+    taus: Mapping[Served, float | None]
+    tau_served: float | None
+
+
+def scores(answers: Sequence[MeasuredAnswer]) -> LearningScores:
+    """Compute the order of each candidate, and of what was served, over the same answers."""
+    known = [a for a in answers if a.learning is not None and a.learning.learned is not None]
+    return LearningScores(
+        accuracies=accuracies(answers), taus=taus(answers), tau_served=tau_b(expectations(known))
+    )
