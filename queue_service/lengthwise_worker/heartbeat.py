@@ -23,6 +23,9 @@ from lengthwise_worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
+#: The pause after a tick that failed for another reason than an outage, s.
+_FAULT_PAUSE_S = 10.0
+
 #: How long one wait for a hint lasts, s.
 _HINT_WAIT_S = 2.0
 
@@ -94,6 +97,12 @@ class Heartbeat:
             except StoreUnavailable as exc:
                 self._link.failed(exc)
                 await asyncio.sleep(backoff.next_s())
+                continue
+            except Exception:
+                # A record that the tick cannot read must not end every worker of the queue: they
+                # would start again, and end again.
+                log.exception("tick failed", extra={"queue": s.queue})
+                await asyncio.sleep(_FAULT_PAUSE_S)
                 continue
             backoff.reset()
             if report is not None and (moved := {k: v for k, v in vars(report).items() if v}):

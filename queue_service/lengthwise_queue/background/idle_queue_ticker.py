@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 
 from lengthwise_contract.defaults import BEAT_MS
+from lengthwise_queue.background.each import EachItem
 from lengthwise_queue.background.periodic import repeat
 from lengthwise_store.queues import QueueStats
 from lengthwise_store.store import JobStore
@@ -29,6 +30,7 @@ class IdleQueueTicker:
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
+        self._each = EachItem("idle queues")
 
     async def run(self) -> None:
         """Check every `EVERY_S`, until cancelled."""
@@ -40,12 +42,15 @@ class IdleQueueTicker:
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        for queue in await self._store.queues():
-            if _has_worker(await self._store.stats(queue.name)):
-                continue
-            report = await self._store.tick(queue.name)
-            if report is not None and (moved := {k: v for k, v in vars(report).items() if v}):
-                log.info("tick without a worker", extra={"queue": queue.name} | moved)
+        names = [queue.name for queue in await self._store.queues()]
+        await self._each.do(names, self._check_one)
+
+    async def _check_one(self, queue: str) -> None:
+        if _has_worker(await self._store.stats(queue)):
+            return
+        report = await self._store.tick(queue)
+        if report is not None and (moved := {k: v for k, v in vars(report).items() if v}):
+            log.info("tick without a worker", extra={"queue": queue} | moved)
 
 
 def _has_worker(stats: QueueStats) -> bool:

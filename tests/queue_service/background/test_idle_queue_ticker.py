@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import pytest
+import redis.asyncio as redis
 
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.queue_views import WorkerView
@@ -14,6 +15,7 @@ from lengthwise_contract.states import JobState
 from lengthwise_queue.background import idle_queue_ticker as module
 from lengthwise_queue.background.idle_queue_ticker import IdleQueueTicker
 from lengthwise_store.jobs import NewJob
+from lengthwise_store.keys import QueueKeys
 from lengthwise_store.store import JobStore
 
 if TYPE_CHECKING:
@@ -119,3 +121,23 @@ def test_a_request_that_no_worker_takes_is_a_504_at_its_deadline(
     front.put_queue(request_ttl_ms=1000)
     answer = front.http.post("/v1/chat/completions", json=front.chat())
     assert answer.status_code == 504
+
+
+def test_a_queue_that_cannot_be_ticked_holds_up_no_other(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # One damaged key stopped the ticks of every queue behind it in the alphabet.
+    async def body(store: JobStore, ticker: IdleQueueTicker) -> None:
+        await store.put_queue("a", QueueSettings())
+        await submit(store, ttl_ms=1000)
+        async with redis.Redis.from_url(redis_url) as client:
+            await client.delete(QueueKeys("a").workers)
+            await client.set(QueueKeys("a").workers, "not a sorted set")
+        store.now_ms = T0 + 1001
+        for _ in range(3):
+            await ticker.check()
+        assert await state(store) is JobState.EXPIRED
+
+    run(body, redis_url)
+    failed = [r for r in caplog.records if r.levelname == "ERROR"]
+    assert [r.__dict__["item"] for r in failed] == ["a"]  # once: it is left alone for a while
