@@ -13,7 +13,6 @@ from lengthwise_store.configuration.store import QueueConfiguration
 from lengthwise_store.keys import QueueKeys
 from lengthwise_store.queues import Mode, QueueBusy, TickReport
 from lengthwise_store.reads import JobReads
-from lengthwise_store.redis.errors import read
 from lengthwise_store.training_log import TrainingLog
 
 #: Jobs that one step of a change of order looks at: about 2 ms of the server's time.
@@ -129,8 +128,7 @@ class QueueControl(QueueConfiguration, JobReads, TrainingLog):
             judged_at: How many jobs had succeeded when the predictor was judged, so that the next
                 judgement rests on later ones.
         """
-        await read(self._at(queue).hset(QueueKeys(queue).meta, "judged", judged_at))
-        await self._govern(queue, fallback="1" if on else "0")
+        await self._govern(queue, fallback="1" if on else "0", judged=str(judged_at))
 
     async def tick(self, queue: str) -> TickReport | None:
         """Tick the queue; None: another process did so within the last tick interval."""
@@ -159,10 +157,10 @@ class QueueControl(QueueConfiguration, JobReads, TrainingLog):
         )
 
     async def _govern(
-        self, queue: str, *, mode: str = "", policy: str = "", fallback: str = ""
+        self, queue: str, *, mode: str = "", policy: str = "", fallback: str = "", judged: str = ""
     ) -> None:
         k = QueueKeys(queue)
-        [reply] = await self._run(self._call(k, "govern", (), [mode, policy, fallback]))
+        [reply] = await self._run(self._call(k, "govern", (), [mode, policy, fallback, judged]))
         while reply[2] == b"1":  # in steps, so that no script holds the server for long
             [looked] = await self._run(self._call(k, "reorder", (), [_REORDER_STEP]))
             if looked == 0:

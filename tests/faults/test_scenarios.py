@@ -389,9 +389,9 @@ def test_fields_that_a_newer_release_wrote_are_ignored(servers: Servers, on: On)
         server.ask("HSET", QUEUES, rig.queue, json.dumps(newer))
         job = await rig.submit()
         server.ask("HSET", k.job(job), "a_field_of_tomorrow", "x")
-        server.ask("HSET", k.meta, "a_counter_of_tomorrow", 7)
+        server.ask("HSET", k.meta, "a_counter_of_tomorrow", 7, "a_text_of_tomorrow", "1.5 x")
         assert await rig.store.queue(rig.queue) is not None
-        assert await rig.store.stats(rig.queue) is not None
+        assert (await rig.store.stats(rig.queue)).counters["a_counter_of_tomorrow"] == 7
         assert await rig.store.get(rig.queue, job) is not None
         assert await rig.serve() == [job]
 

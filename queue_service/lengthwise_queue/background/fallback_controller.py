@@ -51,15 +51,17 @@ class FallbackController:
         state = (done, snapshot.settings.min_rank_accuracy is None)
         if self._judged.get(name) == state:
             return  # no answer has come since the last check
-        self._judged[name] = state
         wanted = quality.fallback_wanted(
             quality.unjudged(stats, snapshot.settings),
             fallback=stats.fallback,
             settings=snapshot.settings,
         )
+        if wanted is not stats.fallback:
+            # Redis may not answer: then the next check judges the same answers again.
+            await self._store.set_fallback(name, on=wanted, judged_at=done)
+        self._judged[name] = state
         if wanted is stats.fallback:
             return
-        await self._store.set_fallback(name, on=wanted, judged_at=done)
         log.warning(
             "predictions are degraded, the queue is served first come, first served"
             if wanted

@@ -22,6 +22,7 @@ _FORGET = 0.98
 _NOT_COUNTERS = frozenset(
     {"mode", "policy", "fallback", "active", "reorder", "v", "served", "trimmed", "judged"}
     | {"created", "removing", "removed", "serving", "fit", "words", "llm", "judged_from"}
+    | {"ticked_ms", "grace_ends_ms"}
 )
 
 
@@ -78,7 +79,12 @@ def read_stats(reply: list[Any]) -> QueueStats:
         oldest_accepted_ms=float(oldest) if oldest else None,
         ms_per_token=sum_ms / sum_tokens if sum_tokens > 0 else None,
         median_tokens=statistics.median(a.tokens for a in answers) if answers else None,
-        counters={name: int(v) for name, v in meta.items() if name not in _NOT_COUNTERS},
+        # A newer release may keep other values there: they must not stop this one.
+        counters={
+            name: int(v)
+            for name, v in meta.items()
+            if name not in _NOT_COUNTERS and v.lstrip("-").isdecimal()
+        },
         workers=sorted(workers, key=lambda w: w.id),
         mode=Mode(meta.get("mode", Mode.OPEN)),
         active_policy=cast("PolicyName", meta.get("active", "sjf")),

@@ -4,13 +4,14 @@ Change how a queue is run: its mode, its policy, and whether the policy is suspe
 KEYS  the queue's (include/queue.lua)
 ARGV  the queue's, then
   mode ("open", "paused", "draining"), policy ("sjf", "fcfs", "shadow"),
-  fallback ("1": serve in order of acceptance, "0": by the policy); each "" to leave it unchanged
+  fallback ("1": serve in order of acceptance, "0": by the policy),
+  judged (how many jobs had succeeded when the predictor was judged); each "" to leave it unchanged
 RETURNS
   {mode, active policy, "1": the waiting jobs must be reordered by `reorder`}
 ]]
 --@include queue
-local mode, policy, fallback = unpack(ARGV, 5, 7)
-for name, value in pairs({mode = mode, policy = policy, fallback = fallback}) do
+local mode, policy, fallback, judged = unpack(ARGV, 5, 8)
+for name, value in pairs({mode = mode, policy = policy, fallback = fallback, judged = judged}) do
   if value ~= "" then
     redis.call("HSET", queue.meta, name, value)
   end

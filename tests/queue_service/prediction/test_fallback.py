@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from lengthwise_queue.prediction.accuracy import coverage
 from lengthwise_queue.prediction.quality import fallback_wanted, rank_accuracy, recent
 from lengthwise_queue.scheduling.snapshot import QueueCache
 from lengthwise_store.codec.queues import read_stats
+from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.jobs import Accepted, NewJob, Outcome, OutcomeKind
 from lengthwise_store.prediction_record import MeasuredAnswer
 from lengthwise_store.queues import QueueStats
@@ -168,6 +170,37 @@ def test_reversed_predictions_suspend_sjf_and_good_ones_resume_it(
             assert covered(stats) == 1.0
         finally:
             await store.aclose()
+
+    asyncio.run(body())
+
+
+def test_a_blip_of_redis_delays_a_fallback_by_one_check_and_no_more(redis_url: str) -> None:
+    # The answers were marked as judged before the fallback was stored. After an error, nothing
+    # happened until another answer came.
+    class Blips(JobStore):
+        away = True
+
+        async def _send(self, pipeline: Any, calls: Any) -> list[Any]:
+            if self.away and any(name == "govern" for name, _, _ in calls):
+                raise StoreUnavailable("Redis is away for a moment.")
+            return await super()._send(pipeline, calls)
+
+    async def body() -> None:
+        store, steady = Blips(redis_url), JobStore(redis_url)
+        try:
+            await steady.put_queue("q", SETTINGS)
+            await serve(steady, 0, {0: 1.0})
+            controller = FallbackController(store, QueueCache(store))
+            with pytest.raises(StoreUnavailable):
+                await controller.check()
+            assert (await steady.stats("q")).judged_at == 0
+            store.away = False
+            await controller.check()
+            stats = await steady.stats("q")
+            assert (stats.fallback, stats.judged_at > 0) == (True, True)
+        finally:
+            await store.aclose()
+            await steady.aclose()
 
     asyncio.run(body())
 
