@@ -138,6 +138,8 @@ class QueueControl(QueueConfiguration, JobReads, TrainingLog):
             100,  # jobs of each kind for each call: at most about 5 ms of the server's time
             s.worker_ttl_ms,
             s.keep_finished,
+            max(s.beat_ms, 3 * s.tick_ms),
+            2 * s.beat_ms if self.now_ms is None else 0,
         ]
         keys = [k.guard, k.workers, k.worker_info, k.control]
         reply, _ = await self._run(

@@ -23,6 +23,9 @@ from lengthwise_store.store import JobStore
 #: server for about 5 ms.
 _LEAST, _MOST = 16, 256
 
+#: Bytes of one round trip, unless one answer has more: Redis closes a connection that sends a GB.
+_MOST_BYTES = 8 * 1024 * 1024
+
 #: Reports in flight at once.
 _IN_FLIGHT = 2
 
@@ -79,13 +82,23 @@ class CompletionBatcher:
     async def _send_waiting(self) -> None:
         try:
             while self._waiting:
-                batch = self._waiting[: self._together]
-                del self._waiting[: self._together]
+                count = self._next_count()
+                batch = self._waiting[:count]
+                del self._waiting[:count]
                 await self._send(batch)
         finally:
             self._senders -= (
                 1  # in the turn of the last check: a job that completes in the next one is seen
             )
+
+    def _next_count(self) -> int:
+        """Return how many of the waiting jobs go together: at least one."""
+        size = 0
+        for count, (completion, _, _) in enumerate(self._waiting[: self._together]):
+            size += sum(map(len, completion.chunks))
+            if count and size > _MOST_BYTES:
+                return count
+        return self._together
 
     async def _send(
         self, batch: Sequence[tuple[Completion, asyncio.Future[JobState | None], bool]]

@@ -205,3 +205,9 @@ def rig(redis_url: str) -> Iterator[Rig]:
     made = Rig(redis_url)
     yield made
     made.close()
+
+
+@pytest.fixture
+def make_rig() -> type[Rig]:
+    """Makes rigs on other servers than that of `rig`."""
+    return Rig

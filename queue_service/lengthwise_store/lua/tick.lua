@@ -13,7 +13,8 @@ KEYS  the queue's (include/queue.lua), then
   control      pub/sub channel of hints to the workers
 ARGV  the queue's, then
   tick_ms (0: no guard), limit (jobs moved of each kind), worker_ttl_ms,
-  keep (ids kept in a tenant's finished and dead)
+  keep (ids kept in a tenant's finished and dead),
+  gap_ms, grace_ms (0: none): after gap_ms without a tick, no lease ends for grace_ms
 RETURNS
   {promoted, returned, failed, expired, cancelled} | {}: the last tick was less than tick_ms ago
 ]]
@@ -23,7 +24,7 @@ RETURNS
 --@include fcfs_clock
 --@include end_job
 local guard, workers, worker_info, control = unpack(KEYS, 12, 15)
-local tick_ms, limit, worker_ttl_ms, keep = unpack(ARGV, 5, 8)
+local tick_ms, limit, worker_ttl_ms, keep, gap_ms, grace_ms = unpack(ARGV, 5, 10)
 if tonumber(tick_ms) > 0 and not redis.call("SET", guard, "1", "NX", "PX", tick_ms) then
   return {}
 end
@@ -31,6 +32,25 @@ local moved = {promoted = 0, returned = 0, failed = 0, expired = 0, cancelled = 
 
 local function past(zset)
   return redis.call("ZRANGEBYSCORE", zset, "-inf", now, "LIMIT", 0, limit)
+end
+
+-- A job left `delayed` whose record cannot be read: correct the number of its tenant's scheduled jobs.
+-- If its tenant is not known any more, those that are left are counted, at once or when few are left.
+local function recount(tenant)
+  if tenant then
+    hold(queue, tenant, -1)
+  elseif redis.call("ZCARD", queue.delayed) > 5000 then
+    redis.call("HSET", queue.meta, "recount", "1")
+  else
+    redis.call("HDEL", queue.meta, "recount")
+    redis.call("DEL", queue.scheduled)
+    for _, id in ipairs(redis.call("ZRANGE", queue.delayed, 0, -1)) do
+      local owner = redis.pcall("HGET", queue.prefix .. "job:" .. id, "tenant")
+      if type(owner) == "string" then
+        redis.call("HINCRBY", queue.scheduled, owner, 1)
+      end
+    end
+  end
 end
 
 -- The parts of a record that are needed here. Unreadable: nil, and the job is a dead letter.
@@ -43,6 +63,9 @@ local function read(id, wanted)
   local attempt, spent = read_runs(known and record[4])
   local max_attempts = read_max_attempts(known and record[5])
   if not (cost and since and attempt and max_attempts) or record[1] ~= wanted or not record[7] then
+    if wanted == "scheduled" then
+      recount(known and record[7])
+    end
     quarantine(queue, id, known and record[7] or "default", now)
     return nil
   end
@@ -57,7 +80,27 @@ local function queue_again(id, record)
   return enter(queue, id, record.tenant, due, record.since, record.cost)
 end
 
-for _, id in ipairs(past(queue.leases)) do
+-- This server was away, so no worker could extend its leases. Each gets the time for a heartbeat, or
+-- -- all that is running or already answered would be answered again. Not twice in a row, so that late
+-- ticks never keep a lease for ever.
+local function leases_may_end()
+  local seen = redis.call("HMGET", queue.meta, "ticked_ms", "grace_ends_ms")
+  local ticked, ends = tonumber(seen[1] or "") or now, tonumber(seen[2] or "") or 0
+  if seen[1] or redis.call("EXISTS", queue.meta) == 1 then -- else it was removed, and stays so
+    redis.call("HSET", queue.meta, "ticked_ms", ms(now))
+  end
+  if now - ticked > tonumber(gap_ms) and now > ends + 2 * tonumber(gap_ms) then
+    ends = now + tonumber(grace_ms)
+    redis.call("HSET", queue.meta, "grace_ends_ms", ms(ends))
+  end
+  return now >= ends
+end
+
+local ended = {}
+if tonumber(grace_ms) == 0 or leases_may_end() then
+  ended = past(queue.leases)
+end
+for _, id in ipairs(ended) do
   redis.call("ZREM", queue.leases, id)
   local record = read(id, "running")
   if record then -- so that a late `finish` of its worker returns "lost"
@@ -111,6 +154,10 @@ for _, id in ipairs(past(queue.delayed)) do
     end
     moved.promoted = moved.promoted + 1
   end
+end
+
+if redis.call("HEXISTS", queue.meta, "recount") == 1 then
+  recount()
 end
 
 write_ends(queue) -- before a tenant with no jobs is forgotten below
