@@ -202,16 +202,18 @@ def test_similar_jobs_are_the_callers_own_and_a_repeat_comes_first() -> None:
     assert similar(dataclasses.replace(one, tenant="nobody"), jobs) == []
 
 
-def test_a_moved_prediction_keeps_its_spread_and_names_its_version() -> None:
+def test_a_moved_prediction_has_the_learned_median_a_usual_spread_and_its_own_version() -> None:
     raw = Prediction(
         model_version="v",
         p10_tokens=50,
         p50_tokens=100,
-        p90_tokens=200,
-        mean_tokens=120,
+        p90_tokens=2000,
+        mean_tokens=520,
         rank_score=1.0,
         view="x",
     )
     got = moved(raw, math.log(300), "learned-1")
-    assert (got.p10_tokens, got.p50_tokens, got.p90_tokens) == pytest.approx((150, 300, 600))
+    assert got.p50_tokens == pytest.approx(300)
+    assert got.p10_tokens * got.p90_tokens == pytest.approx(300**2)
+    assert got.p10_tokens < got.p50_tokens < got.mean_tokens < got.p90_tokens < 600
     assert (got.model_version, got.view) == ("learned-1", None)
