@@ -92,8 +92,10 @@ class Apis:
 
     Attributes:
         pdb_version: apiVersion of PodDisruptionBudget; "": the server has none.
+        pdb_unhealthy: Whether a budget may let unready pods be evicted (Kubernetes 1.27).
         pod_monitors: Whether PodMonitors of the Prometheus operator exist.
     """
 
     pdb_version: str
     pod_monitors: bool
+    pdb_unhealthy: bool = False

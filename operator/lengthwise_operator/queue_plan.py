@@ -108,5 +108,14 @@ def _optional_settings(service: LLMService, installation: Installation) -> dict[
         "min_rank_accuracy": least if least >= 0.5 else None,
         "drift_window_ms": window_ms or None,
         "record_rows": service.spec.queue.record_rows,
+        "learning": service.spec.predictor.learning,
+        "keep_words": service.spec.predictor.keep_words,
+        "llm": _llm(service),
         "predictor_url": None if shared else url or "",
     }
+
+
+def _llm(service: LLMService) -> str | None:
+    """Name the LLM with its revision; lengths of another one count less."""
+    model = service.spec.model
+    return f"{model.uri}@{model.revision}"[:512] if model.uri else None

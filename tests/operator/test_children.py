@@ -108,6 +108,28 @@ def test_an_old_api_server_gets_the_old_version_of_the_budget(make: Any) -> None
     assert found["PodDisruptionBudget", "chat-engine"]["apiVersion"] == "policy/v1beta1"
 
 
+def test_a_pod_that_is_not_ready_blocks_no_drain_of_its_node_where_the_server_knows_how(
+    make: Any,
+) -> None:
+    key = ("PodDisruptionBudget", "chat-engine")
+    assert "unhealthyPodEvictionPolicy" not in make(replicas=2)[key]["spec"]
+    new = Apis(pdb_version="policy/v1", pdb_unhealthy=True, pod_monitors=False)
+    budget = make(replicas=2, with_apis=new)[key]["spec"]
+    assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_engines_and_predictors_are_spread_over_nodes_and_zones(make: Any) -> None:
+    found = make(predictor={"replicas": 2})
+    for name in ("chat-engine", "chat-predictor"):
+        template = found["Deployment", name]["spec"]["template"]
+        spread = template["spec"]["topologySpreadConstraints"]
+        assert len({one["topologyKey"] for one in spread}) == 2
+        for one in spread:
+            assert one["whenUnsatisfiable"] == "ScheduleAnyway"
+            chosen = one["labelSelector"]["matchLabels"]
+            assert chosen.items() <= template["metadata"]["labels"].items()
+
+
 def test_a_pod_monitor_is_created_only_where_the_api_exists(make: Any) -> None:
     assert ("PodMonitor", "chat-engine") not in make()
     having = Apis(pdb_version="policy/v1", pod_monitors=True)

@@ -69,6 +69,7 @@ def test_a_users_shutdown_timeout_takes_precedence(service: MakeService) -> None
         ("path:///models/m/", "/models/m"),
         ("pvc://claim/a/b", "/mnt/model/a/b"),
         ("pvc://claim", "/mnt/model"),
+        ("oci://registry.example.com/models/m:1", "/mnt/model"),
     ],
 )
 def test_every_kind_of_uri_becomes_the_model_argument(
@@ -84,6 +85,15 @@ def test_a_model_on_a_claim_is_mounted_read_only_and_checked_first(make: Any) ->
     mounts = {m["name"]: m for m in container(found, "main")["volumeMounts"]}
     assert mounts["model"]["readOnly"]
     assert pod(found)["initContainers"][0]["command"][-2:] == ["/mnt/model/m", "pvc://weights/m"]
+
+
+def test_a_model_in_an_image_is_an_image_volume(make: Any) -> None:
+    found = make(model={"uri": "oci://registry.example.com/models/m:1"})
+    volume = next(v for v in pod(found)["volumes"] if v["name"] == "model")
+    want = {"reference": "registry.example.com/models/m:1", "pullPolicy": "IfNotPresent"}
+    assert volume["image"] == want
+    for one in (container(found, "main"), pod(found)["initContainers"][0]):
+        assert {"name": "model", "mountPath": "/mnt/model", "readOnly": True} in one["volumeMounts"]
 
 
 def test_a_model_from_the_hub_is_not_checked_before_it_is_downloaded(make: Any) -> None:

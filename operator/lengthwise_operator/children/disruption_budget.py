@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lengthwise_operator.children.manifest import Manifest
 from lengthwise_operator.installation import Apis
 from lengthwise_operator.llmservice.names import ENGINE
@@ -13,13 +15,20 @@ def disruption_budget(service: LLMService, apis: Apis) -> Manifest | None:
 
     With one replica a budget would only block the draining of its node.
     """
-    spec = service.spec
-    most = spec.autoscaling.max_replicas if spec.autoscaling else spec.replicas or 0
+    wanted = service.spec
+    most = wanted.autoscaling.max_replicas if wanted.autoscaling else wanted.replicas or 0
     if most < 2 or not apis.pdb_version:
         return None
+    spec: dict[str, Any] = {
+        "maxUnavailable": 1,
+        "selector": {"matchLabels": service.selector(ENGINE)},
+    }
+    if apis.pdb_unhealthy:
+        # Otherwise an engine that never becomes ready blocks the draining of its node.
+        spec["unhealthyPodEvictionPolicy"] = "AlwaysAllow"
     return {
         "apiVersion": apis.pdb_version,
         "kind": "PodDisruptionBudget",
         "metadata": {"name": service.child(ENGINE), "labels": service.labels(ENGINE)},
-        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": service.selector(ENGINE)}},
+        "spec": spec,
     }

@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lengthwise_operator.children.manifest import MODEL_MOUNT, Manifest
+from lengthwise_operator.children.manifest import MODEL_MOUNT, Manifest, spread
 from lengthwise_operator.children.model_cache import cache_claim
 from lengthwise_operator.children.pod_template import merge_template
 from lengthwise_operator.children.vllm import (
     model_claim,
+    model_image,
     model_path,
     shared_memory_size,
     vllm_container,
@@ -84,6 +85,7 @@ def _template(service: LLMService, installation: Installation) -> dict[str, Any]
         "automountServiceAccountToken": False,
         # A Service named `vllm` would set VLLM_PORT=tcp://..., which vLLM reads as its own setting.
         "enableServiceLinks": False,
+        "topologySpreadConstraints": spread(service.selector(ENGINE)),
         "terminationGracePeriodSeconds": drain_s + _KILL_AFTER_S,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [
@@ -137,7 +139,7 @@ def _check_model(service: LLMService) -> dict[str, Any]:
     """Detect a wrong path within a second and report what is there; vLLM needs a minute."""
     mounts = (
         [{"name": "model", "mountPath": MODEL_MOUNT, "readOnly": True}]
-        if model_claim(service)
+        if model_claim(service) or model_image(service)
         else []
     )
     uri = service.spec.model.uri
@@ -167,6 +169,9 @@ def _volumes(service: LLMService) -> list[dict[str, Any]]:
     if model:
         claim = {"claimName": model, "readOnly": True}
         volumes.append({"name": "model", "persistentVolumeClaim": claim})
+    if (image := model_image(service)) is not None:
+        source = {"reference": image, "pullPolicy": "IfNotPresent"}
+        volumes.append({"name": "model", "image": source})
     if shared_memory:
         memory = {"medium": "Memory", "sizeLimit": shared_memory}
         volumes.append({"name": "shm", "emptyDir": memory})

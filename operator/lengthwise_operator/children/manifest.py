@@ -28,6 +28,19 @@ def metrics_ports(service: LLMService) -> tuple[str, ...]:
     return ("worker-metrics",) if service.spec.engine.url else ("http", "worker-metrics")
 
 
+def spread(selector: dict[str, str]) -> list[dict[str, Any]]:
+    """Spread pods over nodes and zones, where that is possible."""
+    return [
+        {
+            "topologyKey": key,
+            "maxSkew": 1,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": selector},
+        }
+        for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+    ]
+
+
 def service_port(name: str, port: int) -> dict[str, Any]:
     """A port of a Service that leads to the container port of the same name."""
     return {"name": name, "port": port, "targetPort": name, "protocol": "TCP"}

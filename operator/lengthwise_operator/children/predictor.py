@@ -9,6 +9,7 @@ from lengthwise_operator.children.manifest import (
     RESTRICTED,
     Manifest,
     service_port,
+    spread,
 )
 from lengthwise_operator.installation import Installation
 from lengthwise_operator.llmservice.fields import seconds
@@ -68,6 +69,7 @@ def _pod(service: LLMService, installation: Installation) -> dict[str, Any]:
         volumes.append({"name": "model", "persistentVolumeClaim": source})
     pod: dict[str, Any] = {
         "automountServiceAccountToken": False,
+        "topologySpreadConstraints": spread(service.selector(PREDICTOR)),
         "enableServiceLinks": False,  # a Service's name must not become a variable of ours
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],

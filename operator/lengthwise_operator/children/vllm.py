@@ -52,6 +52,8 @@ def model_path(service: LLMService) -> str:
     scheme, rest = service.spec.model.uri.split("://", 1)
     if scheme == "hf":
         return rest
+    if scheme == "oci":
+        return MODEL_MOUNT
     if scheme == "path":
         return rest.rstrip("/") or "/"
     folder = rest.partition("/")[2].strip("/")
@@ -62,6 +64,12 @@ def model_claim(service: LLMService) -> str | None:
     """Name of the PersistentVolumeClaim of a pvc:// model; None: the model is elsewhere."""
     scheme, rest = service.spec.model.uri.split("://", 1)
     return rest.partition("/")[0] if scheme == "pvc" else None
+
+
+def model_image(service: LLMService) -> str | None:
+    """Reference of the image of an oci:// model; None: the model is elsewhere."""
+    scheme, _, rest = service.spec.model.uri.partition("://")
+    return rest if scheme == "oci" else None
 
 
 def shared_memory_size(service: LLMService) -> str | None:
@@ -145,7 +153,7 @@ def _mounts(service: LLMService) -> list[dict[str, Any]]:
         {"name": "cache", "mountPath": CACHE_MOUNT},
         {"name": "handover", "mountPath": HANDOVER_MOUNT, "readOnly": True},
     ]
-    if model_claim(service):
+    if model_claim(service) or model_image(service):
         mounts.append({"name": "model", "mountPath": MODEL_MOUNT, "readOnly": True})
     if shared_memory_size(service):
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108 - a mount point

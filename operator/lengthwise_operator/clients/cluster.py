@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from typing import Any
 
 import urllib3
@@ -88,6 +89,7 @@ class Cluster:
         )
         return Apis(
             pdb_version=self._pdb_version,
+            pdb_unhealthy=self._server_version() >= (1, 27),
             pod_monitors=self._offers(_KINDS["PodMonitor"][0], "PodMonitor"),
         )
 
@@ -218,6 +220,12 @@ class Cluster:
         return sorted(events, key=lambda e: str(e.get("lastTimestamp")), reverse=True)
 
     # ------------------------------------------------------------------
+
+    def _server_version(self) -> tuple[int, int]:
+        found = self._call("discover", "get", KIND, "/version") or {}
+        # Some vendors write "27+".
+        major, minor = (re.match("[0-9]*", str(found.get(k, ""))) for k in ("major", "minor"))
+        return int((major and major[0]) or 0), int((minor and minor[0]) or 0)
 
     def _offers(self, version: str, kind: str) -> bool:
         found = self._call("discover", "get", kind, f"/apis/{version}")

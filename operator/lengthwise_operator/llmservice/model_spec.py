@@ -14,12 +14,14 @@ class ModelSpec(Part):
 
     uri: str = Field(
         default="",
-        pattern=r"^((hf|pvc|path)://\S+)?$",
+        pattern=r"^((hf|pvc|oci|path)://\S+)?$",
         max_length=512,
         description="Where the weights are. `hf://org/name`: the Hugging Face hub, downloaded into "
         "the model cache. `pvc://claim/folder`: a PersistentVolumeClaim of this namespace, mounted "
-        "read-only. `path:///folder`: a path inside the engine's container, for weights that are "
-        "baked into the image or mounted through podTemplate. Empty: engine.url serves the model.",
+        "read-only. `oci://registry/image:tag`: an OCI image or artifact with the weights at its "
+        "root, mounted as an image volume (Kubernetes 1.33). `path:///folder`: a path inside the "
+        "engine's container, for weights that are baked into the image or mounted through "
+        "podTemplate. Empty: engine.url serves the model.",
     )
     name: str = Field(
         default="",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from lengthwise_contract.defaults import RELOAD_EVERY_S
-from lengthwise_contract.queue_settings import QueueSettings
+from lengthwise_contract.queue_settings import KeptWords, LearningMode, QueueSettings
 from lengthwise_operator.llmservice.fields import DURATION, Part, duration_of
 from lengthwise_operator.llmservice.pod_spec import Resources
 
@@ -57,6 +57,19 @@ class PredictorSpec(Part):
         max_length=32,
         description="Answers older than this do not count in the measured quality of the "
         "predictor; 1m to 720h, such as 1h30m. 0s: the last 256 answers count, however old.",
+    )
+    learning: LearningMode = Field(
+        default=_DEFAULTS.learning,
+        description="Whether the queue learns lengths from its finished jobs. auto: what it "
+        "learned is served while it orders answers at least as well as the predictor. shadow: it "
+        'learns, and the predictor is served. "off": it does not learn. (In quotes: YAML reads '
+        "off as false.)",
+    )
+    keep_words: KeptWords = Field(
+        default=_DEFAULTS.keep_words,
+        description="How the words of finished requests are kept, from which the queue learns. "
+        "hashed: keyed by a secret. readable: anyone who reads Redis can turn them back into "
+        "words. A change deletes what was learned.",
     )
     reload_every: str = Field(
         default=duration_of(round(RELOAD_EVERY_S * 1000)),

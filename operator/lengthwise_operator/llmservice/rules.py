@@ -51,6 +51,7 @@ _OWNED = "^(--(" + "|".join(map(_or_abbreviated, OWNED_ARGS)) + ")|-tp?)(=|$)"
 _URI = (
     r"^(hf://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?"
     r"|pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[^ ]*)?"
+    r"|oci://[a-z0-9][A-Za-z0-9._:/@-]*"
     r"|path:///[^ ]+)$"
 )
 _LONGEST_S = 30 * 86400
@@ -177,8 +178,8 @@ RULES: tuple[Rule, ...] = (
         "BadModelUri",
         "model.uri",
         f"!has(self.model.uri) || self.model.uri == '' || self.model.uri.matches(r'{_URI}')",
-        "model.uri must be hf://org/name, pvc://claim/folder, or path:///folder (three slashes: "
-        "the path is absolute)",
+        "model.uri must be hf://org/name, pvc://claim/folder, oci://registry/image:tag, or "
+        "path:///folder (three slashes: the path is absolute)",
         lambda name, spec: not spec.model.uri or re.fullmatch(_URI, spec.model.uri) is not None,
     ),
     Rule(
