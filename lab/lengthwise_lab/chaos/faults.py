@@ -112,8 +112,11 @@ class Fault:
 #: to a long run.
 USUAL_KINDS = tuple(kind for kind in FaultKind if kind is not FaultKind.LONG_OUTAGE)
 
-#: A run of at least this many jobs has this many faults of every kind by default.
-LONG_RUN, OF_EVERY_KIND = 20_000, 50
+#: A run of at least this many jobs has this many faults of every kind by default, ...
+LONG_RUN, OF_EVERY_KIND = 20_000, 30
+
+#: ... and a longer one has one of every kind for so many jobs.
+JOBS_PER_ROUND = 2_500
 
 
 def plan(
@@ -125,12 +128,13 @@ def plan(
         seed: Seed of the plan.
         jobs: Number of jobs of the run.
         kinds: Kinds of faults.
-        per_kind: Faults of each kind. None: `OF_EVERY_KIND` in a run of `LONG_RUN` jobs or more; in
-            a shorter one a fault in 250 jobs, but every kind once if there are 40 jobs for each.
+        per_kind: Faults of each kind. None: `OF_EVERY_KIND` in a run of `LONG_RUN` jobs or more,
+            and a round of all kinds in `JOBS_PER_ROUND` jobs in a longer one; in a shorter one a
+            fault in 250 jobs, but every kind once if there are 40 jobs for each.
     """
     rng = random.Random(f"nemesis {seed}")  # noqa: S311 - must repeat
     if per_kind is None and jobs >= LONG_RUN:
-        per_kind = OF_EVERY_KIND
+        per_kind = max(OF_EVERY_KIND, jobs // JOBS_PER_ROUND)
     if per_kind is not None:
         count = per_kind * len(kinds)
     else:

@@ -28,8 +28,28 @@ from lengthwise_store.store import JobStore
 #: How many jobs may be submitted after a fault is due and before it begins.
 _AHEAD = 60
 
+#: How long the jobs wait for a lane to be idle, s: as long as most of its faults last.
+_LANE_WAIT_S = 8.0
+
 #: How often a fault that failed is tried, and the pause before the next try, s.
 _TRIES, _RETRY_S = 5, 1.0
+
+
+class _Lane:
+    """The faults of kinds that last: one at a time, beside the faults of other lanes."""
+
+    def __init__(self) -> None:
+        self.faults: asyncio.Queue[Fault | None] = asyncio.Queue()
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    async def add(self, fault: Fault) -> None:
+        """Add a fault when the lane is idle, or after `_LANE_WAIT_S`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LANE_WAIT_S):
+                await self.idle.wait()
+        self.idle.clear()
+        self.faults.put_nowait(fault)
 
 
 class Nemesis:
@@ -68,23 +88,36 @@ class Nemesis:
     async def run(self) -> None:
         """Carry out the plan; return when the last fault is over.
 
-        Faults follow one another. Only a stopped worker, a sick engine and other settings of a
-        service overlap with the next faults, because fifty of each in sequence would take minutes.
+        Faults follow one another. A stopped worker, a sick engine and other settings of a service
+        last, so each of these has a lane beside the other faults. A fault waits for the one before
+        it in its lane, and the jobs wait with it; but not for long, so that a long sickness meets
+        jobs for all of its time.
         """
         async with asyncio.TaskGroup() as group:
-            lasting: dict[str, asyncio.Task[None]] = {}
+            lanes: dict[str, _Lane] = {}
             for fault in self._faults:
                 async with self._moved:
                     await self._moved.wait_for(lambda at=fault.at: self._submitted >= at)  # type: ignore[misc]
+                name = _lane(fault.kind)
+                if name is not None:
+                    if name not in lanes:
+                        lanes[name] = _Lane()
+                        group.create_task(self._follow(lanes[name]))
+                    await lanes[name].add(fault)
+                async with self._moved:
                     self.started += 1
                     self._moved.notify_all()
-                lane = _lane(fault.kind)
-                if lane is None:
+                if name is None:
                     await self._do(fault)
-                    continue
-                if lane in lasting:
-                    await lasting[lane]
-                lasting[lane] = group.create_task(self._do(fault))
+            for lane in lanes.values():
+                lane.faults.put_nowait(None)
+
+    async def _follow(self, lane: _Lane) -> None:
+        """Carry out the faults of one lane; None: the last was the last."""
+        while (fault := await lane.faults.get()) is not None:
+            await self._do(fault)
+            if lane.faults.empty():
+                lane.idle.set()
 
     async def _do(self, fault: Fault) -> None:
         for _ in range(_TRIES):
@@ -109,9 +142,6 @@ class Nemesis:
             FaultKind.FREEZE_BROKER: self._freeze_broker,
             FaultKind.FAILOVER: self._failover,
             FaultKind.CLIENT_KILL: self._client_kill,
-            FaultKind.DROP_REPLIES: self._drop_replies,
-            FaultKind.CUT: self._cut,
-            FaultKind.SLOW: self._slow,
             FaultKind.SCRIPT_FLUSH: self._script_flush,
             FaultKind.FUNCTION_FLUSH: self._function_flush,
             FaultKind.CLOCK_JUMP: self._clock_jump,
@@ -242,34 +272,6 @@ class Nemesis:
         finally:
             await store.aclose()
         return {"from_ms": from_ms, "to_ms": to_ms}
-
-    # ------------------------------------------------------------------ the network
-
-    async def _drop_replies(self, fault: Fault) -> dict[str, Any]:
-        front = self._system.broker.front
-        before, front.drop_left = front.dropped, 5 + int(40 * fault.force)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(3.0):
-                while front.drop_left:  # noqa: ASYNC110 - the proxy has no event for it
-                    await asyncio.sleep(0.05)
-        front.drop_left = 0
-        return {"replies": front.dropped - before}
-
-    async def _cut(self, fault: Fault) -> dict[str, Any]:
-        front = self._system.broker.front
-        links = len(front.links)
-        with front.closed():
-            await asyncio.sleep(fault.force)
-        return {"connections": links}
-
-    async def _slow(self, fault: Fault) -> dict[str, Any]:
-        front = self._system.broker.front
-        front.delay_s = 0.02 + 0.2 * fault.force
-        try:
-            await asyncio.sleep(2.0)
-        finally:
-            front.delay_s = 0.0
-        return {"delay_s": round(0.02 + 0.2 * fault.force, 3)}
 
 
 def _lane(kind: FaultKind) -> str | None:

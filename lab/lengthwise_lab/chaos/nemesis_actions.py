@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -40,6 +41,9 @@ OTHER_SETTINGS: tuple[dict[str, str], ...] = (
     {"SHUTDOWN_GRACE_S": "0", "DURABILITY_TIMEOUT_MS": "50"},
 )
 
+#: The share of the sicknesses that last for longer than a job may wait for a sick replica.
+_LONG_SHARE = 0.06
+
 #: The other policies of a queue.
 _POLICIES = ("fcfs", "shadow")
 
@@ -59,7 +63,9 @@ def engine_actions(system: System, engine: ModelServer) -> dict[FaultKind, Actio
         # A call that hangs is given up after the timeout; so hang for longer than that.
         least_s = system.sizes.engine_timeout_s if hangs else 1.0
         seconds = least_s + 1.0 + 2.0 * fault.force
-        sick = Sick(kind, releases=fault.force < 0.5)
+        if fault.force > 1.0 - _LONG_SHARE:
+            seconds += system.sizes.sick_bound_s
+        sick = Sick(kind, releases=fault.aim * 1000 % 2 < 1)
         engine.sicken(victim, sick)
         try:
             await asyncio.sleep(seconds)
@@ -71,7 +77,7 @@ def engine_actions(system: System, engine: ModelServer) -> dict[FaultKind, Actio
 
 
 def network_actions(system: System) -> dict[FaultKind, Action]:
-    """Return the faults that leave connections half open, and the long outage of Redis."""
+    """Return the faults that cut, delay or silence connections."""
 
     def half_open(proxy: Proxy, name: str, fault: Fault) -> dict[str, Any]:
         forwards = pick(tuple(HalfOpen), fault.force)
@@ -86,6 +92,32 @@ def network_actions(system: System) -> dict[FaultKind, Action]:
 
     async def of_engine(fault: Fault) -> dict[str, Any]:
         return half_open(system.engines, pick(system.workers, fault.aim).name, fault)
+
+    async def drop_replies(fault: Fault) -> dict[str, Any]:
+        front = system.broker.front
+        before, front.drop_left = front.dropped, 5 + int(40 * fault.force)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(3.0):
+                while front.drop_left:  # noqa: ASYNC110 - the proxy has no event for it
+                    await asyncio.sleep(0.05)
+        front.drop_left = 0
+        return {"replies": front.dropped - before}
+
+    async def cut(fault: Fault) -> dict[str, Any]:
+        front = system.broker.front
+        links = len(front.links)
+        with front.closed():
+            await asyncio.sleep(fault.force)
+        return {"connections": links}
+
+    async def slow(fault: Fault) -> dict[str, Any]:
+        front = system.broker.front
+        front.delay_s = 0.02 + 0.2 * fault.force
+        try:
+            await asyncio.sleep(2.0)
+        finally:
+            front.delay_s = 0.0
+        return {"delay_s": round(0.02 + 0.2 * fault.force, 3)}
 
     async def long_outage(fault: Fault) -> dict[str, Any]:
         seconds = OUTAGE_LIMIT_S + 5.0 + 5.0 * fault.force
@@ -102,6 +134,9 @@ def network_actions(system: System) -> dict[FaultKind, Action]:
         FaultKind.HALF_OPEN_ENGINE: of_engine,
         FaultKind.HALF_OPEN_CLIENT: of_client,
         FaultKind.LONG_OUTAGE: long_outage,
+        FaultKind.DROP_REPLIES: drop_replies,
+        FaultKind.CUT: cut,
+        FaultKind.SLOW: slow,
     }
 
 

@@ -28,7 +28,6 @@ from lengthwise_lab.chaos.nemesis import Nemesis
 from lengthwise_lab.chaos.system.model_server import ModelServer
 from lengthwise_lab.chaos.system.processes import QUEUE, Sizes, System
 from lengthwise_lab.errors import ChaosError
-from lengthwise_worker.outcomes import RETRY_BASE_MS
 
 #: At the end, one job in this many is requested from the service.
 _VIEW_EVERY = 20
@@ -36,9 +35,6 @@ _VIEW_EVERY = 20
 #: After this time without a submit or an engine call, s, the system is stalled and the run stops:
 #: longer than the longest outage.
 _STALL_S = 150.0
-
-#: How long a moment may take while two cores do the work of eight processes, s.
-_BUSY_S = 3.0
 
 #: How long the system may take to finish all jobs after the last fault, s.
 _DRAIN_S = 180.0
@@ -130,7 +126,7 @@ class _ChaosRun:
             "classes": {workload.CLASSES[0]: 0.0, workload.CLASSES[1]: workload.BATCH_OFFSET_MS},
             "overtake_factor": workload.OVERTAKE_FACTOR,
             "start_ms": self._history.start_ms,
-            "sick_bound_s": sick_bound_s(self._plan.sizes),
+            "sick_bound_s": self._plan.sizes.sick_bound_s,
         }
 
     async def _use_and_break(
@@ -224,16 +220,6 @@ class _ChaosRun:
         for process in (*system.services, *system.workers):
             self._history.write("exits", "ok", process=process.name, statuses=process.exits)
         self._history.write("end", "ok")
-
-
-def sick_bound_s(sizes: Sizes) -> float:
-    """Return how long a job may stay with a sick replica while another one is free, s.
-
-    A hung engine is given up after its timeout, or a worker that was stopped loses its lease at a
-    tick; then the job waits for its retry. The rest is for a busy machine.
-    """
-    lease_s = (sizes.lease_ms + sizes.tick_ms) / 1000
-    return sizes.engine_timeout_s + lease_s + RETRY_BASE_MS / 1000 + _BUSY_S
 
 
 def _queue_settings() -> QueueSettings:

@@ -41,6 +41,10 @@ ROUTES: dict[Route, float] = {
     "response_stream": 0.06,
 }
 
+#: The longest time of an engine for an answer, ms: half of its timeout, because an answer that is
+#: not streamed is silent until it is complete.
+LONGEST_MS = 1500.0
+
 #: Length of the text behind the script in a large prompt, characters: above the body limit of a
 #: service that is restarted with a lower one.
 LARGE_PADDING = 3000
@@ -141,7 +145,7 @@ def _script(rng: random.Random, ref: str, fate: Fate, *, long: bool) -> AnswerSc
         ref=ref,
         fate=fate,
         pieces=min(40, 1 + tokens // 20),
-        service_ms=min(4000.0, 20.0 + 1.0 * tokens),
+        service_ms=min(LONGEST_MS, 20.0 + 1.0 * tokens),
         tokens=tokens,
         predicted_tokens=round(tokens * rng.lognormvariate(0.0, 0.4), 1),
     )

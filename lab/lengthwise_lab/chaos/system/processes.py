@@ -18,14 +18,20 @@ from typing import Literal
 
 import httpx
 
+from lengthwise_contract.defaults import MAX_ATTEMPTS
 from lengthwise_lab.chaos.clients.workload import TENANTS
 from lengthwise_lab.chaos.system.broker import Broker
 from lengthwise_lab.chaos.system.proxy import Proxy
 from lengthwise_lab.errors import ChaosError
 from lengthwise_queue.tenants.keys import hash_key, new_key
+from lengthwise_worker.engine_watch import FIRST_PATIENCE_S
+from lengthwise_worker.outcomes import RETRY_BASE_MS
 
 #: How long a process may take to become ready, s.
 _READY_S = 90.0
+
+#: How long a moment may take while two cores do the work of eight processes, s.
+_BUSY_S = 3.0
 
 #: The name of the queue and of its model.
 QUEUE = "chaos"
@@ -51,7 +57,7 @@ class Sizes:
     lease_ms: int = 2500
     beat_ms: int = 800
     tick_ms: int = 250
-    #: The longest silence of an engine within an answer: several times that of a healthy one here.
+    #: The longest silence of an engine within an answer, twice that of a healthy one here.
     engine_timeout_s: float = 3.0
     appendfsync: str = "always"
     #: What an acknowledged submit or finish survives: docs/operate/guarantees.md. With `replica` a
@@ -59,6 +65,19 @@ class Sizes:
     durability: ChaosDurability = "async"
     #: The worker's module. A test uses one with a bug, which the checks must find.
     worker_module: str = "lengthwise_worker"
+
+    @property
+    def sick_bound_s(self) -> float:
+        """How long a job may stay with a sick replica while another one is free, s.
+
+        A silent engine is given up after its timeout, and then two probes are waited for; or the
+        worker is gone, and its lease ends at a tick. The job may have spent up to three attempts,
+        and waits for its retry. The rest is for a busy machine.
+        """
+        patience_s = min(FIRST_PATIENCE_S, self.engine_timeout_s)
+        lease_s = (self.lease_ms + self.tick_ms) / 1000
+        retry_s = RETRY_BASE_MS / 1000 * 2.0 ** (MAX_ATTEMPTS - 1)
+        return self.engine_timeout_s + 2 * patience_s + lease_s + retry_s + _BUSY_S
 
 
 @dataclass
