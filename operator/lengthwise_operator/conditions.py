@@ -119,10 +119,10 @@ def _engine(service: LLMService, observed: Observed) -> Condition:
     def result(reason: str, message: str) -> Condition:
         return _condition(ConditionType.ENGINE, reason, message)
 
-    foreign = _foreign(observed, service.child(ENGINE))
+    foreign = observed.foreign_named(service.child(ENGINE))
     if foreign:
         return result("NameConflict", foreign)
-    refused = _refused(observed, service.child(ENGINE))
+    refused = observed.refusals_of(service.child(ENGINE))
     if refused:
         return result("ManifestRefused", refused)
     deployment = observed.deployments.get(service.child(ENGINE))
@@ -142,7 +142,9 @@ def _engine(service: LLMService, observed: Observed) -> Condition:
     # Until its controller has observed a change, the numbers are from before that change.
     seen = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
     if ready and observed.queue is not None and observed.queue.engine_problem:
-        return result("EngineFailing", observed.queue.engine_problem)
+        url = service.spec.engine.url
+        where = f"{url}: " if url else ""
+        return result("EngineFailing", where + observed.queue.engine_problem)
     if seen and ready >= wanted and fresh >= wanted and status.get("replicas", 0) == fresh:
         return result("Available", f"{ready} of {wanted} replicas are ready")
     if ready:
@@ -163,21 +165,6 @@ def _engine(service: LLMService, observed: Observed) -> Condition:
     limit = service.spec.engine.startup_timeout_seconds
     return result(
         "Starting", f"0 of {wanted} replicas are ready; each has {limit} s to load its model"
-    )
-
-
-def _foreign(observed: Observed, name: str) -> str:
-    """Join the messages about objects of this name that are not the service's own."""
-    return "; ".join(message for (_, child), message in observed.foreign.items() if child == name)
-
-
-def _refused(observed: Observed, name: str) -> str:
-    """Join the API server's refusals of children of this name."""
-    # A cluster may forbid the operator to create monitors; that keeps no request from its answer.
-    return "; ".join(
-        message if kind == "Deployment" else f"{kind} {name}: {message}"
-        for (kind, child), message in observed.refused.items()
-        if child == name and kind not in ("Queue", "QueueCommand", "PodMonitor")
     )
 
 
@@ -225,9 +212,9 @@ def _predictor(service: LLMService, observed: Observed, installation: Installati
     if url is None:
         return result("Off", f"no predictor; {_MEDIAN_LENGTH}")
     own = service.own_predictor_replicas(installation) > 0
-    if own and (foreign := _foreign(observed, service.child(PREDICTOR))):
+    if own and (foreign := observed.foreign_named(service.child(PREDICTOR))):
         return result("NameConflict", foreign)
-    if own and (refused := _refused(observed, service.child(PREDICTOR))):
+    if own and (refused := observed.refusals_of(service.child(PREDICTOR))):
         return result("Failing", refused)
     facts = observed.predictor
     if facts is not None and not facts.problem:
@@ -275,7 +262,7 @@ def _cache(service: LLMService, observed: Observed) -> Condition:
     name = cache_claim(service)
     if name is None:
         return result("NotRequested", "spec.modelCache is not set")
-    foreign = _foreign(observed, name)
+    foreign = observed.foreign_named(name)
     if foreign:
         return result("NameConflict", foreign)
     refused = observed.refused.get(("PersistentVolumeClaim", service.child(CACHE)))

@@ -130,3 +130,17 @@ class Observed:
     name_owner: str = ""
     served_queue: str | None = None
     queue_rolling: bool = False
+
+    def foreign_named(self, name: str) -> str:
+        """Join the messages about objects of this name that are not the service's own."""
+        return "; ".join(message for (_, child), message in self.foreign.items() if child == name)
+
+    def refusals_of(self, name: str) -> str:
+        """Join the API server's refusals of children of this name."""
+        # A cluster may forbid the operator to create monitors; that keeps no request from its
+        # answer.
+        return "; ".join(
+            message if kind == "Deployment" else f"{kind} {name}: {message}"
+            for (kind, child), message in self.refused.items()
+            if child == name and kind not in ("Queue", "QueueCommand", "PodMonitor")
+        )

@@ -52,7 +52,8 @@ def test_an_endpoint_that_fails_is_a_condition_with_the_workers_words(
         served_queue="big",
     )
     engine = found[ConditionType.ENGINE]
-    assert (engine.status, engine.reason, engine.message) == ("False", "EngineFailing", problem)
+    assert (engine.status, engine.reason) == ("False", "EngineFailing")
+    assert engine.message == f"http://vllm:8000/v1: {problem}"
     assert found[ConditionType.READY].status == "False"
 
 
