@@ -28,7 +28,8 @@ redis.call("PEXPIRE", worker_info, 3600000)
 local answers = {}
 for i = 6, #ARGV, 2 do
   local id, nonce = ARGV[i], ARGV[i + 1]
-  local record = redis.call("HMGET", prefix .. "job:" .. id, "state", "nonce", "cancel")
+  -- One damaged record must not cost the worker its other leases.
+  local record = redis.pcall("HMGET", prefix .. "job:" .. id, "state", "nonce", "cancel")
   if record[1] ~= "running" or record[2] ~= nonce then
     answers[#answers + 1] = "lost"
   else

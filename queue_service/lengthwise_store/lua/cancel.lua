@@ -21,7 +21,10 @@ RETURNS
 local job, control = unpack(KEYS, 12, 13)
 local id = unpack(ARGV, 5, 5)
 
-local record = redis.call("HMGET", job, "state", "price", "tenant", "runs")
+local record = redis.pcall("HMGET", job, "state", "price", "tenant", "runs")
+if record.err or not record[3] then -- the next script that meets it makes it a dead letter
+  return "unknown"
+end
 local state = record[1]
 if state == "running" then
   redis.call("HSETNX", job, "cancel", "cancelled")

@@ -65,7 +65,7 @@ local function take(id, payload, tenant, alone, start)
     end
   else -- started_ms was set at its first attempt
     rest = {"runs", attempt .. " " .. spent + 1, "emitted", 0, "charged", alone and 0 or cost}
-    redis.call("XADD", queue.prefix .. "out:" .. id, "*", "k", "attempt", "a", attempt, "d", "")
+    append(queue.prefix .. "out:" .. id, "k", "attempt", "a", attempt, "d", "")
   end
   local n = #claims + 1
   claims[n] = {id, nonce .. ":" .. looked - 1, attempt, record[5], payload, record[7], record[4],

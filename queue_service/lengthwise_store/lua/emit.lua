@@ -21,15 +21,20 @@ if not now then
   now = time[1] * 1000 + time[2] / 1000
 end
 
-local record = redis.call("HMGET", job, "state", "nonce", "cancel", "runs", "emitted")
+local record = redis.pcall("HMGET", job, "state", "nonce", "cancel", "runs", "emitted")
 if record[1] ~= "running" or record[2] ~= nonce then
   return "lost"
 end
 -- A worker ahead of the record wrote to a server that is gone. The pieces in between are lost, so the
 -- claim is lost, and the job is answered again when its lease runs out.
-local attempt, emitted = string.match(record[4], "^%d+"), tonumber(record[5] or "0")
-if tonumber(first) > emitted then
+-- So is one whose record is damaged.
+local attempt, emitted = string.match(record[4] or "", "^%d+"), tonumber(record[5] or "0")
+if not (attempt and emitted) or tonumber(first) > emitted then
   return "lost"
+end
+local kind_of = redis.call("TYPE", out).ok
+if kind_of ~= "stream" and kind_of ~= "none" then -- of another program; see `append` in end_job.lua
+  redis.call("DEL", out)
 end
 for i = 7 + math.max(0, emitted - tonumber(first)), #ARGV do
   local kind = emitted == 0 and "first" or "chunk" -- of its claim; see OutputEntry.starts

@@ -10,7 +10,7 @@ KEYS  the queue's (include/queue.lua), then
   evidence list  "id tokens cap view" of the last answers that are learned from, the newest first
 ARGV  the queue's, then for each claim
   id, nonce, outcome ("ok", "error", "retry", "release", "cancelled"),
-  usage ("prompt output", tokens, each "" when unknown), length ("output service_ms" of an answer
+  usage ("prompt output details", tokens, each "" when unknown, and JSON or ""), length ("output service_ms" of an answer
   that has one, or ""), n, and n more: none, or error (JSON or ""), delay_ms, first, the last pieces
 RETURNS
   {state | "lost", ...}   in the order of the claims
@@ -29,7 +29,7 @@ local function finish(id, nonce, outcome, usage, length, error_json, delay_ms, f
   pieces_to)
   local job = queue.prefix .. "job:" .. id
   local record = redis.pcall("HMGET", job, "state", "nonce", "cancel", "runs", "emitted", "tenant",
-    "price", "charged", "quantiles", "metered", "learning")
+    "price", "charged", "quantiles", "metered", "learning", "times")
   if record.err then -- one damaged record must not stop the others from ending
     return "lost"
   end
@@ -42,14 +42,21 @@ local function finish(id, nonce, outcome, usage, length, error_json, delay_ms, f
     end
     local by, state = string.match(redis.call("HGET", job, "done") or "", "^(%S+) (%S+)$")
     return by == nonce and state or "lost"
+  end
+  local attempt, spent = read_runs(record[4])
+  local cost, weight, slack, offset = read_price(record[7])
+  local since = read_times(record[12])
+  if not (attempt and offset and since and tenant and emitted) then
+    released[#released + 1] = id
+    quarantine(queue, id, tenant or "default", now)
+    return "failed"
   elseif first > emitted then
     return "lost" -- see emit.lua
   end
-  local attempt, spent = read_runs(record[4])
   local from = pieces_from + math.max(0, emitted - first)
   for i = from, pieces_to do
     local kind = emitted == 0 and i == from and "first" or "chunk" -- as in emit.lua
-    redis.call("XADD", queue.prefix .. "out:" .. id, "*", "k", kind, "a", attempt, "d", ARGV[i])
+    append(queue.prefix .. "out:" .. id, "k", kind, "a", attempt, "d", ARGV[i])
   end
   released[#released + 1] = id
 
@@ -59,7 +66,7 @@ local function finish(id, nonce, outcome, usage, length, error_json, delay_ms, f
   elseif outcome == "ok" then
     target = "succeeded"
   elseif outcome == "error" or (outcome == "retry"
-    and spent >= read_max_attempts(redis.call("HGET", job, "plan"))) then
+    and spent >= (read_max_attempts(redis.call("HGET", job, "plan")) or 0)) then
     target = "failed"
   elseif outcome == "retry" or delay_ms > 0 then
     target = "scheduled"
@@ -69,8 +76,7 @@ local function finish(id, nonce, outcome, usage, length, error_json, delay_ms, f
 
   -- Tenants are charged what was really used, and nothing for a claim that was put back.
   if record[8] or record[10] then
-    local used = outcome == "release" and 0 or tonumber(string.match(usage, "%d*$"))
-    local cost, weight = read_price(record[7])
+    local used = outcome == "release" and 0 or tonumber(string.match(usage, "^%d* (%d*)") or "")
     local charged = tonumber(record[8] or "0")
     if used and charged > 0 and used ~= charged then
       charge(queue, tenant, (used - charged) / weight)
@@ -116,8 +122,6 @@ local function finish(id, nonce, outcome, usage, length, error_json, delay_ms, f
     redis.call("ZADD", queue.delayed, now + delay_ms, id)
     hold(queue, tenant, 1)
   else
-    local since = read_times(redis.call("HGET", job, "times"))
-    local cost, _, slack, offset = read_price(record[7])
     enter(queue, id, tenant, due_again(queue, job, since, slack, offset), since, cost)
   end
   return target

@@ -20,7 +20,10 @@ RETURNS
 local job, body, out = unpack(KEYS, 12, 14)
 local id = unpack(ARGV, 5, 5)
 
-local record = redis.call("HMGET", job, "state", "tenant", "times", "price", "plan", "runs")
+local record = redis.pcall("HMGET", job, "state", "tenant", "times", "price", "plan", "runs")
+if record.err then
+  return "unreadable"
+end
 if record[1] ~= "failed" then
   return record[1] or "unknown"
 end

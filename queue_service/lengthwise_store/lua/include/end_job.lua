@@ -1,9 +1,21 @@
+-- Append an entry to a job's stream. A key of another type is in its place only by another program: it
+-- is deleted, because an error here would stop every script that meets this job, for ever.
+local function append(out, ...)
+  local reply = redis.pcall("XADD", out, "*", ...)
+  if type(reply) == "table" and reply.err then
+    if redis.call("TYPE", out).ok ~= "stream" then
+      redis.call("DEL", out)
+    end
+    redis.call("XADD", out, "*", ...)
+  end
+end
+
 -- End a job: write the record and the END of its stream, and delete what is no longer needed.
 -- A job without output (not `has_output`) has no stream, and gets none for its END alone: the record
 -- has it, and `write_ends` wakes the readers that wait. A stream would cost 4 us and 4 kB.
 -- `queue` holds the key names that the caller declared; the job's own keys share their hash tag.
 -- `more` are further fields for the record, name and value in turn, and may be nil like the rest;
--- `usage` is "prompt output", tokens, each of which may be "".
+-- `usage` is "prompt output details", tokens and JSON, each of which may be "".
 -- `write_ends` changes the sets that many jobs leave or join: one more command costs the server twice
 -- what one more member of a command does (docs/research/experiments.md, "a no-op job, again").
 local function end_job(queue, id, state, now, error_json, tenant, attempt, has_output, more, usage)
@@ -34,11 +46,12 @@ local function end_job(queue, id, state, now, error_json, tenant, attempt, has_o
   redis.call("PEXPIRE", job, keep)
   if has_output then
     local out = queue.prefix .. "out:" .. id
-    local prompt, output = string.match(usage or "", "^(%d*) (%d*)$")
-    redis.call("XADD", out, "*", "k", "end", "a", attempt or "0", "d", '{"state":"' .. state
+    local prompt, output, details = string.match(usage or "", "^(%d*) (%d*) ?(.*)$")
+    append(out, "k", "end", "a", attempt or "0", "d", '{"state":"' .. state
       .. '","error":' .. (error_json ~= "" and error_json or "null")
       .. ',"prompt_tokens":' .. (prompt and prompt ~= "" and prompt or "null")
-      .. ',"output_tokens":' .. (output and output ~= "" and output or "null") .. "}")
+      .. ',"output_tokens":' .. (output and output ~= "" and output or "null")
+      .. (details and details ~= "" and ',"usage_details":' .. details or "") .. "}")
     redis.call("PEXPIRE", out, keep)
   else
     ended.silent[#ended.silent + 1] = id
