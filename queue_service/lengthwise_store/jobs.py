@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from lengthwise_contract.jobs import EndpointPath, JobError
 from lengthwise_contract.prediction import Prediction
@@ -240,6 +240,7 @@ class Job:
     finished_ms: float | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    usage_details: dict[str, Any] | None = None  #: What else the engine's `usage` has.
     cancel_requested: bool = False
     worker: str | None = None
     error: JobError | None = None

@@ -145,6 +145,7 @@ def _end_from_record(job: Job | None, after: str) -> OutputEntry:
             "error": None if job.error is None else job.error.model_dump(),
             "prompt_tokens": job.prompt_tokens,
             "output_tokens": job.output_tokens,
+            "usage_details": job.usage_details,
         }
     attempt = 0 if job is None else job.attempt
     return OutputEntry(
@@ -160,6 +161,7 @@ class JobEnd:
     error: JobError | None
     prompt_tokens: int | None
     output_tokens: int | None
+    usage_details: dict[str, Any] | None = None
 
     def problem(self, job_id: str) -> JobEnded | None:
         """Return the error that explains why there is no answer; None: there is one."""
@@ -197,6 +199,7 @@ def read_end(entry: OutputEntry) -> JobEnd:
             error=None if error is None else JobError.model_validate(error),
             prompt_tokens=data.get("prompt_tokens"),
             output_tokens=data.get("output_tokens"),
+            usage_details=data.get("usage_details"),
         )
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
         log.warning("malformed end of an output stream", extra={"entry": entry.id})

@@ -31,6 +31,7 @@ def assemble(
     *,
     prompt_tokens: int | None = None,
     output_tokens: int | None = None,
+    usage_details: dict[str, Any] | None = None,
 ) -> dict[str, Any] | None:
     """Make one OpenAI response of the chunks of one attempt.
 
@@ -40,6 +41,7 @@ def assemble(
             returned unchanged. A damaged chunk is left out.
         prompt_tokens: From the job's record, for `usage` if the chunks have none.
         output_tokens: Likewise.
+        usage_details: Likewise; what the engine reported beside the totals.
 
     Returns:
         The response, or None if there is no chunk yet.
@@ -66,7 +68,7 @@ def assemble(
         choice.setdefault("logprobs", None)
         endpoint.complete(choice)
     if response.get("usage") is None:
-        response["usage"] = _usage(prompt_tokens, output_tokens)
+        response["usage"] = usage_of(prompt_tokens, output_tokens, usage_details)
     return response
 
 
@@ -101,11 +103,15 @@ def _merged_logprobs(known: Any, value: Any) -> Any:
     return merged
 
 
-def _usage(prompt_tokens: int | None, output_tokens: int | None) -> dict[str, int] | None:
+def usage_of(
+    prompt_tokens: int | None, output_tokens: int | None, details: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Return OpenAI's `usage` from a job's record; None: its tokens are not known."""
     if prompt_tokens is None or output_tokens is None:
         return None
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": output_tokens,
         "total_tokens": prompt_tokens + output_tokens,
+        **(details or {}),
     }

@@ -32,4 +32,5 @@ async def partial_response(store: JobStore, job: Job) -> dict[str, Any] | None:
         last_attempt(entries),
         prompt_tokens=job.prompt_tokens,
         output_tokens=job.output_tokens,
+        usage_details=job.usage_details,
     )

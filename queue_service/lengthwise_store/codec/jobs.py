@@ -107,15 +107,27 @@ def read_predicted_tokens(price: bytes) -> float:
 
 
 def write_usage(outcome: Outcome) -> tuple[str, str]:
-    """Write the usage "prompt output", tokens, and the length "output service_ms", if it has one.
+    """Write the usage "prompt output details", and the length "output service_ms", if it has one.
 
     Either string is "" when the outcome lacks it.
     """
     prompt, output, service_ms = outcome.prompt_tokens, outcome.output_tokens, outcome.service_ms
     known = prompt is not None or output is not None
     usage = f"{write_optional(prompt)} {write_optional(output)}" if known else ""
+    if known and outcome.usage_details is not None:
+        usage += f" {outcome.usage_details}"
     service = "" if service_ms is None else f"{service_ms:.3f}"
     return usage, f"{output} {service}" if output else ""
+
+
+def read_usage(usage: str) -> tuple[int | None, int | None, dict[str, Any] | None]:
+    """Read the record's field `usage`: tokens of the prompt, of the answer, and the details."""
+    prompt, output, details = [*usage.split(" ", 2), "", "", ""][:3]
+    return (
+        int(prompt) if prompt else None,
+        int(output) if output else None,
+        json.loads(details) if details else None,
+    )
 
 
 def read_job(queue: str, job_id: str, raw: dict[bytes, bytes]) -> Job | None:
@@ -131,9 +143,7 @@ def read_job(queue: str, job_id: str, raw: dict[bytes, bytes]) -> Job | None:
         max_attempts, job_class, endpoint, *request_id, policy = r["plan"].split()
         attempt, spent = map(int, r["runs"].split())
         prediction, basis = read_quantiles(r)
-        prompt_tokens, output_tokens = (
-            int(n) if n else None for n in r.get("usage", " ").split(" ")
-        )
+        prompt_tokens, output_tokens, usage_details = read_usage(r.get("usage", ""))
         return Job(
             id=job_id,
             queue=queue,
@@ -163,6 +173,7 @@ def read_job(queue: str, job_id: str, raw: dict[bytes, bytes]) -> Job | None:
             finished_ms=number("finished_ms"),
             prompt_tokens=prompt_tokens,
             output_tokens=output_tokens,
+            usage_details=usage_details,
             cancel_requested="cancel" in r,
             worker=r.get("worker"),
             error=JobError.model_validate(json.loads(r["error"])) if "error" in r else None,

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 
 from lengthwise_contract.states import TERMINAL, JobState
+from lengthwise_store.codec.jobs import read_usage
 from lengthwise_store.jobs import EntryKind, OutputEntry
 
 log = logging.getLogger(__name__)
@@ -74,13 +75,13 @@ def _read_silent_end(record: Sequence[bytes | None], after: str) -> list[OutputE
     entry_id = f"{int(float(finished_ms or 0))}-0"
     if entry_order(entry_id) <= entry_order(after):
         return []
-    prompt, output = (int(n) if n else None for n in (usage or b" ").split(b" "))
+    prompt, output, details = read_usage((usage or b"").decode())
     end = {
         "state": state.decode(),
         "error": json.loads(error) if error else None,
         "prompt_tokens": prompt,
         "output_tokens": output,
-    }
+    } | ({} if details is None else {"usage_details": details})
     attempt = int((runs or b"0").split(b" ")[0])
     data = json.dumps(end, separators=(",", ":")).encode()
     return [OutputEntry(id=entry_id, kind=EntryKind.END, attempt=attempt, data=data)]

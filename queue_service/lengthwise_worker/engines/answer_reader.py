@@ -8,7 +8,6 @@ openai_http.py.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from lengthwise_worker.engines import wire
@@ -168,5 +167,5 @@ class AnswerReader:
             body=body,
             prompt_tokens=usage.prompt_tokens,
             output_tokens=usage.output_tokens,
-            usage_details=json.dumps(usage.details) if usage.details else None,
+            usage_details=usage.details_json,
         )

@@ -132,12 +132,12 @@ def _with(body: bytes, fields: dict[str, Any], add: dict[str, Any]) -> bytes:
 class Usage:
     """The token counts that an engine reported; None: not yet.
 
-    `details`: what it reported beside the totals, such as `prompt_tokens_details`.
+    `details_json`: what it reported beside the totals, such as `prompt_tokens_details`, as JSON.
     """
 
     prompt_tokens: int | None = None
     output_tokens: int | None = None
-    details: dict[str, Any] | None = None
+    details_json: str | None = None
 
     def read(self, body: Any) -> None:
         """Store the counts of a response or event that has `usage`."""
@@ -147,8 +147,8 @@ class Usage:
         self.prompt_tokens = _count(usage.get("prompt_tokens"), self.prompt_tokens)
         self.output_tokens = _count(usage.get("completion_tokens"), self.output_tokens)
         details = {k: v for k, v in usage.items() if k not in _TOTALS and v not in (None, {})}
-        if details and len(_dumped(details)) <= _LONGEST_DETAILS:
-            self.details = details
+        if details and len(text := without_nan(_dumped(details))) <= _LONGEST_DETAILS:
+            self.details_json = text.decode()
 
 
 def _count(value: Any, before: int | None) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lengthwise_contract.states import JobState
 from lengthwise_queue.errors import AttemptRestarted
+from lengthwise_queue.openai.assemble import usage_of
 from lengthwise_queue.openai.chat import CHAT
 from lengthwise_queue.openai.chunks import parse_chunk
 from lengthwise_queue.openai.endpoint import JsonObject
@@ -167,11 +168,10 @@ class EventBuilder:
         if status in ("completed", "incomplete"):
             if not self._in_progress:
                 events.append(self._of_response("response.in_progress", "in_progress"))
-            if self._message.usage is None and end.prompt_tokens is not None:
-                self._message.usage = {
-                    "prompt_tokens": end.prompt_tokens,
-                    "completion_tokens": end.output_tokens,
-                }
+            if self._message.usage is None:
+                self._message.usage = usage_of(
+                    end.prompt_tokens, end.output_tokens, end.usage_details
+                )
             for place in self._open:
                 events += self._close_item(place, status)
         completed_ms = float(entry.id.partition("-")[0])

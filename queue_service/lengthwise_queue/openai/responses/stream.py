@@ -44,6 +44,7 @@ async def deliver(tracker: RequestTracker, record: ResponseRecord, receive: Rece
         chunks,
         prompt_tokens=None if end is None else end.prompt_tokens,
         output_tokens=None if end is None else end.output_tokens,
+        usage_details=None if end is None else end.usage_details,
     )
     if completion is None:
         raise JobFailed.answer_missing(tracker.job_id)

@@ -8,7 +8,7 @@
 --   due_ms    by the policy that is in force
 -- and, if they apply: nonce, worker, charged, emitted, cancel, metered, quantiles, predictor,
 -- learning "L<learned>/<young>/<served>" (log tokens), started_ms, first_output_ms, finished_ms,
--- fcfs_wait_ms, usage "prompt output", error,
+-- fcfs_wait_ms, usage "prompt output details", error,
 -- done "nonce state" of a claim that put the job back.
 local SIX = "^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$"
 
