@@ -56,7 +56,8 @@ def split_instructions(messages: Sequence[Any]) -> tuple[str, list[Any]]:
     leading = 0
     while leading < len(messages):
         message = messages[leading]
-        if not isinstance(message, dict) or message.get("role") not in INSTRUCTION_ROLES:
+        role = message.get("role") if isinstance(message, dict) else None
+        if not isinstance(role, str) or role not in INSTRUCTION_ROLES:
             break
         leading += 1
     texts = [message_text(message.get("content")) for message in messages[:leading]]

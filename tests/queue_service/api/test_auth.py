@@ -31,7 +31,7 @@ from lengthwise_store.store import JobStore
 Front = Any  # tests/queue_service/conftest.py
 
 #: Routes that need no key: those for the platform that runs the service.
-OPEN = {"/healthz", "/readyz", "/metrics"}
+OPEN = {"/healthz", "/readyz", "/metrics", "/health", "/ping", "/version"}
 
 OPERATIONS = sorted(
     (method.upper(), path)
