@@ -83,7 +83,7 @@ def test_dashboards_are_valid_and_every_panel_has_a_description() -> None:
                 count += 1
                 assert panel["description"].endswith(".")
                 assert all(t["datasource"]["uid"] == "${datasource}" for t in panel["targets"])
-    assert 20 <= count <= 25
+    assert 20 <= count <= 28
 
 
 def test_the_operator_exports_the_metrics_that_the_local_stack_lacks() -> None:

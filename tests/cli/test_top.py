@@ -9,7 +9,13 @@ from rich.console import Console
 
 from lengthwise_cli.commands.top import frame, throughput
 from lengthwise_contract.queue_settings import QueueSettings
-from lengthwise_contract.queue_views import QueueView, SnapshotEntry, SnapshotView, WorkerView
+from lengthwise_contract.queue_views import (
+    QueueLearningView,
+    QueueView,
+    SnapshotEntry,
+    SnapshotView,
+    WorkerView,
+)
 from lengthwise_contract.states import JobState
 
 NOW_MS = 1_000_000.0
@@ -131,4 +137,42 @@ def test_a_terminal_of_80_columns_shows_whole_job_ids() -> None:
     ids=["sjf", "suspended", "fcfs", "paused"],
 )
 def test_a_frame_shows_the_order_in_force(values: dict[str, object], want: str) -> None:
+    assert want in shown(queue_view(**values), snapshot())
+
+
+LEARNED = QueueLearningView(
+    serving="learned",
+    jobs=12,
+    fits=2,
+    fitted_jobs=12,
+    fit_seconds=0.1,
+    fitted_ms=NOW_MS,
+    tau_static=0.24,
+    tau_learned=0.62,
+    tau_young=None,
+    tau_served=0.61,
+    accuracy_static=0.6,
+    accuracy_learned=0.8,
+    accuracy_young=None,
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "want"),
+    [
+        ({}, "learning off"),
+        (
+            {"tau_b": 0.25, "learning": LEARNED.model_copy(update={"tau_served": None})},
+            "tau served 0.25, learning from 12 jobs",
+        ),
+        (
+            {"learning": LEARNED},
+            "tau served 0.61, before learning 0.24  (serves learned; 12 jobs, 2 fits)",
+        ),
+    ],
+    ids=["off", "too early", "learned"],
+)
+def test_a_frame_shows_the_order_of_predictions_before_and_after_learning(
+    values: dict[str, object], want: str
+) -> None:
     assert want in shown(queue_view(**values), snapshot())

@@ -23,7 +23,7 @@ FETCHED = 100
 #: Throughput counts the jobs that ended within this time, ms.
 WINDOW_MS = 30_000.0
 #: Lines above the tables. Each table has two more: a title and headings.
-HEAD_LINES = 5
+HEAD_LINES = 6
 #: Width of a job's id, a UUID. Shortened ids look alike, because they begin with the time.
 ID_WIDTH = 36
 
@@ -150,6 +150,7 @@ def _head(view: QueueView, snapshot: SnapshotView) -> Text:
         # Counts of zero are left out, so that the line fits.
         ("  ".join(f"{k} {n}" for k, n in ends.items() if n or k == "done"), "dim"),
         "\n",
+        _learned(view),
     )
 
 
@@ -159,6 +160,21 @@ _MODES: dict[QueueMode, str] = {
     "paused": "paused: starts no jobs; POST /v1/queues/{name}/resume\n",
     "draining": "draining: accepts no jobs; POST /v1/queues/{name}/resume\n",
 }
+
+
+def _learned(view: QueueView) -> Text:
+    """The order of the served predictions, and what it was before anything was learned."""
+    of = view.learning
+    if of is None:
+        tau = "" if view.tau_b is None else f"tau served {view.tau_b:.2f}  "
+        return Text(f"{tau}learning off\n", style="dim")
+    if of.tau_served is None or of.tau_static is None:
+        tau = "" if view.tau_b is None else f"tau served {view.tau_b:.2f}, "
+        return Text(f"{tau}learning from {of.jobs} jobs\n", style="dim")
+    return Text.assemble(
+        f"tau served {of.tau_served:.2f}, before learning {of.tau_static:.2f}",
+        (f"  (serves {of.serving}; {of.jobs} jobs, {of.fits} fits)\n", "dim"),
+    )
 
 
 def _order(view: QueueView) -> str:

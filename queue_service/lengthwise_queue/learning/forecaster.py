@@ -8,6 +8,7 @@ without a fit, or without a view, the predictor's own prediction counts.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_learning.evidence import Submission
 from lengthwise_learning.learned import Learned
 from lengthwise_queue.learning.fits import LearnedFits
+from lengthwise_queue.learning.kept_rate import KeptRate
 from lengthwise_queue.learning.request_text import RequestText, predict_request
 from lengthwise_queue.learning.submissions import Names, RequestNames, submission_of
 from lengthwise_queue.scheduling.snapshot import QueueSnapshot
@@ -80,6 +82,7 @@ class Forecaster:
         self._store = store
         self._key = key
         self._names: Names | None = None
+        self._kept = KeptRate()
         self.fits = LearnedFits(store, start)
 
     async def names(self) -> Names:
@@ -128,7 +131,10 @@ class Forecaster:
         learned = self.fits.of(queue, snapshot.stats.fit)
 
         def forecast(prediction: Prediction) -> Forecasted:
-            return _forecasted(snapshot, learned, prediction, named, llm, word_key, asked.answers)
+            made = _forecasted(snapshot, learned, prediction, named, llm, word_key, asked.answers)
+            if made.submission and not self._kept.take(queue, time.monotonic()):
+                return replace(made, submission=b"")
+            return made
 
         return Question(request, forecast)
 
