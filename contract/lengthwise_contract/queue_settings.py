@@ -18,6 +18,9 @@ PolicyName = Literal["sjf", "fcfs", "shadow"]
 #: Whether a queue learns from its finished jobs, and serves what it learned.
 LearningMode = Literal["auto", "off", "shadow"]
 
+#: How the words of finished requests are kept, from which a queue learns.
+KeptWords = Literal["hashed", "readable"]
+
 #: `open`: a queue accepts and serves jobs; `paused`: it only accepts; `draining`: it only serves.
 QueueMode = Literal["open", "paused", "draining"]
 
@@ -143,7 +146,7 @@ class QueueSettings(Body):
         "learned is served while it orders answers at least as well as the predictor; `shadow`: "
         "it learns and serves the predictor; `off`: it does not learn",
     )
-    keep_words: Literal["hashed", "readable"] = Field(
+    keep_words: KeptWords = Field(
         default="hashed",
         description="How the words of finished requests are kept, from which the queue learns: as "
         "numbers keyed by a secret, or as numbers that anyone who reads Redis can turn back into "
