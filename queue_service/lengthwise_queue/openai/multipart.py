@@ -19,6 +19,9 @@ MAX_FIELD_BYTES = 65_536
 #: Most parts of a form.
 MAX_PARTS = 32
 
+#: Most headers of a part, and most bytes of one: the parser holds a header until it is complete.
+MAX_HEADERS, MAX_HEADER_BYTES = 8, 4096
+
 
 @dataclass(frozen=True)
 class Field:
@@ -79,6 +82,8 @@ class FormReader:
                     "on_part_end": self._part_end,
                     "on_end": self._end,
                 },
+                max_header_count=MAX_HEADERS,
+                max_header_size=MAX_HEADER_BYTES,
             )
         except FormParserError as exc:
             raise _broken(exc) from exc

@@ -14,7 +14,9 @@ import openai
 import pytest
 import redis
 
+from lengthwise_queue.errors import BadRequest
 from lengthwise_queue.openai import files as routes_files
+from lengthwise_queue.openai.multipart import FormReader
 from lengthwise_queue.tenants.tenant import Tenant
 from lengthwise_store.keys import FileKeys
 
@@ -223,6 +225,23 @@ def test_a_write_that_is_not_as_durable_as_configured_is_not_acknowledged(
             lambda: sure.openai().batches.retrieve(batch.id).status in ("cancelled", "failed"),
             "it is withdrawn",
         )
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"X-Long: " + b"a" * 5000,
+        b"X" * 5000,
+        b"\r\n".join(b"X-%d: a" % n for n in range(20)),
+    ],
+    ids=["a long value", "a name without an end", "many"],
+)
+def test_the_headers_of_a_part_are_limited(headers: bytes) -> None:
+    # The reader gathers a header until it ends: without a limit, one request could fill the memory.
+    reader = FormReader("multipart/form-data; boundary=x")
+    with pytest.raises(BadRequest):
+        for piece in (b"--x\r\n", headers, b"\r\n\r\n"):
+            reader.feed(piece)
 
 
 def test_a_form_with_its_file_first_is_accepted(idle_front: Any) -> None:
