@@ -168,11 +168,10 @@ def served(front_class: type[Any], valkey_port: int) -> Iterator[Front]:
 
 
 def check(answer: httpx.Response, what: object) -> None:
-    assert answer.status_code < 500, (
-        f"{answer.status_code} {answer.text[:300]} for {str(what)[:1000]}"
-    )
+    said = f"{answer.status_code} {answer.text[:300]} for {str(what)[:1000]}"
+    assert answer.status_code < 500, said
     if answer.status_code >= 400:
-        assert answer.json()["error"]["message"], str(what)[:1000]
+        assert answer.json()["error"]["message"], said
 
 
 @pytest.mark.slow
