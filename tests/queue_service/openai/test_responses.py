@@ -481,6 +481,39 @@ def test_a_new_attempt_that_differs_ends_the_stream_with_an_error(
     assert whole.output_text == "attempt 2"  # the answer itself is not lost
 
 
+@pytest.mark.slow
+def test_a_stream_that_starts_after_a_restart_has_the_answer_of_the_last_attempt(
+    front: Any, delta_of: Callable[..., bytes]
+) -> None:
+    # The stream that is open when the attempt restarts ends with an error, rightly. Each repetition
+    # under the same key ended so too, and each new reader, for ever: the words of the first attempt
+    # came first, although the new client had nothing that the second could contradict.
+    async def differs(claim: Claim) -> AsyncIterator[bytes | Outcome]:
+        yield delta_of(f"attempt {claim.lease.attempt}")
+        if claim.lease.attempt == 1:
+            yield Outcome(kind=OutcomeKind.RETRY, error=JobError(code="lost", message="lost"))
+        yield delta_of(finish="stop")
+
+    front.worker.script = differs
+    client = front.openai()
+    headers = {"Idempotency-Key": "k1"}
+
+    def create() -> list[Any]:
+        return list(
+            client.responses.create(
+                model=front.model, input="Hi", stream=True, extra_headers=headers
+            )
+        )
+
+    assert create()[-1].code == "attempt_restarted"
+    again = create()
+    read = list(client.responses.retrieve(again[0].response.id, stream=True))
+    for events in (again, read):
+        assert events[-1].response.output_text == "attempt 2"
+        assert [e.sequence_number for e in events] == list(range(len(events)))
+        assert [e.delta for e in events if e.type == "response.output_text.delta"] == ["attempt 2"]
+
+
 def test_another_tenants_response_is_not_found(
     idle_front: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ class EventBuilder:
 
     def __init__(self, record: ResponseRecord) -> None:
         self.ended = False
+        self.restarted = False  #: A new attempt differs from what the events so far contain.
         self._record = record
         self._message = AssembledMessage()
         self._splicer = Splicer(CHAT, record.job_id)
@@ -69,7 +70,7 @@ class EventBuilder:
                 case EntryKind.END:
                     return self._end(entry)
         except AttemptRestarted as exc:
-            self.ended = True
+            self.ended = self.restarted = True
             return [self._event("error", code=exc.code, message=exc.message, param=None)]
 
     def interrupted(self, error: LengthwiseError) -> JsonObject:

@@ -23,7 +23,7 @@ from lengthwise_queue.service import Service
 from lengthwise_queue.web.disconnect import CLIENT_CLOSED_REQUEST
 from lengthwise_queue.web.server_sent_events import KEEP_ALIVE, KEEP_ALIVE_S, EventStream, event
 from lengthwise_store.errors import JobFailed, StoreUnavailable
-from lengthwise_store.jobs import OutputEntry
+from lengthwise_store.jobs import EntryKind, OutputEntry
 from lengthwise_store.output_reader import stream_output
 from lengthwise_store.responses.record import ResponseRecord
 
@@ -85,6 +85,7 @@ class ResponseEventStream(EventStream):
         self._tracker = tracker
         self._after = after
         self._builder = EventBuilder(record)
+        self._starts = after < 0  #: The client has no part of the output.
         self._interrupted = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,21 +98,33 @@ class ResponseEventStream(EventStream):
             raise
 
     async def _send_events(self, send: Send) -> None:
-        builder = self._builder
-        await self._send_all(send, builder.begin())
+        await self._send_all(send, self._builder.begin())
         try:
             async with contextlib.aclosing(self._output()) as batches:
                 async for batch in batches:
-                    events: list[JsonObject] = []
                     for entry in batch:
                         if self._tracker is not None:
                             self._tracker.note(entry)
-                        events += builder.feed(entry)
-                    await self._send_all(send, events)
-                    if builder.ended:
+                    await self._send_all(send, self._events(batch))
+                    if self._builder.ended:
                         return
         except StoreUnavailable as exc:
             await self._interrupt(send, exc.problem)
+
+    def _events(self, batch: list[OutputEntry]) -> list[JsonObject]:
+        """Return the events for some entries.
+
+        A reader that starts gets the last attempt alone if it differs from an earlier one. A reader
+        that has events of the earlier one gets an error, and starts again.
+        """
+        events = [one for entry in batch for one in self._builder.feed(entry)]
+        if self._builder.restarted and self._starts:
+            last = max(i for i, entry in enumerate(batch) if entry.kind is EntryKind.ATTEMPT)
+            self._builder = EventBuilder(self._record)
+            self._builder.begin()  # is sent already
+            events = [one for entry in batch[last:] for one in self._builder.feed(entry)]
+        self._starts = self._starts and not batch
+        return events
 
     async def _on_stopping(self, send: Send) -> None:
         await self._interrupt(send, STOPS)
