@@ -31,6 +31,11 @@ class ErrorObject(View):
     code: str | None = Field(
         description="A stable name of the error; null: `type` is specific enough"
     )
+    job_id: str | None = Field(
+        default=None,
+        description="The job that the error is about: it was accepted, or may have been; left out "
+        "if there is none",
+    )
 
 
 class ErrorBody(View):

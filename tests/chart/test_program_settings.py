@@ -154,3 +154,16 @@ def test_the_grace_period_of_a_pod_is_longer_than_that_of_its_program(render: An
     values = {"queue": {"preStopSeconds": 7, "shutdownGraceSeconds": 300}}
     pod = named(render(values), "Deployment", "lw-lengthwise-queue")["spec"]["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] > 307
+
+
+def test_web_pages_of_other_origins_are_allowed_by_a_value(render: Any) -> None:
+    def env(values: dict[str, Any]) -> dict[str, str]:
+        made = named(render({"queue": values}), "Deployment", "lw-lengthwise-queue")
+        variables = made["spec"]["template"]["spec"]["containers"][0]["env"]
+        return {e["name"]: e["value"] for e in variables if "value" in e}
+
+    origins = ["https://chat.example.com", "http://localhost:3000"]
+    made = env({"corsOrigins": origins, "keepAliveSeconds": 400})
+    assert made["LENGTHWISE_QUEUE_CORS_ORIGINS"] == ",".join(origins)
+    assert made["LENGTHWISE_QUEUE_KEEP_ALIVE_S"] == "400"
+    assert "LENGTHWISE_QUEUE_CORS_ORIGINS" not in env({})
