@@ -23,9 +23,9 @@ from lengthwise_lab.errors import BadWorkload
 from lengthwise_lab.loadtest.measures import tau_b
 
 VARIANTS = {
-    "fcfs": QueueSettings(policy="fcfs"),
+    "fcfs": QueueSettings(policy="fcfs", learning="off"),
     "lengthwise": QueueSettings(),
-    "plain_sjf": QueueSettings(min_rank_accuracy=None, calibrate=False),
+    "plain_sjf": QueueSettings(min_rank_accuracy=None, calibrate=False, learning="off"),
 }
 
 

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from lengthwise_contract.prediction import Prediction
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.queue_views import WorkerView
+from lengthwise_lab.drift.learning import StreamLearner
 from lengthwise_lab.drift.streams import StreamRequest
 from lengthwise_lab.errors import LabError
 from lengthwise_queue.background import fallback_controller
+from lengthwise_queue.learning.forecaster import NOTHING
 from lengthwise_queue.prediction import quality
 from lengthwise_queue.prediction.accuracy import coverage
 from lengthwise_queue.scheduling import pricing
@@ -101,6 +103,7 @@ class _StreamRun:
         self._store, self._requests, self._queue = store, requests, queue
         self._cache = QueueCache(store)
         self._fallback = fallback_controller.FallbackController(store, self._cache)
+        self._learner = StreamLearner(store, self._cache, queue)
         self._free, self._ms_per_token = slots, ms_per_token
         self._running: list[tuple[float, int, Claim]] = []
         self._order = itertools.count()
@@ -142,10 +145,14 @@ class _StreamRun:
             mean_tokens=request.p50_tokens,
             rank_score=request.p50_tokens,
         )
+        forecasted = NOTHING
+        if snapshot.settings.learning != "off":
+            forecasted = self._learner.forecast(snapshot, request)
         cost = pricing.price(
             snapshot.settings,
             snapshot.stats,
             prediction=prediction,
+            learning=forecasted.learning,
             job_class="interactive",
             max_tokens=None,
             answers=1,
@@ -168,6 +175,7 @@ class _StreamRun:
             predicted_ms=cost.ms,
             prediction=prediction,
             basis=cost.basis,
+            submission=forecasted.submission,
             max_attempts=1,
             delay_ms=0,
             ttl_ms=10**9,
@@ -214,6 +222,7 @@ class _StreamRun:
         self._start(done.next_claims, now_s)
 
     async def _check(self, now_s: float, accepted: int) -> None:
+        await self._learner.check()
         await self._fallback.check()
         snapshot = self._snapshot = await self._cache.read(self._queue)
         self._snapshot_s = now_s

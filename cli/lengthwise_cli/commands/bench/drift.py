@@ -25,9 +25,9 @@ ALL = "all"
 
 #: Each stream is served in these three ways.
 WAYS = {
-    "fcfs": QueueSettings(policy="fcfs"),
+    "fcfs": QueueSettings(policy="fcfs", learning="off"),
     "lengthwise": QueueSettings(),
-    "plain_sjf": QueueSettings(min_rank_accuracy=None, calibrate=False),
+    "plain_sjf": QueueSettings(min_rank_accuracy=None, calibrate=False, learning="off"),
 }
 
 
