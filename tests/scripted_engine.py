@@ -50,6 +50,7 @@ class ScriptedEngine:
         self.plan: Plan | Script = plan
         self.models = list(models)
         self.bodies: list[dict[str, Any]] = []  #: Of the POSTs, in order.
+        self.heads: list[str] = []  #: Likewise; request lines and headers.
         self.url = ""
         self._open: set[asyncio.StreamWriter] = set()
 
@@ -86,6 +87,7 @@ class ScriptedEngine:
         if method == "POST":
             fields = json.loads(body)
             self.bodies.append(fields)
+            self.heads.append(head)
             script = self.plan if isinstance(self.plan, Script) else self.plan(path, fields)
         elif path == "/v1/models":
             script = as_json({"object": "list", "data": [{"id": name} for name in self.models]})

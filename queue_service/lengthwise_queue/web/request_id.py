@@ -12,8 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 #: The header, in requests and responses.
 REQUEST_ID_HEADER = "X-Request-Id"
 
-#: Ids that are taken over. Others could forge lines of a log or a field of the job's record.
-_VALID = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,128}")
+#: Ids that are taken over. Others could forge lines of a log, or, with more than 64 characters,
+#: treble the memory of the job's record (docs/research/experiments.md, "the record").
+_VALID = re.compile(r"[A-Za-z0-9._~:/+=@-]{1,64}")
 
 
 class RequestIds:

@@ -44,7 +44,7 @@ def read_claims(reply: list[Any]) -> list[Claim]:
             deadline_ms=float(deadline_ms),
             tenant=tenant.decode(),
             waited_ms=max(0.0, now_ms - float(since_ms)) if attempt == 1 else None,
-            request_id=planned[3] if len(planned) > 4 else "",
+            request_id=planned[4] if len(planned) > 4 else "",
         )
         claims.append(claim)
     return claims
@@ -140,7 +140,7 @@ def read_job(queue: str, job_id: str, raw: dict[bytes, bytes]) -> Job | None:
     try:
         accepted_ms, since_ms, deadline_ms = map(float, r["times"].split())
         _, weight, slack_ms, offset_ms, tokens, predicted_ms = map(float, r["price"].split())
-        max_attempts, job_class, endpoint, *request_id, policy = r["plan"].split()
+        max_attempts, job_class, endpoint, policy = r["plan"].split()
         attempt, spent = map(int, r["runs"].split())
         prediction, basis = read_quantiles(r)
         prompt_tokens, output_tokens, usage_details = read_usage(r.get("usage", ""))
@@ -163,7 +163,7 @@ def read_job(queue: str, job_id: str, raw: dict[bytes, bytes]) -> Job | None:
             offset_ms=offset_ms,
             tenant=r["tenant"],
             weight=weight,
-            request_id="".join(request_id),
+            request_id=r.get("request", ""),
             since_ms=since_ms,
             fcfs_wait_ms=number("fcfs_wait_ms"),
             prediction=prediction,

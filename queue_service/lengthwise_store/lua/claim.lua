@@ -9,7 +9,8 @@ KEYS  the queue's (include/queue.lua)
 ARGV  the queue's, then
   count, lease_ms, nonce (random; the i-th job's is "nonce:i"), worker
 RETURNS
-  {now_ms, {id, nonce, attempt, plan, payload, due_ms, price, times, tenant}, ...}
+  {now_ms, {id, nonce, attempt, plan, payload, due_ms, price, times, tenant}, ...}; plan has the id
+  of the request behind it, if there is one
 ]]
 --@include queue
 --@include record
@@ -34,7 +35,7 @@ local function take(id, payload, tenant, alone, start)
   looked = looked + 1
   popped[looked] = id
   local record = redis.pcall("HMGET", queue.prefix .. "job:" .. id,
-    "state", "tenant", "times", "price", "plan", "runs", "due_ms")
+    "state", "tenant", "times", "price", "plan", "runs", "due_ms", "request")
   local readable = not record.err
   local cost, weight = string.match(readable and record[4] or "", "^(%S+) (%S+) %S+ %S+ %S+ %S+$")
   cost = tonumber(cost or "")
@@ -68,7 +69,8 @@ local function take(id, payload, tenant, alone, start)
     append(queue.prefix .. "out:" .. id, "k", "attempt", "a", attempt, "d", "")
   end
   local n = #claims + 1
-  claims[n] = {id, nonce .. ":" .. looked - 1, attempt, record[5], payload, record[7], record[4],
+  local plan = record[8] and record[5] .. " " .. record[8] or record[5]
+  claims[n] = {id, nonce .. ":" .. looked - 1, attempt, plan, payload, record[7], record[4],
     record[3], tenant}
   since_of[n], rest_of[n], fcfs_wait[id] = since, rest, true
   leases[2 * n - 1], leases[2 * n] = lease_end, id

@@ -10,8 +10,8 @@ KEYS  the queue's (include/queue.lua), then for each job
   idem   string  "fingerprint id" of the job that owns the idempotency key
   rate   hash    the tenant's token buckets: requests, tokens, at (ms since the epoch)
 ARGV  the queue's, then for each job
-  id, payload, tenant, cost, price (include/record.lua), plan (without its policy), quantiles,
-  predictor ("" and "" without a prediction), delay_ms, ttl_ms, max_depth, tenant_max_depth,
+  id, payload, tenant, cost, price (include/record.lua), plan ("max_attempts class endpoint", and
+  the id of the request if there is one), quantiles, predictor ("" and "" without a prediction), delay_ms, ttl_ms, max_depth, tenant_max_depth,
   requests_per_minute, tokens_per_minute (each "" for no limit), idempotent ("1" or ""),
   fingerprint, learning (include/record.lua), view ("cap bytes"; each "" if there is none)
 RETURNS  a list, for each job one of
@@ -77,7 +77,8 @@ local function submit(job, body, idem, rate, id, payload, tenant, cost, price, p
   local state = delay > 0 and "scheduled" or "queued"
   local accepted_text, due_text = ms(now), ms(due)
   local since_text = delay > 0 and ms(since) or accepted_text
-  local fields = {"state", state, "tenant", tenant, "price", price, "plan", plan .. " " .. active,
+  local planned, request = string.match(plan, "^(%S+ %S+ %S+) ?(.*)$")
+  local fields = {"state", state, "tenant", tenant, "price", price, "plan", planned .. " " .. active,
     "times", accepted_text .. " " .. since_text .. " " .. ms(deadline), "runs", "0 0",
     "due_ms", due_text}
   local function also(name, value)
@@ -92,6 +93,9 @@ local function submit(job, body, idem, rate, id, payload, tenant, cost, price, p
   end
   if learning ~= "" then
     also("learning", learning)
+  end
+  if request ~= "" then
+    also("request", request)
   end
   if tokens_per_minute ~= "" then
     also("metered", "1")

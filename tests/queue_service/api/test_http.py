@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 from pydantic import ValidationError
 
 from lengthwise_queue.settings import Settings
@@ -48,7 +49,7 @@ def test_a_requests_id_is_returned_stored_with_the_job_logged_and_passed_to_the_
             yield step
 
     front.worker.script = script
-    given = f"trace/{uuid.uuid4()}:1=a+b@c~d._-"
+    given = f"trace/{uuid.uuid4()}:1=a+b@c~d._-".ljust(64, "x")
     headers = {"X-Request-Id": given}
     with caplog.at_level(logging.INFO):
         chat = front.http.post("/v1/chat/completions", json=front.chat(), headers=headers)
@@ -65,10 +66,13 @@ def test_a_requests_id_is_returned_stored_with_the_job_logged_and_passed_to_the_
         assert made.headers["x-request-id"] == given, path
         front.ended(made.headers.get("x-lengthwise-job-id") or made.json()["id"])
     assert [claim.request_id for claim in claims] == [given] * 4
+    with redis.Redis.from_url(front.redis_url) as client:
+        key = f"*job:{chat.headers['x-lengthwise-job-id']}"
+        assert client.object("encoding", client.keys(key)[0]) == b"listpack"  # else three times
 
 
 @pytest.mark.parametrize(
-    "given", [None, "", "two words", "a" * 129, 'quote"', "ü"], ids=lambda v: repr(v)[:12]
+    "given", [None, "", "two words", "a" * 65, 'quote"', "ü"], ids=lambda v: repr(v)[:12]
 )
 def test_without_a_usable_id_a_request_gets_a_new_one(
     shared_front: Front, given: str | None

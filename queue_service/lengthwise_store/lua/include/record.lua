@@ -3,10 +3,11 @@
 --   state     of JobState                   tenant  its owner
 --   times     "accepted since deadline", ms since the epoch; since: start of its wait (after the delay)
 --   price     "cost weight slack_ms offset_ms predicted_tokens predicted_ms"
---   plan      "max_attempts class endpoint policy", or "... endpoint request_id policy"
+--   plan      "max_attempts class endpoint policy"
 --   runs      "attempt spent": claims so far, and those that count towards max_attempts
 --   due_ms    by the policy that is in force
--- and, if they apply: nonce, worker, charged, emitted, cancel, metered, quantiles, predictor,
+-- and, if they apply: request (the id of the request that submitted it, at most 64 bytes), nonce,
+-- worker, charged, emitted, cancel, metered, quantiles, predictor,
 -- learning "L<learned>/<young>/<served>" (log tokens), started_ms, first_output_ms, finished_ms,
 -- fcfs_wait_ms, usage "prompt output details", error,
 -- done "nonce state" of a claim that put the job back.
