@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lengthwise_queue.learning.request_text import RequestText
+from lengthwise_queue.scheduling.length_bounds import NATURAL, LengthBounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class ParsedRequest:
     messages: Sequence[Mapping[str, Any]] | None = None  #: Of a chat; None: a completion.
     instructions: str = ""  #: The text of a chat's leading system messages.
     facts: Mapping[str, Any] = field(default_factory=dict)  #: From `request_facts`.
+    bounds: LengthBounds = NATURAL  #: What the body makes certain about the length of one answer.
 
     def request_text(self) -> RequestText:
         """Return the parts on which the length of an answer is predicted."""

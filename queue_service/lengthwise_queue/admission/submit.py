@@ -162,6 +162,7 @@ class Admission:
             snapshot.stats,
             job_class=job_class,
             max_tokens=parsed.max_tokens,
+            bounds=parsed.bounds,
             answers=parsed.answers,
             calibrations=snapshot.calibrations,
             shape=shape_of(parsed.text or ""),
@@ -171,6 +172,8 @@ class Admission:
             rank_accuracy=snapshot.answer_statistics.rank_accuracy,
         )
         cost = price(prediction=attempt.prediction, learning=forecasted.learning)
+        # A length that the request forces says nothing about the predictor, and teaches nothing.
+        natural = parsed.bounds.is_natural
         job = NewJob(
             id=options.job_id or str(uuid_utils.uuid7()),
             endpoint=endpoint,
@@ -180,9 +183,9 @@ class Admission:
             offset_ms=cost.offset_ms,
             predicted_tokens=cost.tokens,
             predicted_ms=cost.ms,
-            prediction=attempt.prediction,
+            prediction=attempt.prediction if natural else None,
             basis=cost.basis,
-            submission=forecasted.submission,
+            submission=forecasted.submission if natural else b"",
             max_attempts=options.max_attempts,
             delay_ms=options.delay_ms,
             ttl_ms=settings.request_ttl_ms if options.ttl_ms is None else options.ttl_ms,
@@ -202,7 +205,7 @@ class Admission:
         except StoreUnavailable as exc:
             raise self._unconfirmed(exc, queue, job, repeatable=repeatable) from exc
         is_new = isinstance(result, Accepted) and not result.duplicate
-        if attempt.late is not None and is_new:
+        if attempt.late is not None and is_new and natural:
             self._tasks.start(self._reprice(queue, job.id, attempt.late, question, price))
         elif attempt.late is not None:
             attempt.late.cancel()

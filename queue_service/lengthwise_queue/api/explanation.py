@@ -159,7 +159,9 @@ def _compared(job: Job) -> str:
 def _rule(job: Job, snapshot: QueueSnapshot) -> str:
     """Explain the job's due time, by the order of service that is in force now."""
     source = (
-        "predicted" if job.prediction is not None else "assumed, because there is no prediction"
+        "predicted"
+        if job.prediction is not None
+        else "assumed, because there is no prediction, or the request itself fixes its length"
     )
     learning = job.basis.learning
     learned = None if learning is None else learning.of(learning.served)

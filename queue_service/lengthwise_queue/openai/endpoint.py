@@ -28,6 +28,7 @@ from lengthwise_queue.openai.validation import (
     as_integer,
     validate,
 )
+from lengthwise_queue.scheduling.length_bounds import length_bounds
 
 #: Most answers to one prompt that are reckoned with; vLLM's limit (VLLM_MAX_N_SEQUENCES).
 MAX_ANSWERS = 16_384
@@ -99,7 +100,7 @@ class Endpoint(ABC, Generic[R]):
             model=request.model,
             stream=as_boolean(request.stream),
             max_tokens=_cap(self.max_tokens(request)),
-            answers=max(len(prompts), 1) * _answers(request.n),
+            answers=max(len(prompts), 1) * max(_answers(request.n), _answers(body.get("best_of"))),
             text=self.predictor_text(body, prompts),
             prompts=prompts,
             prompt_param=self.prompt_param,
@@ -107,6 +108,7 @@ class Endpoint(ABC, Generic[R]):
             messages=self.messages(body),
             instructions=self.instructions(body),
             facts=request_facts(body),
+            bounds=length_bounds(body),
         )
 
     def max_tokens(self, request: R) -> Any:

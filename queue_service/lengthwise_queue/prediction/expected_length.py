@@ -15,7 +15,12 @@ _Z90 = 1.2815515655446004
 
 
 def expected_tokens(
-    prediction: Prediction | None, *, median_tokens: float, max_tokens: int | None
+    prediction: Prediction | None,
+    *,
+    median_tokens: float,
+    max_tokens: int | None,
+    min_tokens: int = 0,
+    runs_to_cap: bool = False,
 ) -> float:
     """Compute the length that a job is ordered by: the mean of its answer, cut at its cap.
 
@@ -29,14 +34,21 @@ def expected_tokens(
             taken to be log-normal with its median and its p10 to p90.
         median_tokens: The queue's own median length, used without a prediction, tokens.
         max_tokens: The request's own cap on its answer, tokens; None: no cap.
+        min_tokens: The answer does not end before so many.
+        runs_to_cap: The answer ends at its cap and not before.
 
     Returns:
         Output tokens.
     """
+    if max_tokens is not None and (runs_to_cap or min_tokens >= max_tokens):
+        return float(max_tokens)
     if prediction is None:
-        return median_tokens if max_tokens is None else min(median_tokens, float(max_tokens))
+        tokens = median_tokens if max_tokens is None else min(median_tokens, float(max_tokens))
+        return max(tokens, float(min_tokens))
     quantiles = (prediction.p10_tokens, prediction.p50_tokens, prediction.p90_tokens)
-    return mean_of_cut(quantiles, max_tokens)
+    expected = mean_of_cut(quantiles, max_tokens)
+    # E[max(L, m)] = E[L] + m - E[min(L, m)]: an answer that would have ended before goes on to m.
+    return expected + min_tokens - mean_of_cut(quantiles, min_tokens) if min_tokens else expected
 
 
 def mean_of_cut(quantiles: tuple[float, float, float], max_tokens: int | None) -> float:

@@ -14,6 +14,7 @@ from lengthwise_queue.prediction.calibration import Calibrations
 from lengthwise_queue.prediction.candidates import moved, tag_of
 from lengthwise_queue.prediction.expected_length import expected_tokens
 from lengthwise_queue.scheduling import policy
+from lengthwise_queue.scheduling.length_bounds import NATURAL, LengthBounds
 from lengthwise_store.prediction_record import (
     UNKNOWN_BASIS,
     Basis,
@@ -60,6 +61,7 @@ def price(
     wait_ms: float = 0.0,
     usual_tokens: float = 0.0,
     rank_accuracy: Callable[[str], float | None] = lambda _: None,
+    bounds: LengthBounds = NATURAL,
 ) -> Price:
     """Price one job.
 
@@ -78,6 +80,7 @@ def price(
         wait_ms: How long the job would wait first come, first served, ms; 0: unknown.
         usual_tokens: The mean predicted length in this queue, tokens; 0: unknown.
         rank_accuracy: Maps a predictor, by its tag, to the accuracy of its order; None: unknown.
+        bounds: What is certain about the length of one answer.
 
     Raises:
         KeyError: The queue has no such class.
@@ -99,7 +102,11 @@ def price(
             prediction = corrected
             calibrated = (corrected.p10_tokens, corrected.p50_tokens, corrected.p90_tokens)
     tokens = answers * expected_tokens(
-        prediction, median_tokens=median_tokens(settings, stats), max_tokens=max_tokens
+        prediction,
+        median_tokens=median_tokens(settings, stats),
+        max_tokens=_most(settings, max_tokens, bounds),
+        min_tokens=bounds.least,
+        runs_to_cap=bounds.runs_to_cap,
     )
     pace_ms = ms_per_token(settings, stats)
     ms = tokens * pace_ms
@@ -122,6 +129,12 @@ def price(
         learning=learning,
     )
     return Price(tokens=tokens, ms=ms, slack_ms=slack_ms, offset_ms=offset_ms, basis=basis)
+
+
+def _most(settings: QueueSettings, max_tokens: int | None, bounds: LengthBounds) -> int | None:
+    """Return the most tokens that one answer can have; None: nothing bounds it."""
+    known = (max_tokens, bounds.most, settings.max_model_len)
+    return min((bound for bound in known if bound is not None), default=None)
 
 
 def _moved(prediction: Prediction, log_tokens: float | None) -> Prediction:
