@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install check fmt generate lint types layers generated-check test test-fast demo images cluster-images cluster-test
+.PHONY: help install check fmt generate lint types layers generated-check test test-clients test-fast demo images cluster-images cluster-test
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -46,11 +46,14 @@ generated-check: install ## Check that `make generate` would change nothing
 	$(BIN)/python -m lengthwise_operator.llmservice.crd --check $(CRDS)
 	$(BIN)/cog --check $(PAGES)
 
+test-clients: install ## Real clients of others against a running stack; each is installed on its own
+	$(BIN)/python -m pytest -m clients tests/clients
+
 test-fast: install ## The tests of under a second each, on every core: while you work
 	$(BIN)/python -m pytest -n logical -m 'not slow and not kube'
 
-test: install ## The whole suite
-	$(BIN)/python -m pytest
+test: install ## The whole suite, without test-clients
+	$(BIN)/python -m pytest -m 'not clients'
 
 demo: install ## The main job: one burst, served first come first served, then short first
 	$(BIN)/lengthwise demo

@@ -86,8 +86,10 @@ class SimulatedRequest:
 def _prompt(body: dict[str, Any], *, chat: bool) -> str:
     if not chat:
         prompt = body.get("prompt")
+        if isinstance(prompt, list) and len(prompt) == 1:
+            prompt = prompt[0]  # as LangChain sends it
         if not isinstance(prompt, str) or not prompt:
-            raise SimulatedError(400, "BadRequestError", "`prompt` must be a string.")
+            raise SimulatedError(400, "BadRequestError", "`prompt` must be one string.")
         return prompt
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
