@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -24,9 +25,32 @@ log = logging.getLogger("lengthwise_queue")
 #: withdrawn.
 GOODBYE_S = 2.0
 
+#: Options of TCP: the first probe of an idle connection after so many s, the next ones, how many.
+_PROBES = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 5}
+
 
 class Server(uvicorn.Server):
     """A server that ends streams when it shuts down, so that their readers resume elsewhere."""
+
+    metrics_port = 0  #: The second port to listen on; 0: none.
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, with keep-alive probes on every connection.
+
+        A client that waits minutes for a plain answer sends and gets nothing. Load balancers and
+        NATs forget such a connection, AWS's after 350 s, unless TCP probes it.
+        """
+        if sockets is None and self.metrics_port:
+            sockets = [_listen(self.config.host, p) for p in (self.config.port, self.metrics_port)]
+        await super().startup(sockets)
+        for server in self.servers:
+            for listener in server.sockets:
+                # uvloop's objects cannot set options. Accepted connections inherit them.
+                with socket.socket(fileno=os.dup(listener.fileno())) as own:
+                    own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                    for name, value in _PROBES.items():
+                        if hasattr(socket, name):
+                            own.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting connections, and let open answers finish within the grace."""
@@ -42,9 +66,18 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as exc:
+        log.error("port cannot be used", extra={"port": port, "reason": exc.strerror})
+        sys.exit(1)
+
+
 def make_server(settings: Settings) -> Server:
     """Make the server of one app; it does not run yet."""
-    return Server(
+    server = Server(
         uvicorn.Config(
             create_app(settings),
             host=settings.host,
@@ -58,6 +91,8 @@ def make_server(settings: Settings) -> Server:
             timeout_graceful_shutdown=settings.shutdown_grace_s,
         )
     )
+    server.metrics_port = settings.metrics_port
+    return server
 
 
 async def _refuse_unfit(settings: Settings) -> None:

@@ -34,6 +34,7 @@ from lengthwise_queue.tenants.registry import TenantRegistry
 from lengthwise_queue.web import openapi
 from lengthwise_queue.web.disconnect import CLIENT_CLOSED_REQUEST
 from lengthwise_queue.web.head import HeadAsGet
+from lengthwise_queue.web.metrics_port import MetricsPort
 from lengthwise_queue.web.paths import ForgivingPaths, suggestion
 from lengthwise_queue.web.request_id import REQUEST_ID_HEADER, RequestIds, request_id_of
 from lengthwise_store import errors as store_errors
@@ -111,7 +112,10 @@ class QueueApp(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Make the app that the server calls."""
-        app: ASGIApp = ForgivingPaths(HeadAsGet(super().build_middleware_stack()))
+        app = super().build_middleware_stack()
+        if self._settings.metrics_port:
+            app = MetricsPort(app, self._settings.metrics_port)
+        app = ForgivingPaths(HeadAsGet(app))
         if self._settings.cors_origins:
             app = CORSMiddleware(
                 app,

@@ -14,6 +14,7 @@ from lengthwise_queue.admission.prompt_length import PromptLength
 from lengthwise_queue.admission.submit import Admission
 from lengthwise_queue.background.fallback_controller import FallbackController
 from lengthwise_queue.background.idle_queue_ticker import IdleQueueTicker
+from lengthwise_queue.background.scrapes import Scrapes
 from lengthwise_queue.background.tasks import BackgroundTasks
 from lengthwise_queue.background.withdrawals import Withdrawals
 from lengthwise_queue.learning.forecaster import Forecaster
@@ -58,6 +59,9 @@ class Service:
         self.batch_made = asyncio.Event()  #: There may be a batch to work on.
         self.metrics = Metrics(tenants)
         self.queue_cache = QueueCache(store)
+        self.scrapes = Scrapes(
+            store, self.queue_cache, self.metrics.expose, age_s=settings.metrics_age_s
+        )
         self.prompt_length = PromptLength()
         self.predictors = Predictors(
             settings.predictor_url,

@@ -100,10 +100,24 @@ class Settings(RedisSettings):
         "all replicas; null: one that is made and kept in Redis, apart from them",
     )
     keep_alive_s: int = Field(
-        default=75,
+        default=620,
         ge=1,
         description="An idle connection is closed after this time, s. It must be longer than that "
-        "of the proxy or load balancer in front, which would send a request on a closing one",
+        "of the proxy or load balancer in front (Google's: 600), which would send a request on a "
+        "closing one",
+    )
+    metrics_age_s: float = Field(
+        default=1.0,
+        ge=0,
+        le=60,
+        description="A scrape of /metrics is computed at most once in this time, whoever asks, s",
+    )
+    metrics_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="A second port to listen on, which serves /metrics alone; then the first one "
+        "does not serve it; 0: /metrics is on the first one",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),

@@ -103,7 +103,9 @@ class Front:
     def __init__(self, redis_url: str, key: str | None = None, **settings: Any) -> None:
         self.redis_url = redis_url
         self.model = MODEL
-        self.server = make_server(Settings(redis_url=redis_url, port=0, **settings))
+        # Metrics are read at once after what they count.
+        given = {"port": 0, "metrics_age_s": 0} | settings
+        self.server = make_server(Settings(redis_url=redis_url, **given))
         self._thread = threading.Thread(target=self.server.run)
         self._thread.start()
         eventually(lambda: self.server.started, "the server starts")
