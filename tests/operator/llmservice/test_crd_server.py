@@ -22,7 +22,7 @@ from tests.waiting import eventually
 from lengthwise_operator.llmservice.rules import RULES, TRANSITION_RULES
 from lengthwise_operator.llmservice.spec import LLMServiceSpec
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 KUBECONFIG = os.environ.get("LENGTHWISE_TEST_CRD_KUBECONFIG", "")
 CASES: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("crd_cases.yaml").read_text())
 

@@ -19,7 +19,7 @@ from lengthwise_operator.llmservice.fields import seconds
 from lengthwise_operator.llmservice.rules import RULES, TRANSITION_RULES, broken_rules
 from lengthwise_operator.llmservice.spec import LLMServiceSpec
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FILE = ROOT / "crds" / "llmservices.lengthwise.dev.yaml"
 
 #: Manifests that a rule refuses; test_crd_server.py sends them to an API server.
