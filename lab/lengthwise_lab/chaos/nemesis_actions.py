@@ -41,6 +41,9 @@ OTHER_SETTINGS: tuple[dict[str, str], ...] = (
     {"SHUTDOWN_GRACE_S": "0", "DURABILITY_TIMEOUT_MS": "50"},
 )
 
+#: How long the clients of a service do not notice that their connections are dead, s.
+_CLIENT_NOTICES_S = 15.0
+
 #: The share of the sicknesses that last for longer than a job may wait for a sick replica.
 _LONG_SHARE = 0.06
 
@@ -126,7 +129,11 @@ def network_actions(system: System) -> dict[FaultKind, Action]:
         return {"seconds": round(seconds, 3)}
 
     async def of_client(fault: Fault) -> dict[str, Any]:
-        return half_open(pick(system.fronts, fault.aim), "", fault)
+        front = pick(system.fronts, fault.aim)
+        fields = half_open(front, "", fault)
+        # The product must notice its own dead connections; the patience of its clients is theirs.
+        asyncio.get_running_loop().call_later(_CLIENT_NOTICES_S, front.abort_half_open)
+        return fields
 
     return {
         FaultKind.HALF_OPEN_WORKER: of_worker,

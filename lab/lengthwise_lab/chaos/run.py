@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from lengthwise_lab.chaos.faults import FaultKind
 from lengthwise_lab.chaos.history import History, read
 from lengthwise_lab.chaos.nemesis import Nemesis
 from lengthwise_lab.chaos.system.model_server import ModelServer
-from lengthwise_lab.chaos.system.processes import QUEUE, Sizes, System
+from lengthwise_lab.chaos.system.processes import QUEUE, Sizes, System, free_ports
 from lengthwise_lab.errors import ChaosError
 
 #: At the end, one job in this many is requested from the service.
@@ -89,7 +88,7 @@ class _ChaosRun:
     async def run(self) -> None:
         plan, history = self._plan, self._history
         history.write("run", "ok", seed=plan.seed, jobs=plan.jobs, **self._settings())
-        system = System(plan.folder, plan.sizes, _free_ports(plan.sizes.services))
+        system = System(plan.folder, plan.sizes, free_ports(plan.sizes.services))
 
         def kill(worker: str) -> None:
             system.worker(worker).signal(signal.SIGKILL)
@@ -233,14 +232,3 @@ def _queue_settings() -> QueueSettings:
         classes=classes,
         min_rank_accuracy=None,  # no fallback: the checks assume the order of due times
     )
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()

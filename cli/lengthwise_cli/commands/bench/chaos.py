@@ -18,6 +18,7 @@ from lengthwise_lab.chaos.checks.report import ChaosReport
 from lengthwise_lab.chaos.faults import LONG_RUN, OF_EVERY_KIND
 from lengthwise_lab.chaos.history import read
 from lengthwise_lab.chaos.run import ChaosPlan, run
+from lengthwise_lab.chaos.sick_replica import compare
 from lengthwise_lab.chaos.system.processes import ChaosDurability, Sizes
 
 
@@ -46,12 +47,23 @@ def chaos(
     history: Annotated[
         Path | None, typer.Option(help="Run nothing; check this history again.")
     ] = None,
+    sick_replica: Annotated[
+        bool,
+        typer.Option(
+            "--sick-replica",
+            help="Instead: send jobs to two replicas, one of them sick in each way, and compare "
+            "with the healthy one alone.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """Break a whole system and check that it lost nothing.
 
     Exits with status 1 when a promise is broken (docs/research/chaos.md lists them).
     """
+    if sick_replica:
+        _sick_replica(_folder(out), as_json=as_json)
+        return
     if history is not None:
         try:
             report = checker.check(read(history))
@@ -85,6 +97,23 @@ def chaos(
         Console(highlight=False).print(_table(report), f"history: {result['history']}")
     if not report.ok:
         raise CliError(f"a promise was broken; see {result['history']}")
+
+
+def _sick_replica(folder: Path, *, as_json: bool) -> None:
+    errors = Console(stderr=True, highlight=False)
+    rows = uvloop.run(compare(folder, errors.print))
+    if as_json:
+        result = {"rows": [row.as_json() for row in rows], "logs": str(folder)}
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        table = Table("sick in this way", "dead letters", "mean, s", "longest, s", "ratio of means")
+        for row in rows:
+            seconds = f"{row.mean_s:.1f}", f"{row.longest_s:.1f}"
+            kind = row.kind or "healthy replica alone"
+            table.add_row(kind, str(row.dead_letters), *seconds, f"{row.ratio:.2f}")
+        Console(highlight=False).print(table, f"logs: {folder}")
+    if not all(row.ok for row in rows):
+        raise CliError(f"a sick replica did harm; the logs are in {folder}")
 
 
 def _folder(out: Path | None) -> Path:

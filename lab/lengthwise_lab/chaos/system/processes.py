@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -235,30 +236,45 @@ class System:
 
     async def start_workers(self, engine_port: int) -> None:
         """Start the workers. Their engines are one server, with a path for each worker."""
-        sizes = self.sizes
         self.engines.target_port = engine_port
-        for number in range(sizes.workers):
-            name = f"worker-{number}"
-            url = f"http://127.0.0.1:{await self.engines.listen(name)}/{name}"
-            env = {
-                "LENGTHWISE_WORKER_REDIS_URL": await self.broker.url_for(name),
-                "LENGTHWISE_WORKER_DURABILITY": sizes.durability,
-                "LENGTHWISE_WORKER_QUEUE": QUEUE,
-                "LENGTHWISE_WORKER_ENGINE": "vllm",
-                "LENGTHWISE_WORKER_ENGINE_URL": url,
-                "LENGTHWISE_WORKER_ENGINE_TIMEOUT_S": str(sizes.engine_timeout_s),
-                "LENGTHWISE_WORKER_SLOTS": str(sizes.slots),
-                "LENGTHWISE_WORKER_LEASE_MS": str(sizes.lease_ms),
-                "LENGTHWISE_WORKER_BEAT_MS": str(sizes.beat_ms),
-                "LENGTHWISE_WORKER_TICK_MS": str(sizes.tick_ms),
-                "LENGTHWISE_WORKER_WATCHDOG_S": "10",
-                "LENGTHWISE_WORKER_SHUTDOWN_GRACE_S": "0.2",
-                "LENGTHWISE_WORKER_LOG_LEVEL": "WARNING",
-            }
-            worker = Process(name, sizes.worker_module, env, self._folder / f"{name}.log")
-            await worker.start()
-            self.workers.append(worker)
+        for _ in range(self.sizes.workers):
+            await self.start_worker()
+
+    async def start_worker(self) -> None:
+        """Start one more worker."""
+        sizes, name = self.sizes, f"worker-{len(self.workers)}"
+        url = f"http://127.0.0.1:{await self.engines.listen(name)}/{name}"
+        env = {
+            "LENGTHWISE_WORKER_REDIS_URL": await self.broker.url_for(name),
+            "LENGTHWISE_WORKER_DURABILITY": sizes.durability,
+            "LENGTHWISE_WORKER_QUEUE": QUEUE,
+            "LENGTHWISE_WORKER_ENGINE": "vllm",
+            "LENGTHWISE_WORKER_ENGINE_URL": url,
+            "LENGTHWISE_WORKER_ENGINE_TIMEOUT_S": str(sizes.engine_timeout_s),
+            "LENGTHWISE_WORKER_SLOTS": str(sizes.slots),
+            "LENGTHWISE_WORKER_LEASE_MS": str(sizes.lease_ms),
+            "LENGTHWISE_WORKER_BEAT_MS": str(sizes.beat_ms),
+            "LENGTHWISE_WORKER_TICK_MS": str(sizes.tick_ms),
+            "LENGTHWISE_WORKER_WATCHDOG_S": "10",
+            "LENGTHWISE_WORKER_SHUTDOWN_GRACE_S": "0.2",
+            "LENGTHWISE_WORKER_LOG_LEVEL": "WARNING",
+        }
+        worker = Process(name, sizes.worker_module, env, self._folder / f"{name}.log")
+        await worker.start()
+        self.workers.append(worker)
 
     def worker(self, name: str) -> Process:
         """Return the worker with this name."""
         return next(w for w in self.workers if w.name == name)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of this machine that are free now."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
