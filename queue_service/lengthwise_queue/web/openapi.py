@@ -29,8 +29,8 @@ _MEANING = {
     "see `Retry-After`",
     502: "The engine failed every attempt; or, with the engine's own status and body, refused the "
     "request",
-    503: "Redis does not answer, or the queue is draining; see `Retry-After`. The request was not "
-    "accepted",
+    503: "Redis does not answer, or the queue is draining; see `Retry-After`. With a `job_id`, "
+    "that job may have been accepted, and the message says what becomes of it; else nothing was",
     504: "The job was not finished before its deadline",
 }
 

@@ -105,8 +105,8 @@ def _check_media(media: str, encoding: str) -> None:
 
 def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(
-        f"The body is over the limit of {limit} bytes. Send a shorter prompt, or raise "
-        "LENGTHWISE_QUEUE_MAX_BODY_BYTES."
+        f"The body is over the limit of {limit} bytes. Send a shorter prompt or smaller images, or "
+        "ask the operator of this service to raise LENGTHWISE_QUEUE_MAX_BODY_BYTES."
     )
 
 

@@ -8,6 +8,7 @@ import logging
 import re
 import uuid
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,6 +21,8 @@ from lengthwise_queue.tenants import keys as api_keys
 from lengthwise_store.jobs import Claim, Outcome
 
 Front = Any  # tests/queue_service/conftest.py
+
+Until = Callable[[Callable[[], Any], str], Any]
 
 ORIGIN = "https://chat.example.com"
 MADE = re.compile(r"req_[0-9a-f]{32}")
@@ -262,8 +265,25 @@ def test_clients_of_vllm_find_the_health_and_version_that_they_ask_for(
 
 
 def test_an_idle_connection_outlives_those_of_load_balancers(shared_front: Front) -> None:
-    # nginx and AWS keep theirs for 60 s. With uvicorn's 5 s, they sent requests on closing ones.
-    assert shared_front.server.config.timeout_keep_alive > 60
+    # nginx and AWS keep theirs for 60 s, Google for 600 s. With uvicorn's 5 s, they sent requests
+    # on closing ones.
+    assert shared_front.server.config.timeout_keep_alive > 600
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux lists its timers")
+def test_a_connection_that_waits_for_an_answer_is_probed_by_tcp(
+    idle_front: Front, until: Until
+) -> None:
+    # AWS's load balancers forget one after 350 s without a byte, and the answer was lost.
+    port = httpx.URL(idle_front.url).port or 80
+
+    def probed() -> bool:
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        ours = [r for r in rows if r[1].endswith(f":{port:04X}") and r[3] == "01"]
+        return bool(ours) and all(r[5].startswith("02:") for r in ours)  # 02: keep-alive
+
+    with idle_front.pending_request("/v1/chat/completions", idle_front.chat()):
+        until(probed, "the timer runs")
 
 
 def test_the_openapi_document_is_json(shared_front: Front) -> None:

@@ -136,6 +136,7 @@ def node_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.clients
 def test_openai_node_with_a_key_for_every_request_waits_longer_than_its_own_limit(
     front: Front, held_back: HeldBack, node_client: Path, until: Until
 ) -> None:
