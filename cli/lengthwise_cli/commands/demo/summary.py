@@ -54,7 +54,9 @@ def print_summary(
         console.print(remark, markup=False)
     console.print()
     console.print(sentence(report, summary.applications), style="bold", markup=False)
-    console.print(f"\nThe demo took {seconds:.0f} s. It wrote {out / 'chart.png'}, the picture, and")
+    console.print(
+        f"\nThe demo took {seconds:.0f} s. It wrote {out / 'chart.png'}, the picture, and"
+    )
     console.print(f"{out / 'result.json'}, every figure. Try next:\n")
     console.print(_NEXT, markup=False)
 
@@ -82,9 +84,7 @@ def sentence(report: Report, applications: Sequence[ApplicationTimes]) -> str:
 
 
 def _told(times: ApplicationTimes) -> str:
-    return (
-        f"\"{times.name}\" {times.mean_s['sjf']:.0f} s instead of {times.mean_s['fcfs']:.0f} s"
-    )
+    return f'"{times.name}" {times.mean_s["sjf"]:.0f} s instead of {times.mean_s["fcfs"]:.0f} s'
 
 
 def _applications(applications: Sequence[ApplicationTimes]) -> Table:
