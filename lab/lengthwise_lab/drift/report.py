@@ -100,8 +100,8 @@ def _phase(
     observed = [one for one in lengthwise.observations if start_s < one.at_s <= end_s]
     last = before[-1] if before else None
     change, since = None, first
-    right = [one for one in observed if one.fallback is not good]
-    already = (last.fallback if last else False) is not good
+    right = [one for one in observed if one.suits(good=good)]
+    already = last.suits(good=good) if last else good
     if right and not already:
         change = Change(
             requests=right[0].accepted - first,
@@ -122,7 +122,7 @@ def _phase(
         detected=detected,
         after_detection_count=len(rest),
         after_detection_ratio=_ratio(runs["lengthwise"], runs["fcfs"], rest) if len(rest) else None,
-        wrong_checks=sum(one.fallback is good for one in later),
+        wrong_checks=sum(not one.suits(good=good) for one in later),
         checks=len(observed),
     )
 

@@ -24,6 +24,7 @@ from lengthwise_queue.prediction.accuracy import coverage
 from lengthwise_queue.scheduling import pricing
 from lengthwise_queue.scheduling.snapshot import MAX_AGE_S, QueueCache, QueueSnapshot
 from lengthwise_store.jobs import Accepted, Claim, NewJob, Outcome, OutcomeKind
+from lengthwise_store.prediction_record import Served
 from lengthwise_store.settings import StoreSettings
 from lengthwise_store.store import JobStore
 
@@ -42,10 +43,18 @@ class Observation:
     accepted: int
     answered: int
     fallback: bool
+    serving: Served  #: Whose predictions were served.
     rank_accuracy: float | None
     coverage: float | None
     raw_coverage: float | None
     calibration_factor: float
+
+    def suits(self, *, good: bool) -> bool:
+        """Whether the queue served a predictor of this quality rightly.
+
+        A bad one is rightly not followed: the queue serves fcfs, or what it learned in its place.
+        """
+        return not self.fallback if good else self.fallback or self.serving != "static"
 
 
 @dataclass(kw_only=True)
@@ -233,6 +242,7 @@ class _StreamRun:
                 accepted=accepted,
                 answered=self._answered,
                 fallback=snapshot.stats.fallback,
+                serving=snapshot.serving,
                 rank_accuracy=quality.rank_accuracy(answers),
                 coverage=coverage((a.calibrated, a) for a in answers if a.calibrated is not None),
                 raw_coverage=coverage((a.raw, a) for a in answers if a.raw is not None),

@@ -7,7 +7,8 @@ of them was served. So a candidate that is promoted stands on the same scale as 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -20,8 +21,15 @@ from lengthwise_store.prediction_record import (
 
 CANDIDATES: tuple[Served, ...] = get_args(Served)
 
-#: Bounds of a quantile, tokens.
+#: Bounds of a median, tokens.
 _LEAST, _MOST = 1e-3, 1.2e6
+
+#: p90 over p50, and p50 over p10, of a learned prediction before its calibration.
+_USUAL_SPREAD = math.exp(0.6)
+
+
+#: Log medians that spread by less than this are all equal.
+_LEAST_SPREAD = 1e-6
 
 
 def tag_of(predictor: str, candidate: Served) -> str:
@@ -35,7 +43,10 @@ def tag_of(predictor: str, candidate: Served) -> str:
 
 
 def moved(raw: Quantiles, log_tokens: float | None) -> Quantiles:
-    """Move the predictor's quantiles to another median, with the same spread in logs.
+    """Return the quantiles of a learned median: p10 and p90 are at the usual distance from it.
+
+    The calibration scales that distance. The predictor's own of each job cost 0.01 to 0.02 of tau-b
+    in the expected length (docs/decisions/0082-a-steeper-step.md).
 
     Args:
         raw: The predictor's p10, p50 and p90, tokens.
@@ -43,9 +54,8 @@ def moved(raw: Quantiles, log_tokens: float | None) -> Quantiles:
     """
     if log_tokens is None:
         return raw
-    factor = math.exp(log_tokens) / raw[1]
-    p10, p50, p90 = (min(max(q * factor, _LEAST), _MOST) for q in raw)
-    return p10, p50, p90
+    p50 = min(max(math.exp(log_tokens), _LEAST), _MOST)
+    return p50 / _USUAL_SPREAD, p50, p50 * _USUAL_SPREAD
 
 
 def served_raw(answer: MeasuredAnswer) -> Quantiles | None:
@@ -54,6 +64,52 @@ def served_raw(answer: MeasuredAnswer) -> Quantiles | None:
     if answer.raw is None or learning is None:
         return answer.raw
     return moved(answer.raw, learning.of(learning.served))
+
+
+def served_on_one_scale(answers: Sequence[MeasuredAnswer]) -> list[Quantiles | None]:
+    """Return `served_raw` of each answer, on the predictor's scale where several were served.
+
+    Before calibration two candidates may differ by any factor. Answers of both, compared as they
+    are, would look badly ordered just after a promotion, though the calibrated prices were not.
+    So the logs of each candidate get the mean and the spread that the predictor's have over the
+    same answers.
+    """
+    served = [_served(answer) for answer in answers]
+    if len(set(served)) < 2:
+        return [served_raw(answer) for answer in answers]
+    maps = {one: _to_predictor(answers, one) for one in set(served) - {"static"}}
+    found = []
+    for answer, one in zip(answers, served, strict=True):
+        raw = served_raw(answer)
+        if raw is not None and one != "static":
+            shift, slope = maps[one]
+            p10, p50, p90 = raw
+            factor = math.exp(shift + (slope - 1) * math.log(p50))
+            raw = p10 * factor, p50 * factor, p90 * factor
+        found.append(raw)
+    return found
+
+
+def _served(answer: MeasuredAnswer) -> Served:
+    learning = answer.learning
+    if answer.raw is None or learning is None or learning.of(learning.served) is None:
+        return "static"
+    return learning.served
+
+
+def _to_predictor(answers: Sequence[MeasuredAnswer], candidate: Served) -> tuple[float, float]:
+    """Return (shift, slope) that map a candidate's log medians to the predictor's."""
+    pairs = [
+        (math.log(answer.raw[1]), log_tokens)
+        for answer in answers
+        if answer.raw is not None and answer.learning is not None
+        if (log_tokens := answer.learning.of(candidate)) is not None
+    ]
+    static, learned = zip(*pairs, strict=True)
+    slope = 1.0
+    if statistics.pstdev(learned) > _LEAST_SPREAD:
+        slope = statistics.pstdev(static) / statistics.pstdev(learned)
+    return statistics.fmean(static) - slope * statistics.fmean(learned), slope
 
 
 def by_candidate(answers: Iterable[MeasuredAnswer]) -> Iterator[MeasuredAnswer]:

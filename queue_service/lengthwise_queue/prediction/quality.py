@@ -27,9 +27,9 @@ from lengthwise_contract.defaults import ANSWERS_KEPT
 from lengthwise_contract.prediction import PredictionQuality
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_queue.prediction.accuracy import Ranking
-from lengthwise_queue.prediction.candidates import by_candidate, served_raw
+from lengthwise_queue.prediction.candidates import by_candidate, served_on_one_scale
 from lengthwise_queue.prediction.expected_length import mean_of_cut
-from lengthwise_store.prediction_record import MeasuredAnswer
+from lengthwise_store.prediction_record import MeasuredAnswer, Quantiles
 from lengthwise_store.queues import QueueStats
 
 #: A predictor tells two answers apart when one prediction is this many times the other. With 1.2 a
@@ -60,11 +60,14 @@ def expectations(answers: Iterable[MeasuredAnswer]) -> list[tuple[float | None, 
 
     The expected length is None where the answer had no prediction.
     """
-    return [(_expected(answer), answer.tokens) for answer in answers]
+    known = list(answers)
+    raws = served_on_one_scale(known)
+    return [
+        (_expected(answer, raw), answer.tokens) for answer, raw in zip(known, raws, strict=True)
+    ]
 
 
-def _expected(answer: MeasuredAnswer) -> float | None:
-    raw = served_raw(answer)
+def _expected(answer: MeasuredAnswer, raw: Quantiles | None) -> float | None:
     if raw is None:
         return answer.priced
     return answer.count * mean_of_cut(raw, answer.max_tokens)

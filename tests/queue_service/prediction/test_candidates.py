@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -91,8 +92,30 @@ def test_the_scores_compare_the_candidates_on_the_same_answers() -> None:
     assert found.taus["young"] is None
 
 
-def test_a_moved_prediction_keeps_its_spread() -> None:
-    assert moved((10, 20, 60), math.log(40)) == pytest.approx((20, 40, 120))
+def test_a_learned_prediction_has_the_usual_spread_and_not_the_predictors() -> None:
+    low, middle, high = moved((10, 20, 60), math.log(40))
+    assert middle == pytest.approx(40)
+    assert low * high == pytest.approx(40**2)
+    assert (low, middle, high) == moved((19, 20, 21), math.log(40))
     assert moved((10, 20, 60), None) == (10, 20, 60)
     answer = MeasuredAnswer(tokens=5, priced=9, raw=(1, 2, 4), learning=LearnedPrediction())
     assert served_raw(answer) == (1, 2, 4)
+
+
+def test_a_promotion_does_not_make_the_served_order_look_bad() -> None:
+    # Learned lengths were a tenth of the predictor's before calibration. The answers before and
+    # after the promotion were compared as they were, and the tau of what was served was below that
+    # of either.
+    def scaled(one: MeasuredAnswer, served: Served) -> MeasuredAnswer:
+        made = one.learning
+        assert made is not None
+        assert made.learned is not None
+        moved_down = LearnedPrediction(learned=made.learned - 2.3, served=served)
+        return replace(one, learning=moved_down)
+
+    some = answers(200, static=0.4, learned=0.8)
+    half = [scaled(a, "static" if i < 100 else "learned") for i, a in enumerate(some)]
+    found = judge.scores(half)
+    taus = found.taus["static"], found.tau_served, found.taus["learned"]
+    assert None not in taus
+    assert taus[0] < taus[1] < taus[2]  # type: ignore[operator]
