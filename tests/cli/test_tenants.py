@@ -41,3 +41,24 @@ def test_an_invalid_file_is_an_error(tmp_path: Path) -> None:
     done = CliRunner().invoke(build(), ["tenants", "check", str(file)])
     assert isinstance(done.exception, BadUsage)
     assert "tenants.0.weight" in str(done.exception)
+
+
+def test_the_example_of_the_guide_has_one_error_for_each_hash_that_it_cuts_short(
+    tmp_path: Path,
+) -> None:
+    # A fourth one said that there was no tenant: none was left after the three errors.
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "tenants.md"
+    file = tmp_path / "tenants.yaml"
+    file.write_text(guide.read_text().split("```yaml\n")[1].split("```")[0])
+    done = CliRunner().invoke(build(), ["tenants", "check", str(file)])
+    assert isinstance(done.exception, BadUsage)
+    problems = str(done.exception).split(" is not valid: ")[1]
+    places = [text.split(": ")[0] for text in problems.split("; ") if text.startswith("tenants")]
+    assert places == ["tenants.0.keys.0", "tenants.1.keys.0", "tenants.1.keys.1"]
+
+
+def test_a_file_without_tenants_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "tenants.yaml"
+    file.write_text("tenants: []")
+    done = CliRunner().invoke(build(), ["tenants", "check", str(file)])
+    assert "at least 1 item" in str(done.exception)

@@ -181,6 +181,10 @@ def answered(up: Up, job_id: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------- it serves
 
 
+def test_a_simulated_stack_says_that_its_answers_and_predictions_mean_nothing(up: Up) -> None:
+    eventually(lambda: "predictions mean nothing here" in up.printed(), "the stack says so")
+
+
 def test_the_openai_client_gets_an_answer_and_a_stream(up: Up) -> None:
     client = openai.OpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0, timeout=60)
     with client:

@@ -159,14 +159,25 @@ def _engine_line(stack: Stack) -> str:
     )
 
 
+def _simulation_note(settings: StackSettings) -> str:
+    """What to know about answers that no model gives."""
+    if settings.engine is not StackEngine.SIMULATED:
+        return ""
+    return (
+        "The answers are random words, and their number has nothing to do with the prompt: so\n"
+        "predictions mean nothing here, and neither does the order of the answers.\n\n"
+    )
+
+
 def welcome(stack: Stack) -> str:
     """Return the message after the start: curl, the openai client, other commands."""
     if not stack.model:
         raise BadUsage("the stack is not started")
+    note = _simulation_note(stack.settings)
     return f"""
 Lengthwise serves {stack.model} at {stack.url}
 
-  curl {stack.url}/v1/chat/completions -H 'Content-Type: application/json' -d '
+{note}  curl {stack.url}/v1/chat/completions -H 'Content-Type: application/json' -d '
     {{"model": "{stack.model}", "messages": [{{"role": "user", "content": "Say hello."}}]}}'
 
   from openai import OpenAI

@@ -129,7 +129,12 @@ def read_tenants(raw: bytes) -> tuple[Tenant, ...]:
 
 def _problems(error: ValidationError) -> list[str]:
     found = []
-    for one in error.errors(include_url=False, include_input=False, include_context=False):
+    errors = error.errors(include_url=False, include_input=False, include_context=False)
+    # A list is too short because its entries are wrong: that is not one more problem.
+    causes = {one["loc"][:depth] for one in errors for depth in range(len(one["loc"]))}
+    for one in errors:
+        if one["loc"] in causes and one["type"] == "too_short":
+            continue
         where = ".".join(map(str, one["loc"])) or "the file"
         what = one["msg"].removeprefix("Value error, ")
         if "keys" in one["loc"] and one["type"] == "string_pattern_mismatch":
