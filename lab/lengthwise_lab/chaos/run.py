@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from lengthwise_contract.queue_settings import QueueClass, QueueSettings
 from lengthwise_lab.chaos import auditor, faults
 from lengthwise_lab.chaos.checks import checker
@@ -27,6 +29,7 @@ from lengthwise_lab.chaos.nemesis import Nemesis
 from lengthwise_lab.chaos.system.model_server import ModelServer
 from lengthwise_lab.chaos.system.processes import QUEUE, Sizes, System, free_ports
 from lengthwise_lab.errors import ChaosError
+from lengthwise_store.errors import StoreUnavailable
 
 #: At the end, one job in this many is requested from the service.
 _VIEW_EVERY = 20
@@ -34,6 +37,10 @@ _VIEW_EVERY = 20
 #: After this time without a submit or an engine call, s, the system is stalled and the run stops:
 #: longer than the longest outage.
 _STALL_S = 150.0
+
+#: Pause between two sweeps of a long run, s, which record the jobs that ended so long before, ms:
+#: longer than any stopped worker comes too late.
+_SWEEP_EVERY_S, _ENDED_AGO_MS = 300.0, 120_000.0
 
 #: How long the system may take to finish all jobs after the last fault, s.
 _DRAIN_S = 180.0
@@ -83,6 +90,7 @@ class _ChaosRun:
         self._plan, self._history = plan, history
         self._report_progress = report_progress
         self._unfinished = 0
+        self._audited: set[str] = set()  #: Jobs that are recorded before the end.
         self._stalled = False
 
     async def run(self) -> None:
@@ -107,10 +115,13 @@ class _ChaosRun:
                 writers = SettingsWriters(client, history, settings, seed=plan.seed)
                 batches = BatchClients(client, history, seed=plan.seed)
                 writers.start()
+                sweeps = asyncio.create_task(self._audit_old(system))
                 try:
                     await self._use_and_break(system, clients, engine, writers, batches)
                     await self._drain(clients)
                 finally:
+                    sweeps.cancel()
+                    await asyncio.gather(sweeps, return_exceptions=True)
                     await writers.aclose()
                 await writers.read()
                 await self._audit(system, clients)
@@ -186,6 +197,23 @@ class _ChaosRun:
                 )
             await asyncio.sleep(0.1)
 
+    async def _audit_old(self, system: System) -> None:
+        """Record jobs that ended long ago, every few minutes: an ended job is kept for an hour.
+
+        Not with `replica`: a crash may take back the end of a job, which then runs again.
+        """
+        while system.sizes.durability == "async":
+            await asyncio.sleep(_SWEEP_EVERY_S)
+            primary = system.broker.primary
+            try:
+                before_ms = await primary.clock_ms() - _ENDED_AGO_MS
+                ids = set(await auditor.stored_ids(primary.client)) - self._audited
+                self._audited |= await auditor.record_jobs(
+                    primary.url, ids, self._history, ended_before_ms=before_ms
+                )
+            except (RedisError, OSError, StoreUnavailable):
+                continue  # a fault of the run; the jobs are recorded by the next sweep
+
     async def _drain(self, clients: JobClients) -> None:
         """Wait until all jobs have ended. Record it if they do not in time."""
         self._report_progress(
@@ -202,13 +230,11 @@ class _ChaosRun:
     async def _audit(self, system: System, clients: JobClients) -> None:
         """Record all jobs, the queue and the processes at the end."""
         primary = system.broker.primary
-        stored = await auditor.stored_ids(primary.client)
-        self._report_progress(
-            f"{self._history.seconds:5.0f} s: reading {len(stored)} jobs and their outputs"
-        )
+        stored = sorted(self._audited.union(await auditor.stored_ids(primary.client)))
+        self._report_progress(f"{self._history.seconds:5.0f} s: reading the jobs and their outputs")
         self._history.write("stored", "ok", ids=stored)
-        ids = sorted(clients.ids.union(stored))
-        await auditor.record_jobs(f"redis://127.0.0.1:{primary.port}/0", ids, self._history)
+        ids = sorted(clients.ids.union(stored) - self._audited)
+        await auditor.record_jobs(primary.url, ids, self._history)
         await clients.view_some(ids[::_VIEW_EVERY])
         view = await clients.queue()
         if view is None:

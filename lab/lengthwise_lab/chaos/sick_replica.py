@@ -36,6 +36,9 @@ KINDS = tuple(kind for kind in Sickness if kind is not Sickness.LUMPS)
 #: The mean completion may be this many times that of the healthy replica alone.
 MOST_RATIO = 1.4
 
+#: Jobs that every replica answers before a measurement, and their time, ms.
+_WARM_UP_JOBS, _WARM_UP_MS = 64, 100.0
+
 #: How long all jobs may take, and a replica until it gets work again, s.
 _TIMEOUT_S = 300.0
 
@@ -134,13 +137,13 @@ class _Rig:
     ) -> SickReplicaRow:
         """Send the jobs while a replica is sick, and wait until all have ended."""
         await self._all_get_work()
-        self._rounds += 1
+        # A replica that was sick gets few jobs until it has answered some.
+        await self._ended(await self._submit_all(_WARM_UP_JOBS, _WARM_UP_MS))
         victim, sick = self._system.workers[-1].name, Sick(kind or Sickness.LUMPS, releases=False)
         if kind is not None:
             self._engine.sicken(victim, sick)
         try:
-            ids = await asyncio.gather(*(self._submit(number) for number in range(count)))
-            jobs = await self._ended(ids)
+            jobs = await self._ended(await self._submit_all(count, SERVICE_MS))
         finally:
             self._engine.cure(victim)
         first_ms = min(job.accepted_ms for job in jobs)
@@ -155,12 +158,16 @@ class _Rig:
             sick_calls=sick.calls,
         )
 
-    async def _submit(self, number: int) -> str:
+    async def _submit_all(self, count: int, service_ms: float) -> list[str]:
+        self._rounds += 1
+        return await asyncio.gather(*(self._submit(number, service_ms) for number in range(count)))
+
+    async def _submit(self, number: int, service_ms: float) -> str:
         script = AnswerScript(
             ref=f"r{self._rounds}-{number}",
             fate="answered",
             pieces=20,
-            service_ms=SERVICE_MS,
+            service_ms=service_ms,
             tokens=200,
             predicted_tokens=200.0,
         )

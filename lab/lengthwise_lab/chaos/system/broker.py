@@ -38,6 +38,11 @@ class Valkey:
         self.client = redis.Redis(port=self.port, socket_timeout=5.0, protocol=2)
         self._process: asyncio.subprocess.Process | None = None
 
+    @property
+    def url(self) -> str:
+        """The URL of the server, without a proxy."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
     async def start(self, *, replica_of: int | None = None) -> None:
         """Start the server, from its files if there are some, and wait until it answers.
 

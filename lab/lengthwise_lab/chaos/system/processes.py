@@ -25,7 +25,6 @@ from lengthwise_lab.chaos.system.broker import Broker
 from lengthwise_lab.chaos.system.proxy import Proxy
 from lengthwise_lab.errors import ChaosError
 from lengthwise_queue.tenants.keys import hash_key, new_key
-from lengthwise_worker.engine_watch import FIRST_PATIENCE_S
 from lengthwise_worker.outcomes import RETRY_BASE_MS
 
 #: How long a process may take to become ready, s.
@@ -71,14 +70,13 @@ class Sizes:
     def sick_bound_s(self) -> float:
         """How long a job may stay with a sick replica while another one is free, s.
 
-        A silent engine is given up after its timeout, and then two probes are waited for; or the
-        worker is gone, and its lease ends at a tick. The job may have spent up to three attempts,
-        and waits for its retry. The rest is for a busy machine.
+        A silent engine is given up after its timeout, and then two probes are waited for, as long
+        at most; or the worker is gone, and its lease ends at a tick. The job may have spent up to
+        three attempts, and waits for its retry. The rest is for a busy machine.
         """
-        patience_s = min(FIRST_PATIENCE_S, self.engine_timeout_s)
         lease_s = (self.lease_ms + self.tick_ms) / 1000
         retry_s = RETRY_BASE_MS / 1000 * 2.0 ** (MAX_ATTEMPTS - 1)
-        return self.engine_timeout_s + 2 * patience_s + lease_s + retry_s + _BUSY_S
+        return 3 * self.engine_timeout_s + lease_s + retry_s + _BUSY_S
 
 
 @dataclass
