@@ -27,9 +27,6 @@ _HEALTHY_S, _UNHEALTHY_S = 5.0, 0.5
 #: A loaded engine may miss one check; after this many in a row it is unhealthy.
 _MISSES = 2
 
-#: Longest time of one probe at first, s. It grows with what the engine is seen to need.
-FIRST_PATIENCE_S = 10.0
-
 #: After a failed probe and before the second one, s: one failure may be chance.
 _BETWEEN_PROBES_S = 0.3
 
@@ -65,7 +62,7 @@ class EngineWatch:
         self._verifying: asyncio.Task[str | None] | None = None
         self._proven = False  #: A call has succeeded since the last one that failed.
         self._longest_s = timeout_s
-        self.patience_s = min(FIRST_PATIENCE_S, timeout_s)
+        self.patience_s = min(engine.patience_s, timeout_s)  #: Longest time of one probe, s.
         self.active_s = time.monotonic()  #: When the engine last sent a piece or an answer.
         self._answered_s = -_IDLE_S
         self._shown: tuple[WorkerState, str | None] = ("starting", None)
@@ -166,9 +163,10 @@ class EngineWatch:
         return await asyncio.shield(self._verifying)
 
     async def _probe_twice(self) -> str | None:
+        began_s = time.monotonic()
         problem = await self.probe_problem()
-        if problem is None:
-            return None
+        if problem is None or time.monotonic() - began_s >= self.patience_s:
+            return problem
         await asyncio.sleep(_BETWEEN_PROBES_S)
         return await self.probe_problem()
 

@@ -84,9 +84,37 @@ def test_large_bodies_that_end_together_are_stored(rig: Rig) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_the_pieces_of_long_answers_that_were_gathered_in_an_outage_are_stored(
+    quiet_redis_url: str, make_rig: type[Rig]
+) -> None:
+    rig = make_rig(quiet_redis_url)
+
+    async def body() -> None:
+        pid = (await rig.store.client.info("server"))["process_id"]
+        engine = rig.engine(tokens_per_s=3000.0)
+        async with rig.working(engine.url, lease_ms=60_000) as worker:
+            for number in range(3):
+                await rig.submit(f"j{number}", tokens=8000)
+            await rig.becomes(lambda: engine.batch.running == 3)
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                await rig.becomes(lambda: engine.batch.seen.answered == 3)
+                await rig.becomes(lambda: worker.link.unavailable)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            for number in range(3):
+                assert await stored(rig, f"j{number}") == 8000
+                assert (await rig.job(f"j{number}")).attempt == 1
+
+    try:
+        rig.run(body)
+    finally:
+        rig.close()
+
+
+@pytest.mark.slow
 def test_answers_that_are_finished_in_an_outage_longer_than_their_leases_are_not_run_again(
-    quiet_redis_url: str, make_rig: type[Rig], stream: bool
+    quiet_redis_url: str, make_rig: type[Rig]
 ) -> None:
     # The tick behind an outage ended all leases, before any worker could extend them.
     rig = make_rig(quiet_redis_url)
@@ -98,7 +126,7 @@ def test_answers_that_are_finished_in_an_outage_longer_than_their_leases_are_not
         async with rig.working(engine.url, slots=8, **times) as worker:
             other = rig.open_store(rig.settings(engine.url, **times))
             for number in range(6):
-                await rig.submit(f"j{number}", tokens=30, stream=stream)
+                await rig.submit(f"j{number}", tokens=30, stream=False)
             await rig.becomes(lambda: engine.batch.running == 6)
             pid = info["process_id"]
             began_s = time.monotonic()

@@ -47,7 +47,7 @@ def test_after_a_failover_that_lost_output_the_rest_of_the_attempt_is_not_stored
     # had returned LOST and stopped counting the pieces of the claim. Until the engine's call was
     # closed, the worker sent the pieces that still came, and they were stored as the first ones.
     async def body() -> None:
-        engine = rig.engine(tokens_per_s=2000.0)
+        engine = rig.engine(tokens_per_s=500.0)
         times = StoreSettings(lease_ms=2000, beat_ms=150, tick_ms=50)
         stores: list[FailsOver] = []
 

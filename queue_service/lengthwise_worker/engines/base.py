@@ -46,7 +46,13 @@ class Health:
 
 
 class Engine(Protocol):
-    """One engine behind one worker."""
+    """One engine behind one worker.
+
+    `patience_s`: how long it may be silent, at first, before a probe is sent, and how long that may
+    take, s. The worker learns more from the engine.
+    """
+
+    patience_s: float
 
     @property
     def kind(self) -> str:

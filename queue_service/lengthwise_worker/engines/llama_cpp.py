@@ -33,6 +33,7 @@ class LlamaCppEngine(OpenAIEngine):
     """See `Engine`."""
 
     kind = "llama.cpp"
+    patience_s = 60.0  # on a CPU, a long prompt holds everything up
     probe_path = "/health"
 
     def __init__(

@@ -66,6 +66,7 @@ class OpenAIEngine:
     """Sends jobs to `{base}/v1/...`. See `Engine`."""
 
     kind = "openai"
+    patience_s = 10.0
     #: The path that `health` requests first. /v1/models is common to all and checks the key.
     probe_path = "/v1/models"
 

@@ -38,6 +38,7 @@ class IdleEngine:
     """An engine that answers every job at once."""
 
     kind = "idle"
+    patience_s = 60.0
 
     def __init__(self, probe: Probe) -> None:
         """Store the probe, which counts the jobs."""
