@@ -217,3 +217,9 @@ def test_retry_after_may_be_missing_or_unreadable(header: str | None) -> None:
     error = wire.error_of(429, b"", header)
     assert isinstance(error, EngineBusy)
     assert error.retry_after_s is None
+
+
+def test_a_number_that_is_no_double_does_not_come_back_beside_a_nan() -> None:
+    # `1e400` is JSON, but it was read as infinity when a NaN beside it had to go.
+    got = wire.without_nan(b'{"a":[1e400,-1e400,NaN,Infinity,1.5,7]}')
+    assert got == b'{"a":[null,null,null,null,1.5,7]}'

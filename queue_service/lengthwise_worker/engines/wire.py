@@ -7,6 +7,7 @@ set a key that the worker sets. Called by openai_http.py, vllm.py and answer_rea
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -206,7 +207,9 @@ def without_nan(data: bytes) -> bytes:
     """Return JSON without NaN and infinities, which are not JSON: null takes their place."""
     if b"NaN" not in data and b"Infinity" not in data:
         return data
-    return _dumped(json.loads(data, parse_constant=lambda _: None))
+    # `1e400` is JSON, but it is read as infinity, and would be written as such.
+    finite = lambda text: float(text) if math.isfinite(float(text)) else None  # noqa: E731
+    return _dumped(json.loads(data, parse_constant=lambda _: None, parse_float=finite))
 
 
 def _dumped(value: Any) -> bytes:
