@@ -684,6 +684,17 @@ def test_the_due_times_of_another_policy_are_not_compared() -> None:
     assert checker.check(recorded.events).ok
 
 
+def test_a_job_that_an_error_named_and_that_was_never_stored_is_not_missed() -> None:
+    recorded = RecordedHistory()
+    recorded.events += [
+        *refused_request(job_id="id-d"),
+        {"op": "final", "type": "ok", "id": "id-d", "found": False},
+        {"op": "view", "type": "fail", "id": "id-d", "status": 404},
+    ]
+    report = checker.check(recorded.events)
+    assert report.ok, report.violations
+
+
 def test_a_second_execution_is_counted_and_allowed() -> None:
     recorded = RecordedHistory()
     recorded.events.append(engine_call("b", t=2))

@@ -35,6 +35,8 @@ def check_views(run: RunRecord) -> None:
     for event in run.by_op["view"]:
         job_id = event["id"]
         state = run.final_state(job_id)
+        if state is None and event.get("status") == 404:
+            continue  # an error named it, and it was never stored
         if event["type"] != "ok" or event["state"] != state:
             got = event.get("state") or f"status {event.get('status')}"
             run.violated("accepted_twice", f"{job_id} is {state}, the service returned {got}")
