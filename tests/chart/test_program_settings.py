@@ -156,6 +156,27 @@ def test_the_grace_period_of_a_pod_is_longer_than_that_of_its_program(render: An
     assert pod["terminationGracePeriodSeconds"] > 307
 
 
+def test_the_metrics_of_the_queue_service_have_a_port_of_their_own_by_a_value(render: Any) -> None:
+    on = {"monitoring": {"serviceMonitor": {"enabled": True}}, "networkPolicy": {"enabled": True}}
+    made = render(on | {"queue": {"metricsPort": 9100}})
+    container = named(made, "Deployment", "lw-lengthwise-queue")["spec"]["template"]["spec"][
+        "containers"
+    ][0]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"http": 8080, "metrics": 9100}
+    assert {"name": "LENGTHWISE_QUEUE_METRICS_PORT", "value": "9100"} in container["env"]
+    monitor = named(made, "PodMonitor", "lw-lengthwise-queue")
+    assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == "metrics"
+    monitors = [m["metadata"]["name"] for m in made if m["kind"] == "ServiceMonitor"]
+    assert monitors == ["lw-lengthwise-predictor"]
+    rules = named(made, "NetworkPolicy", "lw-lengthwise-queue")["spec"]["ingress"]
+    assert [rule["ports"][0]["port"] for rule in rules] == ["http", "metrics"]
+    service = named(made, "Service", "lw-lengthwise-queue")
+    assert [port["name"] for port in service["spec"]["ports"]] == ["http"]
+    monitors = [m["metadata"]["name"] for m in render(on) if m["kind"] == "ServiceMonitor"]
+    assert sorted(monitors) == ["lw-lengthwise-predictor", "lw-lengthwise-queue"]
+
+
 def test_web_pages_of_other_origins_are_allowed_by_a_value(render: Any) -> None:
     def env(values: dict[str, Any]) -> dict[str, str]:
         made = named(render({"queue": values}), "Deployment", "lw-lengthwise-queue")
