@@ -32,7 +32,7 @@ def manifest(path: Path) -> dict[str, Any]:
 def test_there_is_an_example_for_each_way_to_serve() -> None:
     assert {path.stem for path in EXAMPLES} == {
         *("cpu-test-model", "one-gpu", "tensor-parallel", "scale-to-zero"),
-        *("bring-your-own-predictor", "existing-endpoint"),
+        *("bring-your-own-predictor", "existing-endpoint", "kueue"),
     }
 
 
