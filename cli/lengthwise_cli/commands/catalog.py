@@ -91,6 +91,10 @@ ROOT = Group(
         "top": Command(
             f"{_COMMANDS}.top:top", "Show the queue live: waiting, running and finished jobs."
         ),
+        "queues": Command(
+            f"{_COMMANDS}.queues:app",
+            "List the queues of a running service, change their settings, remove one.",
+        ),
         "demo": Command(
             f"{_COMMANDS}.demo.command:demo",
             "Race fcfs and sjf side by side on a small real LLM.",

@@ -21,7 +21,7 @@ from lengthwise_lab.server_sent_events import read_events
 #: How often a broken stream is resumed, and the pause before it, seconds.
 RECONNECTS, RECONNECT_PAUSE_S = 60, 0.5
 
-Url = Annotated[str, typer.Option(help="URL of the queue service.")]
+Url = Annotated[str, typer.Option(envvar="LENGTHWISE_URL", help="URL of the queue service.")]
 ApiKey = Annotated[
     str | None,
     typer.Option(envvar="LENGTHWISE_API_KEY", help="Your API key; set it by environment."),

@@ -78,6 +78,15 @@ class ServiceClient:
         """Change some settings of a queue; None takes one back to its default."""
         await self._call("PATCH", f"/v1/queues/{_path(name)}", dict(changes))
 
+    async def queues(self) -> list[QueueView]:
+        """Return all queues; for admins."""
+        found = (await self._call("GET", "/v1/queues"))["data"]
+        return [QueueView.model_validate(view) for view in found]
+
+    async def remove_queue(self, name: str, *, force: bool = False) -> None:
+        """Remove a queue; with `force` also one that is in use."""
+        await self._call("DELETE", f"/v1/queues/{_path(name)}?force={str(force).lower()}")
+
     async def snapshot(self, name: str, limit: int) -> SnapshotView:
         """Return the waiting, running and finished jobs, at most `limit` of each."""
         path = f"/v1/queues/{_path(name)}/snapshot?limit={limit}"
