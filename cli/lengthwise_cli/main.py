@@ -5,6 +5,7 @@ Every flag can also be given by environment: `lengthwise up --port` is LENGTHWIS
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,9 @@ from lengthwise_cli.commands.catalog import ROOT, Command, Group
 from lengthwise_cli.errors import CliError
 from lengthwise_lab.errors import LabError
 
+#: A shell sets it when it asks how to complete a command line (`--install-completion`).
+COMPLETION_VARIABLE = "_LENGTHWISE_COMPLETE"
+
 
 def build(argv: Sequence[str] | None = None) -> typer.Typer:
     """Build the command line.
@@ -26,16 +30,17 @@ def build(argv: Sequence[str] | None = None) -> typer.Typer:
         argv: The arguments without the program's name. Only the command that they name is
             imported; the others have their help line and nothing else. None: import all.
     """
-    app = _group(ROOT, None if argv is None else [a for a in argv if not a.startswith("-")])
+    words = None if argv is None else [a for a in argv if not a.startswith("-")]
+    app = _group(ROOT, words, completion=True)
     app.callback()(_root)
     return app
 
 
-def _group(group: Group, words: Sequence[str] | None) -> typer.Typer:
+def _group(group: Group, words: Sequence[str] | None, *, completion: bool = False) -> typer.Typer:
     app = typer.Typer(
         help=group.summary,
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=completion,
         pretty_exceptions_enable=False,
     )
     for name, entry in group.commands.items():
@@ -50,6 +55,14 @@ def _group(group: Group, words: Sequence[str] | None) -> typer.Typer:
         else:
             app.command(name, short_help=entry.summary)(target)
     return app
+
+
+def _arguments() -> Sequence[str]:
+    """Return the arguments: those of this process, or those that a shell asks to complete."""
+    for variable in ("_TYPER_COMPLETE_ARGS", "COMP_WORDS"):  # zsh and fish; bash
+        if COMPLETION_VARIABLE in os.environ and variable in os.environ:
+            return os.environ[variable].split()[1:]
+    return sys.argv[1:]
 
 
 def _load(command: Command) -> Any:
@@ -100,7 +113,7 @@ def main(make: Callable[[Sequence[str]], Callable[..., object]] = build) -> None
     # `kill` ends a command as Ctrl-C does: it restores settings and removes processes and folders.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        make(sys.argv[1:])(prog_name="lengthwise", auto_envvar_prefix="LENGTHWISE")
+        make(_arguments())(prog_name="lengthwise", auto_envvar_prefix="LENGTHWISE")
     except (CliError, LabError) as exc:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         console.print(f"lengthwise: {exc}", style="red", markup=False)

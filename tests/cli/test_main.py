@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import signal
 import subprocess
 import sys
@@ -79,6 +80,28 @@ def test_help_lists_every_command_and_imports_none(arguments: list[str]) -> None
 def test_it_prints_its_version() -> None:
     done = CliRunner().invoke(build(["--version"]), ["--version"])
     assert done.output == f"lengthwise {version('lengthwise')}\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "want"),
+    [("lengthwise do", "doctor"), ("lengthwise demo --req", "--requests")],
+    ids=["command", "flag"],
+)
+def test_a_shell_completes_commands_and_their_flags(typed: str, want: str) -> None:
+    # Only the named command is imported, and a shell names it in its own way.
+    asked = {
+        "_LENGTHWISE_COMPLETE": "complete_bash",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(len(typed.split()) - 1),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "lengthwise_cli"],
+        env={**os.environ, **asked},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [want]
 
 
 def test_a_mistyped_command_is_an_error_that_suggests_the_right_one() -> None:

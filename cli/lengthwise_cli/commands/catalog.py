@@ -99,6 +99,10 @@ ROOT = Group(
             f"{_COMMANDS}.demo.command:demo",
             "Race fcfs and sjf side by side on a small real LLM.",
         ),
+        "doctor": Command(
+            f"{_COMMANDS}.doctor:doctor",
+            "Check this machine: what is there, what is missing, what to do.",
+        ),
         "collect": Command(
             f"{_COMMANDS}.collect:collect",
             "Collect answer lengths from an endpoint or a queue.",

