@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise_contract.prediction import Prediction
 from lengthwise_contract.request_view import BUCKETS
 from lengthwise_learning.evidence import Submission
 from lengthwise_learning.kernel import (
@@ -33,9 +32,6 @@ Array = NDArray[np.float32]
 
 #: Weight of a repeated request's last answers, beside what is predicted for it.
 _REPEATED = 0.7
-
-#: Distance of p10 and p90 from p50, log tokens, and in standard deviations of a normal one.
-_USUAL_SPREAD, _Z90 = 0.6, 1.2816
 
 #: Bounds of a prediction, log tokens: 1 token and about a million.
 _RANGE = (0.0, 14.0)
@@ -252,26 +248,6 @@ def repeat_key(llm: str, request: str) -> int:
     """Return a number of 64 bits for an LLM and a request."""
     digest = hashlib.blake2b(f"{llm}\0{request}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
-
-
-def moved(prediction: Prediction, log_tokens: float, version: str) -> Prediction:
-    """Return the prediction that a learned log p50 makes of the predictor's, without its view.
-
-    Its spread is the same for all jobs; the calibration scales it. The predictor's spread of each
-    job cost 0.01 to 0.02 of tau-b in the expected length.
-    """
-    p50 = math.exp(log_tokens)
-    return prediction.model_copy(
-        update={
-            "model_version": version,
-            "p10_tokens": p50 / math.exp(_USUAL_SPREAD),
-            "p50_tokens": p50,
-            "p90_tokens": p50 * math.exp(_USUAL_SPREAD),
-            "mean_tokens": p50 * math.exp((_USUAL_SPREAD / _Z90) ** 2 / 2),
-            "rank_score": log_tokens,
-            "view": None,
-        }
-    )
 
 
 def _bounded(log_tokens: float) -> float:

@@ -17,14 +17,15 @@ from lengthwise_contract.prediction import Prediction
 from lengthwise_lab.learning.order import Gain, gains
 from lengthwise_lab.learning.streams import LearnJob
 from lengthwise_learning.evidence import Evidence, Submission
-from lengthwise_learning.learned import Forecast, Learned, moved
+from lengthwise_learning.learned import Forecast, Learned
 from lengthwise_learning.learner import fit
 from lengthwise_learning.promotion import JUDGED, MOST_EVIDENCE, Candidate, due, serves
 from lengthwise_learning.view import View
 from lengthwise_queue.prediction import calibration_fit
 from lengthwise_queue.prediction.accuracy import pair_accuracy, tau_b
-from lengthwise_queue.prediction.calibration import IDENTITY, Calibration, shape_of
-from lengthwise_queue.prediction.expected_length import expected_tokens
+from lengthwise_queue.prediction.calibration import Calibration, shape_of
+from lengthwise_queue.prediction.candidates import moved
+from lengthwise_queue.prediction.expected_length import mean_of_cut
 from lengthwise_store.prediction_record import MeasuredAnswer, Quantiles
 
 #: After so many jobs the predictions are measured.
@@ -131,7 +132,7 @@ class _Run:
         del self._evidence[:-MOST_EVIDENCE]
         for candidate, one in _candidates(prediction, forecast).items():
             kept = self._answers[candidate]
-            kept.append(_answer(job, one))
+            kept.append(_answer(job, one, candidate))
             del kept[:-ANSWERS_KEPT]
         if finished % _JUDGED_EVERY == 0:
             self._candidate = serves(self._evidence[-JUDGED:], self._candidate)
@@ -150,8 +151,9 @@ class _Run:
             found = _candidates(prediction, forecast)
             raw["static"].append(prediction.p50_tokens)
             if Candidate.LEARNED in found:
-                raw["learned"].append(found[Candidate.LEARNED].p50_tokens)
-            priced["static"].append(_price(job, prediction, calibrations[Candidate.STATIC]))
+                raw["learned"].append(found[Candidate.LEARNED][1])
+            static = _price(job, found[Candidate.STATIC], calibrations[Candidate.STATIC])
+            priced["static"].append(static)
             chosen = self._candidate if self._candidate in found else Candidate.STATIC
             priced["served"].append(_price(job, found[chosen], calibrations[chosen]))
         raw["served"] = priced["served"]
@@ -186,30 +188,29 @@ class _Run:
         return prediction, submission, forecast
 
 
-def _candidates(prediction: Prediction, forecast: Forecast | None) -> dict[Candidate, Prediction]:
-    found = {Candidate.STATIC: prediction}
+def _candidates(prediction: Prediction, forecast: Forecast | None) -> dict[Candidate, Quantiles]:
+    raw = (prediction.p10_tokens, prediction.p50_tokens, prediction.p90_tokens)
+    found = {Candidate.STATIC: raw}
     if forecast is not None:
-        found[Candidate.LEARNED] = moved(prediction, forecast.learned, "learned")
+        found[Candidate.LEARNED] = moved(raw, forecast.learned)
         if forecast.young is not None:
-            found[Candidate.YOUNG] = moved(prediction, forecast.young, "young")
+            found[Candidate.YOUNG] = moved(raw, forecast.young)
     return found
 
 
-def _answer(job: LearnJob, prediction: Prediction) -> MeasuredAnswer:
-    raw: Quantiles = (prediction.p10_tokens, prediction.p50_tokens, prediction.p90_tokens)
+def _answer(job: LearnJob, raw: Quantiles, candidate: Candidate) -> MeasuredAnswer:
     return MeasuredAnswer(
         tokens=job.tokens,
-        priced=prediction.p50_tokens,
+        priced=raw[1],
         raw=raw,
-        predictor=prediction.model_version,
+        predictor=candidate.value,
         max_tokens=job.tokens if job.censored else job.cap,
         shape=shape_of(job.prompt),
     )
 
 
-def _price(job: LearnJob, prediction: Prediction, calibration: Calibration = IDENTITY) -> float:
-    calibrated = calibration.apply(prediction, shape_of(job.prompt))
-    return expected_tokens(calibrated, median_tokens=0.0, max_tokens=job.cap)
+def _price(job: LearnJob, raw: Quantiles, calibration: Calibration) -> float:
+    return mean_of_cut(calibration.quantiles(raw, shape_of(job.prompt)), job.cap)
 
 
 def _within(jobs: Sequence[LearnJob], predicted: dict[str, list[float]]) -> dict[str, float]:

@@ -22,8 +22,8 @@ def overtake_bound_ms(
     grows with the queue. It is for answers longer than usual: half of it at the usual length,
     nearly nothing at half of that, nearly all at twice. So there are two groups, short and long.
     Each keeps its order of acceptance, and the long answers bear a delay that is a multiple of
-    their own wait. (A steeper curve gains little, a flatter one costs p99:
-    docs/decisions/0061-following-the-wait.md.)
+    their own wait. (Learned predictions stand close to the usual length; with the fourth power
+    the step told few of them apart: docs/decisions/0082-a-steeper-step.md.)
 
     Numbers only, no keywords: the lab compiles this very function.
 
@@ -36,7 +36,7 @@ def overtake_bound_ms(
     bound_ms = overtake_factor * predicted_ms
     if credit_ms > 0 and usual_ms > 0:
         times = min(predicted_ms / usual_ms, 1e3)
-        bound_ms = max(bound_ms, credit_ms * (1 - 1 / (1 + times**4)))
+        bound_ms = max(bound_ms, credit_ms * (1 - 1 / (1 + times**8)))
     return bound_ms
 
 

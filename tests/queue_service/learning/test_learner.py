@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from tests.queue_service.learning.made_jobs import STATIC, by_view, job
 
-from lengthwise_contract.prediction import Prediction
 from lengthwise_learning import learner
 from lengthwise_learning.evidence import Evidence, Submission
-from lengthwise_learning.learned import Learned, moved
+from lengthwise_learning.learned import Learned
 from lengthwise_learning.learner import fit
 from lengthwise_learning.similar import similar
 
@@ -200,20 +199,3 @@ def test_similar_jobs_are_the_callers_own_and_a_repeat_comes_first() -> None:
     assert all(0 <= f.similarity <= 1 for f in found)
     assert {f.tokens for f in found} <= {e.tokens for e in jobs}
     assert similar(dataclasses.replace(one, tenant="nobody"), jobs) == []
-
-
-def test_a_moved_prediction_has_the_learned_median_a_usual_spread_and_its_own_version() -> None:
-    raw = Prediction(
-        model_version="v",
-        p10_tokens=50,
-        p50_tokens=100,
-        p90_tokens=2000,
-        mean_tokens=520,
-        rank_score=1.0,
-        view="x",
-    )
-    got = moved(raw, math.log(300), "learned-1")
-    assert got.p50_tokens == pytest.approx(300)
-    assert got.p10_tokens * got.p90_tokens == pytest.approx(300**2)
-    assert got.p10_tokens < got.p50_tokens < got.mean_tokens < got.p90_tokens < 600
-    assert (got.model_version, got.view) == ("learned-1", None)

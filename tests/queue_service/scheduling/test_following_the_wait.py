@@ -119,8 +119,8 @@ def explained(make_front: Callable[..., Front], predictor: str, **settings: Any)
 @pytest.mark.parametrize(
     ("answered", "settings", "want_ms"),
     [
-        # 4,000 tokens of 10 ms over 2 slots; the wait factor; 1 - 1 / (1 + 3^4) of it.
-        (RIGHT, {}, WAIT_FACTOR * 20_000 * 81 / 82),
+        # 4,000 tokens of 10 ms over 2 slots; the wait factor; 1 - 1 / (1 + 3^8) of it.
+        (RIGHT, {}, WAIT_FACTOR * 20_000 * 6561 / 6562),
         (RIGHT, {"overtake_wait_factor": 0}, K * 600),
         (RIGHT[:20], {}, K * 600),
         (COIN, {}, K * 600),
