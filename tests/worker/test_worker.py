@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis.asyncio as redis
 
 from lengthwise_contract.queue_settings import QueueSettings
 from lengthwise_contract.states import JobState
@@ -304,6 +305,25 @@ def test_nothing_is_claimed_for_an_unhealthy_engine_and_work_resumes_when_it_is_
             engine.batch.misbehave(Faults())
             await rig.output("j1")
         assert (await rig.job("j1")).attempt == 1
+
+    rig.run(body)
+
+
+def test_a_tick_that_fails_does_not_end_the_worker(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    # One damaged key ended every worker of the queue, again after each restart.
+    async def body() -> None:
+        engine = rig.engine()
+        engine.batch.misbehave(Faults(unhealthy=True))
+        await rig.submit("j1", tokens=2)
+        async with redis.Redis.from_url(rig.redis_url) as client:
+            await client.set(QueueKeys(rig.queue).delayed, "not a sorted set")
+        async with rig.working(engine.url, tick_ms=100):
+            await rig.becomes(lambda: "tick failed" in caplog.text)
+            engine.batch.misbehave(Faults())
+            await rig.output("j1")
+        assert (await rig.job("j1")).state is JobState.SUCCEEDED
 
     rig.run(body)
 
