@@ -40,7 +40,7 @@ _GAUGES = {
     "queue_backlog_seconds": "Time to serve the jobs waiting; no sample without a worker",
     "queue_oldest_wait_seconds": "Age of the oldest job waiting",
     "inflight": "Jobs leased to a worker",
-    "queue_workers": "Workers with a recent heartbeat",
+    "queue_workers": "Workers with a recent heartbeat, whose engine gets work",
     "queue_slots": "Jobs that these workers can run at once",
     "queue_seconds_per_token": "What one output token costs, as measured, or as assumed before "
     "that",
@@ -126,7 +126,7 @@ def _values(snapshot: QueueSnapshot) -> dict[str, float | None]:
         "queue_backlog_seconds": None if backlog_ms is None else backlog_ms / 1000,
         "queue_oldest_wait_seconds": waited_ms / 1000,
         "inflight": stats.in_flight,
-        "queue_workers": len(stats.workers),
+        "queue_workers": sum(worker.slots > 0 for worker in stats.workers),
         "queue_slots": sum(worker.slots for worker in stats.workers),
         "queue_seconds_per_token": pricing.ms_per_token(settings, stats) / 1000,
         "queue_overtake_factor": settings.overtake_factor if stats.active_policy == "sjf" else 0.0,
