@@ -4,7 +4,8 @@ A sick replica answers fast, or never, and would take job after job from the rep
 failed calls open the breaker: nothing is claimed. A probe with one real token, repeated ever less
 often, lets one job in; each job that succeeds doubles the number, until all slots are in use. One
 at a time, a job that breaks its engine is found: it fails alone, and spends its attempt. Others go
-back to the queue as they came. Called by engine_watch.py.
+back to the queue as they came (docs/decisions/0091-whose-fault-a-failed-call-is.md). Called by
+engine_watch.py.
 """
 
 from __future__ import annotations
