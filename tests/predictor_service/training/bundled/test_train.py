@@ -19,6 +19,7 @@ pytest.importorskip("safetensors")
 
 from tokenizers import Tokenizer  # noqa: E402
 
+from lengthwise_contract.request_view import RequestView  # noqa: E402
 from lengthwise_predictor.model import LengthModel  # noqa: E402
 from lengthwise_predictor.settings import BUNDLED  # noqa: E402
 from lengthwise_training.backbones.pretrained import Backbone, load_pretrained  # noqa: E402
@@ -161,6 +162,20 @@ def test_the_file_computes_what_the_network_does(trained: tuple[dict[str, Any], 
 
 
 @pytest.mark.slow
+def test_a_trained_model_returns_its_view_of_a_request(
+    trained: tuple[dict[str, Any], Path],
+) -> None:
+    card, out = trained
+    got = LengthModel(out, provider="cpu").predict("a poem about number 7", "new", view=True)
+    view = RequestView.from_text(got.view or "")
+    assert list(view.widths) == card["view"]
+    numbers = np.frombuffer(view.numbers, "<f2").astype(float)
+    assert np.isfinite(numbers).all()
+    assert numbers[0] == pytest.approx(np.log(got.p50_tokens), abs=0.01)
+    known = numbers[4 : 4 + view.widths[2]]  # how each LLM differs, about their mean
+    assert known.mean() == pytest.approx(0, abs=0.01)
+
+
 def test_evaluate_measures_a_held_out_model_as_training_did(
     trained: tuple[dict[str, Any], Path], dataset: Dataset
 ) -> None:
