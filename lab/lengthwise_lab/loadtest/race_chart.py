@@ -94,7 +94,7 @@ def _applications(axes: Axes, applications: Sequence[ApplicationTimes]) -> None:
     ]
     axes.set_yticks(range(len(applications)), names)
     axes.invert_yaxis()
-    axes.margins(x=0.14)
+    axes.margins(x=0.18)
     axes.set_xlabel("average seconds until the answer is complete")
     axes.set_title("By what was asked", loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
