@@ -62,6 +62,7 @@ STATUS: dict[type[LengthwiseError], int] = {
     errors.KeyConflict: 422,
     errors.QueueOverloaded: 429,
     errors.QueueDraining: 503,
+    errors.NoWorkers: 503,
     errors.SubmitUnconfirmed: 503,
     errors.AnswerInterrupted: 503,
     store_errors.StoreUnavailable: 503,

@@ -14,6 +14,9 @@ _PREFIX = "/v1"
 #: Parts in front of a path that clients add for other services, or twice.
 _STRAY = ("/v1", "/api", "/openai")
 
+#: A path with a name that may contain slashes.
+_NAMED = re.compile(r"(/+v1/+(?:queues|models)/+)(.*)", re.DOTALL)
+
 #: How alike two paths must be for one to be suggested for the other, 0 to 1.
 _ALIKE = 0.85
 
@@ -27,12 +30,17 @@ class ForgivingPaths:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] == "http":
-            path = re.sub("//+", "/", scope["path"])
-            if path != "/":
-                path = path.removesuffix("/")
+            path = _without_extra(scope["path"])
             if path != scope["path"]:
                 scope = {**scope, "path": path, "raw_path": path.encode()}
         await self._app(scope, receive, send)
+
+
+def _without_extra(path: str) -> str:
+    named = _NAMED.fullmatch(path)
+    # Inside a name they count: `PUT /v1/queues/a//b` must not make `a/b`.
+    head, name = (named[1], named[2]) if named else (path, "")
+    return (re.sub("//+", "/", head) + name.rstrip("/")).rstrip("/") or "/"
 
 
 def suggestion(method: str, path: str, routes: Iterable[Route]) -> str | None:

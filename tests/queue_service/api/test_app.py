@@ -407,7 +407,7 @@ def test_logs_are_json_with_their_ids_and_without_the_prompt(
     with caplog.at_level(logging.DEBUG, logger="lengthwise_queue"):
         messages = [{"role": "user", "content": secret}]
         front.http.post("/v1/chat/completions", json=front.chat(messages=messages))
-        front.http.post("/v1/chat/completions", json=front.chat(temperature=secret))
+        front.http.post("/v1/chat/completions", json=front.chat(messages=[secret]))
     lines = [json.loads(json_formatter().format(record)) for record in caplog.records]
     [line] = [one for one in lines if one["message"] == "request answered"]
     assert (line["queue"], line["outcome"]) == (front.model, "succeeded")

@@ -156,8 +156,9 @@ async def _claim(url: str, queue: str, *, fail: bool) -> None:
 
 
 def revealed(answer: httpx.Response) -> tuple[int, bytes, list[tuple[str, str]]]:
-    """What a response reveals: its status, its body and its headers, without the date."""
-    headers = sorted((k, v) for k, v in answer.headers.items() if k != "date")
+    """What a response reveals: its status, body and headers, but for the date and its own id."""
+    own = ("date", "x-request-id")
+    headers = sorted((k, v) for k, v in answer.headers.items() if k not in own)
     return answer.status_code, answer.content, headers
 
 

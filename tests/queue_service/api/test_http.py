@@ -216,6 +216,8 @@ def test_extra_slashes_are_forgiven(front: Front, path: str) -> None:
 def test_extra_slashes_are_forgiven_around_names_with_slashes(front: Front) -> None:
     assert front.http.get(f"{front.url}//v1/models/{front.model}/").json()["id"] == front.model
     assert front.http.get(f"{front.url}/v1/models/").json()["object"] == "list"
+    made = front.http.put(f"{front.url}/v1/queues/a//b", json={})
+    assert (made.status_code, made.json()["error"]["param"]) == (400, "name")
 
 
 @pytest.mark.parametrize(
