@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import redis.asyncio as redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from lengthwise_store.codec.output import entry_order, read_entries
 from lengthwise_store.jobs import EntryKind, OutputEntry
 from lengthwise_store.keys import QueueKeys
+from lengthwise_store.redis.errors import is_outage
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +127,8 @@ class OutputHub:
                 # Redis is down, restarting or failing over: the readers keep waiting, and resume.
                 log.warning("output hub lost redis", extra={"error": str(exc)})
                 pause_s = min(1.0, max(0.05, pause_s * 2))
+                if isinstance(exc, ResponseError) and not is_outage(exc):
+                    await self._release_damaged()
                 continue
             for name, entries in reply or []:
                 self._deliver(name.decode(), entries)
@@ -158,6 +161,21 @@ class OutputHub:
         for future in stream.waiters if stream is not None else ():
             if not future.done():
                 future.set_result([])
+
+    async def _release_damaged(self) -> None:
+        """End the waits for keys that are no streams: they must not stop all other readers."""
+        names = list(self._streams)
+        try:
+            pipe = self._client.pipeline(transaction=False)
+            for name in names:
+                pipe.type(name)
+            kinds = await pipe.execute()
+        except (RedisError, OSError):
+            return  # the next read fails as well, and this is tried again
+        for name, kind in zip(names, kinds, strict=True):
+            if kind not in (b"stream", b"none"):
+                log.error("the output of a job is damaged", extra={"key": name})
+                self._release(name)
 
     def _forget_idle(self) -> None:
         limit = time.monotonic() - self.IDLE_S

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
-pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(600)]
 
 #: The name of a client's requirements, and its program.
 PROGRAMS = {
@@ -101,7 +101,7 @@ def llm(
             env=env,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             stdin=subprocess.DEVNULL,
         )
         assert done.returncode == 0, done.stderr[-2000:]
@@ -154,7 +154,7 @@ def test_guidellm_measures_with_its_defaults(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-3000:]
     [benchmark] = json.loads(report.read_text())["benchmarks"]

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import redis.asyncio as redis
+from redis.exceptions import ResponseError
 
 from lengthwise_store.jobs import Claim, EntryKind, NewJob, Outcome, OutcomeKind, OutputEntry
+from lengthwise_store.keys import QueueKeys
 from lengthwise_store.output_reader import stream_output
 from lengthwise_store.store import JobStore
 
@@ -169,3 +171,28 @@ def test_a_second_attempt_is_announced_once(redis_url: str) -> None:
             assert await Reader(store, after=after).to_the_end() == want[count:]
 
     run(redis_url, body)
+
+
+@pytest.mark.slow
+def test_a_damaged_output_ends_its_own_reader_and_no_other(redis_url: str) -> None:
+    # All readers of a queue share one XREAD: a key of another type failed it for all, for ever.
+    async def body() -> None:
+        store = JobStore(redis_url)
+        try:
+            await submit(store)
+            lease = (await claim(store)).lease
+            damaged = asyncio.create_task(store.wait_output(Q, "damaged", timeout_s=1000))
+            await store.emit(Q, lease, [b"one"])
+            [first] = await store.wait_output(Q, JOB, timeout_s=1000)
+            async with redis.Redis.from_url(redis_url) as client:
+                await client.set(QueueKeys(Q).out("damaged"), "not a stream")
+            reader = asyncio.create_task(store.wait_output(Q, JOB, after=first.id, timeout_s=1000))
+            async with asyncio.timeout(BOUND_S):
+                with pytest.raises(ResponseError):
+                    await damaged
+                await store.emit(Q, lease, [b"two"])
+                assert [entry.data for entry in await reader] == [b"two"]
+        finally:
+            await store.aclose()
+
+    asyncio.run(body())
