@@ -7,7 +7,7 @@ from typing import Any
 
 from lengthwise_contract.states import JobState
 from lengthwise_lab.soak.report import MemorySample
-from lengthwise_store.keys import PUBLISHED, QUEUES, QueueKeys
+from lengthwise_store.keys import LEARNING_KEY, PUBLISHED, QUEUES, QueueKeys
 
 #: Keys without a time to live, and what bounds each; docs/operate/faults.md repeats them.
 BOUNDED = {
@@ -22,6 +22,9 @@ BOUNDED = {
     "fcfs": "max_depth",
     "scheduled": "tenants with delayed jobs",
     "lengths": "256 numbers",
+    "views": "unfinished jobs",
+    "evidence": "10,200 answers",
+    "learned": "one fit",
     "ends": "some 100 entries, of the last ends",
     "workers": "workers heard of lately",
     "worker_info": "workers heard of lately",
@@ -31,7 +34,7 @@ BOUNDED = {
 }
 
 #: Keys of all queues together.
-_OF_ALL = (QUEUES, PUBLISHED)
+_OF_ALL = (QUEUES, PUBLISHED, LEARNING_KEY)
 
 #: Keys of a job. They have no time to live until the job ends.
 _OF_A_JOB = ("job", "in", "out")
