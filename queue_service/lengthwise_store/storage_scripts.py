@@ -6,11 +6,17 @@ batches and responses.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
+from redis.exceptions import NoScriptError
+
 from lengthwise_store.redis.errors import reaching_redis
+
+#: How often a script that the server lacks is loaded once more.
+_LOADS = 3
 
 #: Waits until the writes beside some keys are as durable as configured.
 Confirm = Callable[..., Awaitable[None]]
@@ -41,4 +47,8 @@ class StorageScript:
             StoreUnavailable: Redis does not answer.
         """
         with reaching_redis():
+            for _ in range(_LOADS):
+                # redis-py loads it once; it may go again, by a failover or a flush in between.
+                with contextlib.suppress(NoScriptError):
+                    return await self._script(keys=keys, args=args)
             return await self._script(keys=keys, args=args)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import uuid_utils
@@ -200,10 +200,14 @@ class Admission:
             requests_per_minute=tenant.requests_per_minute,
             tokens_per_minute=tenant.tokens_per_minute,
         )
+        again = options.job_id is not None and not options.once
         try:
             result = await self._store.submit(queue, job)
         except StoreUnavailable as exc:
             raise self._unconfirmed(exc, queue, job, repeatable=repeatable) from exc
+        if isinstance(result, Accepted) and result.id == job.id and not again:
+            # The reply was lost, and the connection sent it once more: it found its own job.
+            result = replace(result, duplicate=False)
         is_new = isinstance(result, Accepted) and not result.duplicate
         if attempt.late is not None and is_new and natural:
             self._tasks.start(self._reprice(queue, job.id, attempt.late, question, price))

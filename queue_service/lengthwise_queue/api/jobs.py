@@ -83,8 +83,12 @@ async def submit_job(request: Request) -> Response:
     job = await service.admission.submit(tenant, submitted.endpoint, payload, parsed, options)
     service.metrics.requests.labels(job.queue, "accepted").inc()
     if job.accepted.duplicate:
-        found = await find_job(service, tenant, job.accepted.id)
-        answer = _json(await _view(service, found))
+        try:
+            found = await find_job(service, tenant, job.accepted.id)
+            answer = _json(await _view(service, found))
+        except StoreUnavailable as exc:
+            exc.job_id = job.accepted.id  # it exists, whatever cannot be read now
+            raise
     else:
         answer = _json(views.new_job_view(job.queue, job.new, job.accepted), status=202)
     answer.headers["Location"] = f"/v1/jobs/{job.accepted.id}"

@@ -13,7 +13,9 @@ import pytest
 
 from lengthwise_contract.explanation import Explanation
 from lengthwise_contract.jobs import JobError, JobView
-from lengthwise_store.jobs import Claim, Outcome, OutcomeKind
+from lengthwise_store.errors import StoreUnavailable
+from lengthwise_store.jobs import Accepted, Claim, NewJob, Outcome, OutcomeKind
+from lengthwise_store.store import JobStore
 
 Front = Any  # tests/queue_service/conftest.py
 DeltaOf = Callable[..., bytes]
@@ -55,6 +57,48 @@ def test_a_job_is_accepted_and_answered(front: Front) -> None:
     assert choice["message"] == {"role": "assistant", "content": "Hello, you"}
     assert choice["finish_reason"] == "stop"
     assert done.response["usage"]["total_tokens"] == 10
+
+
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "lost-1"}], ids=["no key", "a key"])
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/responses"])
+def test_a_submit_that_the_connection_to_redis_sent_twice_is_answered_as_the_new_job_that_it_is(
+    idle_front: Front, monkeypatch: pytest.MonkeyPatch, path: str, headers: dict[str, str]
+) -> None:
+    # The reply to a submit was lost, and the connection sent it again. It found its own job, which
+    # passed for another request's: the job was read, and when Redis did not answer that, the client
+    # got an error that named no job, while a worker ran it. A response dropped its own record.
+    once = JobStore.submit
+
+    async def twice(store: JobStore, queue: str, job: NewJob) -> Any:
+        assert isinstance(await once(store, queue, job), Accepted)
+        return await once(store, queue, job)
+
+    monkeypatch.setattr(JobStore, "submit", twice)
+    if path == "/v1/jobs":
+        answer = idle_front.http.post(path, json={"body": idle_front.chat()}, headers=headers)
+        assert answer.status_code == 202
+        assert answer.json()["state"] == "queued"
+        return
+    body = {"model": idle_front.model, "input": "Hi", "background": True}
+    response = idle_front.http.post(path, json=body, headers=headers).json()
+    monkeypatch.setattr(JobStore, "submit", once)
+    assert idle_front.http.get(f"{path}/{response['id']}").json()["id"] == response["id"]
+
+
+def test_an_error_about_an_accepted_job_names_it(
+    idle_front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers, body = {"Idempotency-Key": "named-1"}, {"body": idle_front.chat()}
+    first = idle_front.http.post("/v1/jobs", json=body, headers=headers).json()
+
+    async def away(*_: Any) -> None:
+        raise StoreUnavailable("away")
+
+    # Only the read fails, between two reads of a Redis that answers.
+    monkeypatch.setattr("lengthwise_queue.api.jobs.find_job", away)
+    answer = idle_front.http.post("/v1/jobs", json=body, headers=headers)
+    assert answer.status_code == 503
+    assert answer.headers["X-Lengthwise-Job-Id"] == first["id"]
 
 
 @pytest.mark.parametrize(
