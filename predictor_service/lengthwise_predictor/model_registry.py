@@ -168,6 +168,13 @@ class ModelRegistry:
         except ModelUnusable as exc:
             self._refuse(name, seen, exc)
             return
+        except Exception as exc:
+            # It would be met again at every check, and the folders behind it never be checked.
+            log.exception("unexpected error while a model was loaded", extra={"model": name})
+            folder = self._folders[name]
+            reason = f"{folder} cannot be loaded ({type(exc).__name__}); the log has the error"
+            self._refuse(name, seen, ModelUnusable(reason))
+            return
         old = self._served.get(name)
         self._take_over(new)
         self._clear_problem(name)
@@ -248,7 +255,10 @@ class ModelRegistry:
 
 
 def _fingerprint(folder: Path) -> Fingerprint:
-    real = folder.resolve()
+    try:
+        real = folder.resolve()
+    except (OSError, RuntimeError):  # a loop of links
+        real = folder
     found: list[tuple[int, int] | None] = []
     for file in _FILES:
         try:

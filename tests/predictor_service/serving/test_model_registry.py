@@ -184,6 +184,37 @@ def test_an_llm_with_a_wrong_folder_gets_the_default_model_until_it_is_fixed(
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
+def test_a_folder_with_an_unexpected_fault_does_not_keep_the_next_one_from_being_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("odd", "whole"):
+        make_model(tmp_path / name, "one")
+    default = make_model(tmp_path / "default", "one")
+    folders = {name: tmp_path / name for name in ("odd", "whole")}
+
+    async def scenario() -> None:
+        async with running(model_dir=default, models=folders, reload_every_s=0) as (app, _):
+            registry = app.state.models
+            load = registry._load_model
+
+            def faulty(folder: Path) -> Any:
+                if folder.name == "odd":
+                    raise RuntimeError("a bug")
+                return load(folder)
+
+            monkeypatch.setattr(registry, "_load_model", faulty)
+            for name in ("odd", "whole"):
+                card = json.loads((tmp_path / name / "model.json").read_text())
+                changed = json.dumps(card | {"version": "two"})
+                (tmp_path / name / "model.json").write_text(changed)
+            await registry.check_folders()
+            assert (registry.version("odd"), registry.version("whole")) == ("one", "two")
+            assert "RuntimeError" in registry.problem("odd")
+
+    asyncio.run(scenario())
+
+
 def test_a_change_that_is_undone_is_no_longer_a_problem(tmp_path: Path) -> None:
     make_model(tmp_path / "good", "good")
     make_model(tmp_path / "bad", "bad")

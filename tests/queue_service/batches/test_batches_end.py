@@ -61,6 +61,7 @@ def restart(
 
 # A batch in progress met a lower MAX_BODY_BYTES after a restart: its lines could not be read, the
 # same fault was logged every 5 s for ever, and its cancellation did not end either.
+@pytest.mark.slow
 def test_a_batch_ends_although_the_body_limit_was_lowered_after_it_was_accepted(
     make_front: Callable[..., Any], until: Callable[..., Any]
 ) -> None:
@@ -74,6 +75,7 @@ def test_a_batch_ends_although_the_body_limit_was_lowered_after_it_was_accepted(
     assert batch.request_counts.model_dump() == {"total": 30, "completed": 30, "failed": 0}
 
 
+@pytest.mark.slow
 def test_a_batch_is_checked_by_the_limit_it_was_accepted_under(
     make_front: Callable[..., Any], until: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +90,7 @@ def test_a_batch_is_checked_by_the_limit_it_was_accepted_under(
     assert Desk(after, until).reaches(made).request_counts.completed == 30
 
 
+@pytest.mark.slow
 def test_a_cancellation_ends_although_the_body_limit_was_lowered(
     make_front: Callable[..., Any], until: Callable[..., Any], keys: redis.Redis
 ) -> None:
@@ -109,6 +112,7 @@ def test_a_cancellation_ends_although_the_body_limit_was_lowered(
     assert {one["error"]["code"] for one in undone} == {"batch_cancelled"}
 
 
+@pytest.mark.slow
 def test_a_line_that_cannot_be_read_any_more_fails_with_a_reason(
     make_front: Callable[..., Any], until: Callable[..., Any], keys: redis.Redis
 ) -> None:
@@ -244,6 +248,7 @@ def test_a_line_whose_job_vanishes_again_and_again_fails(
 
 
 @pytest.mark.usefixtures("soon")
+@pytest.mark.slow
 @pytest.mark.parametrize(("cancel", "want"), [(False, "failed"), (True, "cancelled")])
 def test_a_batch_that_fails_again_and_again_is_ended_with_a_reason(
     make_front: Callable[..., Any],
@@ -272,6 +277,7 @@ def test_a_batch_that_fails_again_and_again_is_ended_with_a_reason(
 
 
 @pytest.mark.usefixtures("soon")
+@pytest.mark.slow
 def test_a_batch_whose_record_is_damaged_is_dropped_and_hides_no_other(
     make_front: Callable[..., Any], until: Callable[..., Any], keys: redis.Redis
 ) -> None:
