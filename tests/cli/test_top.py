@@ -96,6 +96,22 @@ def shown(view: QueueView, snapshot: SnapshotView, *, rows: int = 8) -> str:
     return out.getvalue()
 
 
+def test_a_worker_whose_engine_gets_no_work_is_shown_with_its_problem() -> None:
+    away = WorkerView(
+        id="w2",
+        slots=0,
+        running=0,
+        engine="vllm",
+        seen_ms=NOW_MS,
+        state="away",
+        problem="The engine serves 'a' and not 'b'.",
+    )
+    snapshot = SnapshotView(now_ms=NOW_MS, waiting=[], running=[], finished=[])
+    lines = shown(queue_view(workers=[away]), snapshot)
+    assert "1 worker, 0 slots" in lines
+    assert "worker w2: The engine serves 'a' and not 'b'." in lines
+
+
 def test_a_frame_shows_the_queue_cut_to_the_rows() -> None:
     snapshot = SnapshotView(
         now_ms=NOW_MS,

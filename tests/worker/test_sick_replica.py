@@ -209,3 +209,17 @@ def test_a_replica_without_work_is_found_well_again_by_its_probe(rig: Rig) -> No
         assert [e.kind for e in entries].count(EntryKind.CHUNK) == 3
 
     rig.run(body)
+
+
+def test_an_engine_that_lists_no_models_serves_after_a_probe(rig: Rig) -> None:
+    async def body() -> None:
+        answer = as_json({"choices": [{"index": 0, "message": {"content": "y"}}]})
+        async with (
+            ScriptedEngine(answer, models=[]).listening() as engine,
+            rig.working(engine.url, engine="openai"),
+        ):
+            await rig.submit("j1", stream=False)
+            await rig.state("j1", JobState.SUCCEEDED)
+        assert engine.bodies[0]["max_tokens"] == 1
+
+    rig.run(body)

@@ -140,6 +140,7 @@ def _head(view: QueueView, snapshot: SnapshotView) -> Text:
         (view.name, "bold"),
         f"  {_order(view)}  ",
         f"{len(view.workers)} worker{'' if len(view.workers) == 1 else 's'}, {slots} slots\n",
+        *((f"worker {w.id}: {w.problem}\n", "bold red") for w in view.workers if w.problem),
         (_MODES[view.mode].format(name=view.name), "bold red"),
         ("waiting ", "dim"),
         f"{view.depth}",

@@ -102,7 +102,11 @@ class AnswerReader:
             self.done = True
             return
         event = wire.parse(data)
-        if self.complete and not (isinstance(event, dict) and "choices" in event):
+        if (
+            self._finished
+            and self.complete
+            and not (isinstance(event, dict) and "choices" in event)
+        ):
             self.done = not isinstance(event, dict) or "error" in event
             if self.done:
                 return  # the answer is complete; what went wrong came too late
