@@ -71,6 +71,24 @@ def test_the_drift_window_and_the_record_are_sent_to_the_queue(
     assert (sent["drift_window_ms"], sent["record_rows"]) == (None, 500)
 
 
+def test_learning_and_the_revision_of_the_llm_are_sent_to_the_queue(
+    plan: Any, service: MakeService, facts: MakeFacts
+) -> None:
+    there = queue_settings(service()) | {"learning": "?", "keep_words": "?", "llm": None}
+    sent = plan(seen={"queue": facts(settings=there)}).queue_settings
+    assert (sent["learning"], sent["keep_words"]) == ("auto", "hashed")
+    wanted = {
+        "predictor": {"learning": "off", "keepWords": "readable"},
+        "model": {"uri": "hf://org/m", "revision": "v2"},
+    }
+    sent = plan(seen={"queue": facts(settings=there)}, **wanted).queue_settings
+    assert (sent["learning"], sent["keep_words"], sent["llm"]) == (
+        "off",
+        "readable",
+        "hf://org/m@v2",
+    )
+
+
 @pytest.mark.parametrize(
     ("predictor", "want"),
     [
