@@ -83,11 +83,7 @@ class KeyAudit:
             pipe.pttl(key)
         for key, ttl in zip(names, await pipe.execute(), strict=True):
             kind, _, job_id = key.removeprefix(prefix).partition(":")
-            if (
-                ttl != -1
-                or key in (QUEUES, PUBLISHED)
-                or (key.startswith(prefix) and kind in BOUNDED)
-            ):
+            if ttl != -1 or key in _OF_ALL or (key.startswith(prefix) and kind in BOUNDED):
                 continue  # it expires (-2: it has expired), or it is bounded
             if kind in _OF_A_JOB and await self._is_unfinished(job_id, key):
                 continue
