@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import uuid
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lengthwise_contract.jobs import EndpointPath
 from lengthwise_queue.auth import SECURED, tenant_of
+from lengthwise_queue.background.withdrawals import AWAY_PAUSE_S, SECOND_LOOK_S
 from lengthwise_queue.errors import BadRequest, ObjectNotFound
 from lengthwise_queue.service import Service, of
 from lengthwise_queue.web import openapi
@@ -81,18 +82,21 @@ async def create_batch(request: Request) -> dict[str, Any]:
             output_ttl_ms=service.files.limits.ttl_ms if keep is None else keep.seconds * 1000,
             max_body_bytes=service.settings.max_body_bytes,
         )
-    except StoreUnavailable:
-        # The batch may have been stored all the same, while its client gets an error.
-        service.tasks.start(_cancel(service, batch_id))
-        raise
-    if not made:
-        raise StorageFull(
-            f"You have {MAX_BATCHES} batches, which is the limit. Old batches expire; try again "
-            "later.",
-            code="too_many_batches",
+        if made:
+            service.batch_made.set()
+            return batch_view(await _batch(request, batch_id))
+    except StoreUnavailable as exc:
+        # The batch may be stored all the same, while its client gets an error.
+        service.tasks.start(_withdraw(service, tenant, batch_id))
+        message = (
+            f"{exc.problem} If batch {batch_id} was stored, it is cancelled when Redis answers; "
+            "some of its lines may run before that. Create it again."
         )
-    service.batch_made.set()
-    return batch_view(await _batch(request, batch_id))
+        raise StoreUnavailable(message, code=exc.code, retry_after_s=exc.retry_after_s) from exc
+    raise StorageFull(
+        f"You have {MAX_BATCHES} batches, which is the limit. Old batches expire; try again later.",
+        code="too_many_batches",
+    )
 
 
 @router.get("/v1/batches", responses=openapi.errors(400))
@@ -124,9 +128,23 @@ async def cancel_batch(request: Request, batch_id: str) -> dict[str, Any]:
     return batch_view(await _batch(request, batch_id))
 
 
-async def _cancel(service: Service, batch_id: str) -> None:
-    with contextlib.suppress(StoreUnavailable):  # then it was most likely not stored
-        await service.batches.cancel(batch_id)
+async def _withdraw(service: Service, tenant: str, batch_id: str) -> None:
+    """Cancel a batch whose client got an error, however long Redis is away."""
+    looked = False
+    while True:
+        try:
+            if await service.batches.get(tenant, batch_id) is not None:
+                await service.batches.cancel(batch_id)
+                service.batch_made.set()
+                return
+        except StoreUnavailable:
+            await asyncio.sleep(AWAY_PAUSE_S)
+            continue
+        if looked:
+            return  # it was never stored
+        # The request may still be unread in a socket of Redis.
+        looked = True
+        await asyncio.sleep(SECOND_LOOK_S)
 
 
 async def _batch(request: Request, batch_id: str) -> Batch:

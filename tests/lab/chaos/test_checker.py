@@ -684,6 +684,13 @@ def test_the_due_times_of_another_policy_are_not_compared() -> None:
     assert checker.check(recorded.events).ok
 
 
+def test_an_error_that_names_a_batch_does_not_deny_it() -> None:
+    recorded = RecordedHistory()
+    run_a_refused_batch(recorded)
+    next(e for e in recorded.events if e["op"] == "batch" and e["type"] == "fail")["named"] = True
+    assert checker.check(recorded.events).ok
+
+
 def test_a_job_that_an_error_named_and_that_was_never_stored_is_not_missed() -> None:
     recorded = RecordedHistory()
     recorded.events += [

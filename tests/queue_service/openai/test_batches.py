@@ -17,6 +17,8 @@ from lengthwise_queue.batches import runner
 from lengthwise_queue.openai import batches as routes_batches
 from lengthwise_queue.openai import files as routes_files
 from lengthwise_queue.tenants.tenant import Tenant
+from lengthwise_store.batches.store import BatchStore
+from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.jobs import Claim, Outcome, OutcomeKind
 
 
@@ -334,6 +336,38 @@ def test_a_batch_survives_lost_connections_and_a_silent_redis(
     results = desk.read(batch.output_file_id)
     assert sorted(r["custom_id"] for r in results) == sorted(f"c{i}" for i in range(1500))
     assert front.http.get(f"/v1/queues/{front.model}").json()["accepted"] == 1500
+
+
+@pytest.mark.parametrize("lost", ["create", "get"])
+def test_a_batch_whose_client_got_an_error_is_cancelled_however_often_redis_is_away(
+    idle_desk: Desk, monkeypatch: pytest.MonkeyPatch, until: Callable[..., Any], lost: str
+) -> None:
+    # The batch was stored, and the reply was lost, or the read that followed. Its client got a 503,
+    # and one cancellation was tried, or none: its lines ran for no one.
+    away = {"create": 0, "get": 0, "cancel": 2} | {lost: 1}
+
+    def losing(name: str) -> Callable[..., Any]:
+        call = getattr(BatchStore, name)
+
+        async def lose(*args: Any, **fields: Any) -> Any:
+            result = None if name == "cancel" and away[name] else await call(*args, **fields)
+            if away[name] > 0:
+                away[name] -= 1
+                raise StoreUnavailable("away")
+            return result
+
+        return lose
+
+    for name in away:
+        monkeypatch.setattr(BatchStore, name, losing(name))
+    with pytest.raises(openai.InternalServerError, match=r"If batch batch_.* was stored"):
+        idle_desk.make(lines(idle_desk.front.model, 1))
+
+    def cancelled() -> bool:
+        [batch] = idle_desk.client.batches.list().data
+        return batch.status in ("cancelling", "cancelled")
+
+    until(cancelled, "the batch is cancelled")
 
 
 def test_batches_are_listed_after_a_cursor(idle_desk: Desk) -> None:

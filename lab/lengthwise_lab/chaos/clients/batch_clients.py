@@ -99,7 +99,9 @@ class BatchClients:
             return str(got.json()["id"])
         if got is not None:
             code = error_code(got)
-            fields = {"status": got.status_code, "code": code, "text": got.text[:300]}
+            # An error that names a batch says what becomes of it, and does not deny it.
+            named = "batch_" in got.text
+            fields = {"status": got.status_code, "code": code, "named": named}
             self._history.write("batch", "fail", ref=batch.ref, **fields)
             return None
         path = "/v1/batches?limit=100"
