@@ -7,6 +7,7 @@ not return together (Brooker, "Exponential backoff and jitter", AWS architecture
 from __future__ import annotations
 
 from enum import StrEnum
+from http import HTTPStatus
 
 from lengthwise_contract.jobs import JobError
 from lengthwise_store.jobs import Outcome, OutcomeKind
@@ -18,6 +19,10 @@ RETRY_BASE_MS, RETRY_CAP_MS = 1_000, 60_000
 #: A job goes back without spending an attempt only while it was claimed at most this often, so that
 #: one that breaks every engine ends.
 FREE_CLAIMS = 8
+
+#: A job that gets a 404 goes back this often, though a probe succeeds: the engine may have been
+#: restarted just now with the right model. A request for another model gets its 404 then.
+ASKED_AGAIN = 2
 
 #: Pause for a busy engine that names no time, ms, and the longest pause that it may ask for.
 BUSY_BASE_MS, BUSY_CAP_MS = 500, 30_000
@@ -75,6 +80,8 @@ def outcome_of(
     if blame is Blame.REPLICA and not worn:
         return Outcome(kind=OutcomeKind.RELEASE, service_ms=service_ms)
     refused = isinstance(error, EngineRefused)
+    if refused and error.status == HTTPStatus.NOT_FOUND and attempt <= ASKED_AGAIN:
+        return Outcome(kind=OutcomeKind.RELEASE, service_ms=service_ms)
     return Outcome(
         kind=OutcomeKind.ERROR if refused else OutcomeKind.RETRY,
         service_ms=service_ms,

@@ -20,6 +20,7 @@ from lengthwise_worker.errors import (
     EngineUnavailable,
 )
 from lengthwise_worker.outcomes import (
+    ASKED_AGAIN,
     BUSY_CAP_MS,
     FREE_CLAIMS,
     RETRY_CAP_MS,
@@ -55,13 +56,26 @@ def test_the_room_for_more_jobs(mode: str, running: int, filling: bool, want: in
     [
         (EngineRefused("x", status=400, body={"error": 1}), "request", 1, OutcomeKind.ERROR),
         (EngineRefused("x", status=404), "replica", 99, OutcomeKind.RELEASE),
+        # The engine had been restarted with the right model between the 404 and the probe.
+        (EngineRefused("x", status=404), "request", ASKED_AGAIN, OutcomeKind.RELEASE),
+        (EngineRefused("x", status=404), "request", ASKED_AGAIN + 1, OutcomeKind.ERROR),
         (EngineFailed("x", status=500), "job", 1, OutcomeKind.RETRY),
         (EngineFailed("x", status=500), "replica", FREE_CLAIMS, OutcomeKind.RELEASE),
         (EngineFailed("x", status=500), "replica", FREE_CLAIMS + 1, OutcomeKind.RETRY),
         (EngineBusy("x", status=429), "replica", 99, OutcomeKind.RELEASE),
         (EngineUnavailable("x"), "replica", 99, OutcomeKind.RELEASE),
     ],
-    ids=["refused", "other model", "failed alone", "failed", "failed often", "busy", "away"],
+    ids=[
+        "refused",
+        "other model",
+        "404",
+        "404 again",
+        "failed alone",
+        "failed",
+        "failed often",
+        "busy",
+        "away",
+    ],
 )
 def test_a_failed_call_ends_the_claim_by_whose_fault_it_is(
     error: EngineError, blame: str, attempt: int, want: OutcomeKind
@@ -70,7 +84,7 @@ def test_a_failed_call_ends_the_claim_by_whose_fault_it_is(
     assert outcome.kind is want
     if want is OutcomeKind.ERROR:
         assert outcome.error is not None
-        assert (outcome.error.status, outcome.error.body) == (400, {"error": 1})
+        assert (outcome.error.status, outcome.error.body) == (error.status, error.body)
     if want is OutcomeKind.RELEASE:
         assert outcome.delay_ms == 0  # another replica may be free
     if want is OutcomeKind.RETRY:
