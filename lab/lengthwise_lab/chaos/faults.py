@@ -77,7 +77,7 @@ DESCRIPTIONS = {
     "breaks them off, or hangs on until they are closed",
     FaultKind.ENGINE_HANG_MIDWAY: "as `engine_hang`, after half of each answer",
     FaultKind.ENGINE_GARBAGE: "an engine answers 200 with HTML, bytes, other JSON, nothing, or "
-    "half of an answer, with or without its last event",
+    "half of an answer",
     FaultKind.ENGINE_LUMPS: "an engine sends whole answers in one write, the first behind 9,000 "
     "events without text, or in writes of 7 bytes",
     FaultKind.HALF_OPEN_WORKER: "the connections of a worker to Redis forward nothing more, or "
