@@ -15,6 +15,9 @@ from lengthwise_store.batches.batch import BatchStatus, LineResult, OpenLine, Pl
 from lengthwise_store.batches.store import BatchStore
 from lengthwise_store.errors import NotConfirmed, StoreUnavailable
 from lengthwise_store.files.store import BLOCK_BYTES, FileLimits, FileStore
+from lengthwise_store.keys import QueueKeys
+from lengthwise_store.learning.store import LearningStore
+from lengthwise_store.prediction_record import FitRecord
 from lengthwise_store.queues import QueueBusy
 from lengthwise_store.redis.durability import Durability
 from lengthwise_store.responses.record import ResponseRecord
@@ -26,6 +29,32 @@ if TYPE_CHECKING:
     from tests.faults.conftest import QueueRig, Servers
 
 On = Callable[..., None]
+
+
+@pytest.mark.slow
+def test_what_queues_learn_is_kept_beside_each_of_them_on_a_cluster(
+    servers: Servers, on: On
+) -> None:
+    _, url = servers.cluster()
+
+    async def body(rig: QueueRig) -> None:
+        learning = LearningStore(rig.store.client)
+        fit = FitRecord(id="f", finished=1, samples=1, took_ms=1.0, made_ms=1.0)
+        assert await learning.key() == await learning.key()
+        for queue in ("one", "two", "three"):  # in different slots
+            assert await learning.acquire(queue, "replica", 5000)
+            await learning.begin(queue, words="w", llm="l", judged_from=0)
+            await learning.publish(queue, fit, b"learned")
+            await learning.serve(queue, "learned")
+            assert await learning.learned(queue) == (fit, b"learned")
+            assert (await learning.state(queue)).words == "w"
+            assert await learning.evidence(queue, 10) == []
+            await learning.forget(queue)
+            assert await learning.learned(queue) is None
+            assert await rig.store.client.exists(QueueKeys(queue).learned) == 0
+            await learning.release(queue, "replica")
+
+    on(url, body)
 
 
 @pytest.mark.slow

@@ -104,7 +104,9 @@ class LearningStore:
         """Delete the evidence of a queue, and what was learned from it."""
         k = QueueKeys(queue)
         pipe = self._redis.pipeline(transaction=True)
-        pipe.unlink(k.views, k.evidence, k.learned)
+        # Not `unlink`, which redis-py splits by slot for a Cluster and so cannot queue.
+        for key in (k.views, k.evidence, k.learned):
+            pipe.execute_command("UNLINK", key)
         pipe.hdel(k.meta, "evidence", "fit", "serving", "words", "llm", "judged_from")
         await read(pipe.execute())
 
