@@ -78,6 +78,10 @@ class NotConfirmed(StoreUnavailable):
 
     code = "not_confirmed"
 
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.problem = f"{message.partition('. ')[0]}."
+
 
 class StoreUnfit(StoreUnavailable):
     """Redis answers, but its settings contradict a promise."""
