@@ -14,5 +14,9 @@ local name, text, always = unpack(ARGV, 1, 3)
 if redis.call("HEXISTS", queues, name) == 0 then
   return 0
 end
-redis.call(always == "1" and "HSET" or "HSETNX", published, name, text)
+if always == "1" then
+  redis.call("HSET", published, name, text)
+else
+  redis.call("HSETNX", published, name, text)
+end
 return 1
