@@ -19,6 +19,7 @@ from lengthwise_worker.engines import open_engine
 from lengthwise_worker.engines.simulated.batch import Faults
 from lengthwise_worker.engines.vllm import priority_of
 from lengthwise_worker.errors import BadSettings, WatchdogGaveUp
+from lengthwise_worker.outcomes import ASKED_AGAIN
 from lengthwise_worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -258,7 +259,8 @@ def test_a_job_that_the_engine_refuses_fails_with_the_engines_own_error(rig: Rig
             await rig.submit("j1", model="unknown/model")
             entries = await rig.output("j1")
         job = await rig.job("j1")
-        assert (job.state, job.attempt) == (JobState.FAILED, 1)
+        # It was asked about again, in case the engine was being replaced; that cost no attempt.
+        assert (job.state, job.attempt, job.spent) == (JobState.FAILED, 1 + ASKED_AGAIN, 1)
         assert job.error is not None
         want = {
             "error": {
