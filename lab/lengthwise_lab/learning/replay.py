@@ -25,7 +25,7 @@ from lengthwise_queue.prediction import calibration_fit
 from lengthwise_queue.prediction.accuracy import pair_accuracy, tau_b
 from lengthwise_queue.prediction.calibration import Calibration, shape_of
 from lengthwise_queue.prediction.candidates import moved
-from lengthwise_queue.prediction.expected_length import mean_of_cut
+from lengthwise_queue.prediction.expected_length import expected_tokens
 from lengthwise_store.prediction_record import MeasuredAnswer, Quantiles
 
 #: After so many jobs the predictions are measured.
@@ -208,7 +208,17 @@ def _answer(job: LearnJob, raw: Quantiles, candidate: Candidate) -> MeasuredAnsw
 
 
 def _price(job: LearnJob, raw: Quantiles, calibration: Calibration) -> float:
-    return mean_of_cut(calibration.quantiles(raw, shape_of(job.prompt)), job.cap)
+    p10, p50, p90 = raw
+    prediction = Prediction(
+        model_version="",
+        p10_tokens=p10,
+        p50_tokens=p50,
+        p90_tokens=p90,
+        mean_tokens=p50,
+        rank_score=p50,
+    )
+    calibrated = calibration.apply(prediction, shape_of(job.prompt))
+    return expected_tokens(calibration.for_price(calibrated), median_tokens=0.0, max_tokens=job.cap)
 
 
 def _within(jobs: Sequence[LearnJob], predicted: dict[str, list[float]]) -> dict[str, float]:

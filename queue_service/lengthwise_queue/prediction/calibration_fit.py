@@ -91,11 +91,13 @@ def fit(answers: Sequence[MeasuredAnswer]) -> Calibration:
     rests = [(p.y - centred.centre(p.x), p) for p in points]
     down = _quantile([(rest / p.below, p.cut) for rest, p in rests], 0.1, unknown=-1.0)
     up = _quantile([(rest / p.above, p.cut) for rest, p in rests], 0.9, unknown=1.0)
+    below, above = _widening(-down, len(points)), _widening(up, len(points))
     return Calibration(
         samples=len(points),
         knots=centred.knots,
-        below=_widening(-down, len(points)),
-        above=_widening(up, len(points)),
+        below=below,
+        above=above,
+        spread=statistics.median(below * p.below + above * p.above for p in points),
         factor=math.exp(sum(centred.centre(p.x) - p.x for p in points) / len(points)),
         shape=term,
     )

@@ -97,10 +97,12 @@ def price(
         most_ms=policy.class_room_ms(settings, job_class),
     )
     if prediction is not None and settings.calibrate:
-        corrected = calibrations.of(tag).apply(prediction, shape)
+        calibration = calibrations.of(tag)
+        corrected = calibration.apply(prediction, shape)
         if corrected is not prediction:
             prediction = corrected
             calibrated = (corrected.p10_tokens, corrected.p50_tokens, corrected.p90_tokens)
+            prediction = calibration.for_price(corrected)
     tokens = answers * expected_tokens(
         prediction,
         median_tokens=median_tokens(settings, stats),

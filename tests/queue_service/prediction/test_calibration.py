@@ -212,3 +212,33 @@ def test_each_predictor_version_has_its_own_calibration() -> None:
     assert both.of("v").quantiles(around(100))[1] == pytest.approx(100, rel=0.3)
     assert both.of("new") is IDENTITY
     assert predictor_tag("bundled-1") != predictor_tag("bundled-2")
+
+
+def test_the_price_has_the_usual_spread_and_explain_has_that_of_the_job() -> None:
+    # The predictor's spread of each job cost 0.016 of tau-b in the expected length.
+    rng = random.Random(5)  # noqa: S311
+    answers = []
+    for _ in range(200):
+        spread = math.exp(rng.uniform(0.2, 1.0))
+        middle = math.exp(rng.gauss(5, 0.6))
+        real = max(1, round(middle * math.exp(rng.gauss(0, 0.5))))
+        raw = (middle / spread, middle, middle * spread)
+        answers.append(MeasuredAnswer(tokens=real, priced=middle, raw=raw, predictor="v"))
+    calibration = fit(answers)
+
+    def prediction(spread: float) -> Prediction:
+        return Prediction(
+            model_version="v",
+            p10_tokens=150 / spread,
+            p50_tokens=150,
+            p90_tokens=150 * spread,
+            mean_tokens=160,
+            rank_score=5,
+        )
+
+    narrow, wide = (calibration.apply(prediction(s)) for s in (1.3, 3.0))
+    assert wide.p90_tokens > 1.5 * narrow.p90_tokens
+    priced = [calibration.for_price(p) for p in (narrow, wide)]
+    assert priced[0] == priced[1]
+    assert priced[0].p10_tokens < priced[0].p50_tokens < priced[0].p90_tokens < wide.p90_tokens
+    assert IDENTITY.for_price(narrow) is narrow
