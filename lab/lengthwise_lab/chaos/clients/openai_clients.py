@@ -179,7 +179,8 @@ def _chat_event(event: Any, pieces: list[str]) -> _Result | None:
     if "error" in event:
         code = event["error"].get("code")
         return _Result(final=code not in _TRANSIENT_CODES, code=code)
-    for choice in event["choices"]:
+    # An engine may send events of its own, which are passed on; they are no part of the answer.
+    for choice in event.get("choices") or ():
         pieces.append(choice["delta"].get("content") or "")
     return None
 
