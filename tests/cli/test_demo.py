@@ -17,8 +17,6 @@ from lengthwise_cli.local import weights
 
 pytestmark = pytest.mark.slow
 
-_WITHIN_S = 110.0
-
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
@@ -58,15 +56,16 @@ def children_of(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.timeout(180)  # a start reads the LLM's vocabulary, which takes seconds of a core
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_ends_the_demo_without_a_traceback_or_processes(
     demo: Callable[..., subprocess.Popen[bytes]], tmp_path: Path, number: signal.Signals
 ) -> None:
     process = demo()
     log = tmp_path / "log"
-    eventually(lambda: "starting the queue service" in log.read_text(), "a part has started")
+    eventually(lambda: "starting Valkey" in log.read_text(), "it starts", within_s=100)
     process.send_signal(number)
-    assert process.wait(_WITHIN_S) == 130
+    assert process.wait(60) == 130
     assert "Traceback" not in log.read_text()
     eventually(lambda: not children_of(tmp_path), "no process is left")
     assert [p.name for p in tmp_path.glob("lengthwise-demo-*")] == []
@@ -86,5 +85,6 @@ def test_a_small_race_tells_what_happens_and_writes_its_results(
     result = json.loads((tmp_path / "demo/result.json").read_text())
     assert result["fcfs"]["requests"] == result["sjf"]["requests"] == 3
     assert 0 < result["first_answer_s"] < result["seconds"]
+    assert [app["requests"] for app in result["applications"]] == [2, 1]
     assert set(result["ratios"]["sjf"]) >= {"mean", "p50", "p90", "p99", "max"}
     assert {"oracle", "ttft_overhead", "applications"} <= set(result)

@@ -59,7 +59,7 @@ def doctor(
 def _table(findings: list[Finding]) -> Table:
     table = Table(show_lines=False, expand=False)
     for head in ("", "what", "found", "what to do"):
-        table.add_column(head)
+        table.add_column(head, overflow="fold")
     for finding in findings:
         verdict = f"[{_STYLES[finding.verdict]}]{finding.verdict}[/]"
         table.add_row(verdict, finding.subject, _plain(finding.found), _plain(finding.remedy))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,17 @@ def _fields(weights: Path, wanted: Callable[[str], bool]) -> dict[str, Any]:
 
     Decoding all takes seconds, because of the vocabulary.
     """
+    reader = _reader(weights)
+    if reader is None:
+        return {}
+    return {name: field.contents() for name, field in reader.fields.items() if wanted(name)}
+
+
+@lru_cache(maxsize=1)  # to read a file takes 3 s of a core, and a start asks twice
+def _reader(weights: Path) -> Any:
+    """Read a GGUF file's metadata; None without the package `gguf`."""
     try:
         from gguf import GGUFReader
     except ImportError:
-        return {}
-    fields = GGUFReader(str(weights)).fields.items()
-    return {name: field.contents() for name, field in fields if wanted(name)}
+        return None
+    return GGUFReader(str(weights))

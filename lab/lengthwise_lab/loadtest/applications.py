@@ -56,12 +56,9 @@ def mixed_requests(*, count: int | None = None, max_tokens: int, seed: int) -> l
         seed: Seed of the order.
     """
     rng = random.Random(seed)  # noqa: S311 - not for secrets
-    every = [(app, text) for app in applications() for text in app.texts]
-    share = 1.0 if count is None else count / len(every)
     placed = []
-    for app in applications():
+    for app, many in _shares(count):
         texts = rng.sample(app.texts, len(app.texts))
-        many = max(1, round(share * len(texts)))
         for n in range(many):
             body = chat_body(app.template.format(texts[n % len(texts)]), max_tokens=max_tokens)
             placed.append(((n + rng.random()) / many, app.kind, {**body, "cache_prompt": False}))
@@ -70,6 +67,18 @@ def mixed_requests(*, count: int | None = None, max_tokens: int, seed: int) -> l
         TimedRequest(index=index, kind=kind, body=body)
         for index, (_, kind, body) in enumerate(placed)
     ]
+
+
+def _shares(count: int | None) -> list[tuple[Application, int]]:
+    """Share `count` requests among the applications, by the number of their texts."""
+    apps = applications()
+    every = sum(len(app.texts) for app in apps)
+    exact = [(count or every) * len(app.texts) / every for app in apps]
+    shares = [int(share) for share in exact]
+    by_rest = sorted(range(len(apps)), key=lambda i: shares[i] - exact[i])
+    for i in by_rest[: (count or every) - sum(shares)]:
+        shares[i] += 1
+    return list(zip(apps, shares, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

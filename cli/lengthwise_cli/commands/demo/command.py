@@ -81,7 +81,7 @@ def demo(
             threads=min(_MOST_THREADS, max(1, (machine.usable_cores() - 1) // len(_LANES))),
             llm_niceness=1,
             drain_s=1,
-            predictor_timeout_ms=1000,
+            predictor_timeout_ms=5000,  # on a busy machine the burst's predictions take seconds
         )
         workload = mixed_requests(count=requests, max_tokens=max_tokens, seed=seed)
         outcome = asyncio.run(_race(settings, workload, seed, console))
