@@ -58,7 +58,7 @@ def learn(
     plot: Annotated[Path | None, typer.Option(help="Write a chart, PNG: tau-b over jobs.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Replay lengths as traffic, and measure what the queue learns from its own finished jobs."""
+    """Replay lengths as traffic and measure what is learned."""
     with extra("lab"):
         from lengthwise_lab.learning import report, streams
         from lengthwise_lab.learning.predictor import CachedPredictor, NoView
