@@ -42,7 +42,7 @@ BATCH_COMPLETION_S = 86_400
 #: How long a file is kept, s.
 FILE_TTL_S = 30 * 86_400
 
-#: The largest request body, bytes: room for the photos of a phone, which base64 makes a third larger.
+#: The largest request body, bytes: room for a phone's photos, which base64 makes a third larger.
 MAX_BODY_BYTES = 16 * 2**20
 
 #: The pause between two checks of a predictor's folder for a new model, s.

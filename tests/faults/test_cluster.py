@@ -252,7 +252,7 @@ def test_files_batches_and_responses_work_on_a_cluster(servers: Servers, on: On)
             background=True,
             echo={},
             items=[],
-            turns=[],
+            earlier=[],
         )
         await responses.put(record, 60_000)
         assert await responses.get("t", "resp_1") == record

@@ -64,7 +64,7 @@ def test_an_unreachable_queue_service_delays_a_deletion_for_one_minute(
 
 
 def test_a_service_that_never_had_the_queue_is_deleted_at_once(plan: Any) -> None:
-    seen = {"name_owner": "other/chat", "served_queue": None, "deployments": {}}
+    seen: dict[str, Any] = {"name_owner": "other/chat", "served_queue": None, "deployments": {}}
     found = plan(deleted="2026-03-01T11:59:59Z", seen=seen)
     assert (found.gone, found.queue_command) == (True, "")
 

@@ -264,6 +264,13 @@ def test_what_is_no_complete_answer_is_a_failure_of_the_engine(
     assert isinstance(got.error, EngineFailed)
 
 
+@pytest.mark.parametrize("rest", [[], [chunk(finish="stop")]], ids=["nothing", "an-answer"])
+def test_what_is_no_part_of_an_answer_never_reaches_the_client(rest: list[Any]) -> None:
+    got = answer_to(Script(pieces=[sse({"hello": "world"}, {"object": "page"}, *rest, "[DONE]")]))
+    assert [json.loads(piece) for piece in got.pieces] == rest
+    assert (got.error is None) == bool(rest)
+
+
 def test_a_part_of_the_choices_is_no_complete_answer() -> None:
     script = Script(pieces=[sse(chunk(finish="stop"), chunk(index=1))], ending=Ending.CUT)
     assert isinstance(answer_to(script, claim(n=2)).error, EngineFailed)

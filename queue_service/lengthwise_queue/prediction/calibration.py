@@ -117,7 +117,6 @@ class Calibration:
             update={"p10_tokens": p10, "p50_tokens": p50, "p90_tokens": p90, "mean_tokens": mean}
         )
 
-
     def for_price(self, prediction: Prediction) -> Prediction:
         """Return a calibrated prediction with the usual spread about its median.
 

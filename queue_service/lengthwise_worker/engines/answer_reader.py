@@ -114,6 +114,8 @@ class AnswerReader:
             raise EngineFailed("The engine sent an event that is not a JSON object.")
         if event.get("error") or event.get("object") == "error":
             raise wire.error_in(event)
+        if "choices" not in event and not self._finished and not self._unfinished:
+            return  # no part of an answer, perhaps of another program: the client never sees it
         self._note_choices(event.get("choices"))
         shown = wire.shown_event(data, event, self._usage, added_usage=self._request.added_usage)
         if shown is not None:

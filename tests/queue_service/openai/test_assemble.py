@@ -20,7 +20,7 @@ def chunk(delta: dict[str, Any], index: int = 0, **choice: Any) -> bytes:
     return json.dumps(HEAD | {"choices": [{"index": index, "delta": delta} | choice]}).encode()
 
 
-def chat(*chunks: bytes, **tokens: int) -> ChatCompletion:
+def chat(*chunks: bytes, **tokens: Any) -> ChatCompletion:
     """The assembled response, read by the official client's own type."""
     found = assemble(CHAT, chunks, **tokens)
     assert found is not None
