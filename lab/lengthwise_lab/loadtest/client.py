@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import httpx
@@ -73,6 +73,14 @@ class ServiceClient:
         """Create a queue, or replace its settings; those that are not set get their defaults."""
         body = settings.model_dump(mode="json", exclude_unset=True)
         await self._call("PUT", f"/v1/queues/{_path(name)}", body)
+
+    async def command_queue(self, name: str, command: Literal["pause", "resume"]) -> None:
+        """Pause a queue, or resume it.
+
+        Raises:
+            ServiceError: It refuses.
+        """
+        await self._call("POST", f"/v1/queues/{_path(name)}/{command}")
 
     async def patch_queue(self, name: str, changes: Mapping[str, object]) -> None:
         """Change some settings of a queue; None takes one back to its default."""

@@ -1,7 +1,9 @@
 """Send the same requests to several queues at the same moment, and follow each as it answers.
 
 Called by `lengthwise demo`. Runs one after the other (compare.py) measure the mood of the machine
-as much as the order. In a race a busy moment of the machine hits every lane.
+as much as the order. In a race a busy moment of the machine hits every lane. The queues are held
+until every request is in them and predicted; then they open together. Otherwise the free slots take
+the requests whose predictions come first, and a lane's result depends on chance.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from lengthwise_contract.queue_settings import PolicyName
 from lengthwise_lab.loadtest.client import ServiceClient
@@ -17,6 +20,12 @@ from lengthwise_lab.loadtest.compare import PolicyRun, check_policy
 from lengthwise_lab.loadtest.driver import LoadTarget, drive, look_up
 from lengthwise_lab.loadtest.measures import Sample
 from lengthwise_lab.loadtest.workload import TimedRequest
+
+#: Pause between two requests as they are sent to a held queue, s.
+_APART_S = 0.04
+
+#: Longest time that the queues are held for their requests, s.
+_HOLD_S = 60.0
 
 
 class LaneProgress:
@@ -90,8 +99,13 @@ class Race:
     def __init__(
         self, service: ServiceClient, lanes: Sequence[Lane], requests: Sequence[TimedRequest]
     ) -> None:
-        """Build a race; nothing is sent yet. Every request must be due at second 0."""
-        self._service, self._lanes, self._requests = service, lanes, requests
+        """Build a race; nothing is sent yet. When the requests are due does not matter."""
+        self._service, self._lanes = service, lanes
+        # One after the other, so that all lanes accept them in the same order.
+        self._requests = [
+            replace(request, due_to_send_s=at * _APART_S) for at, request in enumerate(requests)
+        ]
+        self._send_s = 0.0
         self._start_s: float | None = None
         self._end_s: float | None = None
         self.lanes: Mapping[str, LaneProgress] = {
@@ -100,7 +114,7 @@ class Race:
 
     @property
     def seconds(self) -> float:
-        """Time since the start, until the last answer; 0 before the start."""
+        """Time since the queues opened, until the last answer, s; 0 before."""
         if self._start_s is None:
             return 0.0
         return (self._end_s or time.monotonic()) - self._start_s
@@ -111,14 +125,31 @@ class Race:
         Raises:
             ServiceError: The queue service returned an error, or served by another policy.
         """
-        self._start_s = time.monotonic()
+        await self._command("pause")
+        self._send_s = time.monotonic()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._serve(lane)) for lane in self._lanes]
+            await self._wait_until_all_are_in(tasks)
+            await self._command("resume")
+            self._start_s = time.monotonic()
         self._end_s = time.monotonic()
         return [
             await self._finish(lane, *task.result())
             for lane, task in zip(self._lanes, tasks, strict=True)
         ]
+
+    async def _command(self, command: Literal["pause", "resume"]) -> None:
+        names = (lane.target.model for lane in self._lanes)
+        await asyncio.gather(*(self._service.command_queue(name, command) for name in names))
+
+    async def _wait_until_all_are_in(self, tasks: Sequence[asyncio.Task[object]]) -> None:
+        """Wait for every request to be in its queue, or for the longest time, or for a failure."""
+        end_s = time.monotonic() + _HOLD_S
+        while time.monotonic() < end_s and not any(task.done() for task in tasks):
+            views = [await self._service.queue(lane.target.model) for lane in self._lanes]
+            if all(view.depth >= len(self._requests) for view in views):
+                return
+            await asyncio.sleep(0.1)
 
     async def _serve(self, lane: Lane) -> tuple[list[Sample], float]:
         progress = self.lanes[lane.policy]
@@ -126,9 +157,18 @@ class Race:
             lane.target,
             self._requests,
             on_start=lambda index: progress.start(index, self.seconds),
-            on_done=progress.end,
+            on_done=lambda sample: progress.end(self._from_the_opening(sample)),
         )
-        return samples, self.seconds
+        return [self._from_the_opening(sample) for sample in samples], self.seconds
+
+    def _from_the_opening(self, sample: Sample) -> Sample:
+        """Count a sample's times from the opening of the queues, as if all had arrived then."""
+        held_s = (self._start_s or time.monotonic()) - self._send_s - sample.due_to_send_s
+        ttft_s, completion_s = (
+            None if value is None else max(0.0, value - held_s)
+            for value in (sample.ttft_s, sample.completion_s)
+        )
+        return replace(sample, ttft_s=ttft_s, completion_s=completion_s, due_to_send_s=0.0)
 
     async def _finish(self, lane: Lane, samples: list[Sample], duration_s: float) -> PolicyRun:
         samples = await look_up(self._service, samples)

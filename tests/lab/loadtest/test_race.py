@@ -14,6 +14,7 @@ from lengthwise_cli.commands.demo.summary import Summary, print_summary, sentenc
 from lengthwise_cli.local import ports
 from lengthwise_cli.local.settings import StackEngine, StackSettings
 from lengthwise_cli.local.stack import Stack
+from lengthwise_contract.jobs import JobView
 from lengthwise_lab.loadtest.applications import (
     applications,
     mixed_requests,
@@ -157,7 +158,7 @@ def test_both_lanes_of_a_race_get_the_same_requests_at_once(tmp_path: Path) -> N
         for i, tokens in enumerate(lengths)
     ]
 
-    async def scenario() -> tuple[Race, list[PolicyRun]]:
+    async def scenario() -> tuple[Race, list[PolicyRun], list[JobView]]:
         settings = StackSettings(
             data_dir=tmp_path,
             engine=StackEngine.SIMULATED,
@@ -177,9 +178,13 @@ def test_both_lanes_of_a_race_get_the_same_requests_at_once(tmp_path: Path) -> N
                 requests,
             )
             assert race.seconds == 0
-            return race, await race.run()
+            found = await race.run()
+            ids = [sample.job_id or "" for lane in found for sample in lane.samples]
+            return race, found, [await service.job(job_id) for job_id in ids]
 
-    race, (fcfs, sjf) = asyncio.run(scenario())
+    race, (fcfs, sjf), jobs = asyncio.run(scenario())
+    # The queues open when all requests are in them: chance does not choose who is first.
+    assert min(job.started_ms or 0 for job in jobs) >= max(job.accepted_ms for job in jobs)
     assert (fcfs.policy, sjf.policy) == ("fcfs", "sjf")
     for lane in (fcfs, sjf):
         assert [s.output_tokens for s in lane.samples] == lengths
