@@ -124,7 +124,7 @@ def test_the_llm_command_uses_schemas_and_tools(llm: Callable[..., str], stack: 
     assert answer.strip() == "You said: sunny in Paris"
 
 
-def test_guidellm_measures_with_its_defaults(
+def test_guidellm_measures_a_small_load(
     stack: Stack, python_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
     # A tokenizer is the one thing that it would fetch from a hub.

@@ -6,6 +6,7 @@ So pricing a job costs no round trip: a submit is one call to Redis, not three.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass, field
 
@@ -17,9 +18,12 @@ from lengthwise_queue.prediction.calibration_fit import fit_all
 from lengthwise_queue.prediction.candidates import tag_of
 from lengthwise_queue.prediction.quality import NO_STATISTICS, AnswerStatistics, statistics_of
 from lengthwise_queue.tenants.tenant import Tenant
+from lengthwise_store.errors import StoreUnavailable
 from lengthwise_store.prediction_record import Served
 from lengthwise_store.queues import Queue, QueueStats
 from lengthwise_store.store import JobStore
+
+log = logging.getLogger(__name__)
 
 #: The largest age of a cached snapshot, s. A change of policy is in force everywhere after this.
 MAX_AGE_S = 1.0
@@ -66,6 +70,7 @@ class QueueCache:
         self._reads: dict[str, asyncio.Task[QueueSnapshot]] = {}
         #: Of each queue: jobs that had succeeded at the last fit, and what was fitted.
         self._fits: dict[str, tuple[int, Calibrations, AnswerStatistics]] = {}
+        self._unreadable: set[str] = set()
 
     async def get(self, tenant: Tenant, name: str) -> QueueSnapshot:
         """Return a queue that the tenant may use, at most `MAX_AGE_S` old.
@@ -118,14 +123,25 @@ class QueueCache:
             known.pop(name, None)
 
     async def read_all(self) -> list[QueueSnapshot]:
-        """Read every queue now, ordered by name.
+        """Read every queue now, ordered by name; one that cannot be read is left out.
 
         Raises:
             StoreUnavailable: Redis does not answer.
         """
-        queues = await self._store.queues()
-        snapshots = [self._snapshot_of(q, await self._store.stats(q.name)) for q in queues]
-        self._fits = {q.name: self._fits[q.name] for q in queues}
+        snapshots = []
+        for queue in await self._store.queues():
+            try:
+                snapshots.append(self._snapshot_of(queue, await self._store.stats(queue.name)))
+            except StoreUnavailable:
+                raise
+            except Exception:
+                # A damaged key of one queue must hide no other queue, nor stop its metrics.
+                if queue.name not in self._unreadable:
+                    log.exception("a queue cannot be read", extra={"queue": queue.name})
+                self._unreadable.add(queue.name)
+            else:
+                self._unreadable.discard(queue.name)
+        self._fits = {s.queue.name: self._fits[s.queue.name] for s in snapshots}
         self._snapshots = {snapshot.queue.name: snapshot for snapshot in snapshots}
         self._since.clear()
         return snapshots
