@@ -95,7 +95,7 @@ def ask(number: int) -> dict[str, Any]:
         "vllm_xargs": {"output_tokens": 1},
     }
     if number % 10 == 0:
-        body["temperature"] = -1
+        body["messages"] = "no list"
     return {
         "custom_id": f"c{number}",
         "method": "POST",
