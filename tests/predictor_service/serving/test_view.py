@@ -55,7 +55,7 @@ def test_a_prediction_carries_its_view_only_if_it_is_asked_for(client: TestClien
 def test_a_batch_carries_views_where_they_are_asked_for(client: TestClient) -> None:
     inputs = [{"model": "m", "prompt": TEXT, "view": one} for one in (True, False, True)]
     got = client.post("/v1/predict/batch", json={"inputs": inputs}).json()["predictions"]
-    assert [p["view"] is not None for p in got] == [True, False, True]
+    assert ["view" in p for p in got] == [True, False, True]
     assert got[0]["view"] == got[2]["view"]
 
 
