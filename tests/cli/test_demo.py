@@ -56,7 +56,8 @@ def children_of(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.timeout(180)  # a start reads the LLM's vocabulary, which takes seconds of a core
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # a start reads the LLM's vocabulary, which takes seconds of a core
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_ends_the_demo_without_a_traceback_or_processes(
     demo: Callable[..., subprocess.Popen[bytes]], tmp_path: Path, number: signal.Signals
@@ -65,12 +66,13 @@ def test_a_signal_ends_the_demo_without_a_traceback_or_processes(
     log = tmp_path / "log"
     eventually(lambda: "starting Valkey" in log.read_text(), "it starts", within_s=100)
     process.send_signal(number)
-    assert process.wait(60) == 130
+    assert process.wait(120) == 130
     assert "Traceback" not in log.read_text()
     eventually(lambda: not children_of(tmp_path), "no process is left")
     assert [p.name for p in tmp_path.glob("lengthwise-demo-*")] == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_small_race_tells_what_happens_and_writes_its_results(
     demo: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
