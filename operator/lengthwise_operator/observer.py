@@ -120,7 +120,9 @@ class Observer:
             return
         state.claims_and_events_s = time.monotonic()
         state.claims = {
-            name: await asyncio.to_thread(self._cluster.claim, service.namespace, name)
+            name: await asyncio.to_thread(
+                self._cluster.find, "PersistentVolumeClaim", service.namespace, name
+            )
             for name in named
         }
         state.events = [

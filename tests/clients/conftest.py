@@ -23,7 +23,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.clients.scripted_engine import ScriptedEngine
+from tests.clients.tool_engine import ToolEngine
 from tests.waiting import eventually
 from uv import find_uv_bin
 
@@ -62,7 +62,7 @@ def stack(valkey_port: int) -> Iterator[Stack]:
     eventually(lambda: server.started, "the queue service starts")
     port = server.servers[0].sockets[0].getsockname()[1]
     made = Stack(f"http://127.0.0.1:{port}")
-    engine = ScriptedEngine(made.scripted)
+    engine = ToolEngine(made.scripted)
     engine.start()
     workers = []
     try:

@@ -64,8 +64,6 @@ class MemoryCluster:
     def write_status(self, namespace: str, name: str, status: dict[str, Any]) -> None:
         self.status = {k: v for k, v in {**self.status, **status}.items() if v is not None}
 
-    def claim(self, namespace: str, name: str) -> None: ...
-
     def warnings(self, namespace: str, pod_uid: str) -> list[Any]:
         return []
 

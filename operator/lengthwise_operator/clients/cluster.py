@@ -193,16 +193,6 @@ class Cluster:
             field_manager=FIELD_MANAGER,
         )
 
-    def claim(self, namespace: str, name: str) -> Body | None:
-        """Get a PersistentVolumeClaim; None: it does not exist.
-
-        Raises:
-            Refused, Unreachable: As in `errors.py`.
-        """
-        kind = "PersistentVolumeClaim"
-        found: Body | None = self._call("get", "get", kind, _path(kind, namespace, name))
-        return found
-
     def warnings(self, namespace: str, pod_uid: str) -> list[Body]:
         """List the events of type Warning about a pod, newest first.
 

@@ -463,17 +463,25 @@ def test_a_worker_that_is_lost_during_an_answer_leaves_no_gap_and_no_repeat(
     assert events[-1].response.output_text == "Hello, you"
 
 
-@pytest.mark.slow
-def test_a_new_attempt_that_differs_ends_the_stream_with_an_error(
-    front: Any, delta_of: Callable[..., bytes]
-) -> None:
+def differing_attempts(
+    delta_of: Callable[..., bytes],
+) -> Callable[[Claim], AsyncIterator[bytes | Outcome]]:
+    """The first attempt is lost, and the second has other words."""
+
     async def differs(claim: Claim) -> AsyncIterator[bytes | Outcome]:
         yield delta_of(f"attempt {claim.lease.attempt}")
         if claim.lease.attempt == 1:
             yield Outcome(kind=OutcomeKind.RETRY, error=JobError(code="lost", message="lost"))
         yield delta_of(finish="stop")
 
-    front.worker.script = differs
+    return differs
+
+
+@pytest.mark.slow
+def test_a_new_attempt_that_differs_ends_the_stream_with_an_error(
+    front: Any, delta_of: Callable[..., bytes]
+) -> None:
+    front.worker.script = differing_attempts(delta_of)
     client = front.openai()
     events = list(client.responses.create(model=front.model, input="Hi", stream=True))
     assert (events[-1].type, events[-1].code) == ("error", "attempt_restarted")
@@ -488,13 +496,7 @@ def test_a_stream_that_starts_after_a_restart_has_the_answer_of_the_last_attempt
     # The stream that is open when the attempt restarts ends with an error, rightly. Each repetition
     # under the same key ended so too, and each new reader, for ever: the words of the first attempt
     # came first, although the new client had nothing that the second could contradict.
-    async def differs(claim: Claim) -> AsyncIterator[bytes | Outcome]:
-        yield delta_of(f"attempt {claim.lease.attempt}")
-        if claim.lease.attempt == 1:
-            yield Outcome(kind=OutcomeKind.RETRY, error=JobError(code="lost", message="lost"))
-        yield delta_of(finish="stop")
-
-    front.worker.script = differs
+    front.worker.script = differing_attempts(delta_of)
     client = front.openai()
     headers = {"Idempotency-Key": "k1"}
 

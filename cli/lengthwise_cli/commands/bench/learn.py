@@ -44,7 +44,8 @@ def learn(
         str | None, typer.Option(help="In the middle the answers become those of this LLM.")
     ] = None,
     says_so: Annotated[
-        bool, typer.Option(help="The queue is told of that change, as of a new revision.")
+        bool,
+        typer.Option(help="Name the new LLM to the queue at that change, like a new revision."),
     ] = False,
     unnamed: Annotated[
         bool, typer.Option(help="Ask the predictor about an LLM that it does not know.")

@@ -10,6 +10,7 @@ import socket
 import threading
 
 import uvicorn
+from fastapi import FastAPI
 
 from lengthwise_worker.engines.simulated.batch import SimulatedBatch
 from lengthwise_worker.engines.simulated.server import create_app
@@ -20,19 +21,17 @@ from lengthwise_worker.errors import BadSettings
 _MAX_MODEL_LEN = 8192
 
 
-class SimulatedServer:
-    """A simulated engine that listens from `start` to `stop`."""
+class AppServer:
+    """Serves an application on a thread, from `start` to `stop`."""
 
-    def __init__(self, batch: SimulatedBatch, *, model: str, port: int = 0) -> None:
+    def __init__(self, app: FastAPI, *, port: int = 0) -> None:
         """Bind the port (0: any free one). Requests are served after `start`.
 
         Raises:
             OSError: The port is taken.
         """
-        self.batch = batch
         self._socket = socket.create_server(("127.0.0.1", port))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        app = create_app(model=model, max_model_len=_MAX_MODEL_LEN, batch=batch)
         config = uvicorn.Config(
             app,
             access_log=False,
@@ -55,6 +54,20 @@ class SimulatedServer:
         self._server.should_exit = True
         self._thread.join()
         self._socket.close()
+
+
+class SimulatedServer(AppServer):
+    """A simulated engine that listens from `start` to `stop`."""
+
+    def __init__(self, batch: SimulatedBatch, *, model: str, port: int = 0) -> None:
+        """Bind the port, as `AppServer` does.
+
+        Raises:
+            OSError: The port is taken.
+        """
+        self.batch = batch
+        app = create_app(model=model, max_model_len=_MAX_MODEL_LEN, batch=batch)
+        super().__init__(app, port=port)
 
 
 class EmbeddedSimulation(VllmEngine):

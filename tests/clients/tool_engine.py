@@ -7,14 +7,13 @@ be tried on it. This one speaks vLLM's API, and its answers follow from the requ
 from __future__ import annotations
 
 import json
-import socket
-import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+
+from lengthwise_worker.engines.simulated.embedded import AppServer
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 
@@ -22,25 +21,11 @@ USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 VALUES: dict[str, Any] = {"city": "Paris", "a": 2, "b": 3, "name": "Ada", "age": 36}
 
 
-class ScriptedEngine:
+class ToolEngine(AppServer):
     """Listens from `start` to `stop`."""
 
     def __init__(self, model: str) -> None:
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        config = uvicorn.Config(_app(model), log_config=None, log_level="critical", lifespan="off")
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True
-        )
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-        self._socket.close()
+        super().__init__(_app(model))
 
 
 def _app(model: str) -> FastAPI:
